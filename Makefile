@@ -1,0 +1,48 @@
+# Everything here needs Python 3.11 or newer and make; the rest is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+
+.PHONY: demo test lint lock clean
+.DELETE_ON_ERROR:
+
+demo: .venv/runtime
+	$(BIN)/receiver demo $(if $(KEEP),--keep)
+
+test: lint
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+lint: .venv/dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --recursive receiver
+
+# The locks hold hashes and no addresses, so that any index can serve them.
+lock: .venv/dev
+	$(BIN)/uv pip compile pyproject.toml --extra build --extra gevent --universal --python-version 3.11 --upgrade \
+	  --generate-hashes --no-header --no-annotate --no-emit-index-url --output-file deploy/requirements.txt
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-annotate --no-emit-index-url --constraint deploy/requirements.txt \
+	  --output-file tests/requirements.txt
+
+.venv/made:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/runtime: .venv/made deploy/requirements.txt pyproject.toml
+	$(PIP) install --require-hashes --requirement deploy/requirements.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	touch $@
+
+.venv/dev: .venv/runtime tests/requirements.txt
+	$(PIP) install --require-hashes --requirement tests/requirements.txt
+	touch $@
+
+clean:
+	rm -rf .venv .coverage* .hypothesis build *.egg-info

@@ -1,0 +1,248 @@
+"""Commands that open the database, and `serve`."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import get_args
+
+import click
+
+from receiver import serving
+from receiver.cli.exits import USAGE, Failure
+from receiver.cli.output import as_json, show, table, timed
+from receiver.clock import iso, now_ms
+from receiver.settings import INSTANCE_NAME, Settings, duration_ms, secret_from_file
+from receiver.storage import credentials, migrations, tokens
+from receiver.storage.credentials import Vault
+from receiver.storage.database import Database
+
+WEAK_KEY_BYTES = 16
+
+secret_file = click.Path(dir_okay=False, allow_dash=True)
+
+
+@contextmanager
+def opened() -> Iterator[tuple[Settings, Database]]:
+    """Give the settings and the database they name, its schema up to date."""
+    settings = Settings.from_env(os.environ)
+    database = migrations.opened(settings.database_url)
+    try:
+        yield settings, database
+    finally:
+        database.close()
+
+
+def secret(path: str | None) -> bytes | None:
+    """Read a secret's file, less one final line end; `-` is standard input."""
+    if path is None:
+        return None
+    try:
+        return secret_from_file("/dev/stdin" if path == "-" else path)
+    except OSError as error:
+        raise Failure(USAGE, "unreadable_file", f"{path}: {error.strerror}") from None
+
+
+@click.command()
+@click.option(
+    "--bind", default="127.0.0.1:8000", show_default=True, help="HOST:PORT, or unix:PATH."
+)
+@click.option("--workers", type=click.IntRange(1, 64), help="Worker processes.")
+def serve(bind: str, workers: int | None) -> None:
+    """Run the receiver under gunicorn."""
+    with opened():
+        pass  # a wrong setting or an old schema stops the start here, with one line
+    serving.serve(bind, workers)
+
+
+@click.group()
+def db() -> None:
+    """The database's schema."""
+
+
+@db.command("upgrade")
+def db_upgrade() -> None:
+    """Bring the schema up to date."""
+    database = Database(Settings.from_env(os.environ).database_url)
+    try:
+        migrations.upgrade(database)
+        click.echo(f"the schema is at {migrations.current(database)}")
+    finally:
+        database.close()
+
+
+@db.command("current")
+@as_json
+def db_current(json_: bool) -> None:
+    """Tell which schema the database has, and which this release needs."""
+    database = Database(Settings.from_env(os.environ).database_url)
+    try:
+        found, needed = migrations.current(database), migrations.newest()
+    finally:
+        database.close()
+    text = f"the database is at {found or 'nothing'}, this release needs {needed}"
+    show({"current": found, "needed": needed}, text, json_)
+    sys.exit(0 if found == needed else 1)
+
+
+@click.group()
+def instances() -> None:
+    """Connector instances whose callbacks are received."""
+
+
+@instances.command("add")
+@click.argument("name")
+@click.option("--signature-key-file", type=secret_file, help="event.notification.signature.key")
+@click.option("--element-token-file", type=secret_file)
+@click.option("--user-secret-file", type=secret_file)
+@click.option("--hub", help="The vendor's hub of this instance, e.g. marketing.")
+@as_json
+def add_instance(
+    name: str,
+    signature_key_file: str | None,
+    element_token_file: str | None,
+    user_secret_file: str | None,
+    hub: str | None,
+    json_: bool,
+) -> None:
+    """Add an instance; its callback URL is /callbacks/NAME."""
+    if not INSTANCE_NAME.fullmatch(name):
+        raise click.UsageError("a name is 1 to 64 of A-Z, a-z, 0-9, _ and -")
+    key = secret(signature_key_file)
+    with opened() as (settings, database):
+        vault = Vault(settings.encryption_keys)
+        key_id = None
+        with database.write() as session:
+            credentials.add_instance(
+                session,
+                vault,
+                name,
+                now_ms(),
+                hub=hub,
+                element_token=secret(element_token_file),
+                user_secret=secret(user_secret_file),
+            )
+            if key is not None:
+                key_id = credentials.add_key(session, vault, name, key, now_ms())
+                _warn_of(key, credentials.shared_with(session, vault, name, key))
+        base = settings.public_url or "https://<your host>"
+    url = f"{base}/callbacks/{name}"
+    content = {"name": name, "key": key_id, "callback_url": url}
+    show(content, f"{name} added; register this callback URL at the vendor: {url}", json_)
+
+
+@instances.command("list")
+@as_json
+def list_instances(json_: bool) -> None:
+    """List instances."""
+    with opened() as (_, database), database.read() as session:
+        rows = timed(credentials.instances(session))
+    text = table(rows, ("name", "hub", "keys", "vendor_secrets", "created_at"))
+    show({"instances": rows}, text, json_)
+
+
+@instances.command("remove")
+@click.argument("name")
+def remove_instance(name: str) -> None:
+    """Forget an instance and its keys; its events and jobs stay."""
+    with opened() as (_, database), database.write() as session:
+        credentials.remove_instance(session, name)
+    click.echo(f"{name} removed")
+
+
+@click.group()
+def keys() -> None:
+    """Signature keys of an instance; all that are not retired are accepted."""
+
+
+@keys.command("add")
+@click.argument("instance")
+@click.option("--file", "path", required=True, type=secret_file, help="`-` reads standard input.")
+@as_json
+def add_key(instance: str, path: str, json_: bool) -> None:
+    """Add a signature key; a running receiver accepts it from its next request on."""
+    key = secret(path) or b""
+    with opened() as (settings, database), database.write() as session:
+        vault = Vault(settings.encryption_keys)
+        key_id = credentials.add_key(session, vault, instance, key, now_ms())
+        _warn_of(key, credentials.shared_with(session, vault, instance, key))
+    show({"id": key_id, "instance": instance}, key_id, json_)
+
+
+@keys.command("list")
+@click.argument("instance", required=False)
+@as_json
+def list_keys(instance: str | None, json_: bool) -> None:
+    """List signature keys by their ids, never their secrets."""
+    with opened() as (_, database), database.read() as session:
+        rows = timed(credentials.keys(session, instance))
+    text = table(rows, ("id", "instance", "created_at", "last_used_at", "retired_at"))
+    show({"keys": rows}, text, json_)
+
+
+@keys.command("retire")
+@click.argument("key", nargs=-1, required=True, metavar="[INSTANCE] KEY")
+def retire_key(key: tuple[str, ...]) -> None:
+    """Accept a signature key no longer, from a running receiver's next request on."""
+    if len(key) > 2:  # noqa: PLR2004
+        raise click.UsageError("name one key, with or without its instance")
+    instance = key[0] if len(key) == 2 else None  # noqa: PLR2004
+    with opened() as (_, database), database.write() as session:
+        credentials.retire_key(session, key[-1], instance, now_ms())
+    click.echo(f"{key[-1]} retired")
+
+
+@click.group("tokens")
+def tokens_() -> None:
+    """API tokens; only their hashes are kept."""
+
+
+@tokens_.command("create")
+@click.argument("name")
+@click.option("--scope", required=True, type=click.Choice(get_args(tokens.Scope)))
+@click.option("--instance", "only", multiple=True, help="Reach this instance only; repeatable.")
+@click.option("--expires", metavar="DURATION", help="E.g. 90d; without it, never.")
+@as_json
+def create_token(
+    name: str, scope: tokens.Scope, only: tuple[str, ...], expires: str | None, json_: bool
+) -> None:
+    """Make a token and print it, once and alone."""
+    now = now_ms()
+    try:
+        expires_at = now + duration_ms(expires) if expires else None
+    except ValueError as error:
+        raise click.UsageError(f"--expires {error}") from None
+    with opened() as (_, database), database.write() as session:
+        token = tokens.create_token(session, name, scope, now, only=only, expires_at=expires_at)
+    content = {"token": token, "name": name, "scope": scope, "expires_at": iso(expires_at)}
+    show(content, token, json_)
+
+
+@tokens_.command("list")
+@as_json
+def list_tokens(json_: bool) -> None:
+    """List tokens by name, never the tokens themselves."""
+    with opened() as (_, database), database.read() as session:
+        rows = timed(tokens.tokens(session))
+    columns = ("id", "name", "scope", "instances", "created_at", "expires_at", "revoked_at")
+    show({"tokens": rows}, table(rows, columns), json_)
+
+
+@tokens_.command("revoke")
+@click.argument("token", metavar="ID_OR_NAME")
+def revoke_token(token: str) -> None:
+    """End a token, or all of a name."""
+    with opened() as (_, database), database.write() as session:
+        ended = tokens.revoke_token(session, token, now_ms())
+    click.echo(f"{ended} revoked")
+
+
+def _warn_of(key: bytes, others: list[str]) -> None:
+    if len(key) < WEAK_KEY_BYTES:
+        click.echo(f"warning: the key has less than {WEAK_KEY_BYTES} bytes", err=True)
+    if others:
+        named = ", ".join(others)
+        click.echo(f"warning: {named} has the same key: bodies can be replayed across", err=True)
+
+
+COMMANDS = (serve, db, instances, keys, tokens_)

@@ -1,0 +1,151 @@
+"""Commands that ask a running receiver: jobs, job, events, rejections."""
+
+import shlex
+import sys
+import time
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from receiver.cli.exits import USAGE, Failure, of_outcome
+from receiver.cli.output import as_json, plain, show, table
+from receiver.cli.remote import Remote, asks_a_receiver
+
+LONGEST_WAIT_SECONDS = 60  # the API holds an answer no longer
+PAUSE_SECONDS = 1.0  # where the receiver has no place left to wait at
+
+
+@click.command()
+@click.option("--instance", multiple=True)
+@click.option("--status", multiple=True, help="The vendor's word, as it came.")
+@click.option("--outcome", multiple=True)
+@click.option("--object", multiple=True)
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option("--cursor", help="`next` of the page before.")
+@as_json
+@asks_a_receiver
+def jobs(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
+    """List jobs, newest change first."""
+    page = remote.get("/jobs", **filters).json()
+    rows = [{**job, **_records(job)} for job in page["jobs"]]
+    columns = ("id", "instance", "status", "outcome", "loaded", "failed", "submitted", "updated_at")
+    _show_page(page, table(rows, columns), json_)
+
+
+@click.command()
+@click.argument("job_id", metavar="ID")
+@click.option("--instance", help="Needed where several instances have a job of that id.")
+@click.option("--wait", type=click.IntRange(0), default=0, help="Seconds to wait for its end.")
+@click.option("--timeline", is_flag=True, help="Tell what each callback and poll changed.")
+@as_json
+@asks_a_receiver
+def job(
+    remote: Remote, job_id: str, instance: str | None, wait: int, timeline: bool, json_: bool
+) -> None:
+    """Tell what became of a job.
+
+    Exit codes: 0 succeeded, 1 failed or cancelled, 3 ended with failed records, 4 still running.
+    """
+    found = wait_for(remote, job_id, instance, wait)
+    content, text = found, describe(found)
+    if timeline:
+        path = f"/jobs/{_quoted(job_id)}/events"
+        entries = remote.get(path, instance=found["instance"]).json()["timeline"]
+        content = {**found, "timeline": entries}
+        text += "\n\n" + table(entries, ("at", "source", "status", "changed", "note"))
+    show(content, text, json_)
+    code = of_outcome(found["outcome"])
+    if code == of_outcome("pending") and wait:
+        again = ["receiver", "job", job_id, "--instance", found["instance"], "--wait", str(wait)]
+        click.echo(f"still under way; go on waiting with: {shlex.join(again)}", err=True)
+    sys.exit(code)
+
+
+@click.command()
+@click.option("--instance", multiple=True)
+@click.option("--kind", multiple=True)
+@click.option("--job", multiple=True)
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option("--cursor", help="`next` of the page before.")
+@as_json
+@asks_a_receiver
+def events(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
+    """List verified callbacks, newest first."""
+    page = remote.get("/events", **filters).json()
+    columns = ("id", "instance", "kind", "job", "received_at", "deliveries", "key", "size")
+    _show_page(page, table(page["events"], columns), json_)
+
+
+@click.command()
+@click.option("--instance", multiple=True)
+@click.option("--reason", multiple=True)
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option("--cursor", help="`next` of the page before.")
+@as_json
+@asks_a_receiver
+def rejections(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
+    """List deliveries that were refused for their signature, newest first."""
+    page = remote.get("/rejections", **filters).json()
+    columns = ("id", "at", "instance", "reason", "peer", "size")
+    _show_page(page, table(page["rejections"], columns), json_)
+
+
+def wait_for(remote: Remote, job_id: str, instance: str | None, seconds: float) -> dict[str, Any]:
+    """Ask for a job until it has ended, or until the seconds are over.
+
+    Raises Failure if nobody knows it by then.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        left = max(0, deadline - time.monotonic())
+        hold = min(LONGEST_WAIT_SECONDS, int(left))
+        asked = time.monotonic()
+        answer = remote.get(f"/jobs/{_quoted(job_id)}", patience=hold, instance=instance, wait=hold)
+        known = answer.is_success
+        if known and of_outcome(answer.json()["outcome"]) != of_outcome("pending"):
+            break
+        if time.monotonic() >= deadline:
+            break
+        if time.monotonic() - asked < PAUSE_SECONDS:
+            time.sleep(min(PAUSE_SECONDS, max(0, deadline - time.monotonic())))
+    if not known:
+        raise Failure(USAGE, "not_found", f"no job {job_id} is known to this receiver")
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def describe(job: dict[str, Any]) -> str:
+    """Tell of a job in a few lines."""
+    records = ", ".join(f"{plain(count)} {name}" for name, count in job["records"].items())
+    lines = [
+        f"job {plain(job['id'])} of {job['instance']}: {job['outcome']} ({plain(job['status'])})",
+        f"  records          {records}",
+    ]
+    lines += [
+        f"  {name.replace('_', ' '):<16} {plain(job[name])}"
+        for name in ("object", "direction", "file", "message", "learnt_by", "ended_at")
+        if job[name] is not None
+    ]
+    if job["files_expire_at"]:
+        lines.append(f"  fetch files by   {job['files_expire_at']} (assumed)")
+    if job["conflict"]:
+        lines.append("  conflict         two different endings were told")
+    return "\n".join(lines)
+
+
+def _records(job: dict[str, Any]) -> dict[str, Any]:
+    counts: dict[str, Any] = job["records"]
+    return counts
+
+
+def _quoted(job_id: str) -> str:
+    return quote(job_id, safe="")
+
+
+def _show_page(page: dict[str, Any], text: str, json_: bool) -> None:
+    more = f"\nmore: --cursor {page['next']}" if page["next"] else ""
+    show(page, text + more, json_)
+
+
+COMMANDS = (jobs, job, events, rejections)

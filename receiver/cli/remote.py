@@ -1,0 +1,78 @@
+"""Asking a running receiver."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import httpx
+
+from receiver.cli.exits import CREDENTIALS, UNREACHABLE, USAGE, Failure
+from receiver.cli.operate import secret, secret_file
+
+T = TypeVar("T")
+
+TIMEOUT_SECONDS = 10
+
+
+class Remote:
+    """A receiver's API. url -- its base. token -- None for what needs none."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        try:
+            self._client = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_SECONDS)
+        except (httpx.InvalidURL, ValueError):
+            raise click.UsageError("--url is not a URL") from None
+
+    def get(self, path: str, *, patience: float = 0, **parameters: Any) -> httpx.Response:  # noqa: ANN401
+        """Ask; raise a Failure for an answer other than 2xx and 404.
+
+        patience -- seconds the receiver may hold its answer back.
+        """
+        given = {name: value for name, value in parameters.items() if value not in (None, ())}
+        try:
+            answer = self._client.get(
+                f"/api/v1{path}", params=given, timeout=TIMEOUT_SECONDS + patience
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            reason = str(error) or type(error).__name__
+            raise Failure(UNREACHABLE, "unreachable", f"no answer: {reason}") from None
+        if answer.status_code in (401, 403):
+            raise Failure(CREDENTIALS, *_problem(answer))
+        if answer.status_code >= 500:  # noqa: PLR2004
+            raise Failure(UNREACHABLE, *_problem(answer))
+        if not answer.is_success and answer.status_code != 404:  # noqa: PLR2004
+            raise Failure(USAGE, *_problem(answer))
+        return answer
+
+
+def _problem(answer: httpx.Response) -> tuple[str, str]:
+    try:
+        problem = answer.json()
+        return str(problem["code"]), f"{problem['title']}: {problem['detail']}"
+    except (ValueError, KeyError, TypeError):
+        return (
+            "not_a_receiver",
+            f"{answer.url.host} answered {answer.status_code}, not as a receiver",
+        )
+
+
+def asks_a_receiver(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a command `--url` and `--token-file`, and a Remote as its argument `remote`."""
+
+    def invoke(url: str, token_file: str | None, **arguments: Any) -> T:  # noqa: ANN401
+        if token_file is None:
+            raise click.UsageError("--token-file is needed (or RECEIVER_TOKEN_FILE)")
+        token = (secret(token_file) or b"").decode("ascii", "replace").strip()
+        if not token.isascii() or not token.isprintable():
+            raise click.UsageError("--token-file does not hold a token")
+        return command(remote=Remote(url, token), **arguments)
+
+    invoke.__doc__, invoke.__name__ = command.__doc__, command.__name__
+    invoke.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+    with_token = click.option(
+        "--token-file", type=secret_file, envvar="RECEIVER_TOKEN_FILE", help="`-`: standard input."
+    )(invoke)
+    return click.option(
+        "--url", envvar="RECEIVER_URL", default="http://127.0.0.1:8000", show_default=True
+    )(with_token)

@@ -1,0 +1,27 @@
+"""Time as it is kept, ms since the epoch, and as it is shown, ISO 8601 in UTC."""
+
+import time
+from datetime import UTC, datetime, timedelta
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MS = timedelta(milliseconds=1)
+
+
+def now_ms() -> int:
+    """This machine's time."""
+    return time.time_ns() // 1_000_000
+
+
+def iso(ms: int | None) -> str | None:
+    """Write a time as `2026-11-22T05:49:00.000Z`; None stays None."""
+    if ms is None:
+        return None
+    return (_EPOCH + ms * _MS).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def to_ms(moment: datetime | None) -> int | None:
+    """Read a time; one without a zone is UTC."""
+    if moment is None:
+        return None
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (aware - _EPOCH) // _MS

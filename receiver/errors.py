@@ -1,0 +1,183 @@
+"""Every error of ours.
+
+ReceiverError
+├── SettingsError               a setting is wrong or half set
+├── BodyError                   the request did not arrive as it was sent
+│   ├── BodyTruncated
+│   └── BodyTooLarge
+├── SignatureError              the delivery is not proven to be the vendor's
+│   ├── SignatureMissing
+│   ├── SignatureMalformed
+│   ├── SignatureHex
+│   ├── SignatureAlgorithm
+│   ├── SignatureMismatch
+│   ├── NoSignatureKey
+│   └── UnknownInstance
+├── TooManyRefusals             one address was refused too often
+├── CredentialError             a key, secret or token cannot be taken or used
+├── QueryError                  a question to the API that has no answer
+│   ├── Unauthenticated
+│   ├── Forbidden
+│   ├── NotFound
+│   ├── BodyGone
+│   ├── Ambiguous
+│   └── BadParameter
+└── StoreError                  not in the database
+    ├── StoreUnavailable        now; the same again later may work
+    ├── KeysChanged             signature keys were rotated meanwhile: verify again
+    └── StoreRefused            ever; this row cannot be stored as it is
+"""
+
+from typing import ClassVar
+
+
+class ReceiverError(Exception):
+    """Base of all. `reason` is the error's slug in metrics, counts and problem documents."""
+
+    reason: ClassVar[str] = "error"
+
+
+class SettingsError(ReceiverError):
+    """A setting is wrong or half set; the text is one line that names it."""
+
+    reason = "settings"
+
+
+class BodyError(ReceiverError):
+    """The bytes of a request did not arrive as they were sent."""
+
+
+class BodyTruncated(BodyError):
+    """Fewer bytes arrived than announced, or the chunks broke off."""
+
+    reason = "truncated"
+
+
+class BodyTooLarge(BodyError):
+    """The body is longer than RECEIVER_MAX_BODY_BYTES."""
+
+    reason = "too_large"
+
+
+class SignatureError(ReceiverError):
+    """The delivery is not proven to come from the vendor."""
+
+
+class SignatureMissing(SignatureError):
+    """There is no signature header, or an empty one."""
+
+    reason = "missing"
+
+
+class SignatureMalformed(SignatureError):
+    """The header is not `sha256=` and 44 characters of standard base64."""
+
+    reason = "malformed"
+
+
+class SignatureHex(SignatureError):
+    """The digest is written in hex where the vendor writes base64."""
+
+    reason = "hex_digest"
+
+
+class SignatureAlgorithm(SignatureError):
+    """The header names another algorithm than `sha256=`, or none."""
+
+    reason = "algorithm"
+
+
+class SignatureMismatch(SignatureError):
+    """The header is well formed, but no key of the instance made it for this body."""
+
+    reason = "bad_signature"
+
+
+class NoSignatureKey(SignatureError):
+    """The instance is known but has no key, so nothing can be proven."""
+
+    reason = "no_key"
+
+
+class UnknownInstance(SignatureError):
+    """There is no instance of that name."""
+
+    reason = "unknown_instance"
+
+
+class TooManyRefusals(ReceiverError):
+    """One address had more deliveries refused than are listened to; `retry_after` in seconds."""
+
+    reason = "rate_limited"
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"too many refused deliveries; try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class CredentialError(ReceiverError):
+    """A key, secret or token cannot be taken or used; the text never contains it."""
+
+    reason = "credential"
+
+
+class QueryError(ReceiverError):
+    """A question to the API that has no answer; the text says why."""
+
+
+class Unauthenticated(QueryError):
+    """No valid token came with the request."""
+
+    reason = "unauthenticated"
+
+
+class Forbidden(QueryError):
+    """The token does not reach that far."""
+
+    reason = "forbidden"
+
+
+class NotFound(QueryError):
+    """There is no such thing, or the token does not see it."""
+
+    reason = "not_found"
+
+
+class BodyGone(QueryError):
+    """The event is known, but its body was pruned."""
+
+    reason = "body_pruned"
+
+
+class Ambiguous(QueryError):
+    """Several instances have a job of that id, and none was named."""
+
+    reason = "ambiguous_job"
+
+
+class BadParameter(QueryError):
+    """A parameter is unknown or has no sense."""
+
+    reason = "bad_parameter"
+
+
+class StoreError(ReceiverError):
+    """What was to be stored is not in the database."""
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot commit now: the sender should try again."""
+
+    reason = "store_unavailable"
+
+
+class KeysChanged(StoreError):
+    """Signature keys were rotated between verifying and storing: verify again."""
+
+    reason = "keys_changed"
+
+
+class StoreRefused(StoreError):
+    """The database will never take this row as it is."""
+
+    reason = "store_refused"

@@ -1,0 +1,209 @@
+"""The way of a callback: is it really the vendor's, what does it say, keep it once and durably.
+
+raw HTTP request → Delivery (untrusted) → verify → parse → write → Receipt
+"""
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import TimeoutError as NotInTime
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address, ip_network
+
+from receiver import metrics
+from receiver.errors import (
+    KeysChanged,
+    NoSignatureKey,
+    ReceiverError,
+    SignatureError,
+    SignatureMismatch,
+    StoreRefused,
+    StoreUnavailable,
+    TooManyRefusals,
+    UnknownInstance,
+)
+from receiver.notifications import parse
+from receiver.settings import INSTANCE_NAME, Settings
+from receiver.signatures import verify
+from receiver.storage.credentials import InstanceKeys, KeyRing
+from receiver.storage.database import Database
+from receiver.storage.refusals import AddressCount, NewRefusal
+from receiver.storage.store import (
+    Item,
+    NewEvent,
+    Receipt,
+    Result,
+    keep_unmerged,
+    record,
+)
+from receiver.storage.writer import Writer
+
+_MOST_ADDRESSES = 10_000  # remembered as refused too often, in one process
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An HTTP request that arrived, still untrusted. body -- the raw bytes, whole."""
+
+    instance: str
+    body: bytes
+    signature: str | None
+    webhook_id: str | None
+    peer: str
+
+
+class Intake:
+    """Takes deliveries: one for a process, used by all its threads.
+
+    clock -- ms since the epoch; PostgreSQL's own is used where there is one.
+    """
+
+    def __init__(
+        self, settings: Settings, database: Database, ring: KeyRing, clock: Callable[[], int]
+    ) -> None:
+        self._settings, self._database, self._ring, self._clock = settings, database, ring, clock
+        self.writer: Writer[Item, Result] = Writer(self._commit, self._rescue)
+        self._refused_until: dict[str, int] = {}
+
+    def receive(self, delivery: Delivery) -> Receipt:
+        """Verify and keep a delivery; when this returns, it is committed.
+
+        Raises SignatureError if it is not proven to be the vendor's, TooManyRefusals if its address
+        failed at that too often, StoreUnavailable if it could not be committed in time.
+        """
+        while True:
+            try:
+                event = self._verified(delivery)
+                receipt = self._write(event)
+            except KeysChanged:
+                self._ring.refresh()
+            except SignatureError as refusal:
+                raise self._refused(delivery, refusal) from None
+            else:
+                metrics.CALLBACKS.labels(
+                    delivery.instance, event.notification.kind, receipt.duplicate
+                ).inc()
+                return receipt
+
+    def count_refusal(self, peer: str, reason: str) -> None:
+        """Count a delivery that could not be read as it was sent; who sent it does not wait."""
+        metrics.REFUSALS.labels(reason).inc()
+        try:
+            if not self._is_ignored(_network(peer)):
+                self.writer.submit(NewRefusal("", reason, _network(peer), 0, None, None))
+        except StoreUnavailable:
+            pass  # the counter above has it
+
+    def _verified(self, delivery: Delivery) -> NewEvent:
+        try:
+            ring, key = self._check(delivery)
+        except SignatureError:
+            # Before anything is refused: another process may have changed the keys just now.
+            if not self._ring.refresh():
+                raise
+            ring, key = self._check(delivery)
+        return NewEvent(
+            id=f"{self._clock():012x}{secrets.token_hex(10)}",
+            instance=delivery.instance,
+            body=delivery.body,
+            sha256=hashlib.sha256(delivery.body).digest(),
+            notification=parse(delivery.body),
+            key=key,
+            key_version=ring.version,
+            webhook_id=delivery.webhook_id,
+        )
+
+    def _check(self, delivery: Delivery) -> tuple[InstanceKeys, str]:
+        named = INSTANCE_NAME.fullmatch(delivery.instance)
+        ring = self._ring.of(delivery.instance) if named else None
+        try:
+            # An unknown instance has no keys, which takes as long as one.
+            key = verify(delivery.body, delivery.signature, ring.keys if ring else ())
+        except SignatureError as refusal:
+            if ring and ring.broken and isinstance(refusal, (SignatureMismatch, NoSignatureKey)):
+                raise StoreUnavailable("a key of this instance cannot be opened") from None
+            if ring:
+                raise
+        if ring is None:
+            raise UnknownInstance("no such instance")
+        return ring, key
+
+    def _write(self, event: NewEvent) -> Receipt:
+        result = self._committed(event)
+        if not isinstance(result, Receipt):
+            raise StoreUnavailable("stored without a receipt")
+        return result
+
+    def _committed(self, item: Item) -> Result:
+        future = self.writer.submit(item)
+        try:
+            return future.result(self._settings.answer_within / 1000)
+        except NotInTime:
+            future.cancel()
+            raise StoreUnavailable("not committed in time") from None
+
+    def _refused(self, delivery: Delivery, refusal: SignatureError) -> ReceiverError:
+        """Count and perhaps quarantine a refused delivery; give what to answer."""
+        metrics.REFUSALS.labels(refusal.reason).inc()
+        peer = _network(delivery.peer)
+        if self._is_ignored(peer):
+            return self._too_many(peer)
+        known = not isinstance(refusal, UnknownInstance)
+        signature = delivery.signature.encode("latin-1", "replace") if delivery.signature else None
+        item = NewRefusal(
+            instance=delivery.instance if known else "",
+            reason=refusal.reason,
+            peer=peer,
+            size=len(delivery.body),
+            signature=signature if known else None,
+            body=delivery.body if known and signature else None,
+        )
+        try:
+            count = self._committed(item)
+        except StoreUnavailable:
+            return refusal  # not counted, but refused it is
+        if isinstance(count, AddressCount) and count.count > self._settings.refusals_a_minute:
+            self._ignore(peer, self._clock() + count.left)
+            return self._too_many(peer)
+        return refusal
+
+    def _is_ignored(self, peer: str) -> bool:
+        return self._refused_until.get(peer, 0) > self._clock()
+
+    def _ignore(self, peer: str, until: int) -> None:
+        if len(self._refused_until) >= _MOST_ADDRESSES:
+            now = self._clock()
+            live = {key: end for key, end in self._refused_until.items() if end > now}
+            self._refused_until = live if len(live) < _MOST_ADDRESSES else {}
+        self._refused_until[peer] = until
+
+    def _too_many(self, peer: str) -> TooManyRefusals:
+        metrics.REFUSALS.labels(TooManyRefusals.reason).inc()
+        left = self._refused_until.get(peer, 0) - self._clock()
+        return TooManyRefusals(max(1, -(-left // 1000)))
+
+    def _commit(self, batch: Sequence[Item]) -> Sequence[Result]:
+        began = time.perf_counter()
+        with self._database.write() as session:
+            results = record(session, batch, self._clock)
+        metrics.BATCH_SIZE.observe(len(batch))
+        metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
+        return results
+
+    def _rescue(self, item: Item, refused: StoreRefused) -> Result:
+        if not isinstance(item, NewEvent):
+            raise refused
+        with self._database.write() as session:
+            return keep_unmerged(session, item, self._clock)
+
+
+def _network(peer: str) -> str:
+    """The address that refusals are counted for: of IPv6 the /64, which one customer owns."""
+    try:
+        address = ip_address(peer)
+    except ValueError:
+        return "unknown"
+    if isinstance(address, IPv6Address) and not address.is_loopback:
+        return str(ip_network((address, 64), strict=False))
+    return str(address)

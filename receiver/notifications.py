@@ -1,0 +1,212 @@
+"""What a verified body says.
+
+The vendor publishes no schema for its bulk notifications, and several of its surfaces spell the
+same fact differently. All of it is read here, totally: any bytes give a Notification, and what
+cannot be read is of kind `unreadable`, never an error.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+Kind: TypeAlias = Literal["bulk_job", "async_request", "element_event", "other", "unreadable"]
+Source: TypeAlias = Literal["callback", "poll", "submission"]
+
+MAX_DEPTH = 64
+MAX_ID = 200
+MAX_COUNT = 2**63 - 1
+MAX_TIME_MS = 253_402_300_799_999  # the last millisecond of the year 9999
+
+# One fact, its spellings: bulk v1/v2, bulk v3, the job list. The first usable one is taken.
+STATUS = ("status", "jobStatus", "job_state")
+LOADED = ("recordsCount", "recordCount", "record_count")
+FAILED = ("recordsFailedCount", "errorCount", "error_count")
+MESSAGE = ("error", "message", "statusMessage")
+OBJECT = ("objectName", "object_name")
+DIRECTION = ("jobDirection", "job_direction")
+CREATED_AT = ("createdDate",)
+COMPLETED_AT = ("completionTime", "completion_time")
+ATTEMPT = ("job_reset_attempt", "jobResetAttempt")
+CALLBACK_PAYLOAD = ("callback-payload", "callbackPayload", "callback_payload")
+
+_ID = re.compile(r"[A-Za-z0-9._:~-]{1,200}")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKETS = re.compile(r"[\[\]{}]")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """What one callback, poll or submission says of a job; of other kinds, only that it came.
+
+    job -- the job's id as text. status -- the vendor's word as it came.
+    attempt -- how often the job was reset before. completed_at, created_at -- ms since the epoch.
+    loaded, failed, submitted -- numbers of records. callback_payload -- JSON text.
+    source, received_at (ms since the epoch) -- how and when we learnt it; set when it is stored.
+    A fact that the body does not tell is None.
+    """
+
+    kind: Kind
+    job: str | None = None
+    status: str | None = None
+    attempt: int = 0
+    completed_at: int | None = None
+    loaded: int | None = None
+    failed: int | None = None
+    message: str | None = None
+    object: str | None = None
+    direction: str | None = None
+    created_at: int | None = None
+    callback_payload: str | None = None
+    file: str | None = None
+    submitted: int | None = None
+    submitted_at: int | None = None
+    source: Source = "callback"
+    received_at: int = 0
+
+
+class Number(str):
+    """A JSON number as its own text, so that no digit is lost and no size can hurt."""
+
+    __slots__ = ()
+
+
+def parse(body: bytes) -> Notification:
+    """Read a verified body; total over arbitrary bytes."""
+    try:
+        document = _document(body)
+    except (ValueError, RecursionError):
+        return Notification("unreadable")
+    if not isinstance(document, dict):
+        return Notification("other")
+    return read(document)
+
+
+def read(document: Mapping[str, Any]) -> Notification:
+    """Read a JSON object whose numbers are `Number`s."""
+    job = _job_id(document.get("id"))
+    status = _first(document, STATUS, _text)
+    if job and status:
+        return _bulk_job(document, job, status)
+    if "response" in document and ("eventId" in document or "notificationId" in document):
+        return Notification("async_request")
+    message = document.get("message")
+    if isinstance(message, dict) and "eventId" in message:
+        return Notification("element_event")
+    misfit_id = "id" in document and not job
+    misfit_status = not status and any(name in document for name in STATUS)
+    return Notification("unreadable" if misfit_id or misfit_status else "other")
+
+
+def plain_integer(number: str) -> str | None:
+    """Write a JSON number plainly: `4.2E7` as `42000000`.
+
+    Gives None if it has a fraction, or takes more than MAX_ID characters.
+    """
+    mantissa, _, exponent = number.lower().partition("e")
+    sign = "-" if mantissa.startswith("-") else ""
+    whole, _, fraction = mantissa.removeprefix("-").partition(".")
+    digits = (whole + fraction).rstrip("0")
+    leading_zeros = len(digits) - len(digits.lstrip("0"))
+    if not digits:
+        return "0"
+    point = len(whole) + _bounded_exponent(exponent)
+    if point < len(digits) or len(sign) + point - leading_zeros > MAX_ID:
+        return None
+    return sign + digits[leading_zeros:].ljust(point - leading_zeros, "0")
+
+
+def json_text(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Write a JSON value back, ASCII only, keys sorted, numbers digit for digit."""
+    if isinstance(value, Number):
+        return str(value)
+    if isinstance(value, dict):
+        members = (f"{json.dumps(key)}:{json_text(value[key])}" for key in sorted(value))
+        return "{" + ",".join(members) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(json_text, value)) + "]"
+    return json.dumps(value)
+
+
+def _document(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
+    text = body.decode("utf-8")
+    if _deeper_than(text, MAX_DEPTH):
+        raise ValueError("nested too deeply")
+    return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=_not_json)
+
+
+def _not_json(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _deeper_than(text: str, limit: int) -> bool:
+    if text.count("[") + text.count("{") <= limit:
+        return False
+    depth = 0
+    for bracket in _BRACKETS.findall(_STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        if depth > limit:
+            return True
+    return False
+
+
+def _bulk_job(document: Mapping[str, Any], job: str, status: str) -> Notification:
+    return Notification(
+        kind="bulk_job",
+        job=job,
+        status=status,
+        attempt=_first(document, ATTEMPT, _count) or 0,
+        completed_at=_first(document, COMPLETED_AT, _time) or None,
+        loaded=_first(document, LOADED, _count),
+        failed=_first(document, FAILED, _count),
+        message=_first(document, MESSAGE, _words),
+        object=_first(document, OBJECT, _text),
+        direction=_first(document, DIRECTION, _text),
+        created_at=_first(document, CREATED_AT, _time),
+        callback_payload=_first(document, CALLBACK_PAYLOAD, json_text),
+    )
+
+
+def _first(document: Mapping[str, Any], names: tuple[str, ...], as_: Any) -> Any:  # noqa: ANN401
+    for name in names:
+        value = document.get(name)
+        if value is not None and (usable := as_(value)) is not None:
+            return usable
+    return None
+
+
+def _job_id(value: object) -> str | None:
+    text = plain_integer(value) if isinstance(value, Number) else value
+    return text if isinstance(text, str) and _ID.fullmatch(text) else None
+
+
+def _text(value: object) -> str | None:
+    """Text that both databases can store: PostgreSQL takes no NUL, UTF-8 no lone surrogate."""
+    if isinstance(value, Number) or not isinstance(value, str):
+        return None
+    return _UNSTORABLE.sub("\ufffd", value)
+
+
+def _words(value: object) -> str | None:
+    return json_text(value) if (text := _text(value)) is None else text
+
+
+def _count(value: object) -> int | None:
+    plain = plain_integer(value) if isinstance(value, Number) else value
+    if not isinstance(plain, str) or not (plain.isascii() and plain.isdigit()):
+        return None
+    return int(plain) if len(plain) < 20 and int(plain) <= MAX_COUNT else None  # noqa: PLR2004
+
+
+def _time(value: object) -> int | None:
+    ms = _count(value)
+    return ms if ms is not None and ms <= MAX_TIME_MS else None
+
+
+def _bounded_exponent(exponent: str) -> int:
+    """The exponent as a number; one too long for any body of ours, cut to a billion."""
+    magnitude = exponent.lstrip("+-").lstrip("0")
+    size = int(magnitude or "0") if len(magnitude) < 10 else 10**9  # noqa: PLR2004
+    return -size if exponent.startswith("-") else size

@@ -1,0 +1,65 @@
+"""gunicorn, with the settings that callbacks need. `deploy/gunicorn.conf.py` gives the same."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+
+OPTIONS: dict[str, Any] = {
+    "worker_class": "gthread",
+    "workers": 2,
+    "threads": 16,
+    "timeout": 30,
+    "graceful_timeout": 25,
+    "keepalive": 75,  # longer than a load balancer keeps idle connections, or it meets closed ones
+    # Neither paths nor schemes from headers: SCRIPT_NAME would walk round a proxy's path rules.
+    "forwarder_headers": "",
+    "secure_scheme_headers": {},
+    "header_map": "drop",
+    "limit_request_fields": 64,
+    "limit_request_field_size": 4096,
+    "control_socket_disable": True,
+    "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108
+    "preload_app": False,
+}
+
+
+class _Server(BaseApplication):  # type: ignore[misc]
+    """gunicorn with options given here; the app is made in each worker, after the fork."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in self._options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:  # noqa: ANN401 - a WSGI callable
+        # Not before the fork, nor before gevent has patched what the app imports.
+        from receiver.app import create_app
+
+        return create_app()
+
+
+def _forget_worker(_server: object, worker: Any) -> None:  # noqa: ANN401 - gunicorn's
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def serve(bind: str, workers: int | None) -> None:
+    """Run the receiver until it is told to stop."""
+    # prometheus_client reads this when it is first imported, which is in the workers.
+    metrics = tempfile.mkdtemp(prefix="receiver-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
+    options = {**OPTIONS, "bind": bind, "child_exit": _forget_worker}
+    if workers is not None:
+        options["workers"] = workers
+    try:
+        _Server(options).run()
+    finally:
+        shutil.rmtree(metrics, ignore_errors=True)

@@ -1,0 +1,221 @@
+"""Every setting, read once from the environment and never changed.
+
+A name is also read as `NAME_FILE`, the path of a file that holds the value. A setting that is wrong
+or half set raises a SettingsError of one line.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from cryptography.fernet import Fernet
+
+from receiver.errors import CredentialError, SettingsError
+from receiver.signatures import SignatureKey
+
+T = TypeVar("T")
+
+DEFAULT_INSTANCE = "default"
+INSTANCE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+DEFAULT_DATABASE_URL = "sqlite:///receiver.db"
+DEFAULT_OPEN_CONNECTORS_URL = "https://api.openconnectors.us2.ext.hana.ondemand.com/elements/api-v2"
+
+_DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])")
+_UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the operator decided. Durations are in ms, sizes in bytes, `vendor_rate` in 1/s.
+
+    default_keys -- signature keys of the instance `default`, newest first.
+    encryption_keys -- Fernet keys, newest first.
+    answer_within -- how long a sender may be kept waiting for a commit before it is sent away.
+    """
+
+    database_url: str = field(default=DEFAULT_DATABASE_URL, repr=False)
+    default_keys: tuple[SignatureKey, ...] = ()
+    encryption_keys: tuple[str, ...] = field(default=(), repr=False)
+    public_url: str | None = None
+    max_body_bytes: int = 1_048_576
+    trusted_proxies: int = 0
+    vendor_url: str = DEFAULT_OPEN_CONNECTORS_URL
+    vendor_retry_seconds: tuple[int, ...] = (8, 64, 512, 4096, 32768)
+    vendor_rate: float = 1.0
+    overdue_after: int = 15 * 60_000
+    keep_bodies: int = 90 * 86_400_000
+    keep_events: int = 400 * 86_400_000
+    answer_within: int = 8_000
+    refusals_a_minute: int = 600
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str]) -> "Settings":
+        """Read the settings from a mapping such as os.environ.
+
+        Raises SettingsError, with one line that names the setting and never its value.
+        """
+        read = _Reader(environment)
+        return cls(
+            database_url=read("RECEIVER_DATABASE_URL", _database_url, DEFAULT_DATABASE_URL),
+            default_keys=_default_keys(read),
+            encryption_keys=read("RECEIVER_ENCRYPTION_KEYS", _fernet_keys, ()),
+            public_url=read("RECEIVER_PUBLIC_URL", _web_url, None),
+            max_body_bytes=read("RECEIVER_MAX_BODY_BYTES", _whole(1, 2**30), 1_048_576),
+            trusted_proxies=read("RECEIVER_TRUSTED_PROXIES", _whole(0, 16), 0),
+            vendor_url=read("OPEN_CONNECTORS_URL", vendor_url, DEFAULT_OPEN_CONNECTORS_URL),
+            vendor_retry_seconds=read(
+                "OPEN_CONNECTORS_RETRY_SECONDS", _retry_seconds, (8, 64, 512, 4096, 32768)
+            ),
+            vendor_rate=read("OPEN_CONNECTORS_RATE", _rate, 1.0),
+            overdue_after=read("RECEIVER_OVERDUE_AFTER", duration_ms, 15 * 60_000),
+            keep_bodies=read("RECEIVER_KEEP_BODIES", duration_ms, 90 * 86_400_000),
+            keep_events=read("RECEIVER_KEEP_EVENTS", duration_ms, 400 * 86_400_000),
+        )
+
+
+def duration_ms(text: str) -> int:
+    """Read `90s`, `15m`, `12h` or `90d` as ms. Raises ValueError."""
+    match = _DURATION.fullmatch(text)
+    if not match:
+        raise ValueError("must be a whole number and s, m, h or d, like 15m")
+    return int(match[1]) * _UNIT_MS[match[2]]
+
+
+def secret_from_file(path: str | Path) -> bytes:
+    """Give a file's bytes less one final line end, which editors add. Raises OSError."""
+    content = Path(path).read_bytes()
+    line_end = b"\r\n" if content.endswith(b"\r\n") else b"\n"
+    return content.removesuffix(line_end)
+
+
+class _Reader:
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def raw(self, name: str) -> bytes | None:
+        direct, path = self._environment.get(name), self._environment.get(f"{name}_FILE")
+        if direct is not None and path is not None:
+            raise SettingsError(f"{name} and {name}_FILE are both set: which one counts?")
+        if direct == "" or path == "":
+            raise SettingsError(f"{name} is set but empty: unset it or give it a value")
+        if path is None:
+            return None if direct is None else direct.encode("utf-8", "surrogateescape")
+        try:
+            content = secret_from_file(path)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "not a path"
+            raise SettingsError(f"{name}_FILE cannot be read: {reason}") from None
+        if not content:
+            raise SettingsError(f"the file that {name}_FILE names is empty")
+        return content
+
+    def __call__(self, name: str, convert: Callable[[str], T], default: T) -> T:
+        value = self.raw(name)
+        if value is None:
+            return default
+        try:
+            return convert(value.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise SettingsError(f"{name} is not UTF-8 text") from None
+        except ValueError as error:
+            raise SettingsError(f"{name} {error}") from None
+
+
+def _default_keys(read: _Reader) -> tuple[SignatureKey, ...]:
+    name = "EVENT_NOTIFICATION_SIGNATURE_KEY"
+    current, previous = read.raw(name), read.raw(f"{name}_PREVIOUS")
+    if previous is not None and current is None:
+        raise SettingsError(f"{name}_PREVIOUS is set, but {name} is not")
+    keys = []
+    for key_id, setting, secret in (
+        ("environment", name, current),
+        ("environment-previous", f"{name}_PREVIOUS", previous),
+    ):
+        if secret is not None:
+            try:
+                keys.append(SignatureKey(key_id, secret))
+            except CredentialError:
+                raise SettingsError(f"{setting} cannot be used: it ends in a NUL byte") from None
+    return tuple(keys)
+
+
+def _database_url(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme in ("postgresql", "postgresql+psycopg"):
+        return f"postgresql+psycopg://{rest}"
+    if (
+        separator
+        and scheme == "sqlite"
+        and len(rest) > 1
+        and rest[0] == "/"
+        and rest != "/:memory:"
+    ):
+        return text
+    raise ValueError("must be sqlite:///PATH or postgresql+psycopg://...")
+
+
+def _fernet_keys(text: str) -> tuple[str, ...]:
+    keys = tuple(text.split())
+    try:
+        for key in keys:
+            Fernet(key)
+    except ValueError:
+        raise ValueError("must be Fernet keys, newest first, separated by spaces") from None
+    if not keys:
+        raise ValueError("holds no key")
+    return keys
+
+
+def _web_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
+    except ValueError:
+        wrong = True
+    if wrong or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError("must be a URL like https://hooks.example.com, without user or query")
+    return text.rstrip("/")
+
+
+def vendor_url(text: str) -> str:
+    """Read the vendor's base URL: https, or http on a loopback address. Raises ValueError."""
+    url = _web_url(text)
+    parts = urlsplit(url)
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise ValueError("must be https, unless the host is this machine")
+    if not url.endswith("/elements/api-v2"):
+        raise ValueError("must end in /elements/api-v2")
+    return url
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can only mean this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,12}", text) or not least <= int(text) <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}")
+        return int(text)
+
+    return convert
+
+
+def _retry_seconds(text: str) -> tuple[int, ...]:
+    if not re.fullmatch("[1-9][0-9]{0,8}( +[1-9][0-9]{0,8}){0,31}", text):
+        raise ValueError("must be numbers of seconds separated by spaces")
+    return tuple(map(int, text.split()))
+
+
+def _rate(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4})?", text) or not float(text):
+        raise ValueError("must be a number of requests a second, above 0")
+    return float(text)

@@ -1,0 +1,1 @@
+"""Where verified events, jobs and credentials are kept: SQLite or PostgreSQL, one code path."""

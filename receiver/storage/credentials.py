@@ -1,0 +1,255 @@
+"""Instances, their signature keys and vendor secrets, all sealed.
+
+Fernet authenticates what it encrypts but not where it lies, so a sealed secret carries its place:
+a row whose ciphertext was swapped with another's does not open.
+"""
+
+import json
+import secrets
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from sqlalchemy import CursorResult, Delete, Update, delete, func, select, update
+from sqlalchemy.orm import Session
+
+from receiver.errors import CredentialError
+from receiver.settings import DEFAULT_INSTANCE
+from receiver.signatures import SignatureKey
+from receiver.storage.database import Database
+from receiver.storage.models import Instance, KeyVersion, StoredKey
+from receiver.storage.store import key_version
+
+MAX_ACTIVE_KEYS = 3  # each refused delivery costs an HMAC for each of them
+
+
+class Vault:
+    """Seals secrets with the newest encryption key, and opens them with any.
+
+    encryption_keys -- Fernet keys, newest first; with none, sealing and opening raise
+    CredentialError.
+    """
+
+    def __init__(self, encryption_keys: Sequence[str]) -> None:
+        self._fernet = MultiFernet([Fernet(key) for key in encryption_keys] or [_NO_KEY])
+        self._usable = bool(encryption_keys)
+
+    def seal(self, place: Sequence[str], secret: bytes) -> bytes:
+        """Encrypt a secret together with the place it is kept at."""
+        self._check()
+        content = json.dumps([*place, b64encode(secret).decode()])
+        return self._fernet.encrypt(content.encode())
+
+    def open(self, place: Sequence[str], sealed: bytes) -> bytes:
+        """Decrypt what was sealed at `place`. Raises CredentialError."""
+        self._check()
+        try:
+            *sealed_at, secret = json.loads(self._fernet.decrypt(sealed))
+        except InvalidToken:
+            raise CredentialError("a secret was sealed with a key that is not given") from None
+        if sealed_at != list(place):
+            raise CredentialError("a sealed secret lies in a row it was not sealed for")
+        return b64decode(secret)
+
+    def _check(self) -> None:
+        if not self._usable:
+            raise CredentialError(
+                "RECEIVER_ENCRYPTION_KEYS is needed to keep keys and secrets in the database"
+            )
+
+
+_NO_KEY = Fernet(Fernet.generate_key())
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceKeys:
+    """The keys a delivery is verified with, newest first, and the version they were read at.
+
+    broken -- whether the instance has keys that cannot be opened.
+    """
+
+    keys: tuple[SignatureKey, ...]
+    version: int
+    broken: bool = False
+
+
+class KeyRing:
+    """All instances' signature keys, read once and again whenever someone changed them.
+
+    Nobody tells a node of a change: whoever refuses a delivery asks `refresh` first, and whoever
+    stores an event checks its `version` in the same transaction.
+    """
+
+    def __init__(
+        self, database: Database, vault: Vault, default_keys: Sequence[SignatureKey]
+    ) -> None:
+        self._database, self._vault = database, vault
+        self._default_keys = tuple(default_keys)
+        self._version = -1
+        self._instances: Mapping[str, InstanceKeys] = {}
+
+    def of(self, instance: str) -> InstanceKeys | None:
+        """Give an instance's keys, or None if it is unknown. Raises StoreUnavailable."""
+        if self._version < 0:
+            self.refresh()
+        return self._instances.get(instance)
+
+    def refresh(self) -> bool:
+        """Read the keys again if they were changed; tell whether they were."""
+        with self._database.read() as session:
+            version = key_version(session)
+            if version == self._version:
+                return False
+            self._instances = self._read(session, version)
+            self._version = version
+        return True
+
+    def _read(self, session: Session, version: int) -> dict[str, InstanceKeys]:
+        names = set(session.scalars(select(Instance.name)))
+        found: dict[str, list[SignatureKey]] = {name: [] for name in names}
+        broken = set()
+        if self._default_keys:
+            found.setdefault(DEFAULT_INSTANCE, []).extend(self._default_keys)
+        active = select(StoredKey).where(StoredKey.retired_at.is_(None))
+        for row in session.scalars(active.order_by(StoredKey.created_at.desc(), StoredKey.id)):
+            try:
+                secret = self._vault.open((row.instance, row.id), row.sealed)
+                found[row.instance].append(SignatureKey(row.id, secret))
+            except CredentialError:
+                broken.add(row.instance)
+        return {
+            name: InstanceKeys(tuple(keys), version, name in broken) for name, keys in found.items()
+        }
+
+
+def add_instance(
+    session: Session,
+    vault: Vault,
+    name: str,
+    now: int,
+    *,
+    hub: str | None = None,
+    element_token: bytes | None = None,
+    user_secret: bytes | None = None,
+) -> None:
+    """Make an instance. Raises CredentialError if there is one of that name."""
+    if session.get(Instance, name):
+        raise CredentialError(f"there is an instance {name} already")
+    session.add(
+        Instance(
+            name=name,
+            created_at=now,
+            hub=hub,
+            element_token=element_token and vault.seal((name, "element token"), element_token),
+            user_secret=user_secret and vault.seal((name, "user secret"), user_secret),
+        )
+    )
+    session.flush()
+    _count_change(session)
+
+
+def remove_instance(session: Session, name: str) -> None:
+    """Forget an instance and its keys; its events and jobs stay. Raises CredentialError."""
+    session.execute(delete(StoredKey).where(StoredKey.instance == name))
+    if not affected(session, delete(Instance).where(Instance.name == name)):
+        raise CredentialError(f"there is no instance {name}")
+    _count_change(session)
+
+
+def instances(session: Session) -> list[dict[str, object]]:
+    """Every instance in the database, by name, without secrets."""
+    active = (
+        select(StoredKey.instance, func.count().label("keys"))
+        .where(StoredKey.retired_at.is_(None))
+        .group_by(StoredKey.instance)
+    )
+    keys = {row.instance: row.keys for row in session.execute(active)}
+    return [
+        {
+            "name": row.name,
+            "hub": row.hub,
+            "keys": keys.get(row.name, 0),
+            "vendor_secrets": bool(row.element_token and row.user_secret),
+            "created_at": row.created_at,
+        }
+        for row in session.scalars(select(Instance).order_by(Instance.name))
+    ]
+
+
+def add_key(session: Session, vault: Vault, instance: str, secret: bytes, now: int) -> str:
+    """Add a signature key as the newest of an instance, and give its id.
+
+    Raises CredentialError if the instance is unknown, has MAX_ACTIVE_KEYS already or has this very
+    key, or if the key is empty or ends in a NUL byte.
+    """
+    key_id = "key-" + secrets.token_hex(4)
+    SignatureKey(key_id, secret)
+    if session.get(Instance, instance, with_for_update=True) is None:
+        if instance != DEFAULT_INSTANCE:
+            raise CredentialError(f"there is no instance {instance}")
+        add_instance(session, vault, instance, now)
+    active = session.scalars(
+        select(StoredKey).where(StoredKey.instance == instance, StoredKey.retired_at.is_(None))
+    ).all()
+    if len(active) >= MAX_ACTIVE_KEYS:
+        raise CredentialError(f"{instance} has {len(active)} keys already: retire one first")
+    if any(vault.open((instance, key.id), key.sealed) == secret for key in active):
+        raise CredentialError(f"{instance} has this key already")
+    newest = max((key.created_at for key in active), default=0)
+    session.add(
+        StoredKey(
+            id=key_id,
+            instance=instance,
+            sealed=vault.seal((instance, key_id), secret),
+            created_at=max(now, newest + 1),
+        )
+    )
+    session.flush()
+    _count_change(session)
+    return key_id
+
+
+def shared_with(session: Session, vault: Vault, instance: str, secret: bytes) -> list[str]:
+    """Other instances that hold the same key: a body of one can be posted to the other."""
+    rows = session.scalars(select(StoredKey).where(StoredKey.instance != instance))
+    return sorted(
+        {row.instance for row in rows if vault.open((row.instance, row.id), row.sealed) == secret}
+    )
+
+
+def retire_key(session: Session, key_id: str, instance: str | None, now: int) -> None:
+    """Accept a key no longer. Raises CredentialError if there is no such key in use."""
+    statement = update(StoredKey).where(StoredKey.id == key_id, StoredKey.retired_at.is_(None))
+    if instance is not None:
+        statement = statement.where(StoredKey.instance == instance)
+    if not affected(session, statement.values(retired_at=now)):
+        raise CredentialError(f"there is no key {key_id} in use")
+    _count_change(session)
+
+
+def keys(session: Session, instance: str | None = None) -> list[dict[str, object]]:
+    """Every key in the database, newest first in its instance, without secrets."""
+    statement = select(StoredKey).order_by(StoredKey.instance, StoredKey.created_at.desc())
+    if instance is not None:
+        statement = statement.where(StoredKey.instance == instance)
+    return [
+        {
+            "id": row.id,
+            "instance": row.instance,
+            "created_at": row.created_at,
+            "last_used_at": row.last_used_at,
+            "retired_at": row.retired_at,
+        }
+        for row in session.scalars(statement)
+    ]
+
+
+def affected(session: Session, statement: Delete | Update) -> int:
+    """Run a statement; give how many rows it changed."""
+    return int(cast("CursorResult[Any]", session.execute(statement)).rowcount)
+
+
+def _count_change(session: Session) -> None:
+    session.execute(update(KeyVersion).values(version=KeyVersion.version + 1))

@@ -1,0 +1,200 @@
+"""Opening the database, and the two ways to use it: `read()` and `write()`.
+
+SQLite up to 3.51.2 (but not 3.44.6 and 3.50.7) is reported to lose committed transactions when
+checkpoints race. Checkpoints happen at commit and when the last connection closes, so each write
+transaction and each closing holds one lock, across threads and processes.
+"""
+
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine, event, make_url, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session
+
+from receiver.errors import SettingsError, StoreRefused, StoreUnavailable
+from receiver.storage.models import KeyVersion
+
+# Classes of SQLSTATE that will be the same at the next try: data, integrity, access and limits.
+_PERMANENT = ("22", "23", "42", "54")
+_SQLITE_PERMANENT = ("SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "SQLITE_RANGE")
+
+_POSTGRESQL = {
+    "connect_timeout": 3,
+    "tcp_user_timeout": 5000,  # ms until lost packets end a connection
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "target_session_attrs": "read-write",
+    "options": "-c statement_timeout=7000 -c lock_timeout=5000"
+    " -c idle_in_transaction_session_timeout=30000",
+}
+
+
+class Database:
+    """One database. Threads share it; processes that fork from this one must each make their own.
+
+    url -- as in RECEIVER_DATABASE_URL. Raises SettingsError if it cannot be understood.
+    connections -- how many at most; each thread that reads holds one, and so does the writer.
+    """
+
+    def __init__(self, url: str, *, connections: int = 16) -> None:
+        try:
+            parsed = make_url(url)
+            self.is_sqlite = parsed.get_backend_name() == "sqlite"
+            self._engine = create_engine(
+                parsed,
+                pool_size=connections,
+                max_overflow=0,  # on SQLite, closing a surplus connection would checkpoint unlocked
+                pool_timeout=3,
+                pool_pre_ping=not self.is_sqlite,
+                hide_parameters=True,
+                connect_args={"timeout": 5} if self.is_sqlite else _POSTGRESQL,
+            )
+        except (ArgumentError, ValueError):
+            raise SettingsError("RECEIVER_DATABASE_URL is not a database's URL") from None
+        self._lock = _FileLock(f"{parsed.database}.lock") if self.is_sqlite else None
+        if self.is_sqlite:
+            event.listen(self._engine, "connect", _prepare_sqlite)
+            event.listen(self._engine, "begin", _begin_sqlite)
+
+    @property
+    def engine(self) -> Any:  # noqa: ANN401 - SQLAlchemy's, for storage alone
+        """The engine, for migrations."""
+        return self._engine
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session for reading; what it changes is not kept."""
+        with _store_errors(), Session(self._engine) as session, _fresh_primary(session):
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A session in one transaction, committed at the end unless an error gets out.
+
+        Raises StoreUnavailable (nothing is kept, the same may work later) or StoreRefused.
+        """
+        with _store_errors(), self._exclusive():
+            bind = self._engine.execution_options(writes=True)
+            with Session(bind) as session, _fresh_primary(session), session.begin():
+                yield session
+
+    def check_writable(self) -> None:
+        """Commit a write that changes nothing. Raises StoreError if that cannot be done."""
+        with self.write() as session:
+            session.execute(update(KeyVersion).values(version=KeyVersion.version))
+
+    def close(self) -> None:
+        """Close all connections; idempotent."""
+        with self._exclusive():
+            self._engine.dispose()
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        if self._lock is None:
+            yield
+        else:
+            with self._lock:
+                yield
+
+
+class _FileLock:
+    """A lock on a file, held across processes.
+
+    The inner lock comes first: under gevent, a greenlet that waited in flock would stop the very
+    greenlet that holds it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._inner = threading.Lock()
+        self._descriptor = -1
+
+    def __enter__(self) -> None:
+        self._inner.acquire()
+        try:
+            self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            self._release()
+            raise StoreUnavailable(f"cannot lock the database: {error.strerror}") from error
+        except BaseException:
+            self._release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+        self._inner.release()
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - sqlite3's
+    connection.isolation_level = None  # transactions begin where we say, not where sqlite3 thinks
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "busy_timeout=5000",
+    ):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
+    writes = connection.get_execution_options().get("writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    try:
+        yield
+    except PoolTimeoutError as error:
+        raise StoreUnavailable("no connection to the database is free") from error
+    except DBAPIError as error:
+        if is_permanent(error):
+            raise StoreRefused(f"the database refuses this: {_code(error)}") from error
+        raise StoreUnavailable(f"the database cannot do this now: {_code(error)}") from error
+
+
+@contextmanager
+def _fresh_primary(session: Session) -> Iterator[None]:
+    """After a failover the old primary refuses writes (25006) on connections that look healthy."""
+    try:
+        yield
+    except DBAPIError as error:
+        if _code(error) == "25006":
+            session.invalidate()
+        raise
+
+
+def is_permanent(error: DBAPIError) -> bool:
+    """Whether the same statement would fail again; decided by code, not by class.
+
+    PostgreSQL says OperationalError, the class of passing faults, of values it will never take.
+    """
+    code = _code(error)
+    return code.startswith(_SQLITE_PERMANENT) or (len(code) == 5 and code[:2] in _PERMANENT)  # noqa: PLR2004
+
+
+def _code(error: DBAPIError) -> str:
+    original = error.orig
+    code = getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None)
+    return str(code or type(original).__name__)
+
+
+def upsert(session: Session, table: Any) -> Any:  # noqa: ANN401 - one of two dialects' inserts
+    """Give the dialect's INSERT, the one that knows ON CONFLICT."""
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    return dialect.insert(table)

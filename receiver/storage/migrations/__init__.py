@@ -1,0 +1,81 @@
+"""The schema's history, and bringing a database up to date; configured here, without a file."""
+
+from pathlib import Path
+
+import structlog
+from alembic.command import downgrade as alembic_downgrade
+from alembic.command import upgrade as alembic_upgrade
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+from receiver.errors import SettingsError, StoreUnavailable
+from receiver.storage.database import Database
+
+log = structlog.get_logger()
+
+_LOCK = 0x4255_4C4B  # any number, the same on all nodes
+
+
+def opened(url: str) -> Database:
+    """Open the database with its schema up to date.
+
+    SQLite is brought up to date; on PostgreSQL a SettingsError names the command for it. A database
+    that cannot be reached now is no error: the receiver starts, is not ready, and recovers.
+    """
+    database = Database(url)
+    try:
+        if not is_current(database):
+            if not database.is_sqlite:
+                raise SettingsError("the database's schema is old: run `receiver db upgrade`")
+            upgrade(database)
+    except StoreUnavailable as error:
+        if database.is_sqlite:
+            raise SettingsError(f"RECEIVER_DATABASE_URL cannot be used: {error}") from None
+        log.warning("the database cannot be reached", error=str(error))
+    return database
+
+
+def upgrade(database: Database, revision: str = "head") -> None:
+    """Bring the schema up to `revision`; one node at a time, the others wait."""
+    with database.write() as session:
+        connection = session.connection()
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+            connection.execute(text("SET LOCAL lock_timeout = 0"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        alembic_upgrade(_config(connection), revision)
+
+
+def downgrade(database: Database, revision: str) -> None:
+    """Take the schema back to `revision`; what the newer tables held is lost."""
+    with database.write() as session:
+        alembic_downgrade(_config(session.connection()), revision)
+
+
+def is_current(database: Database) -> bool:
+    """Whether the schema is the one this release was written for."""
+    return current(database) == newest()
+
+
+def current(database: Database) -> str | None:
+    """The revision a database is at; None if it was never upgraded."""
+    with database.read() as session:
+        return MigrationContext.configure(session.connection()).get_current_revision()
+
+
+def newest() -> str | None:
+    """The revision this release was written for."""
+    return ScriptDirectory(str(_HERE)).get_current_head()
+
+
+_HERE = Path(__file__).parent
+
+
+def _config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_HERE).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config

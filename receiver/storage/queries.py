@@ -1,0 +1,228 @@
+"""What is read: jobs, events, rejections and the summary. Functions take a Session."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, Select, func, select, tuple_
+from sqlalchemy.orm import Session
+
+from receiver.jobs import OUTCOMES
+from receiver.storage.models import (
+    Body,
+    Event,
+    JobRow,
+    Rejection,
+    RejectionCount,
+    TimelineEntry,
+)
+
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
+LONGEST_TIMELINE = 10_000
+
+Instances = frozenset[str] | None  # what a token may see; None is all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs. An empty tuple or None leaves that question open; times are ms."""
+
+    instances: Sequence[str] = ()
+    statuses: Sequence[str] = ()
+    outcomes: Sequence[str] = ()
+    objects: Sequence[str] = ()
+    directions: Sequence[str] = ()
+    updated_after: int | None = None
+    updated_before: int | None = None
+    expires_before: int | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """Which events; as JobFilter."""
+
+    instances: Sequence[str] = ()
+    kinds: Sequence[str] = ()
+    jobs: Sequence[str] = ()
+    received_after: int | None = None
+    received_before: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RejectionFilter:
+    """Which rejections; as JobFilter."""
+
+    instances: Sequence[str] = ()
+    reasons: Sequence[str] = ()
+    peers: Sequence[str] = ()
+    after: int | None = None
+    before: int | None = None
+
+
+def jobs(
+    session: Session,
+    wanted: JobFilter,
+    visible: Instances,
+    limit: int,
+    after: tuple[int, str, str] | None,
+) -> Sequence[JobRow]:
+    """Give jobs, newest change first, from behind (updated_at, id, instance) `after`."""
+    statement = select(JobRow).where(
+        *_among(
+            (JobRow.instance, wanted.instances),
+            (JobRow.status, wanted.statuses),
+            (JobRow.outcome, wanted.outcomes),
+            (JobRow.object, wanted.objects),
+            (JobRow.direction, wanted.directions),
+            (JobRow.instance, visible),
+        ),
+        *_between(JobRow.updated_at, wanted.updated_after, wanted.updated_before),
+        *_between(JobRow.files_expire_at, None, wanted.expires_before),
+    )
+    if wanted.text:
+        statement = statement.where(JobRow.id.contains(wanted.text, autoescape=True))
+    order = (JobRow.updated_at, JobRow.id, JobRow.instance)
+    return session.scalars(_page(statement, order, limit, after)).all()
+
+
+def jobs_called(
+    session: Session, id_: str, instance: str | None, visible: Instances
+) -> Sequence[JobRow]:
+    """Give the jobs of that id, one for each instance that has it."""
+    named = None if instance is None else [instance]
+    return session.scalars(
+        select(JobRow).where(
+            JobRow.id == id_, *_among((JobRow.instance, named), (JobRow.instance, visible))
+        )
+    ).all()
+
+
+def timeline(session: Session, id_: str, instance: str) -> Sequence[TimelineEntry]:
+    """Give what happened to a job, in the order we learnt it."""
+    return session.scalars(
+        select(TimelineEntry)
+        .where(TimelineEntry.job == id_, TimelineEntry.instance == instance)
+        .order_by(TimelineEntry.id)
+        .limit(LONGEST_TIMELINE)
+    ).all()
+
+
+def events(
+    session: Session,
+    wanted: EventFilter,
+    visible: Instances,
+    limit: int,
+    after: tuple[int, str] | None,
+) -> Sequence[Event]:
+    """Give events, newest first, from behind (received_at, id) `after`."""
+    statement = select(Event).where(
+        *_among(
+            (Event.instance, wanted.instances),
+            (Event.kind, wanted.kinds),
+            (Event.job, wanted.jobs),
+            (Event.instance, visible),
+        ),
+        *_between(Event.received_at, wanted.received_after, wanted.received_before),
+    )
+    return session.scalars(_page(statement, (Event.received_at, Event.id), limit, after)).all()
+
+
+def event(session: Session, id_: str, visible: Instances) -> Event | None:
+    """Give an event."""
+    return session.scalar(select(Event).where(Event.id == id_, *_among((Event.instance, visible))))
+
+
+def body(session: Session, id_: str) -> bytes | None:
+    """Give the exact bytes of an event, or None once they were pruned."""
+    return session.scalar(select(Body.body).where(Body.event == id_))
+
+
+def rejections(
+    session: Session,
+    wanted: RejectionFilter,
+    visible: Instances,
+    limit: int,
+    after: tuple[int, int] | None,
+) -> Sequence[Row[Any]]:
+    """Give quarantined deliveries without their bodies, newest first, from behind (at, id)."""
+    columns: list[Any] = [
+        Rejection.id,
+        Rejection.at,
+        Rejection.instance,
+        Rejection.reason,
+        Rejection.peer,
+        Rejection.size,
+    ]
+    statement: Select[Any] = select(*columns).where(
+        *_among(
+            (Rejection.instance, wanted.instances),
+            (Rejection.reason, wanted.reasons),
+            (Rejection.peer, wanted.peers),
+            (Rejection.instance, visible),
+        ),
+        *_between(Rejection.at, wanted.after, wanted.before),
+    )
+    return session.execute(_page(statement, (Rejection.at, Rejection.id), limit, after)).all()
+
+
+def summary(session: Session, visible: Instances, now: int, overdue_after: int) -> dict[str, Any]:
+    """Count what an operator looks at first. overdue_after -- in ms."""
+    mine = _among((JobRow.instance, visible))
+    by_outcome = select(JobRow.outcome, func.count()).where(*mine).group_by(JobRow.outcome)
+    found: dict[str, int] = {row[0]: row[1] for row in session.execute(by_outcome)}
+    under_way = JobRow.outcome.in_(("pending", "unknown"))
+    return {
+        "jobs": {outcome: found.get(outcome, 0) for outcome in OUTCOMES},
+        "overdue": _count(session, *mine, under_way, JobRow.first_seen_at < now - overdue_after),
+        "expiring_24h": _count(
+            session, *mine, *_between(JobRow.files_expire_at, now, now + DAY_MS)
+        ),
+        "rejections_1h": _rejections_since(session, visible, now - HOUR_MS),
+        "lost_callbacks": _count(session, *mine, JobRow.learnt_by == "poll"),
+        "queued_at_vendor": None,
+        "unreadable_events": session.scalar(
+            select(func.count()).where(
+                Event.kind == "unreadable", *_among((Event.instance, visible))
+            )
+        ),
+        "last_callback_at": session.scalar(
+            select(func.max(Event.last_received_at)).where(*_among((Event.instance, visible)))
+        ),
+    }
+
+
+def _count(session: Session, *conditions: Any) -> int:  # noqa: ANN401 - SQL expressions
+    return session.scalar(select(func.count()).select_from(JobRow).where(*conditions)) or 0
+
+
+def _rejections_since(session: Session, visible: Instances, since: int) -> int:
+    statement = select(func.sum(RejectionCount.count)).where(
+        RejectionCount.minute > since // MINUTE_MS, *_among((RejectionCount.instance, visible))
+    )
+    return int(session.scalar(statement) or 0)
+
+
+def _among(*filters: tuple[Any, Any]) -> list[Any]:
+    return [
+        column.in_(sorted(values)) for column, values in filters if values or values == frozenset()
+    ]
+
+
+def _between(column: Any, after: int | None, before: int | None) -> list[Any]:  # noqa: ANN401
+    bounds = []
+    if after is not None:
+        bounds.append(column > after)
+    if before is not None:
+        bounds.append(column < before)
+    return bounds
+
+
+def _page(
+    statement: Select[Any], order: Sequence[Any], limit: int, after: Sequence[Any] | None
+) -> Select[Any]:
+    if after is not None:
+        statement = statement.where(tuple_(*order) < tuple_(*after))
+    return statement.order_by(*(column.desc() for column in order)).limit(limit)

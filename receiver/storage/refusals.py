@@ -1,0 +1,124 @@
+"""What was refused: counts by reason and by address, and a bounded quarantine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import case, delete, func, insert, or_, select
+from sqlalchemy.orm import Session
+
+from receiver.storage.database import upsert
+from receiver.storage.models import RefusedAddress, Rejection, RejectionCount
+
+MINUTE_MS = 60_000
+KEPT_REJECTIONS = 5_000
+KEPT_REJECTIONS_OF_A_PEER = 1_000
+KEPT_REJECTION_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class NewRefusal:
+    """A delivery that was refused. instance -- '' where it is unknown: then it is only counted.
+
+    size -- of the body in bytes. signature -- the header as it came. body -- kept for another look.
+    """
+
+    instance: str
+    reason: str
+    peer: str
+    size: int
+    signature: bytes | None
+    body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class AddressCount:
+    """How often an address was refused in its window, which ends in `left` ms."""
+
+    count: int
+    left: int
+
+
+def keep_refusals(
+    session: Session, refusals: Sequence[NewRefusal], now: int
+) -> dict[str, AddressCount]:
+    """Count refused deliveries, and quarantine those to a known instance; count each address."""
+    _count_refusals(session, refusals, now)
+    named = [refusal for refusal in refusals if refusal.instance]
+    if named:
+        rows = [
+            {
+                "at": now,
+                "instance": refusal.instance,
+                "reason": refusal.reason,
+                "peer": refusal.peer,
+                "size": refusal.size,
+                "signature": refusal.signature,
+                "body": refusal.body,
+            }
+            for refusal in named
+        ]
+        session.execute(insert(Rejection), rows)
+        _trim_quarantine(session)
+    return _count_addresses(session, [refusal.peer for refusal in refusals], now)
+
+
+def _count_refusals(session: Session, refusals: Sequence[NewRefusal], now: int) -> None:
+    tally: dict[tuple[str, str], int] = {}
+    for refusal in refusals:
+        place = refusal.reason, refusal.instance
+        tally[place] = tally.get(place, 0) + 1
+    new = upsert(session, RejectionCount)
+    statement = new.on_conflict_do_update(
+        index_elements=[RejectionCount.minute, RejectionCount.reason, RejectionCount.instance],
+        set_={"count": RejectionCount.count + new.excluded.count},
+    )
+    minute = now // MINUTE_MS
+    session.execute(
+        statement,
+        [
+            {"minute": minute, "reason": reason, "instance": instance, "count": count}
+            for (reason, instance), count in sorted(tally.items())
+        ],
+    )
+
+
+def _count_addresses(session: Session, peers: Sequence[str], now: int) -> dict[str, AddressCount]:
+    new = upsert(session, RefusedAddress)
+    over = RefusedAddress.since <= now - MINUTE_MS
+    statement = new.on_conflict_do_update(
+        index_elements=[RefusedAddress.peer],
+        set_={
+            "since": case((over, now), else_=RefusedAddress.since),
+            "count": case(
+                (over, new.excluded.count), else_=RefusedAddress.count + new.excluded.count
+            ),
+        },
+    ).returning(RefusedAddress.peer, RefusedAddress.count, RefusedAddress.since)
+    rows = [{"peer": peer, "since": now, "count": peers.count(peer)} for peer in sorted(set(peers))]
+    return {
+        peer: AddressCount(count, since + MINUTE_MS - now)
+        for peer, count, since in session.execute(statement, rows)
+    }
+
+
+def _trim_quarantine(session: Session) -> None:
+    """Bound the quarantine in rows, in rows of one address, and in bytes, oldest out."""
+    newest = Rejection.id.desc()
+    ranked = select(
+        Rejection.id,
+        func.row_number().over(order_by=newest).label("place"),
+        func.row_number().over(partition_by=Rejection.peer, order_by=newest).label("of_peer"),
+        func.sum(Rejection.size).over(order_by=newest).label("bytes"),
+    ).subquery()
+    surplus = select(ranked.c.id).where(
+        or_(
+            ranked.c.place > KEPT_REJECTIONS,
+            ranked.c.of_peer > KEPT_REJECTIONS_OF_A_PEER,
+            ranked.c.bytes > KEPT_REJECTION_BYTES,
+        )
+    )
+    session.execute(
+        delete(Rejection)
+        .where(Rejection.id.in_(surplus))
+        .execution_options(synchronize_session=False)
+    )

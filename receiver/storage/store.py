@@ -1,0 +1,296 @@
+"""What a batch writes: events once, their jobs merged, the timeline, and what was refused.
+
+Functions take a Session and never commit. Rows are touched in a fixed order, events before jobs and
+each sorted by key, or two nodes with the same batch in another order would deadlock.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, TypeAlias, cast
+
+from sqlalchemy import Table, bindparam, func, insert, or_, select, text, update
+from sqlalchemy.orm import Session
+
+from receiver.errors import KeysChanged
+from receiver.jobs import Job, changes, merge
+from receiver.notifications import Notification
+from receiver.storage.database import upsert
+from receiver.storage.models import (
+    Body,
+    Event,
+    JobRow,
+    KeyVersion,
+    StoredKey,
+    TimelineEntry,
+)
+from receiver.storage.refusals import AddressCount, NewRefusal, keep_refusals
+
+MINUTE_MS = 60_000
+LONGEST_INDEXED_TEXT = 200  # characters; PostgreSQL refuses index entries above 2,704 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """A verified callback to be stored. id -- taken if the body is new. sha256 -- of the body.
+
+    key -- which signature key matched. key_version -- of the keys it was verified with.
+    """
+
+    id: str
+    instance: str
+    body: bytes
+    sha256: bytes
+    notification: Notification
+    key: str
+    key_version: int
+    webhook_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewObservation:
+    """A poll or submission to be merged: `notification` says which."""
+
+    instance: str
+    notification: Notification
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """event -- its id. duplicate -- whether the same body was there before."""
+
+    event: str
+    duplicate: bool
+
+
+Item: TypeAlias = NewEvent | NewObservation | NewRefusal
+Result: TypeAlias = Receipt | AddressCount | KeysChanged | None
+_Told: TypeAlias = tuple[str, Notification, str | None, str | None]  # instance, what, event, note
+
+
+def record(session: Session, batch: Sequence[Item], clock: Callable[[], int]) -> list[Result]:
+    """Write a batch; give each item's result in its place.
+
+    An event gives a Receipt, or KeysChanged if its keys are out of date; a refusal an AddressCount.
+    """
+    now = database_time(session, clock)
+    version = key_version(session)
+    fresh = [item for item in batch if isinstance(item, NewEvent) and item.key_version == version]
+    receipts = _keep_events(session, fresh, now)
+    told: list[_Told] = []
+    for item in batch:
+        if isinstance(item, NewObservation):
+            told.append((item.instance, item.notification, None, item.note))
+        elif isinstance(item, NewEvent) and receipts.get(_identity(item)) == item.id:
+            told.append((item.instance, item.notification, item.id, None))
+    _merge_jobs(session, [entry for entry in told if entry[1].kind == "bulk_job"], now)
+    refusals = [item for item in batch if isinstance(item, NewRefusal)]
+    addresses = keep_refusals(session, refusals, now) if refusals else {}
+    return [_result(item, receipts, addresses) for item in batch]
+
+
+def keep_unmerged(session: Session, item: NewEvent, clock: Callable[[], int]) -> Receipt:
+    """Keep a verified body whose reading the database refuses, as an event of kind `unreadable`."""
+    unread = replace(item, notification=Notification("unreadable"))
+    receipts = _keep_events(session, [unread], database_time(session, clock))
+    return Receipt(receipts[_identity(item)], receipts[_identity(item)] != item.id)
+
+
+def database_time(session: Session, clock: Callable[[], int]) -> int:
+    """The time all nodes agree on, ms: PostgreSQL's, or this machine's for SQLite."""
+    if session.get_bind().dialect.name == "sqlite":
+        return clock()
+    return int(
+        session.scalar(text("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"))
+    )
+
+
+def key_version(session: Session) -> int:
+    """How often instances and keys were changed."""
+    return session.scalar(select(KeyVersion.version)) or 0
+
+
+def _result(
+    item: Item, receipts: dict[tuple[str, bytes], str], addresses: dict[str, AddressCount]
+) -> Result:
+    if isinstance(item, NewRefusal):
+        return addresses[item.peer]
+    if isinstance(item, NewObservation):
+        return None
+    kept_as = receipts.get(_identity(item))
+    if kept_as is None:
+        return KeysChanged("signature keys were changed meanwhile")
+    return Receipt(kept_as, kept_as != item.id)
+
+
+def _identity(item: NewEvent) -> tuple[str, bytes]:
+    return item.instance, item.sha256
+
+
+def _keep_events(
+    session: Session, items: Sequence[NewEvent], now: int
+) -> dict[tuple[str, bytes], str]:
+    """Insert events or count their repetition; give the id under which each is kept."""
+    if not items:
+        return {}
+    rows = [
+        _event_row(list(twins), now)
+        for _, twins in groupby(sorted(items, key=_identity), _identity)
+    ]
+    new = upsert(session, Event).values()
+    statement = new.on_conflict_do_update(
+        index_elements=[Event.instance, Event.sha256],
+        set_={
+            "deliveries": Event.deliveries + new.excluded.deliveries,
+            "last_received_at": _greatest(
+                session, Event.last_received_at, new.excluded.last_received_at
+            ),
+        },
+    ).returning(Event.instance, Event.sha256, Event.id)
+    kept = {(instance, sha256): id_ for instance, sha256, id_ in session.execute(statement, rows)}
+    bodies = {item.id: item.body for item in items if kept[_identity(item)] == item.id}
+    if bodies:
+        session.execute(
+            insert(Body), [{"event": id_, "body": body} for id_, body in bodies.items()]
+        )
+    _note_key_use(session, {item.key for item in items}, now)
+    return kept
+
+
+def _event_row(twins: list[NewEvent], now: int) -> dict[str, Any]:
+    """One row for equal deliveries: twins in one statement would conflict with each other."""
+    first = twins[0]
+    return {
+        "id": first.id,
+        "instance": first.instance,
+        "sha256": first.sha256,
+        "kind": first.notification.kind,
+        "job": first.notification.job,
+        "received_at": now,
+        "last_received_at": now,
+        "deliveries": len(twins),
+        "key": first.key,
+        "size": len(first.body),
+        "webhook_id": first.webhook_id,
+    }
+
+
+def _note_key_use(session: Session, keys: Iterable[str], now: int) -> None:
+    """Remember when a key last matched, to the minute: more would be a write for each callback."""
+    long_ago = or_(StoredKey.last_used_at.is_(None), StoredKey.last_used_at < now - MINUTE_MS)
+    session.execute(
+        update(StoredKey).where(StoredKey.id.in_(sorted(keys)), long_ago).values(last_used_at=now)
+    )
+
+
+def _merge_jobs(session: Session, told: Sequence[_Told], now: int) -> None:
+    """Merge notifications into their jobs, and write down what each changed."""
+    if not told:
+        return
+    jobs = _lock_jobs(session, {(str(what.job), instance) for instance, what, _, _ in told}, now)
+    entries = []
+    for instance, what, event, note in told:
+        notification = replace(what, received_at=now)
+        row = jobs[str(what.job), instance]
+        before = row["job"]
+        row["job"] = merge(before, notification)
+        row["events"] += event is not None
+        changed, why_not = changes(before, row["job"], notification)
+        entries.append(
+            {
+                "job": what.job,
+                "instance": instance,
+                "at": now,
+                "source": what.source,
+                "status": what.status,
+                "changed": json.dumps(changed),
+                "note": note or why_not,
+                "event": event,
+            }
+        )
+    session.execute(_UPDATE_JOB, [_job_update(row, now) for row in jobs.values()])
+    session.execute(insert(TimelineEntry), entries)
+
+
+def _lock_jobs(
+    session: Session, wanted: set[tuple[str, str]], now: int
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """Lock the rows of jobs, made where there are none, in an order that all nodes keep."""
+    blank = {
+        "registers": "{}",
+        "revision": 1,
+        "events": 0,
+        "first_seen_at": now,
+        "updated_at": now,
+        "outcome": "pending",
+    }
+    statement = (
+        upsert(session, JobRow)
+        .on_conflict_do_update(
+            index_elements=[JobRow.id, JobRow.instance], set_={"revision": JobRow.revision + 1}
+        )
+        .returning(JobRow.id, JobRow.instance, JobRow.registers, JobRow.events, JobRow.updated_at)
+    )
+    rows = [{"id": id_, "instance": instance, **blank} for id_, instance in sorted(wanted)]
+    return {
+        (row.id, row.instance): {
+            "id": row.id,
+            "instance": row.instance,
+            "job": Job(json.loads(row.registers)),
+            "events": row.events,
+            "updated_at": row.updated_at,
+        }
+        for row in session.execute(statement, rows)
+    }
+
+
+_JOBS = cast("Table", JobRow.__table__)  # Core: the ORM's UPDATE of many rows is for whole objects
+_UPDATE_JOB = (
+    update(_JOBS)
+    .where(_JOBS.c.id == bindparam("the_id"), _JOBS.c.instance == bindparam("the_instance"))
+    .values(
+        {
+            name: bindparam(f"new_{name}")
+            for name in (
+                "registers",
+                "events",
+                "updated_at",
+                "status",
+                "outcome",
+                "object",
+                "direction",
+                "learnt_by",
+                "files_expire_at",
+            )
+        }
+    )
+)
+
+
+def _job_update(row: dict[str, Any], now: int) -> dict[str, Any]:
+    job: Job = row["job"]
+    return {
+        "the_id": row["id"],
+        "the_instance": row["instance"],
+        "new_registers": json.dumps(job.registers, separators=(",", ":")),
+        "new_events": row["events"],
+        # Never backwards, or a page by newest change could show a job twice.
+        "new_updated_at": max(row["updated_at"], now),
+        "new_status": _indexed(job.status),
+        "new_outcome": job.outcome,
+        "new_object": _indexed(job.text("object")),
+        "new_direction": _indexed(job.text("direction")),
+        "new_learnt_by": job.learnt_by,
+        "new_files_expire_at": job.files_expire_at,
+    }
+
+
+def _indexed(value: str | None) -> str | None:
+    return value and value[:LONGEST_INDEXED_TEXT]
+
+
+def _greatest(session: Session, one: Any, other: Any) -> Any:  # noqa: ANN401 - SQL expressions
+    sqlite_has = session.get_bind().dialect.name == "sqlite"
+    return func.max(one, other) if sqlite_has else func.greatest(one, other)

@@ -1,0 +1,29 @@
+"""HTTP: views translate, and nothing else."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flask import current_app
+
+from receiver.intake import Intake
+from receiver.settings import Settings
+from receiver.storage.database import Database
+from receiver.web.waiting import Waiters
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the views work with. clock -- gives ms since the epoch."""
+
+    settings: Settings
+    database: Database
+    intake: Intake
+    waiters: Waiters
+    clock: Callable[[], int]
+
+
+def services() -> Services:
+    """The services of the app that answers this request."""
+    found = current_app.extensions["receiver"]
+    assert isinstance(found, Services)  # noqa: S101 - tells the type checker
+    return found

@@ -1,0 +1,33 @@
+"""Who asks: the bearer token of an API request."""
+
+from flask import g, request
+
+from receiver.errors import Forbidden, Unauthenticated
+from receiver.storage.tokens import Bearer, bearer
+from receiver.web import services
+
+
+def authenticate() -> None:
+    """Find out whose token came with this request. Raises Unauthenticated."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthenticated("send a token: Authorization: Bearer <token>")
+    with services().database.read() as session:
+        found = bearer(session, token.strip(), services().clock())
+    if found is None:
+        raise Unauthenticated("the token is unknown, expired or revoked")
+    g.bearer = found
+
+
+def who() -> Bearer:
+    """Whose token this is."""
+    found = g.bearer
+    assert isinstance(found, Bearer)  # noqa: S101 - tells the type checker
+    return found
+
+
+def check_instances(named: list[str]) -> None:
+    """Refuse instances that were asked for by name and that the token does not reach."""
+    for instance in named:
+        if not who().may_see(instance):
+            raise Forbidden(f"the token does not reach the instance {instance}")

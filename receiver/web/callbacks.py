@@ -1,0 +1,66 @@
+"""POST /callbacks/{instance}: a thin view over intake."""
+
+import msgspec
+from flask import Blueprint, Response, request
+from werkzeug.routing import BaseConverter
+
+from receiver.errors import BodyError, BodyTooLarge, BodyTruncated
+from receiver.intake import Delivery
+from receiver.signatures import HEADER
+from receiver.web import services
+
+blueprint = Blueprint("callbacks", __name__)
+
+
+class AnythingConverter(BaseConverter):
+    """Any text, slashes too: a redirect or a 404 for an odd name would be a failed delivery."""
+
+    regex = ".*"
+    part_isolating = False
+
+
+@blueprint.route(
+    "/callbacks/<anything:instance>", methods=["POST"], provide_automatic_options=False
+)
+def receive(instance: str) -> Response:
+    """Take a callback; 200 only once it is committed."""
+    intake = services().intake
+    peer = request.remote_addr or ""
+    try:
+        body = read_body(services().settings.max_body_bytes)
+    except BodyError as error:
+        intake.count_refusal(peer, error.reason)
+        raise
+    receipt = intake.receive(
+        Delivery(
+            instance=instance.strip("/"),
+            body=body,
+            signature=request.headers.get(HEADER),
+            webhook_id=request.headers.get("Elements-Webhook-Id"),
+            peer=peer,
+        )
+    )
+    return Response(msgspec.json.encode(receipt), mimetype="application/json")
+
+
+def read_body(limit: int) -> bytes:
+    """Read the raw body of this request, whole.
+
+    Neither Werkzeug nor the server can be left to it: a chunked body above MAX_CONTENT_LENGTH is
+    silently cut, and one that breaks off arrives shorter, without an error.
+    Raises BodyTooLarge above `limit` bytes, BodyTruncated if not all of it arrives.
+    """
+    announced = request.content_length
+    if announced is not None and announced > limit:
+        raise BodyTooLarge(f"more than {limit} bytes")
+    body = bytearray()
+    try:
+        while len(body) <= limit and (piece := request.stream.read(limit + 1 - len(body))):
+            body += piece
+    except Exception:  # noqa: BLE001 - each server has its own errors for broken chunks
+        raise BodyTruncated("the chunks broke off") from None
+    if len(body) > limit:
+        raise BodyTooLarge(f"more than {limit} bytes")
+    if announced is not None and len(body) != announced:
+        raise BodyTruncated(f"{len(body)} of {announced} bytes arrived")
+    return bytes(body)

@@ -1,0 +1,89 @@
+"""/api/v1/events, /rejections and /summary: what arrived, what was refused, how it stands."""
+
+from typing import Any
+
+from flask import Response
+
+from receiver.clock import iso, to_ms
+from receiver.errors import BodyGone, NotFound
+from receiver.storage import queries
+from receiver.web import services, shapes
+from receiver.web.api import answers, blueprint, json_response, paged, position_of, spec
+from receiver.web.auth import check_instances, who
+
+
+@blueprint.get("/events")
+@spec.validate(resp=answers(shapes.EventPage, 403))
+def list_events(query: shapes.EventsQuery) -> Response:
+    """List verified callbacks, newest first."""
+    check_instances(query.instance)
+    wanted = queries.EventFilter(
+        instances=query.instance,
+        kinds=query.kind,
+        jobs=query.job,
+        received_after=to_ms(query.received_after),
+        received_before=to_ms(query.received_before),
+    )
+    after = position_of(query.cursor, (int, str))
+    with services().database.read() as session:
+        rows = queries.events(session, wanted, who().instances, query.limit + 1, after)
+    return paged(rows, query.limit, "events", shapes.event, lambda row: (row.received_at, row.id))
+
+
+@blueprint.get("/events/<string:event_id>")
+@spec.validate(resp=answers(shapes.Event, 404))
+def show_event(event_id: str, query: shapes.NoQuery) -> Response:  # noqa: ARG001 - refuses parameters
+    """Show a verified callback."""
+    return json_response(shapes.event(_event(event_id)))
+
+
+@blueprint.get("/events/<string:event_id>/body")
+@spec.validate(resp=answers(None, 404, 410))
+def show_body(event_id: str, query: shapes.NoQuery) -> Response:  # noqa: ARG001 - refuses parameters
+    """Give the exact bytes of a callback."""
+    row = _event(event_id)
+    with services().database.read() as session:
+        body = queries.body(session, row.id)
+    if body is None:
+        raise BodyGone(f"the body of {row.id} was pruned")
+    response = Response(body, mimetype="application/octet-stream")
+    response.headers["Content-Disposition"] = f'attachment; filename="{row.id}.bin"'
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+@blueprint.get("/rejections")
+@spec.validate(resp=answers(shapes.RejectionPage, 403))
+def list_rejections(query: shapes.RejectionsQuery) -> Response:
+    """List deliveries that were refused for their signature, newest first."""
+    check_instances(query.instance)
+    wanted = queries.RejectionFilter(
+        instances=query.instance,
+        reasons=query.reason,
+        peers=query.peer,
+        after=to_ms(query.after),
+        before=to_ms(query.before),
+    )
+    after = position_of(query.cursor, (int, int))
+    with services().database.read() as session:
+        rows = queries.rejections(session, wanted, who().instances, query.limit + 1, after)
+    return paged(rows, query.limit, "rejections", shapes.rejection, lambda row: (row.at, row.id))
+
+
+@blueprint.get("/summary")
+@spec.validate(resp=answers(shapes.Summary))
+def show_summary(query: shapes.NoQuery) -> Response:  # noqa: ARG001 - refuses parameters
+    """Count what an operator looks at first."""
+    overdue_after = services().settings.overdue_after
+    with services().database.read() as session:
+        counts = queries.summary(session, who().instances, services().clock(), overdue_after)
+    counts["last_callback_at"] = iso(counts["last_callback_at"])
+    return json_response(counts)
+
+
+def _event(event_id: str) -> Any:  # noqa: ANN401 - a row
+    with services().database.read() as session:
+        row = None if "\0" in event_id else queries.event(session, event_id, who().instances)
+    if row is None:
+        raise NotFound(f"no event {event_id} is known")
+    return row

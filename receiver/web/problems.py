@@ -1,0 +1,109 @@
+"""The only table from error to status, and how errors look: problem documents (RFC 9457)."""
+
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from receiver.errors import (
+    Ambiguous,
+    BadParameter,
+    BodyGone,
+    BodyTooLarge,
+    BodyTruncated,
+    CredentialError,
+    Forbidden,
+    NotFound,
+    ReceiverError,
+    SignatureError,
+    StoreError,
+    TooManyRefusals,
+    Unauthenticated,
+)
+
+log = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 5
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """An error as it is answered. `code` is stable, `title` and `detail` are for people."""
+
+    title: str
+    status: int
+    code: str
+    detail: str
+    type: str = "about:blank"
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    status: int
+    code: str
+    title: str
+    detail: str | None = None  # where the error's own text is not for whoever asks
+
+
+_TABLE: dict[type[ReceiverError], _Row] = {
+    BodyTruncated: _Row(400, "truncated", "The body did not arrive whole"),
+    BodyTooLarge: _Row(413, "too_large", "The body is too large"),
+    # One answer for every cause: a stranger learns neither names nor reasons.
+    SignatureError: _Row(
+        401, "not_verified", "Not verified", "The signature does not prove this delivery."
+    ),
+    TooManyRefusals: _Row(429, "rate_limited", "Too many refused deliveries"),
+    Unauthenticated: _Row(401, "unauthenticated", "A valid token is needed"),
+    Forbidden: _Row(403, "forbidden", "The token does not allow this"),
+    NotFound: _Row(404, "not_found", "Not found"),
+    BodyGone: _Row(410, "body_pruned", "The body is kept no longer"),
+    Ambiguous: _Row(409, "ambiguous_job", "Several instances have this job"),
+    BadParameter: _Row(400, "bad_parameter", "A parameter is wrong"),
+    CredentialError: _Row(
+        503, "store_unavailable", "Cannot be done now", "A secret cannot be used now."
+    ),
+    StoreError: _Row(503, "store_unavailable", "Cannot be stored or read now", "Try again later."),
+}
+
+
+def register(app: Flask) -> None:
+    """Have every error of this app answered as a problem document."""
+    app.register_error_handler(ReceiverError, _ours)
+    app.register_error_handler(HTTPException, _flasks)
+    app.register_error_handler(Exception, _unforeseen)
+
+
+def _ours(error: ReceiverError) -> Response:
+    row = next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
+    response = _response(Problem(row.title, row.status, row.code, row.detail or str(error)))
+    if isinstance(error, TooManyRefusals):
+        response.headers["Retry-After"] = str(error.retry_after)
+    elif row.status == 503:  # noqa: PLR2004
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    elif isinstance(error, Unauthenticated):
+        response.headers["WWW-Authenticate"] = "Bearer"
+    elif isinstance(error, (BodyTruncated, BodyTooLarge)):
+        response.headers["Connection"] = "close"  # what follows on it is not a request
+    return response
+
+
+def _flasks(error: HTTPException) -> Response:
+    status = error.code or 500
+    code = error.name.lower().replace(" ", "_")
+    response = _response(Problem(error.name, status, code, error.description or error.name))
+    for name, value in error.get_headers():
+        if name in ("Allow", "Location", "Retry-After"):
+            response.headers[name] = value
+    return response
+
+
+def _unforeseen(error: Exception) -> Response:
+    # The type alone: the text could hold what was sent, and a log must not.
+    log.error("unforeseen error", error=type(error).__name__, path=request.path)
+    return _response(Problem("Internal error", 500, "internal", "This is a fault of the receiver."))
+
+
+def _response(problem: Problem) -> Response:
+    return Response(msgspec.json.encode(problem), problem.status, mimetype=MEDIA_TYPE)

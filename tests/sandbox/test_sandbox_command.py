@@ -1,0 +1,137 @@
+import os
+import signal
+import subprocess
+import sys
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from receiver.sandbox.command import command
+from receiver.sandbox.options import Answer, Faults, Options, Redirect
+
+CALL = "from receiver.sandbox.command import command; command()"
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """The options that `sandbox` was started with, or the text of its refusal."""
+
+    def choose(*arguments: str) -> Options | str:
+        served = []
+        monkeypatch.setattr("receiver.sandbox.command.serve", served.append)
+        result = CliRunner().invoke(command, arguments)
+        return served[0] if served else result.output
+
+    return choose
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_it_listens_until_it_is_told_to_stop(stop):
+    arguments = [sys.executable, "-c", CALL, "--bind", "127.0.0.1:0"]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=os.environ) as child:
+        api = child.stderr.readline().split()[-1]
+        headers = {"Authorization": "Element t, User u"}
+        assert httpx.get(f"{api}/objects", headers=headers).json()[1] == "contact"
+        child.send_signal(stop)
+        _, rest = child.communicate(timeout=30)
+    assert (child.returncode, rest) == (0, "")
+
+
+def test_its_defaults_are_those_of_the_interface(chosen):
+    assert chosen() == Options(host="127.0.0.1", port=9000)
+
+
+def test_every_option_reaches_the_sandbox(chosen):
+    assert chosen(
+        "--bind=[::1]:0",
+        "--job-seconds=0",
+        "--retry-seconds=0.5",
+        "--retries=1",
+        "--shape=mixed",
+        "--callback-url=http://127.0.0.1:8000/callbacks/default",
+        "--progress",
+        "--allow-remote",
+        "--drop-callbacks",
+        "--delay-callbacks=2",
+        "--duplicate-callbacks=3",
+        "--reorder-callbacks",
+        *("--answer", "502", "3"),
+        "--die-in-upload=1",
+        "--die-after-upload=2",
+        "--overtake",
+        "--slow=0.5",
+        "--html=1",
+        *("--redirect", "http://127.0.0.1/", "1"),
+        "--final-status=ABORTED",
+    ) == Options(
+        host="::1",
+        port=0,
+        job_seconds=0,
+        retry_seconds=0.5,
+        retries=1,
+        shape="mixed",
+        callback_url="http://127.0.0.1:8000/callbacks/default",
+        progress=True,
+        allow_remote=True,
+        faults=Faults(
+            drop_callbacks=True,
+            delay_callbacks=2,
+            duplicate_callbacks=3,
+            reorder_callbacks=True,
+            answer=Answer(502, 3),
+            die_in_upload=1,
+            die_after_upload=2,
+            overtake=True,
+            slow=0.5,
+            html=1,
+            redirect=Redirect("http://127.0.0.1/", 1),
+            final_status="ABORTED",
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "secret"),
+    [
+        (b"k", b"k"),
+        (b"k\n", b"k"),
+        (b"k\r\n", b"k"),
+        (b"k\n\n", b"k\n"),
+        (b"k\r", b"k\r"),
+        (b" k ", b" k "),
+    ],
+)
+def test_one_final_line_end_of_the_key_is_dropped(chosen, tmp_path, content, secret):
+    file = tmp_path / "key"
+    file.write_bytes(content)
+    assert chosen("--signature-key-file", str(file)).signature_key.secret == secret
+
+
+def test_the_key_is_in_no_repr(chosen, tmp_path):
+    file = tmp_path / "key"
+    file.write_bytes(b"top-secret")
+    assert "top-secret" not in repr(chosen("--signature-key-file", str(file)))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--bind", "9000", "HOST:PORT"),
+        ("--bind", "localhost:x", "HOST:PORT"),
+        ("--bind", "localhost:70000", "HOST:PORT"),
+        ("--callback-url", "ftp://a", "http or https"),
+        ("--job-seconds", "-1", "--job-seconds"),
+        ("--shape", "v4", "--shape"),
+        ("--answer", "200 1", "status"),
+        ("--redirect", "nowhere 1", "redirect.to"),
+    ],
+)
+def test_a_wrong_option_is_named(chosen, option, value, said):
+    assert said in chosen(option, *value.split())
+
+
+def test_an_empty_key_is_refused(chosen, tmp_path):
+    file = tmp_path / "key"
+    file.write_bytes(b"\n")
+    assert "empty" in chosen("--signature-key-file", str(file))

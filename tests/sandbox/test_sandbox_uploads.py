@@ -1,0 +1,221 @@
+import csv
+import io
+import json
+
+import pytest
+
+HEADER = b"C_EmailAddress,C_FirstName\r\n"
+
+
+def test_the_seeds_walk_through_works(client):
+    assert client.http.get("/hubs/marketing/objects").json() == [
+        "activities",
+        "contact",
+        "campaign",
+        "list",
+        "account",
+    ]
+    answer = client.upload()
+    assert answer.json() == {"id": "1234", "status": "CREATED", "instanceId": 425904}
+    assert client.ended("1234") == {
+        "id": "1234",
+        "status": "COMPLETED",
+        "instanceId": 425904,
+        "recordsCount": 10,
+        "recordsFailedCount": 0,
+    }
+
+
+def test_the_same_file_can_be_loaded_again(client):
+    first, second = client.created(), client.created()
+    assert (first, second) == ("1234", "1235")
+    assert client.ended(second)["recordsFailedCount"] == 0
+
+
+def test_a_job_goes_through_all_its_statuses(start, until):
+    client = start(job_seconds=0.6)
+    job = client.created()
+    seen = []
+
+    def is_over() -> bool:
+        seen.append(client.status(job)["status"])
+        return seen[-1] == "COMPLETED"
+
+    until(is_over)
+    assert list(dict.fromkeys(seen)) == ["CREATED", "STARTED", "RUNNING", "COMPLETED"]
+
+
+@pytest.mark.parametrize(
+    ("content", "loaded", "failed"),
+    [
+        pytest.param(HEADER + b"a@b.co,A\r\n", 1, 0, id="crlf"),
+        pytest.param(b"\xef\xbb\xbfemail\na@b.co\n", 1, 0, id="bom"),
+        pytest.param(b"email\ra@b.co\r", 1, 0, id="old mac"),
+        pytest.param(b"email\na@b.co", 1, 0, id="no final line end"),
+        pytest.param(HEADER + b'a@b.co,"A\r\nB"\r\n', 1, 0, id="quoted line end"),
+        pytest.param(HEADER + b"\r\na@b.co,A\r\n\r\n", 1, 0, id="blank lines"),
+        pytest.param(HEADER + b",A\r\n", 0, 1, id="no address"),
+        pytest.param(HEADER + b"nobody,A\r\n", 0, 1, id="malformed address"),
+        pytest.param(HEADER + b"x" * 250 + b"@b.co,A\r\n", 0, 1, id="long address"),
+        pytest.param(HEADER + b"a@b.co,A\r\nA@B.CO,B\r\n", 1, 1, id="address twice"),
+        pytest.param(HEADER + b"a@b.co,A,B\r\n", 0, 1, id="too many fields"),
+        pytest.param(HEADER + b"a@b.co\r\n", 1, 0, id="too few fields"),
+        pytest.param(b"name,age\nA,3\nA,3\n", 2, 0, id="no address column"),
+        pytest.param(b"email\n", 0, 0, id="only a header"),
+    ],
+)
+def test_a_file_is_loaded_row_by_row(client, content, loaded, failed):
+    status = client.ended(client.created(content))
+    assert status["status"] == "COMPLETED"
+    assert (status["recordsCount"], status["recordsFailedCount"]) == (loaded, failed)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        pytest.param(b"\n\n", "the file has no header", id="blank"),
+        pytest.param(b",,\na,b,c\n", "the file has no header", id="blank header"),
+        pytest.param(b"email\n\xff\xfe\n", "it is not UTF-8 text", id="not utf-8"),
+        pytest.param(b"a\n" + b"x," * (1 << 20), "a line is too long", id="long line"),
+        pytest.param(b"a\n" + b"x" * 200_000, "field larger than field limit", id="long field"),
+    ],
+)
+def test_a_file_that_cannot_be_read_ends_the_job_in_error(client, content, problem):
+    status = client.ended(client.created(content))
+    assert status["status"] == "ERROR"
+    assert problem in status["error"]
+
+
+def test_refused_rows_are_told_with_number_reason_and_record(client):
+    job = client.created(HEADER + b"a@b.co,A\r\n,B\r\n")
+    client.ended(job)
+    answer = client.http.get(f"/bulk/{job}/errors")
+    assert answer.json() == [
+        {
+            "row": 2,
+            "message": "The e-mail address is missing.",
+            "record": {"C_EmailAddress": "", "C_FirstName": "B"},
+        }
+    ]
+    assert answer.headers["elements-returned-count"] == "1"
+    assert "elements-next-page-token" not in answer.headers
+
+
+def test_refused_rows_are_paged(client):
+    job = client.created(HEADER + b"".join(b"x,%d\r\n" % number for number in range(450)))
+    client.ended(job)
+    rows, sizes, token = [], [], None
+    while True:
+        page = {} if token is None else {"nextPage": token}
+        answer = client.http.get(f"/bulk/{job}/errors", params=page)
+        rows += [entry["row"] for entry in answer.json()]
+        sizes.append(int(answer.headers["elements-returned-count"]))
+        token = answer.headers.get("elements-next-page-token")
+        if token is None:
+            break
+    assert sizes == [200, 200, 50]
+    assert rows == list(range(1, 451))
+
+
+def test_an_exactly_full_page_is_the_last(client):
+    job = client.created(HEADER + b"x,1\r\nx,2\r\n")
+    client.ended(job)
+    answer = client.http.get(f"/bulk/{job}/errors", params={"pageSize": "2"})
+    assert len(answer.json()) == 2
+    assert "elements-next-page-token" not in answer.headers
+
+
+def test_a_job_under_way_has_no_refused_rows_yet(start):
+    client = start(job_seconds=3600)
+    job = client.created(HEADER + b"x,1\r\n")
+    assert client.http.get(f"/bulk/{job}/errors").json() == []
+
+
+def test_the_loaded_rows_can_be_had_in_each_format(client):
+    job = client.created(HEADER + b'a@b.co,"A\nB"\r\nx,C\r\nc@d.eu,\r\n')
+    client.ended(job)
+    rows = [
+        {"C_EmailAddress": "a@b.co", "C_FirstName": "A\nB"},
+        {"C_EmailAddress": "c@d.eu", "C_FirstName": ""},
+    ]
+    as_csv = client.http.get(f"/bulk/{job}/contact")
+    assert as_csv.headers["content-type"] == "text/csv"
+    assert list(csv.DictReader(io.StringIO(as_csv.text, newline=""))) == rows
+    as_json = client.http.get(f"/bulk/{job}/contact", headers={"Accept": "application/json"})
+    assert as_json.json() == rows
+    as_lines = client.http.get(f"/bulk/{job}/contact", params={"format": "jsonl"})
+    assert as_lines.headers["content-type"] == "application/jsonl"
+    assert [json.loads(line) for line in as_lines.text.splitlines()] == rows
+
+
+def test_a_format_nobody_knows_is_refused(client):
+    job = client.created()
+    client.ended(job)
+    assert client.http.get(f"/bulk/{job}/contact?format=xml").status_code == 400
+    wanted = {"Accept": "image/png"}
+    assert client.http.get(f"/bulk/{job}/contact", headers=wanted).status_code == 406
+
+
+def test_a_job_has_no_file_of_another_object(client):
+    job = client.created()
+    client.ended(job)
+    assert client.http.get(f"/bulk/{job}/account").status_code == 404
+
+
+def test_a_job_under_way_has_no_file(start):
+    client = start(job_seconds=3600)
+    assert client.http.get(f"/bulk/{client.created()}/contact").status_code == 409
+
+
+def test_a_download_gives_what_was_loaded(client):
+    client.ended(client.created(b"email,name\na@b.co,A\n"))
+    client.ended(client.created(b"email,city\nc@d.eu,C\nx,X\n"))
+    client.ended(client.created(b"email\ne@f.gh\n", object_name="account"))
+    wanted = {"objectName": "contact", "format": "json"}
+    created = client.http.post("/bulk/download", json=wanted).json()
+    assert created == {"id": "1237", "status": "CREATED", "instance_id": 425904}
+    assert client.ended("1237")["recordsCount"] == 2
+    assert client.http.get("/bulk/1237/contact").json() == [
+        {"email": "a@b.co", "name": "A"},
+        {"email": "c@d.eu", "city": "C"},
+    ]
+    as_csv = client.http.get("/bulk/1237/contact?format=csv")
+    assert as_csv.text == "email,name,city\r\na@b.co,A,\r\nc@d.eu,,C\r\n"
+
+
+def test_a_query_gives_what_was_loaded(client):
+    client.ended(client.created())
+    job = client.http.post("/bulk/query", data={"q": "select * from contact"}).json()["id"]
+    assert client.ended(job)["recordsCount"] == 10
+    assert len(client.http.get(f"/bulk/{job}/contact?format=json").json()) == 10
+
+
+def test_a_job_under_way_can_be_cancelled(start):
+    client = start(job_seconds=3600)
+    job = client.created()
+    assert client.http.put(f"/bulk/{job}/cancel").json()["status"] == "CANCELLED"
+    assert client.status(job)["status"] == "CANCELLED"
+    assert client.http.put(f"/bulk/{job}/cancel").status_code == 409
+
+
+def test_a_reset_job_runs_again_and_says_so(client):
+    job = client.created()
+    client.ended(job)
+    assert client.http.post(f"{client.url}/sandbox/jobs/{job}/reset").status_code == 200
+    status = client.ended(job)
+    assert (status["status"], status["job_reset_attempt"]) == ("COMPLETED", 1)
+    assert status["recordsCount"] == 10
+
+
+def test_uploads_keep_no_large_file_in_memory(client, tmp_path):
+    large = tmp_path / "large.csv"
+    row = b"somebody@example.com,%s\r\n" % (b"x" * 1000)
+    with large.open("wb") as file:
+        file.writelines([HEADER, *[row] * 40_000])
+    with large.open("rb") as file:
+        answer = client.http.post(
+            "/bulk/contact", params={"path": "/large.csv"}, files={"file": file}, timeout=60
+        )
+    status = client.ended(answer.json()["id"])
+    assert (status["recordsCount"], status["recordsFailedCount"]) == (1, 39_999)
+    assert sum(path.stat().st_size for path in client.stage.folder.iterdir()) > 80_000_000
