@@ -22,6 +22,11 @@ ReceiverError
 │   ├── BodyGone
 │   ├── Ambiguous
 │   └── BadParameter
+├── UpstreamError               the vendor did not do what it was asked; `permanent` or not
+│   ├── UpstreamRefused         it said no, and why
+│   ├── UpstreamUnreachable     it cannot be reached or is failing; nothing was taken
+│   ├── UpstreamUnclear         the answer was cut off: it may have been taken
+│   └── UpstreamNonsense        its answer is none of the vendor's
 └── StoreError                  not in the database
     ├── StoreUnavailable        now; the same again later may work
     ├── KeysChanged             signature keys were rotated meanwhile: verify again
@@ -159,6 +164,46 @@ class BadParameter(QueryError):
     """A parameter is unknown or has no sense."""
 
     reason = "bad_parameter"
+
+
+class UpstreamError(ReceiverError):
+    """The vendor did not do what it was asked.
+
+    permanent -- whether asking the same again is of no use. status -- what to answer a client of
+    ours that wanted it. The text never holds a secret.
+    """
+
+    reason = "upstream"
+    permanent: ClassVar[bool] = False
+
+    def __init__(self, message: str, status: int = 502) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class UpstreamRefused(UpstreamError):
+    """The vendor said no (4xx): `status` is its own, the text its message."""
+
+    reason = "upstream_refused"
+    permanent = True
+
+
+class UpstreamUnreachable(UpstreamError):
+    """The vendor cannot be reached, or says that it is failing."""
+
+    reason = "upstream_unreachable"
+
+
+class UpstreamUnclear(UpstreamError):
+    """The connection broke before the answer: what was sent may have been taken."""
+
+    reason = "upstream_unclear"
+
+
+class UpstreamNonsense(UpstreamError):
+    """An answer that the vendor's API does not have: HTML, a redirect, too long, no id."""
+
+    reason = "upstream_nonsense"
 
 
 class StoreError(ReceiverError):

@@ -76,16 +76,32 @@ class Number(str):
 def parse(body: bytes) -> Notification:
     """Read a verified body; total over arbitrary bytes."""
     try:
-        document = _document(body)
+        value = document(body)
     except (ValueError, RecursionError):
         return Notification("unreadable")
-    if not isinstance(document, dict):
-        return Notification("other")
-    return read(document)
+    return _read(value) if isinstance(value, dict) else Notification("other")
 
 
-def read(document: Mapping[str, Any]) -> Notification:
-    """Read a JSON object whose numbers are `Number`s."""
+def parse_all(body: bytes) -> list[Notification] | None:
+    """Read an array of such bodies, as the job list is one; None if it is no array."""
+    try:
+        entries = document(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entries, list):
+        return None
+    return [_read(entry) for entry in entries if isinstance(entry, dict)]
+
+
+def document(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
+    """Read UTF-8 JSON, its numbers as `Number`s. Raises ValueError (or RecursionError)."""
+    text = body.decode("utf-8")
+    if _deeper_than(text, MAX_DEPTH):
+        raise ValueError("nested too deeply")
+    return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=_not_json)
+
+
+def _read(document: Mapping[str, Any]) -> Notification:
     job = _job_id(document.get("id"))
     status = _first(document, STATUS, _text)
     if job and status:
@@ -128,13 +144,6 @@ def json_text(value: Any) -> str:  # noqa: ANN401 - any JSON value
     if isinstance(value, list):
         return "[" + ",".join(map(json_text, value)) + "]"
     return json.dumps(value)
-
-
-def _document(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
-    text = body.decode("utf-8")
-    if _deeper_than(text, MAX_DEPTH):
-        raise ValueError("nested too deeply")
-    return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=_not_json)
 
 
 def _not_json(name: str) -> None:

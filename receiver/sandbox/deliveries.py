@@ -179,9 +179,10 @@ def is_callback_url(text: str) -> bool:
     """Whether callbacks can be sent to `text` at all: an HTTP URL with a host."""
     try:
         url = httpx.URL(text)
-    except httpx.InvalidURL:
+        host, port = url.host, url.port or 1
+    except (httpx.InvalidURL, ValueError):  # ValueError: no such internationalised host name
         return False
-    return url.scheme in {"http", "https"} and bool(url.host) and (url.port or 1) <= _HIGHEST_PORT
+    return url.scheme in {"http", "https"} and bool(host) and port <= _HIGHEST_PORT
 
 
 def is_loopback(url: str) -> bool:

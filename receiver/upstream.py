@@ -1,0 +1,254 @@
+"""The vendor's bulk API: what is asked and how the answer reads is pure; sending is apart.
+
+Paths, parameters and shapes are those of the vendor's OpenAPI document (`BulkApi`). Only what can be
+repeated without harm is repeated; no redirect is followed, for it would carry the secrets elsewhere.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO, Any
+from urllib.parse import quote
+
+import httpx
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from receiver.errors import (
+    UpstreamError,
+    UpstreamNonsense,
+    UpstreamRefused,
+    UpstreamUnclear,
+    UpstreamUnreachable,
+)
+from receiver.notifications import Notification, document, json_text, parse, parse_all
+
+CALLBACK_URL_HEADER = "Elements-Async-Callback-Url"
+NEXT_PAGE_HEADER = "elements-next-page-token"
+QUEUED = "channel='webhook' and status='queued'"
+
+LARGEST_ANSWER = 16 * 2**20  # bytes; a page of 200 errors is some 100 KiB
+MOST_PAGES = 10_000
+TRIES = 3
+_TIMEOUT = httpx.Timeout(30, connect=5)  # seconds
+_UPLOAD_TIMEOUT = httpx.Timeout(300, connect=5)  # the vendor answers once it has the whole file
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An instance as the vendor knows it."""
+
+    element_token: str = field(repr=False)
+    user_secret: str = field(repr=False)
+    hub: str | None = None
+
+    @property
+    def authorization(self) -> str:
+        """The value of the header of that name."""
+        return f"Element {self.element_token}, User {self.user_secret}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request, below the base URL. safe -- whether it may be sent again by itself."""
+
+    method: str
+    path: str
+    safe: bool = False
+    params: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    form: Mapping[str, str] | None = None
+    content: bytes | None = None
+    file: tuple[str, IO[bytes], str] | None = None  # name, open file, content type
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A 2xx answer of the vendor."""
+
+    body: bytes
+    next_page: str | None
+    content_type: str
+
+
+def objects(hub: str | None) -> Call:
+    """Ask which objects there are."""
+    return Call(method="GET", path=f"{_hub(hub)}/objects", safe=True)
+
+
+def status(job: str, hub: str | None = None) -> Call:
+    """Ask where a job stands."""
+    return Call(method="GET", path=f"{_hub(hub)}/bulk/{_quoted(job)}/status", safe=True)
+
+
+def errors(job: str, page: str | None, hub: str | None = None) -> Call:
+    """Ask for a page of a job's failed records."""
+    path = f"{_hub(hub)}/bulk/{_quoted(job)}/errors"
+    return Call(method="GET", path=path, safe=True, params=_page(page))
+
+
+def jobs(where: str | None, page: str | None, hub: str | None = None) -> Call:
+    """Ask for a page of the job list; where -- like `job_status='RUNNING'`."""
+    params = {"where": where} if where else {}
+    path = f"{_hub(hub)}/bulk/jobs"
+    return Call(method="GET", path=path, safe=True, params={**params, **_page(page)})
+
+
+def cancel(job: str, hub: str | None = None) -> Call:
+    """Ask to end a job."""
+    return Call(method="PUT", path=f"{_hub(hub)}/bulk/{_quoted(job)}/cancel")
+
+
+def result(job: str, object_name: str, accept: str, hub: str | None = None) -> Call:
+    """Ask for a job's file."""
+    path = f"{_hub(hub)}/bulk/{_quoted(job)}/{_quoted(object_name)}"
+    return Call(method="GET", path=path, safe=True, headers={"Accept": accept})
+
+
+def queued(*, resend: bool = False) -> Call:
+    """Ask which deliveries the vendor holds back for us, or to send them again."""
+    path = "/notifications/subscriptions/deliveries"
+    method = "PUT" if resend else "GET"
+    return Call(method=method, path=path, safe=True, params={"where": QUEUED})
+
+
+def read_status(answer: Answer, job: str | None = None) -> Notification:
+    """Read where a job stands; job -- the id that was asked for. Raises UpstreamNonsense."""
+    told = parse(answer.body)
+    if told.kind != "bulk_job" or job not in (None, told.job):
+        raise UpstreamNonsense("the vendor's answer is no status of this job")
+    return told
+
+
+def read_jobs(answer: Answer) -> list[Notification]:
+    """Read a page of the job list. Raises UpstreamNonsense."""
+    told = parse_all(answer.body)
+    if told is None:
+        raise UpstreamNonsense("the vendor's answer is no list of jobs")
+    return [each for each in told if each.kind == "bulk_job"]
+
+
+def read_entries(answer: Answer) -> list[str]:
+    """Read an array; give each entry as JSON text. Raises UpstreamNonsense."""
+    try:
+        entries = document(answer.body)
+    except (ValueError, RecursionError):
+        entries = None
+    if not isinstance(entries, list):
+        raise UpstreamNonsense("the vendor's answer is no array")
+    return [json_text(entry) for entry in entries]
+
+
+class Upstream:
+    """Sends calls to the vendor; thread-safe. base_url -- ending in /elements/api-v2."""
+
+    def __init__(self, base_url: str, transport: httpx.BaseTransport | None = None) -> None:
+        self._base_url = base_url
+        self._client = httpx.Client(transport=transport, timeout=_TIMEOUT, follow_redirects=False)
+        self._patiently = Retrying(
+            retry=retry_if_exception_type(UpstreamUnreachable),
+            stop=stop_after_attempt(TRIES),
+            wait=wait_random_exponential(multiplier=0.2, max=2),
+            reraise=True,
+        )
+
+    def send(self, account: Account, call: Call) -> Answer:
+        """Send a call, again if it is safe and the vendor failed. Raises UpstreamError."""
+        if not call.safe:
+            return self._send(account, call)
+        return self._patiently.copy()(self._send, account, call)
+
+    @contextmanager
+    def stream(self, account: Account, call: Call) -> Iterator[tuple[str, Iterator[bytes]]]:
+        """Give the content type and the pieces of an answer of any length."""
+        with _vendors_faults(call), self._client.stream(**self._request(account, call)) as answer:
+            if not answer.is_success:
+                raise _refusal(answer.status_code, _capped(answer))
+            yield answer.headers.get("content-type", "application/octet-stream"), answer.iter_bytes()
+
+    def pages(self, account: Account, first: Call) -> Iterator[Answer]:
+        """Send a paged call until the vendor has no further page."""
+        call = first
+        for _ in range(MOST_PAGES):
+            answer = self.send(account, call)
+            yield answer
+            if not answer.next_page or answer.next_page == call.params.get("nextPage"):
+                return
+            params = {**call.params, "nextPage": answer.next_page}
+            call = Call(method=call.method, path=call.path, safe=call.safe, params=params)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def _send(self, account: Account, call: Call) -> Answer:
+        with _vendors_faults(call), self._client.stream(**self._request(account, call)) as answer:
+            body = _capped(answer)
+        if not answer.is_success:
+            raise _refusal(answer.status_code, body)
+        content_type = answer.headers.get("content-type", "")
+        return Answer(body, answer.headers.get(NEXT_PAGE_HEADER), content_type)
+
+    def _request(self, account: Account, call: Call) -> dict[str, Any]:
+        return {
+            "method": call.method,
+            "url": self._base_url + call.path,
+            "params": dict(call.params) or None,
+            "headers": {**call.headers, "Authorization": account.authorization},
+            "data": call.form,
+            "content": call.content,
+            "files": {"file": call.file} if call.file else None,
+            "timeout": _UPLOAD_TIMEOUT if call.file else _TIMEOUT,
+        }
+
+
+@contextmanager
+def _vendors_faults(call: Call) -> Iterator[None]:
+    try:
+        yield
+    except _NOT_SENT as error:
+        raise UpstreamUnreachable(f"the vendor cannot be reached: {type(error).__name__}") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        name = type(error).__name__
+        status = 504 if isinstance(error, httpx.TimeoutException) else 502
+        if call.safe:
+            raise UpstreamUnreachable(f"the vendor did not answer: {name}", status) from None
+        raise UpstreamUnclear(f"the vendor's answer was cut off: {name}", status) from None
+
+
+def _capped(answer: httpx.Response) -> bytes:
+    body = bytearray()
+    for piece in answer.iter_bytes():
+        body += piece
+        if len(body) > LARGEST_ANSWER:
+            raise UpstreamNonsense(f"the vendor's answer has more than {LARGEST_ANSWER} bytes")
+    return bytes(body)
+
+
+def _refusal(status: int, body: bytes) -> UpstreamError:
+    if status in (408, 429) or status >= 500:  # noqa: PLR2004
+        return UpstreamUnreachable(_message(body) or f"the vendor answered {status}", status)
+    if status < 400:  # noqa: PLR2004
+        return UpstreamNonsense(f"the vendor answered {status}, which is not followed")
+    return UpstreamRefused(_message(body) or f"the vendor answered {status}", status)
+
+
+def _message(body: bytes) -> str | None:
+    try:
+        message = json.loads(body)["message"]
+    except (ValueError, RecursionError, KeyError, TypeError, IndexError):
+        return None
+    return message[:1000] if isinstance(message, str) else None
+
+
+def _hub(hub: str | None) -> str:
+    return f"/hubs/{_quoted(hub)}" if hub else ""
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _page(token: str | None) -> dict[str, str]:
+    return {"nextPage": token} if token else {}
