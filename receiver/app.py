@@ -5,17 +5,23 @@ import os
 import sys
 from collections.abc import Callable
 
+import httpx
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from receiver import logs
+from receiver.background import Background
 from receiver.clock import now_ms
 from receiver.errors import SettingsError
+from receiver.forwarding import Forwarder, Teller
 from receiver.intake import Intake
+from receiver.reconciler import Reconciler
 from receiver.settings import Settings
 from receiver.storage import migrations
 from receiver.storage.credentials import KeyRing, Vault
 from receiver.storage.database import Database
-from receiver.web import Services, callbacks, events, jobs, ops, problems
+from receiver.upstream import Upstream
+from receiver.web import Services, callbacks, events, jobs, ops, problems, relay
 from receiver.web.api import blueprint as api
 from receiver.web.api import spec
 from receiver.web.waiting import Waiters
@@ -24,42 +30,68 @@ APP_LOAD_ERROR = 4  # gunicorn gives up on this exit code of a worker, instead o
 MOST_WAITERS = 8  # in one process; the other half of its threads stays free for callbacks
 
 
-def create_app(settings: Settings | None = None, *, clock: Callable[[], int] = now_ms) -> Flask:
+def create_app(
+    settings: Settings | None = None,
+    *,
+    clock: Callable[[], int] = now_ms,
+    transport: httpx.BaseTransport | None = None,
+) -> Flask:
     """Make the WSGI application.
 
-    settings -- read from the environment if None; then a wrong one ends the process with one line.
-    clock -- gives ms since the epoch.
+    settings -- read from the environment if None; then a wrong one ends the process with one line,
+    and background work is done.
+    clock -- gives ms since the epoch. transport -- carries requests to the vendor.
     """
     if settings is not None:
-        return _app(settings, clock)
+        return _app(settings, clock, transport)[0]
     try:
-        return _app(Settings.from_env(os.environ), clock)
+        app, background = _app(Settings.from_env(os.environ), clock, transport)
     except SettingsError as error:
         sys.stderr.write(f"receiver: {error}\n")
         raise SystemExit(APP_LOAD_ERROR) from None
+    background.start()
+    return app
 
 
-def _app(settings: Settings, clock: Callable[[], int]) -> Flask:
+def _app(
+    settings: Settings, clock: Callable[[], int], transport: httpx.BaseTransport | None
+) -> tuple[Flask, Background]:
+    logs.configure()
     database = migrations.opened(settings.database_url)
-    ring = KeyRing(database, Vault(settings.encryption_keys), settings.default_keys)
+    vault = Vault(settings.encryption_keys)
+    ring = KeyRing(database, vault, settings.default_keys)
     intake = Intake(settings, database, ring, clock)
+    vendor = Upstream(settings.vendor_url, transport)
+    forwarder = Forwarder(settings.forward_allow)
+    reconciler = Reconciler(settings, database, intake, vendor, clock=clock)
+    teller = Teller(settings, database, ring, forwarder, clock)
+    background = Background([reconciler.fetch_errors, teller.tell_one], reconciler.beat)
+    waiters = Waiters(MOST_WAITERS)
+    services = Services(settings, database, intake, waiters, vault, vendor, forwarder, clock)
+    atexit.register(_close, background, intake, database)
+    return _flask(services), background
+
+
+def _flask(services: Services) -> Flask:
     app = Flask("receiver", static_folder=None)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.url_map.converters["anything"] = callbacks.AnythingConverter
-    app.extensions["receiver"] = Services(settings, database, intake, Waiters(MOST_WAITERS), clock)
+    app.extensions["receiver"] = services
     for room in (callbacks.blueprint, api, ops.blueprint):
         app.register_blueprint(room)
+    app.register_blueprint(relay.blueprint, url_prefix=relay.BASE)
+    app.register_blueprint(relay.blueprint, url_prefix=f"{relay.BASE}/hubs/<hub>", name="hub")
     spec.register(app)
     problems.register(app)
-    hops = settings.trusted_proxies
+    hops = services.settings.trusted_proxies
     if hops:
         app.wsgi_app = ProxyFix(app.wsgi_app, hops, hops, hops)  # type: ignore[method-assign]
-    atexit.register(_close, intake, database)
     return app
 
 
-def _close(intake: Intake, database: Database) -> None:
+def _close(background: Background, intake: Intake, database: Database) -> None:
+    background.close()
     intake.writer.close()
     database.close()
 

@@ -28,6 +28,7 @@ from receiver.settings import INSTANCE_NAME, Settings
 from receiver.signatures import verify
 from receiver.storage.credentials import InstanceKeys, KeyRing
 from receiver.storage.database import Database
+from receiver.storage.merging import NewObservation
 from receiver.storage.refusals import AddressCount, NewRefusal
 from receiver.storage.store import (
     Item,
@@ -94,6 +95,13 @@ class Intake:
                 self.writer.submit(NewRefusal("", reason, _network(peer), 0, None, None))
         except StoreUnavailable:
             pass  # the counter above has it
+
+    def observe(self, observation: NewObservation) -> None:
+        """Keep what a poll or a submission told; when this returns, it is committed.
+
+        Raises StoreUnavailable.
+        """
+        self._committed(observation)
 
     def _verified(self, delivery: Delivery) -> NewEvent:
         try:

@@ -124,6 +124,11 @@ class Job:
         register = self.registers.get("learnt")
         return _SOURCES[int(register[1])] if register else None
 
+    @property
+    def called_back(self) -> bool:
+        """Whether a callback told of an ending, first or not."""
+        return "called" in self.registers
+
     def text(self, name: str) -> str | None:
         """The text register `name`: message, object, direction, file or callback_payload."""
         register = self.registers.get(name)
@@ -141,6 +146,11 @@ class Job:
             return "failed"
         short = loaded is not None and submitted is not None and loaded < submitted
         return "partial" if failed or short else "succeeded"
+
+
+def is_ending(status: str | None) -> bool:
+    """Whether a status word says that a job is over."""
+    return canonical(status or "") in ENDINGS
 
 
 def canonical(status: str) -> str:
@@ -182,6 +192,8 @@ def registers(notification: Notification) -> dict[str, Register]:
         told["best"] = [attempt, precedence]
         told["worst"] = [attempt, -precedence]
         told["learnt"] = [-notification.received_at, int(notification.source == "callback")]
+        if notification.source == "callback":
+            told["called"] = [-notification.received_at]
     return told
 
 

@@ -135,11 +135,11 @@ def plain_integer(number: str) -> str | None:
 
 
 def json_text(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    """Write a JSON value back, ASCII only, keys sorted, numbers digit for digit."""
+    """Write a JSON value back, ASCII only, numbers digit for digit."""
     if isinstance(value, Number):
         return str(value)
     if isinstance(value, dict):
-        members = (f"{json.dumps(key)}:{json_text(value[key])}" for key in sorted(value))
+        members = (f"{json.dumps(key)}:{json_text(value[key])}" for key in value)
         return "{" + ",".join(members) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(json_text, value)) + "]"

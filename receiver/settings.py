@@ -34,6 +34,7 @@ class Settings:
 
     default_keys -- signature keys of the instance `default`, newest first.
     encryption_keys -- Fernet keys, newest first.
+    forward_allow -- hosts that clients may name in callback URLs of their own, though private.
     answer_within -- how long a sender may be kept waiting for a commit before it is sent away.
     """
 
@@ -49,6 +50,7 @@ class Settings:
     overdue_after: int = 15 * 60_000
     keep_bodies: int = 90 * 86_400_000
     keep_events: int = 400 * 86_400_000
+    forward_allow: frozenset[str] = frozenset()
     answer_within: int = 8_000
     refusals_a_minute: int = 600
 
@@ -71,6 +73,7 @@ class Settings:
                 "OPEN_CONNECTORS_RETRY_SECONDS", _retry_seconds, (8, 64, 512, 4096, 32768)
             ),
             vendor_rate=read("OPEN_CONNECTORS_RATE", _rate, 1.0),
+            forward_allow=read("RECEIVER_FORWARD_ALLOW", _hosts, frozenset()),
             overdue_after=read("RECEIVER_OVERDUE_AFTER", duration_ms, 15 * 60_000),
             keep_bodies=read("RECEIVER_KEEP_BODIES", duration_ms, 90 * 86_400_000),
             keep_events=read("RECEIVER_KEEP_EVENTS", duration_ms, 400 * 86_400_000),
@@ -198,6 +201,13 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _hosts(text: str) -> frozenset[str]:
+    hosts = frozenset(text.lower().split())
+    if not all(re.fullmatch(r"[a-z0-9._:-]{1,253}", host) for host in hosts):
+        raise ValueError("must be host names or addresses separated by spaces")
+    return hosts
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:

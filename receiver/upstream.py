@@ -1,7 +1,7 @@
 """The vendor's bulk API: what is asked and how the answer reads is pure; sending is apart.
 
-Paths, parameters and shapes are those of the vendor's OpenAPI document (`BulkApi`). Only what can be
-repeated without harm is repeated; no redirect is followed, for it would carry the secrets elsewhere.
+Paths, parameters and shapes are those of the vendor's OpenAPI document (`BulkApi`). Only what can
+be repeated without harm is repeated; no redirect is followed: it would carry the secrets elsewhere.
 """
 
 import json
@@ -33,20 +33,6 @@ TRIES = 3
 _TIMEOUT = httpx.Timeout(30, connect=5)  # seconds
 _UPLOAD_TIMEOUT = httpx.Timeout(300, connect=5)  # the vendor answers once it has the whole file
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """An instance as the vendor knows it."""
-
-    element_token: str = field(repr=False)
-    user_secret: str = field(repr=False)
-    hub: str | None = None
-
-    @property
-    def authorization(self) -> str:
-        """The value of the header of that name."""
-        return f"Element {self.element_token}, User {self.user_secret}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,25 +139,34 @@ class Upstream:
             reraise=True,
         )
 
-    def send(self, account: Account, call: Call) -> Answer:
-        """Send a call, again if it is safe and the vendor failed. Raises UpstreamError."""
+    def send(self, authorization: str, call: Call) -> Answer:
+        """Send a call, again if it is safe and the vendor failed.
+
+        authorization -- the value of the header of that name. Raises UpstreamError.
+        """
         if not call.safe:
-            return self._send(account, call)
-        return self._patiently.copy()(self._send, account, call)
+            return self._send(authorization, call)
+        return self._patiently.copy()(self._send, authorization, call)
 
     @contextmanager
-    def stream(self, account: Account, call: Call) -> Iterator[tuple[str, Iterator[bytes]]]:
+    def stream(self, authorization: str, call: Call) -> Iterator[tuple[str, Iterator[bytes]]]:
         """Give the content type and the pieces of an answer of any length."""
-        with _vendors_faults(call), self._client.stream(**self._request(account, call)) as answer:
+        with (
+            _vendors_faults(call),
+            self._client.stream(**self._request(authorization, call)) as answer,
+        ):
             if not answer.is_success:
                 raise _refusal(answer.status_code, _capped(answer))
-            yield answer.headers.get("content-type", "application/octet-stream"), answer.iter_bytes()
+            yield (
+                answer.headers.get("content-type", "application/octet-stream"),
+                answer.iter_bytes(),
+            )
 
-    def pages(self, account: Account, first: Call) -> Iterator[Answer]:
+    def pages(self, authorization: str, first: Call) -> Iterator[Answer]:
         """Send a paged call until the vendor has no further page."""
         call = first
         for _ in range(MOST_PAGES):
-            answer = self.send(account, call)
+            answer = self.send(authorization, call)
             yield answer
             if not answer.next_page or answer.next_page == call.params.get("nextPage"):
                 return
@@ -182,20 +177,23 @@ class Upstream:
         """Close all connections."""
         self._client.close()
 
-    def _send(self, account: Account, call: Call) -> Answer:
-        with _vendors_faults(call), self._client.stream(**self._request(account, call)) as answer:
+    def _send(self, authorization: str, call: Call) -> Answer:
+        with (
+            _vendors_faults(call),
+            self._client.stream(**self._request(authorization, call)) as answer,
+        ):
             body = _capped(answer)
         if not answer.is_success:
             raise _refusal(answer.status_code, body)
         content_type = answer.headers.get("content-type", "")
         return Answer(body, answer.headers.get(NEXT_PAGE_HEADER), content_type)
 
-    def _request(self, account: Account, call: Call) -> dict[str, Any]:
+    def _request(self, authorization: str, call: Call) -> dict[str, Any]:
         return {
             "method": call.method,
             "url": self._base_url + call.path,
             "params": dict(call.params) or None,
-            "headers": {**call.headers, "Authorization": account.authorization},
+            "headers": {**call.headers, "Authorization": authorization},
             "data": call.form,
             "content": call.content,
             "files": {"file": call.file} if call.file else None,

@@ -5,8 +5,8 @@ import sys
 
 import click
 
-from receiver import __version__
-from receiver.cli import check, demo, operate, query
+from receiver import __version__, logs
+from receiver.cli import check, demo, operate, query, reconcile, submit
 from receiver.cli.exits import UNREACHABLE, USAGE, Failure
 from receiver.errors import CredentialError, SettingsError, StoreError
 from receiver.sandbox.command import command as sandbox
@@ -18,12 +18,21 @@ def receiver() -> None:
     """Receive, verify and keep bulk-job callbacks of SAP Open Connectors."""
 
 
-for command in (*operate.COMMANDS, *query.COMMANDS, *check.COMMANDS, demo.demo, sandbox):
+for command in (
+    *operate.COMMANDS,
+    *query.COMMANDS,
+    *submit.COMMANDS,
+    *reconcile.COMMANDS,
+    *check.COMMANDS,
+    demo.demo,
+    sandbox,
+):
     receiver.add_command(command)
 
 
 def main() -> None:
     """Run a command and leave with its exit code; errors are one line, or JSON with --json."""
+    logs.configure()
     try:
         sys.exit(receiver.main(standalone_mode=False))
     except Failure as error:

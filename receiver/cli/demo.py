@@ -4,7 +4,6 @@ import json
 import os
 import secrets
 import shlex
-import shutil
 import signal
 import socket
 import subprocess  # nosec B404 - starts this very program, with arguments of its own
@@ -19,67 +18,133 @@ from typing import Any
 
 import click
 import httpx
+from cryptography.fernet import Fernet
 
-from receiver.cli.exits import UNREACHABLE, Failure, of_outcome
+from receiver.cli.exits import UNREACHABLE, Failure
 
 START_SECONDS = 30
-INSTANCE = "default"
+INSTANCES = ("gooddata", "freshbooks")
+BAD_ROWS = """\
+,No,Address,,,Acme,
+not-an-address,Mal,Formed,,,Acme,
+norm.smith@acme.com,Norm,Again,,,Acme,
+"""
 
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave sandbox and receiver running until Ctrl-C.")
 def demo(keep: bool) -> None:
-    """Upload the sample contacts to a stand-in of the vendor, and wait for the signed callback."""
+    """Upload the sample contacts to a stand-in of the vendor, and wait for the signed callbacks."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="receiver-demo-")))
         sample = stack.enter_context(as_file(files("receiver.sandbox") / "contacts.csv"))
-        shutil.copy(sample, folder / "sample.csv")
-        job, url, token = _walk(stack, folder)
-        succeeded = job["outcome"] == "succeeded" and job["records"]["loaded"] == 10  # noqa: PLR2004
-        click.echo(f"\nJob {job['id']}: outcome {job['outcome']}, learnt by {job['learnt_by']},")
-        click.echo(f"{job['records']['loaded']} of 10 records loaded.")
+        (folder / "sample.csv").write_bytes(sample.read_bytes())
+        (folder / "bad.csv").write_bytes(sample.read_bytes() + b"\n" + BAD_ROWS.encode())
+        servers = _Servers(stack, folder)
+        good = [_walk(servers, instance) for instance in INSTANCES]
+        bad = _lose_records(servers)
+        click.echo()
+        for job in (*good, bad):
+            records = job["records"]
+            click.echo(
+                f"Job {job['id']} of {job['instance']}: outcome {job['outcome']}, learnt by"
+                f" {job['learnt_by']}, {records['loaded']} of {records['submitted']} records loaded"
+            )
+        right = all(map(_is_right, good)) and bad["outcome"] == "partial"
         if keep:
-            click.echo(f"\nStill running: {url}/ with the token {token} (Ctrl-C ends both)")
+            click.echo(f"\nStill running: {servers.url}/ with the token {servers.token}")
+            click.echo("Ctrl-C ends both.")
             signal.sigwait([signal.SIGINT, signal.SIGTERM])
-    sys.exit(0 if succeeded else of_outcome(job["outcome"]) or UNREACHABLE)
+    sys.exit(0 if right else 1)
 
 
-def _walk(stack: ExitStack, folder: Path) -> tuple[dict[str, Any], str, str]:
-    key = folder / "signature-key"
-    key.write_text(secrets.token_urlsafe(24))
-    vendor, url = f"127.0.0.1:{_free_port()}", f"http://127.0.0.1:{_free_port()}"
-    environment = {
-        **{name: value for name, value in os.environ.items() if "RECEIVER_" not in name},
-        "RECEIVER_DATABASE_URL": f"sqlite:///{folder / 'receiver.db'}",
-        "EVENT_NOTIFICATION_SIGNATURE_KEY_FILE": str(key),
-        "RECEIVER_PUBLIC_URL": url,
-    }
-    environment.pop("EVENT_NOTIFICATION_SIGNATURE_KEY", None)
-    environment.pop("EVENT_NOTIFICATION_SIGNATURE_KEY_PREVIOUS", None)
+def _is_right(job: dict[str, Any]) -> bool:
+    told = (job["outcome"], job["learnt_by"])
+    records = {"submitted": 10, "loaded": 10, "failed": 0}
+    return told == ("succeeded", "callback") and job["records"] == records
 
-    click.echo("# The vendor's stand-in, the receiver, and a token to ask it with")
-    sandbox = ("sandbox", "--bind", vendor, "--signature-key-file", str(key))
-    stack.enter_context(_running(sandbox, environment))
-    stack.enter_context(_running(("serve", "--bind", url.removeprefix("http://")), environment))
-    token = _receiver(("tokens", "create", "demo", "--scope", "read"), environment)
-    base = f"http://{vendor}/elements/api-v2"
-    _until_ready(f"{url}/readyz")
-    _until_ready(f"{base}/objects")
 
-    secrets_ = "Authorization: Element demo-element, User demo-user"
-    curl = ("curl", "-sS", "-H", secrets_)
-    click.echo("\n# Which objects are there?")
-    _curl((*curl, f"{base}/objects"), folder)
-    click.echo("\n# Upload ten contacts, and have the end of the job told to the receiver")
-    callback = f"Elements-Async-Callback-Url: {url}/callbacks/{INSTANCE}"
-    upload = ("-X", "POST", "-H", callback, "-F", "file=@sample.csv")
-    job_id = _curl((*curl, *upload, f"{base}/bulk/contact?path=/sample.csv"), folder)["id"]
+class _Servers:
+    """The sandbox and the receiver, two instances, and a token."""
+
+    def __init__(self, stack: ExitStack, folder: Path) -> None:
+        self.folder = folder
+        for name in ("signature-key", "element-token", "user-secret"):
+            (folder / name).write_text(secrets.token_urlsafe(24))
+        vendor = f"127.0.0.1:{_free_port()}"
+        self.url = f"http://127.0.0.1:{_free_port()}"
+        environment = {
+            **{name: value for name, value in os.environ.items() if not _is_setting(name)},
+            "RECEIVER_DATABASE_URL": f"sqlite:///{folder / 'receiver.db'}",
+            "RECEIVER_ENCRYPTION_KEYS": Fernet.generate_key().decode(),
+            "RECEIVER_PUBLIC_URL": self.url,
+            "OPEN_CONNECTORS_URL": f"http://{vendor}/elements/api-v2",
+        }
+        click.echo(
+            "# The vendor's stand-in, two instances, the receiver, and a token to ask it with"
+        )
+        key = ("--signature-key-file", str(folder / "signature-key"))
+        sandbox = ("sandbox", "--bind", vendor, *key)
+        stack.enter_context(_running(sandbox, environment))
+        for instance in INSTANCES:
+            token = ("--element-token-file", str(folder / "element-token"))
+            secret = ("--user-secret-file", str(folder / "user-secret"))
+            add = ("instances", "add", instance, *key, *token, *secret, "--hub", "marketing")
+            _receiver(add, environment)
+        serve = ("serve", "--bind", self.url.removeprefix("http://"))
+        stack.enter_context(_running(serve, environment))
+        self.token = _receiver(("tokens", "create", "demo", "--scope", "operate"), environment)
+        _until_ready(f"{self.url}/readyz")
+        _until_ready(f"http://{vendor}/elements/api-v2/objects")
+
+    def vendors(self, instance: str, *words: str) -> Any:  # noqa: ANN401 - JSON
+        """Ask one of the vendor's own paths, the last of `words`, as the seeds do."""
+        *options, path = words
+        header = f"Authorization: Element {instance}, User {self.token}"
+        url = f"{self.url}/elements/api-v2/hubs/marketing{path}"
+        return _curl(("curl", "-sS", "-H", header, *options, url), self.folder)
+
+    def ask(self, path: str) -> Any:  # noqa: ANN401 - JSON
+        """Ask the receiver's own API."""
+        header = f"Authorization: Bearer {self.token}"
+        return _curl(("curl", "-sS", "-H", header, f"{self.url}/api/v1{path}"), self.folder)
+
+
+def _walk(servers: _Servers, instance: str) -> dict[str, Any]:
+    click.echo(f"\n# {instance}: which objects are there?")
+    servers.vendors(instance, "/objects")
+    click.echo(f"\n# {instance}: upload ten contacts")
+    upload = ("-X", "POST", "-F", "file=@sample.csv", "/bulk/contact?path=/sample.csv")
+    job_id = servers.vendors(instance, *upload)["id"]
     click.echo("\n# Wait for the outcome: the answer comes as soon as the signed callback does")
-    bearer = ("curl", "-sS", "-H", f"Authorization: Bearer {token}")
-    job = _curl((*bearer, f"{url}/api/v1/jobs/{job_id}?wait=30"), folder)
+    job: dict[str, Any] = servers.ask(f"/jobs/{job_id}?instance={instance}&wait=30")
+    click.echo("\n# The status, as a client of the vendor asks for it")
+    servers.vendors(instance, f"/bulk/{job_id}/status")
     click.echo("\n# What told so")
-    _curl((*bearer, f"{url}/api/v1/jobs/{job_id}/events"), folder)
-    return job, url, token
+    servers.ask(f"/jobs/{job_id}/events?instance={instance}")
+    return job
+
+
+def _lose_records(servers: _Servers) -> dict[str, Any]:
+    instance = INSTANCES[0]
+    click.echo("\n# A second file, three of its rows bad: the vendor says COMPLETED all the same")
+    upload = ("-X", "POST", "-F", "file=@bad.csv", "/bulk/contact?path=/bad.csv")
+    job_id = servers.vendors(instance, *upload)["id"]
+    job: dict[str, Any] = servers.ask(f"/jobs/{job_id}?instance={instance}&wait=30")
+    click.echo("\n# Which records failed, and why")
+    deadline = time.monotonic() + START_SECONDS
+    path = f"{servers.url}/api/v1/jobs/{job_id}/errors?instance={instance}"
+    headers = {"Authorization": f"Bearer {servers.token}"}
+    while not httpx.get(path, headers=headers).json().get("errors"):
+        if time.monotonic() > deadline:
+            raise Failure(UNREACHABLE, "demo_failed", "the errors were not fetched in time")
+        time.sleep(0.2)
+    servers.ask(f"/jobs/{job_id}/errors?instance={instance}")
+    return job
+
+
+def _is_setting(name: str) -> bool:
+    return name.startswith(("RECEIVER_", "OPEN_CONNECTORS_", "EVENT_NOTIFICATION_"))
 
 
 def _curl(words: tuple[str, ...], folder: Path) -> Any:  # noqa: ANN401 - JSON

@@ -3,12 +3,12 @@
 import shlex
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 import click
 
-from receiver.cli.exits import USAGE, Failure, of_outcome
+from receiver.cli.exits import STILL_RUNNING, USAGE, Failure, of_outcome
 from receiver.cli.output import as_json, plain, show, table
 from receiver.cli.remote import Remote, asks_a_receiver
 
@@ -55,11 +55,7 @@ def job(
         content = {**found, "timeline": entries}
         text += "\n\n" + table(entries, ("at", "source", "status", "changed", "note"))
     show(content, text, json_)
-    code = of_outcome(found["outcome"])
-    if code == of_outcome("pending") and wait:
-        again = ["receiver", "job", job_id, "--instance", found["instance"], "--wait", str(wait)]
-        click.echo(f"still under way; go on waiting with: {shlex.join(again)}", err=True)
-    sys.exit(code)
+    leave(found, wait)
 
 
 @click.command()
@@ -113,6 +109,15 @@ def wait_for(remote: Remote, job_id: str, instance: str | None, seconds: float) 
         raise Failure(USAGE, "not_found", f"no job {job_id} is known to this receiver")
     found: dict[str, Any] = answer.json()
     return found
+
+
+def leave(job: dict[str, Any], waited: int) -> NoReturn:
+    """Exit as the outcome says; where the wait was over, tell how to go on waiting."""
+    code = of_outcome(job["outcome"])
+    if code == STILL_RUNNING and waited:
+        again = ["receiver", "job", job["id"], "--instance", job["instance"], "--wait", str(waited)]
+        click.echo(f"still under way; go on waiting with: {shlex.join(again)}", err=True)
+    sys.exit(code)
 
 
 def describe(job: dict[str, Any]) -> str:

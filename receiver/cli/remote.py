@@ -18,22 +18,35 @@ class Remote:
     """A receiver's API. url -- its base. token -- None for what needs none."""
 
     def __init__(self, url: str, token: str | None) -> None:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._token = token
         try:
-            self._client = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_SECONDS)
+            self._client = httpx.Client(base_url=url, timeout=TIMEOUT_SECONDS)
         except (httpx.InvalidURL, ValueError):
             raise click.UsageError("--url is not a URL") from None
 
     def get(self, path: str, *, patience: float = 0, **parameters: Any) -> httpx.Response:  # noqa: ANN401
-        """Ask; raise a Failure for an answer other than 2xx and 404.
+        """Ask the API; raise a Failure for an answer other than 2xx and 404.
 
         patience -- seconds the receiver may hold its answer back.
         """
         given = {name: value for name, value in parameters.items() if value not in (None, ())}
+        authorization = {"Authorization": f"Bearer {self._token}"}
+        timeout = TIMEOUT_SECONDS + patience
+        return self._send(
+            "GET", f"/api/v1{path}", headers=authorization, params=given, timeout=timeout
+        )
+
+    def vendor(self, method: str, path: str, instance: str, **request: Any) -> httpx.Response:  # noqa: ANN401
+        """Send a request to one of the vendor's own paths, as a client of the vendor would."""
+        headers = {"Authorization": f"Element {instance}, User {self._token}"}
+        answer = self._send(method, f"/elements/api-v2{path}", headers=headers, **request)
+        if answer.status_code == 404:  # noqa: PLR2004
+            raise Failure(USAGE, *_problem(answer))
+        return answer
+
+    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:  # noqa: ANN401
         try:
-            answer = self._client.get(
-                f"/api/v1{path}", params=given, timeout=TIMEOUT_SECONDS + patience
-            )
+            answer = self._client.request(method, path, **request)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
             raise Failure(UNREACHABLE, "unreachable", f"no answer: {reason}") from None
@@ -49,6 +62,8 @@ class Remote:
 def _problem(answer: httpx.Response) -> tuple[str, str]:
     try:
         problem = answer.json()
+        if "message" in problem:  # the vendor's shape
+            return f"http_{answer.status_code}", str(problem["message"])
         return str(problem["code"]), f"{problem['title']}: {problem['detail']}"
     except (ValueError, KeyError, TypeError):
         return (

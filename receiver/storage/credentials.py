@@ -8,7 +8,7 @@ import json
 import secrets
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -176,6 +176,38 @@ def instances(session: Session) -> list[dict[str, object]]:
         }
         for row in session.scalars(select(Instance).order_by(Instance.name))
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class VendorSecrets:
+    """What an instance is asked about at the vendor with."""
+
+    authorization: str = field(repr=False)
+    hub: str | None
+
+
+def vendor_secrets(session: Session, vault: Vault, instance: str) -> VendorSecrets | None:
+    """Give an instance's secrets, or None if it has not both. Raises CredentialError."""
+    row = session.get(Instance, instance)
+    if row is None or not row.element_token or not row.user_secret:
+        return None
+    token = vault.open((instance, "element token"), row.element_token)
+    secret = vault.open((instance, "user secret"), row.user_secret)
+    authorization = f"Element {_header_text(token)}, User {_header_text(secret)}"
+    return VendorSecrets(authorization, row.hub)
+
+
+def with_vendor_secrets(session: Session) -> list[str]:
+    """Name the instances that the vendor can be asked about."""
+    both = Instance.element_token.is_not(None) & Instance.user_secret.is_not(None)
+    return list(session.scalars(select(Instance.name).where(both).order_by(Instance.name)))
+
+
+def _header_text(secret: bytes) -> str:
+    text = secret.decode("ascii", "replace")
+    if not text.isascii() or not text.isprintable():
+        raise CredentialError("a vendor secret holds bytes that no header can carry")
+    return text
 
 
 def add_key(session: Session, vault: Vault, instance: str, secret: bytes, now: int) -> str:

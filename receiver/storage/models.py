@@ -1,6 +1,6 @@
 """The tables. Times are ms since the epoch; whatever a stranger sent is bytes."""
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, String, Text
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, String, Text, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # SQLite numbers rows by itself only in an INTEGER primary key.
@@ -110,11 +110,85 @@ class JobRow(Base):
     direction: Mapped[str | None]
     learnt_by: Mapped[str | None]
     files_expire_at: Mapped[int | None]
+    callback_due: Mapped[bool] = mapped_column(server_default=false())
+    callback_lost: Mapped[bool] = mapped_column(server_default=false())
+    # Where the client that submitted it wants to be told, after us.
+    client_url: Mapped[str | None]
+    # Under way: when to ask the vendor next (None: when it is overdue), and how often we did.
+    poll_at: Mapped[int | None]
+    polls: Mapped[int] = mapped_column(server_default="0")
+    # Ended with failed records: when to fetch their errors next; None once they are kept.
+    errors_at: Mapped[int | None]
+    errors_tries: Mapped[int] = mapped_column(server_default="0")
     __table_args__ = (
         Index("jobs_by_change", "updated_at", "id", "instance"),
+        Index("jobs_by_errors", "errors_at"),
         Index("jobs_by_outcome", "outcome", "updated_at"),
         Index("jobs_by_expiry", "files_expire_at"),
     )
+
+
+class RecordError(Base):
+    """A record that the vendor could not load, as the vendor tells it."""
+
+    __tablename__ = "record_errors"
+    job: Mapped[str] = mapped_column(String(200), primary_key=True)
+    instance: Mapped[str] = mapped_column(String(64), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    entry: Mapped[str]  # JSON
+    message: Mapped[str]  # what differs between records left out, so that equal causes are equal
+
+
+class Submission(Base):
+    """An upload or query sent to the vendor for a client of ours; job is None until it answered."""
+
+    __tablename__ = "submissions"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    instance: Mapped[str] = mapped_column(String(64))
+    at: Mapped[int]
+    object: Mapped[str | None]
+    file: Mapped[str | None]
+    submitted: Mapped[int | None]
+    submitted_by: Mapped[str]
+    state: Mapped[str]  # sending, taken, refused, unclear
+    job: Mapped[str | None]
+    __table_args__ = (Index("submissions_by_state", "state", "at"),)
+
+
+class Forward(Base):
+    """A notification to be told to a client's own callback URL."""
+
+    __tablename__ = "forwards"
+    id: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
+    job: Mapped[str] = mapped_column(String(200))
+    instance: Mapped[str] = mapped_column(String(64))
+    at: Mapped[int]
+    url: Mapped[str]
+    body: Mapped[bytes]
+    tries: Mapped[int]
+    next_at: Mapped[int | None]  # None: done or given up
+    result: Mapped[str | None]
+    __table_args__ = (Index("forwards_by_turn", "next_at"),)
+
+
+class Pace(Base):
+    """When an instance's vendor may be asked next, over all nodes, and how it held up."""
+
+    __tablename__ = "paces"
+    instance: Mapped[str] = mapped_column(String(64), primary_key=True)
+    next_at: Mapped[int]
+    failures: Mapped[int]
+    blocked_until: Mapped[int]
+    queued: Mapped[int | None]  # deliveries the vendor held back for us when last asked
+    queued_asked_at: Mapped[int | None]
+
+
+class Heartbeat(Base):
+    """One row: when any node was last alive and could write. A gap is an outage of ours."""
+
+    __tablename__ = "heartbeat"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    at: Mapped[int]
 
 
 class TimelineEntry(Base):

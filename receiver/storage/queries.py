@@ -12,8 +12,10 @@ from receiver.storage.models import (
     Body,
     Event,
     JobRow,
+    Pace,
     Rejection,
     RejectionCount,
+    Submission,
     TimelineEntry,
 )
 
@@ -88,6 +90,19 @@ def jobs(
     return session.scalars(_page(statement, order, limit, after)).all()
 
 
+def jobs_by_age(session: Session, wanted: JobFilter, limit: int, offset: int) -> Sequence[JobRow]:
+    """Give jobs in the order in which they were first heard of, newest first."""
+    filters = _among(
+        (JobRow.instance, wanted.instances),
+        (JobRow.status, wanted.statuses),
+        (JobRow.object, wanted.objects),
+        (JobRow.direction, wanted.directions),
+    )
+    newest = (JobRow.first_seen_at.desc(), JobRow.id.desc())
+    statement = select(JobRow).where(*filters).order_by(*newest)
+    return session.scalars(statement.limit(limit).offset(offset)).all()
+
+
 def jobs_called(
     session: Session, id_: str, instance: str | None, visible: Instances
 ) -> Sequence[JobRow]:
@@ -98,6 +113,12 @@ def jobs_called(
             JobRow.id == id_, *_among((JobRow.instance, named), (JobRow.instance, visible))
         )
     ).all()
+
+
+def known_jobs(session: Session, instance: str, ids: Sequence[str]) -> set[str]:
+    """Give those of the ids that are known for an instance."""
+    known = select(JobRow.id).where(JobRow.instance == instance, JobRow.id.in_(ids))
+    return set(session.scalars(known))
 
 
 def timeline(session: Session, id_: str, instance: str) -> Sequence[TimelineEntry]:
@@ -174,6 +195,7 @@ def summary(session: Session, visible: Instances, now: int, overdue_after: int) 
     by_outcome = select(JobRow.outcome, func.count()).where(*mine).group_by(JobRow.outcome)
     found: dict[str, int] = {row[0]: row[1] for row in session.execute(by_outcome)}
     under_way = JobRow.outcome.in_(("pending", "unknown"))
+    queued = session.scalar(select(func.sum(Pace.queued)).where(*_among((Pace.instance, visible))))
     return {
         "jobs": {outcome: found.get(outcome, 0) for outcome in OUTCOMES},
         "overdue": _count(session, *mine, under_way, JobRow.first_seen_at < now - overdue_after),
@@ -181,8 +203,13 @@ def summary(session: Session, visible: Instances, now: int, overdue_after: int) 
             session, *mine, *_between(JobRow.files_expire_at, now, now + DAY_MS)
         ),
         "rejections_1h": _rejections_since(session, visible, now - HOUR_MS),
-        "lost_callbacks": _count(session, *mine, JobRow.learnt_by == "poll"),
-        "queued_at_vendor": None,
+        "lost_callbacks": _count(session, *mine, JobRow.callback_lost),
+        "queued_at_vendor": None if queued is None else int(queued),
+        "unclear_submissions": session.scalar(
+            select(func.count()).where(
+                Submission.state == "unclear", *_among((Submission.instance, visible))
+            )
+        ),
         "unreadable_events": session.scalar(
             select(func.count()).where(
                 Event.kind == "unreadable", *_among((Event.instance, visible))

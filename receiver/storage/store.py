@@ -4,31 +4,27 @@ Functions take a Session and never commit. Rows are touched in a fixed order, ev
 each sorted by key, or two nodes with the same batch in another order would deadlock.
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
-from sqlalchemy import Table, bindparam, func, insert, or_, select, text, update
+from sqlalchemy import func, insert, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from receiver.errors import KeysChanged
-from receiver.jobs import Job, changes, merge
 from receiver.notifications import Notification
 from receiver.storage.database import upsert
+from receiver.storage.merging import NewObservation, Told, merge_jobs
 from receiver.storage.models import (
     Body,
     Event,
-    JobRow,
     KeyVersion,
     StoredKey,
-    TimelineEntry,
 )
 from receiver.storage.refusals import AddressCount, NewRefusal, keep_refusals
 
 MINUTE_MS = 60_000
-LONGEST_INDEXED_TEXT = 200  # characters; PostgreSQL refuses index entries above 2,704 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +45,6 @@ class NewEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class NewObservation:
-    """A poll or submission to be merged: `notification` says which."""
-
-    instance: str
-    notification: Notification
-    note: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Receipt:
     """event -- its id. duplicate -- whether the same body was there before."""
 
@@ -67,7 +54,6 @@ class Receipt:
 
 Item: TypeAlias = NewEvent | NewObservation | NewRefusal
 Result: TypeAlias = Receipt | AddressCount | KeysChanged | None
-_Told: TypeAlias = tuple[str, Notification, str | None, str | None]  # instance, what, event, note
 
 
 def record(session: Session, batch: Sequence[Item], clock: Callable[[], int]) -> list[Result]:
@@ -79,13 +65,18 @@ def record(session: Session, batch: Sequence[Item], clock: Callable[[], int]) ->
     version = key_version(session)
     fresh = [item for item in batch if isinstance(item, NewEvent) and item.key_version == version]
     receipts = _keep_events(session, fresh, now)
-    told: list[_Told] = []
-    for item in batch:
-        if isinstance(item, NewObservation):
-            told.append((item.instance, item.notification, None, item.note))
-        elif isinstance(item, NewEvent) and receipts.get(_identity(item)) == item.id:
-            told.append((item.instance, item.notification, item.id, None))
-    _merge_jobs(session, [entry for entry in told if entry[1].kind == "bulk_job"], now)
+    told = [
+        Told(item.instance, item.notification, event=item.id, body=item.body)
+        for item in fresh
+        if receipts[_identity(item)] == item.id and item.notification.kind == "bulk_job"
+    ]
+    # After the events: a submission looks for those that came before it.
+    told += [
+        Told(item.instance, item.notification, observation=item)
+        for item in batch
+        if isinstance(item, NewObservation)
+    ]
+    merge_jobs(session, told, now)
     refusals = [item for item in batch if isinstance(item, NewRefusal)]
     addresses = keep_refusals(session, refusals, now) if refusals else {}
     return [_result(item, receipts, addresses) for item in batch]
@@ -183,112 +174,6 @@ def _note_key_use(session: Session, keys: Iterable[str], now: int) -> None:
     session.execute(
         update(StoredKey).where(StoredKey.id.in_(sorted(keys)), long_ago).values(last_used_at=now)
     )
-
-
-def _merge_jobs(session: Session, told: Sequence[_Told], now: int) -> None:
-    """Merge notifications into their jobs, and write down what each changed."""
-    if not told:
-        return
-    jobs = _lock_jobs(session, {(str(what.job), instance) for instance, what, _, _ in told}, now)
-    entries = []
-    for instance, what, event, note in told:
-        notification = replace(what, received_at=now)
-        row = jobs[str(what.job), instance]
-        before = row["job"]
-        row["job"] = merge(before, notification)
-        row["events"] += event is not None
-        changed, why_not = changes(before, row["job"], notification)
-        entries.append(
-            {
-                "job": what.job,
-                "instance": instance,
-                "at": now,
-                "source": what.source,
-                "status": what.status,
-                "changed": json.dumps(changed),
-                "note": note or why_not,
-                "event": event,
-            }
-        )
-    session.execute(_UPDATE_JOB, [_job_update(row, now) for row in jobs.values()])
-    session.execute(insert(TimelineEntry), entries)
-
-
-def _lock_jobs(
-    session: Session, wanted: set[tuple[str, str]], now: int
-) -> dict[tuple[str, str], dict[str, Any]]:
-    """Lock the rows of jobs, made where there are none, in an order that all nodes keep."""
-    blank = {
-        "registers": "{}",
-        "revision": 1,
-        "events": 0,
-        "first_seen_at": now,
-        "updated_at": now,
-        "outcome": "pending",
-    }
-    statement = (
-        upsert(session, JobRow)
-        .on_conflict_do_update(
-            index_elements=[JobRow.id, JobRow.instance], set_={"revision": JobRow.revision + 1}
-        )
-        .returning(JobRow.id, JobRow.instance, JobRow.registers, JobRow.events, JobRow.updated_at)
-    )
-    rows = [{"id": id_, "instance": instance, **blank} for id_, instance in sorted(wanted)]
-    return {
-        (row.id, row.instance): {
-            "id": row.id,
-            "instance": row.instance,
-            "job": Job(json.loads(row.registers)),
-            "events": row.events,
-            "updated_at": row.updated_at,
-        }
-        for row in session.execute(statement, rows)
-    }
-
-
-_JOBS = cast("Table", JobRow.__table__)  # Core: the ORM's UPDATE of many rows is for whole objects
-_UPDATE_JOB = (
-    update(_JOBS)
-    .where(_JOBS.c.id == bindparam("the_id"), _JOBS.c.instance == bindparam("the_instance"))
-    .values(
-        {
-            name: bindparam(f"new_{name}")
-            for name in (
-                "registers",
-                "events",
-                "updated_at",
-                "status",
-                "outcome",
-                "object",
-                "direction",
-                "learnt_by",
-                "files_expire_at",
-            )
-        }
-    )
-)
-
-
-def _job_update(row: dict[str, Any], now: int) -> dict[str, Any]:
-    job: Job = row["job"]
-    return {
-        "the_id": row["id"],
-        "the_instance": row["instance"],
-        "new_registers": json.dumps(job.registers, separators=(",", ":")),
-        "new_events": row["events"],
-        # Never backwards, or a page by newest change could show a job twice.
-        "new_updated_at": max(row["updated_at"], now),
-        "new_status": _indexed(job.status),
-        "new_outcome": job.outcome,
-        "new_object": _indexed(job.text("object")),
-        "new_direction": _indexed(job.text("direction")),
-        "new_learnt_by": job.learnt_by,
-        "new_files_expire_at": job.files_expire_at,
-    }
-
-
-def _indexed(value: str | None) -> str | None:
-    return value and value[:LONGEST_INDEXED_TEXT]
 
 
 def _greatest(session: Session, one: Any, other: Any) -> Any:  # noqa: ANN401 - SQL expressions

@@ -5,7 +5,6 @@ share the next. Nobody waits for a batch to fill. Only `threading` and `queue` a
 when called, so that it works in threads, in gevent's greenlets, and for an asyncio task.
 """
 
-import logging
 import os
 import queue
 import threading
@@ -13,9 +12,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+import structlog
+
 from receiver.errors import ReceiverError, StoreRefused, StoreUnavailable
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger()
 
 I = TypeVar("I")  # noqa: E741 - an item
 R = TypeVar("R")
@@ -130,7 +131,7 @@ class Writer(Generic[I, R]):
 
 def _fail(batch: "Sequence[tuple[I, Future[R]]]", error: Exception) -> None:
     if not isinstance(error, ReceiverError):
-        log.error("writing a batch failed: %s", type(error).__name__)
+        log.error("writing a batch failed", error=type(error).__name__)
         error = StoreUnavailable(f"writing failed: {type(error).__name__}")
     for _, future in batch:
         future.set_exception(error)

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 from flask import current_app
 
+from receiver.forwarding import Forwarder
 from receiver.intake import Intake
 from receiver.settings import Settings
+from receiver.storage.credentials import Vault
 from receiver.storage.database import Database
+from receiver.upstream import Upstream
 from receiver.web.waiting import Waiters
 
 
@@ -19,6 +22,9 @@ class Services:
     database: Database
     intake: Intake
     waiters: Waiters
+    vault: Vault
+    vendor: Upstream
+    forwarder: Forwarder
     clock: Callable[[], int]
 
 

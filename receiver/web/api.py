@@ -66,11 +66,12 @@ def paged(
     name: str,
     show: Callable[[T], Any],
     position: Callable[[T], tuple[Any, ...]],
+    **more: Any,  # noqa: ANN401 - whatever can be written
 ) -> Response:
-    """Answer a page. rows -- one more than `limit`, if there are more."""
+    """Answer a page. rows -- one more than `limit`, if there are more. more -- said beside it."""
     shown = rows[:limit]
     following = _cursor(position(shown[-1])) if len(rows) > limit else None
-    response = json_response({name: [show(row) for row in shown], "next": following})
+    response = json_response({name: [show(row) for row in shown], **more, "next": following})
     if following:
         pairs = [pair for pair in request.args.items(multi=True) if pair[0] != "cursor"]
         query = urlencode([*pairs, ("cursor", following)])

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+import msgspec
 from flask import Response, request
 
 from receiver.clock import to_ms
 from receiver.errors import Ambiguous, NotFound
-from receiver.jobs import ENDINGS, canonical
-from receiver.storage import queries
+from receiver.jobs import is_ending
+from receiver.storage import followups, queries
 from receiver.storage.models import JobRow
 from receiver.web import services, shapes
 from receiver.web.api import answers, blueprint, json_response, paged, position_of, spec
@@ -67,6 +68,30 @@ def show_timeline(job_id: str, query: shapes.InstanceQuery) -> Response:
     return json_response(shapes.Timeline([shapes.timeline_entry(entry) for entry in entries]))
 
 
+@blueprint.get("/jobs/<string:job_id>/errors")
+@spec.validate(resp=answers(shapes.ErrorPage, 403, 404, 409))
+def show_errors(job_id: str, query: shapes.ErrorsQuery) -> Response:
+    """Give the failed records of a job as the vendor gave them, and all of them by message."""
+    row = _the_one(_called(job_id, query.instance), job_id)
+    after = position_of(query.cursor, (int,)) or (-1,)
+    with services().database.read() as session:
+        found = followups.errors(session, row.id, row.instance, query.limit + 1, after[0] + 1)
+        groups = followups.error_groups(session, row.id, row.instance)
+    shown = [{**group, "examples": list(map(_raw, group["examples"]))} for group in groups]
+    return paged(
+        found,
+        query.limit,
+        "errors",
+        lambda error: _raw(error.entry),
+        lambda error: (error.position,),
+        groups=shown,
+    )
+
+
+def _raw(entry: str) -> msgspec.Raw:
+    return msgspec.Raw(entry.encode())
+
+
 def _called(job_id: str, instance: str | None) -> Sequence[JobRow]:
     if instance is not None:
         check_instances([instance])
@@ -86,4 +111,4 @@ def _the_one(rows: Sequence[JobRow], job_id: str) -> JobRow:
 
 
 def _ended(row: JobRow) -> bool:
-    return canonical(row.status or "") in ENDINGS
+    return is_ending(row.status)

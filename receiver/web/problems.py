@@ -1,5 +1,6 @@
 """The only table from error to status, and how errors look: problem documents (RFC 9457)."""
 
+import secrets
 from dataclasses import dataclass
 
 import msgspec
@@ -21,11 +22,13 @@ from receiver.errors import (
     StoreError,
     TooManyRefusals,
     Unauthenticated,
+    UpstreamError,
 )
 
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
+VENDORS_PATHS = "/elements/api-v2"  # there, errors have the vendor's shape
 RETRY_AFTER_SECONDS = 5
 
 
@@ -64,6 +67,7 @@ _TABLE: dict[type[ReceiverError], _Row] = {
     CredentialError: _Row(
         503, "store_unavailable", "Cannot be done now", "A secret cannot be used now."
     ),
+    UpstreamError: _Row(502, "upstream", "The vendor did not do it"),
     StoreError: _Row(503, "store_unavailable", "Cannot be stored or read now", "Try again later."),
 }
 
@@ -77,7 +81,8 @@ def register(app: Flask) -> None:
 
 def _ours(error: ReceiverError) -> Response:
     row = next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
-    response = _response(Problem(row.title, row.status, row.code, row.detail or str(error)))
+    status = error.status if isinstance(error, UpstreamError) else row.status
+    response = _response(Problem(row.title, status, row.code, row.detail or str(error)))
     if isinstance(error, TooManyRefusals):
         response.headers["Retry-After"] = str(error.retry_after)
     elif row.status == 503:  # noqa: PLR2004
@@ -106,4 +111,7 @@ def _unforeseen(error: Exception) -> Response:
 
 
 def _response(problem: Problem) -> Response:
+    if request.path.startswith(VENDORS_PATHS):
+        body = {"requestId": secrets.token_hex(12), "message": problem.detail}
+        return Response(msgspec.json.encode(body), problem.status, mimetype="application/json")
     return Response(msgspec.json.encode(problem), problem.status, mimetype=MEDIA_TYPE)

@@ -54,6 +54,14 @@ class InstanceQuery(Struct, forbid_unknown_fields=True):
     instance: Word | None = None
 
 
+class ErrorsQuery(Struct, forbid_unknown_fields=True):
+    """Which of the jobs with this id, and which of its failed records."""
+
+    instance: Word | None = None
+    limit: Limit = 50
+    cursor: Cursor | None = None
+
+
 class EventsQuery(Struct, forbid_unknown_fields=True):
     """Which events; filters may be repeated."""
 
@@ -137,6 +145,22 @@ class Timeline(Struct):
     timeline: list[TimelineEntry]
 
 
+class ErrorGroup(Struct):
+    """Failed records with the same message, but for what differs between records."""
+
+    message: str
+    count: int
+    examples: list[Any]
+
+
+class ErrorPage(Struct):
+    """The failed records of a job as the vendor gave them, and all of them by message."""
+
+    errors: list[Any]
+    groups: list[ErrorGroup]
+    next: str | None
+
+
 class Event(Struct):
     """A verified callback. `key` is the id of the signature key that matched."""
 
@@ -187,6 +211,7 @@ class Summary(Struct):
     lost_callbacks: int
     queued_at_vendor: int | None
     unreadable_events: int
+    unclear_submissions: int
     last_callback_at: Time | None
 
 

@@ -1,0 +1,63 @@
+"""Failed records: fetching them all, telling of them, and writing their rows to be mended."""
+
+import csv
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from receiver.cli.exits import USAGE, Failure
+from receiver.cli.output import plain
+from receiver.cli.remote import Remote
+from receiver.record_errors import row_of
+
+PAGE = 1000
+
+
+def all_errors(remote: Remote, job: dict[str, Any]) -> dict[str, Any]:
+    """Give `errors` and `groups` of a job, all pages."""
+    path, cursor = f"/jobs/{quote(job['id'], safe='')}/errors", None
+    errors: list[Any] = []
+    while True:
+        page = remote.get(path, instance=job["instance"], limit=PAGE, cursor=cursor).json()
+        errors += page["errors"]
+        cursor = page["next"]
+        if cursor is None:
+            return {"errors": errors, "groups": page["groups"]}
+
+
+def describe_errors(failures: dict[str, Any]) -> str:
+    """Tell why records failed, most frequent cause first."""
+    if not failures["groups"]:
+        return "no failed records are known"
+    lines = []
+    for group in failures["groups"]:
+        rows = [row_of(example) for example in group["examples"]]
+        named = ", ".join(str(row) for row in rows if row is not None)
+        example = f" (row {named}{', …' if group['count'] > len(rows) else ''})" if named else ""
+        lines.append(f"{group['count']:>7}  {plain(group['message'])}{example}")
+    return "failed records by cause\n" + "\n".join(lines)
+
+
+def write_failed_rows(errors: list[Any], source: str, target: str) -> int:
+    """Write the rows of `source` (CSV) that failed, under its header, to `target`.
+
+    Gives how many. Raises Failure if the errors do not tell the rows or the file is not at hand.
+    """
+    numbers = {row for row in map(row_of, errors) if row is not None}
+    if not numbers:
+        raise Failure(USAGE, "no_rows", "the errors do not tell which rows they were")
+    if not source or not Path(source).is_file():
+        raise Failure(USAGE, "no_upload", "the uploaded file is not at hand: name it with --upload")
+    try:
+        with (
+            Path(source).open(encoding="utf-8-sig", newline="") as given,
+            Path(target).open("w", encoding="utf-8", newline="") as mended,
+        ):
+            rows = (row for row in csv.reader(given) if row)
+            out = csv.writer(mended, lineterminator="\n")
+            out.writerow(next(rows, []))
+            failed = [row for number, row in enumerate(rows, 1) if number in numbers]
+            out.writerows(failed)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise Failure(USAGE, "unreadable_file", f"{source}: {type(error).__name__}") from None
+    return len(failed)

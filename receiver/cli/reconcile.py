@@ -1,0 +1,104 @@
+"""Commands that look after jobs from the database's side: reconcile, prune."""
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from receiver.cli.exits import UNREACHABLE
+from receiver.cli.operate import opened
+from receiver.cli.output import as_json, show
+from receiver.clock import now_ms
+from receiver.settings import duration_ms
+from receiver.storage.credentials import KeyRing, Vault
+from receiver.storage.pruning import prune as prune_database
+from receiver.upstream import Upstream
+
+if TYPE_CHECKING:
+    from receiver.reconciler import Report
+
+
+@click.command()
+@click.option("--all", "everything", is_flag=True, help="Ask for every job under way.")
+@click.option("--every", type=click.IntRange(1), metavar="SECONDS", help="Go on, at this pace.")
+@click.option("--redeliver", is_flag=True, help="Have the vendor send what it holds back for us.")
+@click.option(
+    "--fetch-results",
+    type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
+    metavar="DIR",
+    help="Save the files of ended downloads before the vendor drops them.",
+)
+@as_json
+def reconcile(
+    everything: bool,
+    every: int | None,
+    redeliver: bool,
+    fetch_results: Path | None,
+    json_: bool,
+) -> None:
+    """Ask the vendor for jobs whose callback is overdue, and fetch the errors of ended ones.
+
+    May run on every node at once. Exit code 6 if the vendor failed for an instance.
+    """
+    # Not above: these import the metrics, which `serve` must do in its workers, after the fork.
+    from receiver.intake import Intake
+    from receiver.reconciler import Reconciler
+
+    with opened() as (settings, database):
+        ring = KeyRing(database, Vault(settings.encryption_keys), settings.default_keys)
+        intake = Intake(settings, database, ring, now_ms)
+        vendor = Upstream(settings.vendor_url)
+        reconciler = Reconciler(settings, database, intake, vendor)
+        try:
+            while True:
+                report = reconciler.one_pass(
+                    everything=everything, redeliver=redeliver, results=fetch_results
+                )
+                show(asdict(report), _told(report), json_)
+                if every is None:
+                    break
+                time.sleep(every)
+        finally:
+            vendor.close()
+            intake.writer.close()
+    sys.exit(UNREACHABLE if report.blocked else 0)
+
+
+@click.command()
+@click.option("--older-than", metavar="DURATION", help="Instead of the settings, e.g. 90d.")
+@as_json
+def prune(older_than: str | None, json_: bool) -> None:
+    """Delete bodies, quarantine and timelines that are too old; hashes and outcomes stay."""
+    try:
+        age = duration_ms(older_than) if older_than else None
+    except ValueError as error:
+        raise click.UsageError(f"--older-than {error}") from None
+    now = now_ms()
+    with opened() as (settings, database):
+        gone = prune_database(
+            database, now - (age or settings.keep_bodies), now - (age or settings.keep_events)
+        )
+    show(gone, ", ".join(f"{count} {name}" for name, count in gone.items()) + " deleted", json_)
+
+
+def _told(report: "Report") -> str:
+    asked = f"asked for {report.asked} jobs, {report.ended} of them had ended"
+    lines = [f"{asked}; {report.found} found in job lists; {report.errors} failed records fetched"]
+    if report.queued:
+        sent = f", {report.redelivered} sent again" if report.redelivered else ""
+        lines.append(f"the vendor holds back {report.queued} deliveries{sent}")
+    if report.results:
+        lines.append(f"{report.results} result files saved")
+    lines += [f"the vendor failed for {name}: tried again later" for name in report.blocked]
+    lines += [
+        f"fate unknown: {one['file']} sent for {one['instance']} at {one['at']};"
+        " look at the vendor's job list before sending it again"
+        for one in report.unclear
+    ]
+    return "\n".join(lines)
+
+
+COMMANDS = (reconcile, prune)

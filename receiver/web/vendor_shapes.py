@@ -1,0 +1,104 @@
+"""How the vendor writes what it is asked: statuses, lists, pages."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from flask import Response, request
+
+from receiver.errors import BadParameter
+from receiver.jobs import Job as MergedJob
+from receiver.storage import queries
+from receiver.storage.models import JobRow
+from receiver.upstream import NEXT_PAGE_HEADER, Answer
+
+PAGE_SIZE = 200
+LARGEST_PAGE = 2000
+
+_CONDITION = re.compile(r"\s*(job_status|object_name|job_direction)\s*=\s*'([^'\0]*)'\s*")
+
+
+def as_vendor(row: JobRow) -> dict[str, Any]:
+    """Write a job in the shape of the vendor's status, as far as it is known."""
+    job = MergedJob(json.loads(row.registers))
+    told = {"id": row.id, "status": job.status}
+    more = {
+        "recordsCount": job.loaded,
+        "recordsFailedCount": job.failed,
+        "error": job.text("message"),
+    }
+    return {**told, **{name: value for name, value in more.items() if value is not None}}
+
+
+def as_listed(row: JobRow) -> dict[str, Any]:
+    """Write a job in the shape of the vendor's job list."""
+    job = MergedJob(json.loads(row.registers))
+    return {
+        "id": int(row.id) if row.id.isascii() and row.id.isdigit() else row.id,
+        "status": job.status,
+        "job_state": job.status,
+        "object_name": job.text("object"),
+        "job_direction": job.text("direction"),
+        "record_count": job.loaded,
+        "error_count": job.failed,
+        "createdDate": job.created_at,
+        "completion_time": job.ended_at,
+    }
+
+
+def conditions(where: str | None, instance: str) -> queries.JobFilter | None:
+    """Read `where` for an instance; None if the store cannot answer it."""
+    named: dict[str, str] = {}
+    for part in re.split(r"\s+and\s+", where, flags=re.IGNORECASE) if where else ():
+        condition = _CONDITION.fullmatch(part)
+        if condition is None:
+            return None
+        named[condition[1]] = condition[2]
+    return queries.JobFilter(
+        instances=[instance],
+        statuses=_named(named, "job_status"),
+        objects=_named(named, "object_name"),
+        directions=_named(named, "job_direction"),
+    )
+
+
+def _named(named: dict[str, str], name: str) -> Sequence[str]:
+    return [named[name]] if name in named else []
+
+
+def page_size() -> int:
+    """How many entries a page of this request shall have. Raises BadParameter."""
+    text = request.args.get("pageSize", str(PAGE_SIZE))
+    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= LARGEST_PAGE:
+        raise BadParameter(f"pageSize must be 1 to {LARGEST_PAGE}")
+    return int(text)
+
+
+def page_start() -> int | None:
+    """Where the page starts that a token of ours names; None for none, or one of the vendor's."""
+    match = re.fullmatch("r([0-9]{1,12})", request.args.get("nextPage", "r0"))
+    return int(match[1]) if match else None
+
+
+def vendors_page(entries: list[Any], following: int | None) -> Response:
+    """Answer a page; following -- where the next one starts."""
+    response = vendors_json(entries)
+    response.headers["elements-returned-count"] = str(len(entries))
+    if following is not None:
+        response.headers[NEXT_PAGE_HEADER] = f"r{following}"
+    return response
+
+
+def vendors_json(content: Any) -> Response:  # noqa: ANN401 - whatever can be written
+    """Answer 200 with JSON."""
+    return Response(msgspec.json.encode(content), mimetype="application/json")
+
+
+def passed_on(answer: Answer) -> Response:
+    """Answer as the vendor did."""
+    response = Response(answer.body, content_type=answer.content_type or "application/json")
+    if answer.next_page:
+        response.headers[NEXT_PAGE_HEADER] = answer.next_page
+    return response

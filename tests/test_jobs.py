@@ -1,0 +1,435 @@
+"""The law of jobs: what a job is depends on what was said of it, and on nothing else.
+
+The oracle below computes each fact from the whole set of notifications, by the words of the law;
+the code joins one notification after another. They must agree, whatever comes in whatever order.
+"""
+
+import json
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+import pytest
+from hypothesis import event, example, given, settings
+from hypothesis import strategies as st
+
+from receiver.clock import iso
+from receiver.jobs import OUTCOMES, Job, changes, is_ending, join, merge
+from receiver.notifications import MAX_TIME_MS, Notification
+
+UNDER_WAY = ("CREATED", "STARTED", "RUNNING", "an unknown word", "CANCELLATION_PENDING")
+ENDINGS = ("CANCELLED", "ABORTED", "ERROR", "COMPLETED")  # the greatest precedence last
+SPELT = {"COMPLETE": "COMPLETED", "CANCELED": "CANCELLED"}
+TEXTS = ("message", "object", "direction", "file", "callback_payload")
+DAY = 24 * 3600 * 1000
+
+
+def word(said: Notification) -> str:
+    upper = str(said.status).upper()
+    return SPELT.get(upper, upper)
+
+
+def is_end(said: Notification) -> bool:
+    return word(said) in ENDINGS
+
+
+def key(said: Notification) -> tuple[int, int, int, int, str]:
+    """A notification's key: (rank, attempt, time, precedence, word)."""
+    told = word(said)
+    if is_end(said):
+        time = said.completed_at or 0
+        return len(UNDER_WAY), said.attempt, time, ENDINGS.index(told), str(said.status)
+    rank = UNDER_WAY.index(told if told in UNDER_WAY else "an unknown word")
+    return rank, 0, 0, 0, str(said.status)
+
+
+def register(told: list[Notification], value: Any) -> Any:
+    """Give, of the values seen, that with the greatest (key, value), and its key."""
+    seen = [(key(said), value(said)) for said in told if value(said) is not None]
+    return max(seen, default=(None, None))
+
+
+def counts_of(said: Notification) -> tuple[int, int] | None:
+    # The law does not order null within the pair: here it is less than any number.
+    if said.failed is None and said.loaded is None:
+        return None
+    return tuple(-1 if count is None else count for count in (said.failed, said.loaded))
+
+
+def how_well(failed: int | None, loaded: int | None, submitted: int | None) -> str:
+    all_failed = failed is not None and submitted is not None and failed >= submitted
+    if failed is not None and failed > 0 and (loaded == 0 or all_failed):
+        return "failed"
+    if failed is not None and failed > 0:
+        return "partial"
+    if loaded is not None and submitted is not None and loaded < submitted:
+        return "partial"
+    return "succeeded"
+
+
+def by_law(told: list[Notification]) -> dict[str, Any]:
+    """Everything a job shows, by the words of the law."""
+    ends = [said for said in told if is_end(said)]
+    status_key, status = register(told, lambda said: said.status)
+    counts_key, counts = register(told, counts_of)
+    failed, loaded = (None, None)
+    if counts and counts_key[:2] == status_key[:2]:
+        failed, loaded = (None if count == -1 else count for count in counts)
+    submitted = max((said.submitted for said in told if said.submitted is not None), default=None)
+    times = [said.submitted_at for said in told if said.submitted_at is not None]
+
+    ended_at, outcome = None, "pending"
+    if status and word(Notification("bulk_job", status=status)) in ENDINGS:
+        # The law does not say which of the equal winners' receipts counts: here the earliest.
+        receipts = [said.received_at for said in told if key(said) == status_key]
+        ended_at = status_key[2] or min(receipts)
+        won = ENDINGS[status_key[3]]
+        outcome = {"CANCELLED": "cancelled", "ABORTED": "failed", "ERROR": "failed"}.get(won)
+        outcome = outcome or how_well(failed, loaded, submitted)
+    elif status_key and UNDER_WAY[status_key[0]] == "an unknown word":
+        outcome = "unknown"
+
+    last_attempt = max((said.attempt for said in ends), default=None)
+    # Nor does it say whom of those received in the same ms: here a callback.
+    first = min(ends, key=lambda said: (said.received_at, said.source != "callback"), default=None)
+    return {
+        "status": status,
+        "ended": bool(ends),
+        "outcome": outcome,
+        "failed": failed,
+        "loaded": loaded,
+        "submitted": submitted,
+        "submitted_at": min(times, default=None),
+        "created_at": register(told, lambda said: said.created_at)[1],
+        "ended_at": ended_at,
+        "files_expire_at": None if ended_at is None else ended_at + 3 * DAY,
+        "conflict": len({word(said) for said in ends if said.attempt == last_attempt}) > 1,
+        "learnt_by": first and ("callback" if first.source == "callback" else "poll"),
+        "called_back": any(said.source == "callback" for said in ends),
+        **{name: register(told, lambda said, n=name: getattr(said, n))[1] for name in TEXTS},
+    }
+
+
+def shown(job: Job) -> dict[str, Any]:
+    """Everything a job shows, by the code."""
+    shows = {name: job.text(name) for name in TEXTS}
+    names = [name for name, value in vars(Job).items() if isinstance(value, property)]
+    return shows | {name: getattr(job, name) for name in names}
+
+
+def fold(told: list[Notification]) -> Job:
+    return reduce(merge, told, Job())
+
+
+def maybe(*values: object) -> st.SearchStrategy[Any]:
+    return st.sampled_from([None, None, *values])
+
+
+def said(status: str, **facts: Any) -> Notification:
+    return Notification("bulk_job", "1234", status, **facts)
+
+
+WORDS = (
+    *("CREATED", "STARTED", "RUNNING", "running", "CANCELLATION_PENDING", "PAUSED", "paused", "ZZ"),
+    *("CANCELLED", "CANCELED", "ABORTED", "aborted", "ERROR", "COMPLETED", "COMPLETE", "complete"),
+)
+counts = maybe(0, 1, 2, 3)
+notifications = st.builds(
+    said,
+    status=st.sampled_from(WORDS) | st.sampled_from(["COMPLETED", "COMPLETE", "ERROR"]),
+    attempt=st.sampled_from([0, 0, 1, 2]),
+    completed_at=maybe(0, 1000, 2000),
+    loaded=counts,
+    failed=counts,
+    submitted=counts,
+    submitted_at=maybe(10, 20),
+    created_at=maybe(0, 5, 6),
+    message=maybe("", "a", "b"),
+    object=maybe("contact", "list"),
+    direction=maybe("UPLOAD"),
+    file=maybe("/a.csv", "/b.csv"),
+    callback_payload=maybe("{}", "1"),
+    source=st.sampled_from(["callback", "poll", "submission"]),
+    received_at=st.sampled_from([0, 100, 200, 300]),
+)
+histories = st.lists(notifications, max_size=7)
+
+
+@settings(max_examples=3000, deadline=None)
+@given(histories, st.data())
+def test_a_job_is_what_the_law_says_whatever_the_order_and_number_of_deliveries(told, data):
+    again = data.draw(st.lists(st.sampled_from(told), max_size=4)) if told else []
+    job = fold(data.draw(st.permutations(told + again)))
+    event(f"{job.outcome}, conflict: {job.conflict}")
+    assert shown(job) == by_law(told)
+
+
+@settings(max_examples=500, deadline=None)
+@given(histories, st.data())
+def test_two_nodes_that_saw_different_halves_agree_as_soon_as_they_meet(told, data):
+    nodes = [data.draw(st.sampled_from(["one", "other", "both"])) for _ in told]
+    one = fold([said for said, node in zip(told, nodes, strict=True) if node != "other"])
+    other = fold([said for said, node in zip(told, nodes, strict=True) if node != "one"])
+    assert join(one, other) == join(other, one) == fold(told)
+    assert shown(join(one, other)) == by_law(told)
+
+
+@settings(max_examples=500, deadline=None)
+@given(histories.map(fold), histories.map(fold), histories.map(fold))
+def test_joining_is_commutative_associative_and_idempotent_and_begins_with_nothing(a, b, c):
+    assert join(a, b) == join(b, a)
+    assert join(join(a, b), c) == join(a, join(b, c))
+    assert join(a, a) == a
+    assert join(a, Job()) == join(Job(), a) == a
+    assert join(join(a, b), b) == join(a, b)
+
+
+@settings(deadline=None)
+@given(histories.map(fold), notifications, notifications)
+def test_merging_is_commutative_and_idempotent(job, one, other):
+    assert merge(merge(job, one), other) == merge(merge(job, other), one)
+    assert merge(merge(job, one), one) == merge(job, one)
+    assert merge(job, one) == join(job, fold([one]))
+
+
+@settings(deadline=None)
+@given(histories)
+def test_a_job_survives_being_stored_as_json(told):
+    job = fold(told)
+    assert Job(json.loads(json.dumps(job.registers))) == job
+
+
+@settings(deadline=None)
+@given(histories, notifications)
+def test_an_ended_job_stays_ended(told, late):
+    before, after = fold(told), fold([*told, late])
+    assert after.ended >= before.ended
+    assert after.learnt_by is not None or not before.learnt_by
+
+
+@settings(max_examples=1000, deadline=None)
+@given(histories, notifications)
+@example([], said("RUNNING"))
+def test_a_notification_changes_what_then_shows_differently_or_says_why_it_changed_nothing(
+    told, late
+):
+    before, after = fold(told), fold([*told, late])
+    changed, note = changes(before, after, late)
+    was, now = shown(before), shown(after)
+    # Counts are one fact, `ended` and `files_expire_at` follow from others, `called_back` is ours.
+    derived = {"ended", "files_expire_at", "called_back"}
+    records = {"submitted", "loaded", "failed"}
+    differing = {name for name in was if was[name] != now[name]} - derived
+    assert set(changed) == {"records" if name in records else name for name in differing}
+    if now["conflict"] > was["conflict"]:
+        assert note == f"contradicts another ending of this job ({before.status})"
+    elif changed:
+        assert note is None
+    elif key(late) < max(map(key, told)):
+        assert note == f"stale: the job was already {before.status}"
+    else:
+        assert note == "nothing new"
+
+
+@pytest.mark.parametrize(
+    ("lesser", "greater"),
+    [
+        ({"status": "CREATED"}, {"status": "STARTED"}),
+        ({"status": "STARTED"}, {"status": "RUNNING"}),
+        ({"status": "RUNNING"}, {"status": "AAA unknown"}),
+        ({"status": "AAA unknown"}, {"status": "ZZZ unknown"}),
+        ({"status": "ZZZ unknown"}, {"status": "CANCELLATION_PENDING"}),
+        ({"status": "CANCELLATION_PENDING"}, {"status": "CANCELLED"}),
+        ({"status": "CANCELLED"}, {"status": "ABORTED"}),
+        ({"status": "ABORTED"}, {"status": "ERROR"}),
+        ({"status": "ERROR"}, {"status": "COMPLETED"}),
+        ({"status": "ERROR"}, {"status": "complete"}),
+        ({"status": "COMPLETE"}, {"status": "COMPLETED"}),
+        ({"status": "COMPLETED"}, {"status": "completed"}),
+        ({"status": "COMPLETED"}, {"status": "CANCELLED", "completed_at": 1}),
+        ({"status": "COMPLETED", "completed_at": 1}, {"status": "CANCELLED", "completed_at": 2}),
+        ({"status": "COMPLETED", "completed_at": 9}, {"status": "CANCELLED", "attempt": 1}),
+        ({"status": "RUNNING", "attempt": 9, "completed_at": 9}, {"status": "CANCELED"}),
+        ({"status": "RUNNING", "attempt": 9, "completed_at": 9}, {"status": "running"}),
+    ],
+)
+def test_the_greater_key_is_the_status(lesser, greater):
+    told = [said(**lesser), said(**greater)]
+    assert {fold(told).status, fold(told[::-1]).status} == {greater["status"]}
+
+
+@pytest.mark.parametrize(
+    ("status", "submitted", "loaded", "failed", "outcome"),
+    [
+        ("COMPLETED", 10, 10, 0, "succeeded"),
+        ("COMPLETED", None, None, None, "succeeded"),  # unknown counts prove nothing
+        ("COMPLETED", 10, None, None, "succeeded"),
+        ("COMPLETED", None, 10, None, "succeeded"),
+        ("COMPLETED", None, 0, None, "succeeded"),
+        ("COMPLETED", None, 0, 0, "succeeded"),
+        ("COMPLETED", 0, 0, 0, "succeeded"),
+        ("COMPLETED", 10, 12, 0, "succeeded"),
+        ("COMPLETED", 10, 8, 2, "partial"),
+        ("COMPLETED", None, 8, 2, "partial"),
+        ("COMPLETED", None, None, 2, "partial"),
+        ("COMPLETED", 10, None, 2, "partial"),
+        ("COMPLETED", 10, 9, None, "partial"),
+        ("COMPLETED", 10, 9, 0, "partial"),
+        ("COMPLETED", 10, 0, 0, "partial"),
+        ("COMPLETED", 10, 0, 10, "failed"),
+        ("COMPLETED", None, 0, 1, "failed"),
+        ("COMPLETED", 10, 0, 1, "failed"),
+        ("COMPLETED", 10, None, 10, "failed"),
+        ("COMPLETED", 10, 3, 10, "failed"),
+        ("COMPLETED", 10, 3, 11, "failed"),
+        ("COMPLETED", 0, 3, 1, "failed"),
+        ("complete", 10, 8, 2, "partial"),
+        ("ERROR", 10, 10, 0, "failed"),
+        ("ABORTED", None, None, None, "failed"),
+        ("aborted", 10, 8, 2, "failed"),
+        ("CANCELLED", 10, 10, 0, "cancelled"),
+        ("canceled", None, 0, 9, "cancelled"),
+        ("CREATED", 10, None, None, "pending"),
+        ("Started", 10, 10, 0, "pending"),
+        ("RUNNING", 10, 0, 10, "pending"),
+        ("CANCELLATION_PENDING", None, None, None, "pending"),
+        ("SUSPENDED", 10, 8, 2, "unknown"),
+        ("COMPLETED ", None, None, None, "unknown"),
+        ("\u017ftarted", None, None, None, "unknown"),  # upper() would make it STARTED
+    ],
+)
+def test_an_outcome_is_what_the_law_says(status, submitted, loaded, failed, outcome):
+    job = fold([said(status, submitted=submitted, loaded=loaded, failed=failed)])
+    assert job.outcome == outcome
+    assert outcome in OUTCOMES
+    assert job.ended == is_ending(status) == (outcome not in ("pending", "unknown"))
+
+
+def test_of_a_job_of_which_nothing_was_said_nothing_is_known():
+    assert {name: value for name, value in shown(Job()).items() if value} == {"outcome": "pending"}
+
+
+def test_counts_are_hidden_as_soon_as_the_status_moves_on():
+    running = said("RUNNING", loaded=5, failed=1, submitted=10)
+    ended = fold([running, said("COMPLETED")])
+    assert (ended.loaded, ended.failed, ended.submitted, ended.outcome) == (
+        *(None, None, 10),
+        "succeeded",
+    )
+    assert fold([running]).loaded == 5
+    assert fold([running, said("STARTED", loaded=9)]).loaded == 5
+
+
+def test_counts_of_an_earlier_attempt_are_hidden():
+    first = said("COMPLETED", loaded=0, failed=10)
+    assert fold([first, said("COMPLETED", attempt=1)]).failed is None
+    assert fold([first, said("COMPLETED", attempt=1, failed=3, loaded=7)]).failed == 3
+
+
+def test_a_callback_without_counts_does_not_hide_those_of_the_same_ending():
+    polled = said("COMPLETED", loaded=8, failed=2, source="poll")
+    job = fold([polled, said("COMPLETED", completed_at=1000)])
+    assert (job.loaded, job.failed, job.outcome) == (8, 2, "partial")
+
+
+def test_of_two_pairs_of_counts_one_is_kept_whole():
+    job = fold([said("COMPLETED", loaded=9, failed=1), said("COMPLETED", loaded=1, failed=2)])
+    assert (job.loaded, job.failed) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("endings", "conflict"),
+    [
+        ([("COMPLETED", 0)], False),
+        ([("COMPLETED", 0), ("complete", 0), ("COMPLETE", 0)], False),
+        ([("CANCELLED", 0), ("CANCELED", 0)], False),
+        ([("COMPLETED", 0), ("ERROR", 0)], True),
+        ([("CANCELLED", 1), ("ABORTED", 1)], True),
+        ([("ERROR", 0), ("COMPLETED", 1)], False),
+        ([("ERROR", 0), ("COMPLETED", 0), ("COMPLETED", 1)], False),
+        ([("COMPLETED", 0), ("COMPLETED", 1), ("ERROR", 1)], True),
+        ([("RUNNING", 5), ("COMPLETED", 0)], False),
+        ([("COMPLETED", 0), ("SUSPENDED", 0)], False),
+    ],
+)
+def test_only_endings_of_the_last_ended_attempt_contradict_each_other(endings, conflict):
+    assert fold([said(status, attempt=attempt) for status, attempt in endings]).conflict == conflict
+
+
+def test_who_told_of_an_ending_first_is_who_received_it_earliest():
+    early = said("ERROR", source="poll", received_at=100)
+    late = said("COMPLETED", attempt=1, source="callback", received_at=200)
+    under_way = said("RUNNING", source="callback", received_at=50)
+    assert fold([late, early, under_way]).learnt_by == "poll"
+    assert fold([late, under_way]).learnt_by == "callback"
+    assert fold([under_way]).learnt_by is None
+
+
+def test_a_job_ended_when_the_vendor_says_else_when_we_heard_of_the_winner():
+    heard = [said("COMPLETED", received_at=300), said("COMPLETED", received_at=200)]
+    error = said("ERROR", received_at=100)
+    timed = said("COMPLETED", completed_at=50, received_at=400)
+    assert fold([*heard, error]).ended_at == 200
+    assert fold([*heard, error, timed]).ended_at == 50
+    assert fold([said("RUNNING", completed_at=50, received_at=100)]).ended_at is None
+    assert fold(heard).files_expire_at == 200 + 3 * DAY
+
+
+def test_the_same_body_received_by_two_nodes_ended_when_it_came_first():
+    body = said("COMPLETED", received_at=100)
+    on_another_node = replace(body, received_at=90)
+    assert fold([body, on_another_node]) == fold([on_another_node, body])
+    assert fold([body, on_another_node]).ended_at == 90
+
+
+def test_every_time_that_a_job_shows_can_be_written():
+    job = fold([said("COMPLETED", completed_at=MAX_TIME_MS, created_at=MAX_TIME_MS)])
+    assert iso(job.ended_at) == iso(job.created_at) == "9999-12-31T23:59:59.999Z"
+    assert iso(job.files_expire_at) is not None
+
+
+def test_null_is_no_value_but_an_empty_text_and_zero_are():
+    kept = fold([said("RUNNING", message="a", created_at=5), said("COMPLETED")])
+    assert (kept.text("message"), kept.created_at) == ("a", 5)
+    emptied = fold([said("RUNNING", message="a"), said("COMPLETED", message="", created_at=0)])
+    assert (emptied.text("message"), emptied.created_at) == ("", 0)
+
+
+@pytest.mark.parametrize(
+    ("told", "late", "changed", "note"),
+    [
+        ([], said("CREATED", submitted=10), ["status", "records"], None),
+        ([said("RUNNING")], said("RUNNING"), [], "nothing new"),
+        ([said("COMPLETED")], said("RUNNING"), [], "stale: the job was already COMPLETED"),
+        ([said("RUNNING")], said("CREATED", object="list"), ["object"], None),
+        ([said("RUNNING")], said("RUNNING", loaded=5), ["records"], None),
+        (
+            [said("COMPLETED")],
+            said("RUNNING", loaded=5),
+            [],
+            "stale: the job was already COMPLETED",
+        ),
+        (
+            [said("ERROR")],
+            said("COMPLETED"),
+            ["status", "outcome", "conflict"],
+            "contradicts another ending of this job (ERROR)",
+        ),
+        (
+            [said("COMPLETED")],
+            said("ERROR"),
+            ["conflict"],
+            "contradicts another ending of this job (COMPLETED)",
+        ),
+        (
+            [said("COMPLETED"), said("ERROR")],
+            said("ABORTED"),
+            [],
+            "stale: the job was already COMPLETED",
+        ),
+        ([said("RUNNING")], said("CANCELED"), ["status", "outcome", "ended_at", "learnt_by"], None),
+    ],
+)
+def test_the_timeline_says_what_changed_or_why_nothing_did(told, late, changed, note):
+    before = fold(told)
+    assert changes(before, merge(before, late), late) == (changed, note)
