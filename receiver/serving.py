@@ -8,6 +8,8 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
+_MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108 - gunicorn makes unnamed files there
+
 OPTIONS: dict[str, Any] = {
     "worker_class": "gthread",
     "workers": 2,
@@ -22,7 +24,7 @@ OPTIONS: dict[str, Any] = {
     "limit_request_fields": 64,
     "limit_request_field_size": 4096,
     "control_socket_disable": True,
-    "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108
+    "worker_tmp_dir": str(_MEMORY) if _MEMORY.is_dir() else None,
     "preload_app": False,
 }
 

@@ -37,8 +37,9 @@ def postgresql15(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if not DEBIAN.is_dir():
         missing = "Debian's postgresql-15 is not installed"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    # Not below pytest's own folder: PostgreSQL will not run as root, and its user cannot look there.
-    home = Path("/tmp") / f"pg15-{os.getpid()}"  # a short path: socket paths end at 107 bytes
+    # PostgreSQL will not run as root, and its user cannot look into pytest's own folder;
+    # a short path, for a socket's may have 107 bytes.
+    home = Path("/tmp") / f"pg15-{os.getpid()}"
     home.mkdir()
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     if as_user:

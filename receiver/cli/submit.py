@@ -1,6 +1,6 @@
 """Commands that work with the vendor through a running receiver: objects, submit."""
 
-import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,14 +51,12 @@ def submit(
     """Upload a CSV file as a bulk job; with --wait, exit as `receiver job` does."""
     source = Path(file)
     path = f"{_hub(hub)}/bulk/{quote(object_name, safe='')}"
-    with (
-        source.open("rb") as opened,
-        click.progressbar(
-            length=os.path.getsize(file),  # noqa: PTH202 - of the open path
-            label=f"uploading {source.name}",
-            file=click.get_text_stream("stderr"),
-        ) as bar,
-    ):
+    progress: Any = click.progressbar(
+        length=source.stat().st_size,
+        label=f"uploading {source.name}",
+        file=sys.stderr,
+    )
+    with source.open("rb") as opened, progress as bar:
         watched = _Watched(opened, bar.update)
         answer = remote.vendor(
             "POST",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from flask import current_app
 
@@ -30,6 +31,4 @@ class Services:
 
 def services() -> Services:
     """The services of the app that answers this request."""
-    found = current_app.extensions["receiver"]
-    assert isinstance(found, Services)  # noqa: S101 - tells the type checker
-    return found
+    return cast("Services", current_app.extensions["receiver"])
