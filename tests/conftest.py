@@ -85,9 +85,7 @@ def _renamed(url: str, name: str) -> str:
 
 
 @pytest.fixture
-def make_database(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> Iterator[Callable[[str], str]]:
+def make_database(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
     """Make an empty, migrated database of a kind in DATABASES; give its URL."""
     made: list[tuple[str, str]] = []
 
