@@ -1,18 +1,20 @@
 """The only place that wires things together."""
 
 import atexit
+import contextlib
 import os
 import sys
 from collections.abc import Callable
 
 import httpx
+import structlog
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from receiver import logs
 from receiver.background import Background
 from receiver.clock import now_ms
-from receiver.errors import SettingsError
+from receiver.errors import SettingsError, StoreError
 from receiver.forwarding import Forwarder, Teller
 from receiver.intake import Intake
 from receiver.reconciler import Reconciler
@@ -23,11 +25,14 @@ from receiver.storage.database import Database
 from receiver.upstream import Upstream
 from receiver.web import Services, callbacks, events, jobs, ops, problems, relay
 from receiver.web.api import blueprint as api
-from receiver.web.api import spec
+from receiver.web.api import open_blueprint
 from receiver.web.waiting import Waiters
 
 APP_LOAD_ERROR = 4  # gunicorn gives up on this exit code of a worker, instead of trying for ever
+SHORT_KEY_BYTES = 16
 MOST_WAITERS = 8  # in one process; the other half of its threads stays free for callbacks
+
+log = structlog.get_logger()
 
 
 def create_app(
@@ -67,6 +72,8 @@ def _app(
     teller = Teller(settings, database, ring, forwarder, clock)
     background = Background([reconciler.fetch_errors, teller.tell_one], reconciler.beat)
     waiters = Waiters(MOST_WAITERS)
+    if any(len(key.secret) < SHORT_KEY_BYTES for key in settings.default_keys):
+        log.warning("a signature key of the instance default is short", bytes=SHORT_KEY_BYTES)
     services = Services(settings, database, intake, waiters, vault, vendor, forwarder, clock)
     atexit.register(_close, background, intake, database)
     return _flask(services), background
@@ -78,11 +85,10 @@ def _flask(services: Services) -> Flask:
     app.url_map.merge_slashes = False
     app.url_map.converters["anything"] = callbacks.AnythingConverter
     app.extensions["receiver"] = services
-    for room in (callbacks.blueprint, api, ops.blueprint):
+    for room in (callbacks.blueprint, api, open_blueprint, ops.blueprint):
         app.register_blueprint(room)
     app.register_blueprint(relay.blueprint, url_prefix=relay.BASE)
     app.register_blueprint(relay.blueprint, url_prefix=f"{relay.BASE}/hubs/<hub>", name="hub")
-    spec.register(app)
     problems.register(app)
     hops = services.settings.trusted_proxies
     if hops:
@@ -93,7 +99,8 @@ def _flask(services: Services) -> Flask:
 def _close(background: Background, intake: Intake, database: Database) -> None:
     background.close()
     intake.writer.close()
-    database.close()
+    with contextlib.suppress(StoreError):  # at the end of the process, there is nothing to save
+        database.close()
 
 
 __all__ = ["create_app", "events", "jobs"]

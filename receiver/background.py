@@ -10,12 +10,12 @@ from receiver.errors import StoreError
 
 log = structlog.get_logger()
 
-PAUSE_SECONDS = 1.0
-BEAT_EVERY = 30  # pauses
+PAUSE_SECONDS = 1.0  # where nothing was due
+BEAT_SECONDS = 30.0
 
 
 class Background:
-    """A thread that does small work until it is closed; one for a process.
+    """Threads that do small work until they are closed; one for each kind of work.
 
     work -- each does what is due and tells whether there was anything. beat -- now and then.
     """
@@ -29,22 +29,31 @@ class Background:
         """Start in this process, unless it was; a thread does not survive a fork."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            threading.Thread(target=self._run, name="background", daemon=True).start()
+            for each in self._work:
+                self._thread(each, PAUSE_SECONDS)
+            self._thread(self._beats, BEAT_SECONDS)
 
     def close(self) -> None:
         """Stop after what is under way."""
         self._closed.set()
 
-    def _run(self) -> None:
-        rounds = 0
-        while not self._closed.wait(PAUSE_SECONDS):
+    def _thread(self, work: Callable[[], bool], pause: float) -> None:
+        # Each has its own: a slow client or a long list of errors must not stop the heart.
+        threading.Thread(
+            target=self._run, args=(work, pause), name="background", daemon=True
+        ).start()
+
+    def _beats(self) -> bool:
+        self._beat()
+        return False
+
+    def _run(self, work: Callable[[], bool], pause: float) -> None:
+        more = True
+        while not self._closed.wait(0 if more else pause):
+            more = False
             try:
-                if rounds % BEAT_EVERY == 0:
-                    self._beat()
-                for each in self._work:
-                    each()
+                more = work()
             except StoreError as error:
                 log.warning("background work waits for the database", error=str(error))
             except Exception as error:  # noqa: BLE001 - one odd row must not end all later work
                 log.error("background work failed", error=type(error).__name__)  # noqa: TRY400
-            rounds += 1

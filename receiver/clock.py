@@ -1,9 +1,14 @@
 """Time as it is kept, ms since the epoch, and as it is shown, ISO 8601 in UTC."""
 
+import re
 import time
 from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MOMENT = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})?"
+)
 _MS = timedelta(milliseconds=1)
 
 
@@ -19,9 +24,10 @@ def iso(ms: int | None) -> str | None:
     return (_EPOCH + ms * _MS).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def to_ms(moment: datetime | None) -> int | None:
-    """Read a time; one without a zone is UTC."""
-    if moment is None:
-        return None
+def to_ms(text: str) -> int:
+    """Read an ISO 8601 time; one without a zone is UTC. Raises ValueError."""
+    if not _MOMENT.fullmatch(text):
+        raise ValueError("not a time")
+    moment = datetime.fromisoformat(text.upper())
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return (aware - _EPOCH) // _MS

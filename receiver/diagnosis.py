@@ -20,11 +20,14 @@ def diagnose(body: bytes, header: str | None, secret: bytes) -> tuple[bool, str]
     except CredentialError as error:
         return False, str(error)
     except SignatureError as refusal:
-        return False, _explain(body, (header or "").strip(), secret) or str(refusal)
+        return False, _explain(body, header or "", secret) or str(refusal)
     return True, RIGHT
 
 
 def _explain(body: bytes, header: str, secret: bytes) -> str | None:
+    if header != header.strip() and _signs(body, header.strip(), secret):
+        return "right key and body, but there are blanks or line ends around the signature"
+    header = header.strip()
     for text, told in _other_writings(body, secret):
         if header == text:
             return told
@@ -78,7 +81,11 @@ def _changed_bodies(body: bytes) -> Iterator[tuple[bytes, str]]:
         (lambda: json.dumps(document, indent=2), "indented"),
     )
     for write, how in writings:
-        yield write().encode(), f"for the same JSON written {how}: something re-encoded it"
+        try:
+            written = write().encode()
+        except (ValueError, RecursionError):
+            return
+        yield written, f"for the same JSON written {how}: something re-encoded it"
 
 
 def _changed_keys(secret: bytes) -> Iterator[tuple[bytes, str]]:

@@ -6,7 +6,7 @@ connection goes to an address that was looked at, so that a name cannot change i
 
 import socket
 from collections.abc import Callable
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 import httpx
@@ -30,7 +30,12 @@ class Forwarder:
     ) -> None:
         self._allowed = allowed
         self._client = httpx.Client(
-            transport=transport, timeout=TIMEOUT_SECONDS, follow_redirects=False, trust_env=False
+            transport=transport,
+            timeout=TIMEOUT_SECONDS,
+            follow_redirects=False,
+            trust_env=False,
+            # Kept connections are found by address: one could have been opened for another host.
+            limits=httpx.Limits(max_keepalive_connections=0),
         )
 
     def check(self, url: str) -> None:
@@ -38,7 +43,9 @@ class Forwarder:
         try:
             parts = urlsplit(url)
             host, _ = parts.hostname, parts.port
-        except ValueError:
+            (host or "").encode("idna")  # as resolving will; a label may be empty or too long
+            httpx.URL(url)
+        except (ValueError, httpx.InvalidURL):
             host = None
         if not host or not url.isascii() or not url.isprintable() or parts.username is not None:
             raise BadParameter("the callback URL is no URL without user name")
@@ -53,7 +60,8 @@ class Forwarder:
         parts = urlsplit(url)
         host = parts.hostname or ""
         if host in self._allowed:
-            return self._client.post(url, content=body, headers=headers).status_code
+            request = self._client.build_request("POST", url, content=body, headers=headers)
+            return self._status(request)
         address = _public_address(host, parts.port or 443)
         pinned = httpx.URL(url).copy_with(host=address)
         request = self._client.build_request(
@@ -63,7 +71,13 @@ class Forwarder:
             headers={**headers, "Host": parts.netloc},
             extensions={"sni_hostname": host},
         )
-        return self._client.send(request).status_code
+        return self._status(request)
+
+    def _status(self, request: httpx.Request) -> int:
+        # Only the head is read: what a stranger answers may have no end.
+        answer = self._client.send(request, stream=True)
+        answer.close()
+        return answer.status_code
 
     def close(self) -> None:
         """Close all connections."""
@@ -118,6 +132,15 @@ def _public_address(host: str, port: int) -> str:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [str(each[4][0]) for each in found]
     for address in addresses:
-        if not ip_address(address.partition("%")[0]).is_global:
+        if not _is_public(address.partition("%")[0]):
             raise BadParameter("the callback URL's host has an address that is not public")
     return addresses[0]
+
+
+def _is_public(text: str) -> bool:
+    address = ip_address(text)
+    if isinstance(address, IPv6Address):
+        inner = address.sixtofour  # an address of the old Internet inside a new one
+        if address.is_site_local or (inner is not None and not inner.is_global):
+            return False
+    return address.is_global and not (address.is_multicast or address.is_reserved)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from receiver.notifications import Notification, Source
+from receiver.notifications import MAX_TIME_MS, Notification
 
 Outcome: TypeAlias = Literal["pending", "succeeded", "partial", "failed", "cancelled", "unknown"]
 OUTCOMES: tuple[Outcome, ...] = (
@@ -38,7 +38,7 @@ FILES_KEPT_MS = 3 * 24 * 3600 * 1000
 Register: TypeAlias = list[int | str]
 Registers: TypeAlias = Mapping[str, Register]
 
-_SOURCES: tuple[Source, ...] = ("poll", "callback")
+_SOURCES: tuple[Literal["poll", "callback"], ...] = ("poll", "callback")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Job:
     @property
     def files_expire_at(self) -> int | None:
         """When the vendor may drop the job's files, ms."""
-        return None if self.ended_at is None else self.ended_at + FILES_KEPT_MS
+        return None if self.ended_at is None else min(self.ended_at + FILES_KEPT_MS, MAX_TIME_MS)
 
     @property
     def outcome(self) -> Outcome:
@@ -119,7 +119,7 @@ class Job:
         return "best" in registers and registers["best"][1] != -int(registers["worst"][1])
 
     @property
-    def learnt_by(self) -> Source | None:
+    def learnt_by(self) -> Literal["callback", "poll"] | None:
         """What told of an ending first."""
         register = self.registers.get("learnt")
         return _SOURCES[int(register[1])] if register else None

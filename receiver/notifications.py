@@ -32,8 +32,8 @@ ATTEMPT = ("job_reset_attempt", "jobResetAttempt")
 CALLBACK_PAYLOAD = ("callback-payload", "callbackPayload", "callback_payload")
 
 _ID = re.compile(r"[A-Za-z0-9._:~-]{1,200}")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_BRACKETS = re.compile(r"[\[\]{}]")
+# A string, ended or not, or a bracket; possessive, or hostile text would be read again and again.
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -103,7 +103,7 @@ def document(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
 
 def _read(document: Mapping[str, Any]) -> Notification:
     job = _job_id(document.get("id"))
-    status = _first(document, STATUS, _text)
+    status = _first(document, STATUS, lambda value: _text(value) or None)
     if job and status:
         return _bulk_job(document, job, status)
     if "response" in document and ("eventId" in document or "notificationId" in document):
@@ -154,8 +154,9 @@ def _deeper_than(text: str, limit: int) -> bool:
     if text.count("[") + text.count("{") <= limit:
         return False
     depth = 0
-    for bracket in _BRACKETS.findall(_STRING.sub("", text)):
-        depth += 1 if bracket in "[{" else -1
+    for token in _STRING_OR_BRACKET.finditer(text):
+        first = text[token.start()]
+        depth += (first in "[{") - (first in "]}")
         if depth > limit:
             return True
     return False

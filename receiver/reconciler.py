@@ -4,11 +4,15 @@ What is learnt goes the one way that callbacks go. Any number of nodes may run t
 claimed in the database, and so is the vendor's time, a turn at once for each instance.
 """
 
+import hashlib
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -17,7 +21,9 @@ from receiver.clock import iso, now_ms
 from receiver.errors import (
     CredentialError,
     StoreError,
+    StoreUnavailable,
     UpstreamError,
+    UpstreamNonsense,
     UpstreamRefused,
 )
 from receiver.intake import Intake
@@ -35,6 +41,7 @@ log = structlog.get_logger()
 
 LONGEST_PAUSE_MS = 6 * 3_600_000  # between two polls of one job
 MOST_LANES = 8  # instances asked at once
+LONGEST_FILE_NAME = 200
 LIST_PAGES = 5  # of the job list, newest first, looked through for jobs nobody told us of
 
 
@@ -142,10 +149,10 @@ class Reconciler:
         """Work for an instance until it is done or its vendor fails; tell which."""
         try:
             with self._database.read() as session:
-                secrets = credentials.vendor_secrets(session, self._vault, name)
-            if secrets is None:
+                vendors = credentials.vendor_secrets(session, self._vault, name)
+            if vendors is None:
                 return True
-            work(_Lane(name, secrets, report))
+            work(_Lane(name, vendors, report))
         except _Blocked:
             return False
         except CredentialError as error:
@@ -165,15 +172,25 @@ class Reconciler:
         with self._database.write() as session:
             followups.note_health(session, name, self._clock(), failed=failed)
 
-    def _turn(self, lane: "_Lane") -> None:
-        """Wait until the vendor may be asked for this instance. Raises _Blocked."""
+    def _turn(self, lane: "_Lane", claim: Callable[[Any], bool] | None = None) -> bool:
+        """Wait until the vendor may be asked for this instance. Raises _Blocked.
+
+        claim -- takes the work that the turn is for. False, and no turn, if another node has it.
+        """
         interval = max(1, round(1000 / self._settings.vendor_rate))
         with self._database.write() as session:
+            if claim is not None and not claim(session):
+                return False
             now = self._clock()
             turn = followups.take_turn(session, lane.instance, now, interval)
-        if turn is None:
-            raise _Blocked
+            if turn is None:
+                raise _Blocked  # in here: the claim is not kept
         self._sleep(max(0, turn - now) / 1000)
+        return True
+
+    def _send(self, lane: "_Lane", call: upstream.Call) -> upstream.Answer:
+        """Send a call whose turn it is; what is sent again waits for a turn of its own."""
+        return self._vendor.send(lane.secrets.authorization, call, lambda: self._turn(lane))
 
     def _poll(self, lane: "_Lane", *, everything: bool) -> None:
         with self._database.read() as session:
@@ -186,19 +203,16 @@ class Reconciler:
             )
         for claim in claims:
             pause = min(LONGEST_PAUSE_MS, self._settings.overdue_after * 2 ** min(claim.tries, 20))
-            self._turn(lane)
-            with self._database.write() as session:
-                mine = followups.claim_poll(session, claim, self._clock() + pause)
-            if mine:
+            next_at = self._clock() + pause
+            take = partial(followups.claim_poll, claim=claim, next_at=next_at)
+            if self._turn(lane, take):
                 self._ask(lane, claim)
 
     def _ask(self, lane: "_Lane", claim: Claim) -> None:
         lane.report.asked += 1
-        call = upstream.status(claim.job, lane.secrets.hub)
         try:
-            told = upstream.read_status(
-                self._vendor.send(lane.secrets.authorization, call), claim.job
-            )
+            call = upstream.status(claim.job, lane.secrets.hub)
+            told = upstream.read_status(self._send(lane, call), claim.job)
         except UpstreamRefused as error:
             if error.status != 404:  # noqa: PLR2004
                 raise
@@ -211,7 +225,8 @@ class Reconciler:
         """Look through the newest pages of the job list for jobs that nobody told us of."""
         first = upstream.jobs(None, None, lane.secrets.hub)
         try:
-            for number, answer in enumerate(self._paced_pages(lane, first)):
+            self._turn(lane)
+            for number, answer in enumerate(self._pages(lane, first)):
                 told = upstream.read_jobs(answer)
                 with self._database.read() as session:
                     ids = [str(each.job) for each in told]
@@ -222,7 +237,9 @@ class Reconciler:
                     self._observe(lane, each, "found in the vendor's job list")
                 if not new or number + 1 >= LIST_PAGES:
                     return
-        except UpstreamRefused as error:
+        except (UpstreamRefused, UpstreamNonsense) as error:
+            if error.status == 401:  # noqa: PLR2004
+                raise
             log.info("the vendor has no job list", instance=lane.instance, error=str(error))
 
     def _observe(self, lane: "_Lane", told: Notification, note: str | None = None) -> None:
@@ -232,18 +249,23 @@ class Reconciler:
         with self._database.read() as session:
             claims = followups.due_errors(session, lane.instance, self._clock())
         for claim in claims:
-            pause = LEASE_MS * 2 ** min(claim.tries, 8)
-            with self._database.write() as session:
-                mine = followups.claim_errors(session, claim, self._clock() + pause)
-            if mine:
+            next_at = self._clock() + LEASE_MS * 2 ** min(claim.tries, 8)
+            take = partial(followups.claim_errors, claim=claim, next_at=next_at)
+            if self._turn(lane, take):
                 self._fetch_errors_of(lane, claim)
 
     def _fetch_errors_of(self, lane: "_Lane", claim: Claim) -> None:
-        first = upstream.errors(claim.job, None, lane.secrets.hub)
+        entries: list[str] = []
         try:
-            pages = self._paced_pages(lane, first)
-            entries = [entry for page in pages for entry in upstream.read_entries(page)]
+            first = upstream.errors(claim.job, None, lane.secrets.hub)
+            for page in self._pages(lane, first):
+                entries += upstream.read_entries(page)
+                with self._database.write() as session:
+                    if not followups.renew_errors(session, claim, self._clock() + LEASE_MS):
+                        return  # another node's by now, or the job was reset
         except UpstreamRefused as error:
+            if error.status in (401, 403):  # our secrets are wrong, which can be mended
+                raise
             log.warning("errors refused", instance=lane.instance, job=claim.job, error=str(error))
             with self._database.write() as session:
                 followups.give_up_errors(session, claim)
@@ -252,9 +274,13 @@ class Reconciler:
             followups.keep_errors(session, claim, [(entry, cause(entry)) for entry in entries])
         lane.report.errors += len(entries)
 
-    def _paced_pages(self, lane: "_Lane", first: upstream.Call) -> Iterator[upstream.Answer]:
-        self._turn(lane)
-        for answer in self._vendor.pages(lane.secrets.authorization, first):
+    def _pages(self, lane: "_Lane", first: upstream.Call) -> Iterator[upstream.Answer]:
+        """Give all pages; the turn for the first one is there."""
+
+        def turn() -> bool:
+            return self._turn(lane)
+
+        for answer in self._vendor.pages(lane.secrets.authorization, first, turn):
             yield answer
             if answer.next_page:
                 self._turn(lane)
@@ -262,14 +288,12 @@ class Reconciler:
     def _look_at_queue(self, lane: "_Lane", *, redeliver: bool) -> None:
         try:
             self._turn(lane)
-            held = upstream.read_entries(
-                self._vendor.send(lane.secrets.authorization, upstream.queued())
-            )
+            held = upstream.read_entries(self._send(lane, upstream.queued()))
             if held and redeliver:
                 self._turn(lane)
-                self._vendor.send(lane.secrets.authorization, upstream.queued(resend=True))
+                self._send(lane, upstream.queued(resend=True))
                 lane.report.redelivered += len(held)
-        except UpstreamRefused as error:
+        except (UpstreamRefused, UpstreamNonsense) as error:
             log.info("the vendor lists no queue", instance=lane.instance, error=str(error))
             return
         lane.report.queued += len(held)
@@ -280,23 +304,35 @@ class Reconciler:
         with self._database.read() as session:
             claims = followups.downloads(session, lane.instance, self._clock())
         for claim in claims:
-            target = folder / f"{lane.instance}-{claim.job}.csv"
-            if target.exists() or not claim.object:
+            target = folder / _file_name(claim)
+            if not claim.object or target.exists():
                 continue
             self._turn(lane)
-            call = upstream.result(claim.job, claim.object, "text/csv", lane.secrets.hub)
-            partial = target.with_suffix(".part")
+            unfinished = folder / f".{secrets.token_hex(8)}.part"  # nodes may share the folder
             try:
+                call = upstream.result(claim.job, claim.object, "text/csv", lane.secrets.hub)
                 with (
                     self._vendor.stream(lane.secrets.authorization, call) as (_, pieces),
-                    partial.open("wb") as file,
+                    unfinished.open("wb") as file,
                 ):
                     file.writelines(pieces)
+                unfinished.rename(target)
             except UpstreamRefused as error:
                 log.warning("no result", instance=lane.instance, job=claim.job, error=str(error))
                 continue
-            partial.rename(target)
+            except OSError as error:
+                raise StoreUnavailable(f"a result cannot be saved: {error.strerror}") from error
+            finally:
+                unfinished.unlink(missing_ok=True)
             lane.report.results += 1
+
+
+def _file_name(claim: Claim) -> str:
+    """Name a result's file; no instance has a point in its name, so that no two share one."""
+    name = f"{claim.instance}.{claim.job}.csv"
+    if len(name) <= LONGEST_FILE_NAME:
+        return name
+    return f"{claim.instance}.{hashlib.sha256(claim.job.encode()).hexdigest()}.csv"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,15 @@
 """Counting the records of a file on its way to the vendor."""
 
+import codecs
 import csv
 import io
+from collections.abc import Iterator
 from typing import IO
 
 from receiver.errors import BadParameter
 
 _HEAD_BYTES = 4096
+_LONGEST_LINE = 1 << 20  # characters; a line is held in memory, a file never
 
 
 def count_records(file: IO[bytes], name: str) -> int | None:
@@ -22,11 +25,15 @@ def count_records(file: IO[bytes], name: str) -> int | None:
         raise BadParameter("the file is empty")
     if b"\0" in head:
         raise BadParameter("the file is neither CSV nor JSON lines in UTF-8: it holds NUL bytes")
+    start = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    if start.startswith(b"["):
+        return None  # JSON in one piece, or an odd header
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
+    lines = _lines(text)
     try:
-        if name.lower().endswith((".jsonl", ".ndjson")) or head.lstrip().startswith(b"{"):
-            return sum(1 for line in text if line.strip())
-        rows = csv.reader(text)
+        if name.lower().endswith((".jsonl", ".ndjson")) or start.startswith(b"{"):
+            return sum(1 for line in lines if line.strip())
+        rows = csv.reader(lines)
         header = next(filter(None, rows), None)
         if header is None or not any(column.strip() for column in header):
             raise BadParameter("the file has no header row")
@@ -36,3 +43,10 @@ def count_records(file: IO[bytes], name: str) -> int | None:
     finally:
         text.detach()
         file.seek(0)
+
+
+def _lines(text: io.TextIOWrapper) -> Iterator[str]:
+    while line := text.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            raise csv.Error("a line is too long")
+        yield line

@@ -5,9 +5,9 @@ be repeated without harm is repeated; no redirect is followed: it would carry th
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 from urllib.parse import quote
 
@@ -58,6 +58,16 @@ class Answer:
     content_type: str
 
 
+def segment(text: str) -> str:
+    """Write an id, an object or a hub as one segment of a path. Raises UpstreamRefused.
+
+    A segment of dots would lead out of its place, to whatever else our secrets open.
+    """
+    if text in (".", ".."):
+        raise UpstreamRefused("there is no such thing", 404)
+    return quote(text, safe="")
+
+
 def objects(hub: str | None) -> Call:
     """Ask which objects there are."""
     return Call(method="GET", path=f"{_hub(hub)}/objects", safe=True)
@@ -65,12 +75,12 @@ def objects(hub: str | None) -> Call:
 
 def status(job: str, hub: str | None = None) -> Call:
     """Ask where a job stands."""
-    return Call(method="GET", path=f"{_hub(hub)}/bulk/{_quoted(job)}/status", safe=True)
+    return Call(method="GET", path=f"{_hub(hub)}/bulk/{segment(job)}/status", safe=True)
 
 
 def errors(job: str, page: str | None, hub: str | None = None) -> Call:
     """Ask for a page of a job's failed records."""
-    path = f"{_hub(hub)}/bulk/{_quoted(job)}/errors"
+    path = f"{_hub(hub)}/bulk/{segment(job)}/errors"
     return Call(method="GET", path=path, safe=True, params=_page(page))
 
 
@@ -83,12 +93,12 @@ def jobs(where: str | None, page: str | None, hub: str | None = None) -> Call:
 
 def cancel(job: str, hub: str | None = None) -> Call:
     """Ask to end a job."""
-    return Call(method="PUT", path=f"{_hub(hub)}/bulk/{_quoted(job)}/cancel")
+    return Call(method="PUT", path=f"{_hub(hub)}/bulk/{segment(job)}/cancel")
 
 
 def result(job: str, object_name: str, accept: str, hub: str | None = None) -> Call:
     """Ask for a job's file."""
-    path = f"{_hub(hub)}/bulk/{_quoted(job)}/{_quoted(object_name)}"
+    path = f"{_hub(hub)}/bulk/{segment(job)}/{segment(object_name)}"
     return Call(method="GET", path=path, safe=True, headers={"Accept": accept})
 
 
@@ -139,14 +149,18 @@ class Upstream:
             reraise=True,
         )
 
-    def send(self, authorization: str, call: Call) -> Answer:
+    def send(
+        self, authorization: str, call: Call, turn: Callable[[], object] | None = None
+    ) -> Answer:
         """Send a call, again if it is safe and the vendor failed.
 
-        authorization -- the value of the header of that name. Raises UpstreamError.
+        authorization -- the value of the header of that name. turn -- waits before each repetition
+        until there may be one. Raises UpstreamError.
         """
         if not call.safe:
             return self._send(authorization, call)
-        return self._patiently.copy()(self._send, authorization, call)
+        patiently = self._patiently.copy(before_sleep=lambda _: turn() if turn else None)
+        return patiently(self._send, authorization, call)
 
     @contextmanager
     def stream(self, authorization: str, call: Call) -> Iterator[tuple[str, Iterator[bytes]]]:
@@ -156,22 +170,24 @@ class Upstream:
             self._client.stream(**self._request(authorization, call)) as answer,
         ):
             if not answer.is_success:
-                raise _refusal(answer.status_code, _capped(answer))
-            yield (
-                answer.headers.get("content-type", "application/octet-stream"),
-                answer.iter_bytes(),
-            )
+                raise _refusal(call, answer.status_code, _capped(answer))
+            content_type = answer.headers.get("content-type", "application/octet-stream")
+            if content_type.startswith("text/html"):
+                raise UpstreamNonsense("the vendor's answer is a page of HTML, not a file")
+            yield content_type, answer.iter_bytes()
 
-    def pages(self, authorization: str, first: Call) -> Iterator[Answer]:
-        """Send a paged call until the vendor has no further page."""
-        call = first
-        for _ in range(MOST_PAGES):
-            answer = self.send(authorization, call)
+    def pages(
+        self, authorization: str, first: Call, turn: Callable[[], object] | None = None
+    ) -> Iterator[Answer]:
+        """Send a paged call until the vendor has no further page, or names one that was seen."""
+        call, seen = first, set[str | None]()
+        while len(seen) < MOST_PAGES:
+            answer = self.send(authorization, call, turn)
             yield answer
-            if not answer.next_page or answer.next_page == call.params.get("nextPage"):
+            if not answer.next_page or answer.next_page in seen:
                 return
-            params = {**call.params, "nextPage": answer.next_page}
-            call = Call(method=call.method, path=call.path, safe=call.safe, params=params)
+            seen.add(answer.next_page)
+            call = replace(call, params={**call.params, "nextPage": answer.next_page})
 
     def close(self) -> None:
         """Close all connections."""
@@ -184,7 +200,7 @@ class Upstream:
         ):
             body = _capped(answer)
         if not answer.is_success:
-            raise _refusal(answer.status_code, body)
+            raise _refusal(call, answer.status_code, body)
         content_type = answer.headers.get("content-type", "")
         return Answer(body, answer.headers.get(NEXT_PAGE_HEADER), content_type)
 
@@ -224,7 +240,10 @@ def _capped(answer: httpx.Response) -> bytes:
     return bytes(body)
 
 
-def _refusal(status: int, body: bytes) -> UpstreamError:
+def _refusal(call: Call, status: int, body: bytes) -> UpstreamError:
+    if status == 504 and not call.safe:  # noqa: PLR2004
+        # A gateway gave up waiting; the vendor behind it may not have.
+        return UpstreamUnclear(_message(body) or "the vendor's gateway gave up waiting", status)
     if status in (408, 429) or status >= 500:  # noqa: PLR2004
         return UpstreamUnreachable(_message(body) or f"the vendor answered {status}", status)
     if status < 400:  # noqa: PLR2004
@@ -241,11 +260,7 @@ def _message(body: bytes) -> str | None:
 
 
 def _hub(hub: str | None) -> str:
-    return f"/hubs/{_quoted(hub)}" if hub else ""
-
-
-def _quoted(text: str) -> str:
-    return quote(text, safe="")
+    return f"/hubs/{segment(hub)}" if hub else ""
 
 
 def _page(token: str | None) -> dict[str, str]:

@@ -2,7 +2,10 @@
 
 import hashlib
 import hmac
+import inspect
 import json
+import re
+import sys
 from base64 import b64encode, urlsafe_b64encode
 
 import pytest
@@ -151,20 +154,21 @@ def test_a_right_header_changed_in_one_place_is_right_if_and_only_if_it_verifies
     assert diagnose(body, changed, secret)[0] == is_right(body, changed, secret)
 
 
-@pytest.mark.parametrize("body", [BODY, b"42", b"0", b"1", b"2"])
-@pytest.mark.parametrize("blanks", ["{} ", " {}", "{}\n", "\t{}\r\n"])
-def test_blanks_around_a_right_signature_are_not_blamed_on_the_body_the_key_or_base64url(
-    body, blanks
-):
-    text = explanation(body, blanks.format(signed(body)))
-    blamed = ("body was changed", "another key", "base64url", "is missing")
-    assert [words for words in blamed if words in text] == []
+def test_blanks_around_a_right_signature_are_not_blamed_on_anything_else():
+    blanks = ["{} ", " {}", "{}\n", "\t{}\r\n"]
+    bodies = [BODY, *(str(number).encode() for number in range(9))]  # with and without + and /
+    texts = {explanation(body, blank.format(signed(body))) for body in bodies for blank in blanks}
+    blamed = re.compile("body was changed|another key|base64url|is missing")
+    assert [text for text in sorted(texts) if blamed.search(text)] == []
 
 
-@pytest.mark.parametrize("nested", ["[{}]", '{{"a":{}}}'])
-def test_no_depth_is_too_deep(nested):
-    before, after = (
-        part.encode() for part in nested.replace("{{", "{").replace("}}", "}").split("{}")
-    )
-    for depth in range(300, 1100):  # where Python's own limit lies depends on the caller
-        assert not diagnose(before * depth + b"0" + after * depth, "sha256=x", SECRET)[0]
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_no_depth_is_too_deep(opening, closing):
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 100)  # the same as at 1000, but faster
+    try:
+        for depth in range(110):
+            body = opening * depth + b"0" + closing * depth
+            assert not diagnose(body, "sha256=x", SECRET)[0]
+    finally:
+        sys.setrecursionlimit(limit)

@@ -37,6 +37,25 @@ def job_of(receiver: Receiver, *bodies: dict) -> dict:
     return receiver.get("/jobs/1").json
 
 
+def waiting(receiver: Receiver, path: str) -> Callable[[float], list]:
+    """Ask as under a server with threads, in another thread. `come` gives the answer, if any."""
+    answers = []
+    headers = {"Authorization": f"Bearer {receiver.token}"}
+
+    def ask() -> None:
+        client = receiver.app.test_client()
+        answers.append(client.get(f"/api/v1{path}", headers=headers, multithread=True))
+
+    asked = threading.Thread(target=ask)
+    asked.start()
+
+    def come(seconds: float) -> list:
+        asked.join(seconds)
+        return list(answers)
+
+    return come
+
+
 def problem(answer, status: int) -> str:
     assert (answer.status_code, answer.mimetype) == (status, "application/problem+json")
     assert answer.json["status"] == status
@@ -436,23 +455,19 @@ def test_a_wrong_wait_is_400(receiver, wait):
 
 
 def test_a_job_not_yet_known_is_waited_for(any_receiver):
-    answers = []
-    asked = threading.Thread(target=lambda: answers.append(any_receiver.get("/jobs/1?wait=30")))
-    asked.start()
+    come = waiting(any_receiver, "/jobs/1?wait=30")
+    assert come(0.1) == []
+    told(any_receiver, id="1", status="RUNNING")
     told(any_receiver, id="1", status="COMPLETED")
-    asked.join(20)
-    assert answers[0].json["outcome"] == "succeeded"
+    assert come(20)[0].json["outcome"] == "succeeded"
 
 
 def test_an_id_of_several_instances_is_409_without_waiting(receiver_of_two):
     assert problem(receiver_of_two.get("/jobs/1"), 409)
     assert problem(receiver_of_two.get("/jobs/1/events"), 409)
-    answers = []
-    asked = threading.Thread(target=lambda: answers.append(receiver_of_two.get("/jobs/1?wait=9")))
-    asked.start()
-    asked.join(6)
-    early = list(answers)
-    asked.join()
+    come = waiting(receiver_of_two, "/jobs/1?wait=5")
+    early = come(3)
+    come(20)
     assert [problem(answer, 409) for answer in early]
     for name in ("default", "null"):
         job = receiver_of_two.get(f"/jobs/1?instance={name}")

@@ -42,7 +42,7 @@ EXPECTED = {
         "COMPLETED",
         loaded=10,
         callback_payload=(
-            '{"amount":1.10,"big":12345678901234567890,"order":[3,1E2],"tenant":"gd-7"}'
+            '{"tenant":"gd-7","amount":1.10,"big":12345678901234567890,"order":[3,1E2]}'
         ),
     ),
     "v3-upload": Notification(
@@ -403,7 +403,7 @@ def test_other_notifications_are_never_mistaken_for_jobs():
 def test_a_callback_payload_is_kept_digit_for_digit():
     payloads = {
         '{"b": [1.10, 1E2, -0, 12345678901234567890.50], "a": true}': (
-            '{"a":true,"b":[1.10,1E2,-0,12345678901234567890.50]}'
+            '{"b":[1.10,1E2,-0,12345678901234567890.50],"a":true}'
         ),
         "1e400": "1e400",
         "7" * 5000: "7" * 5000,

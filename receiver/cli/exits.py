@@ -7,6 +7,8 @@ RECORDS_FAILED = 3
 STILL_RUNNING = 4
 CREDENTIALS = 5
 UNREACHABLE = 6
+SOFTWARE = 70  # as in sysexits.h: a fault of this program
+INTERRUPTED = 130  # as of a program that SIGINT ended
 
 _BY_OUTCOME = {
     "succeeded": OK,

@@ -1,6 +1,7 @@
 """Commands that open the database, and `serve`."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,15 @@ from receiver import serving
 from receiver.cli.exits import USAGE, Failure
 from receiver.cli.output import as_json, show, table, timed
 from receiver.clock import iso, now_ms
+from receiver.notifications import MAX_TIME_MS
 from receiver.settings import INSTANCE_NAME, Settings, duration_ms, secret_from_file
 from receiver.storage import credentials, migrations, tokens
 from receiver.storage.credentials import Vault
 from receiver.storage.database import Database
 
 WEAK_KEY_BYTES = 16
+
+_TOKEN_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,100}")
 
 secret_file = click.Path(dir_okay=False, allow_dash=True)
 
@@ -82,7 +86,7 @@ def db_current(json_: bool) -> None:
         database.close()
     text = f"the database is at {found or 'nothing'}, this release needs {needed}"
     show({"current": found, "needed": needed}, text, json_)
-    sys.exit(0 if found == needed else 1)
+    sys.exit(0 if found == needed else USAGE)
 
 
 @click.group()
@@ -208,10 +212,14 @@ def create_token(
 ) -> None:
     """Make a token and print it, once and alone."""
     now = now_ms()
+    if not _TOKEN_NAME.fullmatch(name):
+        raise click.UsageError("a name is 1 to 100 printable characters")
     try:
-        expires_at = now + duration_ms(expires) if expires else None
+        expires_at = None if expires is None else now + duration_ms(expires)
     except ValueError as error:
         raise click.UsageError(f"--expires {error}") from None
+    if expires_at is not None and expires_at > MAX_TIME_MS:
+        raise click.UsageError("--expires is beyond the year 9999")
     with opened() as (_, database), database.write() as session:
         token = tokens.create_token(session, name, scope, now, only=only, expires_at=expires_at)
     content = {"token": token, "name": name, "scope": scope, "expires_at": iso(expires_at)}

@@ -35,6 +35,8 @@ def plain(value: object) -> str:
     """Write a value on one line, without control characters."""
     if value is None:
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, list):
         return ",".join(map(plain, value))
     return "".join(

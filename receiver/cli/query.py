@@ -8,9 +8,10 @@ from urllib.parse import quote
 
 import click
 
-from receiver.cli.exits import STILL_RUNNING, USAGE, Failure, of_outcome
+from receiver.cli.exits import STILL_RUNNING, UNREACHABLE, USAGE, Failure, of_outcome
 from receiver.cli.output import as_json, plain, show, table
-from receiver.cli.remote import Remote, asks_a_receiver
+from receiver.cli.remote import Remote, asks_a_receiver, checked
+from receiver.jobs import is_ending
 
 LONGEST_WAIT_SECONDS = 60  # the API holds an answer no longer
 PAUSE_SECONDS = 1.0  # where the receiver has no place left to wait at
@@ -27,7 +28,7 @@ PAUSE_SECONDS = 1.0  # where the receiver has no place left to wait at
 @asks_a_receiver
 def jobs(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
     """List jobs, newest change first."""
-    page = remote.get("/jobs", **filters).json()
+    page = remote.page("/jobs", "jobs", **filters)
     rows = [{**job, **_records(job)} for job in page["jobs"]]
     columns = ("id", "instance", "status", "outcome", "loaded", "failed", "submitted", "updated_at")
     _show_page(page, table(rows, columns), json_)
@@ -51,7 +52,7 @@ def job(
     content, text = found, describe(found)
     if timeline:
         path = f"/jobs/{_quoted(job_id)}/events"
-        entries = remote.get(path, instance=found["instance"]).json()["timeline"]
+        entries = remote.page(path, "timeline", instance=found["instance"])["timeline"]
         content = {**found, "timeline": entries}
         text += "\n\n" + table(entries, ("at", "source", "status", "changed", "note"))
     show(content, text, json_)
@@ -68,7 +69,7 @@ def job(
 @asks_a_receiver
 def events(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
     """List verified callbacks, newest first."""
-    page = remote.get("/events", **filters).json()
+    page = remote.page("/events", "events", **filters)
     columns = ("id", "instance", "kind", "job", "received_at", "deliveries", "key", "size")
     _show_page(page, table(page["events"], columns), json_)
 
@@ -82,7 +83,7 @@ def events(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
 @asks_a_receiver
 def rejections(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
     """List deliveries that were refused for their signature, newest first."""
-    page = remote.get("/rejections", **filters).json()
+    page = remote.page("/rejections", "rejections", **filters)
     columns = ("id", "at", "instance", "reason", "peer", "size")
     _show_page(page, table(page["rejections"], columns), json_)
 
@@ -90,25 +91,37 @@ def rejections(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: AN
 def wait_for(remote: Remote, job_id: str, instance: str | None, seconds: float) -> dict[str, Any]:
     """Ask for a job until it has ended, or until the seconds are over.
 
-    Raises Failure if nobody knows it by then.
+    A receiver that cannot be reached is asked again while there is time: it may be restarting.
+    Raises Failure if nobody knows the job by then.
     """
+    if not job_id:
+        raise click.UsageError("a job's id is not empty")
     deadline = time.monotonic() + seconds
     while True:
-        left = max(0, deadline - time.monotonic())
-        hold = min(LONGEST_WAIT_SECONDS, int(left))
         asked = time.monotonic()
-        answer = remote.get(f"/jobs/{_quoted(job_id)}", patience=hold, instance=instance, wait=hold)
-        known = answer.is_success
-        if known and of_outcome(answer.json()["outcome"]) != of_outcome("pending"):
-            break
+        left = max(0, deadline - asked)
+        failure: Failure | None = None
+        try:
+            job = _ask(remote, job_id, instance, min(LONGEST_WAIT_SECONDS, int(left)))
+            if is_ending(job["status"]) or not left:
+                return job
+        except Failure as error:
+            if error.exit_code != UNREACHABLE and error.code != "not_found":
+                raise
+            failure = error
         if time.monotonic() >= deadline:
-            break
-        if time.monotonic() - asked < PAUSE_SECONDS:
-            time.sleep(min(PAUSE_SECONDS, max(0, deadline - time.monotonic())))
-    if not known:
+            if failure is not None:
+                raise failure
+            return job
+        time.sleep(max(0, min(PAUSE_SECONDS - (time.monotonic() - asked), left)))
+
+
+def _ask(remote: Remote, job_id: str, instance: str | None, hold: int) -> dict[str, Any]:
+    path = f"/jobs/{_quoted(job_id)}"
+    answer = remote.get(path, patience=hold, instance=instance, wait=hold)
+    if answer.status_code == 404:  # noqa: PLR2004
         raise Failure(USAGE, "not_found", f"no job {job_id} is known to this receiver")
-    found: dict[str, Any] = answer.json()
-    return found
+    return checked(answer, "id", "instance", "status", "outcome", "records")
 
 
 def leave(job: dict[str, Any], waited: int) -> NoReturn:

@@ -12,6 +12,7 @@ from receiver.cli.exits import UNREACHABLE
 from receiver.cli.operate import opened
 from receiver.cli.output import as_json, show
 from receiver.clock import now_ms
+from receiver.errors import StoreError
 from receiver.settings import duration_ms
 from receiver.storage.credentials import KeyRing, Vault
 from receiver.storage.pruning import prune as prune_database
@@ -54,10 +55,15 @@ def reconcile(
         reconciler = Reconciler(settings, database, intake, vendor)
         try:
             while True:
-                report = reconciler.one_pass(
-                    everything=everything, redeliver=redeliver, results=fetch_results
-                )
-                show(asdict(report), _told(report), json_)
+                try:
+                    report = reconciler.one_pass(
+                        everything=everything, redeliver=redeliver, results=fetch_results
+                    )
+                    show(asdict(report), _told(report), json_)
+                except StoreError as error:
+                    if every is None:
+                        raise
+                    click.echo(f"receiver: {error}", err=True)
                 if every is None:
                     break
                 time.sleep(every)

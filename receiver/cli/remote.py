@@ -19,6 +19,8 @@ class Remote:
 
     def __init__(self, url: str, token: str | None) -> None:
         self._token = token
+        if not url.startswith(("http://", "https://")):
+            raise click.UsageError("--url must be http or https")
         try:
             self._client = httpx.Client(base_url=url, timeout=TIMEOUT_SECONDS)
         except (httpx.InvalidURL, ValueError):
@@ -35,6 +37,10 @@ class Remote:
         return self._send(
             "GET", f"/api/v1{path}", headers=authorization, params=given, timeout=timeout
         )
+
+    def page(self, path: str, name: str, **parameters: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Ask for a list called `name`."""
+        return checked(self.get(path, **parameters), name)
 
     def vendor(self, method: str, path: str, instance: str, **request: Any) -> httpx.Response:  # noqa: ANN401
         """Send a request to one of the vendor's own paths, as a client of the vendor would."""
@@ -57,6 +63,17 @@ class Remote:
         if not answer.is_success and answer.status_code != 404:  # noqa: PLR2004
             raise Failure(USAGE, *_problem(answer))
         return answer
+
+
+def checked(answer: httpx.Response, *names: str) -> dict[str, Any]:
+    """Give a JSON object that has those names; raise a Failure for what no receiver answers."""
+    try:
+        content = answer.json()
+    except ValueError:
+        content = None
+    if not answer.is_success or not isinstance(content, dict) or set(names) - set(content):
+        raise Failure(UNREACHABLE, *_problem(answer))
+    return content
 
 
 def _problem(answer: httpx.Response) -> tuple[str, str]:

@@ -216,8 +216,8 @@ def add_key(session: Session, vault: Vault, instance: str, secret: bytes, now: i
     Raises CredentialError if the instance is unknown, has MAX_ACTIVE_KEYS already or has this very
     key, or if the key is empty or ends in a NUL byte.
     """
+    SignatureKey("in this file", secret)
     key_id = "key-" + secrets.token_hex(4)
-    SignatureKey(key_id, secret)
     if session.get(Instance, instance, with_for_update=True) is None:
         if instance != DEFAULT_INSTANCE:
             raise CredentialError(f"there is no instance {instance}")

@@ -191,7 +191,7 @@ def is_permanent(error: DBAPIError) -> bool:
 def _code(error: DBAPIError) -> str:
     original = error.orig
     code = getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None)
-    return str(code or type(original).__name__)
+    return str(code or f"{type(original).__name__}, no answer")
 
 
 def upsert(session: Session, table: Any) -> Any:  # noqa: ANN401 - one of two dialects' inserts

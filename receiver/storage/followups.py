@@ -88,6 +88,15 @@ def claim_errors(session: Session, claim: Claim, next_at: int) -> bool:
     return affected(session, statement) == 1
 
 
+def renew_errors(session: Session, claim: Claim, next_at: int) -> bool:
+    """Keep the fetching of a job's errors for longer; False if it is another node's by now."""
+    mine = update(JobRow).where(
+        *_is(claim), JobRow.errors_tries == claim.tries + 1, JobRow.errors_at.is_not(None)
+    )
+    later = case((JobRow.errors_at > next_at, JobRow.errors_at), else_=next_at)
+    return affected(session, mine.values(errors_at=later)) == 1
+
+
 def keep_errors(session: Session, claim: Claim, entries: Sequence[tuple[str, str]]) -> None:
     """Keep a job's errors, as (JSON, message), in the place of those that were there."""
     session.execute(
@@ -113,7 +122,8 @@ def keep_errors(session: Session, claim: Claim, entries: Sequence[tuple[str, str
 
 def give_up_errors(session: Session, claim: Claim) -> None:
     """Try no more: the vendor has them no longer."""
-    session.execute(update(JobRow).where(*_is(claim)).values(errors_at=None))
+    mine = update(JobRow).where(*_is(claim), JobRow.errors_tries == claim.tries + 1)
+    session.execute(mine.values(errors_at=None))
 
 
 def errors(

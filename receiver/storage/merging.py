@@ -182,9 +182,12 @@ def _entry(each: Told, changed: list[str], why_not: str | None, now: int) -> dic
 
 def _note_errors(row: _Row, before: Job, now: int) -> None:
     """Have the errors fetched once a job ended with failed records, and after a reset anew."""
-    seen = (before.ended, before.failed, before.loaded)
-    if row.job.ended and row.job.failed and seen != (True, row.job.failed, row.job.loaded):
+    if row.job.ended and row.job.failed and _attempt(before) != _attempt(row.job):
         row.errors_at, row.errors_tries = now, 0
+
+
+def _attempt(job: Job) -> tuple[object, ...]:
+    return job.ended, job.registers.get("status", [])[:2], job.failed, job.loaded
 
 
 def _follow(session: Session, row: _Row, before: Job, each: Told, now: int) -> None:
@@ -198,7 +201,7 @@ def _follow(session: Session, row: _Row, before: Job, each: Told, now: int) -> N
             session.execute(taken.values(state="taken", job=row.id))
         if observation.client_url is not None and row.client_url is None:
             row.client_url = observation.client_url
-            bodies = _bodies(session, row)
+            bodies = _bodies(session, row) or ([_learnt(row.job, row.id)] if row.job.ended else [])
         elif row.job.ended and not before.ended:
             bodies = [_learnt(row.job, row.id)]
     if row.client_url is not None and bodies:

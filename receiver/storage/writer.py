@@ -106,12 +106,13 @@ class Writer(Generic[I, R]):
     def _write(self, batch: "list[tuple[I, Future[R]]]") -> None:
         try:
             results = self._commit([item for item, _ in batch])
+            answered = list(zip(batch, results, strict=True))
         except StoreRefused as refused:
             self._write_singly(batch, refused)
-        except Exception as error:  # noqa: BLE001 - whoever waits must be answered, whatever broke
+        except BaseException as error:  # noqa: BLE001 - who waits must be answered, whatever broke
             _fail(batch, error)
         else:
-            for (_, future), result in zip(batch, results, strict=True):
+            for (_, future), result in answered:
                 if isinstance(result, ReceiverError):
                     future.set_exception(result)
                 else:
@@ -125,11 +126,11 @@ class Writer(Generic[I, R]):
         item, future = batch[0]
         try:
             future.set_result(self._rescue(item, refused))
-        except Exception as error:  # noqa: BLE001 - as above
+        except BaseException as error:  # noqa: BLE001 - as above
             _fail(batch, error)
 
 
-def _fail(batch: "Sequence[tuple[I, Future[R]]]", error: Exception) -> None:
+def _fail(batch: "Sequence[tuple[I, Future[R]]]", error: BaseException) -> None:
     if not isinstance(error, ReceiverError):
         log.error("writing a batch failed", error=type(error).__name__)
         error = StoreUnavailable(f"writing failed: {type(error).__name__}")

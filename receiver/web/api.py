@@ -1,19 +1,22 @@
 """What the rooms of the query API share: its document, its door, its pages."""
 
+import copy
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 from urllib.parse import urlencode
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, current_app, request
+from msgspec import UNSET, UnsetType
 from spectree import Response as Answers
 from spectree import SpecTree
 from spectree.model_adapter import get_msgspec_model_adapter
 from spectree.models import SecureType, SecurityScheme, SecuritySchemeData
 
 from receiver import __version__
+from receiver.clock import to_ms
 from receiver.errors import BadParameter
 from receiver.web import problems
 from receiver.web.auth import authenticate
@@ -24,11 +27,22 @@ blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 blueprint.before_request(authenticate)
 
 
+# Like the API, but open to all: who may read it learns nothing but how to ask.
+open_blueprint = Blueprint("openapi", __name__, url_prefix="/api/v1")
+
+
 def _refuse_parameters(
     _request: object, _response: object, error: Exception | None, *_: object
 ) -> None:
     if error is not None:
-        raise BadParameter(str(error).replace("Object contains unknown field", "unknown parameter"))
+        unknown = sorted(set(request.args) - _known_parameters())
+        named = "unknown parameter " + ", ".join(unknown) if unknown else str(error)
+        raise BadParameter(named)
+
+
+def _known_parameters() -> set[str]:
+    view = current_app.view_functions[str(request.endpoint)]
+    return set(get_type_hints(view)["query"].__struct_fields__)
 
 
 spec = SpecTree(
@@ -38,13 +52,12 @@ spec = SpecTree(
     openapi_version="3.1.0",
     annotations=True,
     mode="strict",
-    path="api/v1",
-    filename="openapi.json",
-    page_templates={},
     before=_refuse_parameters,
     model_adapter=get_msgspec_model_adapter(),
     validation_error_status=400,
     validation_error_model=problems.Problem,
+    naming_strategy=lambda model: model.__name__,
+    nested_naming_strategy=lambda _parent, child: child,
     security_schemes=[
         SecurityScheme(
             name="token", data=SecuritySchemeData(type=SecureType.HTTP, scheme="bearer")
@@ -58,6 +71,35 @@ def answers(model: type | None, *refusals: int) -> Answers:
     """Document what a path may answer. refusals -- statuses besides 400, 401 and 503."""
     documented = {f"HTTP_{status}": problems.Problem for status in (400, 401, 503, *refusals)}
     return Answers(HTTP_200=model, **documented)
+
+
+@open_blueprint.get("/openapi.json")
+def document() -> Response:
+    """Describe this API (OpenAPI 3.1)."""
+    if request.args:
+        raise BadParameter("unknown parameter " + ", ".join(sorted(request.args)))
+    described = copy.deepcopy(spec.spec)
+    for operations in described["paths"].values():
+        for status, answer in operations["get"]["responses"].items():
+            if status >= "400":
+                answer["content"] = {problems.MEDIA_TYPE: answer["content"]["application/json"]}
+    body = described["paths"]["/api/v1/events/{id}/body"]["get"]["responses"]["200"]
+    body["content"] = {
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+    }
+    job = described["paths"]["/api/v1/jobs/{id}"]["get"]["responses"]
+    job["304"] = {"description": "As the ETag in If-None-Match"}
+    return json_response(described)
+
+
+def moment(text: str | UnsetType) -> int | None:
+    """Read a time parameter as ms. Raises BadParameter."""
+    if text is UNSET:
+        return None
+    try:
+        return to_ms(str(text))
+    except (ValueError, OverflowError):
+        raise BadParameter(f"there is no such time: {text}") from None
 
 
 def paged(
@@ -84,10 +126,11 @@ def json_response(content: Any) -> Response:  # noqa: ANN401 - whatever can be w
     return Response(msgspec.json.encode(content), mimetype="application/json")
 
 
-def position_of(cursor: str | None, types: tuple[type, ...]) -> Any:  # noqa: ANN401 - of those types
+def position_of(cursor: str | UnsetType, types: tuple[type, ...]) -> Any:  # noqa: ANN401 - of those types
     """Read a cursor that `paged` gave. Raises BadParameter."""
-    if cursor is None:
+    if cursor is UNSET:
         return None
+    cursor = str(cursor)
     try:
         position = json.loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, RecursionError):

@@ -15,7 +15,7 @@ blueprint = Blueprint("callbacks", __name__)
 class AnythingConverter(BaseConverter):
     """Any text, slashes too: a redirect or a 404 for an odd name would be a failed delivery."""
 
-    regex = ".*"
+    regex = r"[\s\S]*"
     part_isolating = False
 
 

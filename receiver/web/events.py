@@ -4,11 +4,11 @@ from typing import Any
 
 from flask import Response
 
-from receiver.clock import iso, to_ms
+from receiver.clock import iso
 from receiver.errors import BodyGone, NotFound
 from receiver.storage import queries
 from receiver.web import services, shapes
-from receiver.web.api import answers, blueprint, json_response, paged, position_of, spec
+from receiver.web.api import answers, blueprint, json_response, moment, paged, position_of, spec
 from receiver.web.auth import check_instances, who
 
 
@@ -21,8 +21,8 @@ def list_events(query: shapes.EventsQuery) -> Response:
         instances=query.instance,
         kinds=query.kind,
         jobs=query.job,
-        received_after=to_ms(query.received_after),
-        received_before=to_ms(query.received_before),
+        received_after=moment(query.received_after),
+        received_before=moment(query.received_before),
     )
     after = position_of(query.cursor, (int, str))
     with services().database.read() as session:
@@ -30,18 +30,18 @@ def list_events(query: shapes.EventsQuery) -> Response:
     return paged(rows, query.limit, "events", shapes.event, lambda row: (row.received_at, row.id))
 
 
-@blueprint.get("/events/<string:event_id>")
+@blueprint.get("/events/<string:id>")
 @spec.validate(resp=answers(shapes.Event, 404))
-def show_event(event_id: str, query: shapes.NoQuery) -> Response:  # noqa: ARG001 - refuses parameters
+def show_event(id: str, query: shapes.NoQuery) -> Response:  # noqa: A002, ARG001 - refuses parameters
     """Show a verified callback."""
-    return json_response(shapes.event(_event(event_id)))
+    return json_response(shapes.event(_event(id)))
 
 
-@blueprint.get("/events/<string:event_id>/body")
+@blueprint.get("/events/<string:id>/body")
 @spec.validate(resp=answers(None, 404, 410))
-def show_body(event_id: str, query: shapes.NoQuery) -> Response:  # noqa: ARG001 - refuses parameters
+def show_body(id: str, query: shapes.NoQuery) -> Response:  # noqa: A002, ARG001 - refuses parameters
     """Give the exact bytes of a callback."""
-    row = _event(event_id)
+    row = _event(id)
     with services().database.read() as session:
         body = queries.body(session, row.id)
     if body is None:
@@ -61,8 +61,8 @@ def list_rejections(query: shapes.RejectionsQuery) -> Response:
         instances=query.instance,
         reasons=query.reason,
         peers=query.peer,
-        after=to_ms(query.after),
-        before=to_ms(query.before),
+        after=moment(query.after),
+        before=moment(query.before),
     )
     after = position_of(query.cursor, (int, int))
     with services().database.read() as session:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 import structlog
@@ -74,7 +73,7 @@ def _authenticate() -> None:
             secrets_ = credentials.vendor_secrets(session, services().vault, given["element"])
     if found is None or secrets_ is None:
         raise Unauthenticated("no such instance with vendor secrets, or no such token")
-    if request.method != "GET" and found.scope != "operate":
+    if request.method not in ("GET", "HEAD") and found.scope != "operate":
         raise Forbidden("this needs a token of the scope operate")
     g.bearer, g.instance, g.vendor = found, given["element"], secrets_
 
@@ -94,7 +93,7 @@ def upload(object_name: str) -> Response:
     submitted = count_records(file.stream, file.filename or "")
     call = Call(
         method="POST",
-        path=f"{_prefix()}/bulk/{quote(object_name, safe='')}",
+        path=f"{_prefix()}/bulk/{upstream.segment(object_name)}",
         params=request.args.to_dict(),
         headers={CALLBACK_URL_HEADER: _our_url()},
         form=request.form.to_dict(),
@@ -102,9 +101,9 @@ def upload(object_name: str) -> Response:
     )
     facts = Notification(
         "bulk_job",
-        object=object_name,
+        object=_storable(object_name),
         direction="UPLOAD",
-        file=request.args.get("path"),
+        file=_storable(request.args.get("path")),
         submitted=submitted,
     )
     return submit(call, facts, _client_url(request.headers.get(CALLBACK_URL_HEADER)))
@@ -148,7 +147,7 @@ def download() -> Response:
     facts = Notification(
         "bulk_job",
         direction="DOWNLOAD",
-        object=object_name if isinstance(object_name, str) else None,
+        object=_storable(object_name) if isinstance(object_name, str) else None,
     )
     return submit(call, facts, _client_url(client_url))
 
@@ -209,13 +208,16 @@ def cancel(job_id: str) -> Response:
 def result(job_id: str, object_name: str) -> Response:
     """Pass a job's file on from the vendor, of any length."""
     accept = request.headers.get("Accept", "*/*")
+    if not accept.isascii():
+        raise BadParameter("Accept holds characters that no header can carry")
     call = replace(
         upstream.result(job_id, object_name, accept, _hub()), params=request.args.to_dict()
     )
     pieces = _pieces(call)
     content_type = next(pieces)
     body: Any = stream_with_context(pieces)
-    return Response(body, content_type=str(content_type))
+    headers = {"X-Content-Type-Options": "nosniff"}
+    return Response(body, headers=headers, content_type=str(content_type))
 
 
 def _pieces(call: Call) -> Iterator[Any]:
@@ -235,6 +237,12 @@ def _asked_again(call: Call) -> Call:
 
 def _part(file: FileStorage) -> tuple[str, Any, str]:
     return file.filename or "upload.csv", file.stream, file.mimetype or "text/csv"
+
+
+def _storable(text: str | None) -> str | None:
+    if text is not None and re.search("[\0\ud800-\udfff]", text):
+        raise BadParameter("a name holds characters that no file or object has")
+    return text
 
 
 def _our_url() -> str:
@@ -258,7 +266,7 @@ def _hub() -> str | None:
 
 def _prefix() -> str:
     hub = _hub()
-    return f"/hubs/{quote(hub, safe='')}" if hub else ""
+    return f"/hubs/{upstream.segment(hub)}" if hub else ""
 
 
 def _stored(job_id: str) -> JobRow | None:

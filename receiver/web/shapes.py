@@ -1,11 +1,10 @@
 """What the API takes and gives: the structures behind its OpenAPI document."""
 
 import json
-from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from receiver.clock import iso
 from receiver.jobs import Job as MergedJob
@@ -21,6 +20,13 @@ MAX_WAIT_SECONDS = 60
 Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="How many at most")]
 Cursor = Annotated[str, Meta(description="`next` of the page before")]
 Word = Annotated[str, Meta(pattern="^[^\\x00]*$", max_length=1000)]
+Moment = Annotated[
+    str,
+    Meta(
+        description="ISO 8601; without a zone it is UTC",
+        extra_json_schema={"format": "date-time"},
+    ),
+]
 # A time of the API: ISO 8601, UTC.
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 
@@ -33,33 +39,33 @@ class JobsQuery(Struct, forbid_unknown_fields=True):
     outcome: list[Outcome] = []
     object: list[Word] = []
     direction: list[Word] = []
-    updated_after: datetime | None = None
-    updated_before: datetime | None = None
-    expires_before: datetime | None = None
-    q: Annotated[Word, Meta(description="A part of the job's id")] | None = None
+    updated_after: Moment | UnsetType = UNSET
+    updated_before: Moment | UnsetType = UNSET
+    expires_before: Moment | UnsetType = UNSET
+    q: Annotated[Word, Meta(description="A part of the job's id")] | UnsetType = UNSET
     limit: Limit = 50
-    cursor: Cursor | None = None
+    cursor: Cursor | UnsetType = UNSET
 
 
 class JobQuery(Struct, forbid_unknown_fields=True):
     """Which of the jobs with this id, and how long to wait for its end."""
 
-    instance: Word | None = None
+    instance: Word | UnsetType = UNSET
     wait: Annotated[int, Meta(ge=0, le=MAX_WAIT_SECONDS, description="Seconds")] = 0
 
 
 class InstanceQuery(Struct, forbid_unknown_fields=True):
     """Which of the jobs with this id."""
 
-    instance: Word | None = None
+    instance: Word | UnsetType = UNSET
 
 
 class ErrorsQuery(Struct, forbid_unknown_fields=True):
     """Which of the jobs with this id, and which of its failed records."""
 
-    instance: Word | None = None
+    instance: Word | UnsetType = UNSET
     limit: Limit = 50
-    cursor: Cursor | None = None
+    cursor: Cursor | UnsetType = UNSET
 
 
 class EventsQuery(Struct, forbid_unknown_fields=True):
@@ -68,10 +74,10 @@ class EventsQuery(Struct, forbid_unknown_fields=True):
     instance: list[Word] = []
     kind: list[Kind] = []
     job: list[Word] = []
-    received_after: datetime | None = None
-    received_before: datetime | None = None
+    received_after: Moment | UnsetType = UNSET
+    received_before: Moment | UnsetType = UNSET
     limit: Limit = 50
-    cursor: Cursor | None = None
+    cursor: Cursor | UnsetType = UNSET
 
 
 class RejectionsQuery(Struct, forbid_unknown_fields=True):
@@ -80,10 +86,10 @@ class RejectionsQuery(Struct, forbid_unknown_fields=True):
     instance: list[Word] = []
     reason: list[Word] = []
     peer: list[Word] = []
-    after: datetime | None = None
-    before: datetime | None = None
+    after: Moment | UnsetType = UNSET
+    before: Moment | UnsetType = UNSET
     limit: Limit = 50
-    cursor: Cursor | None = None
+    cursor: Cursor | UnsetType = UNSET
 
 
 class NoQuery(Struct, forbid_unknown_fields=True):
@@ -110,7 +116,7 @@ class Job(Struct):
     file: str | None
     records: Records
     message: str | None
-    learnt_by: Source | None
+    learnt_by: Literal["callback", "poll"] | None
     submitted_at: Time | None
     created_at: Time | None
     ended_at: Time | None

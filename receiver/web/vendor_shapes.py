@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from flask import Response, request
 
-from receiver.errors import BadParameter
+from receiver.errors import BadParameter, UpstreamNonsense
 from receiver.jobs import Job as MergedJob
 from receiver.storage import queries
 from receiver.storage.models import JobRow
@@ -23,29 +23,42 @@ _CONDITION = re.compile(r"\s*(job_status|object_name|job_direction)\s*=\s*'([^'\
 def as_vendor(row: JobRow) -> dict[str, Any]:
     """Write a job in the shape of the vendor's status, as far as it is known."""
     job = MergedJob(json.loads(row.registers))
-    told = {"id": row.id, "status": job.status}
-    more = {
-        "recordsCount": job.loaded,
-        "recordsFailedCount": job.failed,
-        "error": job.text("message"),
-    }
-    return {**told, **{name: value for name, value in more.items() if value is not None}}
+    return _known(
+        {
+            "id": row.id,
+            "status": job.status,
+            "recordsCount": _so_far(job, job.loaded),
+            "recordsFailedCount": _so_far(job, job.failed),
+            "error": job.text("message"),
+        }
+    )
 
 
 def as_listed(row: JobRow) -> dict[str, Any]:
     """Write a job in the shape of the vendor's job list."""
     job = MergedJob(json.loads(row.registers))
-    return {
-        "id": int(row.id) if row.id.isascii() and row.id.isdigit() else row.id,
-        "status": job.status,
-        "job_state": job.status,
-        "object_name": job.text("object"),
-        "job_direction": job.text("direction"),
-        "record_count": job.loaded,
-        "error_count": job.failed,
-        "createdDate": job.created_at,
-        "completion_time": job.ended_at,
-    }
+    return _known(
+        {
+            "id": int(row.id) if row.id.isascii() and row.id.isdigit() else row.id,
+            "status": job.status,
+            "job_state": job.status,
+            "object_name": job.text("object"),
+            "job_direction": job.text("direction"),
+            "record_count": _so_far(job, job.loaded),
+            "error_count": _so_far(job, job.failed),
+            "createdDate": job.created_at,
+            "completion_time": job.ended_at,
+        }
+    )
+
+
+def _known(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _so_far(job: MergedJob, count: int | None) -> int | None:
+    """Count none while a job is under way, as the vendor does; an ending may leave it unknown."""
+    return 0 if count is None and not job.ended else count
 
 
 def conditions(where: str | None, instance: str) -> queries.JobFilter | None:
@@ -97,8 +110,15 @@ def vendors_json(content: Any) -> Response:  # noqa: ANN401 - whatever can be wr
 
 
 def passed_on(answer: Answer) -> Response:
-    """Answer as the vendor did."""
-    response = Response(answer.body, content_type=answer.content_type or "application/json")
+    """Answer as the vendor did. Raises UpstreamNonsense for anything but JSON, or no body at all.
+
+    Whatever else a stranger's page holds, it is not shown under our own address.
+    """
+    try:
+        json.loads(answer.body or b"null")
+    except (ValueError, RecursionError):
+        raise UpstreamNonsense("the vendor's answer is not JSON") from None
+    response = Response(answer.body, mimetype="application/json")
     if answer.next_page:
         response.headers[NEXT_PAGE_HEADER] = answer.next_page
     return response

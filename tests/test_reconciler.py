@@ -1,0 +1,769 @@
+"""Where callbacks never came: every outcome by asking, each job once, no vendor asked too often."""
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+
+import httpx
+import pytest
+from sqlalchemy import select, update
+from standin import BAD_ROWS, ROWS, Between, between, impatient, made_elsewhere, until
+
+from receiver.app import create_app
+from receiver.clock import now_ms
+from receiver.errors import StoreUnavailable
+from receiver.reconciler import LIST_PAGES, Reconciler, Report
+from receiver.settings import Settings
+from receiver.storage import credentials, followups
+from receiver.storage.credentials import Vault
+from receiver.storage.models import Instance, JobRow, Pace, Submission
+from receiver.upstream import Upstream
+
+STATUSES = "GET /bulk/{id}/status"
+ERRORS = "GET /bulk/{id}/errors"
+MINUTE = 60_000
+SHARED = ("sqlite", "postgresql18")  # each kind of database that several nodes can share
+
+shared = pytest.mark.parametrize("kind", SHARED)
+
+
+@pytest.fixture
+def relay(make_database: Callable[[str], str]) -> Iterator[Between]:
+    with between(make_database("sqlite")) as made:
+        yield made
+
+
+class Later:
+    """A clock that runs ahead, as far as it is told to."""
+
+    def __init__(self, ahead: int = 0) -> None:
+        self.ahead = ahead
+
+    def __call__(self) -> int:
+        return now_ms() + self.ahead
+
+
+def dropped(relay: Between, count: int, **given) -> list[str]:
+    """Jobs that have ended at the vendor, and whose callbacks never came."""
+    relay.faults(drop_callbacks=True)
+    ids = [relay.uploaded(**given) for _ in range(count)]
+    relay.ended_at_vendor(*ids)
+    return ids
+
+
+def outcomes(relay: Between, ids: list[str]) -> Counter:
+    jobs = [relay.job(job_id) for job_id in ids]
+    return Counter((job["outcome"], job["learnt_by"]) for job in jobs)
+
+
+# --- what is asked for, and what is learnt
+
+
+def test_with_all_callbacks_dropped_every_outcome_is_learnt_by_polling_alone(relay):
+    good = dropped(relay, 12)
+    bad = dropped(relay, 3, content=BAD_ROWS)
+    relay.faults(drop_callbacks=True, final_status="ERROR")
+    failed = [relay.uploaded()]
+    relay.ended_at_vendor(*failed)
+    report = relay.reconciler().one_pass(everything=True)
+    assert (report.asked, report.ended, report.found, report.blocked) == (16, 16, 0, [])
+    assert outcomes(relay, good) == {("succeeded", "poll"): 12}
+    assert outcomes(relay, bad) == {("partial", "poll"): 3}
+    assert outcomes(relay, failed) == {("failed", "poll"): 1}
+    assert {relay.asked(STATUSES, job_id) for job_id in good + bad + failed} == {1}
+    assert relay.summary()["lost_callbacks"] == 16
+    assert relay.get("/events").json["events"] == []  # a poll is no event
+
+
+@pytest.mark.parametrize("shape", ["v2", "v3", "list"])
+def test_polls_feed_the_same_door_in_every_shape(make_database, shape):
+    with between(make_database("sqlite"), shape=shape) as relay:
+        ids = dropped(relay, 2, content=BAD_ROWS)
+        relay.reconciler().one_pass(everything=True)
+        assert outcomes(relay, ids) == {("partial", "poll"): 2}
+        assert relay.job(ids[0])["records"] == {"submitted": 4, "loaded": 2, "failed": 2}
+
+
+def test_a_lost_callback_that_comes_late_is_lost_no_longer(relay):
+    (job_id,) = dropped(relay, 1)
+    relay.reconciler().one_pass(everything=True)
+    assert relay.summary()["lost_callbacks"] == 1
+    body = json.dumps({"id": job_id, "status": "COMPLETED", "recordsCount": 2}).encode()
+    assert relay.call_back(body, "gooddata").json["duplicate"] is False
+    assert relay.summary()["lost_callbacks"] == 0
+    job = relay.job(job_id)
+    assert (job["outcome"], job["learnt_by"], job["events"]) == ("succeeded", "poll", 1)
+
+
+def test_a_poll_before_a_callback_does_not_make_the_callback_a_duplicate(relay):
+    (job_id,) = dropped(relay, 1)
+    relay.reconciler().one_pass(everything=True)
+    sent = relay.sandbox.stage.deliveries.listing({})[0]["body"].encode()
+    assert relay.call_back(sent, "gooddata").json["duplicate"] is False
+    assert relay.job(job_id)["conflict"] is False
+
+
+def test_what_is_not_overdue_is_left_alone(relay):
+    dropped(relay, 3)
+    clock = Later(15 * MINUTE - 5_000)
+    assert relay.reconciler(clock=clock).one_pass().asked == 0
+    clock.ahead += 10_000
+    report = relay.reconciler(clock=clock).one_pass()
+    assert (report.asked, report.ended) == (3, 3)
+
+
+def test_a_job_still_under_way_is_asked_for_ever_more_seldom(make_database):
+    with between(make_database("sqlite"), job_seconds=3600) as relay, _one_instance(relay):
+        job_id = relay.uploaded()
+        clock = Later(15 * MINUTE + 1000)
+        node = relay.reconciler(clock=clock)
+        asked = []
+        for _ in range(85):  # quarters of an hour
+            node.one_pass()
+            asked.append(relay.asked(STATUSES, job_id))
+            for _ in range(3):  # a receiver is alive, so that this is no outage
+                clock.ahead += 4 * MINUTE
+                node.beat()
+            clock.ahead += 3 * MINUTE
+        gaps = [asked.index(count + 1) - asked.index(count) for count in range(1, asked[-1])]
+        assert gaps == [1, 2, 4, 8, 16, 24, 24]  # never more seldom than every six hours
+
+
+def test_an_ended_job_is_asked_for_no_more(relay):
+    job_id = relay.uploaded()
+    relay.ended(job_id)
+    for _ in range(3):
+        assert relay.reconciler().one_pass(everything=True).asked == 0
+    assert relay.asked(STATUSES, job_id) == 0
+
+
+def test_a_job_the_vendor_does_not_know_stops_nobody_else(relay):
+    relay.call_back(b'{"id": "99999", "status": "RUNNING"}', "gooddata")
+    ids = dropped(relay, 3)
+    report = relay.reconciler().one_pass(everything=True)
+    assert (report.asked, report.ended, report.blocked) == (4, 3, [])
+    assert relay.asked(STATUSES, "99999") == 1
+    assert outcomes(relay, ids) == {("succeeded", "poll"): 3}
+    assert relay.job("99999")["outcome"] == "pending"
+
+
+@pytest.mark.parametrize("odd", [".", "..", "~", "a:b", "-rf", "0" * 200])
+def test_an_odd_id_stops_nobody_else_either(relay, odd):
+    relay.call_back(json.dumps({"id": odd, "status": "RUNNING"}).encode(), "gooddata")
+    ids = dropped(relay, 1)
+    report = relay.reconciler().one_pass(everything=True)
+    assert (report.ended, report.blocked) == (1, [])
+    assert outcomes(relay, ids) == {("succeeded", "poll"): 1}
+
+
+# --- the job list
+
+
+def test_jobs_that_nobody_told_us_of_are_found_in_the_job_list(relay):
+    ours = relay.uploaded()
+    relay.ended(ours)
+    theirs = [made_elsewhere(relay), made_elsewhere(relay, rows=BAD_ROWS)]
+    other = made_elsewhere(relay, "freshbooks")
+    relay.ended_at_vendor(*theirs, other)
+    assert relay.reconciler().one_pass().found == 3
+    assert outcomes(relay, theirs) == {("succeeded", "poll"): 1, ("partial", "poll"): 1}
+    assert relay.job(other, "freshbooks")["outcome"] == "succeeded"
+    assert relay.summary()["lost_callbacks"] == 0  # none was due for these
+    note = relay.get(f"/jobs/{other}/events?instance=freshbooks").json["timeline"][0]["note"]
+    assert note == "found in the vendor's job list"
+    assert relay.reconciler().one_pass().found == 0
+
+
+def answering(relay: Between, answer: Callable[[httpx.Request], httpx.Response | None]) -> Upstream:
+    """A way to the stand-in on which some requests are answered by somebody else."""
+    onward = httpx.HTTPTransport()
+
+    class Between_(httpx.BaseTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            return answer(request) or onward.handle_request(request)
+
+        def close(self) -> None:
+            onward.close()
+
+    vendor = Upstream(relay.services.settings.vendor_url, Between_())
+    vendor._patiently.sleep = lambda _: None
+    return vendor
+
+
+@contextmanager
+def odd_vendor(relay: Between, path: str, **answer) -> Iterator[Upstream]:
+    """A vendor that answers a path oddly, and otherwise as it should."""
+    vendor = answering(
+        relay,
+        lambda request: httpx.Response(**answer) if request.url.path.endswith(path) else None,
+    )
+    yield vendor
+    vendor.close()
+
+
+@pytest.mark.parametrize("path", ["/bulk/jobs", "/deliveries"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status_code": 404, "json": {"message": "no such path"}},
+        {"status_code": 405, "content": b""},
+        {"status_code": 200, "content": b"<h1>Sign in</h1>"},
+        {"status_code": 200, "json": {"jobs": []}},
+    ],
+)
+def test_a_vendor_without_a_job_list_or_queue_is_fine(relay, path, answer):
+    ids = dropped(relay, 2, content=BAD_ROWS)
+    with odd_vendor(relay, path, **answer) as vendor:
+        report = relay.reconciler(vendor=vendor).one_pass(everything=True)
+    assert (report.ended, report.found, report.queued, report.errors) == (2, 0, 0, 4)
+    assert report.blocked == []
+    assert outcomes(relay, ids) == {("partial", "poll"): 2}
+
+
+def test_wrong_secrets_are_told_though_nothing_is_due(relay):
+    with odd_vendor(relay, "/bulk/jobs", status_code=401, json={"message": "bad"}) as vendor:
+        assert relay.reconciler(vendor=vendor).one_pass().blocked == ["freshbooks", "gooddata"]
+
+
+def test_the_job_list_is_not_read_without_end(relay):
+    def newer(request: httpx.Request) -> httpx.Response | None:
+        if not request.url.path.endswith("/bulk/jobs"):
+            return None
+        number = int(request.url.params.get("nextPage", "0"))
+        following = {"elements-next-page-token": str(number + 1)}
+        return httpx.Response(200, json=[{"id": number, "status": "RUNNING"}], headers=following)
+
+    vendor = answering(relay, newer)
+    report = relay.reconciler(vendor=vendor).one_pass()
+    vendor.close()
+    assert report.found == 2 * LIST_PAGES  # of two instances
+
+
+# --- several nodes
+
+
+@contextmanager
+def nodes(relay: Between, count: int, **given) -> Iterator[list[Reconciler]]:
+    """Other nodes' reconcilers, each with a database connection and a writer of its own."""
+    with ExitStack() as stack:
+        made = []
+        for _ in range(count):
+            found = create_app(relay.services.settings).extensions["receiver"]
+            stack.callback(found.database.close)
+            stack.callback(found.intake.writer.close)
+            stack.callback(found.vendor.close)
+            chosen = {"sleep": lambda _: None, **given}
+            made.append(
+                Reconciler(found.settings, found.database, found.intake, found.vendor, **chosen)
+            )
+        yield made
+
+
+def at_once(reconcilers: list[Reconciler]) -> Report:
+    """One pass of each, begun together; give what they did in all."""
+    start = threading.Barrier(len(reconcilers))
+
+    def one(reconciler: Reconciler) -> Report:
+        start.wait()
+        return reconciler.one_pass()
+
+    total = Report()
+    with ThreadPoolExecutor(len(reconcilers)) as pool:
+        for report in pool.map(one, reconcilers):
+            total.add(report)
+    return total
+
+
+@shared
+def test_four_nodes_at_once_ask_for_each_job_once(make_database, kind):
+    with between(make_database(kind)) as relay:
+        ids = dropped(relay, 40)
+        with nodes(relay, 4, clock=Later(16 * MINUTE)) as four:
+            report = at_once(four)
+        assert (report.asked, report.ended, report.blocked) == (40, 40, [])
+        assert Counter(relay.asked(STATUSES, job_id) for job_id in ids) == {1: 40}
+        assert outcomes(relay, ids) == {("succeeded", "poll"): 40}
+        assert relay.summary()["lost_callbacks"] == 40
+
+
+@shared
+def test_jobs_that_go_on_are_asked_for_once_by_four_nodes_too(make_database, kind):
+    with between(make_database(kind), job_seconds=3600) as relay:
+        ids = [relay.uploaded() for _ in range(20)]
+        with nodes(relay, 4, clock=Later(16 * MINUTE)) as four:
+            assert at_once(four).asked == 20
+            assert at_once(four).asked == 0  # not due again yet
+        assert Counter(relay.asked(STATUSES, job_id) for job_id in ids) == {1: 20}
+
+
+@shared
+def test_four_nodes_at_once_fetch_each_jobs_errors_once(make_database, kind):
+    with between(make_database(kind)) as relay:
+        ids = [relay.uploaded(BAD_ROWS) for _ in range(10)]
+        for job_id in ids:
+            relay.ended(job_id)
+        with nodes(relay, 4) as four:
+            assert at_once(four).errors == 20
+        assert Counter(relay.asked(ERRORS, job_id) for job_id in ids) == {1: 10}
+
+
+@shared
+def test_all_nodes_together_keep_an_instances_pace(make_database, kind):
+    """Time stands still, so the turns handed out are the waits; each is a request of its own."""
+    with between(make_database(kind), vendor_rate=4.0) as relay:
+        dropped(relay, 12)
+        now = now_ms() + 16 * MINUTE
+        waits: dict[str, list[float]] = {}
+
+        def sleep(seconds: float) -> None:
+            waits.setdefault(threading.current_thread().name, []).append(seconds)
+
+        with nodes(relay, 4, clock=lambda: now, sleep=sleep) as four:
+            report = at_once(four)
+        assert report.asked == 12
+        requests = relay.sandbox.stage.requests.totals()["requests"]
+        asked = sum(count for path, count in requests.items() if not path.startswith("POST"))
+        turns = sorted(wait for each in waits.values() for wait in each)
+        assert len(turns) == asked
+        # Two instances, each with a pace of its own: 1/4 s apart.
+        with relay.services.database.read() as session:
+            ends = dict(session.execute(select(Pace.instance, Pace.next_at)).all())
+        handed_out = {name: (end - now) // 250 for name, end in ends.items()}
+        assert sum(handed_out.values()) == asked
+        expected = [0.25 * turn for count in handed_out.values() for turn in range(count)]
+        assert turns == sorted(expected)
+
+
+def test_what_is_sent_again_waits_for_a_turn_too(relay):
+    dropped(relay, 2)
+    impatient(relay)
+    relay.faults(drop_callbacks=True, answer={"status": 502, "times": 2})
+    with nodes(relay, 1) as (node,):
+        node._vendor._patiently.sleep = lambda _: None
+        turns = []
+        node._sleep = turns.append
+        report = node.one_pass(everything=True)
+    assert (report.ended, report.blocked) == (2, [])
+    requests = relay.sandbox.stage.requests.totals()["requests"]
+    assert len(turns) == sum(n for path, n in requests.items() if not path.startswith("POST"))
+
+
+# --- failing vendors
+
+
+def test_a_dead_instance_holds_up_nobody_and_is_backed_off(relay):
+    good = dropped(relay, 3)
+    bad = [relay.uploaded(instance="freshbooks") for _ in range(3)]
+    relay.ended_at_vendor(*bad)
+    tried: list[int] = []
+    clock = Later()
+
+    def dead(request: httpx.Request) -> httpx.Response | None:
+        if "freshbooks-element" not in request.headers["Authorization"]:
+            return None
+        tried.append(clock.ahead)
+        raise httpx.ConnectError("refused")
+
+    vendor = answering(relay, dead)
+    node = relay.reconciler(vendor=vendor, clock=clock)
+    first = node.one_pass(everything=True)
+    assert (first.ended, first.blocked) == (3, ["freshbooks"])
+    assert outcomes(relay, good) == {("succeeded", "poll"): 3}
+    for _ in range(120):  # minutes
+        clock.ahead += MINUTE
+        assert node.one_pass(everything=True).blocked == ["freshbooks"]
+    vendor.close()
+    times = sorted(set(tried))
+    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    assert len(times) < 15  # not 121
+    assert max(gaps) > 10 * gaps[0]
+
+    clock.ahead += 2 * 60 * MINUTE
+    report = relay.reconciler(clock=clock).one_pass(everything=True)
+    assert (report.ended, report.blocked) == (3, [])
+
+
+def test_while_an_instance_is_blocked_nothing_is_claimed(relay):
+    ids = dropped(relay, 2)
+    impatient(relay)
+    relay.faults(drop_callbacks=True, answer={"status": 500, "times": 1000})
+    node = relay.reconciler()
+    node.one_pass(everything=True)
+    for _ in range(5):
+        assert node.one_pass(everything=True).blocked == ["freshbooks", "gooddata"]
+    with relay.services.database.read() as session:
+        assert sorted(session.scalars(select(JobRow.polls))) == [0, 1]
+    assert sum(relay.asked(STATUSES, job_id) for job_id in ids) == 3  # the tries of one request
+
+
+def test_secrets_that_cannot_be_opened_block_their_instance_alone(relay):
+    ids = dropped(relay, 1)
+    with relay.services.database.write() as session:
+        session.execute(
+            update(Instance).where(Instance.name == "freshbooks").values(user_secret=b"garbage")
+        )
+    report = relay.reconciler().one_pass(everything=True)
+    assert report.blocked == ["freshbooks"]
+    assert outcomes(relay, ids) == {("succeeded", "poll"): 1}
+
+
+def test_an_instance_without_secrets_is_left_out(relay):
+    with relay.services.database.write() as session:
+        credentials.add_instance(session, Vault(()), "bare", 1)
+    assert relay.reconciler().one_pass(everything=True).blocked == []
+
+
+def test_a_vendor_that_answers_html_is_blocked_and_changes_nothing(relay):
+    ids = dropped(relay, 2)
+    relay.faults(drop_callbacks=True, html=1000)
+    report = relay.reconciler().one_pass(everything=True)
+    assert (report.ended, report.blocked) == (0, ["gooddata"])
+    assert outcomes(relay, ids) == {("pending", None): 2}
+
+
+# --- after an outage of ours
+
+
+def test_after_an_outage_of_ours_all_polls_come_first(relay):
+    ids = dropped(relay, 4)
+    clock = Later()
+    node = relay.reconciler(clock=clock)
+    node.beat()
+    clock.ahead += 4 * MINUTE
+    assert node.one_pass().asked == 0  # no outage, and none is overdue
+    clock.ahead += 6 * MINUTE
+    report = node.one_pass()
+    assert (report.asked, report.ended) == (4, 4)
+    assert outcomes(relay, ids) == {("succeeded", "poll"): 4}
+
+
+def test_a_beat_that_notices_an_outage_leaves_the_asking_to_whoever_comes(relay):
+    dropped(relay, 2)
+    clock = Later()
+    node = relay.reconciler(clock=clock)
+    node.beat()
+    clock.ahead += 6 * MINUTE
+    node.beat()  # a worker that comes back
+    clock.ahead += 1000
+    assert relay.reconciler(clock=clock).one_pass().asked == 2
+
+
+@shared
+def test_an_outage_is_noticed_by_one_node(make_database, kind):
+    with between(make_database(kind)) as relay:
+        database, now = relay.services.database, now_ms()
+        for moment, expected in ((now, 0), (now + 6 * MINUTE, 1), (now + 7 * MINUTE, 0)):
+            with ThreadPoolExecutor(4) as pool:
+
+                def beat(_: int, moment: int = moment) -> bool:
+                    with database.write() as session:
+                        return followups.beat(session, moment)
+
+                assert sum(pool.map(beat, range(4))) == expected
+
+
+# --- errors
+
+
+def test_errors_of_several_pages_are_kept_and_grouped(relay):
+    rows = b"".join(b"bad-%d,x\n" % number for number in range(250))
+    job_id = relay.uploaded(b"email,name\n" + rows + b",y\n" * 170 + b"ok@example.com,z\n")
+    relay.ended(job_id)
+    report = relay.reconciler().one_pass()
+    assert (report.errors, relay.asked(ERRORS, job_id)) == (420, 3)
+    found = relay.get(f"/jobs/{job_id}/errors?instance=gooddata&limit=1000").json
+    assert [entry["row"] for entry in found["errors"]] == list(range(1, 421))
+    groups = [(each["message"], each["count"], len(each["examples"])) for each in found["groups"]]
+    assert groups == [
+        ("The e-mail address is malformed.", 250, 3),
+        ("The e-mail address is missing.", 170, 3),
+    ]
+    assert relay.reconciler().one_pass().errors == 0
+    assert relay.asked(ERRORS, job_id) == 3
+
+
+def test_errors_are_fetched_again_after_a_reset(relay):
+    job_id = relay.uploaded(BAD_ROWS)
+    relay.ended(job_id)
+    assert relay.reconciler().fetch_errors() is True
+    httpx.post(f"{relay.sandbox.url}/sandbox/jobs/{job_id}/reset", trust_env=False)
+    until(lambda: relay.job(job_id)["events"] == 2)
+    assert relay.reconciler().fetch_errors() is True
+    assert relay.asked(ERRORS, job_id) == 2
+    found = relay.get(f"/jobs/{job_id}/errors?instance=gooddata").json
+    assert len(found["errors"]) == 2  # in the place of those that were there
+    assert relay.reconciler().fetch_errors() is False
+
+
+def test_the_same_ending_told_twice_fetches_no_errors_again(relay):
+    job_id = relay.uploaded(BAD_ROWS)
+    relay.ended(job_id)
+    assert relay.reconciler().fetch_errors() is True
+    again = {
+        "id": job_id,
+        "status": "COMPLETED",
+        "recordsCount": 2,
+        "recordsFailedCount": 2,
+        "x": 1,
+    }
+    relay.call_back(json.dumps(again).encode(), "gooddata")
+    assert relay.reconciler().fetch_errors() is False
+
+
+def test_errors_that_a_node_died_fetching_are_fetched_by_another(relay):
+    job_id = relay.uploaded(BAD_ROWS)
+    relay.ended(job_id)
+    with relay.services.database.write() as session:
+        (claim,) = followups.due_errors(session, "gooddata", now_ms())
+        assert followups.claim_errors(session, claim, now_ms() + followups.LEASE_MS)
+    assert relay.reconciler().fetch_errors() is False
+    assert relay.reconciler(clock=Later(MINUTE + 1000)).fetch_errors() is True
+    assert len(relay.get(f"/jobs/{job_id}/errors?instance=gooddata").json["errors"]) == 2
+
+
+def test_a_long_fetch_keeps_its_claim(relay):
+    job_id = relay.uploaded(b"email\n" + b"bad\n" * 601)
+    relay.ended(job_id)
+    clock = Later()
+
+    def sleep(_: float) -> None:
+        clock.ahead += 50_000  # four pages take longer than one lease
+
+    relay.reconciler(clock=clock, sleep=sleep).fetch_errors()
+    with relay.services.database.read() as session:
+        row = session.scalars(select(JobRow)).one()
+        assert (row.errors_at, row.errors_tries) == (None, 1)
+
+
+def test_errors_the_vendor_has_no_longer_are_given_up(relay):
+    relay.call_back(
+        b'{"id": "5", "status": "COMPLETED", "recordsCount": 1, "recordsFailedCount": 1}',
+        "gooddata",
+    )
+    assert relay.reconciler().fetch_errors() is False
+    assert relay.reconciler(clock=Later(10**9)).fetch_errors() is False
+    assert relay.asked(ERRORS, "5") == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_errors_refused_for_our_secrets_are_not_given_up(relay, status):
+    relay.ended(relay.uploaded(BAD_ROWS))
+    relay.faults(answer={"status": status, "times": 1})
+    assert relay.reconciler().fetch_errors() is False
+    assert relay.reconciler(clock=Later(10 * MINUTE)).fetch_errors() is True
+
+
+# --- what the vendor holds back
+
+
+def test_queued_deliveries_are_counted_and_sent_again_on_demand(make_database):
+    with between(make_database("sqlite"), retries=0) as relay:
+        up = relay.app
+
+        def down(_: object, start: Callable[..., object]) -> list[bytes]:
+            start("503 Service Unavailable", [("Content-Length", "0")])
+            return []
+
+        def lost(state: str) -> str:
+            answer = relay.upload()
+            job_id = str(answer.json()["id"])
+            stage = relay.sandbox.stage
+            held = stage.deliveries
+            until(
+                lambda: [
+                    each for each in held.listing({"status": state}) if each["jobId"] == job_id
+                ]
+            )
+            return job_id
+
+        def half(environ, start):
+            callback = environ["PATH_INFO"].startswith("/callbacks")
+            return down(environ, start) if callback else up(environ, start)
+
+        relay.answer_with(half)
+        lost("failed")  # its subscription is deactivated by this
+        ids = [lost("queued"), lost("queued")]
+        relay.answer_with(up)
+        assert relay.summary()["queued_at_vendor"] is None
+        with _one_instance(relay):
+            report = relay.reconciler().one_pass()
+            assert (report.queued, report.redelivered) == (2, 0)
+            assert relay.summary()["queued_at_vendor"] == 2
+            report = relay.reconciler().one_pass(redeliver=True)
+            assert (report.queued, report.redelivered) == (2, 2)
+            jobs = [relay.ended(job_id) for job_id in ids]
+            assert [job["learnt_by"] for job in jobs] == ["callback"] * 2
+            assert relay.reconciler().one_pass(redeliver=True).redelivered == 0
+            assert relay.summary()["queued_at_vendor"] == 0
+
+
+@contextmanager
+def _one_instance(relay: Between) -> Iterator[None]:
+    """The stand-in has one queue for everybody: ask for one instance only."""
+    with relay.services.database.write() as session:
+        session.execute(
+            update(Instance).where(Instance.name == "freshbooks").values(user_secret=None)
+        )
+    yield
+
+
+# --- results
+
+
+def test_results_are_saved_once_before_they_go(relay, tmp_path):
+    relay.ended(relay.uploaded())
+    wanted = {"objectName": "contact"}
+    job_id = relay.vendors("POST", "/bulk/download", json=wanted).json()["id"]
+    relay.ended(job_id)
+    folder = tmp_path / "results"
+    folder.mkdir()
+    assert relay.reconciler().one_pass(results=folder).results == 1
+    (saved,) = folder.iterdir()
+    assert saved.name == f"gooddata.{job_id}.csv"
+    assert saved.read_bytes().replace(b"\r\n", b"\n") == ROWS
+    assert relay.reconciler().one_pass(results=folder).results == 0
+    template = "GET /bulk/{id}/{objectName}"
+    assert relay.asked(template, job_id) == 1
+    saved.unlink()
+    expired = relay.reconciler(clock=Later(4 * 24 * 60 * MINUTE))
+    assert expired.one_pass(results=folder).results == 0
+
+
+ODD_IDS = [
+    ".",
+    "..",
+    "...",
+    "~",
+    "~root",
+    "-rf",
+    "a:b",
+    "CON",
+    ".hidden",
+    "x.csv",
+    "0" * 200,
+    "1-2",
+]
+
+
+def downloads(relay: Between, ids: list[str], instance: str = "gooddata") -> None:
+    facts = {"status": "COMPLETED", "objectName": "contact", "jobDirection": "DOWNLOAD"}
+    for job_id in ids:
+        body = json.dumps({"id": job_id, **facts, "instance": instance}).encode()
+        assert relay.call_back(body, instance).status_code == 200
+
+
+def test_no_job_id_leads_out_of_the_folder_of_results(relay, tmp_path):
+    downloads(relay, ODD_IDS)
+
+    def file(request: httpx.Request) -> httpx.Response | None:
+        if request.url.path.endswith("/contact"):
+            return httpx.Response(200, content=request.url.raw_path)
+        return None
+
+    folder = tmp_path / "results"
+    folder.mkdir()
+    vendor = answering(relay, file)
+    report = relay.reconciler(vendor=vendor).one_pass(results=folder)
+    vendor.close()
+    dots = 2  # "." and ".." name nothing at the vendor
+    assert (report.results, report.blocked) == (len(ODD_IDS) - dots, [])
+    assert len(list(folder.iterdir())) == len(ODD_IDS) - dots
+    outside = {each.name for each in tmp_path.iterdir()} - {"results"}
+    assert {name for name in outside if not name.startswith("receiver-")} == set()
+    assert all(each.name.startswith("gooddata.") for each in folder.iterdir())
+
+
+def test_no_two_results_share_a_file(relay, tmp_path):
+    from receiver.reconciler import _file_name  # noqa: PLC0415
+    from receiver.storage.followups import Claim  # noqa: PLC0415
+
+    pairs = [
+        ("a", "b-1.csv"),
+        ("a-b", "1.csv"),
+        ("a", "b-1"),
+        ("a-b", "1"),
+        ("a", "b.1"),
+        ("a_b", "1"),
+    ]
+    names = {_file_name(Claim(job, instance, "contact", None, 0)) for instance, job in pairs}
+    assert len(names) == len(pairs)
+
+
+@pytest.mark.parametrize("status", [404, 409, 410])
+def test_a_result_that_is_gone_leaves_nothing_behind(relay, tmp_path, status):
+    downloads(relay, ["7", "8"])
+    with odd_vendor(relay, "/contact", status_code=status) as vendor:
+        report = relay.reconciler(vendor=vendor).one_pass(results=tmp_path)
+    assert (report.results, report.blocked) == (0, [])
+    assert [each for each in tmp_path.iterdir() if not each.name.startswith("receiver-")] == []
+
+
+def test_a_result_that_breaks_off_or_is_html_is_not_kept(relay, tmp_path):
+    class Broken(httpx.SyncByteStream):
+        def __iter__(self):
+            yield b"email\n"
+            raise httpx.ReadError("cut")
+
+    folder = tmp_path / "results"
+    folder.mkdir()
+    downloads(relay, ["7"])
+    html = {"content": b"<h1>Sign in</h1>", "headers": {"content-type": "text/html"}}
+    for number, answer in enumerate(({"stream": Broken()}, html), 1):
+        with odd_vendor(relay, "/contact", status_code=200, **answer) as vendor:
+            clock = Later(number * 60 * MINUTE)
+            report = relay.reconciler(vendor=vendor, clock=clock).one_pass(results=folder)
+        assert (report.results, report.blocked) == (0, ["gooddata"])
+        assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_told(relay, tmp_path):
+    downloads(relay, ["7"])
+    with odd_vendor(relay, "/contact", status_code=200, content=b"x") as vendor:
+        report = relay.reconciler(vendor=vendor).one_pass(results=tmp_path / "absent")
+    assert (report.results, report.blocked) == (0, ["gooddata"])
+
+
+# --- submissions of unknown fate
+
+
+def test_submissions_whose_fate_nobody_knows_are_reported(relay):
+    facts = {"object": "contact", "file": "/a.csv", "submitted": 1, "submitted_by": "x"}
+    now = now_ms()
+    with relay.services.database.write() as session:
+        for instance, at in (("gooddata", now - 20 * MINUTE), ("freshbooks", now)):
+            followups.begin_submission(session, {"instance": instance, "at": at, **facts})
+        unclear = followups.begin_submission(
+            session, {"instance": "freshbooks", "at": now, **facts}
+        )
+        followups.end_submission(session, unclear, "unclear")
+        refused = followups.begin_submission(session, {"instance": "gooddata", "at": 1, **facts})
+        followups.end_submission(session, refused, "refused")
+    report = relay.reconciler().one_pass()
+    told = [(each["instance"], each["file"]) for each in report.unclear]
+    # One died while sending, twenty minutes ago; one is known to be unclear.
+    assert told == [("gooddata", "/a.csv"), ("freshbooks", "/a.csv")]
+    assert [datetime.fromisoformat(each["at"]).tzinfo is not None for each in report.unclear] == [
+        True,
+        True,
+    ]
+    with relay.services.database.read() as session:
+        assert len(session.scalars(select(Submission)).all()) == 4
+
+
+def test_a_database_that_fails_in_a_lane_is_told_as_blocked(relay, monkeypatch):
+    dropped(relay, 1)
+
+    def down(*_: object, **__: object) -> None:
+        raise StoreUnavailable("down")
+
+    monkeypatch.setattr("receiver.storage.followups.due_polls", down)
+    assert relay.reconciler().one_pass().blocked == ["freshbooks", "gooddata"]
+
+
+def test_settings_decide_when_a_job_is_overdue():
+    assert Settings().overdue_after == 15 * MINUTE
+    assert Settings().vendor_rate == 1.0

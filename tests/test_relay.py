@@ -1,0 +1,982 @@
+"""The vendor's own paths, answered by us: the seeds' walk-through, and what may go wrong in it."""
+
+import csv
+import io
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+from conftest import KEY
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import func, select
+from standin import (
+    BAD_ROWS,
+    INSTANCES,
+    ROWS,
+    SECRETS,
+    Between,
+    add_instance,
+    between,
+    impatient,
+    made_elsewhere,
+)
+
+from receiver import forwarding
+from receiver.errors import BadParameter
+from receiver.forwarding import Forwarder, Teller
+from receiver.signatures import HEADER, is_valid
+from receiver.storage import tokens
+from receiver.storage.credentials import KeyRing
+from receiver.storage.models import Forward, JobRow, Submission
+from receiver.upstream import LARGEST_ANSWER, Upstream
+
+CALLBACK = "Elements-Async-Callback-Url"
+OBJECTS = ["activities", "contact", "campaign", "list", "account"]
+UPLOADS = "POST /bulk/{objectName}"
+STATUSES = "GET /bulk/{id}/status"
+
+
+@pytest.fixture
+def relay(make_database: Callable[[str], str]) -> Iterator[Between]:
+    with between(make_database("sqlite")) as made:
+        yield made
+
+
+def expect_vendors_error(answer: httpx.Response, status: int, words: str = "") -> None:
+    """An error in the vendor's shape, that holds these words and no secret."""
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
+    assert set(answer.json()) == {"requestId", "message"}
+    assert words in answer.json()["message"]
+    assert [secret for secret in SECRETS if secret in answer.text] == []
+
+
+def submissions(relay: Between) -> list[str]:
+    with relay.services.database.read() as session:
+        return list(session.scalars(select(Submission.state).order_by(Submission.at)))
+
+
+# --- the seeds' walk-through
+
+
+@pytest.mark.parametrize("hub", ["", "/hubs/marketing"])
+@pytest.mark.parametrize("instance", INSTANCES)
+def test_the_seeds_three_calls_work_as_they_stand(relay, instance, hub, sample):
+    objects = relay.vendors("GET", f"{hub}/objects", instance)
+    assert (objects.status_code, objects.json()) == (200, OBJECTS)
+
+    created = relay.upload(sample, instance, path=f"{hub}/bulk/contact")
+    assert created.status_code == 200
+    job_id = created.json()["id"]
+    assert created.json() == {"id": job_id, "status": "CREATED", "instanceId": 425904}
+
+    relay.ended(job_id, instance)
+    status = relay.vendors("GET", f"{hub}/bulk/{job_id}/status", instance)
+    expected = {"id": job_id, "status": "COMPLETED", "recordsCount": 10, "recordsFailedCount": 0}
+    assert (status.status_code, status.json()) == (200, expected)
+
+    job = relay.job(job_id, instance)
+    assert (job["outcome"], job["learnt_by"]) == ("succeeded", "callback")
+    assert job["records"] == {"submitted": 10, "loaded": 10, "failed": 0}
+    assert (job["object"], job["direction"], job["file"]) == ("contact", "UPLOAD", "/sample.csv")
+
+
+@pytest.fixture
+def sample(request: pytest.FixtureRequest) -> bytes:
+    return (request.config.rootpath / "tests/samples/contacts.csv").read_bytes()
+
+
+def test_either_order_of_the_authorization_is_taken(relay):
+    for text in (
+        f"User {relay.token}, Element gooddata",
+        f"element gooddata,user {relay.token}",
+    ):
+        answer = relay.http.get("/objects", headers={"Authorization": text})
+        assert answer.json() == OBJECTS
+
+
+def test_the_vendor_sees_its_own_secrets_and_never_ours(relay):
+    seen: list[httpx.Request] = []
+
+    def look(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json=OBJECTS)
+
+    relay.services.vendor._client = httpx.Client(transport=httpx.MockTransport(look))
+    for instance in INSTANCES:
+        relay.vendors("GET", "/objects", instance)
+    expected = [f"Element {name}-element, User {name}-secret" for name in INSTANCES]
+    assert [request.headers["Authorization"] for request in seen] == expected
+    paths = ["/elements/api-v2/hubs/marketing/objects", "/elements/api-v2/objects"]
+    assert [request.url.path for request in seen] == paths
+    assert [request for request in seen if relay.token in str(request.headers)] == []
+
+
+def test_a_status_comes_from_the_store_and_the_vendor_is_asked_for_unknown_jobs_only(relay):
+    job_id = relay.uploaded()
+    relay.ended(job_id)
+    for _ in range(3):
+        assert relay.vendors("GET", f"/bulk/{job_id}/status").json()["status"] == "COMPLETED"
+    assert relay.asked(STATUSES, job_id) == 0
+
+    elsewhere = made_elsewhere(relay)
+    relay.ended_at_vendor(elsewhere)
+    for _ in range(3):
+        status = relay.vendors("GET", f"/bulk/{elsewhere}/status").json()
+        assert (status["id"], status["status"]) == (elsewhere, "COMPLETED")
+    assert relay.asked(STATUSES, elsewhere) == 1
+    job = relay.job(elsewhere)
+    assert (job["outcome"], job["learnt_by"]) == ("succeeded", "poll")
+    assert relay.summary()["lost_callbacks"] == 0  # none was due
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer {token}",
+        "Element gooddata",
+        "User {token}",
+        "Element gooddata, User wrong",
+        "Element unknown, User {token}",
+        "Element default, User {token}",
+        "Element gooddata; User {token}",
+        "Element gooddata, User {token}, Organization x",
+        "Element gooddata, Element gooddata",
+        "Element gooddata-element, User gooddata-secret",
+        "Element \xe9, User {token}",
+    ],
+)
+def test_without_a_right_token_nothing_is_answered(relay, authorization):
+    given = {} if authorization is None else {"Authorization": authorization}
+    headers = {
+        name: value.replace("{token}", relay.token).encode("latin-1")
+        for name, value in given.items()
+    }
+    for method, path in (("GET", "/objects"), ("GET", "/bulk/1/status"), ("PUT", "/bulk/1/cancel")):
+        expect_vendors_error(relay.http.request(method, path, headers=headers), 401)
+    upload = relay.http.post("/bulk/contact?path=/x", headers=headers, files={"file": ROWS})
+    expect_vendors_error(upload, 401)
+    assert relay.sandbox.stage.requests.totals()["requests"] == {}
+
+
+def test_a_token_for_reading_may_not_upload_nor_cancel(relay):
+    with relay.services.database.write() as session:
+        reader = tokens.create_token(session, "reader", "read", 1)
+    expect_vendors_error(relay.upload(token=reader), 403, "operate")
+    expect_vendors_error(relay.vendors("PUT", "/bulk/1/cancel", token=reader), 403)
+    expect_vendors_error(relay.vendors("POST", "/bulk/query", token=reader), 403)
+    expect_vendors_error(relay.vendors("POST", "/bulk/download", token=reader), 403)
+    assert relay.sandbox.stage.requests.totals()["requests"] == {}
+    assert relay.vendors("GET", "/objects", token=reader).json() == OBJECTS
+    assert relay.vendors("HEAD", "/objects", token=reader).status_code == 200
+
+
+def test_a_token_limited_to_one_instance_does_not_reach_the_other(relay):
+    with relay.services.database.write() as session:
+        limited = tokens.create_token(session, "one", "operate", 1, only=["freshbooks"])
+    expect_vendors_error(relay.upload(token=limited), 401)
+    assert relay.upload(instance="freshbooks", token=limited).status_code == 200
+
+
+def test_an_unknown_object_is_refused_in_the_vendors_words(relay):
+    answer = relay.upload(path="/bulk/nosuch")
+    expect_vendors_error(answer, 400, "the object must be one of activities")
+    assert submissions(relay) == ["refused"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b" \r\n\n", "empty"),
+        (b"\xef\xbb\xbf", "no header"),
+        (b",,\n1,2,3\n", "no header"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "neither CSV nor JSON"),
+        ("email,name\na,b\n".encode("utf-16"), "neither CSV nor JSON"),
+    ],
+)
+def test_a_file_that_is_none_is_refused_before_the_vendor_sees_it(relay, content, words):
+    expect_vendors_error(relay.upload(content), 400, words)
+    assert relay.asked(UPLOADS) == 0
+
+
+def test_a_form_without_its_file_is_refused(relay):
+    for request in (
+        {"files": {"data": ROWS}},
+        {"data": {"file": "email\na@example.com\n"}},
+        {"content": b"email\na@example.com\n"},
+        {},
+    ):
+        answer = relay.vendors("POST", "/bulk/contact?path=/x.csv", **request)
+        expect_vendors_error(answer, 400, "`file`")
+    assert relay.asked(UPLOADS) == 0
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*SpooledTemporaryFile")
+def test_an_upload_that_breaks_off_is_refused(relay):
+    body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n' + ROWS
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    answer = relay.vendors("POST", "/bulk/contact?path=/x", content=body, headers=headers)
+    expect_vendors_error(answer, 400, "did not arrive whole")
+    assert relay.asked(UPLOADS) == 0
+
+
+def test_no_name_is_taken_that_no_database_could_hold(relay):
+    expect_vendors_error(relay.upload(path="/bulk/a%00b"), 400)
+    upload = relay.vendors("POST", "/bulk/contact?path=%00", files={"file": ROWS})
+    expect_vendors_error(upload, 400)
+    for name in ("\ud800", "\0"):
+        content = json.dumps({"objectName": name}).encode()
+        expect_vendors_error(relay.vendors("POST", "/bulk/download", content=content), 400)
+    expect_vendors_error(relay.vendors("GET", "/bulk/%00/status"), 404)
+
+
+@pytest.mark.parametrize("dots", ["%2e", "%2e%2e", "%2E."])
+def test_dots_lead_nowhere_else_at_the_vendor(relay, dots):
+    seen: list[httpx.Request] = []
+    transport = httpx.MockTransport(lambda request: seen.append(request) or httpx.Response(200))
+    relay.services.vendor._client = httpx.Client(transport=transport)
+    for method, path in (
+        ("GET", f"/bulk/{dots}/instances"),
+        ("GET", f"/bulk/{dots}/status"),
+        ("GET", f"/bulk/{dots}/errors"),
+        ("GET", f"/bulk/1/{dots}"),
+        ("PUT", f"/bulk/{dots}/cancel"),
+        ("GET", f"/hubs/{dots}/objects"),
+        ("GET", f"/hubs/{dots}/bulk/jobs"),
+    ):
+        expect_vendors_error(relay.vendors(method, path), 404)
+    expect_vendors_error(relay.upload(path=f"/bulk/{dots}"), 404)
+    expect_vendors_error(relay.upload(path=f"/hubs/{dots}/bulk/contact"), 404)
+    assert [str(request.url) for request in seen] == []
+
+
+def test_paths_and_methods_the_vendor_does_not_have_are_told_in_its_shape(relay):
+    expect_vendors_error(relay.vendors("GET", "/nosuch"), 404)
+    expect_vendors_error(relay.vendors("DELETE", "/bulk/1/cancel"), 405)
+
+
+def test_another_instances_job_is_no_job_of_this_one(relay):
+    job_id = relay.uploaded()
+    relay.ended(job_id)
+    for method, what in (
+        ("GET", "status"),
+        ("GET", "errors"),
+        ("GET", "contact"),
+        ("PUT", "cancel"),
+    ):
+        answer = relay.vendors(method, f"/bulk/{job_id}/{what}", "freshbooks")
+        expect_vendors_error(answer, 404, f"no job {job_id}")
+    assert relay.vendors("GET", "/bulk/jobs", "freshbooks").json() == []
+
+
+CALLS = [
+    ("GET", "/objects"),
+    ("GET", "/bulk/77/status"),
+    ("GET", "/bulk/77/errors"),
+    ("GET", "/bulk/jobs"),
+    ("GET", "/bulk/77/contact"),
+    ("PUT", "/bulk/77/cancel"),
+]
+
+
+def test_a_vendor_that_is_down_is_told_and_nothing_is_written_as_sent(relay):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: refuses
+        relay.services.vendor._base_url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        impatient(relay)
+        for method, path in CALLS:
+            expect_vendors_error(relay.vendors(method, path), 502, "cannot be reached")
+        expect_vendors_error(relay.upload(), 502, "cannot be reached")
+    assert submissions(relay) == ["refused"]
+    assert relay.summary()["unclear_submissions"] == 0
+
+
+@pytest.mark.parametrize("status", [400, 403, 429, 500, 502, 503])
+def test_the_vendors_errors_are_passed_on(relay, status):
+    impatient(relay)
+    for method, path in CALLS:
+        relay.faults(answer={"status": status, "times": 3})
+        expect_vendors_error(relay.vendors(method, path), status, "told to answer like this")
+    relay.faults(answer={"status": status, "times": 3})
+    expect_vendors_error(relay.upload(), status, "told to answer like this")
+    assert (relay.asked(UPLOADS), submissions(relay)) == (1, ["refused"])
+
+
+def test_html_is_never_passed_on(relay):
+    relay.faults(html=100)
+    for method, path in CALLS:
+        expect_vendors_error(relay.vendors(method, path), 502, "the vendor's answer is")
+    answer = relay.upload()
+    expect_vendors_error(answer, 502, "may have been created")
+    assert submissions(relay) == ["unclear"]
+
+
+@pytest.mark.parametrize("to", ["http://169.254.169.254/latest", "http://localhost:1/"])
+def test_a_redirect_to_another_host_is_told_and_not_followed(relay, to):
+    relay.faults(redirect={"to": to, "times": 100})
+    for method, path in CALLS:
+        expect_vendors_error(relay.vendors(method, path), 502, "302, which is not followed")
+    expect_vendors_error(relay.upload(), 502, "302, which is not followed")
+    assert (relay.asked(UPLOADS), submissions(relay)) == (1, ["unclear"])
+
+
+def test_a_slow_vendor_is_not_waited_for_without_end(relay, monkeypatch):
+    patience = httpx.Timeout(0.2)
+    monkeypatch.setattr("receiver.upstream._TIMEOUT", patience)
+    monkeypatch.setattr("receiver.upstream._UPLOAD_TIMEOUT", patience)
+    impatient(relay)
+    relay.faults(slow=30)
+    expect_vendors_error(relay.vendors("GET", "/objects"), 504, "did not answer: ReadTimeout")
+    expect_vendors_error(relay.upload(), 504, "look at GET /bulk/jobs before you send again")
+    assert (relay.asked(UPLOADS), submissions(relay)) == (1, ["unclear"])
+
+
+def test_numbers_for_ids_are_ids(make_database):
+    with between(make_database("sqlite"), shape="v3") as relay:
+        elsewhere = made_elsewhere(relay)
+        relay.ended_at_vendor(elsewhere)
+        assert relay.vendors("GET", f"/bulk/{elsewhere}/status").json()["id"] == int(elsewhere)
+        assert relay.job(elsewhere)["outcome"] == "succeeded"
+        job_id = relay.uploaded()
+        assert relay.ended(job_id)["outcome"] == "succeeded"
+
+
+def test_the_answer_to_an_upload_may_have_a_number_for_its_id(relay):
+    created = {"id": 987654321, "status": "CREATED"}
+    _answers(relay, httpx.Response(200, json=created))
+    assert relay.upload().json() == created
+    assert relay.job("987654321")["status"] == "CREATED"
+
+
+def _answers(relay: Between, answer: httpx.Response) -> None:
+    transport = httpx.MockTransport(lambda _: answer)
+    relay.services.vendor._client = httpx.Client(transport=transport)
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"id": null, "status": "CREATED"}', b'{"id": "1"}', b""])
+def test_an_answer_without_a_job_leaves_the_uploads_fate_unclear(relay, body):
+    _answers(relay, httpx.Response(200, content=body))
+    expect_vendors_error(relay.upload(), 502, "may have been created")
+    assert (submissions(relay), relay.summary()["unclear_submissions"]) == (["unclear"], 1)
+
+
+def test_an_answer_above_the_cap_is_not_passed_on(relay):
+    _answers(relay, httpx.Response(200, content=b"[" + b" " * LARGEST_ANSWER + b"]"))
+    expect_vendors_error(relay.vendors("GET", "/objects"), 502, "more than")
+
+
+@pytest.mark.parametrize("fault", ["die_in_upload", "die_after_upload"])
+def test_an_upload_cut_off_while_waiting_is_told_and_never_repeated_by_itself(relay, fault):
+    relay.faults(**{fault: 100})
+    big = b"email,name\n" + b"a@example.com,A\n" * 20_000
+    expect_vendors_error(relay.upload(big), 502, "look at GET /bulk/jobs before you send again")
+    assert (relay.asked(UPLOADS), submissions(relay)) == (1, ["unclear"])
+    assert relay.summary()["unclear_submissions"] == 1
+    relay.faults()
+    report = relay.reconciler().one_pass(everything=True)
+    assert [(each["instance"], each["file"]) for each in report.unclear] == [
+        ("gooddata", "/sample.csv")
+    ]
+    assert relay.asked(UPLOADS) == 1
+    # What to do: the job list tells whether the vendor has it.
+    created = 1 if fault == "die_after_upload" else 0
+    assert len(relay.vendors("GET", "/bulk/jobs").json()) == created
+
+
+def test_without_a_public_url_nothing_is_uploaded(make_database):
+    with between(make_database("sqlite"), public_url=None) as relay:
+        expect_vendors_error(relay.upload(), 503)
+        assert relay.asked(UPLOADS) == 0
+
+
+def test_a_database_that_cannot_write_stops_an_upload_before_the_vendor(relay, monkeypatch):
+    from receiver.errors import StoreUnavailable  # noqa: PLC0415 - where it is used
+
+    def down(*_: object, **__: object) -> None:
+        raise StoreUnavailable("down")
+
+    monkeypatch.setattr("receiver.storage.followups.begin_submission", down)
+    answer = relay.upload()
+    expect_vendors_error(answer, 503)
+    assert int(answer.headers["Retry-After"]) > 0
+    assert relay.asked(UPLOADS) == 0
+
+
+# --- what was submitted
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.csv", b"email,name\na@x.yz,A\nb@x.yz,B\n", 2),
+        ("a.csv", b"email,name\r\na@x.yz,A\r\nb@x.yz,B\r\n", 2),
+        ("a.csv", b"email,name\na@x.yz,A\nb@x.yz,B", 2),
+        ("a.csv", b'\xef\xbb\xbf"email","name"\na@x.yz,"A\nA\r\n\nA"\n', 1),
+        ("a.csv", b"email,name\n\n\na@x.yz,A\n\r\nb@x.yz,B\n\n", 2),
+        ("a.csv", b'email,name\na@x.yz,"say ""hi"", you"\n', 1),
+        ("a.csv", b"email,name\n", 0),
+        ("a.csv", "email,name\ne@x.yz,Zo\u00eb\n".encode("latin-1"), 1),
+        ("a.jsonl", b'{"email": "a@x.yz"}\n{"email": "b@x.yz"}\n', 2),
+        ("a.csv", b'{"email": "a@x.yz"}\n\n{"email": "b@x.yz"}', 2),
+    ],
+)
+def test_the_records_are_counted_on_their_way(relay, name, content, expected):
+    job_id = relay.uploaded(content, name=name)
+    assert relay.job(job_id)["records"]["submitted"] == expected
+
+
+def test_the_vendor_gets_the_very_bytes_and_the_forms_fields(relay):
+    content = b'\xef\xbb\xbfemail,name\r\na@example.com,"A\r\nA"\r\n'
+    job_id = relay.uploaded(content, data={"metaData": '{"callback-payload": {"batch": 7}}'})
+    source = relay.sandbox.stage.jobs.find(job_id).source
+    assert source.read_bytes() == content
+    assert relay.ended(job_id)["callback_payload"] == {"batch": 7}
+
+
+def test_failed_records_make_a_job_partial_and_their_errors_are_fetched(relay):
+    job_id = relay.uploaded(BAD_ROWS)
+    job = relay.ended(job_id)
+    assert (job["outcome"], job["status"]) == ("partial", "COMPLETED")
+    assert job["records"] == {"submitted": 4, "loaded": 2, "failed": 2}
+    assert relay.reconciler().fetch_errors() is True
+    found = relay.get(f"/jobs/{job_id}/errors?instance=gooddata").json
+    assert [entry["row"] for entry in found["errors"]] == [3, 4]
+    assert [(group["message"], group["count"]) for group in found["groups"]] == [
+        ("The e-mail address is malformed.", 1),
+        ("The e-mail address is missing.", 1),
+    ]
+
+
+# --- callbacks that overtake
+
+
+def test_a_callback_that_overtakes_the_answer_is_neither_lost_nor_doubled(relay):
+    relay.faults(overtake=True)
+    job_id = relay.uploaded(BAD_ROWS)
+    job = relay.job(job_id)
+    assert (job["outcome"], job["learnt_by"], job["events"]) == ("partial", "callback", 1)
+    assert job["records"] == {"submitted": 4, "loaded": 2, "failed": 2}
+    timeline = relay.get(f"/jobs/{job_id}/events?instance=gooddata").json["timeline"]
+    assert [entry["source"] for entry in timeline] == ["callback", "submission"]
+    assert job["file"] == "/sample.csv"
+
+
+def test_many_at_once_that_are_overtaken_give_a_job_each(relay):
+    relay.faults(overtake=True, duplicate_callbacks=1)
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(lambda _: relay.uploaded(), range(60)))
+    assert len(set(ids)) == 60
+    with relay.services.database.read() as session:
+        rows = session.execute(select(JobRow.id, JobRow.outcome, JobRow.events)).all()
+    assert sorted(rows) == sorted((job_id, "succeeded", 1) for job_id in ids)
+    assert submissions(relay) == ["taken"] * 60
+
+
+# --- the client's own callback URL
+
+
+class Client:
+    """A client's callback URL on this machine; answers with `statuses` in turn, then 200."""
+
+    def __init__(self) -> None:
+        self.statuses: list[int] = []
+        self.told: list[tuple[bytes, str | None]] = []
+        client = self
+
+        class Connection(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                client.told.append((body, self.headers[HEADER]))
+                self.send_response(client.statuses.pop(0) if client.statuses else 200)
+                self.send_header("Location", "http://169.254.169.254/")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Connection)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook?x=1"
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    made = Client()
+    thread = threading.Thread(target=made.server.serve_forever, args=(0.02,))
+    thread.start()
+    yield made
+    made.server.shutdown()
+    thread.join()
+    made.server.server_close()
+
+
+ALLOWED = {"forward_allow": frozenset({"127.0.0.1"})}
+
+
+def teller(relay: Between, clock: Callable[[], int] | None = None) -> Teller:
+    """What a restarted node tells clients with."""
+    services = relay.services
+    ring = KeyRing(services.database, services.vault, ())
+    settings = services.settings
+    return Teller(settings, services.database, ring, services.forwarder, clock or services.clock)
+
+
+def forwards(relay: Between) -> list[tuple[int, str | None, bool]]:
+    with relay.services.database.read() as session:
+        rows = session.scalars(select(Forward).order_by(Forward.id))
+        return [(row.tries, row.result, row.next_at is None) for row in rows]
+
+
+def test_the_clients_own_url_is_kept_and_told_after_us_signed(make_database, client):
+    with between(make_database("sqlite"), **ALLOWED) as relay:
+        job_id = relay.uploaded(headers={CALLBACK: client.url})
+        relay.ended(job_id)
+        sent = relay.sandbox.stage.deliveries.listing({})
+        assert [each["url"] for each in sent] == [f"{relay.url}/callbacks/gooddata"]
+        assert client.told == []  # us first
+        assert teller(relay).tell_one() is True
+        ((body, signature),) = client.told
+        assert body.decode() == sent[0]["body"]
+        assert is_valid(body, signature, [KEY])
+        assert (teller(relay).tell_one(), forwards(relay)) == (False, [(1, "200", True)])
+
+
+def test_a_client_is_told_though_the_callback_overtook_the_answer(make_database, client):
+    with between(make_database("sqlite"), **ALLOWED) as relay:
+        relay.faults(overtake=True, duplicate_callbacks=2)
+        relay.uploaded(headers={CALLBACK: client.url})
+        while teller(relay).tell_one():
+            pass
+        assert [json.loads(body)["status"] for body, _ in client.told] == ["COMPLETED"]
+
+
+def test_a_client_is_told_what_was_learnt_by_asking(make_database, client):
+    with between(make_database("sqlite"), **ALLOWED) as relay:
+        relay.faults(drop_callbacks=True)
+        payload = {"metaData": '{"callback-payload": [1]}'}
+        job_id = relay.uploaded(headers={CALLBACK: client.url}, data=payload)
+        relay.ended_at_vendor(job_id)
+        relay.reconciler().one_pass(everything=True)
+        assert teller(relay).tell_one() is True
+        ((body, signature),) = client.told
+        told = json.loads(body)
+        assert (told["id"], told["status"], told["recordsCount"]) == (job_id, "COMPLETED", 2)
+        assert is_valid(body, signature, [KEY])
+
+
+def test_a_client_that_fails_is_told_again_on_the_vendors_schedule(make_database, client):
+    now = [1_700_000_000_000]
+    given = {**ALLOWED, "vendor_retry_seconds": (8, 64)}
+    with between(make_database("sqlite"), clock=lambda: now[0], **given) as relay:
+        client.statuses = [500, 302, 410]
+        relay.ended(relay.uploaded(headers={CALLBACK: client.url}))
+        for pause in (0, 8, 64):
+            now[0] += 1000 * pause - 1
+            assert pause == 0 or teller(relay).tell_one() is False
+            now[0] += 1
+            assert teller(relay).tell_one() is True  # a new Teller each time: nothing in memory
+        assert forwards(relay) == [(3, "410", True)]
+        now[0] += 10**9
+        assert (teller(relay).tell_one(), len(client.told)) == (False, 3)
+        assert len({body for body, _ in client.told}) == 1
+
+
+def test_a_node_that_died_while_telling_leaves_it_to_another(make_database, client, monkeypatch):
+    now = [1_700_000_000_000]
+    with between(make_database("sqlite"), clock=lambda: now[0], **ALLOWED) as relay:
+        relay.ended(relay.uploaded(headers={CALLBACK: client.url}))
+        with monkeypatch.context() as dying:
+
+            def die(*_: object) -> None:
+                raise KeyboardInterrupt
+
+            dying.setattr(Forwarder, "post", die)
+            with pytest.raises(KeyboardInterrupt):
+                teller(relay).tell_one()
+        assert teller(relay).tell_one() is False
+        now[0] += 61_000
+        assert teller(relay).tell_one() is True
+        assert len(client.told) == 1
+
+
+def test_a_client_that_names_our_own_url_is_not_told_twice(relay):
+    job_id = relay.uploaded(headers={CALLBACK: f"{relay.url}/callbacks/gooddata"})
+    relay.ended(job_id)
+    assert forwards(relay) == []
+
+
+FORBIDDEN = [
+    "http://hooks.example.com/",
+    "ftp://hooks.example.com/",
+    "file:///etc/passwd",
+    "javascript:alert(1)",
+    "//hooks.example.com/",
+    "hooks.example.com",
+    "https://",
+    "https:///x",
+    "https://user:password@hooks.example.com/",
+    "https://user@hooks.example.com/",
+    "https://@hooks.example.com/",
+    "https://hooks.example.com:99999/",
+    "https://[::1/",
+    "https://hooks.example.com/\t",
+    f"https://{'a' * 64}.example.com/",
+    "https://a..example.com/",
+    "http://127.0.0.1/",
+    "",
+]
+
+
+@pytest.mark.parametrize("url", FORBIDDEN)
+def test_a_forbidden_url_is_refused_before_anything_is_sent(relay, url):
+    if url.strip() == url and url:
+        answer = relay.upload(headers={CALLBACK: url})
+        expect_vendors_error(answer, 400, "callback URL")
+    content = json.dumps({"objectName": "contact", "notificationUrl": url}).encode()
+    expect_vendors_error(relay.vendors("POST", "/bulk/download", content=content), 400)
+    assert relay.sandbox.stage.requests.totals()["requests"] == {}
+
+
+PRIVATE = [
+    "127.0.0.1",
+    "10.0.0.1",
+    "172.16.0.1",
+    "192.168.1.1",
+    "169.254.169.254",
+    "100.64.0.1",
+    "0.0.0.0",
+    "224.0.0.1",
+    "255.255.255.255",
+    "::1",
+    "::",
+    "fe80::1%eth0",
+    "fc00::1",
+    "fec0::1",
+    "ff02::1",
+    "::ffff:127.0.0.1",
+    "::ffff:10.0.0.1",
+    "64:ff9b::7f00:1",
+    "2002:7f00:1::",
+]
+
+
+@contextmanager
+def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> Iterator[list[httpx.Request]]:
+    """Have every name resolve to these, and give the requests that a Forwarder sends."""
+    family = [socket.AF_INET6 if ":" in each else socket.AF_INET for each in addresses]
+    found = [(kind, 1, 6, "", (each, 443)) for kind, each in zip(family, addresses, strict=True)]
+    sent: list[httpx.Request] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(forwarding.socket, "getaddrinfo", lambda *_, **__: found)
+        yield sent
+
+
+def forwarder(sent: list[httpx.Request], allowed: frozenset[str] = frozenset()) -> Forwarder:
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(204)
+
+    return Forwarder(allowed, httpx.MockTransport(answer))
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+@pytest.mark.parametrize("beside", [(), ("93.184.216.34",)])
+def test_a_name_that_leads_inward_is_never_contacted(monkeypatch, address, beside):
+    with resolving(monkeypatch, *beside, address) as sent:
+        with pytest.raises(BadParameter, match="not public"):
+            forwarder(sent).post("https://hooks.example.com/", b"{}", {})
+        assert sent == []
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1"])
+def test_the_connection_goes_to_the_address_that_was_looked_at(monkeypatch, address):
+    with resolving(monkeypatch, address) as sent:
+        post = forwarder(sent).post("https://hooks.example.com:8443/x?y=1", b"{}", {"A": "b"})
+        assert post == 204
+        (request,) = sent
+        assert (request.url.host, request.url.port) == (address, 8443)
+        assert request.headers["Host"] == "hooks.example.com:8443"
+        assert request.extensions["sni_hostname"] == "hooks.example.com"
+        assert request.url.raw_path == b"/x?y=1"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "169.254.169.254", "2130706433", "0x7f.1"])
+def test_a_number_for_a_host_leads_inward_no_more_than_a_name(host):
+    sent: list[httpx.Request] = []
+    with pytest.raises((BadParameter, OSError)):
+        forwarder(sent).post(f"https://{host}/", b"{}", {})
+    assert sent == []
+
+
+def test_hosts_on_the_allow_list_may_be_private_and_plain():
+    sent: list[httpx.Request] = []
+    allowed = forwarder(sent, frozenset({"hooks.internal"}))
+    assert allowed.post("http://hooks.internal:8080/x", b"{}", {}) == 204
+    assert str(sent[0].url) == "http://hooks.internal:8080/x"
+    for other in (
+        "http://hooks.internal.example.com/",
+        "http://other.internal/",
+        "ftp://hooks.internal/",
+    ):
+        with pytest.raises(BadParameter):
+            allowed.check(other)
+
+
+def test_what_a_stranger_answers_without_end_is_not_read():
+    class Endless(httpx.SyncByteStream):
+        def __iter__(self):
+            pytest.fail("the body was read")
+            yield b""
+
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Endless()))
+    assert Forwarder(frozenset({"h"}), transport).post("http://h/", b"{}", {}) == 200
+
+
+def test_a_name_that_turned_private_ends_the_telling(make_database, monkeypatch):
+    with between(make_database("sqlite")) as relay:
+        relay.ended(relay.uploaded(headers={CALLBACK: "https://hooks.example.com/"}))
+        with resolving(monkeypatch, "10.0.0.1"):
+            assert teller(relay).tell_one() is True
+        ((tries, result, done),) = forwards(relay)
+        assert (tries, done) == (1, True)
+        assert "not public" in str(result)
+
+
+def test_a_name_that_is_unknown_now_is_tried_again(make_database, monkeypatch):
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    with between(make_database("sqlite")) as relay:
+        relay.ended(relay.uploaded(headers={CALLBACK: "https://hooks.example.com/"}))
+        with monkeypatch.context() as patched:
+            patched.setattr(forwarding.socket, "getaddrinfo", unknown)
+            teller(relay).tell_one()
+        assert forwards(relay) == [(1, "gaierror", False)]
+
+
+@given(st.text(max_size=60))
+def test_whatever_a_url_is_checking_it_raises_nothing_else(text):
+    checking = Forwarder(frozenset())
+    for url in (text, f"https://{text}/", f"https://example.com{text}"):
+        try:
+            checking.check(url)
+        except BadParameter:
+            continue
+        assert httpx.URL(url).scheme == "https"
+
+
+# --- errors and the job list, paged as the vendor pages
+
+
+def pages(relay: Between, path: str, size: int, **params: str) -> list[list[dict]]:
+    found, token = [], None
+    while True:
+        given_ = {**params, "pageSize": str(size), **({"nextPage": token} if token else {})}
+        answer = relay.vendors("GET", path, params=given_)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["elements-returned-count"] == str(len(answer.json()))
+        found.append(answer.json())
+        token = answer.headers.get("elements-next-page-token")
+        if token is None:
+            return found
+        assert len(found) < 100
+
+
+def test_errors_come_from_the_store_paged_as_the_vendor_pages(relay):
+    rows = b"email\n" + b"".join(b"bad-%d\n" % number for number in range(7))
+    job_id = relay.uploaded(rows)
+    relay.ended(job_id)
+    path = f"/bulk/{job_id}/errors"
+    from_vendor = relay.vendors("GET", path)
+    assert len(from_vendor.json()) == 7
+    relay.reconciler().fetch_errors()
+    asked = relay.asked("GET /bulk/{id}/errors", job_id)
+    for size, lengths in ((3, [3, 3, 1]), (7, [7]), (200, [7]), (1, [1] * 7)):
+        found = pages(relay, path, size)
+        assert [len(page) for page in found] == lengths
+        assert [entry for page in found for entry in page] == from_vendor.json()
+    assert relay.asked("GET /bulk/{id}/errors", job_id) == asked
+
+
+def test_errors_the_store_does_not_have_come_from_the_vendor_page_by_page(relay):
+    rows = b"email\n" + b"".join(b"bad-%d\n" % number for number in range(5))
+    job_id = made_elsewhere(relay, rows=rows)
+    relay.ended_at_vendor(job_id)
+    answer = relay.vendors("GET", f"/bulk/{job_id}/errors", params={"pageSize": "2"})
+    token = answer.headers["elements-next-page-token"]
+    following = relay.vendors(
+        "GET", f"/bulk/{job_id}/errors", params={"pageSize": "2", "nextPage": token}
+    )
+    rows_told = [entry["row"] for entry in answer.json() + following.json()]
+    assert rows_told == [1, 2, 3, 4]
+
+
+def test_the_job_list_comes_from_the_store_newest_first_and_filtered(relay):
+    ids = [relay.uploaded(BAD_ROWS if number == 2 else ROWS) for number in range(5)]
+    for job_id in ids:
+        relay.ended(job_id)
+    found = [job for page in pages(relay, "/bulk/jobs", 2) for job in page]
+    assert {str(job["id"]) for job in found} == set(ids)
+    assert len(found) == 5
+    first = next(job for job in found if str(job["id"]) == ids[2])
+    assert (first["status"], first["record_count"], first["error_count"]) == ("COMPLETED", 2, 2)
+    assert (first["object_name"], first["job_direction"]) == ("contact", "UPLOAD")
+    where = "object_name='contact' AND job_status='COMPLETED'"
+    assert len(relay.vendors("GET", "/bulk/jobs", params={"where": where}).json()) == 5
+    assert relay.asked("GET /bulk/jobs") == 0
+
+
+def test_what_the_store_cannot_answer_of_the_list_the_vendor_is_asked(relay):
+    job_id = relay.uploaded()
+    relay.ended(job_id)
+    for where in ("record_count=2", "job_status='RUNNING'"):
+        answer = relay.vendors("GET", "/bulk/jobs", params={"where": where})
+        assert answer.status_code == 200
+    assert relay.asked("GET /bulk/jobs") == 2
+    expect_vendors_error(relay.vendors("GET", "/bulk/jobs", params={"where": "x"}), 400, "where")
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "x", "2001", "99999999", "", "1.5"])
+def test_a_page_size_that_is_none_is_refused(relay, size):
+    for path in ("/bulk/jobs", "/bulk/1/errors"):
+        answer = relay.vendors("GET", path, params={"pageSize": size})
+        expect_vendors_error(answer, 400, "pageSize")
+
+
+def test_a_job_under_way_has_loaded_none_so_far(make_database):
+    with between(make_database("sqlite"), job_seconds=60) as relay:
+        job_id = relay.uploaded()
+        expected = {"id": job_id, "status": "CREATED", "recordsCount": 0, "recordsFailedCount": 0}
+        assert relay.vendors("GET", f"/bulk/{job_id}/status").json() == expected
+        (listed,) = relay.vendors("GET", "/bulk/jobs").json()
+        assert (listed["id"], listed["job_state"]) == (int(job_id), "CREATED")
+        assert (listed["record_count"], listed["error_count"]) == (0, 0)
+
+
+# --- cancel, query, download, results
+
+
+def test_a_cancel_is_passed_on_and_known_at_once(make_database):
+    with between(make_database("sqlite"), job_seconds=60) as relay:
+        relay.faults(drop_callbacks=True)
+        job_id = relay.uploaded()
+        answer = relay.vendors("PUT", f"/bulk/{job_id}/cancel")
+        assert (answer.status_code, answer.json()["status"]) == (200, "CANCELLED")
+        assert relay.job(job_id)["outcome"] == "cancelled"
+        again = relay.vendors("PUT", f"/bulk/{job_id}/cancel")
+        expect_vendors_error(again, 409, "has ended")
+        assert relay.asked("PUT /bulk/{id}/cancel", job_id) == 2
+
+
+@pytest.mark.parametrize("hub", ["", "/hubs/marketing"])
+def test_queries_and_downloads_are_jobs_of_direction_download(relay, hub):
+    relay.ended(relay.uploaded())
+    query = relay.vendors(
+        "POST", f"{hub}/bulk/query", data={"q": "select email from contact", "from": "2026-01-01"}
+    )
+    wanted = {"objectName": "contact", "format": "csv", "extra": [1, {"deep": None}]}
+    download = relay.vendors("POST", f"{hub}/bulk/download", json=wanted)
+    for answer in (query, download):
+        assert set(answer.json()) == {"id", "status", "instance_id"}
+        job = relay.ended(answer.json()["id"])
+        assert (job["outcome"], job["direction"]) == ("succeeded", "DOWNLOAD")
+        assert job["learnt_by"] == "callback"
+    assert relay.job(download.json()["id"])["object"] == "contact"
+
+
+def test_a_downloads_own_notification_url_is_told_after_us(make_database, client):
+    with between(make_database("sqlite"), **ALLOWED) as relay:
+        wanted = {"objectName": "contact", "notificationUrl": client.url}
+        relay.ended(relay.vendors("POST", "/bulk/download", json=wanted).json()["id"])
+        assert teller(relay).tell_one() is True
+        assert len(client.told) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"null",
+        b"\xff",
+        b"[" * 3000,
+        b'{"objectName": "contact", "notificationUrl": 7}',
+    ],
+)
+def test_a_download_that_is_no_json_object_is_refused(relay, content):
+    expect_vendors_error(relay.vendors("POST", "/bulk/download", content=content), 400)
+    assert relay.asked("POST /bulk/download") == 0
+
+
+def test_a_result_is_passed_on_in_the_format_asked_for(relay):
+    job_id = relay.uploaded()
+    relay.ended(job_id)
+    path = f"/hubs/marketing/bulk/{job_id}/contact"
+    file = relay.vendors("GET", path, headers={"Accept": "text/csv"})
+    assert file.headers["content-type"].startswith("text/csv")
+    assert file.headers["X-Content-Type-Options"] == "nosniff"
+    assert list(csv.reader(io.StringIO(file.text))) == list(csv.reader(io.StringIO(ROWS.decode())))
+    assert relay.vendors("GET", f"{path}?format=json").json()[0]["email"] == "a@example.com"
+    expect_vendors_error(relay.vendors("GET", path, headers={"Accept": "image/png"}), 406)
+    expect_vendors_error(relay.vendors("GET", path, headers={"Accept": b"\xe9"}), 400)
+    expect_vendors_error(relay.vendors("GET", f"/bulk/{job_id}/list"), 404)
+
+
+# --- secrets, and PostgreSQL
+
+
+def test_no_answer_of_ours_holds_a_vendor_secret(relay, capfd):
+    relay.ended(relay.uploaded(BAD_ROWS))
+    relay.faults(html=1)
+    texts = [relay.vendors(method, path).text for method, path in CALLS]
+    texts += [relay.get(path).text for path in ("/jobs", "/events", "/summary")]
+    texts += [repr(relay.services), repr(relay.services.settings), *capfd.readouterr()]
+    assert [secret for secret in SECRETS for text in texts if secret in text] == []
+
+
+def test_the_walk_through_holds_on_every_database(database_url, sample):
+    with between(database_url) as relay:
+        relay.faults(overtake=True)
+        job_id = relay.uploaded(sample)
+        job = relay.job(job_id)
+        assert (job["outcome"], job["learnt_by"]) == ("succeeded", "callback")
+        assert job["records"] == {"submitted": 10, "loaded": 10, "failed": 0}
+        bad = relay.uploaded(BAD_ROWS)
+        relay.reconciler().fetch_errors()
+        assert len(relay.vendors("GET", f"/bulk/{bad}/errors").json()) == 2
+        assert len(relay.vendors("GET", "/bulk/jobs").json()) == 2
+        expect_vendors_error(relay.upload(path="/bulk/a%00b"), 400)
+        with relay.services.database.read() as session:
+            assert session.scalar(select(func.count()).select_from(JobRow)) == 2
+
+
+def test_an_instance_without_vendor_secrets_is_not_reached(relay):
+    from receiver.storage.credentials import add_instance as add  # noqa: PLC0415
+
+    with relay.services.database.write() as session:
+        add(session, relay.services.vault, "bare", 1)
+    expect_vendors_error(relay.vendors("GET", "/objects", "bare"), 401)
+
+
+def test_an_instance_added_while_running_is_served_at_the_next_request(relay):
+    expect_vendors_error(relay.vendors("GET", "/objects", "late"), 401)
+    add_instance(relay, "late", "crm")
+    assert relay.ended(relay.uploaded(instance="late"), "late")["outcome"] == "succeeded"
+
+
+def test_a_vendor_client_that_is_closed_twice_stays_closed():
+    vendor = Upstream("https://vendor.example.com/elements/api-v2")
+    vendor.close()
+    vendor.close()

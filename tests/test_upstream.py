@@ -1,0 +1,459 @@
+"""The vendor's API: what is asked and read is pure; what is sent cannot be turned elsewhere."""
+
+import io
+import json
+from collections.abc import Callable
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver import upstream
+from receiver.errors import (
+    UpstreamError,
+    UpstreamNonsense,
+    UpstreamRefused,
+    UpstreamUnclear,
+    UpstreamUnreachable,
+)
+from receiver.upstream import LARGEST_ANSWER, MOST_PAGES, TRIES, Answer, Call, Upstream
+
+BASE = "https://vendor.example.com/elements/api-v2"
+SECRETS = "Element top-secret-token, User top-secret-user"
+OBJECTS = ["activities", "contact"]
+UPLOAD = Call(method="POST", path="/bulk/contact", params={"path": "/sample.csv"})
+SAFE = [
+    upstream.objects(None),
+    upstream.status("1"),
+    upstream.errors("1", None),
+    upstream.jobs(None, None),
+    upstream.queued(),
+    upstream.queued(resend=True),
+]
+
+Answering = Callable[[httpx.Request], httpx.Response]
+
+
+def vendor(answering: Answering) -> tuple[Upstream, list[httpx.Request]]:
+    """A vendor that answers like this, and the requests that it got."""
+    got: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        got.append(request)
+        return answering(request)
+
+    made = Upstream(BASE, httpx.MockTransport(answer))
+    made._patiently.sleep = lambda _: None
+    return made, got
+
+
+def always(status: int, body: object = None, **headers: str) -> Answering:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda _: httpx.Response(status, content=content, headers=named)
+
+
+def failing(error: Exception) -> Answering:
+    def fail(_: httpx.Request) -> httpx.Response:
+        raise error
+
+    return fail
+
+
+def in_turn(*answers: httpx.Response | Exception) -> Answering:
+    left = list(answers)
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        following = left.pop(0)
+        if isinstance(following, Exception):
+            raise following
+        return following
+
+    return answer
+
+
+def answered(body: object) -> Answer:
+    return Answer(json.dumps(body).encode(), None, "application/json")
+
+
+# --- what is asked
+
+
+def test_calls_are_those_of_the_vendors_document():
+    built = [
+        upstream.objects("marketing"),
+        upstream.status("1234", "marketing"),
+        upstream.errors("1234", "400"),
+        upstream.jobs("job_status='RUNNING'", None),
+        upstream.jobs(None, "7", "crm"),
+        upstream.cancel("1234"),
+        upstream.result("1234", "contact", "text/csv"),
+        upstream.queued(),
+        upstream.queued(resend=True),
+    ]
+    deliveries = "/notifications/subscriptions/deliveries"
+    held = {"where": "channel='webhook' and status='queued'"}
+    expected = [
+        ("GET", "/hubs/marketing/objects", {}),
+        ("GET", "/hubs/marketing/bulk/1234/status", {}),
+        ("GET", "/bulk/1234/errors", {"nextPage": "400"}),
+        ("GET", "/bulk/jobs", {"where": "job_status='RUNNING'"}),
+        ("GET", "/hubs/crm/bulk/jobs", {"nextPage": "7"}),
+        ("PUT", "/bulk/1234/cancel", {}),
+        ("GET", "/bulk/1234/contact", {}),
+        ("GET", deliveries, held),
+        ("PUT", deliveries, held),
+    ]
+    assert [(call.method, call.path, dict(call.params)) for call in built] == expected
+
+
+def test_only_what_creates_or_ends_a_job_is_never_repeated():
+    assert [call.safe for call in SAFE] == [True] * len(SAFE)
+    assert [call.safe for call in (upstream.cancel("1"), UPLOAD)] == [False, False]
+
+
+DOTS = {".", ".."}
+
+
+@given(
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=40).filter(lambda t: t not in DOTS)
+)
+def test_no_id_hub_or_object_reaches_out_of_its_place_in_the_path(odd):
+    paths = {
+        upstream.status(odd, odd).path: 5,
+        upstream.errors(odd, None, odd).path: 5,
+        upstream.cancel(odd, odd).path: 5,
+        upstream.result(odd, odd, "*/*", odd).path: 5,
+    }
+    assert {path: path.count("/") for path in paths} == paths
+    assert [path for path in paths if set(path) & set("?#")] == []
+
+
+@pytest.mark.parametrize("dots", sorted(DOTS))
+def test_a_segment_of_dots_is_refused_for_it_would_lead_to_what_else_our_secrets_open(dots):
+    for ask in (
+        lambda: upstream.objects(dots),
+        lambda: upstream.status(dots),
+        lambda: upstream.status("1", dots),
+        lambda: upstream.errors(dots, None),
+        lambda: upstream.cancel(dots),
+        lambda: upstream.result("1", dots, "*/*"),
+        lambda: upstream.result(dots, "instances", "*/*"),
+    ):
+        with pytest.raises(UpstreamRefused) as refusal:
+            ask()
+        assert refusal.value.status == 404
+
+
+@pytest.mark.parametrize("odd", ["../../admin", "a/b", "a?b=c", "a#b", "é ", "%2e%2e", "..;x"])
+def test_the_url_that_is_sent_holds_the_id_as_one_segment(odd):
+    sender, got = vendor(always(200, {"id": "1", "status": "RUNNING"}))
+    sender.send(SECRETS, upstream.status(odd))
+    prefix, suffix = b"/elements/api-v2/bulk/", b"/status"
+    path = got[0].url.raw_path
+    assert path.startswith(prefix)
+    assert path.endswith(suffix)
+    assert b"/" not in path.removeprefix(prefix).removesuffix(suffix)
+    assert got[0].url.host == "vendor.example.com"
+
+
+def test_an_upload_is_a_form_with_its_fields_and_the_callback_url():
+    sender, got = vendor(always(200, {"id": "1", "status": "CREATED"}))
+    call = Call(
+        method="POST",
+        path="/bulk/contact",
+        params={"path": "/sample.csv"},
+        headers={upstream.CALLBACK_URL_HEADER: "https://hooks.example.com/callbacks/a"},
+        form={"metaData": '{"callback-payload": 7}'},
+        file=("sämple.csv", io.BytesIO(b"email\na@example.com\n"), "text/csv"),
+    )
+    sender.send(SECRETS, call)
+    request = got[0]
+    assert request.url.params["path"] == "/sample.csv"
+    assert request.headers["Authorization"] == SECRETS
+    assert request.headers["Elements-Async-Callback-Url"].endswith("/callbacks/a")
+    assert request.headers["Content-Type"].startswith("multipart/form-data")
+    for part in (b'name="metaData"', b'{"callback-payload": 7}', b"email\na@example.com\n"):
+        assert part in request.content
+
+
+def test_an_upload_is_read_piece_by_piece():
+    class Endless(io.RawIOBase):
+        """20 MiB that were never in memory; remembers the largest piece asked for."""
+
+        left, largest = 20 * 2**20, 0
+
+        def read(self, size=-1):
+            taken = self.left if size < 0 else min(size, self.left)
+            self.left -= taken
+            self.largest = max(self.largest, taken)
+            return b"x" * taken
+
+    class Counting(httpx.BaseTransport):
+        received = 0
+
+        def handle_request(self, request):
+            for piece in request.stream:
+                self.received += len(piece)
+            return httpx.Response(200, json={"id": "1", "status": "CREATED"})
+
+    source, transport = Endless(), Counting()
+    file = ("big.csv", source, "text/csv")
+    sender = Upstream(BASE, transport)
+    sender.send(SECRETS, Call(method="POST", path="/bulk/contact", form={}, file=file))
+    assert transport.received > 20 * 2**20
+    assert 0 < source.largest <= 2**20
+
+
+# --- what is read
+
+
+def test_ids_are_text_whether_they_come_as_text_or_numbers():
+    told = [{"id": "1234", "status": "CREATED"}, {"id": 1234, "status": "CREATED"}]
+    assert [upstream.read_status(answered(each)).job for each in told] == ["1234", "1234"]
+    assert upstream.read_status(answered(told[1]), "1234").status == "CREATED"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<!doctype html><h1>Sign in</h1>",
+        b"",
+        b"[]",
+        b"null",
+        b"1234",
+        b'"1234"',
+        b'{"id": "1234"}',
+        b'{"status": "CREATED"}',
+        b'{"id": "another", "status": "CREATED"}',
+        b'{"id": {"a": 1}, "status": "CREATED"}',
+        b'{"id": "a/b", "status": "CREATED"}',
+        b'{"id": 12.5, "status": "CREATED"}',
+        b"[" * 5000,
+        b"\xff\xfe",
+    ],
+)
+def test_what_is_no_status_of_that_job_is_nonsense(body):
+    with pytest.raises(UpstreamNonsense):
+        upstream.read_status(Answer(body, None, "application/json"), "1234")
+
+
+def test_a_page_of_the_job_list_gives_its_jobs_and_leaves_out_what_is_none():
+    listed = [{"id": 7, "job_state": "RUNNING"}, {"id": None}, 3, {"id": "8", "status": "ERROR"}]
+    assert [each.job for each in upstream.read_jobs(answered(listed))] == ["7", "8"]
+
+
+@pytest.mark.parametrize("body", [b"{}", b"<html>", b"", b"7", b"[" * 5000])
+def test_what_is_no_array_is_nonsense(body):
+    for read in (upstream.read_jobs, upstream.read_entries):
+        with pytest.raises(UpstreamNonsense):
+            read(Answer(body, None, ""))
+
+
+def test_entries_are_kept_digit_for_digit():
+    body = b'[{"row": 1, "amount": 1.10, "big": 123456789012345678901234567890}]'
+    assert upstream.read_entries(Answer(body, None, "")) == [
+        '{"row":1,"amount":1.10,"big":123456789012345678901234567890}'
+    ]
+
+
+# --- sending
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("to", ["http://169.254.169.254/latest", "https://vendor.example.com/x"])
+def test_no_redirect_is_followed_and_the_secrets_go_out_once(status, to):
+    for call in (upstream.status("1"), UPLOAD):
+        sender, got = vendor(always(status, b"", Location=to))
+        with pytest.raises(UpstreamNonsense, match=str(status)):
+            sender.send(SECRETS, call)
+        assert [request.url.host for request in got] == ["vendor.example.com"]
+
+
+def test_a_redirected_file_is_not_followed_either():
+    sender, got = vendor(always(302, b"", Location="http://169.254.169.254/"))
+    call = upstream.result("1", "contact", "text/csv")
+    with pytest.raises(UpstreamNonsense), sender.stream(SECRETS, call):
+        pytest.fail("a redirect gave a file")
+    assert len(got) == 1
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_a_failing_vendor_is_asked_again_for_what_is_safe(status):
+    for call in SAFE:
+        sender, got = vendor(
+            in_turn(httpx.Response(status), httpx.Response(status), httpx.Response(200, json=[]))
+        )
+        assert sender.send(SECRETS, call).body == b"[]"
+        assert len(got) == 3
+
+
+@pytest.mark.parametrize("status", [429, 502, 503])
+def test_a_vendor_that_goes_on_failing_is_given_up(status):
+    sender, got = vendor(always(status, {"requestId": "1", "message": "the provider failed"}))
+    with pytest.raises(UpstreamUnreachable, match="the provider failed") as failure:
+        sender.send(SECRETS, upstream.status("1"))
+    assert (len(got), failure.value.status, failure.value.permanent) == (TRIES, status, False)
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_what_may_not_be_repeated_is_sent_once_whatever_comes(status):
+    for call in (UPLOAD, upstream.cancel("1")):
+        sender, got = vendor(always(status))
+        with pytest.raises(UpstreamError) as failure:
+            sender.send(SECRETS, call)
+        assert (len(got), failure.value.status) == (1, status)
+
+
+def test_a_gateway_that_gave_up_waiting_leaves_an_uploads_fate_unclear():
+    sender, _ = vendor(always(504, b"<h1>Gateway Timeout</h1>"))
+    with pytest.raises(UpstreamUnclear):
+        sender.send(SECRETS, UPLOAD)
+
+
+def test_before_each_repetition_a_turn_is_waited_for():
+    sender, got = vendor(always(503))
+    turns = []
+    with pytest.raises(UpstreamUnreachable):
+        sender.send(SECRETS, upstream.status("1"), lambda: turns.append(len(got)))
+    assert turns == [1, 2]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 406, 409, 415])
+def test_a_refusal_is_permanent_and_keeps_the_vendors_status_and_words(status):
+    sender, got = vendor(always(status, {"requestId": "1", "message": "no such job"}))
+    with pytest.raises(UpstreamRefused, match="no such job") as refusal:
+        sender.send(SECRETS, upstream.status("1"))
+    assert (len(got), refusal.value.status, refusal.value.permanent) == (1, status, True)
+
+
+@pytest.mark.parametrize("body", [b"<h1>no</h1>", b"[]", b'{"message": 7}', b"[" * 9999, b"\xff"])
+def test_a_refusal_without_words_names_its_status(body):
+    sender, _ = vendor(always(403, body))
+    with pytest.raises(UpstreamRefused, match="the vendor answered 403"):
+        sender.send(SECRETS, upstream.status("1"))
+
+
+def test_an_answer_may_be_large_but_not_larger_than_the_cap():
+    sender, _ = vendor(always(200, b"x" * LARGEST_ANSWER))
+    assert len(sender.send(SECRETS, upstream.objects(None)).body) == LARGEST_ANSWER
+    sender, got = vendor(always(200, b"x" * (LARGEST_ANSWER + 1)))
+    with pytest.raises(UpstreamNonsense, match="more than"):
+        sender.send(SECRETS, upstream.objects(None))
+    assert len(got) == 1
+
+
+def test_an_answer_without_end_is_left_at_the_cap():
+    class Endless(httpx.SyncByteStream):
+        given = 0
+
+        def __iter__(self):
+            while True:
+                Endless.given += 2**16
+                yield b"x" * 2**16
+
+    sender, _ = vendor(lambda _: httpx.Response(200, stream=Endless()))
+    with pytest.raises(UpstreamNonsense, match="more than"):
+        sender.send(SECRETS, upstream.objects(None))
+    assert Endless.given <= LARGEST_ANSWER + 2 * 2**16
+
+
+NOT_SENT = [httpx.ConnectError("x"), httpx.ConnectTimeout("x"), httpx.PoolTimeout("x")]
+CUT_OFF = [
+    httpx.ReadTimeout("x"),
+    httpx.WriteTimeout("x"),
+    httpx.ReadError("x"),
+    httpx.WriteError("x"),
+    httpx.RemoteProtocolError("x"),
+]
+
+
+@pytest.mark.parametrize("error", NOT_SENT, ids=lambda error: type(error).__name__)
+def test_what_never_left_was_not_taken(error):
+    sender, got = vendor(failing(error))
+    with pytest.raises(UpstreamUnreachable):
+        sender.send(SECRETS, UPLOAD)
+    assert len(got) == 1
+
+
+@pytest.mark.parametrize("error", CUT_OFF, ids=lambda error: type(error).__name__)
+def test_a_cut_off_answer_leaves_the_fate_unclear_and_nothing_is_repeated(error):
+    sender, got = vendor(failing(error))
+    with pytest.raises(UpstreamUnclear) as unclear:
+        sender.send(SECRETS, UPLOAD)
+    expected = 504 if isinstance(error, httpx.TimeoutException) else 502
+    assert (len(got), unclear.value.status, unclear.value.permanent) == (1, expected, False)
+
+
+@pytest.mark.parametrize("error", NOT_SENT + CUT_OFF, ids=lambda error: type(error).__name__)
+def test_a_question_that_was_cut_off_is_asked_again(error):
+    sender, got = vendor(in_turn(error, httpx.Response(200, json=OBJECTS)))
+    assert json.loads(sender.send(SECRETS, upstream.objects(None)).body) == OBJECTS
+    assert len(got) == 2
+
+
+# --- pages
+
+
+def test_pages_are_asked_for_until_there_is_no_token():
+    tokens = {None: "2", "2": "3", "3": None}
+
+    def page(request: httpx.Request) -> httpx.Response:
+        following = tokens[request.url.params.get("nextPage")]
+        headers = {"elements-next-page-token": following} if following else {}
+        return httpx.Response(200, json=[], headers=headers)
+
+    sender, got = vendor(page)
+    assert len(list(sender.pages(SECRETS, upstream.jobs("job_status='RUNNING'", None)))) == 3
+    assert [request.url.params["where"] for request in got] == ["job_status='RUNNING'"] * 3
+
+
+@pytest.mark.parametrize("cycle", [["1"], ["1", "2"], ["1", "2", "3", "4"]])
+def test_tokens_that_go_in_circles_come_to_an_end(cycle):
+    count = iter(range(MOST_PAGES))
+    sender, got = vendor(
+        lambda _: httpx.Response(
+            200, json=[], headers={"elements-next-page-token": cycle[next(count) % len(cycle)]}
+        )
+    )
+    pages = list(sender.pages(SECRETS, upstream.errors("1", None)))
+    assert len(pages) == len(got) == len(cycle) + 1
+
+
+# --- files
+
+
+def test_a_file_is_passed_on_in_pieces_with_its_type():
+    sender, got = vendor(always(200, b"email\na@example.com\n", content_type="text/csv"))
+    with sender.stream(SECRETS, upstream.result("1", "contact", "text/csv")) as (type_, pieces):
+        assert (type_, b"".join(pieces)) == ("text/csv", b"email\na@example.com\n")
+    assert got[0].headers["Accept"] == "text/csv"
+
+
+def test_a_page_of_html_is_no_file():
+    sender, _ = vendor(always(200, b"<h1>Sign in</h1>", content_type="text/html; charset=utf-8"))
+    call = upstream.result("1", "contact", "text/csv")
+    with pytest.raises(UpstreamNonsense), sender.stream(SECRETS, call):
+        pytest.fail("HTML passed for a file")
+
+
+# --- secrets
+
+
+def test_no_error_and_no_repr_holds_a_secret():
+    behaviours = [
+        always(status, b"x") for status in (200, 302, 400, 401, 403, 404, 429, 500, 502, 504)
+    ]
+    behaviours += map(failing, NOT_SENT + CUT_OFF)
+    told = []
+    for behaviour in behaviours:
+        for call in (upstream.status("1"), UPLOAD):
+            sender, _ = vendor(behaviour)
+            try:
+                upstream.read_status(sender.send(SECRETS, call))
+            except UpstreamError as error:
+                told += [str(error), repr(error), repr(error.args), repr(error.__cause__)]
+            told += [repr(sender), repr(call)]
+    assert len(told) > 100
+    assert [text for text in told if "top-secret" in text] == []
