@@ -193,7 +193,8 @@ class Intake:
 
     def _commit(self, batch: Sequence[Item]) -> Sequence[Result]:
         began = time.perf_counter()
-        with self._database.write() as session:
+        # For ever: those who wait have deadlines of their own.
+        with self._database.write(patience=None) as session:
             results = record(session, batch, self._clock)
         metrics.BATCH_SIZE.observe(len(batch))
         metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)

@@ -35,6 +35,7 @@ _ID = re.compile(r"[A-Za-z0-9._:~-]{1,200}")
 # A string, ended or not, or a bracket; possessive, or hostile text would be read again and again.
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +136,18 @@ def plain_integer(number: str) -> str | None:
 
 
 def json_text(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    """Write a JSON value back, ASCII only, numbers digit for digit."""
+    """Write a JSON value back, ASCII only, numbers digit for digit.
+
+    Lone surrogates become U+FFFD: JSON can escape them, but no UTF-8 reader takes them.
+    """
     if isinstance(value, Number):
         return str(value)
     if isinstance(value, dict):
-        members = (f"{json.dumps(key)}:{json_text(value[key])}" for key in value)
+        members = (f"{json_text(key)}:{json_text(value[key])}" for key in value)
         return "{" + ",".join(members) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(json_text, value)) + "]"
-    return json.dumps(value)
+    return json.dumps(_LONE_SURROGATE.sub("\ufffd", value) if isinstance(value, str) else value)
 
 
 def _not_json(name: str) -> None:

@@ -2,7 +2,7 @@
 
 import re
 
-from receiver.notifications import document
+from receiver.notifications import Number, document
 
 LONGEST_MESSAGE = 500
 
@@ -17,7 +17,8 @@ def cause(entry: str) -> str:
     """Give the message of an entry (JSON text), without what differs between records."""
     found = document(entry.encode())
     words = [found.get(name) for name in _MESSAGES] if isinstance(found, dict) else [found]
-    message = next((word for word in words if isinstance(word, str) and word), None)
+    texts = (word for word in words if isinstance(word, str) and not isinstance(word, Number))
+    message = next(filter(None, texts), None)
     text = _VARIABLE.sub("…", message) if message else "no message"
     return re.sub("[\0\ud800-\udfff]", "\ufffd", text)[:LONGEST_MESSAGE]
 

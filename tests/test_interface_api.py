@@ -9,9 +9,9 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
-from conftest import KEY, Receiver
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from receiving import KEY, Receiver
 
 from receiver.settings import Settings
 from receiver.signatures import HEADER, SignatureKey, sign

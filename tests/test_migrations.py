@@ -264,7 +264,7 @@ def test_on_an_old_postgresql_serve_ends_with_one_line_until_the_command_was_run
     refused = receiver(url, "serve", "--bind", "127.0.0.1:0")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert re.fullmatch("receiver: [^\n]*`receiver db upgrade`[^\n]*\n", refused.stderr)
-    assert receiver(url, "db", "current").returncode == 1
+    assert receiver(url, "db", "current").returncode != 0
     assert receiver(url, "db", "upgrade").returncode == 0
     assert receiver(url, "db", "current").returncode == 0
     create_app(Settings(database_url=url)).extensions["receiver"].database.close()

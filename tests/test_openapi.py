@@ -9,9 +9,9 @@ from tempfile import mkdtemp
 
 import pytest
 import schemathesis
-from conftest import KEY, Receiver
 from flask import Flask
 from hypothesis import HealthCheck, settings
+from receiving import KEY, Receiver
 from schemathesis.config import SchemathesisConfig
 
 from receiver.app import create_app

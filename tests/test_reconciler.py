@@ -7,13 +7,24 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from itertools import pairwise
 
 import httpx
 import pytest
 from sqlalchemy import select, update
-from standin import BAD_ROWS, ROWS, Between, between, impatient, made_elsewhere, until
+from standin import (
+    BAD_ROWS,
+    DEADLINE_SECONDS,
+    ROWS,
+    Between,
+    between,
+    impatient,
+    made_elsewhere,
+    until,
+)
 
 from receiver.app import create_app
+from receiver.background import Background
 from receiver.clock import now_ms
 from receiver.errors import StoreUnavailable
 from receiver.reconciler import LIST_PAGES, Reconciler, Report
@@ -182,14 +193,14 @@ def answering(relay: Between, answer: Callable[[httpx.Request], httpx.Response |
     """A way to the stand-in on which some requests are answered by somebody else."""
     onward = httpx.HTTPTransport()
 
-    class Between_(httpx.BaseTransport):
+    class Detour(httpx.BaseTransport):
         def handle_request(self, request: httpx.Request) -> httpx.Response:
             return answer(request) or onward.handle_request(request)
 
         def close(self) -> None:
             onward.close()
 
-    vendor = Upstream(relay.services.settings.vendor_url, Between_())
+    vendor = Upstream(relay.services.settings.vendor_url, Detour())
     vendor._patiently.sleep = lambda _: None
     return vendor
 
@@ -378,7 +389,7 @@ def test_a_dead_instance_holds_up_nobody_and_is_backed_off(relay):
         assert node.one_pass(everything=True).blocked == ["freshbooks"]
     vendor.close()
     times = sorted(set(tried))
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(times)]
     assert len(times) < 15  # not 121
     assert max(gaps) > 10 * gaps[0]
 
@@ -767,3 +778,41 @@ def test_a_database_that_fails_in_a_lane_is_told_as_blocked(relay, monkeypatch):
 def test_settings_decide_when_a_job_is_overdue():
     assert Settings().overdue_after == 15 * MINUTE
     assert Settings().vendor_rate == 1.0
+
+
+# --- what a worker does beside answering
+
+
+def test_slow_work_stops_neither_other_work_nor_the_heart(monkeypatch):
+    monkeypatch.setattr("receiver.background.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("receiver.background.BEAT_SECONDS", 0.01)
+    release, beats, done = threading.Event(), [], []
+
+    def slow() -> bool:
+        return release.wait(DEADLINE_SECONDS) and False
+
+    def failing() -> bool:
+        done.append(len(done))
+        raise (StoreUnavailable if len(done) % 2 else ValueError)("odd row")
+
+    background = Background([slow, failing], lambda: beats.append(1))
+    background.start()
+    background.start()  # once for a process, however often it is asked to
+    until(lambda: len(beats) > 3 and len(done) > 3)
+    background.close()
+    release.set()
+
+
+def test_work_goes_on_without_pauses_while_there_is_more(monkeypatch):
+    monkeypatch.setattr("receiver.background.PAUSE_SECONDS", 3600.0)
+    left = list(range(100))
+
+    def work() -> bool:
+        if left:
+            left.pop()
+        return bool(left)
+
+    background = Background([work], lambda: None)
+    background.start()
+    until(lambda: not left)
+    background.close()

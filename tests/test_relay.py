@@ -12,9 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
-from conftest import KEY
 from hypothesis import given
 from hypothesis import strategies as st
+from receiving import KEY
 from sqlalchemy import func, select
 from standin import (
     BAD_ROWS,
@@ -46,6 +46,13 @@ STATUSES = "GET /bulk/{id}/status"
 @pytest.fixture
 def relay(make_database: Callable[[str], str]) -> Iterator[Between]:
     with between(make_database("sqlite")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def one_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Between]:
+    """One for all tests of what is refused before the vendor is asked."""
+    with between(f"sqlite:///{tmp_path_factory.mktemp('relay')}/receiver.db") as made:
         yield made
 
 
@@ -157,17 +164,17 @@ def test_a_status_comes_from_the_store_and_the_vendor_is_asked_for_unknown_jobs_
         "Element \xe9, User {token}",
     ],
 )
-def test_without_a_right_token_nothing_is_answered(relay, authorization):
+def test_without_a_right_token_nothing_is_answered(one_for_all, authorization):
     given = {} if authorization is None else {"Authorization": authorization}
     headers = {
-        name: value.replace("{token}", relay.token).encode("latin-1")
+        name: value.replace("{token}", one_for_all.token).encode("latin-1")
         for name, value in given.items()
     }
     for method, path in (("GET", "/objects"), ("GET", "/bulk/1/status"), ("PUT", "/bulk/1/cancel")):
-        expect_vendors_error(relay.http.request(method, path, headers=headers), 401)
-    upload = relay.http.post("/bulk/contact?path=/x", headers=headers, files={"file": ROWS})
+        expect_vendors_error(one_for_all.http.request(method, path, headers=headers), 401)
+    upload = one_for_all.http.post("/bulk/contact?path=/x", headers=headers, files={"file": ROWS})
     expect_vendors_error(upload, 401)
-    assert relay.sandbox.stage.requests.totals()["requests"] == {}
+    assert one_for_all.sandbox.stage.requests.totals()["requests"] == {}
 
 
 def test_a_token_for_reading_may_not_upload_nor_cancel(relay):
@@ -206,9 +213,9 @@ def test_an_unknown_object_is_refused_in_the_vendors_words(relay):
         ("email,name\na,b\n".encode("utf-16"), "neither CSV nor JSON"),
     ],
 )
-def test_a_file_that_is_none_is_refused_before_the_vendor_sees_it(relay, content, words):
-    expect_vendors_error(relay.upload(content), 400, words)
-    assert relay.asked(UPLOADS) == 0
+def test_a_file_that_is_none_is_refused_before_the_vendor_sees_it(one_for_all, content, words):
+    expect_vendors_error(one_for_all.upload(content), 400, words)
+    assert one_for_all.asked(UPLOADS) == 0
 
 
 def test_a_form_without_its_file_is_refused(relay):
@@ -639,13 +646,13 @@ FORBIDDEN = [
 
 
 @pytest.mark.parametrize("url", FORBIDDEN)
-def test_a_forbidden_url_is_refused_before_anything_is_sent(relay, url):
+def test_a_forbidden_url_is_refused_before_anything_is_sent(one_for_all, url):
     if url.strip() == url and url:
-        answer = relay.upload(headers={CALLBACK: url})
+        answer = one_for_all.upload(headers={CALLBACK: url})
         expect_vendors_error(answer, 400, "callback URL")
     content = json.dumps({"objectName": "contact", "notificationUrl": url}).encode()
-    expect_vendors_error(relay.vendors("POST", "/bulk/download", content=content), 400)
-    assert relay.sandbox.stage.requests.totals()["requests"] == {}
+    expect_vendors_error(one_for_all.vendors("POST", "/bulk/download", content=content), 400)
+    assert one_for_all.sandbox.stage.requests.totals()["requests"] == {}
 
 
 PRIVATE = [
@@ -848,9 +855,9 @@ def test_what_the_store_cannot_answer_of_the_list_the_vendor_is_asked(relay):
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "x", "2001", "99999999", "", "1.5"])
-def test_a_page_size_that_is_none_is_refused(relay, size):
+def test_a_page_size_that_is_none_is_refused(one_for_all, size):
     for path in ("/bulk/jobs", "/bulk/1/errors"):
-        answer = relay.vendors("GET", path, params={"pageSize": size})
+        answer = one_for_all.vendors("GET", path, params={"pageSize": size})
         expect_vendors_error(answer, 400, "pageSize")
 
 
@@ -915,9 +922,9 @@ def test_a_downloads_own_notification_url_is_told_after_us(make_database, client
         b'{"objectName": "contact", "notificationUrl": 7}',
     ],
 )
-def test_a_download_that_is_no_json_object_is_refused(relay, content):
-    expect_vendors_error(relay.vendors("POST", "/bulk/download", content=content), 400)
-    assert relay.asked("POST /bulk/download") == 0
+def test_a_download_that_is_no_json_object_is_refused(one_for_all, content):
+    expect_vendors_error(one_for_all.vendors("POST", "/bulk/download", content=content), 400)
+    assert one_for_all.asked("POST /bulk/download") == 0
 
 
 def test_a_result_is_passed_on_in_the_format_asked_for(relay):

@@ -12,6 +12,7 @@ import httpx
 from receiver.cli.exits import CREDENTIALS, OK, UNREACHABLE, USAGE, Failure
 from receiver.cli.operate import opened, secret, secret_file
 from receiver.cli.output import as_json, show
+from receiver.cli.remote import checked
 from receiver.clock import iso, now_ms
 from receiver.diagnosis import diagnose
 from receiver.settings import DEFAULT_INSTANCE, Settings
@@ -57,8 +58,8 @@ def trigger(url: str, instance: str, key_file: str | None, json_: bool) -> None:
     if answer.status_code != 200:  # noqa: PLR2004
         detail = f"{answer.status_code}: this is not stored; the vendor would try again"
         raise Failure(UNREACHABLE, "not_stored", detail)
-    text = f"verified and stored as event {answer.json()['event']}"
-    show({"status": 200, **answer.json()}, text, json_)
+    receipt = checked(answer, "event", "duplicate")
+    show({"status": 200, **receipt}, f"verified and stored as event {receipt['event']}", json_)
 
 
 def _key(instance: str, key_file: str | None) -> SignatureKey:

@@ -7,15 +7,18 @@ transaction and each closing holds one lock, across threads and processes.
 
 import fcntl
 import os
+import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import create_engine, event, make_url, update
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import sqlite as sqlite_dialect
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
@@ -25,6 +28,9 @@ from receiver.storage.models import KeyVersion
 # Classes of SQLSTATE that will be the same at the next try: data, integrity, access and limits.
 _PERMANENT = ("22", "23", "42", "54")
 _SQLITE_PERMANENT = ("SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "SQLITE_RANGE")
+
+PATIENCE_SECONDS = 5.0
+_LOCK_PAUSE_SECONDS = 0.005
 
 _POSTGRESQL = {
     "connect_timeout": 3,
@@ -77,15 +83,27 @@ class Database:
             yield session
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
+    def write(self, patience: float | None = PATIENCE_SECONDS) -> Iterator[Session]:
         """A session in one transaction, committed at the end unless an error gets out.
 
+        patience -- seconds to wait for SQLite's lock; None is for ever.
         Raises StoreUnavailable (nothing is kept, the same may work later) or StoreRefused.
         """
-        with _store_errors(), self._exclusive():
+        with _store_errors(), self._exclusive(patience):
             bind = self._engine.execution_options(writes=True)
-            with Session(bind) as session, _fresh_primary(session), session.begin():
+            with Session(bind) as session, session.begin(), _fresh_primary(session):
                 yield session
+
+    def prepare(self) -> None:
+        """Put an SQLite file into WAL mode, once and for good; nothing else may use it then."""
+        if self.is_sqlite:
+            with _store_errors(), self._exclusive(PATIENCE_SECONDS):
+                try:
+                    connection = self._engine.raw_connection()
+                    connection.cursor().execute("PRAGMA journal_mode=WAL").close()
+                    connection.close()
+                except sqlite3.Error as error:
+                    raise StoreUnavailable(f"the file cannot be used: {error}") from None
 
     def check_writable(self) -> None:
         """Commit a write that changes nothing. Raises StoreError if that cannot be done."""
@@ -94,16 +112,19 @@ class Database:
 
     def close(self) -> None:
         """Close all connections; idempotent."""
-        with self._exclusive():
+        with self._exclusive(PATIENCE_SECONDS):
             self._engine.dispose()
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def _exclusive(self, patience: float | None) -> Iterator[None]:
         if self._lock is None:
             yield
-        else:
-            with self._lock:
-                yield
+            return
+        self._lock.acquire(patience)
+        try:
+            yield
+        finally:
+            self._lock.release()
 
 
 class _FileLock:
@@ -118,22 +139,37 @@ class _FileLock:
         self._inner = threading.Lock()
         self._descriptor = -1
 
-    def __enter__(self) -> None:
-        self._inner.acquire()
+    def acquire(self, patience: float | None) -> None:
+        """Take the lock, within `patience` seconds unless None. Raises StoreUnavailable."""
+        deadline = None if patience is None else time.monotonic() + patience
+        if not self._inner.acquire(timeout=-1 if patience is None else patience):
+            raise StoreUnavailable("another thread holds the database")
         try:
             self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            self._lock_file(deadline)
         except OSError as error:
-            self._release()
+            self.release()
             raise StoreUnavailable(f"cannot lock the database: {error.strerror}") from error
         except BaseException:
-            self._release()
+            self.release()
             raise
 
-    def __exit__(self, *_: object) -> None:
-        self._release()
+    def _lock_file(self, deadline: float | None) -> None:
+        if deadline is None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            return
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise StoreUnavailable("another process holds the database") from None
+                time.sleep(_LOCK_PAUSE_SECONDS)
+            else:
+                return
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Let the lock go."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1
@@ -142,12 +178,7 @@ class _FileLock:
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - sqlite3's
     connection.isolation_level = None  # transactions begin where we say, not where sqlite3 thinks
-    for pragma in (
-        "journal_mode=WAL",
-        "synchronous=FULL",
-        "foreign_keys=ON",
-        "busy_timeout=5000",
-    ):
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 
@@ -162,6 +193,8 @@ def _store_errors() -> Iterator[None]:
         yield
     except PoolTimeoutError as error:
         raise StoreUnavailable("no connection to the database is free") from error
+    except UnicodeError as error:  # a lone surrogate never gets as far as the database
+        raise StoreRefused("the database cannot hold this text") from error
     except DBAPIError as error:
         if is_permanent(error):
             raise StoreRefused(f"the database refuses this: {_code(error)}") from error
@@ -184,8 +217,11 @@ def is_permanent(error: DBAPIError) -> bool:
 
     PostgreSQL says OperationalError, the class of passing faults, of values it will never take.
     """
-    code = _code(error)
-    return code.startswith(_SQLITE_PERMANENT) or (len(code) == 5 and code[:2] in _PERMANENT)  # noqa: PLR2004
+    code = getattr(error.orig, "sqlstate", None)
+    if code is not None:
+        return str(code)[:2] in _PERMANENT
+    # Without a code: SQLite's, or the driver's own refusal of a value, which no try changes.
+    return _code(error).startswith(_SQLITE_PERMANENT) or isinstance(error, DataError)
 
 
 def _code(error: DBAPIError) -> str:
@@ -196,5 +232,5 @@ def _code(error: DBAPIError) -> str:
 
 def upsert(session: Session, table: Any) -> Any:  # noqa: ANN401 - one of two dialects' inserts
     """Give the dialect's INSERT, the one that knows ON CONFLICT."""
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    dialect = sqlite_dialect if session.get_bind().dialect.name == "sqlite" else postgresql
     return dialect.insert(table)

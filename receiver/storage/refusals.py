@@ -117,8 +117,8 @@ def _trim_quarantine(session: Session) -> None:
             ranked.c.bytes > KEPT_REJECTION_BYTES,
         )
     )
+    # Two nodes that trim at once must not wait for each other.
+    free = select(Rejection.id).where(Rejection.id.in_(surplus)).with_for_update(skip_locked=True)
     session.execute(
-        delete(Rejection)
-        .where(Rejection.id.in_(surplus))
-        .execution_options(synchronize_session=False)
+        delete(Rejection).where(Rejection.id.in_(free)).execution_options(synchronize_session=False)
     )

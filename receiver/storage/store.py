@@ -171,9 +171,9 @@ def _event_row(twins: list[NewEvent], now: int) -> dict[str, Any]:
 def _note_key_use(session: Session, keys: Iterable[str], now: int) -> None:
     """Remember when a key last matched, to the minute: more would be a write for each callback."""
     long_ago = or_(StoredKey.last_used_at.is_(None), StoredKey.last_used_at < now - MINUTE_MS)
-    session.execute(
-        update(StoredKey).where(StoredKey.id.in_(sorted(keys)), long_ago).values(last_used_at=now)
-    )
+    for key in sorted(keys):  # in an order that all nodes keep
+        used = update(StoredKey).where(StoredKey.id == key, long_ago)
+        session.execute(used.values(last_used_at=now))
 
 
 def _greatest(session: Session, one: Any, other: Any) -> Any:  # noqa: ANN401 - SQL expressions

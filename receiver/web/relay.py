@@ -13,7 +13,9 @@ from typing import Any
 import msgspec
 import structlog
 from flask import Blueprint, Response, g, request, stream_with_context
+from flask.blueprints import BlueprintSetupState
 from werkzeug.datastructures import FileStorage
+from werkzeug.routing import BaseConverter
 
 from receiver import upstream
 from receiver.errors import (
@@ -50,6 +52,18 @@ BASE = "/elements/api-v2"
 LARGEST_JSON = 2**20
 
 blueprint = Blueprint("relay", __name__)
+
+
+class _ResultName(BaseConverter):
+    """An object's name where other words mean something else, whatever the method."""
+
+    regex = r"(?!(?:status|errors|cancel)\Z)[^/]+"
+
+
+@blueprint.record_once
+def _know_names(state: BlueprintSetupState) -> None:
+    state.app.url_map.converters["result"] = _ResultName
+
 
 _PART = re.compile(r"\s*(Element|User)\s+([!-+\--~]+)\s*", re.IGNORECASE)
 
@@ -204,7 +218,7 @@ def cancel(job_id: str) -> Response:
     return passed_on(answer)
 
 
-@blueprint.get("/bulk/<string:job_id>/<string:object_name>")
+@blueprint.get("/bulk/<string:job_id>/<result:object_name>")
 def result(job_id: str, object_name: str) -> Response:
     """Pass a job's file on from the vendor, of any length."""
     accept = request.headers.get("Accept", "*/*")

@@ -14,6 +14,7 @@ from receiver.storage import queries
 from receiver.storage.models import JobRow
 from receiver.upstream import NEXT_PAGE_HEADER, Answer
 
+COUNT_HEADER = "elements-returned-count"
 PAGE_SIZE = 200
 LARGEST_PAGE = 2000
 
@@ -64,7 +65,7 @@ def _so_far(job: MergedJob, count: int | None) -> int | None:
 def conditions(where: str | None, instance: str) -> queries.JobFilter | None:
     """Read `where` for an instance; None if the store cannot answer it."""
     named: dict[str, str] = {}
-    for part in re.split(r"\s+and\s+", where, flags=re.IGNORECASE) if where else ():
+    for part in re.split(r"\s+and\s+", where, flags=re.IGNORECASE) if where is not None else ():
         condition = _CONDITION.fullmatch(part)
         if condition is None:
             return None
@@ -98,7 +99,7 @@ def page_start() -> int | None:
 def vendors_page(entries: list[Any], following: int | None) -> Response:
     """Answer a page; following -- where the next one starts."""
     response = vendors_json(entries)
-    response.headers["elements-returned-count"] = str(len(entries))
+    response.headers[COUNT_HEADER] = str(len(entries))
     if following is not None:
         response.headers[NEXT_PAGE_HEADER] = f"r{following}"
     return response
@@ -115,10 +116,12 @@ def passed_on(answer: Answer) -> Response:
     Whatever else a stranger's page holds, it is not shown under our own address.
     """
     try:
-        json.loads(answer.body or b"null")
+        content = json.loads(answer.body or b"null")
     except (ValueError, RecursionError):
         raise UpstreamNonsense("the vendor's answer is not JSON") from None
     response = Response(answer.body, mimetype="application/json")
+    if isinstance(content, list):
+        response.headers[COUNT_HEADER] = str(len(content))
     if answer.next_page:
         response.headers[NEXT_PAGE_HEADER] = answer.next_page
     return response

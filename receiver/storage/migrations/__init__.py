@@ -26,10 +26,10 @@ def opened(url: str) -> Database:
     """
     database = Database(url)
     try:
-        if not is_current(database):
-            if not database.is_sqlite:
-                raise SettingsError("the database's schema is old: run `receiver db upgrade`")
-            upgrade(database)
+        _bring_up(database)
+    except SettingsError:
+        database.close()
+        raise
     except StoreUnavailable as error:
         if database.is_sqlite:
             raise SettingsError(f"RECEIVER_DATABASE_URL cannot be used: {error}") from None
@@ -37,8 +37,21 @@ def opened(url: str) -> Database:
     return database
 
 
+def _bring_up(database: Database) -> None:
+    database.prepare()
+    found = current(database)
+    if found == newest():
+        return
+    if found is not None and found not in _known():
+        raise SettingsError("the database's schema is of a newer release than this one")
+    if not database.is_sqlite:
+        raise SettingsError("the database's schema is old: run `receiver db upgrade`")
+    upgrade(database)
+
+
 def upgrade(database: Database, revision: str = "head") -> None:
     """Bring the schema up to `revision`; one node at a time, the others wait."""
+    database.prepare()
     with database.write() as session:
         connection = session.connection()
         if connection.dialect.name == "postgresql":
@@ -68,6 +81,11 @@ def current(database: Database) -> str | None:
 def newest() -> str | None:
     """The revision this release was written for."""
     return ScriptDirectory(str(_HERE)).get_current_head()
+
+
+def _known() -> set[str]:
+    scripts = ScriptDirectory(str(_HERE)).walk_revisions()
+    return {script.revision for script in scripts}
 
 
 _HERE = Path(__file__).parent

@@ -1,0 +1,586 @@
+"""What must hold on a running receiver, whatever is sent and whatever dies."""
+
+import gzip
+import http.client
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import pytest
+from corpus import UNREADABLE
+from sqlalchemy import text
+
+from receiver.signatures import HEADER, SignatureKey, sign
+from receiver.storage.database import Database
+
+KEY = SignatureKey("environment", b"a signature key that no log may show")
+DEADLINE = 60  # seconds
+LOST = (OSError, http.client.HTTPException)  # what a client sees of a receiver that goes away
+
+
+def bulk(job: str, status: str = "COMPLETED", **facts) -> bytes:
+    return json.dumps({"id": job, "status": status, **facts}).encode()
+
+
+def kept(served: Any) -> list[bytes]:
+    """The bodies in the receiver's database, read past the receiver."""
+    database = Database(served.database_url)
+    with database.read() as session:
+        bodies = [bytes(body) for (body,) in session.execute(text("SELECT body FROM bodies"))]
+    database.close()
+    return bodies
+
+
+# --- 300 jobs, against an oracle of its own
+
+RANKS = {"CREATED": 0, "STARTED": 1, "RUNNING": 2, "PAUSED": 3, "CANCELLATION_PENDING": 4}
+ENDINGS = {"CANCELLED": 1, "ABORTED": 2, "ERROR": 3, "COMPLETED": 4}
+SHAPES = (  # how three of the vendor's surfaces spell status, loaded, failed and completion time
+    ("status", "recordsCount", "recordsFailedCount", "completionTime"),
+    ("jobStatus", "recordCount", "errorCount", "completionTime"),
+    ("job_state", "record_count", "error_count", "completion_time"),
+)
+
+
+def invented(chance: random.Random) -> dict[str, Any]:
+    """One thing that the vendor could say of a job."""
+    status = chance.choice([*RANKS, *ENDINGS, "COMPLETED", "COMPLETED"])
+    said: dict[str, Any] = {"status": status}
+    if status in ENDINGS:
+        said["failed"] = chance.choice([None, 0, 1, 3])
+        said["loaded"] = chance.choice([None, 0, 2, 10])
+        said["time"] = chance.choice([None, 1_700_000_000_000, 1_700_000_000_001])
+        said["attempt"] = chance.choice([0, 0, 1])
+    return said
+
+
+def spelled(job: int, said: dict[str, Any], chance: random.Random) -> bytes:
+    """A body that says so, in one of the vendor's ways."""
+    shape = chance.choice(SHAPES)
+    names = dict(zip(("status", "loaded", "failed", "time"), shape, strict=True))
+    told = {names[fact]: said[fact] for fact in names if said.get(fact) is not None}
+    if said.get("attempt"):
+        told["job_reset_attempt"] = said["attempt"]
+    id_ = chance.choice([job, str(job)])
+    return json.dumps({"id": id_, **told, "nonce": chance.random()}).encode()
+
+
+def expected(notifications: list[dict[str, Any]]) -> dict[str, Any]:
+    """The law of jobs, as maxima."""
+
+    def key(said: dict[str, Any]) -> tuple[int, int, int, int, str]:
+        word = said["status"]
+        if word in RANKS:
+            return RANKS[word], 0, 0, 0, word
+        return 5, said["attempt"], said["time"] or 0, ENDINGS[word], word
+
+    best = max(notifications, key=key)
+    counts = [
+        (key(said), -1 if failed is None else failed, -1 if loaded is None else loaded)
+        for said in notifications
+        for failed, loaded in [(said.get("failed"), said.get("loaded"))]
+        if (failed, loaded) != (None, None)
+    ]
+    failed = loaded = None
+    if counts and max(counts)[0][:2] == key(best)[:2]:
+        failed, loaded = (None if each == -1 else each for each in max(counts)[1:])
+    last = {said["status"] for said in notifications if key(said)[:2] == key(best)[:2]}
+    ended = key(best)[0] == 5
+    return {
+        "status": best["status"],
+        "outcome": outcome(best["status"], failed, loaded),
+        "records": {"submitted": None, "loaded": loaded, "failed": failed},
+        "conflict": ended and len(last) > 1,
+        "learnt_by": "callback" if ended else None,
+        "events": len(notifications),
+    }
+
+
+def outcome(status: str, failed: int | None, loaded: int | None) -> str:
+    if status == "COMPLETED":
+        if failed:
+            return "failed" if loaded == 0 else "partial"
+        return "succeeded"
+    words = {"CANCELLED": "cancelled", "ABORTED": "failed", "ERROR": "failed", "PAUSED": "unknown"}
+    return words.get(status, "pending")
+
+
+def test_300_jobs_told_in_any_order_and_three_times_are_as_the_law_says(served):
+    chance = random.Random(20261122)
+    told = {
+        str(job): [invented(chance) for _ in range(chance.randint(1, 5))]
+        for job in range(1000, 1300)
+    }
+    bodies = [spelled(int(job), said, chance) for job in told for said in told[job]]
+    deliveries = bodies * 3
+    chance.shuffle(deliveries)
+
+    def send(lane: int) -> list[tuple[int, bytes, str]]:
+        with httpx.Client(base_url=served.url, timeout=DEADLINE, trust_env=False) as client:
+            answers = []
+            for body in deliveries[lane::12]:
+                signed = {HEADER: sign(body, KEY)}
+                answer = client.post("/callbacks/default", content=body, headers=signed)
+                answers.append((answer.status_code, body, answer.json()["event"]))
+            return answers
+
+    with ThreadPoolExecutor(12) as threads:
+        answers = [answer for lane in threads.map(send, range(12)) for answer in lane]
+    assert Counter(status for status, _, _ in answers) == {200: len(deliveries)}
+    assert len({(body, event) for _, body, event in answers}) == len(set(bodies)) == len(bodies)
+    events = served.all_of("events")
+    assert (len(events), {event["deliveries"] for event in events}) == (len(bodies), {3})
+    jobs = {job["id"]: job for job in served.all_of("jobs")}
+    facts = ("status", "outcome", "records", "conflict", "learnt_by", "events")
+    assert {id_: {fact: jobs[id_][fact] for fact in facts} for id_ in jobs} == {
+        id_: expected(told[id_]) for id_ in told
+    }
+
+
+# --- equal deliveries at the same instant
+
+
+def worker_of(port: int, client_port: int, workers: list[int]) -> int | None:
+    """Which worker holds the server's side of a connection."""
+    ends = f"0100007F:{port:04X} 0100007F:{client_port:04X}"
+    lines = Path("/proc/net/tcp").read_text().splitlines()
+    inodes = {f"socket:[{line.split()[9]}]" for line in lines if ends in line}
+    for pid in workers:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                if str(descriptor.readlink()) in inodes:
+                    return pid
+            except OSError:
+                continue
+    return None
+
+
+def connected_to(worker: int, served: Any) -> Any:
+    """A kept-alive connection to this very worker."""
+    for _ in range(200):
+        client = served.client()
+        client.ask("GET", "/healthz")
+        mine = client.connection.sock.getsockname()[1]
+        if worker_of(served.port, mine, served.workers) == worker:
+            return client
+        client.connection.close()
+    return pytest.fail(f"200 connections, and none to worker {worker}")
+
+
+def test_of_5000_pairs_at_the_same_instant_at_two_workers_each_is_one_event(served):
+    lanes, pairs = 8, 625
+    one, other = served.workers
+    clients = [(connected_to(one, served), connected_to(other, served)) for _ in range(lanes)]
+    starts = [threading.Barrier(2, timeout=DEADLINE) for _ in range(lanes)]
+
+    def send(place: tuple[int, int]) -> list[tuple[int, str, bool]]:
+        lane, side = place
+        answers = []
+        for turn in range(pairs):
+            body = bulk(f"{lane}-{turn}")
+            starts[lane].wait()
+            status, said = clients[lane][side].call_back(body)
+            answers.append((status, said.get("event"), said.get("duplicate")))
+        return answers
+
+    places = [(lane, side) for lane in range(lanes) for side in (0, 1)]
+    with ThreadPoolExecutor(len(places)) as threads:
+        answers = [answer for lane in threads.map(send, places) for answer in lane]
+    for pair in clients:
+        for client in pair:
+            client.connection.close()
+    assert Counter(status for status, _, _ in answers) == {200: 2 * lanes * pairs}
+    assert Counter(duplicate for _, _, duplicate in answers) == {
+        False: lanes * pairs,
+        True: lanes * pairs,
+    }
+    assert set(Counter(event for _, event, _ in answers).values()) == {2}
+    events = served.all_of("events")
+    assert (len(events), {event["deliveries"] for event in events}) == (lanes * pairs, {2})
+
+
+# --- durable before it is acknowledged
+
+
+def test_each_acknowledgement_comes_after_a_sync_that_began_after_its_request(
+    make_database, run, tmp_path
+):
+    if not shutil.which("strace"):
+        missing = "strace is not installed"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    trace = tmp_path / "trace"
+    calls = "trace=fdatasync,fsync,sendto,sendmsg,write,writev,recvfrom,recvmsg,read"
+    strace = ("strace", "-f", "-y", "-s", "160", "-e", calls, "-o", str(trace))
+    command = (*strace, sys.executable, "-m", "receiver", "serve", "--bind", "127.0.0.1:0")
+    with run(make_database("sqlite"), (*command, "--workers", "1")) as served:
+        with served.client() as client:
+            for number in range(20):
+                assert client.call_back(bulk(str(number)))[0] == 200
+        assert served.terminate() == 0
+    seen = syncs_before_answers(trace.read_text(errors="replace").splitlines())
+    assert len(seen) == 20
+    assert [number for number, synced in enumerate(seen) if not synced] == []
+
+
+def syncs_before_answers(lines: list[str]) -> list[bool]:
+    """For each 200 to a callback: whether the log was synced between request and answer."""
+    answers: list[bool] = []
+    began: dict[str, bool] = {}  # thread: its sync began after the request
+    asked = synced = False
+    for line in lines:
+        thread, _, call = line.partition(" ")
+        call = call.lstrip()
+        if "POST /callbacks/default HTTP" in call and re.match(r"(<\.\.\. )?(recv|read)", call):
+            asked, synced = True, False
+            began.clear()
+        elif re.match(r"f(data)?sync\(", call) and "receiver-0.db" in call:
+            if call.endswith("= 0"):
+                synced = asked
+            began[thread] = asked
+        elif re.match(r"<\.\.\. f(data)?sync resumed", call) and call.endswith("= 0"):
+            synced = synced or began.get(thread, False)
+        elif asked and "HTTP/1.1 200" in call and re.match(r"(send|write)", call):
+            answers.append(synced)
+            asked = synced = False
+    return answers
+
+
+def test_an_answer_without_a_sync_would_be_noticed():
+    request = '7 recvfrom(9<TCP:[1]>, "POST /callbacks/default HTTP/1.1", 8192, 0, NULL, NULL) = 99'
+    answer = '7 sendto(9<TCP:[1]>, "HTTP/1.1 200 OK", 300, 0, NULL, 0) = 300'
+    sync = "8 fdatasync(5</x/receiver-0.db-wal>) = 0"
+    halves = [
+        "8 fdatasync(5</x/receiver-0.db-wal> <unfinished ...>",
+        "8 <... fdatasync resumed>) = 0",
+    ]
+    assert syncs_before_answers([request, sync, answer]) == [True]
+    assert syncs_before_answers([request, *halves, answer]) == [True]
+    assert syncs_before_answers([request, answer]) == [False]
+    assert syncs_before_answers([sync, request, answer, sync]) == [False]
+    assert syncs_before_answers([halves[0], request, halves[1], answer]) == [False]
+    assert syncs_before_answers([request, halves[0], answer, halves[1]]) == [False]
+    assert syncs_before_answers([request, sync.replace("= 0", "= -1 EIO"), answer]) == [False]
+
+
+# --- any content
+
+
+def test_every_odd_body_with_a_right_signature_is_kept_byte_for_byte(served):
+    assert len(UNREADABLE) >= 40
+    with served.client() as client:
+        for name, body, kind in UNREADABLE:
+            status, said = client.call_back(body)
+            assert (name, status) == (name, 200)
+            assert (name, *served.get_bytes(f"/events/{said['event']}/body")) == (name, 200, body)
+            assert (name, served.get(f"/events/{said['event']}")["kind"]) == (name, kind)
+        status, said = client.call_back(bulk("good"))
+    assert (status, said["duplicate"]) == (200, False)
+    assert served.get("/jobs/good")["outcome"] == "succeeded"
+    assert len(served.all_of("events")) == len({body for _, body, _ in UNREADABLE}) + 1
+
+
+# --- other ways to run it
+
+
+def send_all(served: Any, bodies: list[bytes], lanes: int) -> Counter[int]:
+    def send(lane: int) -> list[int]:
+        with served.client() as client:
+            return [client.call_back(body)[0] for body in bodies[lane::lanes]]
+
+    with ThreadPoolExecutor(lanes) as threads:
+        return Counter(status for lane in threads.map(send, range(lanes)) for status in lane)
+
+
+def gunicorn(*options: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", *options, "wsgi:app")
+
+
+def test_under_gevent_2000_callbacks_are_all_kept(make_database, run):
+    bodies = [bulk(str(number)) for number in range(2000)]
+    with run(make_database("sqlite"), gunicorn("-k", "gevent", "-w", "2")) as served:
+        assert send_all(served, bodies, 16) == {200: 2000}
+        assert len(served.workers) == 2
+        assert served.terminate() == 0
+    assert Counter(kept(served)) == Counter(bodies)
+
+
+def test_under_a_plain_gunicorn_callbacks_are_kept(make_database, run):
+    bodies = [bulk(str(number)) for number in range(100)]
+    with run(make_database("sqlite"), gunicorn()) as served:
+        for body in bodies:  # a sync worker closes each connection after its answer
+            with served.client() as client:
+                assert client.call_back(body)[0] == 200
+        assert served.terminate() == 0
+    assert Counter(kept(served)) == Counter(bodies)
+
+
+# --- hostile framing, straight to gunicorn
+
+
+def request(
+    body: bytes,
+    *headers: str,
+    method: str = "POST",
+    path: str = "/callbacks/default",
+    signature: str | None = None,
+    length: int | None = None,
+) -> bytes:
+    """A request as bytes, signed rightly; without `headers` that say otherwise, with its length."""
+    chunked = any(header.startswith("Transfer-Encoding") for header in headers)
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "Host: receiver",
+        f"{HEADER}: {signature or sign(body, KEY)}",
+        *([] if chunked else [f"Content-Length: {len(body) if length is None else length}"]),
+        *headers,
+    ]
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+
+
+def in_chunks(body: bytes, size: int) -> bytes:
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+@pytest.fixture
+def unchanged(framed: Any) -> Iterator[Any]:
+    """The receiver of this module; the test must not make it keep anything."""
+    before = framed.all_of("events")
+    yield framed
+    assert framed.all_of("events") == before
+
+
+def expect_kept(framed: Any, sent: bytes, body: bytes) -> None:
+    status, content = framed.raw(sent)
+    assert status == 200
+    assert framed.get_bytes(f"/events/{json.loads(content)['event']}/body") == (200, body)
+
+
+@pytest.mark.parametrize("missing", [1, 10, 100])
+def test_fewer_bytes_than_announced_are_400_and_not_kept(missing, unchanged):
+    body = bulk("cut off")
+    sent = request(body, length=len(body) + missing) + body
+    assert unchanged.raw(sent, half_close=True)[0] == 400
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096])
+def test_a_chunked_body_is_kept_byte_for_byte(size, framed):
+    body = bytes(range(256)) * 16
+    expect_kept(framed, request(body, CHUNKED) + in_chunks(body, size), body)
+
+
+def test_a_body_of_just_the_limit_is_kept_and_one_more_byte_is_413(framed):
+    body = os.urandom(4096)
+    expect_kept(framed, request(body) + body, body)
+    for longer in (body + b"x", os.urandom(1_000_000)):
+        assert framed.raw(request(longer, CHUNKED) + in_chunks(longer, 1000))[0] == 413
+        assert framed.raw(request(longer) + longer)[0] == 413
+    assert framed.raw(request(body, length=10**15))[0] == 413
+    assert body[:4096] in kept(framed)
+    assert max(map(len, kept(framed))) == 4096
+
+
+BODY = bulk("broken chunks")
+BROKEN = {
+    "no last chunk": b"%x\r\n%s\r\n" % (len(BODY), BODY),
+    "no end of the last chunk": b"%x\r\n%s\r\n0\r\n" % (len(BODY), BODY),
+    "no line end after the data": b"%x\r\n%s0\r\n\r\n" % (len(BODY), BODY),
+    "cut off in the data": b"%x\r\n%s" % (len(BODY) + 9, BODY),
+    "no number": b"zz\r\n%s\r\n0\r\n\r\n" % BODY,
+    "a negative number": b"-1\r\n%s\r\n0\r\n\r\n" % BODY,
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_chunks_are_400_and_not_kept(name, unchanged):
+    assert unchanged.raw(request(BODY, CHUNKED) + BROKEN[name], half_close=True)[0] == 400
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "OPTIONS", "HEAD", "DELETE", "PATCH"])
+def test_another_method_is_405(method, unchanged):
+    body = bulk("another method")
+    assert unchanged.raw(request(body, method=method) + body)[0] == 405
+    assert unchanged.raw(request(b"", method=method, signature="wrong"))[0] == 405
+
+
+def test_a_signature_twice_or_not_in_ascii_is_401(unchanged):
+    body = bulk("signed oddly")
+    right = sign(body, KEY)
+    for headers in ((f"{HEADER}: {right}",), (f"{HEADER}: sha256={'A' * 43}=",)):
+        assert unchanged.raw(request(body, *headers) + body)[0] == 401
+    for odd in (f"{right}\xe9", f"\xff{right}", "sha256=\xe9" + "A" * 42 + "="):
+        assert unchanged.raw(request(body, signature=odd) + body)[0] == 401
+    underscored = f"{HEADER.replace('-', '_')}: {right}"
+    assert unchanged.raw(request(body, underscored, signature="sha256=") + body)[0] == 401
+
+
+def test_a_script_name_header_does_not_change_what_a_path_means(framed):
+    body = bulk("script name")
+    for header in ("SCRIPT_NAME: /callbacks", "Script-Name: /callbacks", "PATH_INFO: /healthz"):
+        assert framed.raw(request(body, header) + body)[0] == 200
+        assert framed.raw(request(b"", header, method="GET", path="/callbacks/healthz"))[0] == 405
+    for header in ("SCRIPT_NAME: /x", "PATH_INFO: /healthz"):
+        assert framed.raw(request(b"", header, method="GET", path="/x/healthz"))[0] == 404
+
+
+PATHS = {
+    "/callbacks//default": 200,
+    "/callbacks/default/": 200,
+    "/callbacks/default//": 200,
+    "/callbacks/a%2fb": 401,
+    "/callbacks/%00": 401,
+    "/callbacks/" + "x" * 65: 401,
+    "/callbacks/default%0a": 401,
+    "/callbacks/%ff": 401,
+    "/callbacks/": 401,
+    "/callbacks/..%2f..%2fhealthz": 401,
+    "/callbacks/../healthz": 401,
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_odd_paths_are_answered_without_a_redirect(path, framed):
+    body = bulk("odd paths")
+    assert framed.raw(request(body, path=path) + body)[0] == PATHS[path]
+
+
+ENCODED = {
+    "a form": (b"id=1&status=COMPLETED", "Content-Type: application/x-www-form-urlencoded"),
+    "a multipart form": (b"--x\r\n\r\n1\r\n--x--", "Content-Type: multipart/form-data; boundary=x"),
+    "gzip": (gzip.compress(bulk("gzip"), mtime=0), "Content-Encoding: gzip"),
+    "not gzip at all": (b"not gzip", "Content-Encoding: gzip"),
+    "text in UTF-16": (bulk("utf-16"), "Content-Type: application/json; charset=utf-16"),
+    "no type": (b"no type", "Content-Type:"),
+}
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_only_the_raw_bytes_count_whatever_the_headers_call_them(name, framed):
+    body, header = ENCODED[name]
+    expect_kept(framed, request(body, header) + body, body)
+    expect_kept(framed, request(body, header, CHUNKED) + in_chunks(body, 5), body)
+
+
+def test_what_follows_a_refused_body_is_not_taken_for_a_request(framed):
+    hidden = bulk("hidden")
+    inner = request(hidden) + hidden
+    for outer in (
+        request(inner, length=10**9) + inner,
+        request(inner, signature="sha256=") + inner,
+    ):
+        assert framed.raw(outer)[0] in {401, 413}
+    assert hidden not in kept(framed)
+
+
+def test_after_all_that_a_good_callback_is_kept_and_the_node_is_ready(framed):
+    with framed.client() as client:
+        assert client.call_back(bulk("good"))[0] == 200
+    assert framed.is_ready()
+
+
+# --- processes that die
+
+
+class Load:
+    """Senders that go on until they are stopped, and remember what was acknowledged."""
+
+    def __init__(self, served: Any, lanes: int = 8) -> None:
+        self.acked: list[bytes] = []
+        self.statuses: Counter[int] = Counter()
+        self._served, self._stopped = served, threading.Event()
+        self._threads = [threading.Thread(target=self._send, args=(lane,)) for lane in range(lanes)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join(DEADLINE)
+
+    def until(self, more: int) -> None:
+        """Wait until so many more were acknowledged."""
+        goal, pause = len(self.acked) + more, threading.Event()
+        for _ in range(DEADLINE * 100):
+            if len(self.acked) >= goal:
+                return
+            pause.wait(0.01)
+        pytest.fail(f"{len(self.acked)} of {goal} acknowledged")
+
+    def _send(self, lane: int) -> None:
+        for turn in range(100_000):
+            try:
+                with self._served.client() as client:
+                    self._send_over(client, lane, turn)
+            except LOST:
+                if self._stopped.wait(0.01):
+                    return
+            else:
+                return
+
+    def _send_over(self, client: Any, lane: int, turn: int) -> None:
+        for number in range(100_000):
+            if self._stopped.is_set():
+                return
+            body = bulk(f"{lane}-{turn}-{number}")
+            status, _ = client.call_back(body)
+            self.statuses[status] += 1
+            if status == 200:
+                self.acked.append(body)
+
+
+def expect_all_acknowledged_kept(load: Load, bodies: list[bytes]) -> None:
+    assert set(load.statuses) == {200}
+    assert len(bodies) == len(set(bodies))
+    assert set(load.acked) - set(bodies) == set()
+
+
+def test_when_it_is_terminated_under_load_all_that_was_acknowledged_is_kept(served):
+    with Load(served) as load:
+        load.until(300)
+        assert served.terminate() == 0
+    expect_all_acknowledged_kept(load, kept(served))
+
+
+def test_when_workers_are_killed_under_load_all_that_was_acknowledged_is_kept(served):
+    with Load(served) as load:
+        load.until(200)
+        for _ in range(4):
+            workers = served.workers
+            os.kill(workers[0], signal.SIGKILL)
+            load.until(150)
+            wait_for(lambda gone=workers[0]: len(others(served, gone)) == 2)
+    expect_all_acknowledged_kept(load, kept(served))
+    assert served.is_ready()
+    with served.client() as client:
+        assert client.call_back(bulk("after"))[0] == 200
+
+
+def others(served: Any, pid: int) -> list[int]:
+    return [worker for worker in served.workers if worker != pid]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(DEADLINE * 20):
+        if condition():
+            return
+        pause.wait(0.05)
+    pytest.fail("it never came to be")

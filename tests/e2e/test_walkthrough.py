@@ -1,0 +1,464 @@
+"""The seeds' walk-through on real servers: uploads, lost callbacks, kill -9, the command line."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography.fernet import Fernet
+
+from receiver.storage import credentials, migrations
+from receiver.storage.credentials import Vault
+
+COMMAND = (sys.executable, "-m", "receiver")
+DEADLINE = 100  # seconds; work that a killed node had claimed comes back after sixty
+INSTANCES = ("gooddata", "freshbooks")
+KEY = b"a signature key of both instances"
+OBJECTS = ["activities", "contact", "campaign", "list", "account"]
+SAMPLE = Path(__file__).parent.parent / "samples" / "contacts.csv"
+ROWS = b"email,name\na@example.com,A\nb@example.com,B\n"
+BAD_ROWS = ROWS + b"not-an-address,C\n,D\n"
+SETTINGS = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_")
+MIB = 2**20
+
+
+def eventually(look: Callable[[], Any], what: str) -> Any:
+    pause = threading.Event()
+    for _ in range(DEADLINE * 50):
+        if found := look():
+            return found
+        pause.wait(0.02)
+    return pytest.fail(f"{what} never came to be")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class World:
+    """The vendor's stand-in, a database, and a receiver that may be killed and started again."""
+
+    folder: Path
+    database_url: str
+    run: Callable[..., Any]
+    stack: ExitStack
+    token: str = ""
+    served: Any = None
+    sandbox: str = ""
+    port: int = field(default_factory=free_port)
+    secrets: list[str] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "RECEIVER_ENCRYPTION_KEYS": self.secrets[0],
+            "RECEIVER_PUBLIC_URL": self.url,
+            "OPEN_CONNECTORS_URL": f"{self.sandbox}/elements/api-v2",
+            "OPEN_CONNECTORS_RATE": "1000",
+        }
+
+    def file(self, name: str, content: bytes) -> Path:
+        path = self.folder / name
+        path.write_bytes(content)
+        return path
+
+    def start_sandbox(self, *options: str) -> None:
+        key = self.file("signature-key", KEY)
+        words = ("sandbox", "--bind", "127.0.0.1:0", "--signature-key-file", str(key), *options)
+        process = subprocess.Popen(
+            (*COMMAND, *words), stderr=subprocess.PIPE, env=self._clean(), cwd=self.folder
+        )
+        self.stack.callback(process.stderr.close)
+        self.stack.callback(process.wait, DEADLINE)
+        self.stack.callback(process.terminate)
+        line = process.stderr.readline().decode()
+        self.sandbox = line.split()[-1].removesuffix("/elements/api-v2")
+
+    def add_instances(self) -> None:
+        database, vault = migrations.opened(self.database_url), Vault(self.secrets[:1])
+        with database.write() as session:
+            for name in INSTANCES:
+                token, secret = f"{name}-element-token", f"{name}-user-secret"
+                self.secrets += [token, secret]
+                sealed = {"element_token": token.encode(), "user_secret": secret.encode()}
+                credentials.add_instance(session, vault, name, 1, hub="marketing", **sealed)
+                credentials.add_key(session, vault, name, KEY, 1)
+        database.close()
+
+    def start(self) -> None:
+        serve = (*COMMAND, "serve", "--bind", f"127.0.0.1:{self.port}", "--workers", "2")
+        running = self.run(self.database_url, serve, **self.environment)
+        self.served = self.stack.enter_context(running)
+        self.token = self.served.token
+        self.file("token", self.token.encode())
+
+    def kill(self) -> None:
+        """End the receiver as a power cut would: master and workers, at once."""
+        for pid in (self.served.master, *self.served.workers):
+            os.kill(pid, signal.SIGKILL)
+        self.served.process.wait(DEADLINE)
+
+    def _clean(self) -> dict[str, str]:
+        kept = {name: text for name, text in os.environ.items() if not name.startswith(SETTINGS)}
+        return {**kept, "HOME": str(self.folder)}
+
+    def receiver(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command, with all settings and with a token for those that ask the receiver."""
+        environment = {
+            **self._clean(),
+            **self.environment,
+            "RECEIVER_DATABASE_URL": self.database_url,
+            "RECEIVER_URL": self.url,
+            "RECEIVER_TOKEN_FILE": str(self.folder / "token"),
+        }
+        done = subprocess.run(
+            (*COMMAND, *words),
+            env=environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        shown = done.stdout + done.stderr
+        assert [secret for secret in (*self.secrets, KEY.decode()) if secret in shown] == []
+        return done
+
+    def told(self, *words: str) -> Any:
+        """Run a command with --json; give its exit code and what it printed."""
+        done = self.receiver(*words, "--json")
+        return done.returncode, json.loads(done.stdout)
+
+    def client(self, instance: str = "gooddata", token: str | None = None) -> httpx.Client:
+        """A client of the vendor that had its base URL and its secrets replaced."""
+        headers = {"Authorization": f"Element {instance}, User {token or self.token}"}
+        base = f"{self.url}/elements/api-v2"
+        return httpx.Client(base_url=base, headers=headers, trust_env=False, timeout=DEADLINE)
+
+    def upload(self, content: bytes = ROWS, instance: str = "gooddata") -> str:
+        with self.client(instance) as client:
+            answer = client.post("/bulk/contact?path=/sample.csv", files={"file": content})
+            assert answer.status_code == 200, answer.text
+            return str(answer.json()["id"])
+
+    def job(self, job_id: str, instance: str = "gooddata") -> Any:
+        return self.served.get(f"/jobs/{job_id}?instance={instance}")
+
+    def ended(self, job_id: str, instance: str = "gooddata") -> Any:
+        def look() -> Any:
+            job = self.job(job_id, instance)
+            return job if job["learnt_by"] else None
+
+        return eventually(look, f"the end of job {job_id}")
+
+    def faults(self, **faults: Any) -> None:
+        answer = httpx.put(f"{self.sandbox}/sandbox/faults", json=faults, trust_env=False)
+        assert answer.status_code == 200, answer.text
+
+    def asked(self) -> Any:
+        return httpx.get(f"{self.sandbox}/sandbox/requests", trust_env=False).json()
+
+    def deliveries(self) -> Counter[str]:
+        listed = httpx.get(f"{self.sandbox}/sandbox/deliveries", trust_env=False).json()
+        return Counter(each["status"] for each in listed)
+
+
+@contextmanager
+def world(folder: Path, database_url: str, run: Any, *options: str) -> Iterator[World]:
+    with ExitStack() as stack:
+        made = World(folder, database_url, run, stack, secrets=[Fernet.generate_key().decode()])
+        made.start_sandbox(*(options or ("--job-seconds", "0.1", "--retry-seconds", "0.2")))
+        made.add_instances()
+        made.start()
+        yield made
+
+
+@pytest.fixture
+def alone(tmp_path: Path, make_database: Any, run: Any) -> Iterator[World]:
+    """A world for one test, on SQLite."""
+    with world(tmp_path, make_database("sqlite"), run) as made:
+        yield made
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql18"])
+def test_the_seeds_curls_work_for_both_instances(tmp_path, make_database, run, kind):
+    with world(tmp_path, make_database(kind), run) as made:
+        for instance in INSTANCES:
+            for hub in ("/hubs/marketing", ""):
+                with made.client(instance) as client:
+                    assert client.get(f"{hub}/objects").json() == OBJECTS
+                    with SAMPLE.open("rb") as file:
+                        created = client.post(
+                            f"{hub}/bulk/contact",
+                            params={"path": "/sample.csv"},
+                            files={"file": ("sample.csv", file, "text/csv")},
+                        ).json()
+                    job_id = created["id"]
+                    assert created == {"id": job_id, "status": "CREATED", "instanceId": 425904}
+                    job = made.ended(job_id, instance)
+                    status = client.get(f"{hub}/bulk/{job_id}/status").json()
+                assert (status["id"], status["status"]) == (job_id, "COMPLETED")
+                assert (job["outcome"], job["learnt_by"]) == ("succeeded", "callback")
+                assert job["records"] == {"submitted": 10, "loaded": 10, "failed": 0}
+
+
+def test_200_jobs_whose_callbacks_never_came_are_right_by_polling_alone(alone):
+    alone.faults(drop_callbacks=True)
+    with ThreadPoolExecutor(8) as pool:
+        contents = [BAD_ROWS if number % 4 == 0 else ROWS for number in range(200)]
+        ids = list(pool.map(alone.upload, contents))
+    eventually(lambda: alone.deliveries()["dropped"] == 200, "the end of all jobs")
+    code, report = alone.told("reconcile", "--all")
+    assert (code, report["asked"], report["ended"], report["found"]) == (0, 200, 200, 0)
+    jobs = {job["id"]: job for job in alone.served.all_of("jobs")}
+    assert sorted(jobs) == sorted(ids)
+    found = Counter((job["outcome"], job["learnt_by"]) for job in jobs.values())
+    assert found == {("succeeded", "poll"): 150, ("partial", "poll"): 50}
+    counts = alone.asked()["jobs"]
+    assert {counts[job_id]["GET /bulk/{id}/status"] for job_id in ids} == {1}
+    assert alone.served.get("/summary")["lost_callbacks"] == 200
+    assert alone.told("reconcile", "--all")[1]["asked"] == 0
+
+
+def test_killed_between_upload_and_callback_nothing_is_missing(alone):
+    alone.faults(delay_callbacks=1.0)
+    ids = [alone.upload() for _ in range(10)]
+    alone.kill()
+    eventually(lambda: alone.deliveries()["pending"] == 10, "callbacks on their way")
+    alone.start()
+    jobs = [alone.ended(job_id) for job_id in ids]
+    assert Counter((job["outcome"], job["learnt_by"]) for job in jobs) == {
+        ("succeeded", "callback"): 10
+    }
+    assert {job["records"]["submitted"] for job in jobs} == {2}
+    assert len(alone.served.all_of("jobs")) == 10
+
+
+def test_killed_between_callback_and_errors_nothing_is_missing(alone):
+    job_id = alone.upload(BAD_ROWS)
+    alone.ended(job_id)
+    alone.kill()
+    alone.start()
+
+    def errors() -> Any:
+        return alone.served.get(f"/jobs/{job_id}/errors?instance=gooddata")["errors"]
+
+    assert [entry["row"] for entry in eventually(errors, "the errors")] == [3, 4]
+    assert alone.job(job_id)["outcome"] == "partial"
+
+
+def test_killed_while_the_vendor_takes_an_upload_its_fate_is_told(alone):
+    alone.faults(slow=1.0)
+    lost: list[Exception] = []
+
+    def send() -> None:
+        try:
+            alone.upload()
+        except httpx.HTTPError as error:
+            lost.append(error)
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    eventually(
+        lambda: alone.asked()["requests"].get("POST /bulk/{objectName}"), "the upload at the vendor"
+    )
+    alone.kill()
+    sending.join(DEADLINE)
+    alone.faults()
+    alone.start()
+    assert len(lost) == 1
+    # Nobody sent it again; what became of it, the vendor's job list tells.
+    assert alone.asked()["requests"]["POST /bulk/{objectName}"] == 1
+    eventually(
+        lambda: alone.told("reconcile")[1]["found"] or alone.served.all_of("jobs"), "the job"
+    )
+    assert len(alone.served.all_of("jobs")) == 1
+
+
+def test_1000_uploads_that_are_overtaken_are_1000_jobs_and_none_double(alone):
+    alone.faults(overtake=True)
+
+    def upload(number: int) -> str:
+        answer = client.post("/bulk/contact?path=/sample.csv", files={"file": ROWS})
+        assert answer.status_code == 200, (number, answer.text)
+        return str(answer.json()["id"])
+
+    began = time.monotonic()
+    with alone.client() as client, ThreadPoolExecutor(12) as pool:
+        ids = list(pool.map(upload, range(1000)))
+    print(f"1,000 overtaken uploads in {time.monotonic() - began:.1f} s")  # noqa: T201
+    assert len(set(ids)) == 1000
+    jobs = alone.served.all_of("jobs")
+    assert sorted(job["id"] for job in jobs) == sorted(ids)
+    told = Counter((job["outcome"], job["learnt_by"], job["events"]) for job in jobs)
+    assert told == {("succeeded", "callback", 1): 1000}
+    assert {job["records"]["submitted"] for job in jobs} == {2}
+    assert alone.deliveries() == {"delivered": 1000}
+
+
+def memory(pid: int, what: str) -> int:
+    """Give a figure of /proc/PID/status, in bytes: VmRSS is now, VmHWM the most it ever was."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(rf"^{what}:\s+([0-9]+) kB$", status, re.MULTILINE)[1]) * 1024
+
+
+def test_an_upload_of_200_mb_stays_below_100_mb_of_memory(alone):
+    line = b"someone-%08d@example.com," + b"x" * 60_000 + b"\n"
+    big = alone.folder / "big.csv"
+    with big.open("wb") as file:
+        file.write(b"email,note\n")
+        for number in range(200 * MIB // len(line) + 1):
+            file.write(line % number)
+    assert big.stat().st_size >= 200 * MIB
+    rows = 200 * MIB // len(line) + 1
+    for _ in range(8):
+        alone.upload()  # idle is a worker that has worked before
+    idle = {pid: memory(pid, "VmRSS") for pid in alone.served.workers}
+    with alone.client() as client, big.open("rb") as file:
+        answer = client.post("/bulk/contact?path=/big.csv", files={"file": file})
+    assert answer.status_code == 200, answer.text
+    most = {pid: memory(pid, "VmHWM") for pid in idle}
+    above = {pid: (most[pid] - idle[pid]) / MIB for pid in idle}
+    print(f"idle {[size // MIB for size in idle.values()]} MiB, above {above} MiB")  # noqa: T201
+    assert max(above.values()) < 100
+    job = alone.ended(str(answer.json()["id"]))
+    assert job["records"] == {"submitted": rows, "loaded": rows, "failed": 0}
+
+
+# --- the command line
+
+
+def test_the_command_line_walks_all_the_way(alone):
+    sample, bad = alone.file("sample.csv", SAMPLE.read_bytes()), alone.file("bad.csv", BAD_ROWS)
+    gooddata = ("--object", "contact", "--instance", "gooddata")
+
+    objects = alone.receiver("objects", "--instance", "freshbooks", "--hub", "marketing")
+    assert (objects.returncode, objects.stdout.split()) == (0, OBJECTS)
+    assert alone.told("objects", "--instance", "gooddata") == (0, OBJECTS)
+
+    good = alone.receiver("submit", str(sample), *gooddata, "--wait", "60")
+    assert (good.returncode, "succeeded (COMPLETED)" in good.stdout) == (0, True)
+    assert re.search(r"job [0-9]+ of gooddata: CREATED", good.stderr)
+    assert "COMPLETED" in good.stderr
+
+    code, job = alone.told("submit", str(bad), *gooddata, "--wait", "60")
+    assert (code, job["outcome"], job["records"]["failed"]) == (3, "partial", 2)
+    waited = alone.receiver("job", job["id"], "--instance", "gooddata", "--wait", "60")
+    assert waited.returncode == 3
+
+    alone.faults(final_status="ERROR")
+    assert alone.told("submit", str(sample), *gooddata, "--wait", "60")[0] == 1
+
+    alone.faults(drop_callbacks=True)
+    over = alone.receiver("submit", str(sample), *gooddata, "--wait", "1")
+    assert over.returncode == 4
+    resume = re.search(r"go on waiting with: receiver (.*)", over.stderr)[1].split()
+    assert resume[:3] == ["job", resume[1], "--instance"]
+    report = alone.told("reconcile", "--all")
+    assert (report[0], report[1]["asked"], report[1]["ended"]) == (0, 1, 1)
+    assert alone.receiver(*resume).returncode == 0
+
+    created = alone.told("submit", str(sample), *gooddata)
+    assert (created[0], set(created[1])) == (0, {"id", "status", "instanceId"})
+
+
+def test_the_command_line_fails_in_json_too(alone, tmp_path):
+    sample, empty = alone.file("sample.csv", ROWS), alone.file("empty.csv", b"")
+    gooddata = ("--object", "contact", "--instance", "gooddata")
+
+    def failure(*words: str) -> tuple[int, str]:
+        code, told = alone.told(*words)
+        assert set(told) == {"error"}
+        assert told["error"]["detail"]
+        return code, told["error"]["code"]
+
+    nosuch = ("--object", "nosuch", "--instance", "gooddata")
+    assert failure("submit", str(sample), *nosuch) == (2, "http_400")
+    assert failure("submit", str(empty), *gooddata) == (2, "http_400")
+    assert failure("submit", str(tmp_path / "absent.csv"), *gooddata) == (2, "usage")
+    unknown = ("--object", "contact", "--instance", "unknown")
+    assert failure("submit", str(sample), *unknown) == (5, "http_401")
+    assert failure("objects", "--instance", "unknown") == (5, "http_401")
+    assert failure("job", "never-seen", "--instance", "gooddata") == (2, "not_found")
+    assert failure("prune", "--older-than", "soon") == (2, "usage")
+
+    reader = alone.receiver("tokens", "create", "reader", "--scope", "read").stdout.strip()
+    token = alone.file("reader", reader.encode())
+    as_reader = ("--token-file", str(token))
+    assert failure("submit", str(sample), *gooddata, *as_reader) == (5, "http_403")
+
+    alone.faults(die_after_upload=1)
+    code, told = alone.told("submit", str(sample), *gooddata)
+    assert (code, told["error"]["code"]) == (6, "http_502")
+    assert "before you send again" in told["error"]["detail"]
+    code, report = alone.told("reconcile")
+    assert [each["instance"] for each in report["unclear"]] == ["gooddata"]
+    assert "fate unknown: /sample.csv" in alone.receiver("reconcile").stdout
+
+    alone.kill()
+    assert failure("submit", str(sample), *gooddata) == (6, "unreachable")
+
+
+def test_prune_and_results_from_the_command_line(alone):
+    job_id = alone.upload()
+    alone.ended(job_id)
+    with alone.client() as client:
+        download = client.post("/bulk/download", json={"objectName": "contact"}).json()["id"]
+    alone.ended(download)
+    folder = alone.folder / "results"
+    folder.mkdir()
+    code, report = alone.told("reconcile", "--fetch-results", str(folder))
+    assert (code, report["results"]) == (0, 1)
+    assert [each.name for each in folder.iterdir()] == [f"gooddata.{download}.csv"]
+
+    code, gone = alone.told("prune", "--older-than", "90d")
+    assert (code, gone["bodies"]) == (0, 0)
+    time.sleep(1.1)  # nothing else can make a body a second old
+    code, gone = alone.told("prune", "--older-than", "1s")
+    assert (code, gone["bodies"]) == (0, 2)
+    assert alone.job(job_id)["outcome"] == "succeeded"
+    (event,) = alone.served.get(f"/events?job={job_id}")["events"]
+    status, _ = alone.served.get_bytes(f"/events/{event['id']}/body")
+    assert status == 410
+
+
+def test_failed_records_are_told_and_their_rows_written_to_be_mended(alone):
+    if "--failed-rows" not in alone.receiver("job", "--help").stdout:
+        pytest.xfail("receiver job has neither --errors nor --failed-rows yet")
+    bad = alone.file("bad.csv", BAD_ROWS)
+    submitted = ("submit", str(bad), "--object", "contact", "--instance", "gooddata")
+    job_id = alone.told(*submitted, "--wait", "60")[1]["id"]
+    named = ("job", job_id, "--instance", "gooddata")
+
+    def fetched() -> Any:
+        return alone.told(*named, "--errors")[1].get("errors")
+
+    assert [entry["row"] for entry in eventually(fetched, "the errors")] == [3, 4]
+    shown = alone.receiver(*named, "--errors")
+    assert (shown.returncode, "The e-mail address is malformed." in shown.stdout) == (3, True)
+    mended = alone.folder / "mended.csv"
+    done = alone.receiver(*named, "--failed-rows", str(mended), "--upload", str(bad))
+    assert done.returncode == 3
+    assert mended.read_bytes() == b"email,name\nnot-an-address,C\n,D\n"

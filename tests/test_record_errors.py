@@ -1,0 +1,180 @@
+"""Why records failed: equal causes are one, each entry tells its row if it can."""
+
+import csv
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver.cli.errors import all_errors, describe_errors, write_failed_rows
+from receiver.cli.exits import USAGE, Failure
+from receiver.notifications import json_text
+from receiver.record_errors import LONGEST_MESSAGE, cause, row_of
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=9)
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"message": "The e-mail address is malformed."}, "The e-mail address is malformed."),
+        ({"error": "too long"}, "too long"),
+        ({"message": "", "error": "too long"}, "too long"),
+        ({"message": 7, "reason": "odd"}, "odd"),
+        ({"errorMessage": "a"}, "a"),
+        ({"statusMessage": "b"}, "b"),
+        ({"message": {"deep": "x"}}, "no message"),
+        ({}, "no message"),
+        ([], "no message"),
+        (None, "no message"),
+        (7, "no message"),
+        ("just words", "just words"),
+        ({"message": "row 17: 'x@y.z' is taken"}, "row …: … is taken"),
+        ({"message": 'value "12 apples" of a1 is 3'}, "value … of a1 is …"),
+        ({"message": "ann@example.com bounced"}, "… bounced"),
+        ({"message": "a\0b\ud800c"}, "a\ufffdb\ufffdc"),
+    ],
+)
+def test_the_cause_is_the_message_without_what_differs(entry, expected):
+    assert cause(json.dumps(entry)) == expected
+
+
+def test_equal_faults_of_different_records_have_one_cause():
+    entries = [
+        {
+            "row": number,
+            "message": f"Row {number}: <user{number}@example.com> exists as 'id-{number}'",
+        }
+        for number in range(100)
+    ]
+    assert len({cause(json.dumps(entry)) for entry in entries}) == 1
+
+
+@given(values)
+def test_any_entry_has_a_cause_that_every_database_can_hold(entry):
+    text = cause(json.dumps(entry))
+    assert 0 < len(text) <= LONGEST_MESSAGE
+    assert "\0" not in text
+    text.encode()
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"row": 3}, 3),
+        ({"rowNumber": 3}, 3),
+        ({"line": 3, "row": 4}, 4),
+        ({"row": "x", "index": 9}, 9),
+        ({"row": 0}, None),
+        ({"row": -1}, None),
+        ({"row": True}, None),
+        ({"row": 2.0}, None),
+        ({"row": None}, None),
+        ({}, None),
+        ([3], None),
+        (3, None),
+        (None, None),
+    ],
+)
+def test_the_row_is_a_number_from_one_on(entry, expected):
+    assert row_of(entry) == expected
+
+
+@given(values)
+def test_whatever_an_entry_is_its_row_is_a_number_or_none(entry):
+    row = row_of(json.loads(json_text(entry)))
+    assert row is None or row > 0
+
+
+# --- the rows to be mended
+
+
+def written(folder, content: str, failed: list[int]) -> list[list[str]]:
+    source, target = folder / "upload.csv", folder / "mended.csv"
+    source.write_text(content, encoding="utf-8", newline="")
+    errors = [{"row": row} for row in failed]
+    count = write_failed_rows(errors, str(source), str(target))
+    with target.open(encoding="utf-8", newline="") as mended:
+        found = list(csv.reader(mended))
+    assert len(found) == count + 1
+    return found
+
+
+@given(
+    st.lists(st.lists(texts, min_size=2, max_size=2), min_size=1, max_size=9),
+    st.sets(st.integers(1, 9), min_size=1),
+)
+def test_the_failed_rows_come_out_as_they_went_in(tmp_path_factory, rows, failed):
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([["email", "name"], *rows])
+    wanted = [row for number, row in enumerate(rows, 1) if number in failed]
+    folder = tmp_path_factory.getbasetemp()
+    assert written(folder, text.getvalue(), sorted(failed)) == [["email", "name"], *wanted]
+
+
+def test_blank_lines_and_quoted_newlines_do_not_shift_the_rows(tmp_path):
+    content = '\ufeffemail,note\r\n\r\na,"one\r\ntwo"\r\n\r\nb,x\r\nc,y\r\n'
+    expected = [["email", "note"], ["a", "one\r\ntwo"], ["c", "y"]]
+    assert written(tmp_path, content, [1, 3]) == expected
+
+
+def test_rows_that_are_not_told_or_not_at_hand_are_a_clear_failure(tmp_path):
+    upload, target = tmp_path / "a.csv", tmp_path / "b.csv"
+    upload.write_text("email\na\n")
+    cases = [
+        ([{"message": "no row told"}], str(upload), str(target), "no_rows"),
+        ([], str(upload), str(target), "no_rows"),
+        ([{"row": 1}], "", str(target), "no_upload"),
+        ([{"row": 1}], str(tmp_path / "absent.csv"), str(target), "no_upload"),
+        ([{"row": 1}], str(upload), str(upload), "same_file"),
+        ([{"row": 1}], str(upload), str(tmp_path / "absent" / "b.csv"), "unreadable_file"),
+    ]
+    for errors, source, to, code in cases:
+        with pytest.raises(Failure) as failure:
+            write_failed_rows(errors, source, to)
+        assert (failure.value.code, failure.value.exit_code) == (code, USAGE)
+    assert upload.read_text() == "email\na\n"  # not overwritten
+
+
+def test_causes_are_told_most_frequent_first_with_rows():
+    groups = [
+        {"message": "malformed", "count": 250, "examples": [{"row": 1}, {"row": 2}, {"row": 3}]},
+        {"message": "missing", "count": 1, "examples": [{"row": 9}]},
+        {"message": "odd\x1b[31m", "count": 1, "examples": ["?"]},
+    ]
+    expected = """\
+failed records by cause
+    250  malformed (row 1, 2, 3, …)
+      1  missing (row 9)
+      1  odd\ufffd[31m"""
+    assert describe_errors({"errors": [], "groups": groups}) == expected
+    assert describe_errors({"errors": [], "groups": []}) == "no failed records are known"
+
+
+def test_all_pages_of_errors_are_asked_for():
+    class Answer:
+        def __init__(self, page):
+            self.page = page
+
+        def json(self):
+            return self.page
+
+    class Remote:
+        def get(self, path, **given):
+            assert (path, given["instance"]) == ("/jobs/a%3Ab/errors", "gooddata")
+            following = {None: "2", "2": "3", "3": None}
+            return Answer(
+                {"errors": [given["cursor"]], "groups": ["all"], "next": following[given["cursor"]]}
+            )
+
+    found = all_errors(Remote(), {"id": "a:b", "instance": "gooddata"})
+    assert found == {"errors": [None, "2", "3"], "groups": ["all"]}
