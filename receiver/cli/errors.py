@@ -18,7 +18,7 @@ def all_errors(remote: Remote, job: dict[str, Any]) -> dict[str, Any]:
     path, cursor = f"/jobs/{quote(job['id'], safe='')}/errors", None
     errors: list[Any] = []
     while True:
-        page = remote.get(path, instance=job["instance"], limit=PAGE, cursor=cursor).json()
+        page = remote.page(path, "errors", instance=job["instance"], limit=PAGE, cursor=cursor)
         errors += page["errors"]
         cursor = page["next"]
         if cursor is None:

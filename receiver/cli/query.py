@@ -3,11 +3,13 @@
 import shlex
 import sys
 import time
+from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
 
 import click
 
+from receiver.cli.errors import all_errors, describe_errors, write_failed_rows
 from receiver.cli.exits import STILL_RUNNING, UNREACHABLE, USAGE, Failure, of_outcome
 from receiver.cli.output import as_json, plain, show, table
 from receiver.cli.remote import Remote, asks_a_receiver, checked
@@ -39,22 +41,45 @@ def jobs(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
 @click.option("--instance", help="Needed where several instances have a job of that id.")
 @click.option("--wait", type=click.IntRange(0), default=0, help="Seconds to wait for its end.")
 @click.option("--timeline", is_flag=True, help="Tell what each callback and poll changed.")
+@click.option("--errors", is_flag=True, help="Tell which records failed and why.")
+@click.option("--failed-rows", type=click.Path(dir_okay=False), help="Write them here as a CSV.")
+@click.option(
+    "--upload",
+    type=click.Path(exists=True, dir_okay=False),
+    help="The file that was uploaded, for --failed-rows; else the one of its name, in this folder.",
+)
 @as_json
 @asks_a_receiver
 def job(
-    remote: Remote, job_id: str, instance: str | None, wait: int, timeline: bool, json_: bool
+    remote: Remote,
+    job_id: str,
+    instance: str | None,
+    wait: int,
+    timeline: bool,
+    errors: bool,
+    failed_rows: str | None,
+    upload: str | None,
+    json_: bool,
 ) -> None:
     """Tell what became of a job.
 
     Exit codes: 0 succeeded, 1 failed or cancelled, 3 ended with failed records, 4 still running.
     """
     found = wait_for(remote, job_id, instance, wait)
-    content, text = found, describe(found)
+    content, text = dict(found), describe(found)
     if timeline:
         path = f"/jobs/{_quoted(job_id)}/events"
         entries = remote.page(path, "timeline", instance=found["instance"])["timeline"]
-        content = {**found, "timeline": entries}
+        content["timeline"] = entries
         text += "\n\n" + table(entries, ("at", "source", "status", "changed", "note"))
+    if errors or failed_rows:
+        failures = all_errors(remote, found)
+        content |= failures
+        text += "\n\n" + describe_errors(failures)
+        if failed_rows:
+            source = upload or Path(found["file"] or "").name
+            content["failed_rows"] = write_failed_rows(failures["errors"], source, failed_rows)
+            text += f"\n\n{content['failed_rows']} rows written to {failed_rows}"
     show(content, text, json_)
     leave(found, wait)
 
