@@ -4,15 +4,13 @@ What is learnt goes the one way that callbacks go. Any number of nodes may run t
 claimed in the database, and so is the vendor's time, a turn at once for each instance.
 """
 
-import hashlib
-import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import structlog
 
@@ -21,18 +19,19 @@ from receiver.clock import iso, now_ms
 from receiver.errors import (
     CredentialError,
     StoreError,
-    StoreUnavailable,
     UpstreamError,
     UpstreamNonsense,
     UpstreamRefused,
 )
 from receiver.intake import Intake
 from receiver.jobs import is_ending
+from receiver.lanes import Blocked, Lane, Road
 from receiver.notifications import Notification
 from receiver.record_errors import cause
+from receiver.results import save_result
 from receiver.settings import Settings
-from receiver.storage import credentials, followups, queries
-from receiver.storage.credentials import Vault, VendorSecrets
+from receiver.storage import credentials, failures, followups, queries
+from receiver.storage.credentials import Vault
 from receiver.storage.database import Database
 from receiver.storage.followups import LEASE_MS, Claim
 from receiver.storage.merging import NewObservation
@@ -41,7 +40,6 @@ log = structlog.get_logger()
 
 LONGEST_PAUSE_MS = 6 * 3_600_000  # between two polls of one job
 MOST_LANES = 8  # instances asked at once
-LONGEST_FILE_NAME = 200
 LIST_PAGES = 5  # of the job list, newest first, looked through for jobs nobody told us of
 
 
@@ -71,6 +69,9 @@ class Report:
         self.blocked += other.blocked
 
 
+Work: TypeAlias = Callable[[Lane, Report], None]
+
+
 class Reconciler:
     """Does one pass after another; thread-safe."""
 
@@ -85,7 +86,9 @@ class Reconciler:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._settings, self._database, self._intake = settings, database, intake
-        self._vendor, self._clock, self._sleep = vendor, clock, sleep
+        self._vendor, self._clock = vendor, clock
+        interval = max(1, round(1000 / settings.vendor_rate))
+        self._road = Road(database, vendor, interval, clock, sleep)
         self._vault = Vault(settings.encryption_keys)
 
     def one_pass(
@@ -117,7 +120,7 @@ class Reconciler:
     def fetch_errors(self) -> bool:
         """Fetch the errors that are due now; tell whether there were any."""
         with self._database.read() as session:
-            waiting = followups.with_due_errors(session, self._clock())
+            waiting = failures.with_due_errors(session, self._clock())
         report = Report()
         for name in waiting:
             self._attempt(name, report, self._fetch_errors)
@@ -133,27 +136,28 @@ class Reconciler:
     ) -> Report:
         report = Report()
 
-        def work(lane: "_Lane") -> None:
-            self._poll(lane, everything=everything)
-            self._find(lane)
-            self._fetch_errors(lane)
-            self._look_at_queue(lane, redeliver=redeliver)
+        def work(lane: Lane, report: Report) -> None:
+            self._learn_usual_times(lane)
+            self._poll(lane, report, everything=everything)
+            self._find(lane, report)
+            self._fetch_errors(lane, report)
+            self._look_at_queue(lane, report, redeliver=redeliver)
             if results is not None:
-                self._save_results(lane, results)
+                self._save_results(lane, report, results)
 
         if not self._attempt(name, report, work):
             report.blocked.append(name)
         return report
 
-    def _attempt(self, name: str, report: Report, work: Callable[["_Lane"], None]) -> bool:
+    def _attempt(self, name: str, report: Report, work: Work) -> bool:
         """Work for an instance until it is done or its vendor fails; tell which."""
         try:
             with self._database.read() as session:
                 vendors = credentials.vendor_secrets(session, self._vault, name)
             if vendors is None:
                 return True
-            work(_Lane(name, vendors, report))
-        except _Blocked:
+            work(Lane(name, vendors, self._road), report)
+        except Blocked:
             return False
         except CredentialError as error:
             log.warning("vendor secrets cannot be used", instance=name, error=str(error))
@@ -172,27 +176,7 @@ class Reconciler:
         with self._database.write() as session:
             followups.note_health(session, name, self._clock(), failed=failed)
 
-    def _turn(self, lane: "_Lane", claim: Callable[[Any], bool] | None = None) -> bool:
-        """Wait until the vendor may be asked for this instance. Raises _Blocked.
-
-        claim -- takes the work that the turn is for. False, and no turn, if another node has it.
-        """
-        interval = max(1, round(1000 / self._settings.vendor_rate))
-        with self._database.write() as session:
-            if claim is not None and not claim(session):
-                return False
-            now = self._clock()
-            turn = followups.take_turn(session, lane.instance, now, interval)
-            if turn is None:
-                raise _Blocked  # in here: the claim is not kept
-        self._sleep(max(0, turn - now) / 1000)
-        return True
-
-    def _send(self, lane: "_Lane", call: upstream.Call) -> upstream.Answer:
-        """Send a call whose turn it is; what is sent again waits for a turn of its own."""
-        return self._vendor.send(lane.secrets.authorization, call, lambda: self._turn(lane))
-
-    def _poll(self, lane: "_Lane", *, everything: bool) -> None:
+    def _poll(self, lane: Lane, report: Report, *, everything: bool) -> None:
         with self._database.read() as session:
             claims = followups.due_polls(
                 session,
@@ -205,35 +189,39 @@ class Reconciler:
             pause = min(LONGEST_PAUSE_MS, self._settings.overdue_after * 2 ** min(claim.tries, 20))
             next_at = self._clock() + pause
             take = partial(followups.claim_poll, claim=claim, next_at=next_at)
-            if self._turn(lane, take):
-                self._ask(lane, claim)
+            if lane.turn(take):
+                self._ask(lane, report, claim)
 
-    def _ask(self, lane: "_Lane", claim: Claim) -> None:
-        lane.report.asked += 1
+    def _learn_usual_times(self, lane: Lane) -> None:
+        with self._database.write() as session:
+            followups.learn_usual_times(session, lane.instance)
+
+    def _ask(self, lane: Lane, report: Report, claim: Claim) -> None:
+        report.asked += 1
         try:
             call = upstream.status(claim.job, lane.secrets.hub)
-            told = upstream.read_status(self._send(lane, call), claim.job)
+            told = upstream.read_status(lane.send(call), claim.job)
         except UpstreamRefused as error:
             if error.status != 404:  # noqa: PLR2004
                 raise
             log.warning("the vendor does not know this job", instance=lane.instance, job=claim.job)
             return
         self._observe(lane, told)
-        lane.report.ended += is_ending(told.status)
+        report.ended += is_ending(told.status)
 
-    def _find(self, lane: "_Lane") -> None:
+    def _find(self, lane: Lane, report: Report) -> None:
         """Look through the newest pages of the job list for jobs that nobody told us of."""
         first = upstream.jobs(None, None, lane.secrets.hub)
         try:
-            self._turn(lane)
-            for number, answer in enumerate(self._pages(lane, first)):
+            lane.turn()
+            for number, answer in enumerate(lane.pages(first)):
                 told = upstream.read_jobs(answer)
                 with self._database.read() as session:
                     ids = [str(each.job) for each in told]
                     known = queries.known_jobs(session, lane.instance, ids)
                 new = [each for each in told if each.job not in known]
                 for each in new:
-                    lane.report.found += 1
+                    report.found += 1
                     self._observe(lane, each, "found in the vendor's job list")
                 if not new or number + 1 >= LIST_PAGES:
                     return
@@ -242,107 +230,55 @@ class Reconciler:
                 raise
             log.info("the vendor has no job list", instance=lane.instance, error=str(error))
 
-    def _observe(self, lane: "_Lane", told: Notification, note: str | None = None) -> None:
+    def _observe(self, lane: Lane, told: Notification, note: str | None = None) -> None:
         self._intake.observe(NewObservation(lane.instance, replace(told, source="poll"), note))
 
-    def _fetch_errors(self, lane: "_Lane") -> None:
+    def _fetch_errors(self, lane: Lane, report: Report) -> None:
         with self._database.read() as session:
-            claims = followups.due_errors(session, lane.instance, self._clock())
+            claims = failures.due_errors(session, lane.instance, self._clock())
         for claim in claims:
             next_at = self._clock() + LEASE_MS * 2 ** min(claim.tries, 8)
-            take = partial(followups.claim_errors, claim=claim, next_at=next_at)
-            if self._turn(lane, take):
-                self._fetch_errors_of(lane, claim)
+            take = partial(failures.claim_errors, claim=claim, next_at=next_at)
+            if lane.turn(take):
+                self._fetch_errors_of(lane, report, claim)
 
-    def _fetch_errors_of(self, lane: "_Lane", claim: Claim) -> None:
+    def _fetch_errors_of(self, lane: Lane, report: Report, claim: Claim) -> None:
         entries: list[str] = []
         try:
             first = upstream.errors(claim.job, None, lane.secrets.hub)
-            for page in self._pages(lane, first):
+            for page in lane.pages(first):
                 entries += upstream.read_entries(page)
                 with self._database.write() as session:
-                    if not followups.renew_errors(session, claim, self._clock() + LEASE_MS):
+                    if not failures.renew_errors(session, claim, self._clock() + LEASE_MS):
                         return  # another node's by now, or the job was reset
         except UpstreamRefused as error:
             if error.status in (401, 403):  # our secrets are wrong, which can be mended
                 raise
             log.warning("errors refused", instance=lane.instance, job=claim.job, error=str(error))
             with self._database.write() as session:
-                followups.give_up_errors(session, claim)
+                failures.give_up_errors(session, claim)
             return
         with self._database.write() as session:
-            followups.keep_errors(session, claim, [(entry, cause(entry)) for entry in entries])
-        lane.report.errors += len(entries)
+            failures.keep_errors(session, claim, [(entry, cause(entry)) for entry in entries])
+        report.errors += len(entries)
 
-    def _pages(self, lane: "_Lane", first: upstream.Call) -> Iterator[upstream.Answer]:
-        """Give all pages; the turn for the first one is there."""
-
-        def turn() -> bool:
-            return self._turn(lane)
-
-        for answer in self._vendor.pages(lane.secrets.authorization, first, turn):
-            yield answer
-            if answer.next_page:
-                self._turn(lane)
-
-    def _look_at_queue(self, lane: "_Lane", *, redeliver: bool) -> None:
+    def _look_at_queue(self, lane: Lane, report: Report, *, redeliver: bool) -> None:
         try:
-            self._turn(lane)
-            held = upstream.read_entries(self._send(lane, upstream.queued()))
+            lane.turn()
+            held = upstream.read_entries(lane.send(upstream.queued()))
             if held and redeliver:
-                self._turn(lane)
-                self._send(lane, upstream.queued(resend=True))
-                lane.report.redelivered += len(held)
+                lane.turn()
+                lane.send(upstream.queued(resend=True))
+                report.redelivered += len(held)
         except (UpstreamRefused, UpstreamNonsense) as error:
             log.info("the vendor lists no queue", instance=lane.instance, error=str(error))
             return
-        lane.report.queued += len(held)
+        report.queued += len(held)
         with self._database.write() as session:
             followups.note_queued(session, lane.instance, self._clock(), len(held))
 
-    def _save_results(self, lane: "_Lane", folder: Path) -> None:
+    def _save_results(self, lane: Lane, report: Report, folder: Path) -> None:
         with self._database.read() as session:
             claims = followups.downloads(session, lane.instance, self._clock())
         for claim in claims:
-            target = folder / _file_name(claim)
-            if not claim.object or target.exists():
-                continue
-            self._turn(lane)
-            unfinished = folder / f".{secrets.token_hex(8)}.part"  # nodes may share the folder
-            try:
-                call = upstream.result(claim.job, claim.object, "text/csv", lane.secrets.hub)
-                with (
-                    self._vendor.stream(lane.secrets.authorization, call) as (_, pieces),
-                    unfinished.open("wb") as file,
-                ):
-                    file.writelines(pieces)
-                unfinished.rename(target)
-            except UpstreamRefused as error:
-                log.warning("no result", instance=lane.instance, job=claim.job, error=str(error))
-                continue
-            except OSError as error:
-                raise StoreUnavailable(f"a result cannot be saved: {error.strerror}") from error
-            finally:
-                unfinished.unlink(missing_ok=True)
-            lane.report.results += 1
-
-
-def _file_name(claim: Claim) -> str:
-    """Name a result's file; no instance has a point in its name, so that no two share one."""
-    name = f"{claim.instance}.{claim.job}.csv"
-    if len(name) <= LONGEST_FILE_NAME:
-        return name
-    return f"{claim.instance}.{hashlib.sha256(claim.job.encode()).hexdigest()}.csv"
-
-
-@dataclass(frozen=True, slots=True)
-class _Lane:
-    """One instance's part of a pass."""
-
-    instance: str
-    secrets: VendorSecrets
-    report: Report
-
-
-class _Blocked(Exception):
-    """The vendor failed for this instance a short while ago."""
+            report.results += save_result(lane, claim, folder)

@@ -420,7 +420,8 @@ def test_a_callback_payload_is_kept_digit_for_digit():
 def test_json_written_back_means_the_same(value):
     text = json.dumps(value, allow_nan=False) if is_finite(value) else "null"
     written = json_text(notifications.document(text.encode()))
-    assert (json.loads(written), written.isascii()) == (json.loads(text), True)
+    meant = re.sub(r"[\ud800-\udfff]", "\ufffd", json.dumps(json.loads(text), ensure_ascii=False))
+    assert (json.loads(written), written.isascii()) == (json.loads(meant), True)
 
 
 def test_what_no_database_stores_becomes_a_replacement_character():

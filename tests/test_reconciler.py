@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
 
@@ -27,11 +28,15 @@ from receiver.app import create_app
 from receiver.background import Background
 from receiver.clock import now_ms
 from receiver.errors import StoreUnavailable
+from receiver.notifications import Notification
 from receiver.reconciler import LIST_PAGES, Reconciler, Report
 from receiver.settings import Settings
-from receiver.storage import credentials, followups
+from receiver.storage import credentials, failures, followups
 from receiver.storage.credentials import Vault
+from receiver.storage.followups import ENOUGH_TO_LEARN
+from receiver.storage.merging import NewObservation
 from receiver.storage.models import Instance, JobRow, Pace, Submission
+from receiver.storage.store import record
 from receiver.upstream import Upstream
 
 STATUSES = "GET /bulk/{id}/status"
@@ -125,6 +130,36 @@ def test_what_is_not_overdue_is_left_alone(relay):
     clock.ahead += 10_000
     report = relay.reconciler(clock=clock).one_pass()
     assert (report.asked, report.ended) == (3, 3)
+
+
+def took_100_s(relay: Between, count: int) -> None:
+    for number in range(count):
+        for at, status in ((1_000_000, "RUNNING"), (1_100_000, "COMPLETED")):
+            told = Notification("bulk_job", f"old-{number}", status, object="contact")
+            with relay.services.database.write() as session:
+                record(session, [NewObservation("gooddata", told)], lambda at=at: at)
+
+
+def test_where_an_objects_usual_time_is_known_that_tells_what_is_overdue(relay):
+    """Ten jobs took 100 s: one that takes twice as long is overdue, long before 15 minutes."""
+    took_100_s(relay, 10)
+    dropped(relay, 3)
+    clock = Later(0)
+    assert relay.reconciler(clock=clock).one_pass().asked == 0  # and learns
+    clock.ahead = 190_000
+    assert relay.reconciler(clock=clock).one_pass().asked == 0
+    assert relay.summary()["overdue"] == 0
+    clock.ahead = 205_000
+    assert relay.reconciler(clock=clock).one_pass().asked == 3
+
+
+def test_too_few_jobs_teach_no_usual_time(relay):
+    took_100_s(relay, ENOUGH_TO_LEARN - 1)
+    dropped(relay, 1)
+    clock = Later(0)
+    relay.reconciler(clock=clock).one_pass()
+    clock.ahead = 250_000
+    assert relay.reconciler(clock=clock).one_pass().asked == 0
 
 
 def test_a_job_still_under_way_is_asked_for_ever_more_seldom(make_database):
@@ -356,7 +391,7 @@ def test_what_is_sent_again_waits_for_a_turn_too(relay):
     with nodes(relay, 1) as (node,):
         node._vendor._patiently.sleep = lambda _: None
         turns = []
-        node._sleep = turns.append
+        node._road = replace(node._road, sleep=turns.append)
         report = node.one_pass(everything=True)
     assert (report.ended, report.blocked) == (2, [])
     requests = relay.sandbox.stage.requests.totals()["requests"]
@@ -529,8 +564,8 @@ def test_errors_that_a_node_died_fetching_are_fetched_by_another(relay):
     job_id = relay.uploaded(BAD_ROWS)
     relay.ended(job_id)
     with relay.services.database.write() as session:
-        (claim,) = followups.due_errors(session, "gooddata", now_ms())
-        assert followups.claim_errors(session, claim, now_ms() + followups.LEASE_MS)
+        (claim,) = failures.due_errors(session, "gooddata", now_ms())
+        assert failures.claim_errors(session, claim, now_ms() + followups.LEASE_MS)
     assert relay.reconciler().fetch_errors() is False
     assert relay.reconciler(clock=Later(MINUTE + 1000)).fetch_errors() is True
     assert len(relay.get(f"/jobs/{job_id}/errors?instance=gooddata").json["errors"]) == 2
@@ -689,7 +724,7 @@ def test_no_job_id_leads_out_of_the_folder_of_results(relay, tmp_path):
 
 
 def test_no_two_results_share_a_file(relay, tmp_path):
-    from receiver.reconciler import _file_name  # noqa: PLC0415
+    from receiver.results import _file_name  # noqa: PLC0415
     from receiver.storage.followups import Claim  # noqa: PLC0415
 
     pairs = [

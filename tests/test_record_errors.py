@@ -161,20 +161,12 @@ failed records by cause
 
 
 def test_all_pages_of_errors_are_asked_for():
-    class Answer:
-        def __init__(self, page):
-            self.page = page
-
-        def json(self):
-            return self.page
-
     class Remote:
-        def get(self, path, **given):
-            assert (path, given["instance"]) == ("/jobs/a%3Ab/errors", "gooddata")
-            following = {None: "2", "2": "3", "3": None}
-            return Answer(
-                {"errors": [given["cursor"]], "groups": ["all"], "next": following[given["cursor"]]}
-            )
+        def page(self, path, name, **given):
+            assert (path, name) == ("/jobs/a%3Ab/errors", "errors")
+            assert given["instance"] == "gooddata"
+            following = {None: "2", "2": "3", "3": None}[given["cursor"]]
+            return {"errors": [given["cursor"]], "groups": ["all"], "next": following}
 
     found = all_errors(Remote(), {"id": "a:b", "instance": "gooddata"})
     assert found == {"errors": [None, "2", "3"], "groups": ["all"]}

@@ -9,22 +9,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from receiver.jobs import FILES_KEPT_MS
 from receiver.storage.credentials import affected
 from receiver.storage.database import upsert
 from receiver.storage.models import (
     Forward,
     Heartbeat,
-    Instance,
     JobRow,
     Pace,
-    RecordError,
     Submission,
+    UsualTime,
 )
 
 UNDER_WAY = ("pending", "unknown")
+LEARNT_FROM = 500  # ended jobs
+ENOUGH_TO_LEARN = 5
+LEAST_USUAL_MS = 1_000
 LEASE_MS = 60_000  # until work that a node claimed and never finished may be claimed again
 OUTAGE_MS = 5 * 60_000
 LONGEST_BLOCK_MS = 3_600_000
@@ -45,16 +48,69 @@ def due_polls(
     session: Session, instance: str, now: int, overdue_after: int, *, everything: bool
 ) -> list[Claim]:
     """Give the jobs under way of an instance that should be asked for, longest waiting first."""
-    overdue = and_(JobRow.poll_at.is_(None), JobRow.first_seen_at <= now - overdue_after)
+    overdue = and_(JobRow.poll_at.is_(None), is_overdue(now, overdue_after))
     due = or_(overdue, JobRow.poll_at <= now)
     mine = select(JobRow).where(JobRow.instance == instance, JobRow.outcome.in_(UNDER_WAY))
     rows = session.scalars((mine if everything else mine.where(due)).order_by(JobRow.first_seen_at))
-    return [_claim(row, row.polls) for row in rows]
+    return [claim_of(row, row.polls) for row in rows]
+
+
+def is_overdue(now: int, overdue_after: int) -> ColumnElement[bool]:
+    """Whether a job is under way for longer than those of its object usually are.
+
+    overdue_after -- ms, where that is not known yet.
+    """
+    usual = (
+        select(UsualTime.ms)
+        .where(
+            UsualTime.instance == JobRow.instance,
+            UsualTime.object == func.coalesce(JobRow.object, ""),
+        )
+        .scalar_subquery()
+    )
+    return JobRow.first_seen_at + func.coalesce(usual, overdue_after) <= now
+
+
+def learn_usual_times(session: Session, instance: str) -> None:
+    """Learn from the latest ended jobs of an instance how long those of each object take.
+
+    Nineteen of twenty ended within half of the time that is learnt; a job that we heard of when it
+    was over tells nothing.
+    """
+    took = JobRow.files_expire_at - FILES_KEPT_MS - JobRow.first_seen_at
+    latest = (
+        select(JobRow.object, took)
+        .where(JobRow.instance == instance, JobRow.files_expire_at.is_not(None), took > 0)
+        .order_by(JobRow.files_expire_at.desc())
+        .limit(LEARNT_FROM)
+    )
+    times: dict[str, list[int]] = {}
+    for name, duration in session.execute(latest):
+        times.setdefault(name or "", []).append(int(duration or 0))
+    new = upsert(session, UsualTime)
+    statement = new.on_conflict_do_update(
+        index_elements=[UsualTime.instance, UsualTime.object], set_={"ms": new.excluded.ms}
+    )
+    rows = [
+        {
+            "instance": instance,
+            "object": name,
+            "ms": max(LEAST_USUAL_MS, 2 * _slowest_but_few(took)),
+        }
+        for name, took in sorted(times.items())
+        if len(took) >= ENOUGH_TO_LEARN
+    ]
+    if rows:
+        session.execute(statement, rows)
+
+
+def _slowest_but_few(durations: list[int]) -> int:
+    return sorted(durations)[(len(durations) - 1) * 19 // 20]
 
 
 def claim_poll(session: Session, claim: Claim, next_at: int) -> bool:
     """Take a poll; False if another node did, or if the job has ended meanwhile."""
-    mine = update(JobRow).where(*_is(claim), JobRow.polls == claim.tries)
+    mine = update(JobRow).where(*is_claimed(claim), JobRow.polls == claim.tries)
     under_way = mine.where(JobRow.outcome.in_(UNDER_WAY))
     return affected(session, under_way.values(poll_at=next_at, polls=JobRow.polls + 1)) == 1
 
@@ -63,95 +119,7 @@ def downloads(session: Session, instance: str, now: int) -> list[Claim]:
     """Give the ended downloads of an instance whose files the vendor should still have."""
     mine = select(JobRow).where(JobRow.instance == instance, JobRow.direction == "DOWNLOAD")
     ended = mine.where(JobRow.outcome.in_(("succeeded", "partial")), JobRow.files_expire_at > now)
-    return [_claim(row, 0) for row in session.scalars(ended.order_by(JobRow.files_expire_at))]
-
-
-def due_errors(session: Session, instance: str, now: int) -> list[Claim]:
-    """Give the ended jobs of an instance whose errors are still to be fetched."""
-    mine = select(JobRow).where(JobRow.instance == instance, JobRow.errors_at <= now)
-    return [_claim(row, row.errors_tries) for row in session.scalars(mine)]
-
-
-def with_due_errors(session: Session, now: int) -> list[str]:
-    """Name the instances that have such jobs and vendor secrets to fetch with."""
-    due = select(JobRow.instance).where(JobRow.errors_at <= now).distinct()
-    can = Instance.element_token.is_not(None) & Instance.user_secret.is_not(None)
-    return list(session.scalars(select(Instance.name).where(Instance.name.in_(due), can)))
-
-
-def claim_errors(session: Session, claim: Claim, next_at: int) -> bool:
-    """Take the fetching of a job's errors; False if another node did."""
-    mine = update(JobRow).where(
-        *_is(claim), JobRow.errors_tries == claim.tries, JobRow.errors_at.is_not(None)
-    )
-    statement = mine.values(errors_at=next_at, errors_tries=JobRow.errors_tries + 1)
-    return affected(session, statement) == 1
-
-
-def renew_errors(session: Session, claim: Claim, next_at: int) -> bool:
-    """Keep the fetching of a job's errors for longer; False if it is another node's by now."""
-    mine = update(JobRow).where(
-        *_is(claim), JobRow.errors_tries == claim.tries + 1, JobRow.errors_at.is_not(None)
-    )
-    later = case((JobRow.errors_at > next_at, JobRow.errors_at), else_=next_at)
-    return affected(session, mine.values(errors_at=later)) == 1
-
-
-def keep_errors(session: Session, claim: Claim, entries: Sequence[tuple[str, str]]) -> None:
-    """Keep a job's errors, as (JSON, message), in the place of those that were there."""
-    session.execute(
-        delete(RecordError).where(
-            RecordError.job == claim.job, RecordError.instance == claim.instance
-        )
-    )
-    rows = [
-        {
-            "job": claim.job,
-            "instance": claim.instance,
-            "position": position,
-            "entry": entry,
-            "message": message,
-        }
-        for position, (entry, message) in enumerate(entries)
-    ]
-    if rows:
-        session.execute(insert(RecordError), rows)
-    done = update(JobRow).where(*_is(claim), JobRow.errors_tries == claim.tries + 1)
-    session.execute(done.values(errors_at=None))
-
-
-def give_up_errors(session: Session, claim: Claim) -> None:
-    """Try no more: the vendor has them no longer."""
-    mine = update(JobRow).where(*_is(claim), JobRow.errors_tries == claim.tries + 1)
-    session.execute(mine.values(errors_at=None))
-
-
-def errors(
-    session: Session, job: str, instance: str, limit: int, after: int
-) -> Sequence[RecordError]:
-    """Give a job's errors from position `after` on."""
-    mine = select(RecordError).where(RecordError.job == job, RecordError.instance == instance)
-    page = mine.where(RecordError.position >= after).order_by(RecordError.position).limit(limit)
-    return session.scalars(page).all()
-
-
-def error_groups(session: Session, job: str, instance: str) -> list[dict[str, Any]]:
-    """Give a job's errors by message, most frequent first, with up to three examples each."""
-    mine = (RecordError.job == job, RecordError.instance == instance)
-    counts = session.execute(
-        select(RecordError.message, func.count().label("count"))
-        .where(*mine)
-        .group_by(RecordError.message)
-        .order_by(func.count().desc(), RecordError.message)
-        .limit(100)
-    ).all()
-    place = func.row_number().over(partition_by=RecordError.message, order_by=RecordError.position)
-    ranked = select(RecordError.message, RecordError.entry, place.label("place")).where(*mine)
-    first = ranked.subquery()
-    examples: dict[str, list[str]] = {}
-    for message, entry, _ in session.execute(select(first).where(first.c.place <= 3)):  # noqa: PLR2004
-        examples.setdefault(message, []).append(entry)
-    return [{"message": row[0], "count": row[1], "examples": examples[row[0]]} for row in counts]
+    return [claim_of(row, 0) for row in session.scalars(ended.order_by(JobRow.files_expire_at))]
 
 
 def begin_submission(session: Session, values: dict[str, Any]) -> str:
@@ -241,9 +209,11 @@ def beat(session: Session, now: int) -> bool:
     return True
 
 
-def _claim(row: JobRow, tries: int) -> Claim:
+def claim_of(row: JobRow, tries: int) -> Claim:
+    """Give the claim of a job that was worked on `tries` times."""
     return Claim(row.id, row.instance, row.object, row.direction, tries)
 
 
-def _is(claim: Claim) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+def is_claimed(claim: Claim) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """The condition that a row is the job of a claim."""
     return JobRow.id == claim.job, JobRow.instance == claim.instance

@@ -183,6 +183,15 @@ class Pace(Base):
     queued_asked_at: Mapped[int | None]
 
 
+class UsualTime(Base):
+    """How long jobs of an object mostly take, so that those that take longer are overdue."""
+
+    __tablename__ = "usual_times"
+    instance: Mapped[str] = mapped_column(String(64), primary_key=True)
+    object: Mapped[str] = mapped_column(String(200), primary_key=True)  # '' where none is known
+    ms: Mapped[int]
+
+
 class Heartbeat(Base):
     """One row: when any node was last alive and could write. A gap is an outage of ours."""
 

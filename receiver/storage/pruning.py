@@ -15,9 +15,12 @@ from receiver.storage.models import (
     Body,
     Event,
     Forward,
+    JobRow,
+    RecordError,
     RefusedAddress,
     Rejection,
     RejectionCount,
+    Submission,
     TimelineEntry,
 )
 
@@ -35,6 +38,8 @@ def prune(database: Database, bodies_before: int, details_before: int) -> dict[s
         "rejections": _older(Rejection, Rejection.at, bodies_before),
         "forwards": _older(Forward, Forward.at, bodies_before),
         "timeline": _older(TimelineEntry, TimelineEntry.at, details_before),
+        "submissions": _older(Submission, Submission.at, details_before),
+        "errors": lambda session: _errors(session, details_before),
         "counts": lambda session: affected(
             session,
             delete(RejectionCount).where(RejectionCount.minute < bodies_before // MINUTE_MS),
@@ -60,8 +65,26 @@ def _repeated(database: Database, step: Callable[[Session], int]) -> int:
         with database.write() as session:
             gone = step(session)
         total += gone
-        if gone < BATCH:
+        if not gone:
             return total
+
+
+def _errors(session: Session, before: int) -> int:
+    """Delete the failed records of jobs that changed last before then, some jobs at a time."""
+    old = (
+        select(RecordError.job, RecordError.instance)
+        .join(JobRow, (JobRow.id == RecordError.job) & (JobRow.instance == RecordError.instance))
+        .where(JobRow.updated_at < before)
+        .distinct()
+        .limit(10)
+    )
+    return sum(
+        affected(
+            session,
+            delete(RecordError).where(RecordError.job == job, RecordError.instance == instance),
+        )
+        for job, instance in session.execute(old).all()
+    )
 
 
 def _bodies(session: Session, before: int) -> int:

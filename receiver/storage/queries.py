@@ -8,6 +8,7 @@ from sqlalchemy import Row, Select, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from receiver.jobs import OUTCOMES
+from receiver.storage.followups import is_overdue
 from receiver.storage.models import (
     Body,
     Event,
@@ -198,7 +199,7 @@ def summary(session: Session, visible: Instances, now: int, overdue_after: int) 
     queued = session.scalar(select(func.sum(Pace.queued)).where(*_among((Pace.instance, visible))))
     return {
         "jobs": {outcome: found.get(outcome, 0) for outcome in OUTCOMES},
-        "overdue": _count(session, *mine, under_way, JobRow.first_seen_at < now - overdue_after),
+        "overdue": _count(session, *mine, under_way, is_overdue(now, overdue_after)),
         "expiring_24h": _count(
             session, *mine, *_between(JobRow.files_expire_at, now, now + DAY_MS)
         ),

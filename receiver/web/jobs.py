@@ -8,7 +8,7 @@ from msgspec import UNSET, UnsetType
 
 from receiver.errors import Ambiguous, NotFound
 from receiver.jobs import is_ending
-from receiver.storage import followups, queries
+from receiver.storage import failures, queries
 from receiver.storage.models import JobRow
 from receiver.web import services, shapes
 from receiver.web.api import answers, blueprint, json_response, moment, paged, position_of, spec
@@ -75,8 +75,8 @@ def show_errors(id: str, query: shapes.ErrorsQuery) -> Response:  # noqa: A002
     row = _the_one(_called(id, query.instance), id)
     after = position_of(query.cursor, (int,)) or (-1,)
     with services().database.read() as session:
-        found = followups.errors(session, row.id, row.instance, query.limit + 1, after[0] + 1)
-        groups = followups.error_groups(session, row.id, row.instance)
+        found = failures.errors(session, row.id, row.instance, query.limit + 1, after[0] + 1)
+        groups = failures.error_groups(session, row.id, row.instance)
     shown = [{**group, "examples": list(map(_raw, group["examples"]))} for group in groups]
     return paged(
         found,

@@ -27,7 +27,7 @@ from receiver.errors import (
     UpstreamNonsense,
 )
 from receiver.notifications import Notification
-from receiver.storage import credentials, followups, queries
+from receiver.storage import credentials, failures, queries
 from receiver.storage.merging import NewObservation
 from receiver.storage.models import JobRow
 from receiver.storage.tokens import bearer
@@ -182,8 +182,8 @@ def errors(job_id: str) -> Response:
     """Give a page of a job's failed records, from the store where it has them."""
     size, start = page_size(), page_start()
     with services().database.read() as session:
-        kept = followups.errors(session, job_id, g.instance, size + 1, start or 0)
-        known = bool(kept) or bool(followups.errors(session, job_id, g.instance, 1, 0))
+        kept = failures.errors(session, job_id, g.instance, size + 1, start or 0)
+        known = bool(kept) or bool(failures.errors(session, job_id, g.instance, 1, 0))
     if not known or (start is None and "nextPage" in request.args):
         return passed_on(send(_asked_again(upstream.errors(job_id, None, _hub()))))
     page = kept[:size]

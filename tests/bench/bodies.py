@@ -1,0 +1,173 @@
+"""Distinct signed bodies of about 950 bytes, written to files beforehand.
+
+A line is the signature, a blank and the body. Shapes alternate among those of the vendor's surfaces
+(bulk v2, bulk v3, the job list); each fifth body is a second word about the job before it. All of
+them say that a job has ended.
+"""
+
+import hashlib
+import hmac
+import json
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+KEY = b"a key for the bench, long enough"
+FIRST_JOB = 42_000_000
+_OBJECTS = ("contact", "account", "opportunity", "lead", "invoice")
+_BEGAN = 1_760_000_000_000  # ms; any time will do
+
+
+class Style(NamedTuple):
+    """How a peer wants callbacks: header, the signature of a body, which body, and its identity."""
+
+    header: str
+    sign: Callable[[bytes], str]
+    make: Callable[[int], bytes]
+    identity: Callable[[bytes], bytes | str]
+
+
+def vendor_body(number: int) -> bytes:
+    """The `number`-th notification: equal numbers give equal bytes, others others."""
+    job = FIRST_JOB + (number - 1 if number % 5 == 4 else number)
+    status = "ERROR" if number % 13 == 0 else "COMPLETED"
+    loaded, failed = 1000 + number % 977, number % 7 if number % 10 == 0 else 0
+    shape = (_v2, _v3, _listed)[job % 3]
+    words = _filling(number)
+    body = shape(job, status, loaded, failed, words)
+    body["callback-payload"] = {"batch": f"nightly-{number}", "trace": words[200:620]}
+    return json.dumps(body).encode()
+
+
+def _v2(job: int, status: str, loaded: int, failed: int, words: str) -> dict[str, object]:
+    return {
+        "id": str(job),
+        "status": status,
+        "instanceId": 409_000 + job % 50,
+        "recordsCount": loaded,
+        "recordsFailedCount": failed,
+        "error": f"{failed} records were not loaded: {words[:180]}",
+        "message": f"The job has ended: {words[:100]}",
+    }
+
+
+def _v3(job: int, status: str, loaded: int, failed: int, words: str) -> dict[str, object]:
+    return {
+        "id": job,
+        "jobStatus": status,
+        "objectName": _OBJECTS[job % 5],
+        "jobDirection": "UPLOAD",
+        "recordCount": loaded,
+        "errorCount": failed,
+        "statusMessage": f"The job has ended: {words[:180]}",
+        "createdDate": _BEGAN + job % 1_000_000,
+        "completionTime": _BEGAN + 60_000 + job % 1_000_000,
+        "fileFormat": "csv",
+        "vendorJobId": f"{409_000 + job % 50}-{job}",
+    }
+
+
+def _listed(job: int, status: str, loaded: int, failed: int, words: str) -> dict[str, object]:
+    return {
+        "id": job,
+        "status": status,
+        "job_state": status,
+        "object_name": _OBJECTS[job % 5],
+        "job_direction": "DOWNLOAD",
+        "record_count": loaded,
+        "error_count": failed,
+        "message": words[:180],
+        "createdDate": _BEGAN + job % 1_000_000,
+        "completion_time": _BEGAN + 60_000 + job % 1_000_000,
+        "instanceId": 409_000 + job % 50,
+        "fileFormat": "csv",
+    }
+
+
+def stripe_body(number: int) -> bytes:
+    """A Stripe event of a type that dj-stripe stores and does nothing more about."""
+    words = _filling(number)
+    return json.dumps(
+        {
+            "id": f"evt_{number:024d}",
+            "object": "event",
+            "api_version": "2020-08-27",
+            "created": 1_760_000_000 + number,
+            "data": {
+                "object": {"id": f"job_{number}", "object": "bench.job", "trace": words[:620]}
+            },
+            "livemode": False,
+            "pending_webhooks": 1,
+            "request": {"id": f"req_{number}", "idempotency_key": words[:36]},
+            "type": "bench.job.ended",
+        }
+    ).encode()
+
+
+def _filling(number: int) -> str:
+    """Text of 640 characters that no two numbers share."""
+    return "".join(hashlib.sha256(b"%d/%d" % (number, part)).hexdigest() for part in range(10))
+
+
+def _digest(body: bytes) -> bytes:
+    return hmac.digest(KEY, body, "sha256")
+
+
+def _stripe_signature(body: bytes) -> str:
+    now = str(int(time.time()))
+    return f"t={now},v1={hmac.digest(KEY, now.encode() + b'.' + body, 'sha256').hex()}"
+
+
+def _sha256(body: bytes) -> bytes:
+    return hashlib.sha256(body).digest()
+
+
+STYLES = {
+    "vendor": Style(
+        "Elements-Webhook-Signature",
+        lambda body: "sha256=" + b64encode(_digest(body)).decode(),
+        vendor_body,
+        _sha256,
+    ),
+    "hex": Style(
+        "X-Hub-Signature-256", lambda body: "sha256=" + _digest(body).hex(), vendor_body, _sha256
+    ),
+    "stripe": Style(
+        "Stripe-Signature", _stripe_signature, stripe_body, lambda body: json.loads(body)["id"]
+    ),
+}
+
+
+class Bodies:
+    """Files of bodies in `folder`, each written when it is first asked for.
+
+    counts -- how many bodies of each style.
+    """
+
+    def __init__(self, folder: Path, counts: Mapping[str, int]) -> None:
+        self._folder, self._counts = folder, counts
+
+    def file(self, style: str) -> Path:
+        """The file of a style's signed bodies."""
+        path = self._folder / f"bodies-{style}"
+        if not path.exists():
+            sign, make = STYLES[style].sign, STYLES[style].make
+            with path.open("wb") as file:
+                for number in range(self._counts[style]):
+                    body = make(number)
+                    file.write(b"%s %s\n" % (sign(body).encode(), body))
+        return path
+
+    def identities(self, style: str, end: int) -> set[bytes | str]:
+        """What tells the bodies apart that were sent before the byte `end` was reached."""
+        identity = STYLES[style].identity
+        return {identity(body) for body in self._until(style, end)}
+
+    def _until(self, style: str, end: int) -> Iterator[bytes]:
+        with self.file(style).open("rb") as file:
+            while end > 0:
+                line = file.readline()
+                end -= len(line)
+                yield line.rstrip(b"\n").partition(b" ")[2]

@@ -1,0 +1,145 @@
+"""Running ours: memory of its workers, time to start, and callbacks while `prune` runs."""
+
+import subprocess
+import threading
+import time
+from typing import Self
+
+from bench import Bench, Row, Started
+from bodies import STYLES
+from callbacks import check
+from contenders import Contender, serve
+from machine import PYTHON, BenchError, environment, free_port, resident_mb, workers_of
+from reading import Filled
+from wrk import Load, post
+
+CONNECTIONS = 32
+
+
+def memory(bench: Bench, contender: Contender) -> None:
+    """Note the largest worker's resident memory: idle, under load, and as callbacks add up."""
+    base = bench.databases.migrated(str(contender.database))
+    kind, port = contender.database, free_port()
+    loads: list[Load] = []
+    wanted = bench.options.memory_callbacks
+    with bench.started(serve(port, base), port, "/readyz", 200) as server:
+        time.sleep(1)
+        bench.results.note(f"memory-{kind}-idle", _largest(server))
+        with _Sampler(server) as sampler:
+            for quarter in (1, 2, 3, 4):
+                while sum(load.acknowledged for load in loads) < wanted * quarter / 4:
+                    loads.append(_chunk(bench, contender, port, loads))
+                name = f"memory-{kind}-after-{wanted * quarter // 4}"
+                bench.results.note(name, _largest(server))
+        bench.results.note(f"memory-{kind}-under-load", sampler.largest)
+    check(bench, contender, base, loads)
+    bench.databases.drop(base)
+
+
+def startup(bench: Bench, contender: Contender) -> None:
+    """Note the seconds from exec to the first 200 of /readyz, on a database that is up to date."""
+    base = bench.databases.migrated(str(contender.database))
+    for name in ("first", "again"):
+        port = free_port()
+        with bench.started(serve(port, base), port, "/readyz", 200) as server:
+            bench.results.note(f"startup-{contender.database}-{name}", server.seconds)
+    bench.databases.drop(base)
+
+
+def prune(bench: Bench, filled: Filled, start: int) -> int:
+    """Load ours without and with `receiver prune` beside it; give where bodies go on."""
+    kind, port = str(filled.contender.database), free_port()
+    with bench.started(serve(port, filled.base), port, "/readyz", 200):
+        start = _post(bench, filled.contender, port, start, 1).position
+        for name, title in (("without", "no prune"), ("while", "while prune runs")):
+            with _Pruning(filled, running=name == "while") as pruning:
+                load = _post(bench, filled.contender, port, start, bench.options.seconds)
+                ended = pruning.ended
+            start = load.position
+            row = Row(
+                f"prune-{kind}-{name}",
+                f"callbacks at {filled.jobs:,} events, {title}, {kind}",
+                "prune",
+                CONNECTIONS,
+            )
+            if load.wrapped:
+                raise BenchError(f"{row.name}: bodies were sent twice: make more of them")
+            if ended:
+                bench.results.notes.append(f"{row.name}: left out, prune ended before the load did")
+            else:
+                bench.results.add(row, load)
+    return start
+
+
+class _Pruning:
+    """`receiver prune` of all that was seeded, ended when the load is over; or nothing."""
+
+    def __init__(self, filled: Filled, *, running: bool) -> None:
+        self._url, self._running = filled.base.url(), running
+        self._process: subprocess.Popen | None = None
+
+    def __enter__(self) -> Self:
+        if self._running:
+            self._process = subprocess.Popen(
+                [PYTHON, "-m", "receiver", "prune", "--older-than", "1h"],
+                env=environment({"RECEIVER_DATABASE_URL": self._url}),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            )
+            time.sleep(1)  # Python's own start
+        return self
+
+    @property
+    def ended(self) -> bool:
+        """Whether there was nothing left to prune. Raises BenchError if it failed."""
+        if self._process is None or self._process.poll() is None:
+            return False
+        if self._process.returncode:
+            told = self._process.stderr.read().decode() if self._process.stderr else ""
+            raise BenchError(f"prune failed: {told[-300:]}")
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.communicate()
+
+
+class _Sampler:
+    """Looks at the workers' memory every half second."""
+
+    def __init__(self, server: Started) -> None:
+        self._server, self._over = server, threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self.largest = 0.0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(0.5):
+            self.largest = max(self.largest, _largest(self._server))
+
+
+def _largest(server: Started) -> float:
+    return max(resident_mb(pid) for pid in workers_of(server.pid))
+
+
+def _chunk(bench: Bench, contender: Contender, port: int, loads: list[Load]) -> Load:
+    start = loads[-1].position if loads else 0
+    load = _post(bench, contender, port, start, max(1, bench.options.seconds // 2))
+    if not load.acknowledged:
+        raise BenchError(f"{contender.name} acknowledged nothing")
+    return load
+
+
+def _post(bench: Bench, contender: Contender, port: int, start: int, seconds: int) -> Load:
+    bodies, header = bench.bodies.file(contender.style), STYLES[contender.style].header
+    return post(
+        port, contender.path, bodies, header, connections=CONNECTIONS, seconds=seconds, start=start
+    )

@@ -1,0 +1,91 @@
+"""The read side: single jobs, filtered pages and the summary, at several sizes of the tables."""
+
+import json
+from dataclasses import dataclass
+
+from bench import Bench, Row
+from bodies import FIRST_JOB
+from contenders import REFERENCES, Contender, serve
+from databases import Base, ours
+from machine import BenchError, free_port, get_once
+from seeding import FIRST, seed
+from wrk import Load, get
+
+CONNECTIONS = 32
+PAGE = 50
+QUERIES = {
+    "job": ("GET /jobs/{id}", "/api/v1/jobs/"),
+    "partial": ("page of 50, outcome=partial", "/api/v1/jobs?outcome=partial&limit=50"),
+    "instance": (
+        "page of 50, instance and status",
+        "/api/v1/jobs?instance=i7&status=COMPLETED&limit=50",
+    ),
+    "summary": ("GET /summary", "/api/v1/summary"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A database with many jobs, and a token to ask for them."""
+
+    contender: Contender
+    base: Base
+    jobs: int
+    token: str
+
+
+def fill(bench: Bench, contender: Contender, jobs: int) -> Filled:
+    """Seed a database of a contender's kind."""
+    base = seed(bench, contender, jobs)
+    token = ours(base, "tokens", "create", "bench", "--scope", "read")
+    return Filled(contender, base, jobs // FIRST * FIRST, token)
+
+
+def reference(bench: Bench) -> None:
+    """GET the view that does nothing."""
+    port = free_port()
+    start = REFERENCES[0].start(port, None, CONNECTIONS)
+    row = Row("read-reference", "GET of the Flask view doing nothing", "reads", CONNECTIONS)
+    with bench.started(start, port, "/"):
+        load = _asked(bench, port, "/", "none", (0, 0))
+    bench.results.add(row, load)
+
+
+def measure(bench: Bench, filled: Filled) -> None:
+    """Ask each of QUERIES in turn."""
+    port = free_port()
+    kind = str(filled.contender.database)
+    with bench.started(serve(port, filled.base), port, "/readyz", 200):
+        for name, (title, path) in QUERIES.items():
+            numbers = (FIRST_JOB, filled.jobs) if name == "job" else (0, 0)
+            _check(port, name, path, filled)
+            load = _asked(bench, port, path, filled.token, numbers)
+            row = Row(
+                f"read-{kind}-{name}-{filled.jobs}",
+                f"{title}, {filled.jobs:,} jobs, {kind}",
+                "reads",
+                CONNECTIONS,
+            )
+            bench.results.add(row, load)
+            if load.refused:
+                told = f"{row.name}: {load.refused} of {load.answered} were answered with an error"
+                bench.results.notes.append(told)
+
+
+def _check(port: int, name: str, path: str, filled: Filled) -> None:
+    """See that the last job, a full page or a summary is answered. Raises BenchError."""
+    last = FIRST_JOB + filled.jobs - 1
+    status, body = get_once(port, f"{path}{last if name == 'job' else ''}", filled.token)
+    answer = json.loads(body)
+    right = {
+        "job": lambda: answer["id"] == str(last),
+        "summary": lambda: bool(answer["jobs"]),
+    }.get(name, lambda: len(answer["jobs"]) == PAGE)
+    if status != 200 or not right():
+        raise BenchError(f"GET {path} at {filled.jobs:,} jobs: {status} {body[:200]!r}")
+
+
+def _asked(bench: Bench, port: int, path: str, token: str, numbers: tuple[int, int]) -> Load:
+    get(port, path, token, connections=CONNECTIONS, seconds=1, numbers=numbers)
+    seconds = bench.options.seconds
+    return get(port, path, token, connections=CONNECTIONS, seconds=seconds, numbers=numbers)
