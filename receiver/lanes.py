@@ -53,6 +53,10 @@ class Lane:
         """Send a call whose turn it is; what is sent again waits for a turn of its own."""
         return self.road.vendor.send(self.secrets.authorization, call, self.turn)
 
+    def ask_queue(self, *, resend: bool = False) -> upstream.Answer:
+        """Ask for the deliveries that the vendor holds back, or have them sent; its turn it is."""
+        return self.road.vendor.send(self.secrets.queue, upstream.queued(resend=resend), self.turn)
+
     def pages(self, first: upstream.Call) -> Iterator[upstream.Answer]:
         """Give all pages; the turn for the first one is there."""
         for answer in self.road.vendor.pages(self.secrets.authorization, first, self.turn):

@@ -265,10 +265,10 @@ class Reconciler:
     def _look_at_queue(self, lane: Lane, report: Report, *, redeliver: bool) -> None:
         try:
             lane.turn()
-            held = upstream.read_entries(lane.send(upstream.queued()))
+            held = upstream.read_entries(lane.ask_queue())
             if held and redeliver:
                 lane.turn()
-                lane.send(upstream.queued(resend=True))
+                lane.ask_queue(resend=True)
                 report.redelivered += len(held)
         except (UpstreamRefused, UpstreamNonsense) as error:
             log.info("the vendor lists no queue", instance=lane.instance, error=str(error))

@@ -851,3 +851,21 @@ def test_work_goes_on_without_pauses_while_there_is_more(monkeypatch):
     background.start()
     until(lambda: not left)
     background.close()
+
+
+def test_the_vendors_queue_is_asked_with_the_organizations_secret(relay):
+    """The vendor has it so: `User <secret>, Organization <secret>` opens the deliveries alone."""
+    with relay.services.database.write() as session:
+        vault = Vault(relay.services.settings.encryption_keys)
+        secrets = {"element_token": b"e-1", "user_secret": b"u-1", "organization_secret": b"o-1"}
+        credentials.add_instance(session, vault, "queued", 1, **secrets)
+    given = {}
+
+    def note(asked: httpx.Request) -> None:
+        if "User u-1" in asked.headers["Authorization"]:
+            given[asked.url.path.rpartition("/")[2]] = asked.headers["Authorization"]
+
+    vendor = answering(relay, note)
+    report = relay.reconciler(vendor=vendor).one_pass()
+    assert (given["jobs"], report.blocked) == ("Element e-1, User u-1", [])
+    assert given["deliveries"] == "User u-1, Organization o-1"

@@ -99,6 +99,7 @@ def instances() -> None:
 @click.option("--signature-key-file", type=secret_file, help="event.notification.signature.key")
 @click.option("--element-token-file", type=secret_file)
 @click.option("--user-secret-file", type=secret_file)
+@click.option("--organization-secret-file", type=secret_file, help="Opens the vendor's queue.")
 @click.option("--hub", help="The vendor's hub of this instance, e.g. marketing.")
 @as_json
 def add_instance(
@@ -106,6 +107,7 @@ def add_instance(
     signature_key_file: str | None,
     element_token_file: str | None,
     user_secret_file: str | None,
+    organization_secret_file: str | None,
     hub: str | None,
     json_: bool,
 ) -> None:
@@ -125,6 +127,7 @@ def add_instance(
                 hub=hub,
                 element_token=secret(element_token_file),
                 user_secret=secret(user_secret_file),
+                organization_secret=secret(organization_secret_file),
             )
             if key is not None:
                 key_id = credentials.add_key(session, vault, name, key, now_ms())

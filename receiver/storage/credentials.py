@@ -133,17 +133,23 @@ def add_instance(
     hub: str | None = None,
     element_token: bytes | None = None,
     user_secret: bytes | None = None,
+    organization_secret: bytes | None = None,
 ) -> None:
     """Make an instance. Raises CredentialError if there is one of that name."""
     if session.get(Instance, name):
         raise CredentialError(f"there is an instance {name} already")
+
+    def sealed(what: str, secret: bytes | None) -> bytes | None:
+        return vault.seal((name, what), secret) if secret else None
+
     session.add(
         Instance(
             name=name,
             created_at=now,
             hub=hub,
-            element_token=element_token and vault.seal((name, "element token"), element_token),
-            user_secret=user_secret and vault.seal((name, "user secret"), user_secret),
+            element_token=sealed("element token", element_token),
+            user_secret=sealed("user secret", user_secret),
+            organization_secret=sealed("organization secret", organization_secret),
         )
     )
     session.flush()
@@ -180,9 +186,13 @@ def instances(session: Session) -> list[dict[str, object]]:
 
 @dataclass(frozen=True, slots=True)
 class VendorSecrets:
-    """What an instance is asked about at the vendor with."""
+    """What an instance is asked about at the vendor with, as values of the header Authorization.
+
+    queue -- for the vendor's queue of deliveries, which wants the organization's secret.
+    """
 
     authorization: str = field(repr=False)
+    queue: str = field(repr=False)
     hub: str | None
 
 
@@ -191,10 +201,15 @@ def vendor_secrets(session: Session, vault: Vault, instance: str) -> VendorSecre
     row = session.get(Instance, instance)
     if row is None or not row.element_token or not row.user_secret:
         return None
-    token = vault.open((instance, "element token"), row.element_token)
-    secret = vault.open((instance, "user secret"), row.user_secret)
-    authorization = f"Element {_header_text(token)}, User {_header_text(secret)}"
-    return VendorSecrets(authorization, row.hub)
+    token = _header_text(vault.open((instance, "element token"), row.element_token))
+    user = _header_text(vault.open((instance, "user secret"), row.user_secret))
+    authorization = queue = f"Element {token}, User {user}"
+    if row.organization_secret:
+        place = (instance, "organization secret")
+        queue = (
+            f"User {user}, Organization {_header_text(vault.open(place, row.organization_secret))}"
+        )
+    return VendorSecrets(authorization, queue, row.hub)
 
 
 def with_vendor_secrets(session: Session) -> list[str]:

@@ -22,6 +22,7 @@ class Instance(Base):
     hub: Mapped[str | None]
     element_token: Mapped[bytes | None]
     user_secret: Mapped[bytes | None]
+    organization_secret: Mapped[bytes | None]
 
 
 class StoredKey(Base):

@@ -1,4 +1,4 @@
-"""How long jobs usually take."""
+"""How long jobs usually take, and the secret that opens the vendor's queue of deliveries."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,6 +9,7 @@ down_revision = "0002"
 
 def upgrade() -> None:
     """Make the change."""
+    op.add_column("instances", sa.Column("organization_secret", sa.LargeBinary(), nullable=True))
     op.create_table(
         "usual_times",
         sa.Column("instance", sa.String(length=64), nullable=False),
@@ -21,3 +22,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Take it back."""
     op.drop_table("usual_times")
+    with op.batch_alter_table("instances") as instances:
+        instances.drop_column("organization_secret")
