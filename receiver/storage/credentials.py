@@ -20,7 +20,7 @@ from receiver.settings import DEFAULT_INSTANCE
 from receiver.signatures import SignatureKey
 from receiver.storage.database import Database
 from receiver.storage.models import Instance, KeyVersion, StoredKey
-from receiver.storage.store import key_version
+from receiver.storage.store import KEY_PREFIX, key_version
 
 MAX_ACTIVE_KEYS = 3  # each refused delivery costs an HMAC for each of them
 
@@ -232,7 +232,7 @@ def add_key(session: Session, vault: Vault, instance: str, secret: bytes, now: i
     key, or if the key is empty or ends in a NUL byte.
     """
     SignatureKey("in this file", secret)
-    key_id = "key-" + secrets.token_hex(4)
+    key_id = KEY_PREFIX + secrets.token_hex(4)
     if session.get(Instance, instance, with_for_update=True) is None:
         if instance != DEFAULT_INSTANCE:
             raise CredentialError(f"there is no instance {instance}")

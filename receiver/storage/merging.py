@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+import msgspec
 from sqlalchemy import Table, bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
@@ -66,7 +67,7 @@ class _Row:
     touched: bool = False
 
     def __post_init__(self) -> None:
-        self.job = Job(json.loads(self.registers))
+        self.job = Job(msgspec.json.decode(self.registers))
 
 
 def merge_jobs(session: Session, told: Sequence[Told], now: int) -> None:
@@ -87,7 +88,7 @@ def merge_jobs(session: Session, told: Sequence[Told], now: int) -> None:
         _note_errors(row, before, now)
         _follow(session, row, before, each, now)
     session.execute(_UPDATE, [_update(row, now) for row in rows.values()])
-    session.execute(insert(TimelineEntry), entries)
+    session.execute(insert(_TIMELINE), entries)
 
 
 def _lock(
@@ -103,9 +104,9 @@ def _lock(
         "outcome": "pending",
     }
     statement = (
-        upsert(session, JobRow)
+        upsert(session, _JOBS)
         .on_conflict_do_update(
-            index_elements=[JobRow.id, JobRow.instance], set_={"revision": JobRow.revision}
+            index_elements=[_JOBS.c.id, _JOBS.c.instance], set_={"revision": _JOBS.c.revision}
         )
         .returning(*(_JOBS.c[name] for name in _READ))
     )
@@ -115,7 +116,9 @@ def _lock(
     return {(row.id, row.instance): row for row in rows}
 
 
-_JOBS = cast("Table", JobRow.__table__)  # Core: the ORM's UPDATE of many rows is for whole objects
+# Core, without the ORM's objects: this is the hot path.
+_JOBS = cast("Table", JobRow.__table__)
+_TIMELINE = cast("Table", TimelineEntry.__table__)
 _READ = [name for name in _Row.__dataclass_fields__ if name in _JOBS.c]
 _WRITTEN = (
     "registers",
@@ -145,7 +148,7 @@ def _update(row: _Row, now: int) -> dict[str, Any]:
     job = row.job
     due = row.callback_due or row.events > 0
     values = {
-        "registers": json.dumps(job.registers, separators=(",", ":")),
+        "registers": msgspec.json.encode(job.registers).decode(),
         "revision": row.revision + row.touched,
         "events": row.events,
         # Never backwards, or a page by newest change could show a job twice.

@@ -7,9 +7,9 @@ each sorted by key, or two nodes with the same batch in another order would dead
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
-from sqlalchemy import func, insert, or_, select, text, update
+from sqlalchemy import Table, func, insert, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from receiver.errors import KeysChanged
@@ -25,6 +25,7 @@ from receiver.storage.models import (
 from receiver.storage.refusals import AddressCount, NewRefusal, keep_refusals
 
 MINUTE_MS = 60_000
+KEY_PREFIX = "key-"  # of the ids of signature keys in the database
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,11 @@ class Receipt:
 
 Item: TypeAlias = NewEvent | NewObservation | NewRefusal
 Result: TypeAlias = Receipt | AddressCount | KeysChanged | None
+
+
+# Core, without the ORM's objects: this is the hot path.
+_EVENTS = cast("Table", Event.__table__)
+_BODIES = cast("Table", Body.__table__)
 
 
 def record(session: Session, batch: Sequence[Item], clock: Callable[[], int]) -> list[Result]:
@@ -130,21 +136,21 @@ def _keep_events(
         _event_row(list(twins), now)
         for _, twins in groupby(sorted(items, key=_identity), _identity)
     ]
-    new = upsert(session, Event).values()
+    new = upsert(session, _EVENTS)
     statement = new.on_conflict_do_update(
-        index_elements=[Event.instance, Event.sha256],
+        index_elements=[_EVENTS.c.instance, _EVENTS.c.sha256],
         set_={
-            "deliveries": Event.deliveries + new.excluded.deliveries,
+            "deliveries": _EVENTS.c.deliveries + new.excluded.deliveries,
             "last_received_at": _greatest(
-                session, Event.last_received_at, new.excluded.last_received_at
+                session, _EVENTS.c.last_received_at, new.excluded.last_received_at
             ),
         },
-    ).returning(Event.instance, Event.sha256, Event.id)
+    ).returning(_EVENTS.c.instance, _EVENTS.c.sha256, _EVENTS.c.id)
     kept = {(instance, sha256): id_ for instance, sha256, id_ in session.execute(statement, rows)}
     bodies = {item.id: item.body for item in items if kept[_identity(item)] == item.id}
     if bodies:
         session.execute(
-            insert(Body), [{"event": id_, "body": body} for id_, body in bodies.items()]
+            insert(_BODIES), [{"event": id_, "body": body} for id_, body in bodies.items()]
         )
     _note_key_use(session, {item.key for item in items}, now)
     return kept
@@ -171,7 +177,8 @@ def _event_row(twins: list[NewEvent], now: int) -> dict[str, Any]:
 def _note_key_use(session: Session, keys: Iterable[str], now: int) -> None:
     """Remember when a key last matched, to the minute: more would be a write for each callback."""
     long_ago = or_(StoredKey.last_used_at.is_(None), StoredKey.last_used_at < now - MINUTE_MS)
-    for key in sorted(keys):  # in an order that all nodes keep
+    # In an order that all nodes keep; those of the environment have no row.
+    for key in sorted(key for key in keys if key.startswith(KEY_PREFIX)):
         used = update(StoredKey).where(StoredKey.id == key, long_ago)
         session.execute(used.values(last_used_at=now))
 
