@@ -20,8 +20,9 @@ from receiver.intake import Intake
 from receiver.reconciler import Reconciler
 from receiver.settings import Settings
 from receiver.storage import migrations
-from receiver.storage.credentials import KeyRing, Vault
+from receiver.storage.credentials import KeyRing
 from receiver.storage.database import Database
+from receiver.storage.vault import Vault
 from receiver.upstream import Upstream
 from receiver.web import Services, callbacks, events, jobs, ops, problems, relay
 from receiver.web.api import blueprint as api

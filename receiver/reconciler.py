@@ -31,10 +31,10 @@ from receiver.record_errors import cause
 from receiver.results import save_result
 from receiver.settings import Settings
 from receiver.storage import credentials, failures, followups, queries
-from receiver.storage.credentials import Vault
 from receiver.storage.database import Database
 from receiver.storage.followups import LEASE_MS, Claim
 from receiver.storage.merging import NewObservation
+from receiver.storage.vault import Vault
 
 log = structlog.get_logger()
 

@@ -32,11 +32,11 @@ from receiver.notifications import Notification
 from receiver.reconciler import LIST_PAGES, Reconciler, Report
 from receiver.settings import Settings
 from receiver.storage import credentials, failures, followups
-from receiver.storage.credentials import Vault
 from receiver.storage.followups import ENOUGH_TO_LEARN
 from receiver.storage.merging import NewObservation
 from receiver.storage.models import Instance, JobRow, Pace, Submission
 from receiver.storage.store import record
+from receiver.storage.vault import Vault
 from receiver.upstream import Upstream
 
 STATUSES = "GET /bulk/{id}/status"

@@ -16,7 +16,6 @@ from receiver.jobs import FILES_KEPT_MS
 from receiver.notifications import MAX_TIME_MS, Notification, parse
 from receiver.signatures import HEADER, SignatureKey
 from receiver.storage import credentials, refusals
-from receiver.storage.credentials import Vault
 from receiver.storage.merging import NewObservation
 from receiver.storage.models import (
     Body,
@@ -30,6 +29,7 @@ from receiver.storage.models import (
 )
 from receiver.storage.refusals import NewRefusal, keep_refusals
 from receiver.storage.store import NewEvent, Receipt, record
+from receiver.storage.vault import Vault
 
 NOW = 1_790_000_000_000  # ms
 MINUTE = 60_000

@@ -17,7 +17,8 @@ from receiver.clock import iso, now_ms
 from receiver.diagnosis import diagnose
 from receiver.settings import DEFAULT_INSTANCE, Settings
 from receiver.signatures import HEADER, SignatureKey, sign
-from receiver.storage.credentials import KeyRing, Vault
+from receiver.storage.credentials import KeyRing
+from receiver.storage.vault import Vault
 
 
 @click.command()

@@ -16,8 +16,8 @@ from receiver.clock import iso, now_ms
 from receiver.notifications import MAX_TIME_MS
 from receiver.settings import INSTANCE_NAME, Settings, duration_ms, secret_from_file
 from receiver.storage import credentials, migrations, tokens
-from receiver.storage.credentials import Vault
 from receiver.storage.database import Database
+from receiver.storage.vault import Vault
 
 WEAK_KEY_BYTES = 16
 

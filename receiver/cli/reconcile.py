@@ -14,8 +14,9 @@ from receiver.cli.output import as_json, show
 from receiver.clock import now_ms
 from receiver.errors import StoreError
 from receiver.settings import duration_ms
-from receiver.storage.credentials import KeyRing, Vault
+from receiver.storage.credentials import KeyRing
 from receiver.storage.pruning import prune as prune_database
+from receiver.storage.vault import Vault
 from receiver.upstream import Upstream
 
 if TYPE_CHECKING:

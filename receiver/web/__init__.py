@@ -9,8 +9,8 @@ from flask import current_app
 from receiver.forwarding import Forwarder
 from receiver.intake import Intake
 from receiver.settings import Settings
-from receiver.storage.credentials import Vault
 from receiver.storage.database import Database
+from receiver.storage.vault import Vault
 from receiver.upstream import Upstream
 from receiver.web.waiting import Waiters
 

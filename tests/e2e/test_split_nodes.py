@@ -26,9 +26,9 @@ from receiver.notifications import parse
 from receiver.settings import Settings
 from receiver.signatures import SignatureKey, sign
 from receiver.storage import credentials
-from receiver.storage.credentials import Vault
 from receiver.storage.models import Event, JobRow, TimelineEntry
 from receiver.storage.store import NewEvent, key_version, record
+from receiver.storage.vault import Vault
 from receiver.web.shapes import job as shown
 
 KEY = SignatureKey("k", b"a key that two instances share")

@@ -22,7 +22,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from receiver.storage import credentials, migrations
-from receiver.storage.credentials import Vault
+from receiver.storage.vault import Vault
 
 COMMAND = (sys.executable, "-m", "receiver")
 DEADLINE = 100  # seconds; work that a killed node had claimed comes back after sixty
