@@ -28,7 +28,7 @@ UNDER_WAY = ("pending", "unknown")
 LEARNT_FROM = 500  # ended jobs
 ENOUGH_TO_LEARN = 5
 LEAST_USUAL_MS = 1_000
-LEASE_MS = 60_000  # until work that a node claimed and never finished may be claimed again
+LEASE_MS = 30_000  # until work that a node claimed and never finished may be claimed again
 OUTAGE_MS = 5 * 60_000
 LONGEST_BLOCK_MS = 3_600_000
 
