@@ -8,7 +8,8 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
-_MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108 - gunicorn makes unnamed files there
+# gunicorn makes unnamed files there, for its workers' heartbeats.
+_MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108
 
 OPTIONS: dict[str, Any] = {
     "worker_class": "gthread",

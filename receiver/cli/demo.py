@@ -6,7 +6,7 @@ import secrets
 import shlex
 import signal
 import socket
-import subprocess  # nosec B404 - starts this very program, with arguments of its own
+import subprocess  # nosec B404
 import sys
 import tempfile
 import time

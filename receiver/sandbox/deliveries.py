@@ -76,7 +76,8 @@ class Deliveries:
         self._all: list[Delivery] = []
         self._inactive: set[str] = set()
         self._held: list[Delivery] = []
-        self._random = Random(options.seed)  # noqa: S311  # nosec B311 - a shuffle that tests can repeat
+        # A shuffle that tests can repeat, and no secret.
+        self._random = Random(options.seed)  # noqa: S311  # nosec B311
         # Proxies of the environment would take callbacks away from this host.
         self._client = httpx.Client(
             trust_env=False, follow_redirects=False, timeout=_TIMEOUT_SECONDS
