@@ -19,6 +19,7 @@ from receiver.forwarding import Forwarder, Teller
 from receiver.intake import Intake
 from receiver.reconciler import Reconciler
 from receiver.settings import Settings
+from receiver.signatures import SHORT_KEY_BYTES
 from receiver.storage import migrations
 from receiver.storage.credentials import KeyRing
 from receiver.storage.database import Database
@@ -30,7 +31,6 @@ from receiver.web.api import open_blueprint
 from receiver.web.waiting import Waiters
 
 APP_LOAD_ERROR = 4  # gunicorn gives up on this exit code of a worker, instead of trying for ever
-SHORT_KEY_BYTES = 16
 MOST_WAITERS = 8  # in one process; the other half of its threads stays free for callbacks
 
 log = structlog.get_logger()

@@ -34,7 +34,8 @@ CALLBACK_PAYLOAD = ("callback-payload", "callbackPayload", "callback_payload")
 _ID = re.compile(r"[A-Za-z0-9._:~-]{1,200}")
 # A string, ended or not, or a bracket; possessive, or hostile text would be read again and again.
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+# What no database stores: PostgreSQL takes no NUL, UTF-8 no lone surrogate.
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -197,10 +198,10 @@ def _job_id(value: object) -> str | None:
 
 
 def _text(value: object) -> str | None:
-    """Text that both databases can store: PostgreSQL takes no NUL, UTF-8 no lone surrogate."""
+    """Text that every database can store."""
     if isinstance(value, Number) or not isinstance(value, str):
         return None
-    return _UNSTORABLE.sub("\ufffd", value)
+    return UNSTORABLE.sub("\ufffd", value)
 
 
 def _words(value: object) -> str | None:

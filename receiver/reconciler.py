@@ -86,7 +86,7 @@ class Reconciler:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._settings, self._database, self._intake = settings, database, intake
-        self._vendor, self._clock = vendor, clock
+        self._clock = clock
         interval = max(1, round(1000 / settings.vendor_rate))
         self._road = Road(database, vendor, interval, clock, sleep)
         self._vault = Vault(settings.encryption_keys)

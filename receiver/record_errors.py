@@ -2,7 +2,7 @@
 
 import re
 
-from receiver.notifications import Number, document
+from receiver.notifications import UNSTORABLE, Number, document
 
 LONGEST_MESSAGE = 500
 
@@ -20,7 +20,7 @@ def cause(entry: str) -> str:
     texts = (word for word in words if isinstance(word, str) and not isinstance(word, Number))
     message = next(filter(None, texts), None)
     text = _VARIABLE.sub("…", message) if message else "no message"
-    return re.sub("[\0\ud800-\udfff]", "\ufffd", text)[:LONGEST_MESSAGE]
+    return UNSTORABLE.sub("\ufffd", text)[:LONGEST_MESSAGE]
 
 
 def row_of(entry: object) -> int | None:

@@ -9,17 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from receiver.errors import CredentialError, SettingsError
 from receiver.signatures import SignatureKey
 
-T = TypeVar("T")
-
 DEFAULT_INSTANCE = "default"
 INSTANCE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-DEFAULT_DATABASE_URL = "sqlite:///receiver.db"
 DEFAULT_OPEN_CONNECTORS_URL = "https://api.openconnectors.us2.ext.hana.ondemand.com/elements/api-v2"
 
 _FERNET_KEY = re.compile("[A-Za-z0-9_-]{43}=")
@@ -37,7 +34,7 @@ class Settings:
     answer_within -- how long a sender may be kept waiting for a commit before it is sent away.
     """
 
-    database_url: str = field(default=DEFAULT_DATABASE_URL, repr=False)
+    database_url: str = field(default="sqlite:///receiver.db", repr=False)
     default_keys: tuple[SignatureKey, ...] = ()
     encryption_keys: tuple[str, ...] = field(default=(), repr=False)
     public_url: str | None = None
@@ -60,23 +57,9 @@ class Settings:
         Raises SettingsError, with one line that names the setting and never its value.
         """
         read = _Reader(environment)
-        return cls(
-            database_url=read("RECEIVER_DATABASE_URL", _database_url, DEFAULT_DATABASE_URL),
-            default_keys=_default_keys(read),
-            encryption_keys=read("RECEIVER_ENCRYPTION_KEYS", _fernet_keys, ()),
-            public_url=read("RECEIVER_PUBLIC_URL", _web_url, None),
-            max_body_bytes=read("RECEIVER_MAX_BODY_BYTES", _whole(1, 2**30), 1_048_576),
-            trusted_proxies=read("RECEIVER_TRUSTED_PROXIES", _whole(0, 16), 0),
-            vendor_url=read("OPEN_CONNECTORS_URL", vendor_url, DEFAULT_OPEN_CONNECTORS_URL),
-            vendor_retry_seconds=read(
-                "OPEN_CONNECTORS_RETRY_SECONDS", _retry_seconds, (8, 64, 512, 4096, 32768)
-            ),
-            vendor_rate=read("OPEN_CONNECTORS_RATE", _rate, 1.0),
-            forward_allow=read("RECEIVER_FORWARD_ALLOW", _hosts, frozenset()),
-            overdue_after=read("RECEIVER_OVERDUE_AFTER", duration_ms, 15 * 60_000),
-            keep_bodies=read("RECEIVER_KEEP_BODIES", duration_ms, 90 * 86_400_000),
-            keep_events=read("RECEIVER_KEEP_EVENTS", duration_ms, 400 * 86_400_000),
-        )
+        given = {field_: read(name, convert) for field_, (name, convert) in _NAMES.items()}
+        told = {field_: value for field_, value in given.items() if value is not None}
+        return cls(default_keys=_default_keys(read), **told)
 
 
 def duration_ms(text: str) -> int:
@@ -115,10 +98,10 @@ class _Reader:
             raise SettingsError(f"the file that {name}_FILE names is empty")
         return content
 
-    def __call__(self, name: str, convert: Callable[[str], T], default: T) -> T:
+    def __call__(self, name: str, convert: Callable[[str], Any]) -> Any:  # noqa: ANN401
         value = self.raw(name)
         if value is None:
-            return default
+            return None
         try:
             return convert(value.decode("utf-8"))
         except UnicodeDecodeError:
@@ -225,3 +208,20 @@ def _rate(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4})?", text) or not float(text):
         raise ValueError("must be a number of requests a second, above 0")
     return float(text)
+
+
+# Each field but the keys, the setting it is read from, and how. Defaults are the fields' own.
+_NAMES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "database_url": ("RECEIVER_DATABASE_URL", _database_url),
+    "encryption_keys": ("RECEIVER_ENCRYPTION_KEYS", _fernet_keys),
+    "public_url": ("RECEIVER_PUBLIC_URL", _web_url),
+    "max_body_bytes": ("RECEIVER_MAX_BODY_BYTES", _whole(1, 2**30)),
+    "trusted_proxies": ("RECEIVER_TRUSTED_PROXIES", _whole(0, 16)),
+    "vendor_url": ("OPEN_CONNECTORS_URL", vendor_url),
+    "vendor_retry_seconds": ("OPEN_CONNECTORS_RETRY_SECONDS", _retry_seconds),
+    "vendor_rate": ("OPEN_CONNECTORS_RATE", _rate),
+    "forward_allow": ("RECEIVER_FORWARD_ALLOW", _hosts),
+    "overdue_after": ("RECEIVER_OVERDUE_AFTER", duration_ms),
+    "keep_bodies": ("RECEIVER_KEEP_BODIES", duration_ms),
+    "keep_events": ("RECEIVER_KEEP_EVENTS", duration_ms),
+}

@@ -28,6 +28,7 @@ from receiver.errors import (
 )
 
 HEADER = "Elements-Webhook-Signature"
+SHORT_KEY_BYTES = 16  # a key below that is warned of
 
 _WELL_FORMED = re.compile(rb"sha256=[A-Za-z0-9+/]{43}=")
 _HEX = re.compile(rb"sha256=[0-9A-Fa-f]{64}")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx
 import pytest
@@ -28,7 +29,7 @@ from standin import (
     made_elsewhere,
 )
 
-from receiver import forwarding
+from receiver import forwarding, sandbox
 from receiver.errors import BadParameter
 from receiver.forwarding import Forwarder, Teller
 from receiver.signatures import HEADER, is_valid
@@ -96,7 +97,7 @@ def test_the_seeds_three_calls_work_as_they_stand(relay, instance, hub, sample):
 
 @pytest.fixture
 def sample(request: pytest.FixtureRequest) -> bytes:
-    return (request.config.rootpath / "tests/samples/contacts.csv").read_bytes()
+    return Path(sandbox.__file__).with_name("contacts.csv").read_bytes()
 
 
 def test_either_order_of_the_authorization_is_taken(relay):

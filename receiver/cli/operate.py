@@ -15,11 +15,10 @@ from receiver.cli.output import as_json, show, table, timed
 from receiver.clock import iso, now_ms
 from receiver.notifications import MAX_TIME_MS
 from receiver.settings import INSTANCE_NAME, Settings, duration_ms, secret_from_file
+from receiver.signatures import SHORT_KEY_BYTES
 from receiver.storage import credentials, migrations, tokens
 from receiver.storage.database import Database
 from receiver.storage.vault import Vault
-
-WEAK_KEY_BYTES = 16
 
 _TOKEN_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,100}")
 
@@ -249,8 +248,8 @@ def revoke_token(token: str) -> None:
 
 
 def _warn_of(key: bytes, others: list[str]) -> None:
-    if len(key) < WEAK_KEY_BYTES:
-        click.echo(f"warning: the key has less than {WEAK_KEY_BYTES} bytes", err=True)
+    if len(key) < SHORT_KEY_BYTES:
+        click.echo(f"warning: the key has less than {SHORT_KEY_BYTES} bytes", err=True)
     if others:
         named = ", ".join(others)
         click.echo(f"warning: {named} has the same key: bodies can be replayed across", err=True)

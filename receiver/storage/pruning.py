@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from receiver.clock import MINUTE_MS
 from receiver.storage.credentials import affected
 from receiver.storage.database import Database
 from receiver.storage.models import (
@@ -25,7 +26,6 @@ from receiver.storage.models import (
 )
 
 BATCH = 500
-MINUTE_MS = 60_000
 
 
 def prune(database: Database, bodies_before: int, details_before: int) -> dict[str, int]:

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Row, Select, func, select, tuple_
 from sqlalchemy.orm import Session
 
+from receiver.clock import MINUTE_MS
 from receiver.jobs import OUTCOMES
 from receiver.storage.followups import is_overdue
 from receiver.storage.models import (
@@ -20,7 +21,6 @@ from receiver.storage.models import (
     TimelineEntry,
 )
 
-MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 LONGEST_TIMELINE = 10_000

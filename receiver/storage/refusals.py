@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from sqlalchemy import case, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
+from receiver.clock import MINUTE_MS
 from receiver.storage.database import upsert
 from receiver.storage.models import RefusedAddress, Rejection, RejectionCount
 
-MINUTE_MS = 60_000
 KEPT_REJECTIONS = 5_000
 KEPT_REJECTIONS_OF_A_PEER = 1_000
 KEPT_REJECTION_BYTES = 64 * 2**20

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, cast
 from sqlalchemy import Table, func, insert, or_, select, text, update
 from sqlalchemy.orm import Session
 
+from receiver.clock import MINUTE_MS
 from receiver.errors import KeysChanged
 from receiver.notifications import Notification
 from receiver.storage.database import upsert
@@ -24,7 +25,6 @@ from receiver.storage.models import (
 )
 from receiver.storage.refusals import AddressCount, NewRefusal, keep_refusals
 
-MINUTE_MS = 60_000
 KEY_PREFIX = "key-"  # of the ids of signature keys in the database
 
 

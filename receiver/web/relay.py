@@ -26,7 +26,7 @@ from receiver.errors import (
     Unauthenticated,
     UpstreamNonsense,
 )
-from receiver.notifications import Notification
+from receiver.notifications import UNSTORABLE, Notification
 from receiver.storage import credentials, failures, queries
 from receiver.storage.merging import NewObservation
 from receiver.storage.models import JobRow
@@ -254,7 +254,7 @@ def _part(file: FileStorage) -> tuple[str, Any, str]:
 
 
 def _storable(text: str | None) -> str | None:
-    if text is not None and re.search("[\0\ud800-\udfff]", text):
+    if text is not None and UNSTORABLE.search(text):
         raise BadParameter("a name holds characters that no file or object has")
     return text
 

@@ -21,6 +21,7 @@ import httpx
 import pytest
 from cryptography.fernet import Fernet
 
+from receiver import sandbox
 from receiver.storage import credentials, migrations
 from receiver.storage.vault import Vault
 
@@ -29,7 +30,7 @@ DEADLINE = 100  # seconds; work that a killed node had claimed comes back after 
 INSTANCES = ("gooddata", "freshbooks")
 KEY = b"a signature key of both instances"
 OBJECTS = ["activities", "contact", "campaign", "list", "account"]
-SAMPLE = Path(__file__).parent.parent / "samples" / "contacts.csv"
+SAMPLE = Path(sandbox.__file__).with_name("contacts.csv")
 ROWS = b"email,name\na@example.com,A\nb@example.com,B\n"
 BAD_ROWS = ROWS + b"not-an-address,C\n,D\n"
 SETTINGS = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_")

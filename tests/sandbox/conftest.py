@@ -8,12 +8,13 @@ from typing import NamedTuple
 import httpx
 import pytest
 
+from receiver import sandbox
 from receiver.sandbox.options import Options
 from receiver.sandbox.server import Running, running
 
 DEADLINE_SECONDS = 30
 ENDINGS = {"COMPLETED", "CANCELLED", "ABORTED", "ERROR"}
-SAMPLE = Path(__file__).parent.parent / "samples" / "contacts.csv"
+SAMPLE = Path(sandbox.__file__).with_name("contacts.csv")
 
 
 class Caught(NamedTuple):
