@@ -389,7 +389,7 @@ def test_what_is_sent_again_waits_for_a_turn_too(relay):
     impatient(relay)
     relay.faults(drop_callbacks=True, answer={"status": 502, "times": 2})
     with nodes(relay, 1) as (node,):
-        node._vendor._patiently.sleep = lambda _: None
+        node._road.vendor._patiently.sleep = lambda _: None
         turns = []
         node._road = replace(node._road, sleep=turns.append)
         report = node.one_pass(everything=True)
