@@ -12,9 +12,8 @@ from gunicorn.app.base import BaseApplication
 _MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108
 
 OPTIONS: dict[str, Any] = {
-    "worker_class": "gthread",
+    "worker_class": "receiver.worker.Worker",
     "workers": 2,
-    "threads": 16,
     "timeout": 30,
     "graceful_timeout": 25,
     "keepalive": 75,  # longer than a load balancer keeps idle connections, or it meets closed ones
