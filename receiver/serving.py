@@ -13,7 +13,9 @@ _MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108
 
 OPTIONS: dict[str, Any] = {
     "worker_class": "receiver.worker.Worker",
+    "asgi_loop": "asyncio",  # not whichever is installed
     "workers": 2,
+    "worker_connections": 1000,  # a process; those above are closed
     "timeout": 30,
     "graceful_timeout": 25,
     "keepalive": 75,  # longer than a load balancer keeps idle connections, or it meets closed ones

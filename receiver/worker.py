@@ -4,6 +4,7 @@ What it adds touches names that gunicorn keeps to itself, so tests/e2e/test_serv
 """
 
 import asyncio
+import socket
 from typing import Any
 
 from gunicorn.asgi.protocol import ASGIProtocol
@@ -60,6 +61,19 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
 
         super().load_wsgi()
         self.asgi: Any = Adapter(self.asgi, THREADS)
+
+    def _setup_event_loop(self) -> None:
+        super()._setup_event_loop()
+        listen = self.loop.create_server
+
+        async def create_server(factory: Any, *, sock: socket.socket, **options: Any) -> Any:  # noqa: ANN401
+            # Connections are accepted by `backlog` at a time, so that the first worker to wake up
+            # would take all that come together, and the others none.
+            server = await listen(factory, sock=sock, backlog=1, **options)
+            sock.listen(self.cfg.backlog)
+            return server
+
+        self.loop.create_server = create_server
 
     async def _shutdown(self) -> None:
         # Proxies keep idle connections for long, and gunicorn would wait for each.

@@ -7,8 +7,9 @@ body arrives or the commit is under way, so that neither slow clients nor a slow
 import asyncio
 import contextlib
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeAlias, cast
 
 import msgspec
@@ -25,7 +26,7 @@ from receiver.errors import (
 )
 from receiver.intake import Delivery, Step
 from receiver.signatures import HEADER
-from receiver.storage.store import Receipt
+from receiver.storage.store import Receipt, Result
 from receiver.web import Services
 from receiver.web.problems import Answer, answer_to
 
@@ -54,6 +55,7 @@ class Adapter:
         self._flask = WSGIMiddleware(_wsgi(flask), workers=threads)
         # Keys read anew, which a refusal asks for, must not wait for Flask's threads.
         self._readers = ThreadPoolExecutor(2, "keys")
+        self._brought: _Commits | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; of what else a server may ask, only `lifespan` is known."""
@@ -121,11 +123,13 @@ class Adapter:
         if callable(step):
             return await asyncio.get_running_loop().run_in_executor(self._readers, step)
         future = self._services.intake.writer.submit(step)
-        try:
-            async with asyncio.timeout(self._services.settings.answer_within / 1000):
-                return await asyncio.wrap_future(future)
-        except TimeoutError:
-            raise StoreUnavailable("not committed in time") from None
+        return await self._commits().of(future, self._services.settings.answer_within / 1000)
+
+    def _commits(self) -> "_Commits":
+        # Not before a request: the event loop is not there when a worker makes its application.
+        if self._brought is None:
+            self._brought = _Commits(asyncio.get_running_loop())
+        return self._brought
 
     def _peer(self, scope: Scope) -> str:
         """The sender's address, by the proxies that are trusted; the rule is Werkzeug's."""
@@ -136,6 +140,53 @@ class Adapter:
                 return told[-hops].strip()
         client = scope.get("client")
         return str(client[0]) if client else ""
+
+
+class _Commits:
+    """Brings what the writer has done to the event loop, a batch at a time.
+
+    `asyncio.wrap_future` would wake the loop up for each: a system call, and the interpreter's lock
+    handed over, in the midst of the batch.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._done: deque[tuple[asyncio.Future[Result], Future[Result]]] = deque()
+        self._woken = False
+
+    async def of(self, future: "Future[Result]", seconds: float) -> Result:
+        """Give a future's result, or raise its error; StoreUnavailable when the time is over."""
+        waiter: asyncio.Future[Result] = self._loop.create_future()
+        future.add_done_callback(lambda done: self._put(waiter, done))
+        deadline = self._loop.call_later(seconds, _expire, waiter, future)
+        try:
+            return await waiter
+        finally:
+            deadline.cancel()
+
+    def _put(self, waiter: "asyncio.Future[Result]", done: "Future[Result]") -> None:
+        # First this, then the look at `_woken`; below the other way round: none is left behind.
+        self._done.append((waiter, done))
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._bring)
+
+    def _bring(self) -> None:
+        self._woken = False
+        while self._done:
+            waiter, done = self._done.popleft()
+            if waiter.done():
+                continue
+            if error := done.exception():
+                waiter.set_exception(error)
+            else:
+                waiter.set_result(done.result())
+
+
+def _expire(waiter: "asyncio.Future[Result]", future: "Future[Result]") -> None:
+    future.cancel()
+    if not waiter.done():
+        waiter.set_exception(StoreUnavailable("not committed in time"))
 
 
 def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
@@ -182,7 +233,7 @@ def _whole(receive: Receive) -> Receive:
     async def received() -> MutableMapping[str, Any]:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ConnectionResetError("the body broke off")
+            raise BodyTruncated("the body broke off")
         return message
 
     return received
