@@ -27,7 +27,7 @@ from receiver.errors import (
     UpstreamNonsense,
 )
 from receiver.notifications import UNSTORABLE, Notification
-from receiver.storage import credentials, failures, queries
+from receiver.storage import audit, credentials, failures, queries
 from receiver.storage.merging import NewObservation
 from receiver.storage.models import JobRow
 from receiver.storage.tokens import bearer
@@ -210,6 +210,9 @@ def jobs() -> Response:
 @blueprint.put("/bulk/<string:job_id>/cancel")
 def cancel(job_id: str) -> Response:
     """Ask the vendor to end a job."""
+    place, now = f"{g.instance}/{job_id}", services().clock()
+    with services().database.write() as session:
+        audit.note(session, at=now, actor=g.bearer.name, action="cancel", subject=place)
     answer = send(upstream.cancel(job_id, _hub()))
     try:
         observe(NewObservation(g.instance, _polled(answer, job_id), "answer to a cancel"))
