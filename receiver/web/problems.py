@@ -21,6 +21,7 @@ from receiver.errors import (
     SignatureError,
     StoreError,
     TooManyRefusals,
+    TooManyRequests,
     Unauthenticated,
     UpstreamError,
 )
@@ -58,6 +59,7 @@ _TABLE: dict[type[ReceiverError], _Row] = {
         401, "not_verified", "Not verified", "The signature does not prove this delivery."
     ),
     TooManyRefusals: _Row(429, "rate_limited", "Too many refused deliveries"),
+    TooManyRequests: _Row(429, "rate_limited", "Too many requests"),
     Unauthenticated: _Row(401, "unauthenticated", "A valid token is needed"),
     Forbidden: _Row(403, "forbidden", "The token does not allow this"),
     NotFound: _Row(404, "not_found", "Not found"),
@@ -83,7 +85,7 @@ def _ours(error: ReceiverError) -> Response:
     row = next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
     status = error.status if isinstance(error, UpstreamError) else row.status
     response = _response(Problem(row.title, status, row.code, row.detail or str(error)))
-    if isinstance(error, TooManyRefusals):
+    if isinstance(error, (TooManyRefusals, TooManyRequests)):
         response.headers["Retry-After"] = str(error.retry_after)
     elif row.status == 503:  # noqa: PLR2004
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)

@@ -30,10 +30,10 @@ from receiver.notifications import UNSTORABLE, Notification
 from receiver.storage import audit, credentials, failures, queries
 from receiver.storage.merging import NewObservation
 from receiver.storage.models import JobRow
-from receiver.storage.tokens import bearer
 from receiver.uploads import count_records
 from receiver.upstream import CALLBACK_URL_HEADER, Answer, Call
 from receiver.web import services
+from receiver.web.auth import holder
 from receiver.web.submitting import observe, send, submit
 from receiver.web.vendor_shapes import (
     as_listed,
@@ -80,7 +80,7 @@ def _authenticate() -> None:
     if None in parts or set(given) != {"element", "user"}:
         raise Unauthenticated("Authorization must be: Element <instance>, User <token>")
     with services().database.read() as session:
-        found = bearer(session, given["user"], services().clock())
+        found = holder(session, given["user"])
         known = found and found.may_see(given["element"])
         secrets_ = None
         if known:
