@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from receiving import Receiver
 
@@ -47,7 +47,6 @@ def test_asking_how_long_to_wait_counts_for_nothing():
     assert limiter.take("a") == 0
 
 
-@settings(deadline=None)
 @given(st.integers(1, 100), st.lists(st.floats(0, 30), max_size=50))
 def test_in_no_minute_more_than_twice_the_limit_pass(limit, pauses):
     clock = Clock()
@@ -62,7 +61,6 @@ def test_in_no_minute_more_than_twice_the_limit_pass(limit, pauses):
         assert len(taken) >= limit
 
 
-@settings(deadline=None)
 @given(st.integers(1, 100), st.integers(1, 50))
 def test_who_waits_as_long_as_it_is_told_is_taken(limit, times):
     clock = Clock()
