@@ -161,11 +161,13 @@ def canonical(status: str) -> str:
 
 def merge(job: Job, notification: Notification) -> Job:
     """Give the job as it is known once `notification`, of kind bulk_job, is known too."""
-    return join(job, Job(registers(notification)))
+    return join(job, Job(registers(notification, notification.received_at)))
 
 
 def join(one: Job, other: Job) -> Job:
     """Give what both know together."""
+    if not one.registers:
+        return other
     greater = dict(one.registers)
     for name, register in other.registers.items():
         if name not in greater or register > greater[name]:
@@ -173,10 +175,13 @@ def join(one: Job, other: Job) -> Job:
     return Job(greater)
 
 
-def registers(notification: Notification) -> dict[str, Register]:
-    """Write a notification of kind bulk_job as the job that knows nothing else."""
+def registers(notification: Notification, received_at: int) -> dict[str, Register]:
+    """Write a notification of kind bulk_job as the job that knows nothing else.
+
+    received_at -- when it was first received, ms.
+    """
     key = _key(notification)
-    told: dict[str, Register] = {"status": [*key, -notification.received_at]}
+    told: dict[str, Register] = {"status": [*key, -received_at]}
     if notification.failed is not None or notification.loaded is not None:
         told["counts"] = [*key, _or_none(notification.failed), _or_none(notification.loaded)]
     for name in ("message", "object", "direction", "file", "created_at", "callback_payload"):
@@ -191,20 +196,28 @@ def registers(notification: Notification) -> dict[str, Register]:
         _, attempt, _, precedence, _ = key
         told["best"] = [attempt, precedence]
         told["worst"] = [attempt, -precedence]
-        told["learnt"] = [-notification.received_at, int(notification.source == "callback")]
+        told["learnt"] = [-received_at, int(notification.source == "callback")]
         if notification.source == "callback":
-            told["called"] = [-notification.received_at]
+            told["called"] = [-received_at]
     return told
 
 
 def changes(before: Job, after: Job, notification: Notification) -> tuple[list[str], str | None]:
     """Tell what a notification changed, or why it changed nothing: (names of facts, note)."""
-    changed = [name for name in _FACTS if _FACTS[name](before) != _FACTS[name](after)]
+    was = before.registers
+    # Joining keeps the very list that was not outdone, so most need no comparing.
+    grown = {name for name, register in after.registers.items() if was.get(name) is not register}
+    changed = [
+        name
+        for name, (origins, fact) in _FACTS.items()
+        if not grown.isdisjoint(origins) and fact(before) != fact(after)
+    ]
     if after.conflict and not before.conflict:
         return changed, f"contradicts another ending of this job ({before.status})"
     if changed:
         return changed, None
-    if registers(notification)["status"][:5] < before.registers["status"][:5]:
+    key: Register = [*_key(notification)]
+    if key < was["status"][:5]:
         return changed, f"stale: the job was already {before.status}"
     return changed, "nothing new"
 
@@ -221,18 +234,22 @@ def _or_none(count: int | None) -> int:
     return -1 if count is None else count
 
 
-_FACTS: Mapping[str, Callable[[Job], object]] = {
-    "status": lambda job: job.status,
-    "outcome": lambda job: job.outcome,
-    "records": lambda job: (job.submitted, job.loaded, job.failed),
-    "message": lambda job: job.text("message"),
-    "object": lambda job: job.text("object"),
-    "direction": lambda job: job.text("direction"),
-    "file": lambda job: job.text("file"),
-    "created_at": lambda job: job.created_at,
-    "submitted_at": lambda job: job.submitted_at,
-    "ended_at": lambda job: job.ended_at,
-    "callback_payload": lambda job: job.text("callback_payload"),
-    "conflict": lambda job: job.conflict,
-    "learnt_by": lambda job: job.learnt_by,
+# What the timeline speaks of: the registers a fact is told from, and how.
+_FACTS: Mapping[str, tuple[tuple[str, ...], Callable[[Job], object]]] = {
+    "status": (("status",), lambda job: job.status),
+    "outcome": (("status", "counts", "submitted"), lambda job: job.outcome),
+    "records": (
+        ("status", "counts", "submitted"),
+        lambda job: (job.submitted, job.loaded, job.failed),
+    ),
+    "message": (("message",), lambda job: job.text("message")),
+    "object": (("object",), lambda job: job.text("object")),
+    "direction": (("direction",), lambda job: job.text("direction")),
+    "file": (("file",), lambda job: job.text("file")),
+    "created_at": (("created_at",), lambda job: job.created_at),
+    "submitted_at": (("submitted_at",), lambda job: job.submitted_at),
+    "ended_at": (("status",), lambda job: job.ended_at),
+    "callback_payload": (("callback_payload",), lambda job: job.text("callback_payload")),
+    "conflict": (("best", "worst"), lambda job: job.conflict),
+    "learnt_by": (("learnt",), lambda job: job.learnt_by),
 }
