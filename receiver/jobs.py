@@ -70,7 +70,8 @@ class Job:
     @property
     def files_expire_at(self) -> int | None:
         """When the vendor may drop the job's files, ms."""
-        return None if self.ended_at is None else min(self.ended_at + FILES_KEPT_MS, MAX_TIME_MS)
+        ended_at = self.ended_at
+        return None if ended_at is None else min(ended_at + FILES_KEPT_MS, MAX_TIME_MS)
 
     @property
     def outcome(self) -> Outcome:
@@ -136,7 +137,7 @@ class Job:
 
     def _count(self, position: int) -> int | None:
         counts, status = self.registers.get("counts"), self.registers.get("status")
-        if not counts or not status or counts[:2] != status[:2]:
+        if not counts or not status or counts[0] != status[0] or counts[1] != status[1]:
             return None  # counts of an earlier rank or attempt say nothing of this one
         return None if counts[position] == -1 else int(counts[position])
 
@@ -205,12 +206,14 @@ def registers(notification: Notification, received_at: int) -> dict[str, Registe
 def changes(before: Job, after: Job, notification: Notification) -> tuple[list[str], str | None]:
     """Tell what a notification changed, or why it changed nothing: (names of facts, note)."""
     was = before.registers
-    # Joining keeps the very list that was not outdone, so most need no comparing.
-    grown = {name for name, register in after.registers.items() if was.get(name) is not register}
+    suspects: set[str] = set()
+    for name, register in after.registers.items():
+        if was.get(name) is not register:  # joining keeps the very list that was not outdone
+            suspects |= _TOLD_BY[name]
     changed = [
         name
-        for name, (origins, fact) in _FACTS.items()
-        if not grown.isdisjoint(origins) and fact(before) != fact(after)
+        for name, fact in _FACTS.items()
+        if name in suspects and fact(after) != (fact(before) if was else _NOTHING_KNOWN[name])
     ]
     if after.conflict and not before.conflict:
         return changed, f"contradicts another ending of this job ({before.status})"
@@ -234,22 +237,31 @@ def _or_none(count: int | None) -> int:
     return -1 if count is None else count
 
 
-# What the timeline speaks of: the registers a fact is told from, and how.
-_FACTS: Mapping[str, tuple[tuple[str, ...], Callable[[Job], object]]] = {
-    "status": (("status",), lambda job: job.status),
-    "outcome": (("status", "counts", "submitted"), lambda job: job.outcome),
-    "records": (
-        ("status", "counts", "submitted"),
-        lambda job: (job.submitted, job.loaded, job.failed),
-    ),
-    "message": (("message",), lambda job: job.text("message")),
-    "object": (("object",), lambda job: job.text("object")),
-    "direction": (("direction",), lambda job: job.text("direction")),
-    "file": (("file",), lambda job: job.text("file")),
-    "created_at": (("created_at",), lambda job: job.created_at),
-    "submitted_at": (("submitted_at",), lambda job: job.submitted_at),
-    "ended_at": (("status",), lambda job: job.ended_at),
-    "callback_payload": (("callback_payload",), lambda job: job.text("callback_payload")),
-    "conflict": (("best", "worst"), lambda job: job.conflict),
-    "learnt_by": (("learnt",), lambda job: job.learnt_by),
+# What the timeline speaks of.
+_FACTS: Mapping[str, Callable[[Job], object]] = {
+    "status": lambda job: job.status,
+    "outcome": lambda job: job.outcome,
+    "records": lambda job: (job.submitted, job.loaded, job.failed),
+    "message": lambda job: job.text("message"),
+    "object": lambda job: job.text("object"),
+    "direction": lambda job: job.text("direction"),
+    "file": lambda job: job.text("file"),
+    "created_at": lambda job: job.created_at,
+    "submitted_at": lambda job: job.submitted_at,
+    "ended_at": lambda job: job.ended_at,
+    "callback_payload": lambda job: job.text("callback_payload"),
+    "conflict": lambda job: job.conflict,
+    "learnt_by": lambda job: job.learnt_by,
+}
+_NOTHING_KNOWN = {name: fact(Job()) for name, fact in _FACTS.items()}
+# Which of these a register has a say in; of the registers not named here, the fact of its name.
+_TOLD_BY: Mapping[str, frozenset[str]] = {
+    **{name: frozenset({name}) for name in _FACTS},
+    "status": frozenset({"status", "outcome", "records", "ended_at"}),
+    "counts": frozenset({"outcome", "records"}),
+    "submitted": frozenset({"outcome", "records"}),
+    "best": frozenset({"conflict"}),
+    "worst": frozenset({"conflict"}),
+    "learnt": frozenset({"learnt_by"}),
+    "called": frozenset(),
 }

@@ -14,6 +14,7 @@ from receiver.cli.output import as_json, show
 from receiver.clock import now_ms
 from receiver.errors import StoreError
 from receiver.settings import duration_ms
+from receiver.storage import counters
 from receiver.storage.credentials import KeyRing
 from receiver.storage.pruning import prune as prune_database
 from receiver.storage.vault import Vault
@@ -88,6 +89,7 @@ def prune(older_than: str | None, json_: bool) -> None:
         gone = prune_database(
             database, now - (age or settings.keep_bodies), now - (age or settings.keep_events)
         )
+        counters.recount(database, now)
     show(gone, ", ".join(f"{count} {name}" for name, count in gone.items()) + " deleted", json_)
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, event, make_url, update
+from sqlalchemy import Connection, create_engine, event, make_url, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -56,6 +56,8 @@ class Database:
         try:
             parsed = make_url(url)
             self.is_sqlite = parsed.get_backend_name() == "sqlite"
+            if not self.is_sqlite:
+                importlib.import_module("receiver.storage.arrays")  # known to all engines to come
             self._engine = create_engine(
                 parsed,
                 pool_size=connections,
@@ -67,8 +69,6 @@ class Database:
             )
         except (ArgumentError, ValueError):
             raise SettingsError("RECEIVER_DATABASE_URL is not a database's URL") from None
-        if not self.is_sqlite:
-            importlib.import_module("receiver.storage.arrays")  # before there is a connection
         self._driver = self._engine.dialect.loaded_dbapi
         self._errors = (DBAPIError, self._driver.Error)  # the hot path's come straight from it
         self._writing = self._engine.execution_options(writes=True)
@@ -95,14 +95,21 @@ class Database:
         patience -- seconds to wait for SQLite's lock; None is for ever.
         Raises StoreUnavailable (nothing is kept, the same may work later) or StoreRefused.
         """
+        with self.transaction(patience) as connection, Session(connection) as session:
+            yield session
+            session.flush()
+
+    @contextmanager
+    def transaction(self, patience: float | None = PATIENCE_SECONDS) -> Iterator[Connection]:
+        """As `write`, without a session: that takes longer to make than a callback to merge."""
         with (
             self._store_errors(),
             self._exclusive(patience),
-            Session(self._writing) as session,
-            session.begin(),
-            self._fresh_primary(session),
+            self._writing.connect() as connection,
+            self._fresh_primary(connection),
+            connection.begin(),
         ):
-            yield session
+            yield connection
 
     def prepare(self) -> None:
         """Put an SQLite file into WAL mode, once and for good; nothing else may use it then."""
@@ -151,13 +158,13 @@ class Database:
             raise StoreUnavailable(f"the database cannot do this now: {_code(original)}") from error
 
     @contextmanager
-    def _fresh_primary(self, session: Session) -> Iterator[None]:
+    def _fresh_primary(self, used: Session | Connection) -> Iterator[None]:
         """After a failover the old primary refuses writes (25006) on connections that look well."""
         try:
             yield
         except self._errors as error:
             if _code(_original(error)) == "25006":
-                session.invalidate()
+                used.invalidate()
             raise
 
 

@@ -5,15 +5,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
-from sqlalchemy import insert, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, insert, select, update
 
 from receiver.jobs import Job, changes, join, registers
 from receiver.notifications import Notification
-from receiver.storage.counters import Tally, count_job
 from receiver.storage.models import Body, Event, Forward, Submission
 from receiver.storage.rows import Entry, JobValues, Place, StoredJob
 from receiver.storage.statements import Statements
+from receiver.storage.tally import Tally, count_job
 
 LONGEST_INDEXED_TEXT = 200  # characters; PostgreSQL refuses index entries above 2,704 bytes
 
@@ -107,19 +106,21 @@ def merge_jobs(statements: Statements, told: Iterable[Told], now: int, tally: Ta
     return merging
 
 
-def follow_up(session: Session, jobs: Iterable[Merged], now: int) -> None:
+def follow_up(connection: Connection, jobs: Iterable[Merged], now: int) -> None:
     """Note what the clients that submitted jobs are to be told, in the same transaction."""
     for merged in jobs:
         for submission in merged.submissions:
             taken = update(Submission).where(Submission.id == submission)
-            session.execute(taken.values(state="taken", job=merged.id))
+            connection.execute(taken.values(state="taken", job=merged.id))
         bodies: list[bytes] = []
         for told in merged.forwards:
-            bodies += [told] if told is not None else _so_far(session, merged)
+            bodies += [told] if told is not None else _so_far(connection, merged)
         if bodies:
             forward = {"job": merged.id, "instance": merged.instance, "url": merged.client_url}
             turn = {"at": now, "tries": 0, "next_at": now, "result": None}
-            session.execute(insert(Forward), [{**forward, **turn, "body": body} for body in bodies])
+            connection.execute(
+                insert(Forward), [{**forward, **turn, "body": body} for body in bodies]
+            )
 
 
 def _by_place(rows: Iterable[StoredJob]) -> dict[Place, StoredJob]:
@@ -217,11 +218,11 @@ def _follow(merged: Merged, before: Job, each: Told) -> None:
         merged.forwards += bodies
 
 
-def _so_far(session: Session, merged: Merged) -> list[bytes]:
+def _so_far(connection: Connection, merged: Merged) -> list[bytes]:
     """Give the callbacks that overtook the answer to their own submission."""
     events = select(Body.body).join(Event, Event.id == Body.event)
     of_job = events.where(Event.job == merged.id, Event.instance == merged.instance)
-    return list(session.scalars(of_job.order_by(Event.received_at, Event.id)))
+    return list(connection.scalars(of_job.order_by(Event.received_at, Event.id)))
 
 
 def _learnt(merged: Merged) -> bytes:

@@ -18,6 +18,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 # SQLite numbers rows by itself only in an INTEGER primary key.
 RowNumber = BigInteger().with_variant(Integer, "sqlite")
 
+# What two indexes are limited to. In full where they are to serve: a parameter would hide it.
+UNDER_WAY = "outcome IN ('pending', 'unknown')"
+UNREADABLE = "kind = 'unreadable'"
+
 
 def _where(condition: str) -> dict[str, Any]:
     """What an index leaves out, said to both dialects."""
@@ -98,7 +102,7 @@ class Event(Base):
         Index("events_identity", "instance", "sha256", unique=True),
         Index("events_by_receipt", "received_at", "id"),
         Index("events_by_job", "job", "instance"),
-        Index("events_unreadable", "instance", **_where("kind = 'unreadable'")),
+        Index("events_unreadable", "instance", "kind", **_where(UNREADABLE)),
     )
 
 
@@ -146,8 +150,8 @@ class JobRow(Base):
         Index("jobs_by_expiry", "files_expire_at"),
         Index(
             "jobs_under_way",
-            *("first_seen_at", "instance", "object"),
-            **_where("outcome IN ('pending', 'unknown')"),
+            *("outcome", "first_seen_at", "instance", "object"),
+            **_where(UNDER_WAY),
         ),
     )
 

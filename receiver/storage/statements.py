@@ -12,7 +12,7 @@ batch, each touching its rows in the order given, which all nodes keep.
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection
 
 from receiver.storage.on_sqlite import OnSQLite
 from receiver.storage.rows import Changes, EventRow, JobValues, KeptEvents, Place, StoredJob
@@ -46,9 +46,8 @@ class Statements(Protocol):
         ...
 
 
-def statements(session: Session) -> Statements:
-    """The statements in a session's transaction."""
-    connection = session.connection()
+def statements(connection: Connection) -> Statements:
+    """The statements in a connection's transaction."""
     cursor = connection.connection.cursor()
     if connection.dialect.name == "sqlite":
         return OnSQLite(cursor)

@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias, cast
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 
 from receiver.errors import KeysChanged
 from receiver.notifications import Notification
-from receiver.storage.counters import LAST_CALLBACK, Tally, counts
 from receiver.storage.merging import NewObservation, Told, follow_up, merge_jobs
 from receiver.storage.models import KeyVersion
 from receiver.storage.refusals import AddressCount, NewRefusal, keep_refusals
 from receiver.storage.rows import Changes, EventRow, KeptEvents
 from receiver.storage.statements import statements
+from receiver.storage.tally import LAST_CALLBACK, Tally, counts
 
 KEY_PREFIX = "key-"  # of the ids of signature keys in the database
 
@@ -53,12 +53,15 @@ Item: TypeAlias = NewEvent | NewObservation | NewRefusal
 Result: TypeAlias = Receipt | AddressCount | KeysChanged | None
 
 
-def record(session: Session, batch: Sequence[Item], clock: Callable[[], int]) -> list[Result]:
+def record(
+    store: Connection | Session, batch: Sequence[Item], clock: Callable[[], int]
+) -> list[Result]:
     """Write a batch; give each item's result in its place.
 
     An event gives a Receipt, or KeysChanged if its keys are out of date; a refusal an AddressCount.
     """
-    run = statements(session)
+    connection = store.connection() if isinstance(store, Session) else store
+    run = statements(connection)
     events = [item for item in batch if isinstance(item, NewEvent)]
     kept = run.keep_events(_event_rows(events), clock) if events else None
     now = kept.now if kept else run.now(clock)
@@ -83,9 +86,9 @@ def record(session: Session, batch: Sequence[Item], clock: Callable[[], int]) ->
         entries = [entry for merged in merging.jobs for entry in merged.entries]
         bodies = [(item.id, item.body) for item in new]
         run.write(Changes(bodies, merging.changed, entries, counts(tally)))
-    follow_up(session, merging.jobs, now)
+    follow_up(connection, merging.jobs, now)
     refusals = [item for item in batch if isinstance(item, NewRefusal)]
-    addresses = keep_refusals(session, refusals, now) if refusals else {}
+    addresses = keep_refusals(Session(connection), refusals, now) if refusals else {}
     return [_result(item, kept, addresses) for item in batch]
 
 

@@ -6,7 +6,23 @@ from alembic import op
 revision = "0004"
 down_revision = "0003"
 
-_HOUR_MS = 3_600_000
+_FILLED = (
+    """
+INSERT INTO counters (measure, bucket, instance, slot, n)
+SELECT outcome, 0, instance, 0, count(*) FROM jobs GROUP BY outcome, instance""",
+    """
+INSERT INTO counters (measure, bucket, instance, slot, n)
+SELECT 'lost_callbacks', 0, instance, 0, count(*) FROM jobs
+WHERE callback_lost GROUP BY instance""",
+    """
+INSERT INTO counters (measure, bucket, instance, slot, n)
+SELECT 'expiring', files_expire_at / 3600000, instance, 0, count(*) FROM jobs
+WHERE files_expire_at IS NOT NULL GROUP BY files_expire_at / 3600000, instance""",
+    """
+INSERT INTO counters (measure, bucket, instance, slot, n)
+SELECT 'last_callback_at', 0, instance, 0, max(last_received_at) FROM events GROUP BY instance""",
+    "INSERT INTO counters (measure, bucket, instance, slot, n) VALUES ('recounts', 0, '', 0, 0)",
+)
 _UNDER_WAY = sa.text("outcome IN ('pending', 'unknown')")
 _UNREADABLE = sa.text("kind = 'unreadable'")
 
@@ -22,35 +38,19 @@ def upgrade() -> None:
         sa.Column("n", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("measure", "bucket", "instance", "slot"),
     )
-    for measure, bucket, n, rows in (
-        ("outcome", "0", "count(*)", "jobs"),
-        ("'lost_callbacks'", "0", "count(*)", "jobs WHERE callback_lost"),
-        (
-            "'expiring'",
-            f"files_expire_at / {_HOUR_MS}",
-            "count(*)",
-            "jobs WHERE files_expire_at IS NOT NULL",
-        ),
-        ("'last_callback_at'", "0", "max(last_received_at)", "events"),
-    ):
-        op.execute(
-            "INSERT INTO counters (measure, bucket, instance, slot, n)"  # noqa: S608 - all of it is ours
-            f" SELECT {measure}, {bucket}, instance, 0, {n} FROM {rows} GROUP BY 1, 2, 3"
-        )
-    op.execute(
-        "INSERT INTO counters (measure, bucket, instance, slot, n) VALUES ('recounts', 0, '', 0, 0)"
-    )
+    for statement in _FILLED:
+        op.execute(statement)
     op.create_index(
         "jobs_under_way",
         "jobs",
-        ["first_seen_at", "instance", "object"],
+        ["outcome", "first_seen_at", "instance", "object"],
         sqlite_where=_UNDER_WAY,
         postgresql_where=_UNDER_WAY,
     )
     op.create_index(
         "events_unreadable",
         "events",
-        ["instance"],
+        ["instance", "kind"],
         sqlite_where=_UNREADABLE,
         postgresql_where=_UNREADABLE,
     )
