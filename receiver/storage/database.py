@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Connection, create_engine, event, make_url, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
@@ -32,6 +32,7 @@ _SQLITE_PERMANENT = ("SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "S
 
 PATIENCE_SECONDS = 5.0
 _LOCK_PAUSE_SECONDS = 0.005
+_FRESH_SECONDS = 0.05  # under load no batch should wait for a trip that tells nothing
 
 _POSTGRESQL = {
     "connect_timeout": 3,
@@ -63,7 +64,6 @@ class Database:
                 pool_size=connections,
                 max_overflow=0,  # on SQLite, closing a surplus connection would checkpoint unlocked
                 pool_timeout=3,
-                pool_pre_ping=not self.is_sqlite,
                 hide_parameters=True,
                 connect_args={"timeout": 5} if self.is_sqlite else _POSTGRESQL,
             )
@@ -76,6 +76,9 @@ class Database:
         if self.is_sqlite:
             event.listen(self._engine, "connect", _prepare_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
+        else:
+            event.listen(self._engine, "checkin", _note_use)
+            event.listen(self._engine, "checkout", self._ping)
 
     @property
     def engine(self) -> Any:  # noqa: ANN401 - SQLAlchemy's, for storage alone
@@ -142,6 +145,15 @@ class Database:
             yield
         finally:
             self._lock.release()
+
+    def _ping(self, connection: Any, record: Any, _proxy: object) -> None:  # noqa: ANN401
+        """Before a connection is used, see that it still works, unless it did a moment ago."""
+        used_at = record.info.get("used_at")
+        if used_at is not None and time.monotonic() - used_at > _FRESH_SECONDS:
+            try:
+                self._engine.dialect.do_ping(connection)
+            except self._driver.Error as error:
+                raise InvalidatePoolError("the database was away") from error
 
     @contextmanager
     def _store_errors(self) -> Iterator[None]:
@@ -215,6 +227,10 @@ class _FileLock:
             os.close(self._descriptor)
         self._descriptor = -1
         self._inner.release()
+
+
+def _note_use(_connection: object, record: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
+    record.info["used_at"] = time.monotonic()
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - sqlite3's
