@@ -1,10 +1,31 @@
 """The tables. Times are ms since the epoch; whatever a stranger sent is bytes."""
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, String, Text, false
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    false,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # SQLite numbers rows by itself only in an INTEGER primary key.
 RowNumber = BigInteger().with_variant(Integer, "sqlite")
+
+# What two indexes are limited to. In full where they are to serve: a parameter would hide it.
+UNDER_WAY = "outcome IN ('pending', 'unknown')"
+UNREADABLE = "kind = 'unreadable'"
+
+
+def _where(condition: str) -> dict[str, Any]:
+    """What an index leaves out, said to both dialects."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
 class Base(DeclarativeBase):
@@ -81,6 +102,7 @@ class Event(Base):
         Index("events_identity", "instance", "sha256", unique=True),
         Index("events_by_receipt", "received_at", "id"),
         Index("events_by_job", "job", "instance"),
+        Index("events_unreadable", "instance", "kind", **_where(UNREADABLE)),
     )
 
 
@@ -126,7 +148,27 @@ class JobRow(Base):
         Index("jobs_by_errors", "errors_at"),
         Index("jobs_by_outcome", "outcome", "updated_at"),
         Index("jobs_by_expiry", "files_expire_at"),
+        Index(
+            "jobs_under_way",
+            *("outcome", "first_seen_at", "instance", "object"),
+            **_where(UNDER_WAY),
+        ),
     )
+
+
+class CounterRow(Base):
+    """How many jobs there are of a kind; `storage.counters` tells of which.
+
+    Rows that differ in nothing but their slot are added up: each process has a slot of its own to
+    write to, mostly.
+    """
+
+    __tablename__ = "counters"
+    measure: Mapped[str] = mapped_column(String(32), primary_key=True)
+    bucket: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    instance: Mapped[str] = mapped_column(String(64), primary_key=True)
+    slot: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    n: Mapped[int]
 
 
 class RecordError(Base):
