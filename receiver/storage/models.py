@@ -1,10 +1,30 @@
 """The tables. Times are ms since the epoch; whatever a stranger sent is bytes."""
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, String, Text, false
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    false,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # SQLite numbers rows by itself only in an INTEGER primary key.
 RowNumber = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _where(name: str, condition: str, *columns: str) -> Index:
+    """An index of some rows only, on either database."""
+    some = text(condition)
+    return Index(name, *columns, sqlite_where=some, postgresql_where=some)
+
+
+def _where_known(name: str, column: str, *columns: str) -> Index:
+    return _where(name, f"{column} IS NOT NULL", column, *columns)
 
 
 class Base(DeclarativeBase):
@@ -80,7 +100,9 @@ class Event(Base):
     __table_args__ = (
         Index("events_identity", "instance", "sha256", unique=True),
         Index("events_by_receipt", "received_at", "id"),
-        Index("events_by_job", "job", "instance"),
+        Index("events_by_instance", "instance", "received_at", "id"),
+        _where("events_by_kind", "kind <> 'bulk_job'", "kind", "received_at", "id"),
+        Index("events_by_job", "job", "received_at", "id"),
     )
 
 
@@ -124,8 +146,14 @@ class JobRow(Base):
     __table_args__ = (
         Index("jobs_by_change", "updated_at", "id", "instance"),
         Index("jobs_by_errors", "errors_at"),
-        Index("jobs_by_outcome", "outcome", "updated_at"),
+        # One for each filter, in the order of pages: paging.py. Each costs the writer about 3 %.
+        Index("jobs_by_instance", "instance", "updated_at", "id"),
+        _where_known("jobs_by_status", "status", "updated_at", "id", "instance"),
+        Index("jobs_by_outcome", "outcome", "updated_at", "id", "instance"),
+        _where_known("jobs_by_object", "object", "updated_at", "id", "instance"),
+        _where_known("jobs_by_direction", "direction", "updated_at", "id", "instance"),
         Index("jobs_by_expiry", "files_expire_at"),
+        Index("jobs_by_age", "instance", "first_seen_at", "id"),
     )
 
 

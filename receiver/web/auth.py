@@ -1,24 +1,17 @@
 """Who asks: the bearer token of an API request."""
 
+from collections.abc import Sequence
 from typing import cast
 
 from flask import g, request
 
-from receiver.errors import Forbidden, Unauthenticated
-from receiver.storage.tokens import Bearer, bearer
-from receiver.web import services
+from receiver.storage.tokens import Bearer
+from receiver.web import answers, services
 
 
 def authenticate() -> None:
     """Find out whose token came with this request. Raises Unauthenticated."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise Unauthenticated("send a token: Authorization: Bearer <token>")
-    with services().database.read() as session:
-        found = bearer(session, token.strip(), services().clock())
-    if found is None:
-        raise Unauthenticated("the token is unknown, expired or revoked")
-    g.bearer = found
+    g.bearer = answers.authenticated(services(), request.headers.get("Authorization"))
 
 
 def who() -> Bearer:
@@ -26,8 +19,6 @@ def who() -> Bearer:
     return cast("Bearer", g.bearer)
 
 
-def check_instances(named: list[str]) -> None:
+def check_instances(named: Sequence[str]) -> None:
     """Refuse instances that were asked for by name and that the token does not reach."""
-    for instance in named:
-        if not who().may_see(instance):
-            raise Forbidden(f"the token does not reach the instance {instance}")
+    answers.check_reach(who(), named)

@@ -27,9 +27,9 @@ from receiver.errors import (
     UpstreamNonsense,
 )
 from receiver.notifications import UNSTORABLE, Notification
-from receiver.storage import credentials, failures, queries
+from receiver.storage import credentials, failures, lists, queries
+from receiver.storage.lists import JobLine
 from receiver.storage.merging import NewObservation
-from receiver.storage.models import JobRow
 from receiver.storage.tokens import bearer
 from receiver.uploads import count_records
 from receiver.upstream import CALLBACK_URL_HEADER, Answer, Call
@@ -283,9 +283,8 @@ def _prefix() -> str:
     return f"/hubs/{upstream.segment(hub)}" if hub else ""
 
 
-def _stored(job_id: str) -> JobRow | None:
+def _stored(job_id: str) -> JobLine | None:
     if "\0" in job_id:
         raise NotFound("there is no such job")
-    with services().database.read() as session:
-        rows = queries.jobs_called(session, job_id, g.instance, None)
+    rows = lists.jobs_called(services().database.rows, job_id, g.instance, None)
     return rows[0] if rows else None

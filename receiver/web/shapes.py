@@ -10,8 +10,7 @@ from receiver.clock import iso
 from receiver.jobs import Job as MergedJob
 from receiver.jobs import Outcome
 from receiver.notifications import Kind, Source
-from receiver.storage.models import Event as EventRow
-from receiver.storage.models import JobRow
+from receiver.storage.lists import EventLine, JobLine, RejectionLine
 from receiver.storage.models import TimelineEntry as TimelineRow
 
 MAX_LIMIT = 1000
@@ -221,7 +220,7 @@ class Summary(Struct):
     last_callback_at: Time | None
 
 
-def job(row: JobRow) -> Job:
+def job(row: JobLine) -> Job:
     """Show a job."""
     merged = MergedJob(json.loads(row.registers))
     payload = merged.text("callback_payload")
@@ -262,7 +261,7 @@ def timeline_entry(row: TimelineRow) -> TimelineEntry:
     )
 
 
-def event(row: EventRow) -> Event:
+def event(row: EventLine) -> Event:
     """Show an event."""
     return msgspec.convert(
         {
@@ -275,13 +274,13 @@ def event(row: EventRow) -> Event:
             "deliveries": row.deliveries,
             "key": row.key,
             "size": row.size,
-            "sha256": row.sha256.hex(),
+            "sha256": row.sha256,
         },
         Event,
     )
 
 
-def rejection(row: Any) -> Rejection:  # noqa: ANN401 - a row of queries.rejections
+def rejection(row: RejectionLine) -> Rejection:
     """Show a refused delivery."""
     at = str(iso(row.at))
     return Rejection(str(row.id), at, row.instance, row.reason, row.peer, row.size)
