@@ -17,6 +17,7 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     String,
+    and_,
     bindparam,
     func,
     literal_column,
@@ -152,19 +153,40 @@ def _reaches(listing: Listing, shape: _Shape) -> Statement:
 
 @lru_cache(maxsize=512)
 def _page(listing: Listing, shape: _Shape) -> Statement:
-    limit: Any = literal_column(str(shape.limit))  # a number that is not seen makes a bad plan
+    if not shape.text:
+        return Statement(_ordered(listing, shape, listing.columns), many=True)
+    # A text is searched for in the index alone; rows are looked up for what was found.
+    found = _ordered(listing, shape, listing.order).subquery()
+    same = (found.c[column.name] == column for column in listing.order[1:])
+    newest = (found.c[column.name].desc() for column in listing.order)
+    whole = select(*listing.columns).join_from(found, listing.order[0].table, and_(*same))
+    return Statement(whole.order_by(*newest), many=True)
+
+
+def _ordered(listing: Listing, shape: _Shape, columns: tuple[Any, ...]) -> Any:  # noqa: ANN401 - a SELECT
     order: list[Any] = [literal_column(column.name).desc() for column in listing.order]
-    rest = select(*listing.columns).where(*_conditions(listing, shape))
+    rest = select(*columns).where(*_conditions(listing, shape))
     values = dict(shape.facets).get(str(shape.lead), 0)
-    if values > 1:
-        each = (rest.where(*_is(listing, str(shape.lead), n)) for n in range(values))
-        merged = union_all(*each).order_by(*order).limit(limit).offset(literal_column("0"))
-        return Statement(merged, many=True)
     if values:
-        rest = rest.where(*_is(listing, str(shape.lead), 0))
-    elif shape.lead is not None:
+        ways = [rest.where(*_is(listing, str(shape.lead), n)) for n in range(values)]
+        return _merged([_first(way, order, shape.limit) for way in ways], order, shape.limit)
+    if shape.lead is not None:
         order[0] = (listing.order[0] + literal_column("0")).desc()  # so that no index sorts
-    return Statement(rest.order_by(*order).limit(limit).offset(literal_column("0")), many=True)
+    return _first(rest, order, shape.limit)
+
+
+def _merged(ways: list[Any], order: list[Any], limit: int) -> Any:  # noqa: ANN401 - a SELECT
+    if len(ways) == 1:
+        return ways[0]
+    # Each in its order and limit, or PostgreSQL would rather read all and sort.
+    return _first(union_all(*(select(way.subquery()) for way in ways)), order, limit)
+
+
+def _first(asked: Any, order: list[Any], limit: int) -> Any:  # noqa: ANN401 - a SELECT
+    # A number that the planner does not see makes a bad plan.
+    most: Any = literal_column(str(limit))
+    none: Any = literal_column("0")
+    return asked.order_by(*order).limit(most).offset(none)
 
 
 def _is(listing: Listing, name: str, n: int) -> list[ColumnElement[bool]]:
