@@ -4,10 +4,11 @@ Functions take `Database.rows`: no Session, no ORM.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from sqlalchemy import Table, bindparam, select
 
+from receiver.jobs import Outcome
 from receiver.storage.models import Event, JobRow, Rejection, Token
 from receiver.storage.paging import Listing, Wanted, page
 from receiver.storage.queries import EventFilter, Instances, JobFilter, RejectionFilter
@@ -20,8 +21,10 @@ class JobLine(NamedTuple):
 
     id: str
     instance: str
-    status: str | None
     registers: str
+    outcome: Outcome
+    learnt_by: Literal["callback", "poll"] | None
+    files_expire_at: int | None
     revision: int
     events: int
     updated_at: int

@@ -7,14 +7,13 @@ from msgspec import UNSET
 from werkzeug.http import parse_etags
 
 from receiver.errors import Ambiguous, BadParameter, NotFound
-from receiver.jobs import is_ending
 from receiver.storage import lists
 from receiver.storage.lists import JobLine
 from receiver.storage.queries import JobFilter
 from receiver.web import Services, shapes
 from receiver.web.answers import (
+    JSON,
     Answer,
-    answer_json,
     authenticated,
     bearer_token,
     check_reach,
@@ -85,7 +84,7 @@ def jobs_answer(
         found,
         query.limit,
         "jobs",
-        shapes.job,
+        shapes.job_json,
         lambda line: (line.updated_at, line.id, line.instance),
         (path, query_string),
     )
@@ -102,7 +101,7 @@ def the_one(found: Sequence[JobLine], job_id: str) -> JobLine:
 
 
 def _settled(found: Sequence[JobLine]) -> bool:
-    return len(found) > 1 or any(is_ending(line.status) for line in found)
+    return len(found) > 1 or any(shapes.merged_job(line).ended for line in found)
 
 
 def _shown(line: JobLine, if_none_match: str | None) -> Answer:
@@ -110,6 +109,4 @@ def _shown(line: JobLine, if_none_match: str | None) -> Answer:
     headers = [("ETag", f'"{tag}"'), ("Cache-Control", "private, no-cache")]
     if if_none_match and parse_etags(if_none_match).contains_weak(tag):
         return Answer(304, headers, b"")
-    answer = answer_json(shapes.job(line))
-    answer.headers.extend(headers)
-    return answer
+    return Answer(200, [JSON, *headers], bytes(shapes.job_json(line)))

@@ -25,6 +25,7 @@ from receiver.errors import (
     Unauthenticated,
     UpstreamError,
 )
+from receiver.web.answers import JSON, Answer
 
 log = structlog.get_logger()
 
@@ -76,44 +77,53 @@ _TABLE: dict[type[ReceiverError], _Row] = {
 
 def register(app: Flask) -> None:
     """Have every error of this app answered as a problem document."""
-    app.register_error_handler(ReceiverError, _ours)
-    app.register_error_handler(HTTPException, _flasks)
-    app.register_error_handler(Exception, _unforeseen)
+    app.register_error_handler(Exception, _answered)
 
 
-def _ours(error: ReceiverError) -> Response:
+def _answered(error: Exception) -> Response:
+    answer = problem_answer(error, request.path)
+    return Response(answer.body, answer.status, answer.headers)
+
+
+def problem_answer(error: Exception, path: str) -> Answer:
+    """Answer an error of ours, of the web framework, or a fault. path -- of the request."""
+    if isinstance(error, ReceiverError):
+        return _ours(error, path)
+    if isinstance(error, HTTPException):
+        return _frameworks(error, path)
+    # The type alone: the text could hold what was sent, and a log must not.
+    log.error("unforeseen error", error=type(error).__name__, path=path)
+    fault = Problem("Internal error", 500, "internal", "This is a fault of the receiver.")
+    return _written(fault, path)
+
+
+def _ours(error: ReceiverError, path: str) -> Answer:
     row = next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
     status = error.status if isinstance(error, UpstreamError) else row.status
-    response = _response(Problem(row.title, status, row.code, row.detail or str(error)))
+    answer = _written(Problem(row.title, status, row.code, row.detail or str(error)), path)
     if isinstance(error, TooManyRefusals):
-        response.headers["Retry-After"] = str(error.retry_after)
+        answer.headers.append(("Retry-After", str(error.retry_after)))
     elif row.status == 503:  # noqa: PLR2004
-        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        answer.headers.append(("Retry-After", str(RETRY_AFTER_SECONDS)))
     elif isinstance(error, Unauthenticated):
-        response.headers["WWW-Authenticate"] = "Bearer"
+        answer.headers.append(("WWW-Authenticate", "Bearer"))
     elif isinstance(error, (BodyTruncated, BodyTooLarge)):
-        response.headers["Connection"] = "close"  # what follows on it is not a request
-    return response
+        answer.headers.append(("Connection", "close"))  # what follows on it is not a request
+    return answer
 
 
-def _flasks(error: HTTPException) -> Response:
+def _frameworks(error: HTTPException, path: str) -> Answer:
     status = error.code or 500
     code = error.name.lower().replace(" ", "_")
-    response = _response(Problem(error.name, status, code, error.description or error.name))
-    for name, value in error.get_headers():
-        if name in ("Allow", "Location", "Retry-After"):
-            response.headers[name] = value
-    return response
+    answer = _written(Problem(error.name, status, code, error.description or error.name), path)
+    kept = ("Allow", "Location", "Retry-After")
+    answer.headers.extend(header for header in error.get_headers() if header[0] in kept)
+    return answer
 
 
-def _unforeseen(error: Exception) -> Response:
-    # The type alone: the text could hold what was sent, and a log must not.
-    log.error("unforeseen error", error=type(error).__name__, path=request.path)
-    return _response(Problem("Internal error", 500, "internal", "This is a fault of the receiver."))
-
-
-def _response(problem: Problem) -> Response:
-    if request.path.startswith(VENDORS_PATHS):
+def _written(problem: Problem, path: str) -> Answer:
+    if path.startswith(VENDORS_PATHS):
         body = {"requestId": secrets.token_hex(12), "message": problem.detail}
-        return Response(msgspec.json.encode(body), problem.status, mimetype="application/json")
-    return Response(msgspec.json.encode(problem), problem.status, mimetype=MEDIA_TYPE)
+        return Answer(problem.status, [JSON], msgspec.json.encode(body))
+    headers = [("Content-Type", MEDIA_TYPE)]
+    return Answer(problem.status, headers, msgspec.json.encode(problem))
