@@ -16,35 +16,38 @@ from receiver.errors import BadParameter, Forbidden, Unauthenticated
 from receiver.storage import tokens
 from receiver.storage.tokens import Bearer
 from receiver.web import Services
+from receiver.web.problems import Answer
 
 T = TypeVar("T")
 
-JSON = ("Content-Type", "application/json")
+JSON = {"Content-Type": "application/json"}
 MOST_PARAMETERS = 1000
 
 _encoder = msgspec.json.Encoder()
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What is answered; Content-Length is the server's business."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A request to the API, whatever server it came through; headers as WSGI has them."""
 
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
+    path: str
+    query_string: str = ""
+    authorization: str | None = None
+    if_none_match: str | None = None
+    peer: str = ""
 
 
-def bearer_token(authorization: str | None) -> str:
-    """Read the token in an Authorization header. Raises Unauthenticated."""
-    scheme, _, token = (authorization or "").partition(" ")
+def bearer_token(question: Question) -> str:
+    """Read the token of a request. Raises Unauthenticated."""
+    scheme, _, token = (question.authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("send a token: Authorization: Bearer <token>")
     return token.strip()
 
 
-def authenticated(services: Services, authorization: str | None) -> Bearer:
+def authenticated(services: Services, question: Question) -> Bearer:
     """Tell whose token came with a request. Raises Unauthenticated."""
-    token = bearer_token(authorization)
+    token = bearer_token(question)
     return known(tokens.who_asks(services.database.rows, token, services.clock()))
 
 
@@ -108,7 +111,7 @@ def moment(text: str | UnsetType) -> int | None:
 
 def answer_json(content: Any) -> Answer:  # noqa: ANN401 - whatever can be written
     """Answer 200 with JSON."""
-    return Answer(200, [JSON], _encoder.encode(content))
+    return Answer(200, JSON, _encoder.encode(content))
 
 
 def paged(  # noqa: PLR0917 - as a page is told
@@ -117,22 +120,18 @@ def paged(  # noqa: PLR0917 - as a page is told
     name: str,
     show: Callable[[T], Any],
     position: Callable[[T], tuple[Any, ...]],
-    asked: tuple[str, str],
+    question: Question,
     **more: Any,  # noqa: ANN401 - whatever can be written
 ) -> Answer:
-    """Answer a page. rows -- one more than `limit`, if there are more. more -- said beside it.
-
-    asked -- the request's path and query string.
-    """
+    """Answer a page. rows -- one more than `limit`, if there are more. more -- said beside it."""
     shown = rows[:limit]
-    following = _cursor(position(shown[-1])) if len(rows) > limit else None
-    answer = answer_json({name: [show(row) for row in shown], **more, "next": following})
-    if following:
-        path, query_string = asked
-        pairs = [pair for pair in _pairs(query_string) if pair[0] != "cursor"]
-        query = urlencode([*pairs, ("cursor", following)])
-        answer.headers.append(("Link", f'<{path}?{query}>; rel="next"'))
-    return answer
+    following = cursor_of(position(shown[-1])) if len(rows) > limit else None
+    body = _encoder.encode({name: [show(row) for row in shown], **more, "next": following})
+    if following is None:
+        return Answer(200, JSON, body)
+    pairs = [pair for pair in _pairs(question.query_string) if pair[0] != "cursor"]
+    query = urlencode([*pairs, ("cursor", following)])
+    return Answer(200, {**JSON, "Link": f'<{question.path}?{query}>; rel="next"'}, body)
 
 
 def position_of(cursor: str | UnsetType, types: tuple[type, ...]) -> Any:  # noqa: ANN401 - of those types
@@ -155,5 +154,6 @@ def _is_position(position: list[Any], types: tuple[type, ...]) -> bool:
     return all(x.isprintable() if isinstance(x, str) else abs(x) < 2**63 for x in position)
 
 
-def _cursor(position: tuple[Any, ...]) -> str:
-    return urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
+def cursor_of(position: Sequence[Any]) -> str:
+    """Write a position in a list as a cursor."""
+    return urlsafe_b64encode(json.dumps(list(position)).encode()).decode().rstrip("=")

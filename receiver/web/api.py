@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 from flask import Blueprint, Response, request
 from spectree import Response as Answers
@@ -13,10 +13,12 @@ from spectree.models import SecureType, SecurityScheme, SecuritySchemeData
 from receiver import __version__
 from receiver.errors import BadParameter
 from receiver.web import problems
-from receiver.web.answers import Answer, answer_json
+from receiver.web.answers import answer_json, parameters
 from receiver.web.auth import authenticate
+from receiver.web.problems import Answer
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 blueprint.before_request(authenticate)
@@ -59,14 +61,9 @@ def documented(
     )
 
 
-def asked() -> tuple[str, str]:
-    """The path and the query string of this request."""
-    return request.path, query_string()
-
-
-def query_string() -> str:
-    """The query string of this request, as it came."""
-    return request.query_string.decode("latin-1")
+def asked(model: type[T]) -> T:
+    """Read the parameters of this request. Raises BadParameter."""
+    return parameters(request.query_string.decode("latin-1"), model)
 
 
 def response(answer: Answer) -> Response:

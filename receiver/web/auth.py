@@ -1,4 +1,4 @@
-"""Who asks: the bearer token of an API request."""
+"""Who asks what: a request to the API, and the token that came with it."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -7,11 +7,23 @@ from flask import g, request
 
 from receiver.storage.tokens import Bearer
 from receiver.web import answers, services
+from receiver.web.answers import Question
+
+
+def question() -> Question:
+    """This request, for those who answer without Flask."""
+    return Question(
+        path=request.path,
+        query_string=request.query_string.decode("latin-1"),
+        authorization=request.headers.get("Authorization"),
+        if_none_match=request.headers.get("If-None-Match"),
+        peer=request.remote_addr or "",
+    )
 
 
 def authenticate() -> None:
     """Find out whose token came with this request. Raises Unauthenticated."""
-    g.bearer = answers.authenticated(services(), request.headers.get("Authorization"))
+    g.bearer = answers.authenticated(services(), question())
 
 
 def who() -> Bearer:

@@ -7,16 +7,16 @@ from receiver.errors import BodyGone, NotFound
 from receiver.storage import lists, queries
 from receiver.storage.lists import EventLine
 from receiver.web import services, shapes
-from receiver.web.answers import answer_json, moment, paged, parameters, position_of
-from receiver.web.api import asked, blueprint, documented, query_string, response
-from receiver.web.auth import check_instances, who
+from receiver.web.answers import answer_json, moment, paged, position_of
+from receiver.web.api import asked, blueprint, documented, response
+from receiver.web.auth import check_instances, question, who
 
 
 @blueprint.get("/events")
 @documented(shapes.EventsQuery, shapes.EventPage, 403)
 def list_events() -> Response:
     """List verified callbacks, newest first."""
-    query = parameters(query_string(), shapes.EventsQuery)
+    query = asked(shapes.EventsQuery)
     check_instances(query.instance)
     wanted = queries.EventFilter(
         instances=query.instance,
@@ -35,7 +35,7 @@ def list_events() -> Response:
             "events",
             shapes.event,
             lambda line: (line.received_at, line.id),
-            asked(),
+            question(),
         )
     )
 
@@ -44,7 +44,7 @@ def list_events() -> Response:
 @documented(shapes.NoQuery, shapes.Event, 404)
 def show_event(id: str) -> Response:  # noqa: A002
     """Show a verified callback."""
-    parameters(query_string(), shapes.NoQuery)
+    asked(shapes.NoQuery)
     return response(answer_json(shapes.event(_event(id))))
 
 
@@ -52,7 +52,7 @@ def show_event(id: str) -> Response:  # noqa: A002
 @documented(shapes.NoQuery, None, 404, 410)
 def show_body(id: str) -> Response:  # noqa: A002
     """Give the exact bytes of a callback."""
-    parameters(query_string(), shapes.NoQuery)
+    asked(shapes.NoQuery)
     row = _event(id)
     with services().database.read() as session:
         body = queries.body(session, row.id)
@@ -69,7 +69,7 @@ def show_body(id: str) -> Response:  # noqa: A002
 @documented(shapes.RejectionsQuery, shapes.RejectionPage, 403)
 def list_rejections() -> Response:
     """List deliveries that were refused for their signature, newest first."""
-    query = parameters(query_string(), shapes.RejectionsQuery)
+    query = asked(shapes.RejectionsQuery)
     check_instances(query.instance)
     wanted = queries.RejectionFilter(
         instances=query.instance,
@@ -88,7 +88,7 @@ def list_rejections() -> Response:
             "rejections",
             shapes.rejection,
             lambda line: (line.at, line.id),
-            asked(),
+            question(),
         )
     )
 
@@ -97,7 +97,7 @@ def list_rejections() -> Response:
 @documented(shapes.NoQuery, shapes.Summary)
 def show_summary() -> Response:
     """Count what an operator looks at first."""
-    parameters(query_string(), shapes.NoQuery)
+    asked(shapes.NoQuery)
     overdue_after = services().settings.overdue_after
     with services().database.read() as session:
         counts = queries.summary(session, who().instances, services().clock(), overdue_after)

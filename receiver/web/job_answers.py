@@ -13,7 +13,7 @@ from receiver.storage.queries import JobFilter
 from receiver.web import Services, shapes
 from receiver.web.answers import (
     JSON,
-    Answer,
+    Question,
     authenticated,
     bearer_token,
     check_reach,
@@ -23,26 +23,19 @@ from receiver.web.answers import (
     parameters,
     position_of,
 )
+from receiver.web.problems import Answer
 
 
-def job_answer(
-    services: Services,
-    authorization: str | None,
-    job_id: str,
-    query_string: str,
-    if_none_match: str | None,
-    *,
-    may_wait: bool,
-) -> Answer:
+def job_answer(services: Services, question: Question, job_id: str, *, may_wait: bool) -> Answer:
     """Answer `GET /jobs/{id}`. Raises QueryError or StoreError.
 
     may_wait -- whether this thread may be held while the job is under way, if that is asked for.
     """
-    token = bearer_token(authorization)
+    token = bearer_token(question)
     try:
-        query = parameters(query_string, shapes.JobQuery)
+        query = parameters(question.query_string, shapes.JobQuery)
     except BadParameter:
-        authenticated(services, authorization)  # who may not ask is not told how to
+        authenticated(services, question)  # who may not ask is not told how to
         raise
     instance = None if query.instance is UNSET else str(query.instance)
 
@@ -56,15 +49,13 @@ def job_answer(
         found = services.waiters.until(look, _settled, query.wait)
     else:
         found = look()
-    return _shown(the_one(found, job_id), if_none_match)
+    return _shown(the_one(found, job_id), question.if_none_match)
 
 
-def jobs_answer(
-    services: Services, authorization: str | None, path: str, query_string: str
-) -> Answer:
-    """Answer `GET /jobs`, which came by this path. Raises QueryError or StoreError."""
-    bearer = authenticated(services, authorization)
-    query = parameters(query_string, shapes.JobsQuery)
+def jobs_answer(services: Services, question: Question) -> Answer:
+    """Answer `GET /jobs`. Raises QueryError or StoreError."""
+    bearer = authenticated(services, question)
+    query = parameters(question.query_string, shapes.JobsQuery)
     check_reach(bearer, query.instance)
     wanted = JobFilter(
         instances=query.instance,
@@ -86,7 +77,7 @@ def jobs_answer(
         "jobs",
         shapes.job_json,
         lambda line: (line.updated_at, line.id, line.instance),
-        (path, query_string),
+        question,
     )
 
 
@@ -106,7 +97,7 @@ def _settled(found: Sequence[JobLine]) -> bool:
 
 def _shown(line: JobLine, if_none_match: str | None) -> Answer:
     tag = f"{line.updated_at:x}-{line.revision:x}-{crc32(line.instance.encode()):x}"
-    headers = [("ETag", f'"{tag}"'), ("Cache-Control", "private, no-cache")]
+    headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
     if if_none_match and parse_etags(if_none_match).contains_weak(tag):
         return Answer(304, headers, b"")
-    return Answer(200, [JSON, *headers], bytes(shapes.job_json(line)))
+    return Answer(200, {**JSON, **headers}, bytes(shapes.job_json(line)))

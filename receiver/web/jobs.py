@@ -7,9 +7,9 @@ from msgspec import UNSET, UnsetType
 from receiver.storage import failures, lists, queries
 from receiver.storage.lists import JobLine
 from receiver.web import job_answers, services, shapes
-from receiver.web.answers import answer_json, paged, parameters, position_of
-from receiver.web.api import asked, blueprint, documented, open_blueprint, query_string, response
-from receiver.web.auth import check_instances, who
+from receiver.web.answers import answer_json, paged, position_of
+from receiver.web.api import asked, blueprint, documented, open_blueprint, response
+from receiver.web.auth import check_instances, question, who
 from receiver.web.job_answers import the_one
 
 
@@ -17,32 +17,23 @@ from receiver.web.job_answers import the_one
 @documented(shapes.JobsQuery, shapes.JobPage, 403)
 def list_jobs() -> Response:
     """List jobs, newest change first."""
-    authorization = request.headers.get("Authorization")
-    return response(job_answers.jobs_answer(services(), authorization, *asked()))
+    return response(job_answers.jobs_answer(services(), question()))
 
 
 @open_blueprint.get("/jobs/<string:id>", provide_automatic_options=False)
 @documented(shapes.JobQuery, shapes.Job, 403, 404, 409)
 def show_job(id: str) -> Response:  # noqa: A002
     """Show a job; `wait` holds the answer until it has ended or the seconds are over."""
-    return response(
-        job_answers.job_answer(
-            services(),
-            request.headers.get("Authorization"),
-            id,
-            query_string(),
-            request.headers.get("If-None-Match"),
-            # A worker that serves one request at a time could not even take the callback.
-            may_wait=bool(request.environ.get("wsgi.multithread")),
-        )
-    )
+    # A worker that serves one request at a time could not even take the callback waited for.
+    may_wait = bool(request.environ.get("wsgi.multithread"))
+    return response(job_answers.job_answer(services(), question(), id, may_wait=may_wait))
 
 
 @blueprint.get("/jobs/<string:id>/events")
 @documented(shapes.InstanceQuery, shapes.Timeline, 403, 404, 409)
 def show_timeline(id: str) -> Response:  # noqa: A002
     """Tell what happened to a job: what each callback, poll and submission changed, or why not."""
-    query = parameters(query_string(), shapes.InstanceQuery)
+    query = asked(shapes.InstanceQuery)
     row = _called(id, query.instance)
     with services().database.read() as session:
         entries = queries.timeline(session, row.id, row.instance)
@@ -54,7 +45,7 @@ def show_timeline(id: str) -> Response:  # noqa: A002
 @documented(shapes.ErrorsQuery, shapes.ErrorPage, 403, 404, 409)
 def show_errors(id: str) -> Response:  # noqa: A002
     """Give the failed records of a job as the vendor gave them, and all of them by message."""
-    query = parameters(query_string(), shapes.ErrorsQuery)
+    query = asked(shapes.ErrorsQuery)
     row = _called(id, query.instance)
     after = position_of(query.cursor, (int,)) or (-1,)
     with services().database.read() as session:
@@ -68,7 +59,7 @@ def show_errors(id: str) -> Response:  # noqa: A002
             "errors",
             lambda error: _raw(error.entry),
             lambda error: (error.position,),
-            asked(),
+            question(),
             groups=shown,
         )
     )

@@ -1,6 +1,7 @@
 """The only table from error to status, and how errors look: problem documents (RFC 9457)."""
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -25,7 +26,6 @@ from receiver.errors import (
     Unauthenticated,
     UpstreamError,
 )
-from receiver.web.answers import JSON, Answer
 
 log = structlog.get_logger()
 
@@ -42,6 +42,15 @@ class Problem(msgspec.Struct, frozen=True):
     code: str
     detail: str
     type: str = "about:blank"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer before any framework has seen it."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,53 +86,54 @@ _TABLE: dict[type[ReceiverError], _Row] = {
 
 def register(app: Flask) -> None:
     """Have every error of this app answered as a problem document."""
-    app.register_error_handler(Exception, _answered)
+    app.register_error_handler(HTTPException, _flasks)
+    app.register_error_handler(Exception, _ours)
 
 
-def _answered(error: Exception) -> Response:
-    answer = problem_answer(error, request.path)
-    return Response(answer.body, answer.status, answer.headers)
-
-
-def problem_answer(error: Exception, path: str) -> Answer:
-    """Answer an error of ours, of the web framework, or a fault. path -- of the request."""
-    if isinstance(error, ReceiverError):
-        return _ours(error, path)
-    if isinstance(error, HTTPException):
-        return _frameworks(error, path)
-    # The type alone: the text could hold what was sent, and a log must not.
-    log.error("unforeseen error", error=type(error).__name__, path=path)
-    fault = Problem("Internal error", 500, "internal", "This is a fault of the receiver.")
-    return _written(fault, path)
-
-
-def _ours(error: ReceiverError, path: str) -> Answer:
+def answer_to(error: Exception, path: str) -> Answer:
+    """What is answered to an error of ours, or to one that nobody foresaw, met at a path."""
+    if not isinstance(error, ReceiverError):
+        # The type alone: the text could hold what was sent, and a log must not.
+        log.error("unforeseen error", error=type(error).__name__, path=path)
+        fault = Problem("Internal error", 500, "internal", "This is a fault of the receiver.")
+        return _answer(fault, path)
     row = next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
     status = error.status if isinstance(error, UpstreamError) else row.status
-    answer = _written(Problem(row.title, status, row.code, row.detail or str(error)), path)
+    problem = Problem(row.title, status, row.code, row.detail or str(error))
+    headers = {}
     if isinstance(error, TooManyRefusals):
-        answer.headers.append(("Retry-After", str(error.retry_after)))
+        headers["Retry-After"] = str(error.retry_after)
     elif row.status == 503:  # noqa: PLR2004
-        answer.headers.append(("Retry-After", str(RETRY_AFTER_SECONDS)))
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     elif isinstance(error, Unauthenticated):
-        answer.headers.append(("WWW-Authenticate", "Bearer"))
+        headers["WWW-Authenticate"] = "Bearer"
     elif isinstance(error, (BodyTruncated, BodyTooLarge)):
-        answer.headers.append(("Connection", "close"))  # what follows on it is not a request
-    return answer
+        headers["Connection"] = "close"  # what follows on it is not a request
+    return _answer(problem, path, headers)
 
 
-def _frameworks(error: HTTPException, path: str) -> Answer:
+def _ours(error: Exception) -> Response:
+    return _response(answer_to(error, request.path))
+
+
+def _flasks(error: HTTPException) -> Response:
     status = error.code or 500
     code = error.name.lower().replace(" ", "_")
-    answer = _written(Problem(error.name, status, code, error.description or error.name), path)
+    problem = Problem(error.name, status, code, error.description or error.name)
     kept = ("Allow", "Location", "Retry-After")
-    answer.headers.extend(header for header in error.get_headers() if header[0] in kept)
-    return answer
+    headers = {name: value for name, value in error.get_headers() if name in kept}
+    return _response(_answer(problem, request.path, headers))
 
 
-def _written(problem: Problem, path: str) -> Answer:
+def _answer(problem: Problem, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+    document: object = problem
+    media_type = MEDIA_TYPE
     if path.startswith(VENDORS_PATHS):
-        body = {"requestId": secrets.token_hex(12), "message": problem.detail}
-        return Answer(problem.status, [JSON], msgspec.json.encode(body))
-    headers = [("Content-Type", MEDIA_TYPE)]
-    return Answer(problem.status, headers, msgspec.json.encode(problem))
+        document = {"requestId": secrets.token_hex(12), "message": problem.detail}
+        media_type = "application/json"
+    headers = {"Content-Type": media_type, **(headers or {})}
+    return Answer(problem.status, headers, msgspec.json.encode(document))
+
+
+def _response(answer: Answer) -> Response:
+    return Response(answer.body, answer.status, answer.headers)
