@@ -15,7 +15,6 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    Select,
     String,
     and_,
     bindparam,
@@ -37,7 +36,8 @@ FEW = 1_000  # rows that may be sorted instead of being read in order
 class Listing:
     """A list that is read in pages.
 
-    columns -- what is given of each row. order -- what it is sorted by, newest first.
+    columns -- what is given of each row.
+    order -- what it is sorted by, newest first: a time, and the columns that identify a row.
     facets -- by name, what is asked for by value.
     leading -- the facets with an index of (facet, *order), and the value that it leaves out, if
     any: one so usual that it is met soon enough in any order.
@@ -126,11 +126,10 @@ def _few(read: Rows, listing: Listing, values: Mapping[str, Any]) -> bool:
 @lru_cache(maxsize=16)
 def _count(listing: Listing) -> Statement:
     """Count the rows that the seldom bound lets through, up to FEW."""
-    some: Select[Any] = select(literal_column("1")).where(
-        _bound(listing, str(listing.seldom), leads=True)
-    )
-    limited = some.limit(literal_column(str(FEW))).offset(literal_column("0"))
-    return Statement(select(func.count()).select_from(limited.subquery()))
+    seldom = str(listing.seldom)
+    some: Any = select(literal_column("1")).where(_bound(listing, seldom, lead=seldom))
+    limited = _first(some, [], FEW).subquery()
+    return Statement(select(func.count()).select_from(limited))
 
 
 @lru_cache(maxsize=256)
@@ -170,8 +169,7 @@ def _ordered(listing: Listing, shape: _Shape, columns: tuple[Any, ...]) -> Any: 
     if values:
         ways = [rest.where(*_is(listing, str(shape.lead), n)) for n in range(values)]
         return _merged([_first(way, order, shape.limit) for way in ways], order, shape.limit)
-    if shape.lead is not None:
-        order[0] = (listing.order[0] + literal_column("0")).desc()  # so that no index sorts
+    order[0] = _shown(listing, listing.order[0], shape.lead).desc()
     return _first(rest, order, shape.limit)
 
 
@@ -204,18 +202,26 @@ def _conditions(listing: Listing, shape: _Shape) -> list[ColumnElement[bool]]:
             hidden = listing.facets[name].concat(literal_column("''"))
             among = [bindparam(f"{name}_{n}", type_=String) for n in range(count)]
             found.append(hidden.in_(among))
-    found += [_bound(listing, name, leads=name == shape.lead) for name in shape.bounds]
+    found += [_bound(listing, name, shape.lead) for name in shape.bounds]
     if shape.text:
         found.append(Contains(listing.text, bindparam("text", type_=String)))
     if shape.after:
         seen = (bindparam(f"after_{n}", type_=c.type) for n, c in enumerate(listing.order))
-        found.append(tuple_(*listing.order) < tuple_(*seen))
+        place = [_shown(listing, column, shape.lead) for column in listing.order]
+        found.append(tuple_(*place) < tuple_(*seen))
     return found
 
 
-def _bound(listing: Listing, name: str, *, leads: bool) -> Any:  # noqa: ANN401 - an SQL expression
+def _bound(listing: Listing, name: str, lead: str | None) -> Any:  # noqa: ANN401 - an SQL expression
     column, lower = listing.bounds[name]
     value = bindparam(name, type_=BigInteger)
-    if name == listing.seldom and not leads:
-        column += literal_column("0")
-    return column > value if lower else column < value
+    shown = _shown(listing, column, lead)
+    return shown > value if lower else shown < value
+
+
+def _shown(listing: Listing, column: Any, lead: str | None) -> Any:  # noqa: ANN401 - an SQL expression
+    """A column, or what equals it and has no index, so that the planner has no choice."""
+    if listing.seldom is None:
+        return column
+    hidden = listing.order[0] if lead == listing.seldom else listing.bounds[listing.seldom][0]
+    return column + literal_column("0") if column is hidden else column

@@ -120,13 +120,16 @@ class Reader:
         return self._rows(statement, values)
 
     def _rows(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        connection = self._engine.raw_connection()
+        driver = self._engine.dialect.loaded_dbapi
+        try:
+            connection = self._engine.raw_connection()
+        except driver.Error as error:
+            raise DBAPIError.instance(None, None, error, driver.Error) from error
         try:
             ask = self._ask_sqlite if self._sqlite else self._ask_postgresql
             return ask(connection.driver_connection, statement, values)
-        except self._engine.dialect.loaded_dbapi.Error as error:
-            base = self._engine.dialect.loaded_dbapi.Error
-            told = DBAPIError.instance(None, None, error, base)
+        except driver.Error as error:
+            told = DBAPIError.instance(None, None, error, driver.Error)
             code = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
             if code in _TOO_SLOW:
                 raise TooSlow("the answer takes too long: narrow the question") from told
@@ -135,7 +138,8 @@ class Reader:
                 told.connection_invalidated = True
             raise told from error
         except BaseException:
-            connection.invalidate()  # nobody knows what it was in the middle of
+            if not self._sqlite:  # where closing may checkpoint, and a statement starts afresh
+                connection.invalidate()
             raise
         finally:
             connection.close()
