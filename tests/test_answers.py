@@ -104,3 +104,12 @@ def test_a_thousand_parameters_are_too_many(stored):
 def test_parameters_that_may_be_repeated_are_lists():
     query = parameters("status=a&status=b+c&object=%2B", shapes.JobsQuery)
     assert (query.status, query.object, query.limit) == (["a", "b c"], ["+"], 50)
+
+
+def test_two_changes_in_one_millisecond_have_two_tags(make_receiver, make_database):
+    receiver = make_receiver(make_database("sqlite"), clock=lambda: 1_800_000_000_000)
+    tags = set()
+    for status in ("CREATED", "RUNNING", "COMPLETED"):
+        assert receiver.call_back(json.dumps({"id": "1", "status": status}).encode()).json
+        tags.add(receiver.get("/jobs/1").headers["ETag"])
+    assert len(tags) == 3
