@@ -76,7 +76,7 @@ def test_any_other_tag_is_200(stored, known):
 
 def test_a_tag_costs_no_body(stored, monkeypatch):
     tag = stored.get("/jobs/1").headers["ETag"]
-    monkeypatch.delattr(shapes, "job_json")
+    monkeypatch.delattr(shapes, "job")
     assert stored.get("/jobs/1", **{"If-None-Match": tag}).status_code == 304
 
 
@@ -93,7 +93,7 @@ def test_large_jobs_are_not_kept_at_hand(stored):
     kept = shapes._shown_before.cache_info().currsize
     body = {"id": "9", "status": "RUNNING", "error": "x" * shapes.LARGEST_AT_HAND}
     assert stored.call_back(json.dumps(body).encode()).status_code == 200
-    assert stored.get("/jobs/9").json["message"] == body["error"]
+    assert stored.get("/jobs").json["jobs"][0]["message"] == body["error"]
     assert shapes._shown_before.cache_info().currsize == kept
 
 

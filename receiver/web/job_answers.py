@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from zlib import crc32
 
+import msgspec
 from msgspec import UNSET
 from werkzeug.http import parse_etags
 
@@ -100,4 +101,4 @@ def _shown(line: JobLine, if_none_match: str | None) -> Answer:
     headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
     if if_none_match and parse_etags(if_none_match).contains_weak(tag):
         return Answer(304, headers, b"")
-    return Answer(200, {**JSON, **headers}, bytes(shapes.job_json(line)))
+    return Answer(200, {**JSON, **headers}, msgspec.json.encode(shapes.job(line)))
