@@ -90,6 +90,7 @@ def test_a_job_that_changed_is_shown_as_it_is_now(stored):
 
 
 def test_large_jobs_are_not_kept_at_hand(stored):
+    assert len(stored.get("/jobs").json["jobs"]) == 3
     kept = shapes._shown_before.cache_info().currsize
     body = {"id": "9", "status": "RUNNING", "error": "x" * shapes.LARGEST_AT_HAND}
     assert stored.call_back(json.dumps(body).encode()).status_code == 200
