@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from corpus import UNREADABLE
-from processes import ChaosError
+from processes import PYTHON, ChaosError, run
 from storm import Storm
 
 from receiver.clock import iso
@@ -19,6 +19,7 @@ EVENTS = (
     " FROM events e LEFT JOIN bodies b ON b.event = e.id"
 )
 TIMELINE = "SELECT event, count(*) FROM timeline WHERE event IS NOT NULL GROUP BY event"
+COPY = "import sqlite3, sys; a, b = map(sqlite3.connect, sys.argv[1:]); a.backup(b)"
 RESENT = 3  # how often the balancer may send on what reached it once
 
 
@@ -116,7 +117,10 @@ def _rows(storm: Storm, statement: str) -> list[tuple[Any, ...]]:
     stage = storm.stage
     if stage.primary is not None:
         return stage.primary.query(statement)
-    with closing(sqlite3.connect(stage.disk.outside(stage.sqlite), timeout=30)) as connection:
+    copy = stage.layout.folder / "copy.db"
+    copy.unlink(missing_ok=True)
+    run([*stage.disk.inside, PYTHON, "-c", COPY, str(stage.sqlite), str(copy)])
+    with closing(sqlite3.connect(copy)) as connection:
         if connection.execute("PRAGMA integrity_check").fetchall() != [("ok",)]:
             raise ChaosError("the SQLite file is broken")
         return connection.execute(statement).fetchall()

@@ -10,11 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from cluster import Postgres
-from processes import ChaosError, tell, until
+from processes import tell, until
 from stage import Stage
 
+Strike: TypeAlias = Callable[[Stage], AbstractContextManager[None]]
+
+ORPHANED = 10.0  # seconds that workers may go on without their master
 BOTH, PG, LITE = ("postgresql", "sqlite"), ("postgresql",), ("sqlite",)
 
 
@@ -29,7 +33,7 @@ class Fault:
     """
 
     name: str
-    strike: Callable[[Stage], AbstractContextManager[None]]
+    strike: Strike
     kinds: tuple[str, ...] = BOTH
     hold: tuple[float, float] = (0.0, 0.0)
     small: int = 1
@@ -42,7 +46,8 @@ class Fault:
 @contextmanager
 def worker_killed(stage: Stage) -> Iterator[None]:
     """Kill a worker of a node outright."""
-    node = stage.chance.choice(stage.nodes)
+    node = stage.next_node("kill")
+    until(lambda: node.worker_pids, "a worker to kill")
     tell([stage.chance.choice(node.worker_pids)], signal.SIGKILL)
     yield
 
@@ -50,9 +55,11 @@ def worker_killed(stage: Stage) -> Iterator[None]:
 @contextmanager
 def master_killed(stage: Stage) -> Iterator[None]:
     """Kill a node's master outright; its workers must notice, and a new master must get the port."""
-    node = stage.chance.choice(stage.nodes)
+    node = stage.next_node("kill")
     starts = node.starts
-    node.kill_master()
+    seconds = node.kill_master()
+    if seconds > ORPHANED:
+        stage.violations.append(f"workers of a killed master went on for {seconds:.1f} s")
     yield
     until(lambda: node.starts > starts, "the supervisor's start")
 
@@ -60,10 +67,8 @@ def master_killed(stage: Stage) -> Iterator[None]:
 @contextmanager
 def node_restarted(stage: Stage) -> Iterator[None]:
     """Restart a node as a deploy does."""
-    node = stage.chance.choice(stage.nodes)
-    with stage.supervisor.looking_away():
-        node.terminate()
-        node.start()
+    node = stage.next_node("restart")
+    node.restart()
     yield
 
 
@@ -98,7 +103,7 @@ def wait_for_injected(stage: Stage, fault: str) -> None:
         stage.sender.try_once(stage.plan.fresh())
 
 
-def stopped(how: str) -> Callable[[Stage], AbstractContextManager[None]]:
+def stopped(how: str) -> Strike:
     """Stop PostgreSQL in some way, and start it when the fault ends."""
 
     @contextmanager
@@ -196,7 +201,7 @@ def file_locked(stage: Stage) -> Iterator[None]:
         yield
 
 
-def wires(lanes: str, mode: str, *, one: bool = False) -> Callable[[Stage], AbstractContextManager[None]]:
+def wires(lanes: str, mode: str, *, one: bool = False) -> Strike:
     """Hurt wires, all whose name starts so or one of them."""
 
     @contextmanager
@@ -232,8 +237,8 @@ DATABASE_RESTARTS = (
 )
 
 FAULTS = (
-    Fault("worker killed", worker_killed, full=12),
-    Fault("master killed", master_killed, full=12),
+    Fault("worker killed", worker_killed, full=15),
+    Fault("master killed", master_killed, full=15),
     Fault("killed after commit", killed_between, full=6),
     Fault("node restarted", node_restarted, full=15),
     *DATABASE_RESTARTS,

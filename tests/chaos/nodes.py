@@ -5,8 +5,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,11 +76,17 @@ class Node:
             self.down = True
             end(self.process)
 
-    def kill_master(self) -> None:
-        """Kill the master outright, and wait until its orphans have noticed. Raises ChaosError."""
+    def restart(self, tree: Path | None = None) -> None:
+        """Restart it as a deploy does, perhaps with other code."""
+        self.terminate()
+        self.tree = tree or self.tree
+        self.start()
+
+    def kill_master(self) -> float:
+        """Kill the master outright; give the seconds until its last worker noticed and ended."""
         orphans = self.worker_pids
         tell([self.master], signal.SIGKILL)
-        until(lambda: not any(map(is_running, orphans)), "the end of a dead master's workers", 10)
+        return until(lambda: not any(map(is_running, orphans)), "the end of orphaned workers")
 
     def log_tail(self) -> str:
         """The last that it said."""
@@ -95,15 +99,8 @@ class Supervisor:
     def __init__(self, nodes: list[Node]) -> None:
         self._nodes = nodes
         self._stopped = threading.Event()
-        self._busy = threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
         self._thread.start()
-
-    @contextmanager
-    def looking_away(self) -> Iterator[None]:
-        """Nothing is started again meanwhile."""
-        with self._busy:
-            yield
 
     def close(self) -> None:
         """Stop watching."""
@@ -112,11 +109,8 @@ class Supervisor:
 
     def _watch(self) -> None:
         while not self._stopped.wait(0.05):
-            with self._busy:
-                dead = [node for node in self._nodes if node.died]
+            dead = [node for node in self._nodes if node.died]
             if dead:
                 time.sleep(SUPERVISOR_PAUSE)
             for node in dead:
-                with self._busy:
-                    if node.died:
-                        node.start()
+                node.start()

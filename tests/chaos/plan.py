@@ -59,12 +59,12 @@ class Plan:
         self._bodies = self._invented()
         self._repeats: list[Delivery] = []
 
-    def portion(self, size: int) -> list[Delivery]:
+    def portion(self, size: int, twins: float = TWINS) -> list[Delivery]:
         """The next deliveries, shuffled: `size` new bodies, and some again or twice at once."""
         deliveries = []
         for _ in range(size):
             new = self.fresh()
-            if len(self.nodes) > 1 and self.chance.random() < TWINS:
+            if len(self.nodes) > 1 and self.chance.random() < twins:
                 pair = self.chance.sample(self.nodes, 2)
                 deliveries += [replace(new, to=node) for node in pair]
             else:

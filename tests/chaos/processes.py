@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
 PYTHON = sys.executable
 OURS = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_", "GUNICORN_", "PROMETHEUS_")
+LONGEST_END = 40  # seconds; longer than gunicorn lets requests finish
 
 _started: list[subprocess.Popen[bytes]] = []
 
@@ -106,7 +107,7 @@ def end(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) 
         tell(everyone, signal.SIGCONT)
         tell([process.pid], how)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(20)
+            process.wait(LONGEST_END)
         tell({*everyone, *family(process.pid)} - {process.pid}, signal.SIGKILL)
     if process.poll() is None:
         process.kill()
@@ -117,7 +118,8 @@ def end(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) 
 
 def end_all() -> None:
     """End whatever was started and is not ended yet, the youngest first."""
-    for process in reversed(_started.copy()):
+    while _started:
+        process = _started[-1]
         end(process, signal.SIGQUIT if "postgres" in str(process.args) else signal.SIGTERM)
 
 

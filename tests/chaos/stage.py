@@ -3,6 +3,7 @@
 import json
 import random
 import secrets
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,7 @@ class Stage:
         folder = self.layout.folder
         folder.mkdir()
         folder.chmod(0o755)
+        self.tree = self.layout.tree
         self.chance = random.Random(self.layout.seed)
         self.faults = folder / "faults"
         self.faults.mkdir()
@@ -61,6 +63,7 @@ class Stage:
         self.disk.mount()
         self.wires = Wires(folder / "wires.log")
         self.primary: Postgres | None = None
+        self.violations: list[str] = []
         self.retired: list[SignatureKey] = []
         self.ports: list[int] = []  # of PostgreSQL: this server's, and the next one's
         if self.layout.kind == "postgresql":
@@ -74,9 +77,10 @@ class Stage:
         self.plan = Plan(random.Random(self.layout.seed), [node.name for node in self.nodes])
         ports = {"balancer": self.balancer.port, **{node.name: node.port for node in self.nodes}}
         self.sender = Sender(ports, dict(self.keys), self.layout.connections, self.layout.seed)
-        self.supervisor = Supervisor(self.nodes)
         for node in self.nodes:
-            until(lambda name=node.name: self.is_ready(name), f"{node.name}'s readiness")
+            self.until_ready(node)
+        self._turns = {what: self._rounds() for what in ("kill", "restart")}
+        self.supervisor = Supervisor(self.nodes)
 
     @property
     def server(self) -> Postgres:
@@ -94,13 +98,11 @@ class Stage:
         """The wires whose name starts so."""
         return [lane for lane in self.wires.lanes if lane.startswith(start)]
 
-    def command(self, *words: str, tree: Path | None = None) -> str:
+    def command(self, *words: str) -> str:
         """Run one of the product's commands on the database; give what it prints."""
-        tree = tree or self.layout.tree
-        port = self.ports[0] if self.ports else 0
-        env = environment(tree, self._settings([port]))
+        env = environment(self.tree, self._settings(self.ports[:1]))
         argv = [*self.disk.inside, PYTHON, "-m", "receiver", *words]
-        return run(argv, env=env, cwd=tree).strip()
+        return run(argv, env=env, cwd=self.tree).strip()
 
     def ask(self, to: str, path: str) -> Answer:
         """GET something from a node, with a token. Raises Lost."""
@@ -112,6 +114,14 @@ class Stage:
         with suppress(Lost):
             return self.ask(name, "/readyz").status == 200
         return False
+
+    def until_ready(self, node: Node) -> float:
+        """Wait until a node is ready; give the seconds. Raises ChaosError."""
+        return until(lambda: self.is_ready(node.name), f"{node.name}'s readiness")
+
+    def next_node(self, what: str) -> Node:
+        """Whose turn it is to be killed or restarted: all are, equally often."""
+        return next(self._turns[what])
 
     def new_key(self, name: str) -> tuple[SignatureKey, Path]:
         """Make a signature key, and a file that holds it."""
@@ -139,6 +149,10 @@ class Stage:
             self.primary.stop("immediate")
         self.disk.close()
 
+    def _rounds(self) -> Iterator[Node]:
+        while True:
+            yield from self.chance.sample(self.nodes, len(self.nodes))
+
     def _make_servers(self) -> None:
         log = self.layout.folder / "postgresql.log"
         self.primary = Postgres(self.disk, "server-0", log)
@@ -165,7 +179,7 @@ class Stage:
             settings |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
         return Node(
             f"node-{number}",
-            self.layout.tree,
+            self.tree,
             settings,
             self.layout.folder / f"node-{number}.log",
             self.layout.workers,
@@ -187,7 +201,7 @@ class Stage:
             "HOME": str(self.layout.folder),
             "TMPDIR": str(self.layout.folder),
             "PYTHONUNBUFFERED": "1",
-            "RECEIVER_DATABASE_URL": f"sqlite:///{self.sqlite}" if not ports or not ports[0] else url,
+            "RECEIVER_DATABASE_URL": url if ports else f"sqlite:///{self.sqlite}",
             "RECEIVER_ENCRYPTION_KEYS": FERNET,
             "EVENT_NOTIFICATION_SIGNATURE_KEY": self.keys["default"].secret.decode(),
             "OPEN_CONNECTORS_URL": NOWHERE,
@@ -198,5 +212,3 @@ def faketime() -> Path | None:
     """The library that skews clocks, if Debian's libfaketime is installed."""
     return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
 
-
-__all__ = ["Layout", "Stage", "faketime"]

@@ -27,6 +27,7 @@ class Stroke:
     began: float
     held: float
     worst: float
+    worst_of: str
     first_refusal: float | None
     accepted: float
     recovered: float
@@ -41,7 +42,6 @@ class Storm:
     portion: int
     began: float = field(default_factory=time.monotonic)
     strokes: list[Stroke] = field(default_factory=list)
-    violations: list[str] = field(default_factory=list)
     forged: list[tuple[str, bytes]] = field(default_factory=list)
 
     def strike(self, fault: Fault) -> None:
@@ -62,7 +62,7 @@ class Storm:
         """Wait until everything that was sent is accepted."""
         if not self.stage.sender.settle(GIVE_UP):
             left = self.stage.sender.unsettled
-            self.violations.append(f"{left} deliveries were not accepted in {GIVE_UP:.0f} s of calm")
+            self.stage.violations.append(f"{left} deliveries were not accepted in {GIVE_UP:.0f} s of calm")
 
     def forge(self) -> None:
         """Send what the vendor never signed; it must not be accepted, nor kept."""
@@ -79,7 +79,7 @@ class Storm:
             headers = {HEADER: sign(body, key)}
             answer = self.stage.sender.ask(to, "POST", "/callbacks/turning", headers, body)
             if answer.status not in (401, 429, 503):
-                self.violations.append(f"a delivery signed with {key.id} got {answer.status}")
+                self.stage.violations.append(f"a delivery signed with {key.id} got {answer.status}")
 
     def _hold(self, until: float) -> None:
         """Go on sending while a fault holds."""
@@ -117,11 +117,13 @@ class Storm:
     ) -> None:
         tries = self.stage.sender.log.during(began, ended + recovered)
         refusals = [each.ended - began for each in tries if each.status >= 500]
+        worst = max(tries, key=lambda each: each.ended - each.began)
         stroke = Stroke(
             name=fault.name,
             began=began - self.began,
             held=ended - began,
-            worst=max((each.ended - each.began for each in tries), default=0.0),
+            worst=worst.ended - worst.began,
+            worst_of=f"{worst.to}, {worst.status or 'none'}",
             first_refusal=min((each for each in refusals if each > 0), default=None),
             accepted=accepted,
             recovered=recovered,
@@ -134,12 +136,12 @@ class Storm:
     def _judge(self, fault: Fault, stroke: Stroke) -> None:
         told = f"{fault.name} at {stroke.began:.0f} s"
         if stroke.recovered > RECOVERY:
-            self.violations.append(f"{told}: recovered only after {stroke.recovered:.1f} s")
+            self.stage.violations.append(f"{told}: recovered only after {stroke.recovered:.1f} s")
         if stroke.worst > min(fault.answers_within, TIMEOUT):
-            self.violations.append(f"{told}: an answer took {stroke.worst:.1f} s")
+            self.stage.violations.append(f"{told}: an answer took {stroke.worst:.1f} s")
         outage = fault.outage == "plain" and stroke.held > 1
         if outage and (stroke.first_refusal is None or stroke.first_refusal > FIRST_REFUSAL):
-            self.violations.append(f"{told}: first 503 after {stroke.first_refusal} s")
+            self.stage.violations.append(f"{told}: first 503 after {stroke.first_refusal} s")
 
 
 def shown(stroke: Stroke) -> str:
@@ -148,6 +150,6 @@ def shown(stroke: Stroke) -> str:
     codes = " ".join(f"{code or 'none'}:{count}" for code, count in sorted(stroke.codes.items()))
     return (
         f"{stroke.began:6.1f} s  {stroke.name:<22} {stroke.held:5.1f} s  first 503 {first:>4}"
-        f"  worst answer {stroke.worst:5.2f}  accepted again {stroke.accepted:5.2f}"
+        f"  worst answer {stroke.worst:5.2f} ({stroke.worst_of})  accepted again {stroke.accepted:5.2f}"
         f"  all well {stroke.recovered:5.2f}  {codes}"
     )
