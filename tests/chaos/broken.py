@@ -45,12 +45,15 @@ class Edit:
 
 @dataclass(frozen=True)
 class Build:
-    """name -- what is wrong with it. caught_by -- what the checker must find, or the fsync trace."""
+    """name -- what is wrong with it. caught_by -- what the checker must find, or the fsync trace.
+
+    killed -- whether its workers must be killed while nothing can be committed.
+    """
 
     name: str
     edits: tuple[Edit, ...]
     caught_by: str
-    kills: int = 0
+    killed: bool = False
 
 
 TRACE = "the fsync trace"
@@ -60,7 +63,7 @@ BUILDS = (
         "answers before the commit",
         (Edit("receiver/intake.py", r"= Writer\(", "= _Hasty(", HASTY),),
         "acknowledged, not stored",
-        kills=6,
+        killed=True,
     ),
     Build(
         "no unique constraint",

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from processes import ChaosError, end, run, start
@@ -52,8 +53,12 @@ class Disk:
 
     def fill(self) -> None:
         """Leave no room for anything more."""
-        used = run([*self.inside, "df", "--output=used", "-k", str(self.folder)])
-        self._resize(f"{used.split()[-1]}k")
+        for _ in range(20):
+            used = run([*self.inside, "df", "--output=used", "-k", str(self.folder)])
+            with suppress(ChaosError):  # it has grown meanwhile
+                self._resize(f"{used.split()[-1]}k")
+                return
+        raise ChaosError("the disk grew faster than it could be measured")
 
     def free(self) -> None:
         """Give the room back."""

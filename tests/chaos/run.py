@@ -35,8 +35,8 @@ import broken
 import report
 from checker import check
 from deploys import migrate, old_tree, roll
-from faults import FAULTS, schedule
-from processes import ROOT, ChaosError, end_all, say
+from faults import FAULTS, file_locked, schedule
+from processes import ROOT, ChaosError, end_all, say, tell
 from report import Account
 from stage import Layout, Stage, faketime
 from storm import Storm
@@ -166,14 +166,21 @@ def _is_caught(build: broken.Build, tree: Path, folder: Path, seed: int) -> bool
     try:
         storm = Storm(stage, 150)
         stage.sender.send(stage.plan.portion(300))
-        for fault in FAULTS:
-            if fault.name == "worker killed":
-                for _ in range(build.kills):
-                    storm.strike(fault)
+        if build.killed:
+            _kill_uncommitted(stage)
         storm.settle()
         return check(storm)[build.caught_by] > 0
     finally:
         stage.close()
+
+
+def _kill_uncommitted(stage: Stage) -> None:
+    """Kill the workers while they can commit nothing; what they answered before is lost."""
+    stage.sender.settle(30)
+    with file_locked(stage):
+        stage.sender.send(stage.plan.portion(50))
+        time.sleep(1)
+        tell(stage.nodes[0].worker_pids, signal.SIGKILL)
 
 
 def _verdict(accounts: list[Account], controls: dict[str, bool]) -> int:
