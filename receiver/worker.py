@@ -41,6 +41,11 @@ class Connection(ASGIProtocol):  # type: ignore[misc]
             receiver._wake_waiter()
         return True
 
+    def _close_transport(self) -> None:
+        super()._close_transport()
+        # To a client that is gone no end can be written, and gunicorn stops at that error.
+        self.transport.close()
+
     def close_if_idle(self) -> None:
         """Close a connection that no request is under way on."""
         if self._awaiting_request:

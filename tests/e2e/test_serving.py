@@ -52,6 +52,17 @@ def test_told_to_stop_it_does_not_wait_for_idle_connections(make_database, run):
         assert served.process.wait(15) == 0  # graceful_timeout is 25
 
 
+def test_clients_that_were_gone_before_their_answer_leave_no_connection_behind(make_database, run):
+    with run(make_database("sqlite"), SERVE) as served:
+        for sent in [signed(BODY), signed(BODY)[:-9]] * 10:
+            with socket.create_connection(("127.0.0.1", served.port), timeout=DEADLINE) as gone:
+                gone.sendall(sent)
+        with served.client() as client:
+            assert client.call_back(BODY)[0] == 200
+        served.process.terminate()
+        assert served.process.wait(15) == 0
+
+
 def test_no_more_connections_are_held_than_are_set(make_database, run):
     options = ("-c", "deploy/gunicorn.conf.py", "-w", "1", "--worker-connections", "4")
     command = (sys.executable, "-m", "gunicorn", *options, "--bind", "127.0.0.1:0", "wsgi:app")
