@@ -23,6 +23,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from receiver.errors import SettingsError, StoreRefused, StoreUnavailable
+from receiver.storage import driver
 from receiver.storage.models import KeyVersion
 
 # Classes of SQLSTATE that will be the same at the next try: data, integrity, access and limits.
@@ -70,6 +71,8 @@ class Database:
         if self.is_sqlite:
             event.listen(self._engine, "connect", _prepare_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
+        else:
+            driver.make_impatient(self._engine)
 
     @property
     def engine(self) -> Any:  # noqa: ANN401 - SQLAlchemy's, for storage alone

@@ -64,13 +64,9 @@ def check(storm: Storm) -> dict[str, int]:
             for identity, row in found.items()
         ),
         "of a wrong kind": sum(row.kind != kinds.get(row.body, "bulk_job") for row in stored),
-        "merged not once": sum(
-            merged.get(row.id, 0) != (row.kind == "bulk_job") for row in stored
-        ),
+        "merged not once": sum(merged.get(row.id, 0) != (row.kind == "bulk_job") for row in stored),
         "jobs not as the law says": _wrong_jobs(storm, found.values()),
-        "forged, but stored": sum(
-            row.body in {body for _, body in storm.forged} for row in stored
-        ),
+        "forged, but stored": sum(row.body in {body for _, body in storm.forged} for row in stored),
         "answered 4xx": sum(400 <= each.status < 500 for each in log.tries),
     }
 

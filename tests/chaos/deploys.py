@@ -69,5 +69,7 @@ def _answers(storm: Storm, what: str, began: float) -> dict[int, int]:
     codes = Counter(each.status for each in tries if each.to == "balancer")
     others = sum(count for code, count in codes.items() if not 200 <= code < 300)
     if others:
-        storm.stage.violations.append(f"{what}: {others} tries were not answered 2xx: {dict(codes)}")
+        storm.stage.violations.append(
+            f"{what}: {others} tries were not answered 2xx: {dict(codes)}"
+        )
     return dict(codes)

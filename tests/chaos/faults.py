@@ -130,8 +130,9 @@ def backend_killed(stage: Stage) -> Iterator[None]:
 
 @contextmanager
 def database_frozen(stage: Stage) -> Iterator[None]:
-    """Stop all of PostgreSQL's processes where they are."""
+    """Stop all of PostgreSQL's processes where they are, as a worker starts that knows no keys."""
     server = stage.server
+    tell([stage.chance.choice(stage.next_node("freeze").worker_pids)], signal.SIGKILL)
     frozen = server.freeze()
     yield
     server.thaw(frozen)
@@ -273,5 +274,3 @@ def schedule(stage: Stage, size: str) -> tuple[list[Fault], list[str]]:
     ]
     stage.chance.shuffle(faults)
     return faults, missing
-
-

@@ -29,10 +29,20 @@ class Connections:
         self._idle: dict[int, list[Connection]] = defaultdict(list)
 
     async def ask(
-        self, port: int, method: str, path: str, headers: dict[str, str], body: bytes, seconds: float
+        self,
+        port: int,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: bytes,
+        seconds: float,
     ) -> Answer:
         """Send a request; give its answer. Raises Lost."""
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {HOST}:{port}", f"Content-Length: {len(body)}"]
+        lines = [
+            f"{method} {path} HTTP/1.1",
+            f"Host: {HOST}:{port}",
+            f"Content-Length: {len(body)}",
+        ]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         request = "\r\n".join([*lines, "", ""]).encode() + body
         try:

@@ -155,6 +155,4 @@ class Plan:
             told["callback-payload"] = json.loads(facts["callback_payload"])
         filling = "x" * 100_000 if self.chance.random() < LARGE else ""
         id_ = self.chance.choice([int(job), job])
-        return json.dumps(
-            {"id": id_, **told, "nonce": f"{self.chance.random()}{filling}"}
-        ).encode()
+        return json.dumps({"id": id_, **told, "nonce": f"{self.chance.random()}{filling}"}).encode()

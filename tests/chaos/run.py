@@ -69,7 +69,9 @@ def main(words: list[str]) -> int:
     try:
         if not asked.controls_only:
             for seed in range(asked.seed, asked.seed + asked.seeds):
-                accounts += [_run(asked, folder / f"{seed}-{kind}", kind, seed) for kind in asked.kind]
+                accounts += [
+                    _run(asked, folder / f"{seed}-{kind}", kind, seed) for kind in asked.kind
+                ]
         if asked.controls_only or (asked.controls and not asked.only):
             controls = _controls(folder, asked.seed)
     except ChaosError as error:
@@ -95,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tree", type=Path, default=ROOT, help="whose `receiver` runs")
     parser.add_argument("--no-controls", dest="controls", action="store_false")
     parser.add_argument("--controls-only", action="store_true")
-    parser.add_argument("--keep", action="store_true", help="the logs; they stay if a run is broken")
+    parser.add_argument(
+        "--keep", action="store_true", help="the logs; they stay if a run is broken"
+    )
     parser.add_argument("--output", type=Path, help="a file for everything found, as JSON")
     return parser
 
@@ -105,7 +109,9 @@ def _run(asked: argparse.Namespace, folder: Path, kind: str, seed: int) -> Accou
     size = SIZES[asked.size]
     account, began = Account(kind, seed), time.monotonic()
     tree = asked.tree.resolve()
-    old = None if asked.only or kind == "sqlite" else old_tree(folder.with_name(f"{folder.name}-old"))
+    old = (
+        None if asked.only or kind == "sqlite" else old_tree(folder.with_name(f"{folder.name}-old"))
+    )
     nodes, workers = (size.nodes, 2) if kind == "postgresql" else (1, 4)
     layout = Layout(kind, folder, seed, nodes, workers, size.connections, old or tree, faketime())
     say(f"{kind}, seed {seed}: {nodes} nodes of {workers} workers")

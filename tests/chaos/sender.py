@@ -171,4 +171,3 @@ def _within(seconds: float, condition: Callable[[], object]) -> bool:
             return False
         time.sleep(0.02)
     return True
-

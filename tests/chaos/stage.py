@@ -79,7 +79,7 @@ class Stage:
         self.sender = Sender(ports, dict(self.keys), self.layout.connections, self.layout.seed)
         for node in self.nodes:
             self.until_ready(node)
-        self._turns = {what: self._rounds() for what in ("kill", "restart")}
+        self._turns = {what: self._rounds() for what in ("kill", "restart", "freeze")}
         self.supervisor = Supervisor(self.nodes)
 
     @property
@@ -211,4 +211,3 @@ class Stage:
 def faketime() -> Path | None:
     """The library that skews clocks, if Debian's libfaketime is installed."""
     return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
-

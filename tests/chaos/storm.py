@@ -62,7 +62,9 @@ class Storm:
         """Wait until everything that was sent is accepted."""
         if not self.stage.sender.settle(GIVE_UP):
             left = self.stage.sender.unsettled
-            self.stage.violations.append(f"{left} deliveries were not accepted in {GIVE_UP:.0f} s of calm")
+            self.stage.violations.append(
+                f"{left} deliveries were not accepted in {GIVE_UP:.0f} s of calm"
+            )
 
     def forge(self) -> None:
         """Send what the vendor never signed; it must not be accepted, nor kept."""
