@@ -34,7 +34,7 @@ http {{
             proxy_set_header Host $host;
             proxy_next_upstream error timeout http_503 non_idempotent;
             proxy_next_upstream_tries 3;
-            proxy_next_upstream_timeout 6s;
+            proxy_next_upstream_timeout 5s;
             proxy_connect_timeout 2s;
             proxy_read_timeout 15s;
         }}

@@ -29,7 +29,7 @@ class Fault:
     hold -- how long it lasts, seconds, from and to. small, full -- how often in a run of that size.
     answers_within -- how long an answer may take meanwhile; 10 s is promised, but a proxy that
     waits for a silent node takes its own time. outage -- nothing can be stored meanwhile, and that
-    must be said within 5 s; `slow` if there is nothing to notice it by but the time it takes.
+    must be said within 5 s.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Fault:
     small: int = 1
     full: int = 1
     answers_within: float = 10
-    outage: str = ""
+    outage: bool = False
     needs_disk: bool = False
 
 
@@ -232,9 +232,9 @@ def keys_changed(stage: Stage) -> Iterator[None]:
 
 
 DATABASE_RESTARTS = (
-    Fault("database stopped", stopped("fast"), PG, (1, 4), full=8, outage="plain"),
-    Fault("database crashed", stopped("immediate"), PG, (0, 3), full=6, outage="plain"),
-    Fault("database killed", stopped("kill"), PG, (0, 3), full=6, outage="plain"),
+    Fault("database stopped", stopped("fast"), PG, (1, 4), full=8, outage=True),
+    Fault("database crashed", stopped("immediate"), PG, (0, 3), full=6, outage=True),
+    Fault("database killed", stopped("kill"), PG, (0, 3), full=6, outage=True),
 )
 
 FAULTS = (
@@ -244,15 +244,15 @@ FAULTS = (
     Fault("node restarted", node_restarted, full=15),
     *DATABASE_RESTARTS,
     Fault("backend killed", backend_killed, PG, full=2),
-    Fault("database frozen", database_frozen, PG, (11, 14), full=2, outage="slow"),
-    Fault("database demoted", database_demoted, PG, (2, 4), outage="plain"),
+    Fault("database frozen", database_frozen, PG, (11, 14), full=2, outage=True),
+    Fault("database demoted", database_demoted, PG, (2, 4), outage=True),
     Fault("failed over", failed_over, PG, (0, 2), full=2),
     Fault("switched over", switched_over, PG, (2, 4), full=2),
-    Fault("disk full", disk_full, BOTH, (3, 5), full=2, outage="plain", needs_disk=True),
+    Fault("disk full", disk_full, BOTH, (3, 5), full=2, outage=True, needs_disk=True),
     Fault("file locked", file_locked, LITE, (3, 4), full=2),
     Fault("database wires cut", wires("db-", "cut"), PG, (1, 3), full=4),
     Fault("database wire silent", wires("db-", "hole", one=True), PG, (9, 11), full=2),
-    Fault("database wires silent", wires("db-", "hole"), PG, (11, 13), full=1, outage="slow"),
+    Fault("database wires silent", wires("db-", "hole"), PG, (11, 13), full=1, outage=True),
     Fault("database wires slow", wires("db-", "delay"), PG, (2, 3)),
     Fault("node wires cut", wires("to-", "cut"), BOTH, (1, 3), full=4),
     Fault("node wire silent", wires("to-", "hole", one=True), PG, (3, 6), answers_within=25),

@@ -31,7 +31,7 @@ class Stroke:
     first_refusal: float | None
     accepted: float
     recovered: float
-    codes: dict[int, int]
+    codes: dict[int, int]  # answers of the balancer
 
 
 @dataclass
@@ -129,7 +129,7 @@ class Storm:
             first_refusal=min((each for each in refusals if each > 0), default=None),
             accepted=accepted,
             recovered=recovered,
-            codes=dict(Counter(each.status for each in tries)),
+            codes=dict(Counter(each.status for each in tries if each.to == "balancer")),
         )
         self.strokes.append(stroke)
         self._judge(fault, stroke)
@@ -141,8 +141,8 @@ class Storm:
             self.stage.violations.append(f"{told}: recovered only after {stroke.recovered:.1f} s")
         if stroke.worst > min(fault.answers_within, TIMEOUT):
             self.stage.violations.append(f"{told}: an answer took {stroke.worst:.1f} s")
-        outage = fault.outage == "plain" and stroke.held > 1
-        if outage and (stroke.first_refusal is None or stroke.first_refusal > FIRST_REFUSAL):
+        late = stroke.first_refusal is None or stroke.first_refusal > FIRST_REFUSAL
+        if fault.outage and stroke.held > 1 and late:
             self.stage.violations.append(f"{told}: first 503 after {stroke.first_refusal} s")
 
 
@@ -152,6 +152,6 @@ def shown(stroke: Stroke) -> str:
     codes = " ".join(f"{code or 'none'}:{count}" for code, count in sorted(stroke.codes.items()))
     return (
         f"{stroke.began:6.1f} s  {stroke.name:<22} {stroke.held:5.1f} s  first 503 {first:>4}"
-        f"  worst answer {stroke.worst:5.2f} ({stroke.worst_of})  accepted again {stroke.accepted:5.2f}"
-        f"  all well {stroke.recovered:5.2f}  {codes}"
+        f"  worst answer {stroke.worst:5.2f} ({stroke.worst_of})"
+        f"  accepted again {stroke.accepted:5.2f}  all well {stroke.recovered:5.2f}  {codes}"
     )
