@@ -49,7 +49,7 @@ class Settings:
     keep_bodies: int = 90 * 86_400_000
     keep_events: int = 400 * 86_400_000
     forward_allow: frozenset[str] = frozenset()
-    answer_within: int = 4_500
+    answer_within: int = 4_000
     refusals_a_minute: int = 600
     api_rate: int = 600_000
     failed_tokens_a_minute: int = 120

@@ -58,7 +58,7 @@ class Balancer:
         argv = ["nginx", "-p", str(folder), "-c", str(configuration)]
         run([*argv, "-t", "-q", "-g", f"error_log {folder}/error.log;"])
         self._process: subprocess.Popen[bytes] = start(argv, folder / "error.log")
-        until(lambda: (folder / "nginx.pid").exists(), "nginx's start")
+        until((folder / "nginx.pid").exists, "nginx's start")
 
     def close(self) -> None:
         """Stop it."""

@@ -54,7 +54,7 @@ def worker_killed(stage: Stage) -> Iterator[None]:
 
 @contextmanager
 def master_killed(stage: Stage) -> Iterator[None]:
-    """Kill a node's master outright; its workers must notice, and a new master must get the port."""
+    """Kill a node's master outright: its workers must notice, and leave the port to a new one."""
     node = stage.next_node("kill")
     starts = node.starts
     seconds = node.kill_master()

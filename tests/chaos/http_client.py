@@ -14,6 +14,22 @@ class Lost(Exception):
     """No whole answer came: what became of the request is unknown."""
 
 
+class Request(NamedTuple):
+    """What is asked."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes = b""
+
+    def written(self) -> bytes:
+        """As it goes over the wire."""
+        lines = [f"{self.method} {self.path} HTTP/1.1", f"Host: {HOST}"]
+        lines += [f"{name}: {value}" for name, value in self.headers.items()]
+        lines.append(f"Content-Length: {len(self.body)}")
+        return "\r\n".join([*lines, "", ""]).encode() + self.body
+
+
 class Answer(NamedTuple):
     """A whole answer."""
 
@@ -28,26 +44,11 @@ class Connections:
         self.turn = asyncio.Semaphore(most)
         self._idle: dict[int, list[Connection]] = defaultdict(list)
 
-    async def ask(
-        self,
-        port: int,
-        method: str,
-        path: str,
-        headers: dict[str, str],
-        body: bytes,
-        seconds: float,
-    ) -> Answer:
+    async def ask(self, port: int, asked: Request, seconds: float) -> Answer:
         """Send a request; give its answer. Raises Lost."""
-        lines = [
-            f"{method} {path} HTTP/1.1",
-            f"Host: {HOST}:{port}",
-            f"Content-Length: {len(body)}",
-        ]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        request = "\r\n".join([*lines, "", ""]).encode() + body
         try:
             async with asyncio.timeout(seconds):
-                return await self._over(port, request)
+                return await self._over(port, asked.written())
         except (OSError, EOFError, ValueError, TimeoutError) as error:
             raise Lost(type(error).__name__) from None
 

@@ -94,7 +94,7 @@ class Node:
 
 
 class Supervisor:
-    """Starts nodes again that died, from a thread of its own, as systemd or an orchestrator would."""
+    """Starts nodes again that died, as systemd would; it has a thread of its own."""
 
     def __init__(self, nodes: list[Node]) -> None:
         self._nodes = nodes

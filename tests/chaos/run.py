@@ -1,7 +1,7 @@
-"""The fault harness: real receivers behind the real nginx, a sender that never gives up, and faults.
+"""The fault harness: receivers behind the real nginx, a sender that never gives up, and faults.
 
     make chaos SIZE=small                  what CI runs, about four minutes
-    make chaos                             20,000 callbacks, three nodes, and as many again in deploys
+    make chaos                             20,000 callbacks, 3 nodes; 20,000 more in deploys
     make chaos ARGS="--seeds 5"            the same with five seeds
     make chaos ARGS="--only 'failed over' --kind postgresql --seed 7"
     make chaos-controls                    only the broken builds, each of which must be caught
@@ -31,12 +31,12 @@ from typing import NoReturn
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for the oracle and the corpus
 
-import broken
 import report
 from checker import check
+from controls import run_controls
 from deploys import migrate, old_tree, roll
-from faults import FAULTS, file_locked, schedule
-from processes import ROOT, ChaosError, end_all, say, tell
+from faults import FAULTS, schedule
+from processes import ROOT, ChaosError, end_all, say
 from report import Account
 from stage import Layout, Stage, faketime
 from storm import Storm
@@ -46,7 +46,7 @@ KINDS = ("postgresql", "sqlite")
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done: nodes, connections, new callbacks in all of the storm and in the deploys."""
+    """How much is done: nodes, connections, and callbacks, in the storm and in the restarts."""
 
     nodes: int
     connections: int
@@ -73,7 +73,7 @@ def main(words: list[str]) -> int:
                     _run(asked, folder / f"{seed}-{kind}", kind, seed) for kind in asked.kind
                 ]
         if asked.controls_only or (asked.controls and not asked.only):
-            controls = _controls(folder, asked.seed)
+            controls = run_controls(folder, asked.seed)
     except ChaosError as error:
         say(f"chaos: {error}")
         return 2
@@ -148,45 +148,6 @@ def _deploy_first(storm: Storm, account: Account, old: Path | None, tree: Path) 
         account.missing.append("migration beside old code")
     if account.kind == "postgresql" and storm.stage.layout.faketime is None:
         account.missing.append("a node with a skewed clock")
-
-
-def _controls(folder: Path, seed: int) -> dict[str, bool]:
-    """Run each broken build; tell whether it was caught."""
-    say("\nbroken builds")
-    if not shutil.which("strace"):
-        raise ChaosError("strace is not installed")
-    if not broken.is_traced(ROOT, folder / "traced"):
-        raise ChaosError("the fsync trace fails without anything being broken")
-    caught = {}
-    for number, build in enumerate(broken.BUILDS):
-        tree = broken.make(build, folder / f"broken-{number}")
-        caught[build.name] = _is_caught(build, tree, folder / f"control-{number}", seed)
-        say(f"  {build.name:<28} {'caught' if caught[build.name] else 'NOT CAUGHT'}")
-    return caught
-
-
-def _is_caught(build: broken.Build, tree: Path, folder: Path, seed: int) -> bool:
-    if build.caught_by == broken.TRACE:
-        return not broken.is_traced(tree, folder)
-    stage = Stage(Layout("sqlite", folder, seed, 1, 2, 24, tree))
-    try:
-        storm = Storm(stage, 150)
-        stage.sender.send(stage.plan.portion(300))
-        if build.killed:
-            _kill_uncommitted(stage)
-        storm.settle()
-        return check(storm)[build.caught_by] > 0
-    finally:
-        stage.close()
-
-
-def _kill_uncommitted(stage: Stage) -> None:
-    """Kill the workers while they can commit nothing; what they answered before is lost."""
-    stage.sender.settle(30)
-    with file_locked(stage):
-        stage.sender.send(stage.plan.portion(50))
-        time.sleep(1)
-        tell(stage.nodes[0].worker_pids, signal.SIGKILL)
 
 
 def _verdict(accounts: list[Account], controls: dict[str, bool]) -> int:

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from http_client import Answer, Connections, Lost
+from http_client import Answer, Connections, Lost, Request
 from plan import Delivery
 from processes import ChaosError
 
@@ -86,9 +86,9 @@ class Sender:
             self._loop.call_soon_threadsafe(self._begin, delivery, PAUSES[0])
         return status
 
-    def ask(self, to: str, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+    def ask(self, to: str, asked: Request) -> Answer:
         """Send one request that is no delivery. Raises Lost."""
-        asking = self._connections.ask(self._ports[to], method, path, headers, body, TIMEOUT)
+        asking = self._connections.ask(self._ports[to], asked, TIMEOUT)
         return asyncio.run_coroutine_threadsafe(asking, self._loop).result(TIMEOUT + 5)
 
     @property
@@ -149,9 +149,8 @@ class Sender:
             self._in_flight[key.id] += 1
             began = time.monotonic()
             try:
-                answer = await self._connections.ask(
-                    self._ports[delivery.to], "POST", path, headers, delivery.body, TIMEOUT
-                )
+                asked = Request("POST", path, headers, delivery.body)
+                answer = await self._connections.ask(self._ports[delivery.to], asked, TIMEOUT)
                 status = answer.status
             except Lost:
                 status = 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from balancer import Balancer
 from cluster import DATABASE, Postgres
 from disk import Disk
-from http_client import Answer, Lost
+from http_client import Answer, Lost, Request
 from nodes import Node, Supervisor
 from plan import INSTANCES, Plan
 from processes import HOST, PYTHON, ROOT, ChaosError, environment, run, until
@@ -106,7 +106,7 @@ class Stage:
     def ask(self, to: str, path: str) -> Answer:
         """GET something from a node, with a token. Raises Lost."""
         bearer = {"Authorization": f"Bearer {self.token}"}
-        return self.sender.ask(to, "GET", path, bearer, b"")
+        return self.sender.ask(to, Request("GET", path, bearer))
 
     def is_ready(self, name: str) -> bool:
         """Whether a node says that it can commit."""

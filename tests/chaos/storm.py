@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from faults import Fault
-from http_client import Lost
+from http_client import Lost, Request
 from processes import ChaosError, say
 from sender import TIMEOUT
 from stage import Stage
@@ -79,7 +79,8 @@ class Storm:
         self.forged.append(("turning", body))
         with suppress(Lost):
             headers = {HEADER: sign(body, key)}
-            answer = self.stage.sender.ask(to, "POST", "/callbacks/turning", headers, body)
+            asked = Request("POST", "/callbacks/turning", headers, body)
+            answer = self.stage.sender.ask(to, asked)
             if answer.status not in (401, 429, 503):
                 self.stage.violations.append(f"a delivery signed with {key.id} got {answer.status}")
 

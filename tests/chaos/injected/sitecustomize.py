@@ -1,4 +1,4 @@
-"""Faults inside a receiver's process, for the harness alone: Python loads this where it is on the path.
+"""Faults inside a receiver's process: Python loads this by itself where it is on the path.
 
 The folder CHAOS_FAULTS holds a file for each fault that is on: `raise`, batches fail, half of them
 only after their commit, as often as the file says; `hang`, the next batch of one process takes
@@ -71,7 +71,7 @@ def failing(commit):
 class Injector(importlib.abc.MetaPathFinder):
     """Finds the one module as usual, and has it changed once it is loaded."""
 
-    def find_spec(self, name, path, target=None):
+    def find_spec(self, name, _path, _target=None):
         if name != WHERE:
             return None
         sys.meta_path.remove(self)
