@@ -81,6 +81,8 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         self.loop.create_server = create_server
 
     async def _shutdown(self) -> None:
+        # Nobody has told a worker whose master is gone; until then it keeps connections alive.
+        self.alive = False
         # Proxies keep idle connections for long, and gunicorn would wait for each.
         asyncio.get_running_loop().call_later(IDLE_SECONDS, self._close_idle)
         await super()._shutdown()

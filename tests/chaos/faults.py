@@ -27,9 +27,7 @@ class Fault:
     """name -- in one or two words. kinds -- on which databases it makes sense.
 
     hold -- how long it lasts, seconds, from and to. small, full -- how often in a run of that size.
-    answers_within -- how long an answer may take meanwhile; 10 s is promised, but a proxy that
-    waits for a silent node takes its own time. outage -- nothing can be stored meanwhile, and that
-    must be said within 5 s.
+    outage -- nothing can be stored meanwhile, and that must be said within 5 s.
     """
 
     name: str
@@ -38,7 +36,6 @@ class Fault:
     hold: tuple[float, float] = (0.0, 0.0)
     small: int = 1
     full: int = 1
-    answers_within: float = 10
     outage: bool = False
     needs_disk: bool = False
 
@@ -255,7 +252,7 @@ FAULTS = (
     Fault("database wires silent", wires("db-", "hole"), PG, (11, 13), full=1, outage=True),
     Fault("database wires slow", wires("db-", "delay"), PG, (2, 3)),
     Fault("node wires cut", wires("to-", "cut"), BOTH, (1, 3), full=4),
-    Fault("node wire silent", wires("to-", "hole", one=True), PG, (3, 6), answers_within=25),
+    Fault("node wire silent", wires("to-", "hole", one=True), PG, (3, 6)),
     Fault("writer fails", writer_fails, BOTH, (2, 3), full=2),
     Fault("writer hangs", writer_hangs, BOTH, (9, 10)),
     Fault("keys changed", keys_changed, BOTH, (0.5, 1), full=2),

@@ -5,6 +5,7 @@ from collections import defaultdict
 from contextlib import suppress
 from typing import NamedTuple, TypeAlias
 
+from balancer import OUTSIDE
 from processes import HOST
 
 Connection: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -24,7 +25,7 @@ class Request(NamedTuple):
 
     def written(self) -> bytes:
         """As it goes over the wire."""
-        lines = [f"{self.method} {self.path} HTTP/1.1", f"Host: {HOST}"]
+        lines = [f"{self.method} {self.path} HTTP/1.1", f"Host: {OUTSIDE}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         lines.append(f"Content-Length: {len(self.body)}")
         return "\r\n".join([*lines, "", ""]).encode() + self.body

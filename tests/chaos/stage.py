@@ -12,9 +12,9 @@ from balancer import Balancer
 from cluster import DATABASE, Postgres
 from disk import Disk
 from http_client import Answer, Lost, Request
-from nodes import Node, Supervisor
 from plan import INSTANCES, Plan
 from processes import HOST, PYTHON, ROOT, ChaosError, environment, run, until
+from receivers import Node, Supervisor
 from sender import Sender
 from wires import Wires
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from faults import Fault
 from http_client import Lost, Request
 from processes import ChaosError, say
-from sender import TIMEOUT
 from stage import Stage
 
 from receiver.signatures import HEADER, SignatureKey, sign
@@ -140,7 +139,7 @@ class Storm:
         told = f"{fault.name} at {stroke.began:.0f} s"
         if stroke.recovered > RECOVERY:
             self.stage.violations.append(f"{told}: recovered only after {stroke.recovered:.1f} s")
-        if stroke.worst > min(fault.answers_within, TIMEOUT):
+        if stroke.worst > ANSWER:
             self.stage.violations.append(f"{told}: an answer took {stroke.worst:.1f} s")
         late = stroke.first_refusal is None or stroke.first_refusal > FIRST_REFUSAL
         if fault.outage and stroke.held > 1 and late:
