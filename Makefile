@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint bench lock clean
+.PHONY: demo test lint bench chaos chaos-controls lock clean
 .DELETE_ON_ERROR:
 
 demo: .venv/runtime
@@ -25,6 +25,13 @@ lint: .venv/dev
 # Needs Debian's wrk; what else is missing is named in the table. See tests/bench/run.py.
 bench: .venv/dev
 	$(BIN)/python tests/bench/run.py $(ARGS)
+
+# Needs Debian's nginx-light and strace; what else is missing is named. See tests/chaos/run.py.
+chaos: .venv/dev
+	$(BIN)/python tests/chaos/run.py $(if $(SIZE),--size $(SIZE)) $(ARGS)
+
+chaos-controls: .venv/dev
+	$(BIN)/python tests/chaos/run.py --controls-only $(ARGS)
 
 # The locks hold hashes and no addresses, so that any index can serve them.
 lock: .venv/dev

@@ -51,6 +51,11 @@ class KeyRing:
         """Whether the keys were read at all; until then, `of` reads them."""
         return self._version >= 0
 
+    @property
+    def version(self) -> int:
+        """Of which version the keys are that `of` gives."""
+        return self._version
+
     def of(self, instance: str) -> InstanceKeys | None:
         """Give an instance's keys, or None if it is unknown. Raises StoreUnavailable."""
         if not self.known:

@@ -24,6 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from receiver.errors import SettingsError, StoreRefused, StoreUnavailable
+from receiver.storage import driver
 from receiver.storage.models import KeyVersion
 from receiver.storage.reading import Reader, Statement
 
@@ -81,6 +82,7 @@ class Database:
         else:
             event.listen(self._engine, "checkin", _note_use)
             event.listen(self._engine, "checkout", self._ping)
+            driver.make_impatient(self._engine)
 
     @property
     def engine(self) -> Any:  # noqa: ANN401 - SQLAlchemy's, for storage alone

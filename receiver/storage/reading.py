@@ -19,6 +19,7 @@ from sqlalchemy.sql.expression import SelectBase
 from sqlalchemy.sql.functions import FunctionElement
 
 from receiver.errors import TooSlow
+from receiver.storage import driver
 
 PATIENCE_SECONDS = 3.0
 # Statements are written for the index that they shall follow. The planner is kept from better
@@ -108,6 +109,8 @@ class Reader:
         )
         if self._sqlite:
             event.listen(self._engine, "connect", _prepare_sqlite)
+        else:
+            driver.make_impatient(self._engine)
 
     def rows(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Give all rows. Raises TooSlow after PATIENCE_SECONDS, or SQLAlchemy's errors."""
@@ -120,16 +123,16 @@ class Reader:
         return self._rows(statement, values)
 
     def _rows(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        driver = self._engine.dialect.loaded_dbapi
+        fault = self._engine.dialect.loaded_dbapi.Error
         try:
             connection = self._engine.raw_connection()
-        except driver.Error as error:
-            raise DBAPIError.instance(None, None, error, driver.Error) from error
+        except fault as error:
+            raise DBAPIError.instance(None, None, error, fault) from error
         try:
             ask = self._ask_sqlite if self._sqlite else self._ask_postgresql
             return ask(connection.driver_connection, statement, values)
-        except driver.Error as error:
-            told = DBAPIError.instance(None, None, error, driver.Error)
+        except fault as error:
+            told = DBAPIError.instance(None, None, error, fault)
             code = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
             if code in _TOO_SLOW:
                 raise TooSlow("the answer takes too long: narrow the question") from told

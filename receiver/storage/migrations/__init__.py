@@ -1,5 +1,6 @@
 """The schema's history, and bringing a database up to date; configured here, without a file."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import structlog
@@ -12,6 +13,7 @@ from sqlalchemy import Connection, text
 
 from receiver.errors import SettingsError, StoreUnavailable
 from receiver.storage.database import Database
+from receiver.storage.driver import unhurried
 
 log = structlog.get_logger()
 
@@ -52,9 +54,10 @@ def _bring_up(database: Database) -> None:
 def upgrade(database: Database, revision: str = "head") -> None:
     """Bring the schema up to `revision`; one node at a time, the others wait."""
     database.prepare()
-    with database.write() as session:
+    with database.write() as session, ExitStack() as stack:
         connection = session.connection()
         if connection.dialect.name == "postgresql":
+            stack.enter_context(unhurried(connection))
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
