@@ -1,0 +1,318 @@
+"""Callbacks and questions through nginx and HAProxy, as deploy/ has them."""
+
+import http.client
+import json
+import random
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from nodes import DEADLINE, KEY, eventually, stored
+from proxies import INSIDE, OUTSIDE, running_proxy
+
+from receiver.signatures import HEADER, sign
+from receiver.storage import migrations, tokens
+
+LIMIT = 1_048_576
+
+
+def direct(port: int) -> http.client.HTTPConnection:
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
+    client.connect()
+    return client
+
+
+def post(client, body, chunks=None, **headers) -> int:
+    """POST a signed callback, in chunks if they are given; give the status."""
+    signed = {HEADER: sign(body, KEY), **headers}
+    client.request(
+        "POST", "/callbacks/default", chunks or body, signed, encode_chunked=bool(chunks)
+    )
+    answer = client.getresponse()
+    answer.read()
+    return answer.status
+
+
+def cut(body: bytes, chance: random.Random) -> Iterator[bytes]:
+    while body:
+        size = chance.choice([1000, 7000, 16_384, 70_000])
+        yield body[:size]
+        body = body[size:]
+
+
+def test_bodies_of_any_size_and_framing_are_stored_byte_for_byte(site):
+    chance = random.Random(20261122)
+    bodies = [chance.randbytes(int(262_144 * chance.random() ** 2)) for _ in range(238)]
+    bodies += [b"", chance.randbytes(262_144)]
+
+    def send(lane: int) -> list[int]:
+        own = random.Random(lane)
+        with closing(site.proxy.client()) as client:
+            return [
+                post(client, body, cut(body, own) if turn % 2 and body else None, **chunked(turn, body))
+                for turn, body in enumerate(bodies[lane::4])
+            ]
+
+    with ThreadPoolExecutor(4) as threads:
+        answers = Counter(status for lane in threads.map(send, range(4)) for status in lane)
+    assert answers == {200: 240}
+    assert sorted(stored(site.database_url)) == sorted(set(bodies))
+
+
+def chunked(turn: int, body: bytes) -> dict[str, str]:
+    return {"Transfer-Encoding": "chunked"} if turn % 2 and body else {}
+
+
+def test_a_body_is_taken_up_to_the_limit_and_refused_beyond_it_in_all_four_ways(site):
+    answers = {}
+    for way in ("direct", "proxy"):
+        for framing in ("Content-Length", "Transfer-Encoding"):
+            answers[way, framing] = []
+            for size in (LIMIT, LIMIT + 1, 3 * LIMIT):
+                client = direct(site.nodes[0].port) if way == "direct" else site.proxy.client()
+                with closing(client):
+                    answers[way, framing].append(pushed(client, random.randbytes(size), framing))
+    assert set(map(tuple, answers.values())) == {(200, 413, 413)}, answers
+
+
+def pushed(client: http.client.HTTPConnection, body: bytes, framing: str) -> int:
+    """POST a body whose answer may come before all of it is sent."""
+    chunked = framing == "Transfer-Encoding"
+    client.putrequest("POST", "/callbacks/default")
+    client.putheader(HEADER, sign(body, KEY))
+    client.putheader(framing, "chunked" if chunked else str(len(body)))
+    client.endheaders()
+    with suppress(OSError):  # refused meanwhile
+        for at in range(0, len(body), 65_536):
+            piece = body[at : at + 65_536]
+            client.send(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+        if chunked:
+            client.send(b"0\r\n\r\n")
+    return client.getresponse().status
+
+
+# --- what is public
+
+CLOSED = """
+/ /jobs /jobs/1 /login /api /api/v1/summary /api/v1/openapi.json /metrics /healthz /readyz
+/elements/api-v2/objects /callbacks /callbacks/ //metrics //api/v1/summary /./metrics /%6detrics /%2fmetrics
+/callbacks/../metrics /callbacks/../api/v1/summary /callbacks//../metrics /callbacks/default/../../metrics
+/callbacks/%2e%2e/metrics /callbacks/..%2fmetrics /callbacks/%2e%2e%2fmetrics /callbacks/.%2e/metrics
+/callbacks/..%5cmetrics /callbacks/..;/metrics /callbacks/;/../metrics /callbacks/%00/../metrics
+/callbacks/%252e%252e/metrics /callbacks/default%2f..%2f..%2fmetrics /callbacks/default/x
+/x/../callbacks/default /metrics/../callbacks/default //callbacks/default /CALLBACKS/default
+/metrics?/callbacks/default /metrics#/callbacks/default /metrics;/callbacks/default /metrics%3f/callbacks/default
+http://hooks.example.com/metrics https://hooks.example.com/api/v1/summary * callbacks/default
+http://hooks.example.com/metrics/../callbacks/default
+""".split()
+
+
+def test_nothing_but_callbacks_can_be_reached_from_outside(site):
+    for target in CLOSED:
+        for method in ("GET", "POST"):
+            asked = f"{method} {target} HTTP/1.1\r\nHost: {OUTSIDE}\r\nContent-Length: 0\r\n"
+            with closing(site.proxy.dial()) as wire:
+                wire.sendall(f"{asked}Connection: close\r\n\r\n".encode())
+                status = re.match(rb"HTTP/1\.1 (\d+)", read_all(wire))
+                assert status is None or int(status[1]) in (400, 404, 405), (target, status)
+    assert asked_nodes(site.proxy.log) == []
+    with closing(site.proxy.client()) as client:
+        assert post(client, b"{}") == 200
+    eventually(lambda: len(asked_nodes(site.proxy.log)) == 1, "the callback in the access log")
+
+
+def read_all(wire) -> bytes:
+    answer = b""
+    with suppress(OSError):
+        while piece := wire.recv(65_536):
+            answer += piece
+    return answer
+
+
+def asked_nodes(log: Path) -> list[str]:
+    """Which nodes the lines of an access log name; nobody's is `-`, empty or <NOSRV>."""
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    return [line["asked"] for line in lines if line["asked"] not in ("", "-", "<NOSRV>")]
+
+
+def test_another_host_name_gets_no_answer_on_any_listener(site):
+    proxy = site.proxy
+    for port in (proxy.plain, proxy.outside, proxy.inside):
+        for host in (b"Host: 127.0.0.1", b"Host: evil.example", b"Host: hooks.example.com.evil"):
+            with closing(proxy.dial(port)) as wire:
+                wire.sendall(b"POST /callbacks/default HTTP/1.1\r\n%b\r\n\r\n" % host)
+                assert read_all(wire) == b""
+
+
+def test_over_plain_http_callbacks_are_taken_and_never_redirected(site):
+    with closing(site.proxy.client(site.proxy.plain)) as client:
+        assert post(client, b"{}") == 200
+        client.request("GET", "/")
+        assert client.getresponse().status == 404
+
+
+# --- what is not
+
+TOKEN_NAME = "inside"
+
+
+def token_for(database_url: str) -> str:
+    database = migrations.opened(database_url)
+    with database.write() as session:
+        token = tokens.create_token(session, TOKEN_NAME, "operate", 1)
+    database.close()
+    return token
+
+
+def test_inside_the_api_answers_and_uploads_may_be_larger_than_callbacks(site):
+    bearer = {"Authorization": f"Bearer {token_for(site.database_url)}"}
+    proxy = site.proxy
+
+    def ask(method: str, path: str, **options) -> int:
+        with closing(proxy.client(proxy.inside, host=INSIDE)) as client:
+            with suppress(OSError):  # refused while it is sent
+                client.request(method, path, **options)
+            return client.getresponse().status
+
+    assert ask("GET", "/api/v1/summary", headers=bearer) == 200
+    assert ask("GET", "/api/v1/jobs/1?wait=1", headers=bearer) == 404
+    assert ask("GET", "/api/v1/summary") == 401
+    upload = "/elements/api-v2/bulk/contact?path=/sample.csv"
+    assert ask("POST", upload, body=bytes(3 * LIMIT)) == 401  # the receiver's answer, not a 413
+    assert ask("POST", "/api/v1/summary", body=bytes(3 * LIMIT)) == 413
+    for path in ("/metrics", "/healthz", "/readyz", "//metrics", "/%6detrics", "/metrics/"):
+        assert ask("GET", path, headers=bearer) == 404, path
+    temporary = proxy.log.parent / "error.log"
+    assert not temporary.exists() or "buffered to a temporary file" not in temporary.read_text()
+
+
+SPOOFED = {
+    "X-Forwarded-For": "6.6.6.6",
+    "X-Forwarded-Host": "evil.example",
+    "X-Forwarded-Proto": "gopher",
+    "X-Forwarded-Prefix": "/evil",
+    "X-Real-Ip": "6.6.6.6",
+    "Forwarded": "for=6.6.6.6",
+}
+
+
+def test_what_a_client_says_of_itself_is_not_believed(site):
+    bearer = {"Authorization": f"Bearer {token_for(site.database_url)}"}
+    for peer in ("127.0.0.1", "127.0.0.7"):
+        with closing(site.proxy.client(peer=peer)) as client:
+            forged = {HEADER: sign(b"another body", KEY), **SPOOFED}
+            client.request("POST", "/callbacks/default", peer, forged)
+            assert client.getresponse().status == 401
+    with closing(direct(site.nodes[0].port)) as client:
+        client.request("GET", "/api/v1/rejections", headers=bearer)
+        seen = json.loads(client.getresponse().read())["rejections"]
+    assert sorted(one["peer"] for one in seen) == ["127.0.0.1", "127.0.0.7"]
+
+
+SMALL_RATES = {
+    "nginx": [("rate=1000r/s", "rate=1r/s"), ("burst=5000", "burst=20")],
+    "haproxy": [("gt 15000", "gt 21")],
+}
+
+
+def test_a_flood_from_one_address_is_told_to_wait_and_others_go_through(site, tmp_path):
+    name = site.proxy.name
+    ports = [node.port for node in site.nodes]
+    with running_proxy(name, tmp_path / "small", ports, SMALL_RATES[name]) as proxy:
+        with closing(proxy.client(peer="127.0.0.1")) as client:
+            flood = []
+            for turn in range(40):
+                client.request("POST", "/callbacks/default", str(turn))
+                answer = client.getresponse()
+                answer.read()
+                flood.append((answer.status, answer.getheader("Retry-After")))
+        with closing(proxy.client(peer="127.0.0.8")) as client:
+            others = [post(client, b"%d" % turn) for turn in range(15)]
+    assert set(flood) == {(401, None), (429, "5")}
+    assert flood[:20] == [(401, None)] * 20
+    assert flood[-1] == (429, "5")
+    assert others == [200] * 15
+
+
+# --- nodes that go away
+
+
+class Load:
+    """Senders that never stop; answers, and the bodies that were acknowledged."""
+
+    def __init__(self, connect: Callable[[], http.client.HTTPConnection], lanes: int = 6) -> None:
+        self._connect, self._end = connect, threading.Event()
+        self.answers: Counter[int | str] = Counter()
+        self.acknowledged: set[bytes] = set()
+        self._threads = [threading.Thread(target=self._send, args=(lane,)) for lane in range(lanes)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        for thread in self._threads:
+            thread.join()
+
+    def more(self, count: int) -> None:
+        """Wait until so many more answers came."""
+        goal = self.answers.total() + count
+        eventually(lambda: self.answers.total() >= goal, f"{count} more answers")
+
+    def _send(self, lane: int) -> None:
+        chance, turn = random.Random(lane), 0
+        while not self._end.is_set():
+            with closing(self._connect()) as client:
+                for _ in range(20):
+                    turn += 1
+                    body = json.dumps({"id": f"{lane}-{turn}", "status": "RUNNING"}).encode()
+                    body += b" " * chance.choice([0, 100, 40_000])
+                    try:
+                        status: int | str = post(client, body)
+                    except (OSError, http.client.HTTPException) as error:
+                        self.answers[type(error).__name__] += 1
+                        break
+                    self.answers[status] += 1
+                    if status == 200:
+                        self.acknowledged.add(body)
+                    if self._end.is_set():
+                        break
+
+
+def test_no_sender_notices_nodes_that_are_restarted_killed_or_frozen(site):
+    with Load(site.proxy.client) as load:
+        site.nodes[0].freeze()
+        load.more(20)
+        site.nodes[0].thaw()
+        for end in ("terminate", "kill"):
+            for node in site.nodes:
+                load.more(60)
+                getattr(node, end)()
+                load.more(60)
+                node.start()
+                node.wait()
+        load.more(60)
+    assert dict(load.answers) == {200: load.answers.total()}
+    assert sorted(stored(site.database_url)) == sorted(load.acknowledged)
+
+
+def test_without_any_node_senders_are_told_to_come_again(site):
+    for node in site.nodes:
+        node.kill()
+    with closing(site.proxy.client()) as client:
+        for _ in range(10):
+            client.request("POST", "/callbacks/default", b"{}", {HEADER: sign(b"{}", KEY)})
+            answer = client.getresponse()
+            answer.read()
+            assert (answer.status, answer.getheader("Retry-After")) == (503, "5")
+    for node in site.nodes:
+        node.start()
+    with closing(site.proxy.client()) as client:
+        eventually(lambda: post(client, b"{}") == 200, "a stored callback")
