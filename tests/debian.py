@@ -1,7 +1,7 @@
 """Programs that only Debian has: as installed, or unpacked into .venv/debian, which needs no root.
 
-`python tests/debian.py`, from `make test`, fetches what is missing. Where it cannot, it says so, and
-the tests that need a program skip by its name (and fail in CI).
+`python tests/debian.py`, from `make test`, fetches what is missing. Where it cannot, it says so,
+and the tests that need a program skip by its name (and fail in CI).
 """
 
 import os
@@ -64,8 +64,8 @@ def _unpacked(packages: list[str]) -> bool:
     # apt drops its rights for a download, and then must be able to write where it puts it.
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
-        downloaded = subprocess.run(["apt-get", "download", "-qq", *packages], cwd=folder)
-        if downloaded.returncode:
+        download = ["apt-get", "download", "-qq", *packages]
+        if subprocess.run(download, cwd=folder, check=False).returncode:
             return False
         for package in Path(folder).glob("*.deb"):
             subprocess.run(["dpkg-deb", "--extract", str(package), str(FETCHED)], check=True)

@@ -4,38 +4,20 @@ import http.client
 import json
 import random
 import re
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
-import pytest
-from nodes import DEADLINE, KEY, eventually, stored
+from nodes import KEY, eventually, stored
 from proxies import INSIDE, OUTSIDE, running_proxy
+from senders import Load, direct, post
 
 from receiver.signatures import HEADER, sign
 from receiver.storage import migrations, tokens
 
 LIMIT = 1_048_576
-
-
-def direct(port: int) -> http.client.HTTPConnection:
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
-    client.connect()
-    return client
-
-
-def post(client, body, chunks=None, **headers) -> int:
-    """POST a signed callback, in chunks if they are given; give the status."""
-    signed = {HEADER: sign(body, KEY), **headers}
-    client.request(
-        "POST", "/callbacks/default", chunks or body, signed, encode_chunked=bool(chunks)
-    )
-    answer = client.getresponse()
-    answer.read()
-    return answer.status
 
 
 def cut(body: bytes, chance: random.Random) -> Iterator[bytes]:
@@ -54,7 +36,12 @@ def test_bodies_of_any_size_and_framing_are_stored_byte_for_byte(site):
         own = random.Random(lane)
         with closing(site.proxy.client()) as client:
             return [
-                post(client, body, cut(body, own) if turn % 2 and body else None, **chunked(turn, body))
+                post(
+                    client,
+                    body,
+                    cut(body, own) if turn % 2 and body else None,
+                    **chunked(turn, body),
+                )
                 for turn, body in enumerate(bodies[lane::4])
             ]
 
@@ -98,18 +85,54 @@ def pushed(client: http.client.HTTPConnection, body: bytes, framing: str) -> int
 
 # --- what is public
 
-CLOSED = """
-/ /jobs /jobs/1 /login /api /api/v1/summary /api/v1/openapi.json /metrics /healthz /readyz
-/elements/api-v2/objects /callbacks /callbacks/ //metrics //api/v1/summary /./metrics /%6detrics /%2fmetrics
-/callbacks/../metrics /callbacks/../api/v1/summary /callbacks//../metrics /callbacks/default/../../metrics
-/callbacks/%2e%2e/metrics /callbacks/..%2fmetrics /callbacks/%2e%2e%2fmetrics /callbacks/.%2e/metrics
-/callbacks/..%5cmetrics /callbacks/..;/metrics /callbacks/;/../metrics /callbacks/%00/../metrics
-/callbacks/%252e%252e/metrics /callbacks/default%2f..%2f..%2fmetrics /callbacks/default/x
-/x/../callbacks/default /metrics/../callbacks/default //callbacks/default /CALLBACKS/default
-/metrics?/callbacks/default /metrics#/callbacks/default /metrics;/callbacks/default /metrics%3f/callbacks/default
-http://hooks.example.com/metrics https://hooks.example.com/api/v1/summary * callbacks/default
-http://hooks.example.com/metrics/../callbacks/default
-""".split()
+CLOSED = [
+    "/",
+    "/jobs",
+    "/jobs/1",
+    "/login",
+    "/api",
+    "/api/v1/summary",
+    "/api/v1/openapi.json",
+    "/metrics",
+    "/healthz",
+    "/readyz",
+    "/elements/api-v2/objects",
+    "/callbacks",
+    "/callbacks/",
+    "//metrics",
+    "//api/v1/summary",
+    "/./metrics",
+    "/%6detrics",
+    "/%2fmetrics",
+    "/callbacks/../metrics",
+    "/callbacks/../api/v1/summary",
+    "/callbacks//../metrics",
+    "/callbacks/default/../../metrics",
+    "/callbacks/%2e%2e/metrics",
+    "/callbacks/..%2fmetrics",
+    "/callbacks/%2e%2e%2fmetrics",
+    "/callbacks/.%2e/metrics",
+    "/callbacks/..%5cmetrics",
+    "/callbacks/..;/metrics",
+    "/callbacks/;/../metrics",
+    "/callbacks/%00/../metrics",
+    "/callbacks/%252e%252e/metrics",
+    "/callbacks/default%2f..%2f..%2fmetrics",
+    "/callbacks/default/x",
+    "/x/../callbacks/default",
+    "/metrics/../callbacks/default",
+    "//callbacks/default",
+    "/CALLBACKS/default",
+    "/metrics?/callbacks/default",
+    "/metrics#/callbacks/default",
+    "/metrics;/callbacks/default",
+    "/metrics%3f/callbacks/default",
+    "http://hooks.example.com/metrics",
+    "https://hooks.example.com/api/v1/summary",
+    "*",
+    "callbacks/default",
+    "http://hooks.example.com/metrics/../callbacks/default",
+]
 
 
 def test_nothing_but_callbacks_can_be_reached_from_outside(site):
@@ -240,50 +263,6 @@ def test_a_flood_from_one_address_is_told_to_wait_and_others_go_through(site, tm
 
 
 # --- nodes that go away
-
-
-class Load:
-    """Senders that never stop; answers, and the bodies that were acknowledged."""
-
-    def __init__(self, connect: Callable[[], http.client.HTTPConnection], lanes: int = 6) -> None:
-        self._connect, self._end = connect, threading.Event()
-        self.answers: Counter[int | str] = Counter()
-        self.acknowledged: set[bytes] = set()
-        self._threads = [threading.Thread(target=self._send, args=(lane,)) for lane in range(lanes)]
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        for thread in self._threads:
-            thread.join()
-
-    def more(self, count: int) -> None:
-        """Wait until so many more answers came."""
-        goal = self.answers.total() + count
-        eventually(lambda: self.answers.total() >= goal, f"{count} more answers")
-
-    def _send(self, lane: int) -> None:
-        chance, turn = random.Random(lane), 0
-        while not self._end.is_set():
-            with closing(self._connect()) as client:
-                for _ in range(20):
-                    turn += 1
-                    body = json.dumps({"id": f"{lane}-{turn}", "status": "RUNNING"}).encode()
-                    body += b" " * chance.choice([0, 100, 40_000])
-                    try:
-                        status: int | str = post(client, body)
-                    except (OSError, http.client.HTTPException) as error:
-                        self.answers[type(error).__name__] += 1
-                        break
-                    self.answers[status] += 1
-                    if status == 200:
-                        self.acknowledged.add(body)
-                    if self._end.is_set():
-                        break
 
 
 def test_no_sender_notices_nodes_that_are_restarted_killed_or_frozen(site):
