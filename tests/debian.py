@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 
 FETCHED = Path(sys.prefix) / "debian"
-PACKAGES = {
-    "nginx": ["nginx"],
+PACKAGES = {  # with the libraries that not every machine has
+    "nginx": ["nginx", "libssl3"],
     "haproxy": ["haproxy", "liblua5.3-0", "libopentracing1", "libopentracing-c-wrapper0"],
+    "systemd-analyze": [
+        *("systemd", "libsystemd-shared", "libapparmor1", "libip4tc2", "libkmod2", "libseccomp2")
+    ],
 }
 
 
@@ -31,7 +34,8 @@ def program(name: str) -> str:
 
 def environment() -> dict[str, str]:
     """This process's environment, in which a fetched program finds its libraries."""
-    folders = [str(folder) for folder in FETCHED.glob("usr/lib/*-linux-gnu*")]
+    libraries = (*FETCHED.rglob("lib/*-linux-gnu*"), *FETCHED.glob("usr/lib/*-linux-gnu*/systemd"))
+    folders = [str(folder) for folder in libraries]
     inherited = os.environ.get("LD_LIBRARY_PATH")
     path = ":".join([*folders, *([inherited] if inherited else [])])
     return {**os.environ, **({"LD_LIBRARY_PATH": path} if path else {})}

@@ -11,9 +11,11 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from nodes import KEY, eventually, stored
-from proxies import INSIDE, OUTSIDE, running_proxy
+from proxies import DEPLOY, INSIDE, OUTSIDE, running_proxy
 from senders import Load, direct, post
 
+from receiver.serving import OPTIONS
+from receiver.settings import Settings
 from receiver.signatures import HEADER, sign
 from receiver.storage import migrations, tokens
 
@@ -295,3 +297,18 @@ def test_without_any_node_senders_are_told_to_come_again(site):
         node.start()
     with closing(site.proxy.client()) as client:
         eventually(lambda: post(client, b"{}") == 200, "a stored callback")
+
+
+# --- the files against the receiver
+
+
+def test_the_proxies_limits_are_the_receivers():
+    nginx, haproxy = ((DEPLOY / name).read_text() for name in ("nginx.conf", "haproxy.cfg"))
+    assert Settings().max_body_bytes == LIMIT
+    assert "client_max_body_size 1m;" in nginx
+    assert f"req.body_size gt {LIMIT}" in haproxy
+    assert OPTIONS["limit_request_field_size"] == 4096
+    assert "large_client_header_buffers 4 4k;" in nginx
+    assert f"tune.http.maxhdr {OPTIONS['limit_request_fields']}" in haproxy
+    for idle in re.findall(r"keepalive_timeout (\d+)s|http-keep-alive (\d+)s", nginx + haproxy):
+        assert int(idle[0] or idle[1]) < OPTIONS["keepalive"]
