@@ -4,9 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nodes import own_environment
+from click.testing import CliRunner
 
-from receiver import settings
+from receiver import cli, settings
 from receiver.serving import OPTIONS
 
 BIN = Path(sys.executable).parent
@@ -25,9 +25,7 @@ def checked(program: str, *words: object) -> None:
 
 def is_command(words: list[str]) -> bool:
     """Whether `receiver` knows these words."""
-    asked = [sys.executable, "-m", "receiver", *words, "--help"]
-    ran = subprocess.run(asked, env=own_environment(), capture_output=True, check=False)
-    return ran.returncode == 0
+    return CliRunner().invoke(cli.receiver, [*words, "--help"]).exit_code == 0
 
 
 def are_settings(names: dict[str, str]) -> bool:

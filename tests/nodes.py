@@ -73,6 +73,7 @@ class Node:
     database_url: str
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
+    workers: int = 1
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -92,7 +93,7 @@ class Node:
         serve = (sys.executable, "-m", "receiver", "serve", "--bind", f"127.0.0.1:{self.port}")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*serve, "--workers", "2"],
+                [*serve, "--workers", str(self.workers)],
                 stdout=log,
                 stderr=log,
                 env=variables,

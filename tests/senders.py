@@ -1,6 +1,7 @@
 """Senders of signed callbacks: one, or many that never stop."""
 
 import http.client
+import itertools
 import json
 import random
 import threading
@@ -31,11 +32,16 @@ def post(client, body, chunks=None, **headers) -> int:
     return answer.status
 
 
+_LOADS = itertools.count()
+_PAUSE = 0.01  # seconds between a sender's callbacks, so that others on this machine get on too
+
+
 class Load:
     """Senders that never stop; answers, and the bodies that were acknowledged."""
 
     def __init__(self, connect: Callable[[], http.client.HTTPConnection], lanes: int = 6) -> None:
         self._connect, self._end = connect, threading.Event()
+        self._name = next(_LOADS)
         self.answers: Counter[int | str] = Counter()
         self.acknowledged: set[bytes] = set()
         self._threads = [threading.Thread(target=self._send, args=(lane,)) for lane in range(lanes)]
@@ -61,7 +67,9 @@ class Load:
             with closing(self._connect()) as client:
                 for _ in range(20):
                     turn += 1
-                    body = json.dumps({"id": f"{lane}-{turn}", "status": "RUNNING"}).encode()
+                    body = json.dumps(
+                        {"id": f"{self._name}-{lane}-{turn}", "status": "RUNNING"}
+                    ).encode()
                     body += b" " * chance.choice([0, 100, 40_000])
                     try:
                         status: int | str = post(client, body)
@@ -71,5 +79,5 @@ class Load:
                     self.answers[status] += 1
                     if status == 200:
                         self.acknowledged.add(body)
-                    if self._end.is_set():
+                    if self._end.wait(_PAUSE):
                         break

@@ -1,9 +1,9 @@
-"""Two receivers on a real PostgreSQL behind each proxy, with the files of deploy/."""
+"""Two receivers on a real PostgreSQL behind both proxies, with the files of deploy/."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+import psycopg
 import pytest
 from nodes import Node, running_nodes
 from proxies import Proxy, running_proxy
@@ -18,14 +18,24 @@ class Site:
     database_url: str
 
 
+@pytest.fixture(scope="session")
+def sites(postgresql18: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Site]]:
+    """Both proxies in front of the same two nodes, for all tests of a process."""
+    with psycopg.connect(postgresql18, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE site TEMPLATE migrated")
+    database_url = postgresql18.replace("/postgres?", "/site?", 1)
+    folder = tmp_path_factory.mktemp("site")
+    with running_nodes(database_url, folder) as nodes:
+        ports = [node.port for node in nodes]
+        with (
+            running_proxy("nginx", folder / "nginx", ports) as nginx,
+            running_proxy("haproxy", folder / "haproxy", ports) as haproxy,
+        ):
+            proxies = (nginx, haproxy)
+            yield {proxy.name: Site(proxy, nodes, database_url) for proxy in proxies}
+
+
 @pytest.fixture(params=["nginx", "haproxy"])
-def site(
-    request: pytest.FixtureRequest, tmp_path: Path, make_database: Callable[[str], str]
-) -> Iterator[Site]:
-    """Two nodes behind each proxy in turn."""
-    database_url = make_database("postgresql18")
-    with (
-        running_nodes(database_url, tmp_path) as nodes,
-        running_proxy(request.param, tmp_path / "proxy", [node.port for node in nodes]) as proxy,
-    ):
-        yield Site(proxy, nodes, database_url)
+def site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
+    """The nodes behind each proxy in turn. A test leaves them running."""
+    return sites[request.param]

@@ -78,13 +78,13 @@ def schema(database_url: str) -> dict[str, str]:
 
 
 def test_a_backup_under_load_holds_all_that_was_acknowledged_before_it(
-    kind, empty, make_database, tmp_path
+    kind, empty, make_database, make_receiver, tmp_path
 ):
     database_url, folder = make_database(kind), tmp_path / "backups"
     folder.mkdir()
     with running_nodes(database_url, tmp_path, 1) as [node]:
         with Load(lambda: direct(node.port), lanes=4) as load:
-            load.more(150)
+            load.more(100)
             before = set(load.acknowledged)
             made = run("backup.sh", folder, kind, database_url)
             load.more(50)
@@ -101,9 +101,7 @@ def test_a_backup_under_load_holds_all_that_was_acknowledged_before_it(
     kept = set(stored(elsewhere))
     assert before - kept == set()
     assert kept - set(stored(database_url)) == set()
-    with running_nodes(elsewhere, tmp_path, 1) as [node], Load(lambda: direct(node.port)) as load:
-        load.more(10)
-    assert set(load.answers) == {200}
+    assert make_receiver(elsewhere).call_back(b"{}").status_code == 200
 
 
 def test_nothing_is_overwritten_and_no_damaged_backup_is_restored(
