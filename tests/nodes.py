@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from receiver.storage.database import Database
 
 DEADLINE = 60  # seconds; only what is broken needs them
 KEY = SignatureKey("environment", b"a signature key that no log may show")
+SERVE = (sys.executable, "-m", "receiver", "serve")
 _OURS = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_", "GUNICORN_", "PROMETHEUS_")
 # Below what the system gives to outgoing connections; each worker of pytest has ports of its own.
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
@@ -68,12 +69,12 @@ def stored(database_url: str) -> list[bytes]:
 
 @dataclass
 class Node:
-    """`receiver serve`, which can be killed and started again."""
+    """A receiver of one worker, which can be killed and started again."""
 
     database_url: str
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
-    workers: int = 1
+    command: Sequence[str] = SERVE
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -90,10 +91,10 @@ class Node:
             HOME=str(self.folder),
             **self.settings,
         )
-        serve = (sys.executable, "-m", "receiver", "serve", "--bind", f"127.0.0.1:{self.port}")
+        where = ("--bind", f"127.0.0.1:{self.port}", "--workers", "1")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*serve, "--workers", str(self.workers)],
+                [*self.command, *where],
                 stdout=log,
                 stderr=log,
                 env=variables,

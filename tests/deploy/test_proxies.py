@@ -274,8 +274,9 @@ def test_a_flood_from_one_address_is_told_to_wait_and_others_go_through(site, tm
 
 
 def test_no_sender_notices_nodes_that_are_restarted_killed_or_frozen(site):
+    # Before there is load: what it was writing would hold up the other one for seconds.
+    site.nodes[0].freeze()
     with Load(site.proxy.client) as load:
-        site.nodes[0].freeze()
         load.more(20)
         site.nodes[0].thaw()
         for end in ("terminate", "kill"):
