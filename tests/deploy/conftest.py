@@ -1,41 +1,5 @@
-"""Two receivers on a real PostgreSQL behind both proxies, with the files of deploy/."""
+"""The site that proxies are tested with."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from sites import site, sites
 
-import psycopg
-import pytest
-from nodes import Node, running_nodes
-from proxies import Proxy, running_proxy
-
-
-@dataclass
-class Site:
-    """A proxy, the nodes behind it and their database."""
-
-    proxy: Proxy
-    nodes: list[Node]
-    database_url: str
-
-
-@pytest.fixture(scope="session")
-def sites(postgresql18: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Site]]:
-    """Both proxies in front of the same two nodes, for all tests of a process."""
-    with psycopg.connect(postgresql18, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE site TEMPLATE migrated")
-    database_url = postgresql18.replace("/postgres?", "/site?", 1)
-    folder = tmp_path_factory.mktemp("site")
-    with running_nodes(database_url, folder) as nodes:
-        ports = [node.port for node in nodes]
-        with (
-            running_proxy("nginx", folder / "nginx", ports) as nginx,
-            running_proxy("haproxy", folder / "haproxy", ports) as haproxy,
-        ):
-            proxies = (nginx, haproxy)
-            yield {proxy.name: Site(proxy, nodes, database_url) for proxy in proxies}
-
-
-@pytest.fixture(params=["nginx", "haproxy"])
-def site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
-    """The nodes behind each proxy in turn. A test leaves them running."""
-    return sites[request.param]
+__all__ = ["site", "sites"]

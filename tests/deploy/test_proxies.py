@@ -4,20 +4,27 @@ import http.client
 import json
 import random
 import re
+import socket
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
-from nodes import KEY, eventually, stored
-from proxies import DEPLOY, INSIDE, OUTSIDE, running_proxy
+import pytest
+from nodes import DEADLINE, KEY, eventually, stored
+from proxies import DEPLOY, INSIDE, OUTSIDE, Proxy, running_proxy
 from senders import Load, direct, post
+from sites import Site
 
+from receiver.errors import StoreError
 from receiver.serving import OPTIONS
 from receiver.settings import Settings
 from receiver.signatures import HEADER, sign
-from receiver.storage import migrations, tokens
+from receiver.storage import credentials, migrations, tokens
+from receiver.storage.vault import Vault
 
 LIMIT = 1_048_576
 
@@ -188,37 +195,80 @@ def test_over_plain_http_callbacks_are_taken_and_never_redirected(site):
 
 # --- what is not
 
-TOKEN_NAME = "inside"
-
 
 def token_for(database_url: str) -> str:
     database = migrations.opened(database_url)
     with database.write() as session:
-        token = tokens.create_token(session, TOKEN_NAME, "operate", 1)
+        token = tokens.create_token(session, "inside", "operate", 1)
     database.close()
     return token
 
 
-def test_inside_the_api_answers_and_uploads_may_be_larger_than_callbacks(site):
+def ask(proxy: Proxy, method: str, path: str, **options) -> tuple[int, bytes]:
+    """Ask inside."""
+    with closing(proxy.client(proxy.inside, host=INSIDE)) as client:
+        with suppress(OSError):  # refused while it is sent
+            client.request(method, path, **options)
+        answer = client.getresponse()
+        return answer.status, answer.read()
+
+
+def test_inside_the_api_answers_and_what_nodes_tell_of_themselves_does_not(site):
     bearer = {"Authorization": f"Bearer {token_for(site.database_url)}"}
-    proxy = site.proxy
-
-    def ask(method: str, path: str, **options) -> int:
-        with closing(proxy.client(proxy.inside, host=INSIDE)) as client:
-            with suppress(OSError):  # refused while it is sent
-                client.request(method, path, **options)
-            return client.getresponse().status
-
-    assert ask("GET", "/api/v1/summary", headers=bearer) == 200
-    assert ask("GET", "/api/v1/jobs/1?wait=1", headers=bearer) == 404
-    assert ask("GET", "/api/v1/summary") == 401
-    upload = "/elements/api-v2/bulk/contact?path=/sample.csv"
-    assert ask("POST", upload, body=bytes(3 * LIMIT)) == 401  # the receiver's answer, not a 413
-    assert ask("POST", "/api/v1/summary", body=bytes(3 * LIMIT)) == 413
+    assert ask(site.proxy, "GET", "/api/v1/summary", headers=bearer)[0] == 200
+    assert ask(site.proxy, "GET", "/api/v1/jobs/1?wait=1", headers=bearer)[0] == 404
+    assert ask(site.proxy, "GET", "/api/v1/summary")[0] == 401
+    assert ask(site.proxy, "POST", "/api/v1/summary", body=bytes(3 * LIMIT))[0] == 413
     for path in ("/metrics", "/healthz", "/readyz", "//metrics", "/%6detrics", "/metrics/"):
-        assert ask("GET", path, headers=bearer) == 404, path
-    temporary = proxy.log.parent / "error.log"
-    assert not temporary.exists() or "buffered to a temporary file" not in temporary.read_text()
+        assert ask(site.proxy, "GET", path, headers=bearer)[0] == 404, path
+
+
+@pytest.fixture
+def vendor(site: Site, tmp_path: Path) -> Iterator[None]:
+    """The vendor's stand-in, and an instance with secrets for it."""
+    database = migrations.opened(site.database_url)
+    with database.write() as session, suppress(StoreError):
+        vault = Vault((site.encryption_key,))
+        secrets = {"element_token": b"token", "user_secret": b"secret"}
+        credentials.add_instance(session, vault, site.proxy.name, 1, hub=None, **secrets)
+    database.close()
+    words = ("sandbox", "--bind", site.vendor, "--job-seconds", "3600")
+    with (tmp_path / "vendor.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "receiver", *words], stdout=log, stderr=log, cwd=tmp_path
+        )
+    host, _, port = site.vendor.partition(":")
+
+    def listens() -> bool:
+        with suppress(OSError):
+            socket.create_connection((host, int(port))).close()
+            return True
+        return False
+
+    try:
+        eventually(listens, "the vendor")
+        yield
+    finally:
+        process.terminate()
+        process.wait(DEADLINE)
+
+
+def test_an_upload_larger_than_any_callback_is_streamed_through(site, vendor):
+    row = b"%d,someone@example.com,a longer field so that rows are of some size" + b"." * 400
+    rows = [b"id,email,note", *(row % number for number in range(20_000))]
+    part = b'--cut\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n'
+    body = part + b"\n".join(rows) + b"\r\n--cut--\r\n"
+    assert len(body) > 8 * LIMIT
+    headers = {
+        "Authorization": f"Element {site.proxy.name}, User {token_for(site.database_url)}",
+        "Content-Type": "multipart/form-data; boundary=cut",
+    }
+    path = "/elements/api-v2/bulk/contact?path=/a.csv"
+    status, told = ask(site.proxy, "POST", path, body=body, headers=headers)
+    assert status == 200, told
+    assert json.loads(told)["id"]
+    errors = site.proxy.log.parent / "error.log"
+    assert not errors.exists() or "request body is buffered" not in errors.read_text()
 
 
 SPOOFED = {
