@@ -170,10 +170,29 @@ def read_all(wire) -> bytes:
     return answer
 
 
+def told_of(log: Path) -> list[dict]:
+    """What the lines of an access log say; nginx writes bytes over 127 as they came."""
+    lines = log.read_text(errors="replace").split("\n")
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
 def asked_nodes(log: Path) -> list[str]:
     """Which nodes the lines of an access log name; nobody's is `-`, empty or <NOSRV>."""
-    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    return [line["asked"] for line in lines if line["asked"] not in ("", "-", "<NOSRV>")]
+    return [one["asked"] for one in told_of(log) if one["asked"] not in ("", "-", "<NOSRV>")]
+
+
+def test_whatever_is_asked_the_log_has_one_line_of_json_for_it(site):
+    odd = [b'"', b"\\", b"%0d%0aX", b"\x1b[31m", b"\t", b"\xff\xfe", b"a" * 3000, b"{}"]
+    before = len(told_of(site.proxy.log))
+    for piece in odd:
+        asked = b"GET /callbacks/%b HTTP/1.1\r\nHost: %b\r\n" % (piece, OUTSIDE.encode())
+        with closing(site.proxy.dial()) as wire:
+            wire.sendall(asked + b"Connection: close\r\n\r\n")
+            assert read_all(wire)
+    told = before + len(odd)
+    eventually(lambda: len(told_of(site.proxy.log)) == told, "a line for each request")
+    written = site.proxy.log.read_bytes()
+    assert set(written) & {*range(32), 127} == {ord("\n")}
 
 
 def test_another_host_name_gets_no_answer_on_any_listener(site):
