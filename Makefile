@@ -10,6 +10,7 @@ demo: .venv/runtime
 	$(BIN)/receiver demo $(if $(KEEP),--keep)
 
 test: lint
+	$(BIN)/python tests/debian.py
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage combine --quiet
