@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint bench lock clean
+.PHONY: demo test lint bench mutants lock clean
 .DELETE_ON_ERROR:
 
 demo: .venv/runtime
@@ -25,6 +25,10 @@ lint: .venv/dev
 # Needs Debian's wrk; what else is missing is named in the table. See tests/bench/run.py.
 bench: .venv/dev
 	$(BIN)/python tests/bench/run.py $(ARGS)
+
+# Changes the core in one place at a time; about half an hour of four processors. ARGS may name modules.
+mutants: .venv/dev
+	$(BIN)/python tests/mutants/run.py $(ARGS)
 
 # The locks hold hashes and no addresses, so that any index can serve them.
 lock: .venv/dev
