@@ -11,6 +11,8 @@ from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 
+import structlog
+
 from receiver import metrics
 from receiver.errors import (
     KeysChanged,
@@ -39,6 +41,8 @@ from receiver.storage.store import (
     record,
 )
 from receiver.storage.writer import Writer
+
+log = structlog.get_logger()
 
 _MOST_ADDRESSES = 10_000  # remembered as refused too often, in one process
 
@@ -85,6 +89,9 @@ class Intake:
                 metrics.CALLBACKS.labels(
                     delivery.instance, event.notification.kind, receipt.duplicate
                 ).inc()
+                if receipt.stale:
+                    metrics.STALE_REPLAYS.labels(delivery.instance).inc()
+                    log.warning("stale replay", instance=delivery.instance, event=receipt.event)
                 return receipt
 
     def count_refusal(self, peer: str, reason: str) -> None:

@@ -17,6 +17,7 @@ from receiver.signatures import SignatureKey
 
 DEFAULT_INSTANCE = "default"
 INSTANCE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+FOREVER = 2**62
 DEFAULT_OPEN_CONNECTORS_URL = "https://api.openconnectors.us2.ext.hana.ondemand.com/elements/api-v2"
 
 _FERNET_KEY = re.compile("[A-Za-z0-9_-]{43}=")
@@ -32,6 +33,7 @@ class Settings:
     encryption_keys -- Fernet keys, newest first.
     forward_allow -- hosts that clients may name in callback URLs of their own, though private.
     answer_within -- how long a sender may be kept waiting for a commit before it is sent away.
+    keep_bodies, keep_events -- how long; FOREVER is longer than any time since the epoch.
     """
 
     database_url: str = field(default="sqlite:///receiver.db", repr=False)
@@ -68,6 +70,15 @@ def duration_ms(text: str) -> int:
     if not match:
         raise ValueError("must be a whole number and s, m, h or d, like 15m")
     return int(match[1]) * _UNIT_MS[match[2]]
+
+
+def _retention(text: str) -> int:
+    try:
+        return FOREVER if text == "forever" else duration_ms(text)
+    except ValueError:
+        raise ValueError(
+            "must be `forever`, or a whole number and s, m, h or d, like 90d"
+        ) from None
 
 
 def secret_from_file(path: str | Path) -> bytes:
@@ -222,6 +233,6 @@ _NAMES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "vendor_rate": ("OPEN_CONNECTORS_RATE", _rate),
     "forward_allow": ("RECEIVER_FORWARD_ALLOW", _hosts),
     "overdue_after": ("RECEIVER_OVERDUE_AFTER", duration_ms),
-    "keep_bodies": ("RECEIVER_KEEP_BODIES", duration_ms),
-    "keep_events": ("RECEIVER_KEEP_EVENTS", duration_ms),
+    "keep_bodies": ("RECEIVER_KEEP_BODIES", _retention),
+    "keep_events": ("RECEIVER_KEEP_EVENTS", _retention),
 }

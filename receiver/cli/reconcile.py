@@ -1,4 +1,4 @@
-"""Commands that look after jobs from the database's side: reconcile, prune."""
+"""Looking after jobs from the database's side: reconcile."""
 
 import sys
 import time
@@ -13,9 +13,7 @@ from receiver.cli.operate import opened
 from receiver.cli.output import as_json, show
 from receiver.clock import now_ms
 from receiver.errors import StoreError
-from receiver.settings import duration_ms
 from receiver.storage.credentials import KeyRing
-from receiver.storage.pruning import prune as prune_database
 from receiver.storage.vault import Vault
 from receiver.upstream import Upstream
 
@@ -74,23 +72,6 @@ def reconcile(
     sys.exit(UNREACHABLE if report.blocked else 0)
 
 
-@click.command()
-@click.option("--older-than", metavar="DURATION", help="Instead of the settings, e.g. 90d.")
-@as_json
-def prune(older_than: str | None, json_: bool) -> None:
-    """Delete bodies, quarantine and timelines that are too old; hashes and outcomes stay."""
-    try:
-        age = duration_ms(older_than) if older_than else None
-    except ValueError as error:
-        raise click.UsageError(f"--older-than {error}") from None
-    now = now_ms()
-    with opened() as (settings, database):
-        gone = prune_database(
-            database, now - (age or settings.keep_bodies), now - (age or settings.keep_events)
-        )
-    show(gone, ", ".join(f"{count} {name}" for name, count in gone.items()) + " deleted", json_)
-
-
 def _told(report: "Report") -> str:
     asked = f"asked for {report.asked} jobs, {report.ended} of them had ended"
     lines = [f"{asked}; {report.found} found in job lists; {report.errors} failed records fetched"]
@@ -108,4 +89,4 @@ def _told(report: "Report") -> str:
     return "\n".join(lines)
 
 
-COMMANDS = (reconcile, prune)
+COMMANDS = (reconcile,)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import msgspec
-from sqlalchemy import Table, bindparam, insert, select, update
+from sqlalchemy import Table, bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from receiver.jobs import Job, changes, merge
@@ -89,6 +89,9 @@ def merge_jobs(session: Session, told: Sequence[Told], now: int) -> None:
         _follow(session, row, before, each, now)
     session.execute(_UPDATE, [_update(row, now) for row in rows.values()])
     session.execute(insert(_TIMELINE), entries)
+    unwanted = [each.event for each in told if rows[each.key].job.erased_at is not None]
+    if unwanted:  # a body that comes after its job was erased is not kept
+        session.execute(delete(_BODIES).where(_BODIES.c.event.in_(unwanted)))
 
 
 def _lock(
@@ -118,6 +121,7 @@ def _lock(
 
 # Core, without the ORM's objects: this is the hot path.
 _JOBS = cast("Table", JobRow.__table__)
+_BODIES = cast("Table", Body.__table__)
 _TIMELINE = cast("Table", TimelineEntry.__table__)
 _READ = [name for name in _Row.__dataclass_fields__ if name in _JOBS.c]
 _WRITTEN = (
@@ -185,7 +189,8 @@ def _entry(each: Told, changed: list[str], why_not: str | None, now: int) -> dic
 
 def _note_errors(row: _Row, before: Job, now: int) -> None:
     """Have the errors fetched once a job ended with failed records, and after a reset anew."""
-    if row.job.ended and row.job.failed and _attempt(before) != _attempt(row.job):
+    known = _attempt(before) == _attempt(row.job) or row.job.erased_at is not None
+    if row.job.ended and row.job.failed and not known:
         row.errors_at, row.errors_tries = now, 0
 
 
@@ -207,7 +212,7 @@ def _follow(session: Session, row: _Row, before: Job, each: Told, now: int) -> N
             bodies = _bodies(session, row) or ([_learnt(row.job, row.id)] if row.job.ended else [])
         elif row.job.ended and not before.ended:
             bodies = [_learnt(row.job, row.id)]
-    if row.client_url is not None and bodies:
+    if row.client_url and bodies:  # '' once the job was erased: nobody is told any more
         forward = {"job": row.id, "instance": row.instance, "url": row.client_url}
         turn = {"at": now, "tries": 0, "next_at": now, "result": None}
         session.execute(insert(Forward), [{**forward, **turn, "body": body} for body in bodies])

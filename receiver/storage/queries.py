@@ -11,6 +11,7 @@ from receiver.clock import MINUTE_MS
 from receiver.jobs import OUTCOMES
 from receiver.storage.followups import is_overdue
 from receiver.storage.models import (
+    FORGOTTEN,
     Body,
     Event,
     JobRow,
@@ -139,8 +140,9 @@ def events(
     limit: int,
     after: tuple[int, str] | None,
 ) -> Sequence[Event]:
-    """Give events, newest first, from behind (received_at, id) `after`."""
+    """Give events that are not forgotten, newest first, from behind (received_at, id) `after`."""
     statement = select(Event).where(
+        Event.received_at > FORGOTTEN,
         *_among(
             (Event.instance, wanted.instances),
             (Event.kind, wanted.kinds),
@@ -153,7 +155,7 @@ def events(
 
 
 def event(session: Session, id_: str, visible: Instances) -> Event | None:
-    """Give an event."""
+    """Give an event; one that was forgotten has received_at FORGOTTEN."""
     return session.scalar(select(Event).where(Event.id == id_, *_among((Event.instance, visible))))
 
 

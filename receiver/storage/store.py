@@ -7,7 +7,7 @@ each sorted by key, or two nodes with the same batch in another order would dead
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from sqlalchemy import Table, func, insert, or_, select, text, update
 from sqlalchemy.orm import Session
@@ -18,6 +18,7 @@ from receiver.notifications import Notification
 from receiver.storage.database import upsert
 from receiver.storage.merging import NewObservation, Told, merge_jobs
 from receiver.storage.models import (
+    FORGOTTEN,
     Body,
     Event,
     KeyVersion,
@@ -47,10 +48,14 @@ class NewEvent:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """event -- its id. duplicate -- whether the same body was there before."""
+    """event -- its id. duplicate -- whether the same body was there before.
+
+    stale -- whether that was so long ago that hardly more than its hash is kept.
+    """
 
     event: str
     duplicate: bool
+    stale: bool = False
 
 
 Item: TypeAlias = NewEvent | NewObservation | NewRefusal
@@ -70,11 +75,11 @@ def record(session: Session, batch: Sequence[Item], clock: Callable[[], int]) ->
     now = database_time(session, clock)
     version = key_version(session)
     fresh = [item for item in batch if isinstance(item, NewEvent) and item.key_version == version]
-    receipts = _keep_events(session, fresh, now)
+    kept = _keep_events(session, fresh, now)
     told = [
         Told(item.instance, item.notification, event=item.id, body=item.body)
         for item in fresh
-        if receipts[_identity(item)] == item.id and item.notification.kind == "bulk_job"
+        if kept[_identity(item)].id == item.id and item.notification.kind == "bulk_job"
     ]
     # After the events: a submission looks for those that came before it.
     told += [
@@ -85,14 +90,14 @@ def record(session: Session, batch: Sequence[Item], clock: Callable[[], int]) ->
     merge_jobs(session, told, now)
     refusals = [item for item in batch if isinstance(item, NewRefusal)]
     addresses = keep_refusals(session, refusals, now) if refusals else {}
-    return [_result(item, receipts, addresses) for item in batch]
+    return [_result(item, kept, addresses) for item in batch]
 
 
 def keep_unmerged(session: Session, item: NewEvent, clock: Callable[[], int]) -> Receipt:
     """Keep a verified body whose reading the database refuses, as an event of kind `unreadable`."""
     unread = replace(item, notification=Notification("unreadable"))
-    receipts = _keep_events(session, [unread], database_time(session, clock))
-    return Receipt(receipts[_identity(item)], receipts[_identity(item)] != item.id)
+    kept = _keep_events(session, [unread], database_time(session, clock))
+    return kept[_identity(item)].receipt(item)
 
 
 def database_time(session: Session, clock: Callable[[], int]) -> int:
@@ -110,16 +115,26 @@ def key_version(session: Session) -> int:
 
 
 def _result(
-    item: Item, receipts: dict[tuple[str, bytes], str], addresses: dict[str, AddressCount]
+    item: Item, kept: "dict[tuple[str, bytes], _Kept]", addresses: dict[str, AddressCount]
 ) -> Result:
     if isinstance(item, NewRefusal):
         return addresses[item.peer]
     if isinstance(item, NewObservation):
         return None
-    kept_as = receipts.get(_identity(item))
+    kept_as = kept.get(_identity(item))
     if kept_as is None:
         return KeysChanged("signature keys were changed meanwhile")
-    return Receipt(kept_as, kept_as != item.id)
+    return kept_as.receipt(item)
+
+
+class _Kept(NamedTuple):
+    """The row of `events` that a delivery met or made."""
+
+    id: str
+    received_at: int
+
+    def receipt(self, item: NewEvent) -> Receipt:
+        return Receipt(self.id, self.id != item.id, self.received_at == FORGOTTEN)
 
 
 def _identity(item: NewEvent) -> tuple[str, bytes]:
@@ -128,8 +143,8 @@ def _identity(item: NewEvent) -> tuple[str, bytes]:
 
 def _keep_events(
     session: Session, items: Sequence[NewEvent], now: int
-) -> dict[tuple[str, bytes], str]:
-    """Insert events or count their repetition; give the id under which each is kept."""
+) -> dict[tuple[str, bytes], _Kept]:
+    """Insert events or count their repetition; give the row that keeps each."""
     if not items:
         return {}
     rows = [
@@ -145,9 +160,12 @@ def _keep_events(
                 session, _EVENTS.c.last_received_at, new.excluded.last_received_at
             ),
         },
-    ).returning(_EVENTS.c.instance, _EVENTS.c.sha256, _EVENTS.c.id)
-    kept = {(instance, sha256): id_ for instance, sha256, id_ in session.execute(statement, rows)}
-    bodies = {item.id: item.body for item in items if kept[_identity(item)] == item.id}
+    ).returning(_EVENTS.c.instance, _EVENTS.c.sha256, _EVENTS.c.id, _EVENTS.c.received_at)
+    kept = {
+        (instance, sha256): _Kept(id_, received_at)
+        for instance, sha256, id_, received_at in session.execute(statement, rows)
+    }
+    bodies = {item.id: item.body for item in items if kept[_identity(item)].id == item.id}
     if bodies:
         session.execute(
             insert(_BODIES), [{"event": id_, "body": body} for id_, body in bodies.items()]

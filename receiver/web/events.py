@@ -5,8 +5,9 @@ from typing import Any
 from flask import Response
 
 from receiver.clock import iso
-from receiver.errors import BodyGone, NotFound
+from receiver.errors import BodyGone, EventGone, NotFound
 from receiver.storage import queries
+from receiver.storage.models import FORGOTTEN
 from receiver.web import services, shapes
 from receiver.web.api import answers, blueprint, json_response, moment, paged, position_of, spec
 from receiver.web.auth import check_instances, who
@@ -31,7 +32,7 @@ def list_events(query: shapes.EventsQuery) -> Response:
 
 
 @blueprint.get("/events/<string:id>")
-@spec.validate(resp=answers(shapes.Event, 404))
+@spec.validate(resp=answers(shapes.Event, 404, 410))
 def show_event(id: str, query: shapes.NoQuery) -> Response:  # noqa: A002, ARG001 - refuses parameters
     """Show a verified callback."""
     return json_response(shapes.event(_event(id)))
@@ -45,7 +46,7 @@ def show_body(id: str, query: shapes.NoQuery) -> Response:  # noqa: A002, ARG001
     with services().database.read() as session:
         body = queries.body(session, row.id)
     if body is None:
-        raise BodyGone(f"the body of {row.id} was pruned")
+        raise BodyGone(f"the body of {row.id} is kept no longer")
     response = Response(body, mimetype="application/octet-stream")
     response.headers["Content-Disposition"] = f'attachment; filename="{row.id}.bin"'
     response.headers["X-Content-Type-Options"] = "nosniff"
@@ -86,4 +87,7 @@ def _event(event_id: str) -> Any:  # noqa: ANN401 - a row
         row = None if "\0" in event_id else queries.event(session, event_id, who().instances)
     if row is None:
         raise NotFound(f"no event {event_id} is known")
+    if row.received_at == FORGOTTEN:
+        last = iso(row.last_received_at)
+        raise EventGone(f"of {row.id} only the hash is kept; {row.deliveries} deliveries, {last}")
     return row
