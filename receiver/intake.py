@@ -37,6 +37,7 @@ from receiver.storage.store import (
     NewEvent,
     Receipt,
     Result,
+    StaleReplay,
     keep_unmerged,
     record,
 )
@@ -89,9 +90,9 @@ class Intake:
                 metrics.CALLBACKS.labels(
                     delivery.instance, event.notification.kind, receipt.duplicate
                 ).inc()
-                if receipt.stale:
+                if isinstance(receipt, StaleReplay):
                     metrics.STALE_REPLAYS.labels(delivery.instance).inc()
-                    log.warning("stale replay", instance=delivery.instance, event=receipt.event)
+                    log.warning("stale replay", instance=delivery.instance, kept_as=receipt.event)
                 return receipt
 
     def count_refusal(self, peer: str, reason: str) -> None:

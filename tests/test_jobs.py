@@ -14,7 +14,7 @@ from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from receiver.clock import iso
-from receiver.jobs import OUTCOMES, Job, changes, is_ending, join, merge
+from receiver.jobs import OUTCOMES, Job, changes, erase, is_ending, join, merge
 from receiver.notifications import MAX_TIME_MS, Notification
 
 UNDER_WAY = ("CREATED", "STARTED", "RUNNING", "an unknown word", "CANCELLATION_PENDING")
@@ -105,6 +105,7 @@ def by_law(told: list[Notification]) -> dict[str, Any]:
         "files_expire_at": None if ended_at is None else ended_at + 3 * DAY,
         "conflict": len({word(said) for said in ends if said.attempt == last_attempt}) > 1,
         "learnt_by": first and ("callback" if first.source == "callback" else "poll"),
+        "erased_at": None,
         "called_back": any(said.source == "callback" for said in ends),
         **{name: register(told, lambda said, n=name: getattr(said, n))[1] for name in TEXTS},
     }
@@ -190,6 +191,16 @@ def test_merging_is_commutative_and_idempotent(job, one, other):
     assert merge(merge(job, one), other) == merge(merge(job, other), one)
     assert merge(merge(job, one), one) == merge(job, one)
     assert merge(job, one) == join(job, fold([one]))
+
+
+@settings(max_examples=500, deadline=None)
+@given(histories, histories, st.integers(1, 10**13))
+def test_nothing_that_is_said_before_or_after_brings_back_what_was_erased(before, after, at):
+    job = reduce(merge, after, erase(fold(before), at))
+    assert job == erase(fold(before + after), at) == join(fold(after), erase(fold(before), at))
+    gone = dict.fromkeys(("message", "file", "callback_payload"))
+    assert shown(job) == {**by_law(before + after), **gone, "erased_at": at}
+    assert erase(job, at + 1) == job
 
 
 @settings(deadline=None)

@@ -117,7 +117,7 @@ def _bodies(
     session: Session, state: Retention, old: Cutoffs, place: Place | None, most: int
 ) -> Batch:
     place = place or (max(state.bodies_before, FORGOTTEN + 1), "")
-    found = session.execute(_events(old.bodies, place, most)).tuples().all()
+    found = session.execute(_events(old.bodies, place, most)).all()
     gone = _affected(session, delete(Body).where(Body.event.in_([id_ for _, id_ in found])))
     following = _following(found, most)
     reached = following[0] if following else old.bodies
@@ -130,7 +130,7 @@ def _forget(session: Session, _: Retention, old: Cutoffs, place: Place | None, m
     place = place or (FORGOTTEN + 1, "")
     # A row that a repeated delivery locks just now is met again in the next pass.
     free = _events(old.events, place, most).with_for_update(skip_locked=True)
-    found = session.execute(free).tuples().all()
+    found = session.execute(free).all()
     ids = [id_ for _, id_ in found]
     session.execute(delete(Body).where(Body.event.in_(ids)))
     little = {"kind": "other", "job": None, "key": "", "size": 0, "webhook_id": None}
@@ -150,10 +150,10 @@ def _errors(
     place = place or (state.errors_before, "", "")
     order = (JobRow.updated_at, JobRow.id, JobRow.instance)
     behind = select(*order).where(tuple_(*order) > tuple_(*place), JobRow.updated_at < old.bodies)
-    jobs = session.execute(behind.order_by(*order).limit(most)).tuples().all()
+    jobs = session.execute(behind.order_by(*order).limit(most)).all()
     key = (RecordError.job, RecordError.instance, RecordError.position)
     theirs = tuple_(*key[:2]).in_([(id_, instance) for _, id_, instance in jobs])
-    found = session.execute(select(*key).where(theirs).limit(most)).tuples().all()
+    found = session.execute(select(*key).where(theirs).limit(most)).all()
     gone = _affected(session, delete(RecordError).where(tuple_(*key).in_(found)))
     if gone == most:
         return Batch(gone, place)  # there may be more of the same jobs
@@ -168,7 +168,7 @@ def _numbered(table: Any, age: str, *also: ColumnElement[bool]) -> Step:  # noqa
 
     def step(session: Session, _: Retention, old: Cutoffs, place: Place | None, most: int) -> Batch:
         behind = select(table.id, table.at).where(table.id > (place or (0,))[0])
-        found = session.execute(behind.order_by(table.id).limit(most)).tuples().all()
+        found = session.execute(behind.order_by(table.id).limit(most)).all()
         ids = [id_ for id_, at in found if at < getattr(old, age)]
         gone = _affected(session, delete(table).where(table.id.in_(ids), *also))
         return Batch(gone, _following(found, most) if len(ids) == most else None)

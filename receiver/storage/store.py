@@ -48,14 +48,16 @@ class NewEvent:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """event -- its id. duplicate -- whether the same body was there before.
-
-    stale -- whether that was so long ago that hardly more than its hash is kept.
-    """
+    """event -- its id. duplicate -- whether the same body was there before."""
 
     event: str
     duplicate: bool
-    stale: bool = False
+
+
+class StaleReplay(Receipt):
+    """The receipt of a duplicate that came so late that the event was pruned meanwhile."""
+
+    __slots__ = ()
 
 
 Item: TypeAlias = NewEvent | NewObservation | NewRefusal
@@ -134,7 +136,8 @@ class _Kept(NamedTuple):
     received_at: int
 
     def receipt(self, item: NewEvent) -> Receipt:
-        return Receipt(self.id, self.id != item.id, self.received_at == FORGOTTEN)
+        kind = StaleReplay if self.received_at == FORGOTTEN else Receipt
+        return kind(self.id, self.id != item.id)
 
 
 def _identity(item: NewEvent) -> tuple[str, bytes]:
