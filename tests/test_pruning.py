@@ -471,7 +471,7 @@ MINUTE = 60_000
 WORDS = ("CREATED", "RUNNING", "COMPLETED", "ERROR")
 deliveries = st.tuples(st.just("deliver"), st.integers(0, 7), st.just(0))
 prunings = st.tuples(st.just("prune"), st.integers(0, 3), st.integers(0, 3))
-histories = st.lists(deliveries | prunings, max_size=25)
+histories = st.lists(deliveries | prunings, max_size=20)
 numbers = counter()
 
 
@@ -523,7 +523,7 @@ def seen(row: JobRow) -> tuple[object, ...]:
     return job.status, job.conflict, job.text("message"), job.failed, job.loaded
 
 
-@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.settings(max_examples=60, deadline=None)
 @given(told=histories)
 def test_however_deliveries_replays_and_passes_alternate_answers_and_outcomes_are_the_same(
     told, law_database, law_clock
