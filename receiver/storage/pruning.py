@@ -164,14 +164,14 @@ def _errors(
 
 
 def _numbered(table: Any, age: str, *also: ColumnElement[bool]) -> Step:  # noqa: ANN401
-    """Delete rows that are numbered in the order of their time, up to the first that is young."""
+    """Delete rows that are numbered about in the order of their time, until only young ones come."""
 
     def step(session: Session, _: Retention, old: Cutoffs, place: Place | None, most: int) -> Batch:
         behind = select(table.id, table.at).where(table.id > (place or (0,))[0])
         found = session.execute(behind.order_by(table.id).limit(most)).all()
         ids = [id_ for id_, at in found if at < getattr(old, age)]
         gone = _affected(session, delete(table).where(table.id.in_(ids), *also))
-        return Batch(gone, _following(found, most) if len(ids) == most else None)
+        return Batch(gone, _following(found, most) if ids else None)
 
     return step
 
