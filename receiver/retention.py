@@ -108,6 +108,6 @@ class Retention:
         if self._clock() < self._look_at:
             return None
         self._look_at = self._clock() + LOOK_MS
-        with self._database.write() as session:
+        with self._database.write(patience=None) as session:
             mine = pruning.claim(session, database_time(session, self._clock), LEASE_MS)
         return self.passing(claimed=True) if mine else None

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from itertools import count as counter
 
@@ -16,6 +17,7 @@ from sqlalchemy import func, select, update
 from structlog.testing import capture_logs
 
 from receiver import retention
+from receiver.app import _app
 from receiver.clock import now_ms
 from receiver.errors import StoreUnavailable
 from receiver.jobs import Job
@@ -195,6 +197,17 @@ def test_no_body_outlives_its_event(any_receiver):
     any_receiver.call_back(bulk("1"))
     age(any_receiver, 2 * DAY)
     assert prune(any_receiver, bodies=EVER, events=DAY)["bodies"] == 1
+    assert count(any_receiver, Body) == 0
+
+
+def test_nor_does_one_that_was_received_before_the_time_up_to_which_bodies_are_gone(any_receiver):
+    any_receiver.call_back(bulk("1"))
+    age(any_receiver, 2 * DAY)
+    with any_receiver.services.database.write() as session:
+        pruning.turn(session).bodies_before = now_ms()
+    prune(any_receiver, bodies=DAY)
+    assert count(any_receiver, Body) == 1
+    prune(any_receiver, events=DAY)
     assert count(any_receiver, Body) == 0
 
 
@@ -399,15 +412,31 @@ def test_a_server_makes_a_pass_a_while_after_its_start_and_then_each_hour(receiv
     clock.now += 1
     began = clock.now
     assert steps(worker) == len(pruning.STEPS)
-    told = state(receiver)
-    assert json.loads(told.deleted) == {**dict.fromkeys(pruning.STEPS, 0), "bodies": 1}
-    assert (told.began_at, told.ended_at, told.next_at) == (began, began, began + PERIOD_MS)
+    with receiver.services.database.read() as session:
+        told = pruning.last_pass(session)
+    times = {"began_at": began, "ended_at": began, "next_at": began + PERIOD_MS}
+    assert told == {**times, "deleted": {**dict.fromkeys(pruning.STEPS, 0), "bodies": 1}}
     for _ in range(PERIOD_MS // LOOK_MS - 1):
         clock.now += LOOK_MS
         assert steps(worker) == 0
     clock.now += LOOK_MS
     assert steps(worker) == len(pruning.STEPS)
     assert set(json.loads(state(receiver).deleted).values()) == {0}
+
+
+def test_a_server_does_it_by_itself(make_receiver, make_database, monkeypatch):
+    url = make_database("sqlite")
+    receiver = make_receiver(url)
+    receiver.call_back(bulk("1"))
+    age(receiver, 100 * DAY)
+    monkeypatch.setattr(retention, "LOOK_MS", 0)
+    _, background = _app(Settings(database_url=url), now_ms, None)
+    background.start()
+    deadline = time.monotonic() + 60
+    while count(receiver, Body) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    background.close()
+    assert count(receiver, Body) == 0
 
 
 def test_of_all_nodes_one_makes_the_pass_and_a_dead_ones_is_taken_up(receiver):

@@ -106,6 +106,17 @@ def due(session: Session, old: Cutoffs) -> dict[str, int]:
     return {kind: session.scalar(count(old)) or 0 for kind, count in _COUNTS.items()}
 
 
+def last_pass(session: Session) -> dict[str, Any]:
+    """Tell when the last whole pass began and ended, what it deleted, and when the next is due."""
+    state = session.scalars(select(Retention)).one()
+    return {
+        "began_at": state.began_at,
+        "ended_at": state.ended_at,
+        "deleted": json.loads(state.deleted or "{}"),
+        "next_at": state.next_at,
+    }
+
+
 def note_pass(session: Session, began: int, ended: int, deleted: Mapping[str, int]) -> Retention:
     """Write down what a whole pass deleted; give the state."""
     state = turn(session)
@@ -132,6 +143,7 @@ def _forget(session: Session, _: Retention, old: Cutoffs, place: Place | None, m
     free = _events(old.events, place, most).with_for_update(skip_locked=True)
     found = session.execute(free).all()
     ids = [id_ for _, id_ in found]
+    # Mostly there is none: but where a clock went back, one was received before the mark.
     session.execute(delete(Body).where(Body.event.in_(ids)))
     little = {"kind": "other", "job": None, "key": "", "size": 0, "webhook_id": None}
     reduced = update(Event).where(Event.id.in_(ids)).values(received_at=FORGOTTEN, **little)
@@ -164,7 +176,7 @@ def _errors(
 
 
 def _numbered(table: Any, age: str, *also: ColumnElement[bool]) -> Step:  # noqa: ANN401
-    """Delete rows that are numbered about in the order of their time, until only young ones come."""
+    """Delete rows that are numbered about in the order of their time, until all are young."""
 
     def step(session: Session, _: Retention, old: Cutoffs, place: Place | None, most: int) -> Batch:
         behind = select(table.id, table.at).where(table.id > (place or (0,))[0])
