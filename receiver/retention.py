@@ -77,7 +77,7 @@ class Retention:
             state = pruning.note_pass(session, began, now, deleted)
             if claimed:
                 state.next_at = began + PERIOD_MS
-        if any(deleted.values()):
+        if claimed and any(deleted.values()):
             log.info("too old, and deleted", **deleted)
 
     def due(self, older_than: int | None = None) -> dict[str, int]:
