@@ -18,6 +18,7 @@ from receiver.errors import SettingsError, StoreError
 from receiver.forwarding import Forwarder, Teller
 from receiver.intake import Intake
 from receiver.reconciler import Reconciler
+from receiver.retention import Retention
 from receiver.settings import Settings
 from receiver.signatures import SHORT_KEY_BYTES
 from receiver.storage import migrations
@@ -72,7 +73,9 @@ def _app(
     forwarder = Forwarder(settings.forward_allow)
     reconciler = Reconciler(settings, database, intake, vendor, clock=clock)
     teller = Teller(settings, database, ring, forwarder, clock)
-    background = Background([reconciler.fetch_errors, teller.tell_one], reconciler.beat)
+    retention = Retention(settings, database, clock)
+    work = [reconciler.fetch_errors, teller.tell_one, retention.step]
+    background = Background(work, reconciler.beat)
     waiters = Waiters(MOST_WAITERS)
     if any(len(key.secret) < SHORT_KEY_BYTES for key in settings.default_keys):
         log.warning("a signature key of the instance default is short", bytes=SHORT_KEY_BYTES)

@@ -11,6 +11,8 @@ from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, cast
 
+import structlog
+
 from receiver import metrics
 from receiver.errors import (
     KeysChanged,
@@ -36,10 +38,13 @@ from receiver.storage.store import (
     NewEvent,
     Receipt,
     Result,
+    StaleReplay,
     keep_unmerged,
     record,
 )
 from receiver.storage.writer import Writer
+
+log = structlog.get_logger()
 
 _MOST_ADDRESSES = 10_000  # remembered as refused too often, in one process
 
@@ -108,6 +113,9 @@ class Intake:
                 metrics.CALLBACKS.labels(
                     delivery.instance, event.notification.kind, receipt.duplicate
                 ).inc()
+                if isinstance(receipt, StaleReplay):
+                    metrics.STALE_REPLAYS.labels(delivery.instance).inc()
+                    log.warning("stale replay", instance=delivery.instance, kept_as=receipt.event)
                 return cast("Receipt", receipt)
 
     def count_refusal(self, peer: str, reason: str) -> None:

@@ -10,6 +10,11 @@ CALLBACKS = Counter(
     "Verified callbacks that were stored, by instance, kind and whether they were there before",
     ("instance", "kind", "duplicate"),
 )
+STALE_REPLAYS = Counter(
+    "receiver_stale_replays",
+    "Callbacks whose event had been pruned when they came again",
+    ("instance",),
+)
 REFUSALS = Counter(
     "receiver_refusals", "Deliveries that were not taken, by the reason", ("reason",)
 )

@@ -17,6 +17,7 @@ from receiver.signatures import SignatureKey
 
 DEFAULT_INSTANCE = "default"
 INSTANCE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+FOREVER = 2**62
 DEFAULT_OPEN_CONNECTORS_URL = "https://api.openconnectors.us2.ext.hana.ondemand.com/elements/api-v2"
 
 _FERNET_KEY = re.compile("[A-Za-z0-9_-]{43}=")
@@ -34,6 +35,7 @@ class Settings:
     api_rate -- requests a minute that one token may make of one worker process.
     answer_within -- how long a sender may be kept waiting for a commit before it is sent away: two
     nodes that a load balancer tries in turn must be through in 10 s.
+    keep_bodies, keep_events -- how long; FOREVER is longer than any time since the epoch.
     """
 
     database_url: str = field(default="sqlite:///receiver.db", repr=False)
@@ -72,6 +74,15 @@ def duration_ms(text: str) -> int:
     if not match:
         raise ValueError("must be a whole number and s, m, h or d, like 15m")
     return int(match[1]) * _UNIT_MS[match[2]]
+
+
+def _retention(text: str) -> int:
+    try:
+        return FOREVER if text == "forever" else duration_ms(text)
+    except ValueError:
+        raise ValueError(
+            "must be `forever`, or a whole number and s, m, h or d, like 90d"
+        ) from None
 
 
 def secret_from_file(path: str | Path) -> bytes:
@@ -227,6 +238,6 @@ _NAMES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "forward_allow": ("RECEIVER_FORWARD_ALLOW", _hosts),
     "overdue_after": ("RECEIVER_OVERDUE_AFTER", duration_ms),
     "api_rate": ("RECEIVER_API_RATE", _whole(1, 10**9)),
-    "keep_bodies": ("RECEIVER_KEEP_BODIES", duration_ms),
-    "keep_events": ("RECEIVER_KEEP_EVENTS", duration_ms),
+    "keep_bodies": ("RECEIVER_KEEP_BODIES", _retention),
+    "keep_events": ("RECEIVER_KEEP_EVENTS", _retention),
 }
