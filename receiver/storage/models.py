@@ -146,8 +146,8 @@ class JobRow(Base):
     __table_args__ = (
         Index("jobs_by_change", "updated_at", "id", "instance"),
         Index("jobs_by_errors", "errors_at"),
-        # One for each filter, in the order of pages: see paging.py. At 1,000,000 jobs on SQLite they
-        # cost 9 us for a new job, and 30 us for each later change of one.
+        # One for each filter, in the order of pages (paging.py). With 1,000,000 jobs on SQLite they
+        # cost 9 us for each new job, and 30 us for each later change of one.
         Index("jobs_by_instance", "instance", "updated_at", "id"),
         _where_known("jobs_by_status", "status", "updated_at", "id", "instance"),
         Index("jobs_by_outcome", "outcome", "updated_at", "id", "instance"),
