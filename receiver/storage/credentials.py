@@ -62,6 +62,12 @@ class KeyRing:
             self.refresh()
         return self._instances.get(instance)
 
+    def names(self) -> list[str]:
+        """Name all instances. Raises StoreUnavailable."""
+        if self._version < 0:
+            self.refresh()
+        return sorted(self._instances)
+
     def refresh(self) -> bool:
         """Read the keys again if they were changed; tell whether they were."""
         with self._database.read() as session:

@@ -44,7 +44,7 @@ def _bring_up(database: Database) -> None:
     found = current(database)
     if found == newest():
         return
-    if found is not None and found not in _known():
+    if is_newer(found):
         raise SettingsError("the database's schema is of a newer release than this one")
     if not database.is_sqlite:
         raise SettingsError("the database's schema is old: run `receiver db upgrade`")
@@ -79,6 +79,11 @@ def current(database: Database) -> str | None:
     """The revision a database is at; None if it was never upgraded."""
     with database.read() as session:
         return MigrationContext.configure(session.connection()).get_current_revision()
+
+
+def is_newer(revision: str | None) -> bool:
+    """Whether a database at this revision was upgraded for a release that came later."""
+    return revision is not None and revision not in _known()
 
 
 def newest() -> str | None:
