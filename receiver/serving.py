@@ -58,7 +58,7 @@ def _forget_worker(_server: object, worker: Any) -> None:  # noqa: ANN401 - guni
 def serve(bind: str, workers: int | None) -> None:
     """Run the receiver until it is told to stop."""
     # prometheus_client reads this when it is first imported, which is in the workers.
-    metrics = tempfile.mkdtemp(prefix="receiver-metrics-")
+    metrics, master = tempfile.mkdtemp(prefix="receiver-metrics-"), os.getpid()
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
     options = {**OPTIONS, "bind": bind, "child_exit": _forget_worker}
     if workers is not None:
@@ -66,4 +66,5 @@ def serve(bind: str, workers: int | None) -> None:
     try:
         _Server(options).run()
     finally:
-        shutil.rmtree(metrics, ignore_errors=True)
+        if os.getpid() == master:  # the end of a worker, which was forked in there, passes here too
+            shutil.rmtree(metrics, ignore_errors=True)

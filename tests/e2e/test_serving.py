@@ -78,6 +78,18 @@ def test_workers_whose_master_is_gone_end_though_their_connections_are_busy(make
         assert time.monotonic() < soon
 
 
+def test_after_a_worker_has_ended_the_next_one_starts_and_both_answer(make_database, run):
+    with run(make_database("sqlite"), (*SERVE, "--workers", "2")) as served:
+        eventually(lambda: len(served.workers) == 2)
+        ended = served.workers[0]
+        os.kill(ended, signal.SIGTERM)
+        eventually(lambda: ended not in served.workers and len(served.workers) == 2)
+        for number in range(50):
+            with served.client() as client:
+                assert client.call_back(b'{"id": "%d", "status": "CREATED"}' % number)[0] == 200
+        assert served.terminate() == 0
+
+
 def test_no_more_connections_are_held_than_are_set(make_database, run):
     options = ("-c", "deploy/gunicorn.conf.py", "-w", "1", "--worker-connections", "4")
     command = (sys.executable, "-m", "gunicorn", *options, "--bind", "127.0.0.1:0", "wsgi:app")
