@@ -28,6 +28,7 @@ from receiver.upstream import Upstream
 from receiver.web import Services, callbacks, events, jobs, ops, problems, relay
 from receiver.web.api import blueprint as api
 from receiver.web.api import open_blueprint
+from receiver.web.dashboard import blueprint as dashboard
 from receiver.web.waiting import Waiters
 
 APP_LOAD_ERROR = 4  # gunicorn gives up on this exit code of a worker, instead of trying for ever
@@ -86,7 +87,7 @@ def _flask(services: Services) -> Flask:
     app.url_map.merge_slashes = False
     app.url_map.converters["anything"] = callbacks.AnythingConverter
     app.extensions["receiver"] = services
-    for room in (callbacks.blueprint, api, open_blueprint, ops.blueprint):
+    for room in (callbacks.blueprint, api, open_blueprint, ops.blueprint, dashboard):
         app.register_blueprint(room)
     app.register_blueprint(relay.blueprint, url_prefix=relay.BASE)
     app.register_blueprint(relay.blueprint, url_prefix=f"{relay.BASE}/hubs/<hub>", name="hub")

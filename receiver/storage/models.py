@@ -59,6 +59,21 @@ class Token(Base):
     revoked_at: Mapped[int | None]
 
 
+class SignIn(Base):
+    """Someone signed in at the dashboard: the SHA-256 of the session's id, and with which token.
+
+    notice -- what the next page tells them, once.
+    """
+
+    __tablename__ = "sessions"
+    sha256: Mapped[bytes] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(String(32))
+    created_at: Mapped[int]
+    last_seen_at: Mapped[int]
+    expires_at: Mapped[int]
+    notice: Mapped[str | None]
+
+
 class Event(Base):
     """A verified callback. (instance, sha256) is what makes two deliveries one event.
 

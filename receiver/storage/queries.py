@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from receiver.clock import MINUTE_MS
 from receiver.jobs import OUTCOMES
-from receiver.storage.followups import is_overdue
+from receiver.storage.followups import UNDER_WAY, is_overdue
 from receiver.storage.models import (
     Body,
     Event,
@@ -30,7 +30,11 @@ Instances = frozenset[str] | None  # what a token may see; None is all
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs. An empty tuple or None leaves that question open; times are ms."""
+    """Which jobs. An empty tuple or None leaves that question open; times are ms.
+
+    overdue -- under way for too long: (now, how long where an object's usual time is not known).
+    lost -- only those whose ending a poll told though a callback was due.
+    """
 
     instances: Sequence[str] = ()
     statuses: Sequence[str] = ()
@@ -41,6 +45,9 @@ class JobFilter:
     updated_before: int | None = None
     expires_before: int | None = None
     text: str | None = None
+    expires_after: int | None = None
+    overdue: tuple[int, int] | None = None
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +90,12 @@ def jobs(
             (JobRow.instance, visible),
         ),
         *_between(JobRow.updated_at, wanted.updated_after, wanted.updated_before),
-        *_between(JobRow.files_expire_at, None, wanted.expires_before),
+        *_between(JobRow.files_expire_at, wanted.expires_after, wanted.expires_before),
     )
+    if wanted.overdue:
+        statement = statement.where(JobRow.outcome.in_(UNDER_WAY), is_overdue(*wanted.overdue))
+    if wanted.lost:
+        statement = statement.where(JobRow.callback_lost)
     if wanted.text:
         statement = statement.where(JobRow.id.contains(wanted.text, autoescape=True))
     order = (JobRow.updated_at, JobRow.id, JobRow.instance)
@@ -195,7 +206,7 @@ def summary(session: Session, visible: Instances, now: int, overdue_after: int) 
     mine = _among((JobRow.instance, visible))
     by_outcome = select(JobRow.outcome, func.count()).where(*mine).group_by(JobRow.outcome)
     found: dict[str, int] = {row[0]: row[1] for row in session.execute(by_outcome)}
-    under_way = JobRow.outcome.in_(("pending", "unknown"))
+    under_way = JobRow.outcome.in_(UNDER_WAY)
     queued = session.scalar(select(func.sum(Pace.queued)).where(*_among((Pace.instance, visible))))
     return {
         "jobs": {outcome: found.get(outcome, 0) for outcome in OUTCOMES},

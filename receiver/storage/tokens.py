@@ -45,7 +45,7 @@ def create_token(
         Token(
             id="token-" + secrets.token_hex(4),
             name=name,
-            sha256=_hash(token),
+            sha256=hash_of(token),
             scope=scope,
             instances=json.dumps(sorted(set(only))) if only else None,
             created_at=now,
@@ -60,7 +60,11 @@ def bearer(session: Session, token: str, now: int) -> Bearer | None:
 
     A plain look-up by hash: what its timing tells of a hash tells nothing of a token.
     """
-    row = session.scalar(select(Token).where(Token.sha256 == _hash(token)))
+    return bearer_of(session.scalar(select(Token).where(Token.sha256 == hash_of(token))), now)
+
+
+def bearer_of(row: Token | None, now: int) -> Bearer | None:
+    """Tell who a token's row stands for, or None if there is none or it is over."""
     if row is None or row.revoked_at is not None:
         return None
     if row.expires_at is not None and row.expires_at <= now:
@@ -95,5 +99,6 @@ def revoke_token(session: Session, id_or_name: str, now: int) -> int:
     return ended
 
 
-def _hash(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+def hash_of(secret: str) -> bytes:
+    """Give what is kept of a token or a session's id."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

@@ -112,7 +112,7 @@ def paged(
 ) -> Response:
     """Answer a page. rows -- one more than `limit`, if there are more. more -- said beside it."""
     shown = rows[:limit]
-    following = _cursor(position(shown[-1])) if len(rows) > limit else None
+    following = cursor_of(position(shown[-1])) if len(rows) > limit else None
     response = json_response({name: [show(row) for row in shown], **more, "next": following})
     if following:
         pairs = [pair for pair in request.args.items(multi=True) if pair[0] != "cursor"]
@@ -146,5 +146,6 @@ def _is_position(position: list[Any], types: tuple[type, ...]) -> bool:
     return all("\0" not in x if isinstance(x, str) else abs(x) < 2**63 for x in position)
 
 
-def _cursor(position: tuple[Any, ...]) -> str:
+def cursor_of(position: tuple[Any, ...]) -> str:
+    """Write the place from behind which the next page is read; `position_of` reads it."""
     return urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")

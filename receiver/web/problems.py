@@ -79,13 +79,19 @@ def register(app: Flask) -> None:
     app.register_error_handler(Exception, _unforeseen)
 
 
-def _ours(error: ReceiverError) -> Response:
+def problem_of(error: ReceiverError) -> Problem:
+    """Tell an error of ours as it is answered."""
     row = next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
     status = error.status if isinstance(error, UpstreamError) else row.status
-    response = _response(Problem(row.title, status, row.code, row.detail or str(error)))
+    return Problem(row.title, status, row.code, row.detail or str(error))
+
+
+def _ours(error: ReceiverError) -> Response:
+    problem = problem_of(error)
+    response = _response(problem)
     if isinstance(error, TooManyRefusals):
         response.headers["Retry-After"] = str(error.retry_after)
-    elif row.status == 503:  # noqa: PLR2004
+    elif isinstance(error, (StoreError, CredentialError)):
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     elif isinstance(error, Unauthenticated):
         response.headers["WWW-Authenticate"] = "Bearer"

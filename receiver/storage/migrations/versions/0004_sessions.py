@@ -1,0 +1,26 @@
+"""Who is signed in at the dashboard."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+
+
+def upgrade() -> None:
+    """Make the change."""
+    op.create_table(
+        "sessions",
+        sa.Column("sha256", sa.LargeBinary(), nullable=False),
+        sa.Column("token", sa.String(length=32), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("last_seen_at", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.Column("notice", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("sha256"),
+    )
+
+
+def downgrade() -> None:
+    """Take it back."""
+    op.drop_table("sessions")

@@ -1,0 +1,149 @@
+"""/jobs: the list, its pages, and the same as CSV."""
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from flask import Response, stream_with_context
+
+from receiver.clock import iso
+from receiver.jobs import OUTCOMES
+from receiver.storage import credentials, queries
+from receiver.storage.models import JobRow
+from receiver.web import services
+from receiver.web.api import cursor_of, position_of
+from receiver.web.auth import who
+from receiver.web.dashboard.filters import SHOWS, TIMES, Filters, asked
+from receiver.web.dashboard.pages import blueprint, page
+from receiver.web.dashboard.views import JobView, job_view
+
+MOST_CSV_ROWS = 100_000
+CSV_PAGE = 1000
+CSV_COLUMNS = (
+    "id",
+    "instance",
+    "outcome",
+    "status",
+    "object",
+    "direction",
+    "file",
+    "submitted",
+    "loaded",
+    "failed",
+    "message",
+    "learnt_by",
+    "conflict",
+    "created_at",
+    "submitted_at",
+    "ended_at",
+    "updated_at",
+    "files_expire_at",
+)
+_DAY_MS = 24 * 60 * 60_000
+# What a spreadsheet would take for a formula, were it not text.
+_FORMULA = re.compile(r"[=+\-@\t\r\n\uff0b\uff0d\uff1d\uff20]")
+
+
+@blueprint.get("/jobs")
+def jobs() -> Response:
+    """List jobs, newest change first, by day."""
+    filters = asked()
+    limit = filters.query.limit
+    after = position_of(filters.query.cursor, (int, str, str))
+    with services().database.read() as session:
+        rows = queries.jobs(session, filters.wanted(), who().instances, limit + 1, after)
+        names = _instances(session)
+    shown = [job_view(row) for row in rows[:limit]]
+    older = cursor_of(_position(shown[-1].row)) if len(rows) > limit else None
+    return page(
+        "jobs.html",
+        filters=filters,
+        outcomes=OUTCOMES,
+        shows=SHOWS,
+        times=TIMES,
+        instances=names,
+        days=[(day * _DAY_MS, list(group)) for day, group in groupby(shown, _day)],
+        count=len(shown),
+        older=older and filters.url(cursor=older),
+        newest=filters.url() if after else None,
+        most_csv_rows=MOST_CSV_ROWS,
+    )
+
+
+@blueprint.get("/jobs.csv")
+def jobs_csv() -> Response:
+    """Give the same jobs as CSV, newest change first, up to a bound."""
+    filters = asked()
+    rows: Any = stream_with_context(_csv(filters, who().instances))
+    response = Response(rows, mimetype="text/csv")
+    response.headers["Content-Disposition"] = 'attachment; filename="jobs.csv"'
+    return response
+
+
+def _csv(filters: Filters, visible: queries.Instances) -> Iterator[str]:
+    wanted, after = filters.wanted(), position_of(filters.query.cursor, (int, str, str))
+    yield _csv_text([CSV_COLUMNS])
+    for _ in range(MOST_CSV_ROWS // CSV_PAGE):
+        with services().database.read() as session:
+            rows = queries.jobs(session, wanted, visible, CSV_PAGE, after)
+        yield _csv_text(_csv_row(job_view(row)) for row in rows)
+        if len(rows) < CSV_PAGE:
+            return
+        after = _position(rows[-1])
+
+
+def _csv_row(view: JobView) -> list[str]:
+    job = view.job
+    facts: tuple[Any, ...] = (
+        view.row.id,
+        view.row.instance,
+        view.outcome,
+        job.status,
+        job.text("object"),
+        job.text("direction"),
+        job.text("file"),
+        job.submitted,
+        job.loaded,
+        job.failed,
+        job.text("message"),
+        job.learnt_by,
+        "yes" if job.conflict else "no",
+        iso(job.created_at),
+        iso(job.submitted_at),
+        iso(job.ended_at),
+        iso(view.row.updated_at),
+        iso(job.files_expire_at),
+    )
+    return [cell(fact) for fact in facts]
+
+
+def cell(fact: object) -> str:
+    """Write a fact so that no spreadsheet computes it."""
+    text = "" if fact is None else str(fact).replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _csv_text(rows: Any) -> str:  # noqa: ANN401 - rows of text
+    written = io.StringIO(newline="")
+    csv.writer(written, quoting=csv.QUOTE_ALL).writerows(rows)
+    return written.getvalue().encode(errors="replace").decode()
+
+
+def _instances(session: Any) -> Sequence[str]:  # noqa: ANN401 - storage's
+    names = {str(row["name"]) for row in credentials.instances(session)}
+    if services().settings.default_keys:
+        names.add("default")
+    return sorted(name for name in names if who().may_see(name))
+
+
+def _position(row: JobRow) -> tuple[int, str, str]:
+    return row.updated_at, row.id, row.instance
+
+
+def _day(view: JobView) -> int:
+    return view.row.updated_at // _DAY_MS
+
+

@@ -1,0 +1,137 @@
+"""/jobs/{id}: all that is known of a job, and the bodies that told it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flask import Response, request
+
+from receiver.errors import BodyGone, NotFound
+from receiver.storage import failures, queries
+from receiver.storage.models import Event, JobRow, TimelineEntry
+from receiver.web import services
+from receiver.web.auth import check_instances, who
+from receiver.web.dashboard.pages import blueprint, page
+from receiver.web.dashboard.views import job_view, pretty
+
+LONGEST_SHOWN_BODY = 64 * 1024
+MOST_SHOWN_ENTRIES = 500
+ERRORS_A_PAGE = 50
+
+FACTS = {
+    "created_at": "creation time",
+    "submitted_at": "submission time",
+    "ended_at": "end",
+    "callback_payload": "callback payload",
+    "learnt_by": "who told first",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a timeline, and the event it tells of."""
+
+    row: TimelineEntry
+    event: Event | None
+
+    @property
+    def changed(self) -> list[str]:
+        """The names of what it changed."""
+        return [FACTS.get(name, name) for name in json.loads(self.row.changed)]
+
+
+@blueprint.get("/jobs/<string:id>")
+def job(id: str) -> Response:  # noqa: A002 - as in the API
+    """Show a job, or which instances have one of that id."""
+    rows = called(id)
+    if not rows:
+        raise NotFound(f"No job {id} is known, or the token does not reach its instance.")
+    if len(rows) > 1:
+        return page("choose.html", 409, id=id, views=[job_view(row) for row in rows])
+    row = rows[0]
+    with services().database.read() as session:
+        timeline = queries.timeline(session, row.id, row.instance)
+        mine = queries.EventFilter(jobs=[row.id], instances=[row.instance])
+        events = queries.events(session, mine, who().instances, MOST_SHOWN_ENTRIES, None)
+        groups = failures.error_groups(session, row.id, row.instance)
+    named = {event.id: event for event in events}
+    entries = [Entry(entry, named.get(entry.event or "")) for entry in timeline]
+    return page(
+        "job.html",
+        view=job_view(row),
+        entries=entries[-MOST_SHOWN_ENTRIES:],
+        left_out=max(0, len(entries) - MOST_SHOWN_ENTRIES),
+        groups=[{**group, "examples": list(map(pretty, group["examples"]))} for group in groups],
+    )
+
+
+@blueprint.get("/jobs/<string:id>/errors")
+def job_errors(id: str) -> Response:  # noqa: A002
+    """List the failed records of a job, as the vendor gave them."""
+    rows = called(id)
+    if len(rows) != 1:
+        raise NotFound(f"No job {id} is known there.")
+    text = request.args.get("from", "0")
+    start = int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else 0  # noqa: PLR2004
+    with services().database.read() as session:
+        found = failures.errors(session, rows[0].id, rows[0].instance, ERRORS_A_PAGE + 1, start)
+    return page(
+        "job_errors.html",
+        view=job_view(rows[0]),
+        errors=[(error.position, error.message, pretty(error.entry)) for error in found][
+            :ERRORS_A_PAGE
+        ],
+        following=found[ERRORS_A_PAGE].position if len(found) > ERRORS_A_PAGE else None,
+        start=start,
+    )
+
+
+@blueprint.get("/events/<string:id>")
+def event(id: str) -> Response:  # noqa: A002
+    """Show a verified callback and its body."""
+    row, body = _event(id)
+    return page("event.html", event=row, body=None if body is None else readable(body))
+
+
+@blueprint.get("/events/<string:id>/body")
+def event_body(id: str) -> Response:  # noqa: A002
+    """Give the exact bytes of a callback, as a file and never as a page."""
+    row, body = _event(id)
+    if body is None:
+        raise BodyGone(f"The body of {row.id} was deleted when its time was over.")
+    return download(body, row.id)
+
+
+def download(body: bytes, name: str) -> Response:
+    """Give bytes as a file."""
+    response = Response(body, mimetype="application/octet-stream")
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}.bin"'
+    return response
+
+
+def readable(body: bytes) -> tuple[str, str | None, bool]:
+    """Give the text of bytes, the same as indented JSON if it is any, and whether it was cut."""
+    cut = len(body) > LONGEST_SHOWN_BODY
+    text = body[:LONGEST_SHOWN_BODY].decode("utf-8", "backslashreplace")
+    indented = None if cut else pretty(text)
+    return text, None if indented == text else indented, cut
+
+
+def called(id_: str) -> Sequence[JobRow]:
+    """Give the jobs of that id that the token reaches, in the instance of this request, if any."""
+    instance = request.args.get("instance") or None
+    if instance is not None:
+        check_instances([instance])
+    if "\0" in id_ or "\0" in (instance or ""):
+        return ()
+    with services().database.read() as session:
+        return queries.jobs_called(session, id_, instance, who().instances)
+
+
+def _event(event_id: str) -> tuple[Event, bytes | None]:
+    with services().database.read() as session:
+        known = "\0" not in event_id
+        row = queries.event(session, event_id, who().instances) if known else None
+        if row is None:
+            raise NotFound(f"No event {event_id} is known.")
+        return row, queries.body(session, row.id)

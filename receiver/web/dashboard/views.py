@@ -1,0 +1,45 @@
+"""What the templates are given of a job."""
+
+import json
+from dataclasses import dataclass
+
+from receiver.jobs import Job
+from receiver.storage.models import JobRow
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job for people; times are ms."""
+
+    row: JobRow
+    job: Job
+
+    @property
+    def outcome(self) -> str:
+        """What became of it."""
+        return self.job.outcome
+
+    @property
+    def total(self) -> int:
+        """How many records its bar stands for."""
+        known = (self.job.loaded or 0) + (self.job.failed or 0)
+        return max(known, self.job.submitted or 0)
+
+    @property
+    def payload(self) -> str | None:
+        """The callback payload, indented."""
+        text = self.job.text("callback_payload")
+        return None if text is None else pretty(text)
+
+
+def job_view(row: JobRow) -> JobView:
+    """Show a job."""
+    return JobView(row, Job(json.loads(row.registers)))
+
+
+def pretty(text: str) -> str:
+    """Indent JSON; give what is none as it is."""
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
