@@ -81,7 +81,7 @@ def jobs(
 ) -> Sequence[JobRow]:
     """Give jobs, newest change first, from behind (updated_at, id, instance) `after`."""
     statement = select(JobRow).where(
-        *_among(
+        *among(
             (JobRow.instance, wanted.instances),
             (JobRow.status, wanted.statuses),
             (JobRow.outcome, wanted.outcomes),
@@ -104,7 +104,7 @@ def jobs(
 
 def jobs_by_age(session: Session, wanted: JobFilter, limit: int, offset: int) -> Sequence[JobRow]:
     """Give jobs in the order in which they were first heard of, newest first."""
-    filters = _among(
+    filters = among(
         (JobRow.instance, wanted.instances),
         (JobRow.status, wanted.statuses),
         (JobRow.object, wanted.objects),
@@ -122,7 +122,7 @@ def jobs_called(
     named = None if instance is None else [instance]
     return session.scalars(
         select(JobRow).where(
-            JobRow.id == id_, *_among((JobRow.instance, named), (JobRow.instance, visible))
+            JobRow.id == id_, *among((JobRow.instance, named), (JobRow.instance, visible))
         )
     ).all()
 
@@ -152,7 +152,7 @@ def events(
 ) -> Sequence[Event]:
     """Give events, newest first, from behind (received_at, id) `after`."""
     statement = select(Event).where(
-        *_among(
+        *among(
             (Event.instance, wanted.instances),
             (Event.kind, wanted.kinds),
             (Event.job, wanted.jobs),
@@ -165,7 +165,7 @@ def events(
 
 def event(session: Session, id_: str, visible: Instances) -> Event | None:
     """Give an event."""
-    return session.scalar(select(Event).where(Event.id == id_, *_among((Event.instance, visible))))
+    return session.scalar(select(Event).where(Event.id == id_, *among((Event.instance, visible))))
 
 
 def body(session: Session, id_: str) -> bytes | None:
@@ -190,7 +190,7 @@ def rejections(
         Rejection.size,
     ]
     statement: Select[Any] = select(*columns).where(
-        *_among(
+        *among(
             (Rejection.instance, wanted.instances),
             (Rejection.reason, wanted.reasons),
             (Rejection.peer, wanted.peers),
@@ -203,11 +203,11 @@ def rejections(
 
 def summary(session: Session, visible: Instances, now: int, overdue_after: int) -> dict[str, Any]:
     """Count what an operator looks at first. overdue_after -- in ms."""
-    mine = _among((JobRow.instance, visible))
+    mine = among((JobRow.instance, visible))
     by_outcome = select(JobRow.outcome, func.count()).where(*mine).group_by(JobRow.outcome)
     found: dict[str, int] = {row[0]: row[1] for row in session.execute(by_outcome)}
     under_way = JobRow.outcome.in_(UNDER_WAY)
-    queued = session.scalar(select(func.sum(Pace.queued)).where(*_among((Pace.instance, visible))))
+    queued = session.scalar(select(func.sum(Pace.queued)).where(*among((Pace.instance, visible))))
     return {
         "jobs": {outcome: found.get(outcome, 0) for outcome in OUTCOMES},
         "overdue": _count(session, *mine, under_way, is_overdue(now, overdue_after)),
@@ -219,16 +219,16 @@ def summary(session: Session, visible: Instances, now: int, overdue_after: int) 
         "queued_at_vendor": None if queued is None else int(queued),
         "unclear_submissions": session.scalar(
             select(func.count()).where(
-                Submission.state == "unclear", *_among((Submission.instance, visible))
+                Submission.state == "unclear", *among((Submission.instance, visible))
             )
         ),
         "unreadable_events": session.scalar(
             select(func.count()).where(
-                Event.kind == "unreadable", *_among((Event.instance, visible))
+                Event.kind == "unreadable", *among((Event.instance, visible))
             )
         ),
         "last_callback_at": session.scalar(
-            select(func.max(Event.last_received_at)).where(*_among((Event.instance, visible)))
+            select(func.max(Event.last_received_at)).where(*among((Event.instance, visible)))
         ),
     }
 
@@ -239,12 +239,13 @@ def _count(session: Session, *conditions: Any) -> int:  # noqa: ANN401 - SQL exp
 
 def _rejections_since(session: Session, visible: Instances, since: int) -> int:
     statement = select(func.sum(RejectionCount.count)).where(
-        RejectionCount.minute > since // MINUTE_MS, *_among((RejectionCount.instance, visible))
+        RejectionCount.minute > since // MINUTE_MS, *among((RejectionCount.instance, visible))
     )
     return int(session.scalar(statement) or 0)
 
 
-def _among(*filters: tuple[Any, Any]) -> list[Any]:
+def among(*filters: tuple[Any, Any]) -> list[Any]:
+    """Say that each column holds one of its values; none given leaves it open."""
     return [
         column.in_(sorted(values)) for column, values in filters if values or values == frozenset()
     ]

@@ -31,3 +31,9 @@ def check_instances(named: list[str]) -> None:
     for instance in named:
         if not who().may_see(instance):
             raise Forbidden(f"the token does not reach the instance {instance}")
+
+
+def check_may_act() -> None:
+    """Refuse a token that may only look. Raises Forbidden."""
+    if who().scope != "operate":
+        raise Forbidden("this needs a token of the scope operate")

@@ -66,7 +66,7 @@ def sign_in() -> Response:
     if session_id is None:
         log.warning("sign-in refused", peer=request.remote_addr)
         return door(401, "This token is unknown, expired or revoked.")
-    response = _see(local(request.form.get("next")) or url_for("dashboard.front"))
+    response = see(local(request.form.get("next")) or url_for("dashboard.front"))
     _set_cookie(response, "session", session_id, seconds=sessions.LONGEST_MS // 1000)
     _drop_cookie(response, "visitor")
     return response
@@ -77,7 +77,7 @@ def sign_out() -> Response:
     """End the session, on every node at once."""
     with services().database.write() as session:
         sessions.sign_out(session, g.session_id)
-    response = _see(url_for("dashboard.front"))
+    response = see(url_for("dashboard.front"))
     _drop_cookie(response, "session")
     return response
 
@@ -145,7 +145,8 @@ def _signed_in() -> sessions.SignedIn | None:
     return found
 
 
-def _see(path: str) -> Response:
+def see(path: str) -> Response:
+    """Go on to another page, by GET."""
     response = Response(status=303)
     response.headers["Location"] = path
     return response

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
@@ -11,12 +11,13 @@ from flask import Response, stream_with_context
 
 from receiver.clock import iso
 from receiver.jobs import OUTCOMES
-from receiver.storage import credentials, queries
+from receiver.storage import queries
 from receiver.storage.models import JobRow
 from receiver.web import services
 from receiver.web.api import cursor_of, position_of
 from receiver.web.auth import who
 from receiver.web.dashboard.filters import SHOWS, TIMES, Filters, asked
+from receiver.web.dashboard.instances import reached
 from receiver.web.dashboard.pages import blueprint, page
 from receiver.web.dashboard.views import JobView, job_view
 
@@ -55,7 +56,7 @@ def jobs() -> Response:
     after = position_of(filters.query.cursor, (int, str, str))
     with services().database.read() as session:
         rows = queries.jobs(session, filters.wanted(), who().instances, limit + 1, after)
-        names = _instances(session)
+        names = reached(session)
     shown = [job_view(row) for row in rows[:limit]]
     older = cursor_of(_position(shown[-1].row)) if len(rows) > limit else None
     return page(
@@ -130,13 +131,6 @@ def _csv_text(rows: Any) -> str:  # noqa: ANN401 - rows of text
     written = io.StringIO(newline="")
     csv.writer(written, quoting=csv.QUOTE_ALL).writerows(rows)
     return written.getvalue().encode(errors="replace").decode()
-
-
-def _instances(session: Any) -> Sequence[str]:  # noqa: ANN401 - storage's
-    names = {str(row["name"]) for row in credentials.instances(session)}
-    if services().settings.default_keys:
-        names.add("default")
-    return sorted(name for name in names if who().may_see(name))
 
 
 def _position(row: JobRow) -> tuple[int, str, str]:

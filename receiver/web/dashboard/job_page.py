@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from flask import Response, request
 
 from receiver.errors import BodyGone, NotFound
-from receiver.storage import failures, queries
+from receiver.storage import credentials, failures, queries
 from receiver.storage.models import Event, JobRow, TimelineEntry
 from receiver.web import services
 from receiver.web.auth import check_instances, who
-from receiver.web.dashboard.pages import blueprint, page
+from receiver.web.dashboard.pages import blueprint, may_operate, page
 from receiver.web.dashboard.views import job_view, pretty
 
 LONGEST_SHOWN_BODY = 64 * 1024
@@ -54,6 +54,7 @@ def job(id: str) -> Response:  # noqa: A002 - as in the API
         mine = queries.EventFilter(jobs=[row.id], instances=[row.instance])
         events = queries.events(session, mine, who().instances, MOST_SHOWN_ENTRIES, None)
         groups = failures.error_groups(session, row.id, row.instance)
+        may_ask = row.instance in credentials.with_vendor_secrets(session)
     named = {event.id: event for event in events}
     entries = [Entry(entry, named.get(entry.event or "")) for entry in timeline]
     return page(
@@ -61,6 +62,7 @@ def job(id: str) -> Response:  # noqa: A002 - as in the API
         view=job_view(row),
         entries=entries[-MOST_SHOWN_ENTRIES:],
         left_out=max(0, len(entries) - MOST_SHOWN_ENTRIES),
+        may_ask=may_operate() and may_ask,
         groups=[{**group, "examples": list(map(pretty, group["examples"]))} for group in groups],
     )
 

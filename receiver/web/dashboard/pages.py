@@ -85,6 +85,7 @@ def _unforeseen(error: Exception) -> Response:
     return page("error.html", 500, title="Internal error", detail=detail)
 
 
+@blueprint.app_template_global()
 def may_operate() -> bool:
     """Whether whoever is signed in may act, not only look."""
     return g.get("bearer") is not None and g.bearer.scope == "operate"

@@ -79,12 +79,14 @@ def span(ms: int) -> str:
 
 @blueprint.app_template_filter()
 def moment(ms: int, form: str = "full") -> Markup:
-    """Write a time in UTC. form -- full, day (without a year's clock) or clock."""
+    """Write a time in UTC. form -- how much of it."""
     at = _EPOCH + timedelta(milliseconds=ms)
     text = {
         "full": f"{at:%Y-%m-%d %H:%M:%S}",
         "clock": f"{at:%H:%M:%S}",
         "minute": f"{at:%Y-%m-%d %H:%M}",
+        "hour": f"{at:%H:%M}",
+        "date": f"{at:%d %b}",
     }[form]
     title = f"{at:%A %d %B %Y, %H:%M:%S} UTC"
     return Markup('<time datetime="{}" title="{}">{}</time>').format(iso(ms), title, text)
@@ -115,6 +117,12 @@ def day(ms: int) -> str:
     date = (_EPOCH + timedelta(milliseconds=ms)).date()
     name = {0: "Today", 1: "Yesterday"}.get((today - date).days)
     return f"{name}, {date:%A %d %B %Y}" if name else f"{date:%A %d %B %Y}"
+
+
+@blueprint.app_template_filter("iso")
+def as_parameter(ms: int) -> str:
+    """Write a time as the API takes it."""
+    return str(iso(ms))
 
 
 @blueprint.app_template_filter()

@@ -1,0 +1,113 @@
+"""What the overview and the instances page are drawn from. Functions take a Session.
+
+Each question is bounded by an index or by a window, so that it costs the same with a million jobs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from receiver.clock import MINUTE_MS
+from receiver.storage.models import Event, JobRow, Pace, RejectionCount, StoredKey
+from receiver.storage.queries import Instances, among
+
+ENDED = ("succeeded", "partial", "failed", "cancelled")
+NEWEST_EVENTS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Refusing:
+    """An instance whose deliveries are refused since it was last heard of. since -- ms."""
+
+    since: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vendor:
+    """How the vendor held up when it was last asked for an instance; times are ms."""
+
+    failures: int
+    blocked_until: int
+    queued: int | None
+    queued_asked_at: int | None
+
+
+def outcomes_over_time(
+    session: Session, visible: Instances, since: int, width: int
+) -> dict[tuple[int, str], int]:
+    """Count the jobs that ended in each stretch of `width` ms: {(number of stretch, outcome): n}.
+
+    A job counts where it changed last.
+    """
+    stretch = JobRow.updated_at - JobRow.updated_at % width
+    statement = (
+        select(stretch, JobRow.outcome, func.count())
+        .where(
+            JobRow.outcome.in_(ENDED),
+            JobRow.updated_at >= since,
+            *among((JobRow.instance, visible)),
+        )
+        .group_by(stretch, JobRow.outcome)
+    )
+    return {(start, outcome): count for start, outcome, count in session.execute(statement)}
+
+
+def last_callbacks(session: Session) -> dict[str, int]:
+    """Tell when each instance's latest callback was taken, ms, as far as that can be told quickly.
+
+    To the minute, by the key that matched; exactly, for those among the newest events.
+    """
+    used = select(StoredKey.instance, func.max(StoredKey.last_used_at)).where(
+        StoredKey.last_used_at.is_not(None)
+    )
+    found = {name: int(at) for name, at in session.execute(used.group_by(StoredKey.instance))}
+    newest = (
+        select(Event.instance, Event.received_at)
+        .order_by(Event.received_at.desc(), Event.id.desc())
+        .limit(NEWEST_EVENTS)
+        .subquery()
+    )
+    latest = select(newest.c.instance, func.max(newest.c.received_at)).group_by(newest.c.instance)
+    for name, at in session.execute(latest):
+        found[name] = max(int(at), found.get(name, 0))
+    return found
+
+
+def refusing(session: Session, last: Mapping[str, int], since: int) -> dict[str, Refusing]:
+    """Tell which instances' deliveries are refused since they were last heard of.
+
+    last -- as `last_callbacks` gives it. since -- ms; what was before is over in any case.
+    """
+    minutes = (
+        select(RejectionCount.instance, RejectionCount.minute, func.sum(RejectionCount.count))
+        .where(RejectionCount.minute >= since // MINUTE_MS, RejectionCount.instance != "")
+        .group_by(RejectionCount.instance, RejectionCount.minute)
+        .order_by(RejectionCount.minute)
+    )
+    found: dict[str, Refusing] = {}
+    for name, minute, count in session.execute(minutes):
+        if minute * MINUTE_MS > last.get(name, 0):
+            before = found.get(name, Refusing(minute * MINUTE_MS, 0))
+            found[name] = Refusing(before.since, before.count + int(count))
+    return found
+
+
+def vendors(session: Session) -> dict[str, Vendor]:
+    """Tell how the vendor held up, by instance."""
+    return {
+        row.instance: Vendor(row.failures, row.blocked_until, row.queued, row.queued_asked_at)
+        for row in session.scalars(select(Pace))
+    }
+
+
+def under_way(session: Session, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Count the jobs under way of instances, and tell since when the oldest is, ms."""
+    statement = (
+        select(JobRow.instance, func.count(), func.min(JobRow.first_seen_at))
+        .where(JobRow.outcome.in_(("pending", "unknown")), JobRow.instance.in_(names))
+        .group_by(JobRow.instance)
+    )
+    return {name: (count, int(oldest)) for name, count, oldest in session.execute(statement)}
