@@ -55,9 +55,7 @@ class Keys:
         self._keys = [*given, *stored]
 
     @classmethod
-    def read(
-        cls, database: Database, vault: Vault, default_keys: Sequence[SignatureKey]
-    ) -> "Keys":
+    def read(cls, database: Database, vault: Vault, default_keys: Sequence[SignatureKey]) -> "Keys":
         """Read them. Raises StoreUnavailable."""
         with database.read() as session:
             return cls(opened_keys(session, vault), default_keys)
@@ -112,9 +110,7 @@ class Quarantine:
             if len(batch) < BATCH:
                 return Again(looked, taken)
 
-    def verify_one(
-        self, refused: Rejection, note: Callable[..., None] = lambda *_: None
-    ) -> bool:
+    def verify_one(self, refused: Rejection, note: Callable[..., None] = lambda *_: None) -> bool:
         """Verify one again; tell whether it is an event by now."""
         if refused.body is None or refused.signature is None:
             return False

@@ -79,7 +79,9 @@ def resend(name: str) -> Response:
         )
     held = _actions().resend(name)
     _done("deliveries.resend", name, f"{held} were queued")
-    told = f"The vendor was told to send {held} again." if held else "The vendor holds back nothing."
+    told = (
+        f"The vendor was told to send {held} again." if held else "The vendor holds back nothing."
+    )
     return _back(back, told)
 
 
@@ -196,9 +198,7 @@ def _entered(session: Any, refused: Rejection, event: str) -> None:  # noqa: ANN
     note(session, "refusal.verify", f"{refused.instance}/{event}", f"refused as {refused.reason}")
 
 
-def _confirm(
-    title: str, button: str, back: str, *says: str, danger: bool = False
-) -> Response:
+def _confirm(title: str, button: str, back: str, *says: str, danger: bool = False) -> Response:
     facts: dict[str, str | Sequence[str] | bool] = {
         "title": title,
         "button": button,

@@ -9,7 +9,7 @@ from receiver.storage.history import ENDED
 
 HEIGHT = 100
 GAP = 0.22  # of a bar's place
-_STEPS = (1, 2, 5)
+_STEPS = (1, 2, 3, 4, 5, 6, 8)
 
 
 @dataclass(frozen=True, slots=True)

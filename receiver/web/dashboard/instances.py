@@ -127,6 +127,4 @@ def _of_environment(name: str) -> list[dict[str, Any]]:
     if name != DEFAULT_INSTANCE:
         return []
     unknown = {"created_at": None, "last_used_at": None, "retired_at": None, "environment": True}
-    return [
-        {"id": key.id, "instance": name, **unknown} for key in services().settings.default_keys
-    ]
+    return [{"id": key.id, "instance": name, **unknown} for key in services().settings.default_keys]

@@ -139,5 +139,3 @@ def _position(row: JobRow) -> tuple[int, str, str]:
 
 def _day(view: JobView) -> int:
     return view.row.updated_at // _DAY_MS
-
-

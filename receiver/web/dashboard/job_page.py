@@ -12,7 +12,7 @@ from receiver.storage.models import Event, JobRow, TimelineEntry
 from receiver.web import services
 from receiver.web.auth import check_instances, who
 from receiver.web.dashboard.pages import blueprint, may_operate, page
-from receiver.web.dashboard.views import job_view, pretty
+from receiver.web.dashboard.views import job_view, pretty, record
 
 LONGEST_SHOWN_BODY = 64 * 1024
 MOST_SHOWN_ENTRIES = 500
@@ -63,7 +63,7 @@ def job(id: str) -> Response:  # noqa: A002 - as in the API
         entries=entries[-MOST_SHOWN_ENTRIES:],
         left_out=max(0, len(entries) - MOST_SHOWN_ENTRIES),
         may_ask=may_operate() and may_ask,
-        groups=[{**group, "examples": list(map(pretty, group["examples"]))} for group in groups],
+        groups=[{**group, "examples": list(map(record, group["examples"]))} for group in groups],
     )
 
 
@@ -80,7 +80,7 @@ def job_errors(id: str) -> Response:  # noqa: A002
     return page(
         "job_errors.html",
         view=job_view(rows[0]),
-        errors=[(error.position, error.message, pretty(error.entry)) for error in found][
+        errors=[(error.position, error.message, record(error.entry)) for error in found][
             :ERRORS_A_PAGE
         ],
         following=found[ERRORS_A_PAGE].position if len(found) > ERRORS_A_PAGE else None,

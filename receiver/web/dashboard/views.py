@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from receiver.jobs import Job
 from receiver.storage.models import JobRow
 
+ONE_LINE = 160  # characters
+
 
 @dataclass(frozen=True, slots=True)
 class JobView:
@@ -35,6 +37,11 @@ class JobView:
 def job_view(row: JobRow) -> JobView:
     """Show a job."""
     return JobView(row, Job(json.loads(row.registers)))
+
+
+def record(text: str) -> str:
+    """Show a failed record: on one line if it fits there."""
+    return text if len(text) <= ONE_LINE and "\n" not in text else pretty(text)
 
 
 def pretty(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup
@@ -37,8 +38,13 @@ def shown(text: Any, most: int = LONGEST_SHOWN) -> str:  # noqa: ANN401 - whatev
     """Write a stranger's text: at most so much of it, what cannot be seen as its code point."""
     text = str(text)
     cut = text[:most]
-    seen = _UNSEEN.sub(lambda found: f"\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}U+{ord(found[0]):04X}"
-                       "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}", cut)
+    seen = _UNSEEN.sub(
+        lambda found: (
+            f"\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}U+{ord(found[0]):04X}"
+            "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}"
+        ),
+        cut,
+    )
     return seen if len(text) <= most else f"{seen}\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -64,17 +70,13 @@ def size(value: int) -> str:
 
 @blueprint.app_template_filter()
 def span(ms: int) -> str:
-    """Write how long something takes, in its two largest units: `2 d 4 h`."""
+    """Write how long something takes: `2 d 4 h`, `3 h 5 min`, `12 min`, `8 s`."""
     ms = max(0, ms)
-    for place, (unit, length) in enumerate(_UNITS):
+    for (unit, length), (smaller, smaller_length) in pairwise(_UNITS):
         if ms >= length:
-            whole = f"{ms // length} {unit}"
-            if place + 1 == len(_UNITS):
-                return whole
-            smaller, smaller_length = _UNITS[place + 1]
-            rest = ms % length // smaller_length
-            return f"{whole} {rest} {smaller}" if rest else whole
-    return "0 s"
+            rest = ms % length // smaller_length if smaller != "s" else 0
+            return f"{ms // length} {unit} {rest} {smaller}" if rest else f"{ms // length} {unit}"
+    return f"{ms // _SECOND} s"
 
 
 @blueprint.app_template_filter()

@@ -7,14 +7,14 @@
 
   function span(seconds) {
     seconds = Math.max(0, Math.floor(seconds));
-    const place = UNITS.findIndex(([, length]) => seconds >= length);
-    if (place < 0) return "0 s";
-    const [unit, length] = UNITS[place];
-    const whole = `${Math.floor(seconds / length)} ${unit}`;
-    if (place + 1 === UNITS.length) return whole;
-    const [smaller, smallerLength] = UNITS[place + 1];
-    const rest = Math.floor((seconds % length) / smallerLength);
-    return rest ? `${whole} ${rest} ${smaller}` : whole;
+    for (let place = 0; place < UNITS.length; place += 1) {
+      const [unit, length] = UNITS[place];
+      const [smaller, smallerLength] = UNITS[place + 1] ?? [];
+      if (seconds < length) continue;
+      const rest = smaller && smaller !== "s" ? Math.floor((seconds % length) / smallerLength) : 0;
+      return `${Math.floor(seconds / length)} ${unit}${rest ? ` ${rest} ${smaller}` : ""}`;
+    }
+    return "0 s";
   }
 
   // Times go on counting, and tell the reader's own zone.
