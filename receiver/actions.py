@@ -1,4 +1,4 @@
-"""What an operator has done by hand: ask the vendor, have it send again, test the way of a callback.
+"""What an operator does by hand: ask the vendor, have it send again, test the way of a callback.
 
 The vendor is asked in turn, like everybody does: paced over all nodes, and not while it fails.
 """
@@ -76,7 +76,8 @@ class Actions:
     def test(self, instance: str) -> Tested:
         """Send a signed test callback to our public URL, the way the vendor's come.
 
-        It is an event of kind `other`, marked as a test, and touches no job. Raises CredentialError.
+        It is an event of kind `other`, marked as a test, and touches no job.
+        Raises CredentialError.
         """
         key = self._newest_key(instance)
         mark = {"sent_at": iso(self.clock()), "nonce": secrets.token_hex(8), "instance": instance}

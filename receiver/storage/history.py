@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from receiver.clock import MINUTE_MS
 from receiver.storage.models import Event, JobRow, Pace, RejectionCount, StoredKey
-from receiver.storage.queries import Instances, among
+from receiver.storage.queries import Instances
+from receiver.storage.watching import among
 
 ENDED = ("succeeded", "partial", "failed", "cancelled")
 NEWEST_EVENTS = 1_000
@@ -48,7 +49,7 @@ def outcomes_over_time(
         .where(
             JobRow.outcome.in_(ENDED),
             JobRow.updated_at >= since,
-            *among((JobRow.instance, visible)),
+            *among(JobRow.instance, visible),
         )
         .group_by(stretch, JobRow.outcome)
     )
@@ -63,7 +64,7 @@ def last_callbacks(session: Session) -> dict[str, int]:
     used = select(StoredKey.instance, func.max(StoredKey.last_used_at)).where(
         StoredKey.last_used_at.is_not(None)
     )
-    found = {name: int(at) for name, at in session.execute(used.group_by(StoredKey.instance))}
+    found = {name: int(at or 0) for name, at in session.execute(used.group_by(StoredKey.instance))}
     newest = (
         select(Event.instance, Event.received_at)
         .order_by(Event.received_at.desc(), Event.id.desc())

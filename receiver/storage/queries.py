@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from receiver.clock import MINUTE_MS
 from receiver.jobs import OUTCOMES
-from receiver.storage.followups import UNDER_WAY, is_overdue
+from receiver.storage.followups import is_overdue
 from receiver.storage.models import (
     Body,
     Event,
@@ -30,11 +30,7 @@ Instances = frozenset[str] | None  # what a token may see; None is all
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs. An empty tuple or None leaves that question open; times are ms.
-
-    overdue -- under way for too long: (now, how long where an object's usual time is not known).
-    lost -- only those whose ending a poll told though a callback was due.
-    """
+    """Which jobs. An empty tuple or None leaves that question open; times are ms."""
 
     instances: Sequence[str] = ()
     statuses: Sequence[str] = ()
@@ -45,9 +41,6 @@ class JobFilter:
     updated_before: int | None = None
     expires_before: int | None = None
     text: str | None = None
-    expires_after: int | None = None
-    overdue: tuple[int, int] | None = None
-    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +74,7 @@ def jobs(
 ) -> Sequence[JobRow]:
     """Give jobs, newest change first, from behind (updated_at, id, instance) `after`."""
     statement = select(JobRow).where(
-        *among(
+        *_among(
             (JobRow.instance, wanted.instances),
             (JobRow.status, wanted.statuses),
             (JobRow.outcome, wanted.outcomes),
@@ -90,12 +83,8 @@ def jobs(
             (JobRow.instance, visible),
         ),
         *_between(JobRow.updated_at, wanted.updated_after, wanted.updated_before),
-        *_between(JobRow.files_expire_at, wanted.expires_after, wanted.expires_before),
+        *_between(JobRow.files_expire_at, None, wanted.expires_before),
     )
-    if wanted.overdue:
-        statement = statement.where(JobRow.outcome.in_(UNDER_WAY), is_overdue(*wanted.overdue))
-    if wanted.lost:
-        statement = statement.where(JobRow.callback_lost)
     if wanted.text:
         statement = statement.where(JobRow.id.contains(wanted.text, autoescape=True))
     order = (JobRow.updated_at, JobRow.id, JobRow.instance)
@@ -104,7 +93,7 @@ def jobs(
 
 def jobs_by_age(session: Session, wanted: JobFilter, limit: int, offset: int) -> Sequence[JobRow]:
     """Give jobs in the order in which they were first heard of, newest first."""
-    filters = among(
+    filters = _among(
         (JobRow.instance, wanted.instances),
         (JobRow.status, wanted.statuses),
         (JobRow.object, wanted.objects),
@@ -122,7 +111,7 @@ def jobs_called(
     named = None if instance is None else [instance]
     return session.scalars(
         select(JobRow).where(
-            JobRow.id == id_, *among((JobRow.instance, named), (JobRow.instance, visible))
+            JobRow.id == id_, *_among((JobRow.instance, named), (JobRow.instance, visible))
         )
     ).all()
 
@@ -152,7 +141,7 @@ def events(
 ) -> Sequence[Event]:
     """Give events, newest first, from behind (received_at, id) `after`."""
     statement = select(Event).where(
-        *among(
+        *_among(
             (Event.instance, wanted.instances),
             (Event.kind, wanted.kinds),
             (Event.job, wanted.jobs),
@@ -165,7 +154,7 @@ def events(
 
 def event(session: Session, id_: str, visible: Instances) -> Event | None:
     """Give an event."""
-    return session.scalar(select(Event).where(Event.id == id_, *among((Event.instance, visible))))
+    return session.scalar(select(Event).where(Event.id == id_, *_among((Event.instance, visible))))
 
 
 def body(session: Session, id_: str) -> bytes | None:
@@ -190,7 +179,7 @@ def rejections(
         Rejection.size,
     ]
     statement: Select[Any] = select(*columns).where(
-        *among(
+        *_among(
             (Rejection.instance, wanted.instances),
             (Rejection.reason, wanted.reasons),
             (Rejection.peer, wanted.peers),
@@ -203,11 +192,11 @@ def rejections(
 
 def summary(session: Session, visible: Instances, now: int, overdue_after: int) -> dict[str, Any]:
     """Count what an operator looks at first. overdue_after -- in ms."""
-    mine = among((JobRow.instance, visible))
+    mine = _among((JobRow.instance, visible))
     by_outcome = select(JobRow.outcome, func.count()).where(*mine).group_by(JobRow.outcome)
     found: dict[str, int] = {row[0]: row[1] for row in session.execute(by_outcome)}
-    under_way = JobRow.outcome.in_(UNDER_WAY)
-    queued = session.scalar(select(func.sum(Pace.queued)).where(*among((Pace.instance, visible))))
+    under_way = JobRow.outcome.in_(("pending", "unknown"))
+    queued = session.scalar(select(func.sum(Pace.queued)).where(*_among((Pace.instance, visible))))
     return {
         "jobs": {outcome: found.get(outcome, 0) for outcome in OUTCOMES},
         "overdue": _count(session, *mine, under_way, is_overdue(now, overdue_after)),
@@ -219,16 +208,16 @@ def summary(session: Session, visible: Instances, now: int, overdue_after: int) 
         "queued_at_vendor": None if queued is None else int(queued),
         "unclear_submissions": session.scalar(
             select(func.count()).where(
-                Submission.state == "unclear", *among((Submission.instance, visible))
+                Submission.state == "unclear", *_among((Submission.instance, visible))
             )
         ),
         "unreadable_events": session.scalar(
             select(func.count()).where(
-                Event.kind == "unreadable", *among((Event.instance, visible))
+                Event.kind == "unreadable", *_among((Event.instance, visible))
             )
         ),
         "last_callback_at": session.scalar(
-            select(func.max(Event.last_received_at)).where(*among((Event.instance, visible)))
+            select(func.max(Event.last_received_at)).where(*_among((Event.instance, visible)))
         ),
     }
 
@@ -239,13 +228,12 @@ def _count(session: Session, *conditions: Any) -> int:  # noqa: ANN401 - SQL exp
 
 def _rejections_since(session: Session, visible: Instances, since: int) -> int:
     statement = select(func.sum(RejectionCount.count)).where(
-        RejectionCount.minute > since // MINUTE_MS, *among((RejectionCount.instance, visible))
+        RejectionCount.minute > since // MINUTE_MS, *_among((RejectionCount.instance, visible))
     )
     return int(session.scalar(statement) or 0)
 
 
-def among(*filters: tuple[Any, Any]) -> list[Any]:
-    """Say that each column holds one of its values; none given leaves it open."""
+def _among(*filters: tuple[Any, Any]) -> list[Any]:
     return [
         column.in_(sorted(values)) for column, values in filters if values or values == frozenset()
     ]

@@ -7,9 +7,9 @@ the clock is ours, so that it can be yesterday.
 import hashlib
 import hmac
 import json
-from random import Random
 from base64 import b64encode
 from dataclasses import dataclass, field
+from random import Random
 
 from cryptography.fernet import Fernet
 

@@ -122,7 +122,7 @@ class Guest:
         return self.client.post("/sign-in", data=given)
 
     def get(self, path: str, **options: Any) -> Any:
-        return self.client.get(path, **options)
+        return self.client.get(path, buffered=True, **options)
 
     def post(self, path: str, **fields: str) -> Any:
         return self.client.post(path, data={"form_token": self.form_token(), **fields})

@@ -1,6 +1,6 @@
 """What tokens of the scope `operate` may do: each page first says what it will do, then does it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
@@ -89,13 +89,13 @@ def resend(name: str) -> Response:
 def test(name: str) -> Response:
     """Send a signed test callback through the public URL."""
     back = url_for("dashboard.instance", name=the_instance(name).name)
+    public = services().settings.public_url or "(RECEIVER_PUBLIC_URL is not set)"
     if request.method == "GET":
         return _confirm(
             f"Send a test callback to {name}",
             "Send",
             back,
-            f"A callback signed with the newest key of {name} goes to"
-            f" {services().settings.public_url or '(RECEIVER_PUBLIC_URL is not set)'}, proxy and all.",
+            f"A callback signed with the newest key of {name} goes to {public}, proxy and all.",
             "It is kept as an event of the kind other, marked as a test, and touches no job.",
         )
     tested = _actions().test(name)
@@ -199,14 +199,7 @@ def _entered(session: Any, refused: Rejection, event: str) -> None:  # noqa: ANN
 
 
 def _confirm(title: str, button: str, back: str, *says: str, danger: bool = False) -> Response:
-    facts: dict[str, str | Sequence[str] | bool] = {
-        "title": title,
-        "button": button,
-        "back": back,
-        "says": says,
-        "danger": danger,
-    }
-    return page("confirm.html", **facts)
+    return page("confirm.html", title=title, button=button, back=back, says=says, danger=danger)
 
 
 def _back(path: str, told: str) -> Response:

@@ -35,7 +35,10 @@ class Chart:
 
 
 def chart(counts: Mapping[tuple[int, str], int], first: int, width: int, places: int) -> Chart:
-    """Draw counts. first -- where the first stretch starts, ms; width -- of each; places -- how many."""
+    """Draw counts.
+
+    first -- where the first stretch starts, ms. width -- of each. places -- how many.
+    """
     bars = [
         Bar(start, {name: counts.get((start, name), 0) for name in ENDED})
         for start in range(first, first + places * width, width)
@@ -43,7 +46,7 @@ def chart(counts: Mapping[tuple[int, str], int], first: int, width: int, places:
     top = _scale(max(bar.total for bar in bars))
     drawing = svg.SVG(
         viewBox=svg.ViewBoxSpec(0, 0, places, HEIGHT),
-        preserveAspectRatio="none",
+        preserveAspectRatio=svg.PreserveAspectRatio("none"),
         class_=["chart"],
         elements=[*_lines(places), *(each for bar in enumerate(bars) for each in _pile(*bar, top))],
         extra={"aria-hidden": "true", "focusable": "false"},

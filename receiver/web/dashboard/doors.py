@@ -1,4 +1,4 @@
-"""Who may see a page: sign-in with a token of the API, sign-out, and tokens against forged forms."""
+"""Who may see a page: sign-in with a token of the API, sign-out, and what a form must carry."""
 
 import hmac
 import re

@@ -8,9 +8,8 @@ from msgspec import UNSET
 from receiver.errors import BadParameter
 from receiver.notifications import Kind
 from receiver.storage import queries
-from receiver.web import services
 from receiver.web.api import cursor_of, position_of
-from receiver.web.auth import who
+from receiver.web.dashboard import asking
 from receiver.web.dashboard.pages import blueprint, page
 from receiver.web.dashboard.paging import link
 
@@ -25,8 +24,7 @@ def events() -> Response:
         raise BadParameter(f"a kind is one of {', '.join(get_args(Kind))}")
     wanted = queries.EventFilter(kinds=[kind] if kind else [])
     after = position_of(request.args.get("cursor") or UNSET, (int, str))
-    with services().database.read() as session:
-        rows = queries.events(session, wanted, who().instances, A_PAGE + 1, after)
+    rows = asking.events(wanted, A_PAGE + 1, after)
     last = rows[A_PAGE - 1] if len(rows) > A_PAGE else None
     return page(
         "events.html",

@@ -1,6 +1,6 @@
 """The filter bar: the API's filters, read from the URL and written back into it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
@@ -12,6 +12,7 @@ from msgspec import UNSET
 from receiver.clock import iso
 from receiver.errors import BadParameter
 from receiver.storage import queries
+from receiver.storage.watching import Look, Watch
 from receiver.web import services, shapes
 from receiver.web.api import moment
 from receiver.web.auth import check_instances
@@ -22,9 +23,8 @@ TIMES = {
     "expires_before": "Files expire before",
 }
 REPEATED = ("outcome", "status", "instance", "object", "direction")
-DAY_MS = 24 * 60 * 60_000
 # What the front page counts and the API has no filter for.
-SHOWS = {
+SHOWS: Mapping[Look, str] = {
     "overdue": "overdue",
     "expiring": "files expire within a day",
     "lost": "callback lost, learnt by poll",
@@ -45,7 +45,7 @@ class Filters:
     """What was asked for. query -- as in the API. show -- one of SHOWS, or None."""
 
     query: shapes.JobsQuery
-    show: str | None = None
+    show: Look | None = None
     pairs: Sequence[tuple[str, str]] = field(default_factory=list)
 
     def wanted(self) -> queries.JobFilter:
@@ -61,8 +61,13 @@ class Filters:
             updated_before=moment(query.updated_before),
             expires_before=moment(query.expires_before),
             text=query.q or None,
-            **self._shown(),
         )
+
+    def watch(self) -> Watch | None:
+        """What needs a look, if that was asked for."""
+        if self.show is None:
+            return None
+        return Watch(self.show, services().clock(), services().settings.overdue_after)
 
     def values(self, name: str) -> list[str]:
         """What a filter is set to."""
@@ -83,21 +88,13 @@ class Filters:
         return [
             Chip(name, value, self.url(drop=(name, value)))
             for name, value in self.pairs
-            if name not in ("limit",)
+            if name != "limit"
         ]
 
     def url(self, path: str = "/jobs", drop: tuple[str, str] | None = None, **more: str) -> str:
         """Give the URL of the same filters; drop -- one to leave out. more -- to be added."""
         pairs = [pair for pair in self.pairs if pair != drop] + list(more.items())
         return f"{path}?{urlencode(pairs)}" if pairs else path
-
-    def _shown(self) -> dict[str, Any]:
-        now = services().clock()
-        if self.show == "overdue":
-            return {"overdue": (now, services().settings.overdue_after)}
-        if self.show == "expiring":
-            return {"expires_after": now, "expires_before": now + DAY_MS}
-        return {"lost": True} if self.show == "lost" else {}
 
 
 def asked() -> Filters:
@@ -115,6 +112,7 @@ def asked() -> Filters:
         else:
             given[name] = value
     show = given.pop("show", None)
+    given.pop("newer", None)
     if show not in (None, *SHOWS):
         raise BadParameter(f"show is one of {', '.join(SHOWS)}")
     try:
@@ -122,5 +120,5 @@ def asked() -> Filters:
     except msgspec.ValidationError as error:
         raise BadParameter(str(error)) from None
     check_instances(query.instance)
-    kept = [pair for pair in pairs if pair[0] != "cursor"]
+    kept = [pair for pair in pairs if pair[0] not in ("cursor", "newer")]
     return Filters(query, show, kept)

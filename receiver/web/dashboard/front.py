@@ -33,7 +33,7 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch of time to draw. width -- ms of each bar; places -- how many; said -- for people."""
+    """A stretch of time to draw. width -- ms of a bar; places -- how many; said -- for people."""
 
     width: int
     places: int

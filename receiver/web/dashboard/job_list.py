@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from flask import Response, stream_with_context
+from flask import Response, request, stream_with_context
+from msgspec import UNSET
 
 from receiver.clock import iso
 from receiver.jobs import OUTCOMES
-from receiver.storage import queries
-from receiver.storage.models import JobRow
+from receiver.storage.queries import DAY_MS
+from receiver.storage.watching import Place
 from receiver.web import services
 from receiver.web.api import cursor_of, position_of
-from receiver.web.auth import who
+from receiver.web.dashboard import asking
 from receiver.web.dashboard.filters import SHOWS, TIMES, Filters, asked
 from receiver.web.dashboard.instances import reached
 from receiver.web.dashboard.pages import blueprint, page
@@ -43,7 +44,6 @@ CSV_COLUMNS = (
     "updated_at",
     "files_expire_at",
 )
-_DAY_MS = 24 * 60 * 60_000
 # What a spreadsheet would take for a formula, were it not text.
 _FORMULA = re.compile(r"[=+\-@\t\r\n\uff0b\uff0d\uff1d\uff20]")
 
@@ -53,12 +53,9 @@ def jobs() -> Response:
     """List jobs, newest change first, by day."""
     filters = asked()
     limit = filters.query.limit
-    after = position_of(filters.query.cursor, (int, str, str))
+    views, has_newer, has_older = _page(filters, limit)
     with services().database.read() as session:
-        rows = queries.jobs(session, filters.wanted(), who().instances, limit + 1, after)
         names = reached(session)
-    shown = [job_view(row) for row in rows[:limit]]
-    older = cursor_of(_position(shown[-1].row)) if len(rows) > limit else None
     return page(
         "jobs.html",
         filters=filters,
@@ -66,34 +63,47 @@ def jobs() -> Response:
         shows=SHOWS,
         times=TIMES,
         instances=names,
-        days=[(day * _DAY_MS, list(group)) for day, group in groupby(shown, _day)],
-        count=len(shown),
-        older=older and filters.url(cursor=older),
-        newest=filters.url() if after else None,
+        days=[(day * DAY_MS, list(group)) for day, group in groupby(views, _day)],
+        count=len(views),
+        older=filters.url(cursor=cursor_of(_place(views[-1].row))) if has_older else None,
+        newer=filters.url(newer=cursor_of(_place(views[0].row))) if has_newer else None,
+        newest=filters.url() if has_newer or "cursor" in request.args else None,
         most_csv_rows=MOST_CSV_ROWS,
     )
+
+
+def _page(filters: Filters, limit: int) -> tuple[list[JobView], bool, bool]:
+    """Give the jobs of a page, and whether there are newer and older ones."""
+    wanted, watch = filters.wanted(), filters.watch()
+    before = position_of(request.args.get("newer") or UNSET, (int, str, str))
+    after = position_of(filters.query.cursor, (int, str, str))
+    if before is None:
+        rows = asking.jobs(wanted, watch, limit + 1, after)
+        return [job_view(row) for row in rows[:limit]], after is not None, len(rows) > limit
+    rows = asking.newer_jobs(wanted, watch, limit + 1, before)
+    return [job_view(row) for row in rows[-limit:]], len(rows) > limit, True
 
 
 @blueprint.get("/jobs.csv")
 def jobs_csv() -> Response:
     """Give the same jobs as CSV, newest change first, up to a bound."""
     filters = asked()
-    rows: Any = stream_with_context(_csv(filters, who().instances))
+    rows: Any = stream_with_context(_csv(filters))
     response = Response(rows, mimetype="text/csv")
     response.headers["Content-Disposition"] = 'attachment; filename="jobs.csv"'
     return response
 
 
-def _csv(filters: Filters, visible: queries.Instances) -> Iterator[str]:
-    wanted, after = filters.wanted(), position_of(filters.query.cursor, (int, str, str))
+def _csv(filters: Filters) -> Iterator[str]:
+    wanted, watch = filters.wanted(), filters.watch()
+    after = position_of(filters.query.cursor, (int, str, str))
     yield _csv_text([CSV_COLUMNS])
     for _ in range(MOST_CSV_ROWS // CSV_PAGE):
-        with services().database.read() as session:
-            rows = queries.jobs(session, wanted, visible, CSV_PAGE, after)
+        rows = asking.jobs(wanted, watch, CSV_PAGE, after)
         yield _csv_text(_csv_row(job_view(row)) for row in rows)
         if len(rows) < CSV_PAGE:
             return
-        after = _position(rows[-1])
+        after = _place(rows[-1])
 
 
 def _csv_row(view: JobView) -> list[str]:
@@ -133,9 +143,9 @@ def _csv_text(rows: Any) -> str:  # noqa: ANN401 - rows of text
     return written.getvalue().encode(errors="replace").decode()
 
 
-def _position(row: JobRow) -> tuple[int, str, str]:
+def _place(row: Any) -> Place:  # noqa: ANN401 - a row of a job
     return row.updated_at, row.id, row.instance
 
 
 def _day(view: JobView) -> int:
-    return view.row.updated_at // _DAY_MS
+    return int(view.row.updated_at // DAY_MS)

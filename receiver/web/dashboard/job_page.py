@@ -3,14 +3,16 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from flask import Response, request
 
 from receiver.errors import BodyGone, NotFound
-from receiver.storage import credentials, failures, queries
-from receiver.storage.models import Event, JobRow, TimelineEntry
+from receiver.storage import credentials, failures, queries, watching
+from receiver.storage.models import TimelineEntry
 from receiver.web import services
-from receiver.web.auth import check_instances, who
+from receiver.web.auth import check_instances
+from receiver.web.dashboard import asking
 from receiver.web.dashboard.pages import blueprint, may_operate, page
 from receiver.web.dashboard.views import job_view, pretty, record
 
@@ -32,7 +34,7 @@ class Entry:
     """One entry of a timeline, and the event it tells of."""
 
     row: TimelineEntry
-    event: Event | None
+    event: Any  # its row, or None
 
     @property
     def changed(self) -> list[str]:
@@ -48,13 +50,15 @@ def job(id: str) -> Response:  # noqa: A002 - as in the API
         raise NotFound(f"No job {id} is known, or the token does not reach its instance.")
     if len(rows) > 1:
         return page("choose.html", 409, id=id, views=[job_view(row) for row in rows])
-    row = rows[0]
     with services().database.read() as session:
+        row = watching.job_row(session, id, rows[0].instance)
+        if row is None:
+            raise NotFound(f"Job {id} is gone.")
         timeline = queries.timeline(session, row.id, row.instance)
-        mine = queries.EventFilter(jobs=[row.id], instances=[row.instance])
-        events = queries.events(session, mine, who().instances, MOST_SHOWN_ENTRIES, None)
         groups = failures.error_groups(session, row.id, row.instance)
         may_ask = row.instance in credentials.with_vendor_secrets(session)
+    mine = queries.EventFilter(jobs=[row.id], instances=[row.instance])
+    events = asking.events(mine, MOST_SHOWN_ENTRIES, None)
     named = {event.id: event for event in events}
     entries = [Entry(entry, named.get(entry.event or "")) for entry in timeline]
     return page(
@@ -119,21 +123,16 @@ def readable(body: bytes) -> tuple[str, str | None, bool]:
     return text, None if indented == text else indented, cut
 
 
-def called(id_: str) -> Sequence[JobRow]:
+def called(id_: str) -> Sequence[Any]:
     """Give the jobs of that id that the token reaches, in the instance of this request, if any."""
     instance = request.args.get("instance") or None
     if instance is not None:
         check_instances([instance])
-    if "\0" in id_ or "\0" in (instance or ""):
-        return ()
-    with services().database.read() as session:
-        return queries.jobs_called(session, id_, instance, who().instances)
+    return asking.called(id_, instance)
 
 
-def _event(event_id: str) -> tuple[Event, bytes | None]:
-    with services().database.read() as session:
-        known = "\0" not in event_id
-        row = queries.event(session, event_id, who().instances) if known else None
-        if row is None:
-            raise NotFound(f"No event {event_id} is known.")
-        return row, queries.body(session, row.id)
+def _event(event_id: str) -> tuple[Any, bytes | None]:
+    row, body = asking.event(event_id)
+    if row is None:
+        raise NotFound(f"No event {event_id} is known.")
+    return row, body

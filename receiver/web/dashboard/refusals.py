@@ -13,6 +13,7 @@ from receiver.storage.models import Rejection
 from receiver.web import services
 from receiver.web.api import cursor_of, position_of
 from receiver.web.auth import check_instances, who
+from receiver.web.dashboard import asking
 from receiver.web.dashboard.instances import reached
 from receiver.web.dashboard.job_page import download, readable
 from receiver.web.dashboard.pages import blueprint, page
@@ -34,8 +35,8 @@ def refusals() -> Response:
     )
     after = position_of(request.args.get("cursor") or UNSET, (int, int))
     keys = read_keys()
+    rows = asking.rejections(wanted, A_PAGE + 1, after)
     with services().database.read() as session:
-        rows = queries.rejections(session, wanted, who().instances, A_PAGE + 1, after)
         shown = [(row, _explained(session, keys, row)) for row in rows[:A_PAGE]]
         names = reached(session)
     more = cursor_of((rows[A_PAGE - 1].at, rows[A_PAGE - 1].id)) if len(rows) > A_PAGE else None
@@ -96,7 +97,6 @@ def seen(why: Explained) -> str:
 
 
 def _explained(session: Any, keys: Keys, row: Any) -> str:  # noqa: ANN401 - storage's
-    if row.size > LARGEST_EXPLAINED:
-        return REASONS.get(row.reason, row.reason)
-    found = store.rejection(session, row.id, None)
-    return seen(keys.explain(found)) if found else REASONS.get(row.reason, row.reason)
+    small = row.size <= LARGEST_EXPLAINED
+    found = store.rejection(session, row.id, None) if small else None
+    return seen(keys.explain(found)) if found else REASONS.get(str(row.reason), str(row.reason))

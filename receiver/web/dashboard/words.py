@@ -99,8 +99,9 @@ def ago(ms: int) -> Markup:
     """Write how long ago something was; the time itself is behind it."""
     passed = services().clock() - ms
     text = "just now" if passed < _SECOND else f"{span(passed)} ago"
-    template = '<time datetime="{}" title="{}" data-ago="{}">{}</time>'
-    return Markup(template).format(iso(ms), f"{_utc(ms)} UTC", ms, text)
+    return Markup('<time datetime="{}" title="{} UTC" data-ago="{}">{}</time>').format(
+        iso(ms), _utc(ms), ms, text
+    )
 
 
 @blueprint.app_template_filter()
@@ -108,8 +109,9 @@ def left(ms: int) -> Markup:
     """Write how much time is left; the script goes on counting."""
     remaining = ms - services().clock()
     text = f"in {span(remaining)}" if remaining > 0 else "over"
-    template = '<time datetime="{}" title="{}" data-left="{}">{}</time>'
-    return Markup(template).format(iso(ms), f"{_utc(ms)} UTC", ms, text)
+    return Markup('<time datetime="{}" title="{} UTC" data-left="{}">{}</time>').format(
+        iso(ms), _utc(ms), ms, text
+    )
 
 
 @blueprint.app_template_filter()
