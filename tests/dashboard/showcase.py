@@ -77,7 +77,7 @@ class Showcase:
                 for scope, name in (("operate", "anna@example.com"), ("read", "wallboard"))
             }
             for name in INSTANCES:
-                self._instance(session, name)
+                self.add_instance(session, name)
         days = 14
         for hour in range(days * 24):
             self._hour(self.now - days * DAY + hour * HOUR)
@@ -85,10 +85,11 @@ class Showcase:
         self.at = self.now
         return made
 
-    def _instance(self, session, name: str) -> None:
+    def add_instance(self, session, name: str, hub: str = "marketing") -> None:
+        """Add an instance with a key and vendor secrets."""
         secret = f"the signature key of {name}".encode()
         vault = self.services.vault
-        vendor = {"element_token": b"element", "user_secret": b"user", "hub": "marketing"}
+        vendor = {"element_token": b"element", "user_secret": b"user", "hub": hub}
         credentials.add_instance(session, vault, name, self.at, **vendor)
         key_id = credentials.add_key(session, vault, name, secret, self.at)
         self.keys[name] = SignatureKey(key_id, secret)
@@ -160,7 +161,14 @@ class Showcase:
         self.at = at
         self.services.intake.observe(observation)
 
-    def call(self, at: int, instance: str, content: dict | bytes, signature: str | None = None):
+    def call(
+        self,
+        at: int,
+        instance: str,
+        content: dict | bytes,
+        signature: str | None = None,
+        **headers: str,
+    ):
         """POST a callback; signed rightly unless a signature is given."""
         self.at = at
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -168,7 +176,7 @@ class Showcase:
         return self.client.post(
             f"/callbacks/{instance}",
             data=body,
-            headers={HEADER: signed} if signed else {},
+            headers={**headers, **({HEADER: signed} if signed else {})},
             environ_base={"REMOTE_ADDR": "155.56.208.100"},
         )
 

@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 LARGEST_FORM = 64 * 1024
 OPEN = ("dashboard.front", "dashboard.sign_in")  # the first is the sign-in page to strangers
-FORM_TOKEN = "form_token"  # noqa: S105 - the name of a field
+FORM_TOKEN = "form_token"  # noqa: S105 - the name of a field  # nosec B105
 TOUCH_PATIENCE = 0.2  # seconds; to have been seen is not worth waiting for
 
 # One local path: browsers read `//host` and `/\host` as another host, and drop tabs and line ends.
