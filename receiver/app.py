@@ -32,7 +32,7 @@ from receiver.web.dashboard import blueprint as dashboard
 from receiver.web.waiting import Waiters
 
 APP_LOAD_ERROR = 4  # gunicorn gives up on this exit code of a worker, instead of trying for ever
-MOST_WAITERS = 8  # in one process; the other half of its threads stays free for callbacks
+MOST_WAITERS = 8  # in one process; the other half of its threads stays free for other questions
 
 log = structlog.get_logger()
 

@@ -6,10 +6,11 @@ raw HTTP request → Delivery (untrusted) → verify → parse → write → Rec
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Any, TypeAlias, TypeVar, cast
 
 from receiver import metrics
 from receiver.errors import (
@@ -42,6 +43,13 @@ from receiver.storage.writer import Writer
 
 _MOST_ADDRESSES = 10_000  # remembered as refused too often, in one process
 
+T = TypeVar("T")
+
+# What taking a delivery waits for: an item to be committed, or a call that may block.
+Step: TypeAlias = Item | Callable[[], object]
+# Sent back is the step's result, thrown in its error.
+Steps: TypeAlias = Generator[Step, Any, T]
+
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
@@ -73,32 +81,30 @@ class Intake:
         Raises SignatureError if it is not proven to be the vendor's, TooManyRefusals if its address
         failed at that too often, StoreUnavailable if it could not be committed in time.
         """
+        return self._walk(self.steps(delivery))
+
+    def steps(self, delivery: Delivery) -> Steps[Receipt]:
+        """Do as `receive`, but leave the waiting to who takes the steps: thread or event loop."""
         while True:
             try:
-                event = self._verified(delivery)
-                receipt = self._write(event)
+                event = yield from self._verified(delivery)
+                receipt = yield event
             except KeysChanged:
-                self._ring.refresh()
+                yield self._ring.refresh
             except SignatureError as refusal:
-                raise self._refused(delivery, refusal) from None
+                raise (yield from self._refused(delivery, refusal)) from None
             else:
                 metrics.CALLBACKS.labels(
                     delivery.instance, event.notification.kind, receipt.duplicate
                 ).inc()
-                return receipt
+                return cast("Receipt", receipt)
 
     def receive_again(self, delivery: Delivery) -> Receipt | None:
         """Take a delivery that was refused if its signature is right by now; else give None.
 
         Nothing is counted: it was, when it came. Raises StoreUnavailable.
         """
-        while True:
-            try:
-                return self._write(self._verified(delivery))
-            except KeysChanged:
-                self._ring.refresh()
-            except SignatureError:
-                return None
+        return self._walk(self._steps_again(delivery))
 
     def count_refusal(self, peer: str, reason: str) -> None:
         """Count a delivery that could not be read as it was sent; who sent it does not wait."""
@@ -116,12 +122,38 @@ class Intake:
         """
         self._committed(observation)
 
-    def _verified(self, delivery: Delivery) -> NewEvent:
+    def _walk(self, steps: Steps[T]) -> T:
+        """Take steps in this thread, and wait for each."""
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    result = step() if callable(step) else self._committed(step)
+                except ReceiverError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(result)
+        except StopIteration as end:
+            return cast("T", end.value)
+
+    def _steps_again(self, delivery: Delivery) -> Steps[Receipt | None]:
+        while True:
+            try:
+                event = yield from self._verified(delivery)
+                return cast("Receipt", (yield event))
+            except KeysChanged:
+                yield self._ring.refresh
+            except SignatureError:
+                return None
+
+    def _verified(self, delivery: Delivery) -> Steps[NewEvent]:
+        if not self._ring.known:
+            yield self._ring.refresh
         try:
             ring, key = self._check(delivery)
         except SignatureError:
             # Before anything is refused: another process may have changed the keys just now.
-            if not self._ring.refresh():
+            if not (yield self._ring.refresh):
                 raise
             ring, key = self._check(delivery)
         return NewEvent(
@@ -150,12 +182,6 @@ class Intake:
             raise UnknownInstance("no such instance")
         return ring, key
 
-    def _write(self, event: NewEvent) -> Receipt:
-        result = self._committed(event)
-        if not isinstance(result, Receipt):
-            raise StoreUnavailable("stored without a receipt")
-        return result
-
     def _committed(self, item: Item) -> Result:
         future = self.writer.submit(item)
         try:
@@ -164,7 +190,7 @@ class Intake:
             future.cancel()
             raise StoreUnavailable("not committed in time") from None
 
-    def _refused(self, delivery: Delivery, refusal: SignatureError) -> ReceiverError:
+    def _refused(self, delivery: Delivery, refusal: SignatureError) -> Steps[ReceiverError]:
         """Count and perhaps quarantine a refused delivery; give what to answer."""
         metrics.REFUSALS.labels(refusal.reason).inc()
         peer = _network(delivery.peer)
@@ -181,7 +207,7 @@ class Intake:
             body=delivery.body if known and signature else None,
         )
         try:
-            count = self._committed(item)
+            count = yield item
         except StoreUnavailable:
             return refusal  # not counted, but refused it is
         if isinstance(count, AddressCount) and count.count > self._settings.refusals_a_minute:

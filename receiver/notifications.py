@@ -100,7 +100,7 @@ def document(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
     text = body.decode("utf-8")
     if _deeper_than(text, MAX_DEPTH):
         raise ValueError("nested too deeply")
-    return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=_not_json)
+    return _DECODER.decode(text)
 
 
 def _read(document: Mapping[str, Any]) -> Notification:
@@ -123,6 +123,8 @@ def plain_integer(number: str) -> str | None:
 
     Gives None if it has a fraction, or takes more than MAX_ID characters.
     """
+    if number.isdigit() and len(number) <= MAX_ID:  # JSON has no leading zeros
+        return str(number)
     mantissa, _, exponent = number.lower().partition("e")
     sign = "-" if mantissa.startswith("-") else ""
     whole, _, fraction = mantissa.removeprefix("-").partition(".")
@@ -141,18 +143,24 @@ def json_text(value: Any) -> str:  # noqa: ANN401 - any JSON value
 
     Lone surrogates become U+FFFD: JSON can escape them, but no UTF-8 reader takes them.
     """
-    if isinstance(value, Number):
-        return str(value)
+    if isinstance(value, str):
+        if isinstance(value, Number):
+            return str(value)
+        return json.dumps(_LONE_SURROGATE.sub("\ufffd", value))
     if isinstance(value, dict):
         members = (f"{json_text(key)}:{json_text(value[key])}" for key in value)
         return "{" + ",".join(members) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(json_text, value)) + "]"
-    return json.dumps(_LONE_SURROGATE.sub("\ufffd", value) if isinstance(value, str) else value)
+    return json.dumps(value)
 
 
 def _not_json(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+# json.loads would make one for each body.
+_DECODER = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_not_json)
 
 
 def _deeper_than(text: str, limit: int) -> bool:

@@ -12,9 +12,10 @@ from gunicorn.app.base import BaseApplication
 _MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108
 
 OPTIONS: dict[str, Any] = {
-    "worker_class": "gthread",
+    "worker_class": "receiver.worker.Worker",
+    "asgi_loop": "asyncio",  # not whichever is installed
     "workers": 2,
-    "threads": 16,
+    "worker_connections": 1000,  # a process; those above are closed
     "timeout": 30,
     "graceful_timeout": 25,
     "keepalive": 75,  # longer than a load balancer keeps idle connections, or it meets closed ones

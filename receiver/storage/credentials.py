@@ -46,9 +46,14 @@ class KeyRing:
         self._version = -1
         self._instances: Mapping[str, InstanceKeys] = {}
 
+    @property
+    def known(self) -> bool:
+        """Whether the keys were read at all; until then, `of` reads them."""
+        return self._version >= 0
+
     def of(self, instance: str) -> InstanceKeys | None:
         """Give an instance's keys, or None if it is unknown. Raises StoreUnavailable."""
-        if self._version < 0:
+        if not self.known:
             self.refresh()
         return self._instances.get(instance)
 

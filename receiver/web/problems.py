@@ -1,6 +1,7 @@
 """The only table from error to status, and how errors look: problem documents (RFC 9457)."""
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -43,6 +44,15 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer before any framework has seen it."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class _Row:
     status: int
     code: str
@@ -74,9 +84,8 @@ _TABLE: dict[type[ReceiverError], _Row] = {
 
 def register(app: Flask) -> None:
     """Have every error of this app answered as a problem document."""
-    app.register_error_handler(ReceiverError, _ours)
     app.register_error_handler(HTTPException, _flasks)
-    app.register_error_handler(Exception, _unforeseen)
+    app.register_error_handler(Exception, _ours)
 
 
 def problem_of(error: ReceiverError) -> Problem:
@@ -86,38 +95,48 @@ def problem_of(error: ReceiverError) -> Problem:
     return Problem(row.title, status, row.code, row.detail or str(error))
 
 
-def _ours(error: ReceiverError) -> Response:
+def answer_to(error: Exception, path: str) -> Answer:
+    """What is answered to an error of ours, or to one that nobody foresaw, met at a path."""
+    if not isinstance(error, ReceiverError):
+        # The type alone: the text could hold what was sent, and a log must not.
+        log.error("unforeseen error", error=type(error).__name__, path=path)
+        fault = Problem("Internal error", 500, "internal", "This is a fault of the receiver.")
+        return _answer(fault, path)
     problem = problem_of(error)
-    response = _response(problem)
+    headers = {}
     if isinstance(error, TooManyRefusals):
-        response.headers["Retry-After"] = str(error.retry_after)
+        headers["Retry-After"] = str(error.retry_after)
     elif isinstance(error, (StoreError, CredentialError)):
-        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     elif isinstance(error, Unauthenticated):
-        response.headers["WWW-Authenticate"] = "Bearer"
+        headers["WWW-Authenticate"] = "Bearer"
     elif isinstance(error, (BodyTruncated, BodyTooLarge)):
-        response.headers["Connection"] = "close"  # what follows on it is not a request
-    return response
+        headers["Connection"] = "close"  # what follows on it is not a request
+    return _answer(problem, path, headers)
+
+
+def _ours(error: Exception) -> Response:
+    return _response(answer_to(error, request.path))
 
 
 def _flasks(error: HTTPException) -> Response:
     status = error.code or 500
     code = error.name.lower().replace(" ", "_")
-    response = _response(Problem(error.name, status, code, error.description or error.name))
-    for name, value in error.get_headers():
-        if name in ("Allow", "Location", "Retry-After"):
-            response.headers[name] = value
-    return response
+    problem = Problem(error.name, status, code, error.description or error.name)
+    kept = ("Allow", "Location", "Retry-After")
+    headers = {name: value for name, value in error.get_headers() if name in kept}
+    return _response(_answer(problem, request.path, headers))
 
 
-def _unforeseen(error: Exception) -> Response:
-    # The type alone: the text could hold what was sent, and a log must not.
-    log.error("unforeseen error", error=type(error).__name__, path=request.path)
-    return _response(Problem("Internal error", 500, "internal", "This is a fault of the receiver."))
+def _answer(problem: Problem, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+    document: object = problem
+    media_type = MEDIA_TYPE
+    if path.startswith(VENDORS_PATHS):
+        document = {"requestId": secrets.token_hex(12), "message": problem.detail}
+        media_type = "application/json"
+    headers = {"Content-Type": media_type, **(headers or {})}
+    return Answer(problem.status, headers, msgspec.json.encode(document))
 
 
-def _response(problem: Problem) -> Response:
-    if request.path.startswith(VENDORS_PATHS):
-        body = {"requestId": secrets.token_hex(12), "message": problem.detail}
-        return Response(msgspec.json.encode(body), problem.status, mimetype="application/json")
-    return Response(msgspec.json.encode(problem), problem.status, mimetype=MEDIA_TYPE)
+def _response(answer: Answer) -> Response:
+    return Response(answer.body, answer.status, answer.headers)

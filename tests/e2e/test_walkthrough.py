@@ -225,6 +225,25 @@ def test_the_seeds_curls_work_for_both_instances(tmp_path, make_database, run, k
                 assert job["records"] == {"submitted": 10, "loaded": 10, "failed": 0}
 
 
+def test_an_upload_in_chunks_arrives_whole_and_one_that_breaks_off_not_at_all(alone):
+    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n' + ROWS
+    head = (
+        "POST /elements/api-v2/bulk/contact?path=/sample.csv HTTP/1.1\r\nHost: x\r\n"
+        f"Authorization: Element gooddata, User {alone.token}\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\n"
+    ).encode()
+    chunked = head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n"
+    whole = part + b"\r\n--b--\r\n"
+    status, said = alone.served.raw(chunked % (len(whole), whole) + b"0\r\n\r\n")
+    assert (status, alone.ended(json.loads(said)["id"])["records"]["loaded"]) == (200, 2)
+
+    before = alone.asked()
+    announced = head + b"Content-Length: %d\r\n\r\n" % (len(part) + 99) + part
+    for broken in (announced, chunked % (len(part), part), chunked % (len(whole), whole)):
+        assert alone.served.raw(broken, half_close=True)[0] == 400
+    assert alone.asked() == before
+
+
 def test_200_jobs_whose_callbacks_never_came_are_right_by_polling_alone(alone):
     alone.faults(drop_callbacks=True)
     with ThreadPoolExecutor(8) as pool:
