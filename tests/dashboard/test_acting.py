@@ -107,11 +107,10 @@ def test_what_the_vendor_queued_is_sent_again(make_database):
             return (_failing if calls_back else receiver.app)(environ, start)
 
         receiver.answer_with(deaf)
-        states = []
+        held = receiver.sandbox.stage.deliveries
         for state in ("failed", "queued"):  # the first has its subscription deactivated
             job = receiver.uploaded()
-            held = receiver.sandbox.stage.deliveries
-            states.append(until(lambda state=state: held.listing({"status": state})))
+            until(lambda state=state: held.listing({"status": state}))
         receiver.answer_with(receiver.app)
         guest = Guest(receiver)
         guest.sign_in()

@@ -87,7 +87,7 @@ def test_the_page_of_a_job_tells_its_story(dashboard, visit):
     assert [entry.split()[0] for entry in story] == ["Submission", *["Callback"] * 3]
     assert "3 deliveries" in story[2]
     assert "ignored: stale: the job was already COMPLETED" in story[3]
-    page.locator(".groups details").nth(1).get_by_text("×").click()
+    page.locator(".groups details").nth(1).locator("summary").click()
     expect(page.locator(".groups details").nth(1).locator("pre").first).to_be_visible()
     with page.expect_download() as download:
         page.get_by_role("link", name="Download").nth(1).click()

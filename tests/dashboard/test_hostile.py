@@ -1,4 +1,4 @@
-"""Whatever strangers and vendors send is shown as text: nothing of it runs, and the layout holds."""
+"""Whatever strangers and vendors send is shown as text: nothing runs, and the layout holds."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import pytest
 from showcase import Showcase
 from visiting import PHONE, WIDE, Dashboard, served
 
-from receiver.storage import credentials, failures, followups, tokens
+from receiver.storage import failures, followups, tokens
 from receiver.storage.followups import Claim
 from receiver.web.dashboard.words import shown
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -20,7 +20,7 @@ from receiver.web.dashboard import asking
 from receiver.web.dashboard.filters import SHOWS, TIMES, Filters, asked
 from receiver.web.dashboard.instances import reached
 from receiver.web.dashboard.pages import blueprint, page
-from receiver.web.dashboard.views import JobView, job_view
+from receiver.web.dashboard.views import JobView, job_view, line
 
 MOST_CSV_ROWS = 100_000
 CSV_PAGE = 1000
@@ -53,7 +53,8 @@ def jobs() -> Response:
     """List jobs, newest change first, by day."""
     filters = asked()
     limit = filters.query.limit
-    views, has_newer, has_older = _page(filters, limit)
+    rows, has_newer, has_older = _page(filters, limit)
+    now = services().clock()
     with services().database.read() as session:
         names = reached(session)
     return page(
@@ -63,25 +64,27 @@ def jobs() -> Response:
         shows=SHOWS,
         times=TIMES,
         instances=names,
-        days=[(day * DAY_MS, list(group)) for day, group in groupby(views, _day)],
-        count=len(views),
-        older=filters.url(cursor=cursor_of(_place(views[-1].row))) if has_older else None,
-        newer=filters.url(newer=cursor_of(_place(views[0].row))) if has_newer else None,
+        days=[
+            (day * DAY_MS, [line(row, now) for row in group]) for day, group in groupby(rows, _day)
+        ],
+        count=len(rows),
+        older=filters.url(cursor=cursor_of(_place(rows[-1]))) if has_older else None,
+        newer=filters.url(newer=cursor_of(_place(rows[0]))) if has_newer else None,
         newest=filters.url() if has_newer or "cursor" in request.args else None,
         most_csv_rows=MOST_CSV_ROWS,
     )
 
 
-def _page(filters: Filters, limit: int) -> tuple[list[JobView], bool, bool]:
+def _page(filters: Filters, limit: int) -> tuple[Sequence[Any], bool, bool]:
     """Give the jobs of a page, and whether there are newer and older ones."""
     wanted, watch = filters.wanted(), filters.watch()
     before = position_of(request.args.get("newer") or UNSET, (int, str, str))
     after = position_of(filters.query.cursor, (int, str, str))
     if before is None:
         rows = asking.jobs(wanted, watch, limit + 1, after)
-        return [job_view(row) for row in rows[:limit]], after is not None, len(rows) > limit
+        return rows[:limit], after is not None, len(rows) > limit
     rows = asking.newer_jobs(wanted, watch, limit + 1, before)
-    return [job_view(row) for row in rows[-limit:]], len(rows) > limit, True
+    return rows[-limit:], len(rows) > limit, True
 
 
 @blueprint.get("/jobs.csv")
@@ -147,5 +150,5 @@ def _place(row: Any) -> Place:  # noqa: ANN401 - a row of a job
     return row.updated_at, row.id, row.instance
 
 
-def _day(view: JobView) -> int:
-    return int(view.row.updated_at // DAY_MS)
+def _day(row: Any) -> int:  # noqa: ANN401 - a row of a job
+    return int(row.updated_at // DAY_MS)

@@ -23,6 +23,8 @@ _UNSEEN = re.compile(
     r"\ud800-\udfff\ufff9-\uffff\U000e0000-\U000e0fff]"
 )
 
+_FORMS = {"clock": "%H:%M:%S", "minute": "%Y-%m-%d %H:%M", "hour": "%H:%M", "date": "%d %b"}
+
 OUTCOMES = {
     "pending": "under way",
     "succeeded": "succeeded",
@@ -81,37 +83,32 @@ def span(ms: int) -> str:
 
 @blueprint.app_template_filter()
 def moment(ms: int, form: str = "full") -> Markup:
-    """Write a time in UTC. form -- how much of it."""
+    """Write a time in UTC. form -- how much of it is seen; all of it is behind that."""
     at = _EPOCH + timedelta(milliseconds=ms)
-    text = {
-        "full": f"{at:%Y-%m-%d %H:%M:%S}",
-        "clock": f"{at:%H:%M:%S}",
-        "minute": f"{at:%Y-%m-%d %H:%M}",
-        "hour": f"{at:%H:%M}",
-        "date": f"{at:%d %b}",
-    }[form]
-    title = f"{at:%A %d %B %Y, %H:%M:%S} UTC"
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(iso(ms), title, text)
+    full = f"{at:%Y-%m-%d %H:%M:%S}"
+    seen = full if form == "full" else f"{at:{_FORMS[form]}}"
+    return Markup(f'<time datetime="{iso(ms)}" title="{full} UTC">{seen}</time>')  # noqa: S704  # nosec B704 - made of numbers
 
 
 @blueprint.app_template_filter()
 def ago(ms: int) -> Markup:
-    """Write how long ago something was; the time itself is behind it."""
+    """Write how long ago something was; the script goes on counting."""
     passed = services().clock() - ms
     text = "just now" if passed < _SECOND else f"{span(passed)} ago"
-    return Markup('<time datetime="{}" title="{} UTC" data-ago="{}">{}</time>').format(
-        iso(ms), _utc(ms), ms, text
-    )
+    return _counting(ms, "ago", text)
 
 
 @blueprint.app_template_filter()
 def left(ms: int) -> Markup:
     """Write how much time is left; the script goes on counting."""
     remaining = ms - services().clock()
-    text = f"in {span(remaining)}" if remaining > 0 else "over"
-    return Markup('<time datetime="{}" title="{} UTC" data-left="{}">{}</time>').format(
-        iso(ms), _utc(ms), ms, text
-    )
+    return _counting(ms, "left", f"in {span(remaining)}" if remaining > 0 else "over")
+
+
+def _counting(ms: int, way: str, text: str) -> Markup:
+    at = _EPOCH + timedelta(milliseconds=ms)
+    times = f'datetime="{iso(ms)}" title="{at:%Y-%m-%d %H:%M:%S} UTC" data-{way}="{ms}"'
+    return Markup(f"<time {times}>{text}</time>")  # noqa: S704  # nosec B704 - made of numbers
 
 
 @blueprint.app_template_filter()
@@ -133,7 +130,3 @@ def as_parameter(ms: int) -> str:
 def outcome_word(outcome: str) -> str:
     """Say an outcome to a person."""
     return OUTCOMES.get(outcome, outcome)
-
-
-def _utc(ms: int) -> str:
-    return f"{_EPOCH + timedelta(milliseconds=ms):%Y-%m-%d %H:%M:%S}"
