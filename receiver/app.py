@@ -29,6 +29,7 @@ from receiver.web import Services, callbacks, events, jobs, ops, problems, relay
 from receiver.web.api import blueprint as api
 from receiver.web.api import open_blueprint
 from receiver.web.dashboard import blueprint as dashboard
+from receiver.web.limits import Limits
 from receiver.web.waiting import Waiters
 
 APP_LOAD_ERROR = 4  # gunicorn gives up on this exit code of a worker, instead of trying for ever
@@ -76,7 +77,10 @@ def _app(
     waiters = Waiters(MOST_WAITERS)
     if any(len(key.secret) < SHORT_KEY_BYTES for key in settings.default_keys):
         log.warning("a signature key of the instance default is short", bytes=SHORT_KEY_BYTES)
-    services = Services(settings, database, intake, waiters, vault, vendor, forwarder, clock)
+    limits = Limits(settings.api_rate, settings.failed_tokens_a_minute)
+    services = Services(
+        settings, database, intake, waiters, limits, vault, vendor, forwarder, clock
+    )
     atexit.register(_close, background, intake, database)
     return _flask(services), background
 

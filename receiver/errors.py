@@ -14,6 +14,7 @@ ReceiverError
 │   ├── NoSignatureKey
 │   └── UnknownInstance
 ├── TooManyRefusals             one address was refused too often
+├── TooManyRequests             one token asked, or one address failed, too often
 ├── CredentialError             a key, secret or token cannot be taken or used
 ├── QueryError                  a question to the API that has no answer
 │   ├── Unauthenticated
@@ -117,6 +118,16 @@ class TooManyRefusals(ReceiverError):
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"too many refused deliveries; try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class TooManyRequests(ReceiverError):
+    """A token asked, or an address came with wrong tokens, too often; `retry_after` in seconds."""
+
+    reason = "rate_limited"
+
+    def __init__(self, what: str, retry_after: int) -> None:
+        super().__init__(f"too many requests of this {what}; try again in {retry_after} s")
         self.retry_after = retry_after
 
 

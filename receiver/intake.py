@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, TypeAlias, TypeVar, cast
 
 from receiver import metrics
@@ -25,6 +24,7 @@ from receiver.errors import (
     UnknownInstance,
 )
 from receiver.notifications import parse
+from receiver.peers import network_of
 from receiver.settings import INSTANCE_NAME, Settings
 from receiver.signatures import verify
 from receiver.storage.credentials import InstanceKeys, KeyRing
@@ -110,8 +110,8 @@ class Intake:
         """Count a delivery that could not be read as it was sent; who sent it does not wait."""
         metrics.REFUSALS.labels(reason).inc()
         try:
-            if not self._is_ignored(_network(peer)):
-                self.writer.submit(NewRefusal("", reason, _network(peer), 0, None, None))
+            if not self._is_ignored(network_of(peer)):
+                self.writer.submit(NewRefusal("", reason, network_of(peer), 0, None, None))
         except StoreUnavailable:
             pass  # the counter above has it
 
@@ -193,7 +193,7 @@ class Intake:
     def _refused(self, delivery: Delivery, refusal: SignatureError) -> Steps[ReceiverError]:
         """Count and perhaps quarantine a refused delivery; give what to answer."""
         metrics.REFUSALS.labels(refusal.reason).inc()
-        peer = _network(delivery.peer)
+        peer = network_of(delivery.peer)
         if self._is_ignored(peer):
             return self._too_many(peer)
         known = not isinstance(refusal, UnknownInstance)
@@ -244,14 +244,3 @@ class Intake:
             raise refused
         with self._database.write() as session:
             return keep_unmerged(session, item, self._clock)
-
-
-def _network(peer: str) -> str:
-    """The address that refusals are counted for: of IPv6 the /64, which one customer owns."""
-    try:
-        address = ip_address(peer)
-    except ValueError:
-        return "unknown"
-    if isinstance(address, IPv6Address) and not address.is_loopback:
-        return str(ip_network((address, 64), strict=False))
-    return str(address)

@@ -13,6 +13,11 @@ CALLBACKS = Counter(
 REFUSALS = Counter(
     "receiver_refusals", "Deliveries that were not taken, by the reason", ("reason",)
 )
+THROTTLED = Counter(
+    "receiver_throttled",
+    "Requests to the API that were too many, by what was counted: a token's, or an address's",
+    ("what",),
+)
 BATCH_SIZE = Histogram(
     "receiver_batch_size",
     "Items that share one transaction",

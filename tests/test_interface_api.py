@@ -226,7 +226,6 @@ ARRIVAL = {"id", "updated_at", "learnt_by", "ended_at", "files_expire_at"}
 @given(bodies=st.lists(notifications, min_size=2, max_size=5), data=st.data())
 @settings(
     max_examples=60,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

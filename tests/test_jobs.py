@@ -155,7 +155,7 @@ notifications = st.builds(
 histories = st.lists(notifications, max_size=7)
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=3000)
 @given(histories, st.data())
 def test_a_job_is_what_the_law_says_whatever_the_order_and_number_of_deliveries(told, data):
     again = data.draw(st.lists(st.sampled_from(told), max_size=4)) if told else []
@@ -164,7 +164,7 @@ def test_a_job_is_what_the_law_says_whatever_the_order_and_number_of_deliveries(
     assert shown(job) == by_law(told)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(histories, st.data())
 def test_two_nodes_that_saw_different_halves_agree_as_soon_as_they_meet(told, data):
     nodes = [data.draw(st.sampled_from(["one", "other", "both"])) for _ in told]
@@ -174,7 +174,7 @@ def test_two_nodes_that_saw_different_halves_agree_as_soon_as_they_meet(told, da
     assert shown(join(one, other)) == by_law(told)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(histories.map(fold), histories.map(fold), histories.map(fold))
 def test_joining_is_commutative_associative_and_idempotent_and_begins_with_nothing(a, b, c):
     assert join(a, b) == join(b, a)
@@ -184,7 +184,6 @@ def test_joining_is_commutative_associative_and_idempotent_and_begins_with_nothi
     assert join(join(a, b), b) == join(a, b)
 
 
-@settings(deadline=None)
 @given(histories.map(fold), notifications, notifications)
 def test_merging_is_commutative_and_idempotent(job, one, other):
     assert merge(merge(job, one), other) == merge(merge(job, other), one)
@@ -192,14 +191,12 @@ def test_merging_is_commutative_and_idempotent(job, one, other):
     assert merge(job, one) == join(job, fold([one]))
 
 
-@settings(deadline=None)
 @given(histories)
 def test_a_job_survives_being_stored_as_json(told):
     job = fold(told)
     assert Job(json.loads(json.dumps(job.registers))) == job
 
 
-@settings(deadline=None)
 @given(histories, notifications)
 def test_an_ended_job_stays_ended(told, late):
     before, after = fold(told), fold([*told, late])
@@ -207,7 +204,7 @@ def test_an_ended_job_stays_ended(told, late):
     assert after.learnt_by is not None or not before.learnt_by
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(histories, notifications)
 @example([], said("RUNNING"))
 def test_a_notification_changes_what_then_shows_differently_or_says_why_it_changed_nothing(

@@ -252,7 +252,7 @@ json_numbers = st.builds(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(json_numbers)
 @example("1e199")
 @example("1e200")
@@ -290,7 +290,6 @@ def test_a_job_may_be_64_deep(depth, kind, opening, closing):
 brackets = st.text("[]{}\"\\,:a'", max_size=90)
 
 
-@settings(deadline=None)
 @given(st.lists(brackets | st.none(), min_size=55, max_size=75), values.filter(is_finite), brackets)
 def test_depth_is_that_of_the_document_whatever_its_strings_hold(wraps, inner, sibling):
     document = "leaf"
@@ -438,7 +437,6 @@ def test_what_no_database_stores_becomes_a_replacement_character():
     )
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_give_a_reading(body):
     notification = parse(body)
@@ -446,7 +444,7 @@ def test_any_bytes_give_a_reading(body):
     assert is_storable(notification)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.sampled_from(sorted(SAMPLES.values())), st.data())
 def test_a_sound_body_changed_anywhere_gives_a_reading(path, data):
     body = path.read_bytes()
@@ -459,7 +457,7 @@ def test_a_sound_body_changed_anywhere_gives_a_reading(path, data):
     assert is_storable(notification)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(values | near_jobs)
 @example({"id": "1", "status": "\ud800", "callback-payload": {"\0": "\ud800"}})
 def test_any_json_gives_a_reading(value):
@@ -470,7 +468,7 @@ def test_any_json_gives_a_reading(value):
         assert notification == Notification("other")
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(documents.filter(is_finite), ids, st.sampled_from(notifications.STATUS), texts.filter(len))
 def test_any_object_with_an_id_and_a_status_text_is_a_job(document, job_id, name, status):
     notification = read(document | {"id": job_id, name: status})

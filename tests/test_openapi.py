@@ -97,7 +97,7 @@ def test_the_document_is_public_and_the_rest_is_not(stored):
 
 
 @schema.parametrize()
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_the_api_keeps_to_its_document(case, stored):
     for name, given in (case.path_parameters or {}).items():
         if given == "the newest":

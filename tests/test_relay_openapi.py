@@ -62,7 +62,7 @@ def base(request, relay) -> str:
 
 
 @schema.parametrize()
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_our_own_vendor_shaped_paths_keep_to_the_document(case, relay, base):
     headers = {"Authorization": f"Element gooddata, User {relay.token}"}
     # Any bytes are a file to the document; those that are neither CSV nor JSON lines we refuse.

@@ -62,6 +62,7 @@ GOOD = {  # name: (field, {written: read})
         "forward_allow",
         {"10.0.0.5": {"10.0.0.5"}, "Hooks.internal  ::1": {"hooks.internal", "::1"}},
     ),
+    "RECEIVER_API_RATE": ("api_rate", {"1": 1, "600": 600}),
     "RECEIVER_OVERDUE_AFTER": (
         "overdue_after",
         {"90s": 90_000, "15m": 15 * MINUTE, "2h": 120 * MINUTE},
@@ -105,6 +106,7 @@ BAD = {
     "OPEN_CONNECTORS_RETRY_SECONDS": ["0", "8,64", "8 -1", "8 x", " 8", "8 ", "1.5", "9" * 10],
     "OPEN_CONNECTORS_RATE": ["0", "0.0", "-1", "fast", "nan", "inf", "1e3", ".5", "1/s", "10000"],
     "RECEIVER_FORWARD_ALLOW": ["https://h.example", "h/pw", "pw@h", "h,i", "\u00e4.example", "*"],
+    "RECEIVER_API_RATE": ["0", "-1", "1.5", "60/m", "1000000001"],
     "RECEIVER_OVERDUE_AFTER": BAD_DURATIONS,
     "RECEIVER_KEEP_BODIES": BAD_DURATIONS,
     "RECEIVER_KEEP_EVENTS": BAD_DURATIONS,
@@ -169,6 +171,7 @@ def test_without_an_environment_the_defaults_hold():
         "vendor_rate": 1.0,
         "forward_allow": frozenset(),
         "overdue_after": 15 * MINUTE,
+        "api_rate": 600_000,
         "keep_bodies": 90 * DAY,
         "keep_events": 400 * DAY,
     }

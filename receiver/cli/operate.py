@@ -1,6 +1,7 @@
 """Commands that open the database, and `serve`."""
 
 import os
+import pwd
 import re
 import sys
 from collections.abc import Iterator
@@ -16,11 +17,12 @@ from receiver.clock import iso, now_ms
 from receiver.notifications import MAX_TIME_MS
 from receiver.settings import INSTANCE_NAME, Settings, duration_ms, secret_from_file
 from receiver.signatures import SHORT_KEY_BYTES
-from receiver.storage import credentials, migrations, tokens
+from receiver.storage import audit, credentials, migrations, tokens
 from receiver.storage.database import Database
 from receiver.storage.vault import Vault
 
-_TOKEN_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,100}")
+# Not `cli:`, which tells the command line's users from tokens in the audit.
+_TOKEN_NAME = re.compile(r"(?!cli:)[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,100}")
 
 secret_file = click.Path(dir_okay=False, allow_dash=True)
 
@@ -34,6 +36,14 @@ def opened() -> Iterator[tuple[Settings, Database]]:
         yield settings, database
     finally:
         database.close()
+
+
+def actor() -> str:
+    """Who runs this command, as the audit names them."""
+    try:
+        return f"cli:{pwd.getpwuid(os.geteuid()).pw_name}"
+    except KeyError:  # in a container, a user may have no name
+        return f"cli:{os.geteuid()}"
 
 
 def secret(path: str | None) -> bytes | None:
@@ -117,20 +127,25 @@ def add_instance(
     with opened() as (settings, database):
         vault = Vault(settings.encryption_keys)
         key_id = None
+        now, who = now_ms(), actor()
         with database.write() as session:
             credentials.add_instance(
                 session,
                 vault,
                 name,
-                now_ms(),
+                now,
                 hub=hub,
                 element_token=secret(element_token_file),
                 user_secret=secret(user_secret_file),
                 organization_secret=secret(organization_secret_file),
             )
             if key is not None:
-                key_id = credentials.add_key(session, vault, name, key, now_ms())
+                key_id = credentials.add_key(session, vault, name, key, now)
                 _warn_of(key, credentials.shared_with(session, vault, name, key))
+            audit.note(session, at=now, actor=who, action="instance.add", subject=name)
+            if key_id is not None:
+                place = f"{name}/{key_id}"
+                audit.note(session, at=now, actor=who, action="key.add", subject=place)
         base = settings.public_url or "https://<your host>"
     url = f"{base}/callbacks/{name}"
     content = {"name": name, "key": key_id, "callback_url": url}
@@ -153,6 +168,7 @@ def remove_instance(name: str) -> None:
     """Forget an instance and its keys; its events and jobs stay."""
     with opened() as (_, database), database.write() as session:
         credentials.remove_instance(session, name)
+        audit.note(session, at=now_ms(), actor=actor(), action="instance.remove", subject=name)
     click.echo(f"{name} removed")
 
 
@@ -170,8 +186,11 @@ def add_key(instance: str, path: str, json_: bool) -> None:
     key = secret(path) or b""
     with opened() as (settings, database), database.write() as session:
         vault = Vault(settings.encryption_keys)
-        key_id = credentials.add_key(session, vault, instance, key, now_ms())
+        now = now_ms()
+        key_id = credentials.add_key(session, vault, instance, key, now)
         _warn_of(key, credentials.shared_with(session, vault, instance, key))
+        place = f"{instance}/{key_id}"
+        audit.note(session, at=now, actor=actor(), action="key.add", subject=place)
     show({"id": key_id, "instance": instance}, key_id, json_)
 
 
@@ -194,7 +213,9 @@ def retire_key(key: tuple[str, ...]) -> None:
         raise click.UsageError("name one key, with or without its instance")
     instance = key[0] if len(key) == 2 else None  # noqa: PLR2004
     with opened() as (_, database), database.write() as session:
-        credentials.retire_key(session, key[-1], instance, now_ms())
+        now = now_ms()
+        credentials.retire_key(session, key[-1], instance, now)
+        audit.note(session, at=now, actor=actor(), action="key.retire", subject=key[-1])
     click.echo(f"{key[-1]} retired")
 
 
@@ -215,7 +236,7 @@ def create_token(
     """Make a token and print it, once and alone."""
     now = now_ms()
     if not _TOKEN_NAME.fullmatch(name):
-        raise click.UsageError("a name is 1 to 100 printable characters")
+        raise click.UsageError("a name is 1 to 100 printable characters, not after `cli:`")
     try:
         expires_at = None if expires is None else now + duration_ms(expires)
     except ValueError as error:
@@ -224,6 +245,12 @@ def create_token(
         raise click.UsageError("--expires is beyond the year 9999")
     with opened() as (_, database), database.write() as session:
         token = tokens.create_token(session, name, scope, now, only=only, expires_at=expires_at)
+        reach = (
+            f"{scope}; {', '.join(only) or 'all instances'}; until {iso(expires_at) or 'revoked'}"
+        )
+        audit.note(
+            session, at=now, actor=actor(), action="token.create", subject=name, detail=reach
+        )
     content = {"token": token, "name": name, "scope": scope, "expires_at": iso(expires_at)}
     show(content, token, json_)
 
@@ -243,7 +270,9 @@ def list_tokens(json_: bool) -> None:
 def revoke_token(token: str) -> None:
     """End a token, or all of a name."""
     with opened() as (_, database), database.write() as session:
-        ended = tokens.revoke_token(session, token, now_ms())
+        now = now_ms()
+        ended = tokens.revoke_token(session, token, now)
+        audit.note(session, at=now, actor=actor(), action="token.revoke", subject=token)
     click.echo(f"{ended} revoked")
 
 

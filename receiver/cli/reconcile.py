@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from receiver.cli.exits import UNREACHABLE
-from receiver.cli.operate import opened
+from receiver.cli.operate import actor, opened
 from receiver.cli.output import as_json, show
-from receiver.clock import now_ms
+from receiver.clock import iso, now_ms
 from receiver.errors import StoreError
 from receiver.settings import duration_ms
+from receiver.storage import audit
 from receiver.storage.credentials import KeyRing
 from receiver.storage.pruning import prune as prune_database
 from receiver.storage.vault import Vault
@@ -53,7 +54,7 @@ def reconcile(
         ring = KeyRing(database, Vault(settings.encryption_keys), settings.default_keys)
         intake = Intake(settings, database, ring, now_ms)
         vendor = Upstream(settings.vendor_url)
-        reconciler = Reconciler(settings, database, intake, vendor)
+        reconciler = Reconciler(settings, database, intake, vendor, actor=actor())
         try:
             while True:
                 try:
@@ -85,9 +86,11 @@ def prune(older_than: str | None, json_: bool) -> None:
         raise click.UsageError(f"--older-than {error}") from None
     now = now_ms()
     with opened() as (settings, database):
-        gone = prune_database(
-            database, now - (age or settings.keep_bodies), now - (age or settings.keep_events)
-        )
+        bodies, events = now - (age or settings.keep_bodies), now - (age or settings.keep_events)
+        with database.write() as session:
+            subject = f"bodies before {iso(max(0, bodies))}, details before {iso(max(0, events))}"
+            audit.note(session, at=now, actor=actor(), action="prune", subject=subject)
+        gone = prune_database(database, bodies, events)
     show(gone, ", ".join(f"{count} {name}" for name, count in gone.items()) + " deleted", json_)
 
 

@@ -264,3 +264,26 @@ class RefusedAddress(Base):
     peer: Mapped[str] = mapped_column(String(64), primary_key=True)
     since: Mapped[int]
     count: Mapped[int]
+
+
+class AuditEntry(Base):
+    """One thing that someone did; numbered without gaps, each chained to the one before it."""
+
+    __tablename__ = "audit"
+    id: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=False)
+    at: Mapped[int]
+    actor: Mapped[str]
+    action: Mapped[str]
+    subject: Mapped[str]
+    detail: Mapped[str]
+    request: Mapped[str | None]  # the id of the HTTP request, where there was one
+    hash: Mapped[bytes]
+
+
+class AuditHead(Base):
+    """One row: how many entries the audit has, and the hash of the last."""
+
+    __tablename__ = "audit_head"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    entries: Mapped[int]
+    hash: Mapped[bytes]

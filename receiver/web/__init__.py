@@ -12,6 +12,7 @@ from receiver.settings import Settings
 from receiver.storage.database import Database
 from receiver.storage.vault import Vault
 from receiver.upstream import Upstream
+from receiver.web.limits import Limits
 from receiver.web.waiting import Waiters
 
 
@@ -23,6 +24,7 @@ class Services:
     database: Database
     intake: Intake
     waiters: Waiters
+    limits: Limits
     vault: Vault
     vendor: Upstream
     forwarder: Forwarder

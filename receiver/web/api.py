@@ -68,8 +68,8 @@ spec = SpecTree(
 
 
 def answers(model: type | None, *refusals: int) -> Answers:
-    """Document what a path may answer. refusals -- statuses besides 400, 401 and 503."""
-    documented = {f"HTTP_{status}": problems.Problem for status in (400, 401, 503, *refusals)}
+    """Document what a path may answer. refusals -- statuses besides 400, 401, 429, 503."""
+    documented = {f"HTTP_{status}": problems.Problem for status in (400, 401, 429, 503, *refusals)}
     return Answers(HTTP_200=model, **documented)
 
 

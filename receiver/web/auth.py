@@ -1,6 +1,6 @@
 """Who asks: the bearer token of an API request."""
 
-from typing import cast
+from typing import Any, cast
 
 from flask import g, request
 
@@ -10,15 +10,27 @@ from receiver.web import services
 
 
 def authenticate() -> None:
-    """Find out whose token came with this request. Raises Unauthenticated."""
+    """Find out whose token came with this request. Raises Unauthenticated, TooManyRequests."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("send a token: Authorization: Bearer <token>")
     with services().database.read() as session:
-        found = bearer(session, token.strip(), services().clock())
+        found = holder(session, token.strip())
     if found is None:
         raise Unauthenticated("the token is unknown, expired or revoked")
     g.bearer = found
+
+
+def holder(session: Any, token: str) -> Bearer | None:  # noqa: ANN401 - a session of storage's
+    """Tell whose a token is, or None; counts it either way. Raises TooManyRequests."""
+    limits, peer = services().limits, request.remote_addr or ""
+    limits.check_address(peer)
+    found = bearer(session, token, services().clock())
+    if found is None:
+        limits.note_failure(peer)
+    else:
+        limits.check_token(found.name)
+    return found
 
 
 def who() -> Bearer:

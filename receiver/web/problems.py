@@ -22,6 +22,7 @@ from receiver.errors import (
     SignatureError,
     StoreError,
     TooManyRefusals,
+    TooManyRequests,
     Unauthenticated,
     UpstreamError,
 )
@@ -68,6 +69,7 @@ _TABLE: dict[type[ReceiverError], _Row] = {
         401, "not_verified", "Not verified", "The signature does not prove this delivery."
     ),
     TooManyRefusals: _Row(429, "rate_limited", "Too many refused deliveries"),
+    TooManyRequests: _Row(429, "rate_limited", "Too many requests"),
     Unauthenticated: _Row(401, "unauthenticated", "A valid token is needed"),
     Forbidden: _Row(403, "forbidden", "The token does not allow this"),
     NotFound: _Row(404, "not_found", "Not found"),
@@ -104,7 +106,7 @@ def answer_to(error: Exception, path: str) -> Answer:
         return _answer(fault, path)
     problem = problem_of(error)
     headers = {}
-    if isinstance(error, TooManyRefusals):
+    if isinstance(error, (TooManyRefusals, TooManyRequests)):
         headers["Retry-After"] = str(error.retry_after)
     elif isinstance(error, (StoreError, CredentialError)):
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)

@@ -27,13 +27,13 @@ from receiver.errors import (
     UpstreamNonsense,
 )
 from receiver.notifications import UNSTORABLE, Notification
-from receiver.storage import credentials, failures, queries
+from receiver.storage import audit, credentials, failures, queries
 from receiver.storage.merging import NewObservation
 from receiver.storage.models import JobRow
-from receiver.storage.tokens import bearer
 from receiver.uploads import count_records
 from receiver.upstream import CALLBACK_URL_HEADER, Answer, Call
 from receiver.web import services
+from receiver.web.auth import holder
 from receiver.web.submitting import observe, send, submit
 from receiver.web.vendor_shapes import (
     as_listed,
@@ -80,7 +80,7 @@ def _authenticate() -> None:
     if None in parts or set(given) != {"element", "user"}:
         raise Unauthenticated("Authorization must be: Element <instance>, User <token>")
     with services().database.read() as session:
-        found = bearer(session, given["user"], services().clock())
+        found = holder(session, given["user"])
         known = found and found.may_see(given["element"])
         secrets_ = None
         if known:
@@ -210,6 +210,9 @@ def jobs() -> Response:
 @blueprint.put("/bulk/<string:job_id>/cancel")
 def cancel(job_id: str) -> Response:
     """Ask the vendor to end a job."""
+    place, now = f"{g.instance}/{job_id}", services().clock()
+    with services().database.write() as session:
+        audit.note(session, at=now, actor=g.bearer.name, action="cancel", subject=place)
     answer = send(upstream.cancel(job_id, _hub()))
     try:
         observe(NewObservation(g.instance, _polled(answer, job_id), "answer to a cancel"))

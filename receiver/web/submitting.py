@@ -10,7 +10,7 @@ from flask import Response, g
 from receiver import upstream
 from receiver.errors import StoreError, UpstreamError, UpstreamNonsense, UpstreamUnclear
 from receiver.notifications import Notification
-from receiver.storage import followups
+from receiver.storage import audit, followups
 from receiver.storage.merging import NewObservation
 from receiver.storage.tokens import Bearer
 from receiver.upstream import Answer, Call
@@ -44,6 +44,14 @@ def submit(call: Call, facts: Notification, client_url: str | None) -> Response:
                 "submitted": facts.submitted,
                 "submitted_by": who.name,
             },
+        )
+        audit.note(
+            session,
+            at=now,
+            actor=who.name,
+            action="upload" if facts.direction == "UPLOAD" else "download",
+            subject=f"{g.instance}/{facts.object or ''}",
+            detail=facts.file or "",
         )
     with _fate_noted(submission):
         answer = send(call)

@@ -82,6 +82,7 @@ def serve(port: int, base: Base | None, _connections: int = 0) -> Start:
         "RECEIVER_DATABASE_URL": base.url(),
         "EVENT_NOTIFICATION_SIGNATURE_KEY": KEY.decode(),
         "OPEN_CONNECTORS_URL": NOWHERE,
+        "RECEIVER_API_RATE": "1000000000",
     }
     words = ["serve", "--bind", f"{HOST}:{port}", "--workers", "2"]
     return Start([PYTHON, "-m", "receiver", *words], settings)

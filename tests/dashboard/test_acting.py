@@ -13,7 +13,7 @@ from visiting import Guest
 
 from receiver.notifications import Notification
 from receiver.signatures import HEADER, SignatureKey, sign
-from receiver.storage import credentials, tokens
+from receiver.storage import audit, credentials, tokens
 from receiver.storage.merging import NewObservation
 
 NEW = SignatureKey("new", b"a key that nobody here knows yet")
@@ -48,6 +48,13 @@ def press(guest: Guest, path: str, **fields: str):
     return answer
 
 
+def noted(receiver: Between) -> list[tuple[str, str, str]]:
+    """Who did what to what, as the audit has it, oldest first."""
+    with receiver.services.database.read() as session:
+        found = audit.entries(session, 100)[::-1]
+    return [(entry.actor, entry.action, entry.subject) for entry in found]
+
+
 def notice(page) -> str:
     return re.search(r'class="notice".*?<bdi>(.*?)</bdi>', page.text)[1]
 
@@ -80,6 +87,7 @@ def test_the_vendor_is_asked_and_the_timeline_says_who_wanted_it(desk):
     assert desk.receiver.job(job)["learnt_by"] == "poll"
     assert notice_is_gone(desk.guest, f"/jobs/{job}")
     assert before == 0
+    assert noted(desk.receiver) == [("test", "job.ask", f"gooddata/{job}")]
 
 
 def notice_is_gone(guest: Guest, path: str) -> bool:
@@ -118,6 +126,7 @@ def test_what_the_vendor_queued_is_sent_again(make_database):
         assert notice(page) == "The vendor was told to send 1 again."
         assert receiver.ended(job)["learnt_by"] == "callback"
         assert "holds back nothing" in notice(press(guest, "/instances/gooddata/resend"))
+        assert noted(receiver)[-2:] == [("test", "deliveries.resend", "gooddata")] * 2
 
 
 def test_a_test_callback_goes_through_the_public_url(desk):
@@ -125,6 +134,7 @@ def test_a_test_callback_goes_through_the_public_url(desk):
     assert notice(page) == "The test callback was verified and stored."
     found = desk.receiver.get("/events?kind=other").json["events"]
     assert [event["instance"] for event in found] == ["gooddata"]
+    assert noted(desk.receiver) == [("test", "instance.test", "gooddata")]
 
 
 def test_a_test_callback_that_does_not_get_through_is_told_of(desk):
@@ -148,6 +158,10 @@ def test_a_key_is_rotated_and_its_secret_is_never_shown(desk):
     assert notice(page) == f"{old['id']} is accepted no longer."
     assert desk.receiver.call_back(b"1", "gooddata", KEY).status_code == 401
     assert desk.receiver.call_back(b"2", "gooddata", NEW).status_code == 200
+    assert noted(desk.receiver) == [
+        ("test", "key.add", f"gooddata/{new['id']}"),
+        ("test", "key.retire", f"gooddata/{old['id']}"),
+    ]
     last = desk.guest.get(f"/instances/gooddata/keys/{new['id']}/retire").text
     assert "It is the last one" in last
     assert desk.guest.get(f"/instances/gooddata/keys/{old['id']}/retire").status_code == 404
@@ -226,6 +240,9 @@ def test_refused_deliveries_enter_once_their_key_was_put_right(any_database_desk
         ("3", 1),
     ]
     assert desk.receiver.get("/jobs/3").json["outcome"] == "succeeded"
+    entered = [f"gooddata/{each['id']}" for each in events]
+    told = [subject for _, action, subject in noted(desk.receiver) if action == "refusal.verify"]
+    assert sorted(told) == sorted(entered)
 
 
 @pytest.fixture

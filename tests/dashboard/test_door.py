@@ -224,3 +224,13 @@ def test_no_page_holds_code_or_styles_of_its_own(guest):
 def test_a_form_that_is_too_long_is_not_read(guest):
     answer = guest.client.post("/sign-in", data={"token": "x" * 100_000})
     assert answer.status_code == 413
+
+
+def test_who_tries_wrong_tokens_for_too_long_has_to_wait(make_receiver, make_database):
+    receiver = make_receiver(make_database("sqlite"), failed_tokens_a_minute=3)
+    guest = Guest(receiver)
+    assert [guest.sign_in("wrong").status_code for _ in range(3)] == [401] * 3
+    answer = guest.sign_in("wrong")
+    assert answer.status_code == 429
+    assert int(answer.headers["Retry-After"]) > 0
+    assert guest.sign_in().status_code == 429

@@ -167,7 +167,7 @@ RUNNING_AFTER_ITS_END = (
 
 
 def example_settings(runs: int) -> settings:
-    return settings(max_examples=runs, deadline=None, suppress_health_check=list(HealthCheck))
+    return settings(max_examples=runs, suppress_health_check=list(HealthCheck))
 
 
 @example_settings(300)

@@ -34,7 +34,6 @@ def api(request) -> Iterator[str]:
 @schema.parametrize()
 @settings(
     max_examples=40,
-    deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )

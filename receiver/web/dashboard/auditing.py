@@ -2,13 +2,18 @@
 
 from typing import Any
 
-import structlog
-
+from receiver.storage import audit
+from receiver.web import services
 from receiver.web.auth import who
 
-log = structlog.get_logger()
 
-
-def note(session: Any, action: str, subject: str, detail: str = "") -> None:  # noqa: ANN401, ARG001
-    """Write down what whoever is signed in does, in the transaction that does it."""
-    log.info("acted", actor=who().name, action=action, subject=subject, detail=detail)
+def note(session: Any, action: str, subject: str, detail: str = "") -> None:  # noqa: ANN401 - storage's
+    """Write down what whoever is signed in does, last in the transaction that does it."""
+    audit.note(
+        session,
+        at=services().clock(),
+        actor=who().name,
+        action=action,
+        subject=subject,
+        detail=detail,
+    )

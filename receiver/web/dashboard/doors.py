@@ -37,6 +37,7 @@ def _admit() -> Any:  # noqa: ANN401 - an answer, or None to go on
         _check_form()
     found = _signed_in()
     if found is not None:
+        services().limits.check_token(found.bearer.name)
         g.bearer, g.notice = found.bearer, found.notice
         return None
     g.session_id = None
@@ -59,12 +60,15 @@ def door(status: int = 200, told: str | None = None) -> Response:
 def sign_in() -> Response:
     """Begin a session, with an id nobody has seen before."""
     token, now = request.form.get("token", "").strip(), services().clock()
+    limits, peer = services().limits, request.remote_addr or ""
+    limits.check_address(peer)
     with services().database.write() as session:
         if g.session_id:
             sessions.sign_out(session, g.session_id)
         session_id = sessions.sign_in(session, token, now) if token else None
     if session_id is None:
-        log.warning("sign-in refused", peer=request.remote_addr)
+        limits.note_failure(peer)
+        log.warning("sign-in refused", peer=peer)
         return door(401, "This token is unknown, expired or revoked.")
     response = see(local(request.form.get("next")) or url_for("dashboard.front"))
     _set_cookie(response, "session", session_id, seconds=sessions.LONGEST_MS // 1000)

@@ -10,7 +10,7 @@ from flask.blueprints import BlueprintSetupState
 from werkzeug.exceptions import HTTPException
 
 from receiver import __version__
-from receiver.errors import ReceiverError, StoreError
+from receiver.errors import ReceiverError, StoreError, TooManyRequests
 from receiver.web import problems, services
 
 log = structlog.get_logger()
@@ -63,7 +63,10 @@ def _guard(response: Response) -> Response:
 def _ours(error: ReceiverError) -> Response:
     problem = problems.problem_of(error)
     template = "unavailable.html" if isinstance(error, StoreError) else "error.html"
-    return page(template, problem.status, title=problem.title, detail=problem.detail)
+    response = page(template, problem.status, title=problem.title, detail=problem.detail)
+    if isinstance(error, TooManyRequests):
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
 
 
 @blueprint.errorhandler(HTTPException)
