@@ -32,7 +32,7 @@ class Dashboard:
 
 
 @contextmanager
-def served(database_url: str, folder: Path, **environment: str) -> Iterator[str]:
+def served(database_url: str, folder: Path, *, port: int = 0, **environment: str) -> Iterator[str]:
     """Run `receiver serve` on a database; give its URL."""
     own = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_", "GUNICORN_", "PROMETHEUS_")
     variables = {name: value for name, value in os.environ.items() if not name.startswith(own)}
@@ -43,14 +43,23 @@ def served(database_url: str, folder: Path, **environment: str) -> Iterator[str]
         **environment,
     }
     log = folder / f"served-{os.urandom(4).hex()}.log"
-    command = [sys.executable, "-m", "receiver", "serve", "--bind", "127.0.0.1:0", "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "receiver",
+        "serve",
+        "--bind",
+        f"127.0.0.1:{port}",
+        "--workers",
+        "1",
+    ]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=variables, cwd=folder)
     try:
-        port = eventually(
+        found = eventually(
             lambda: re.search(r"http://127\.0\.0\.1:([0-9]+)", log.read_text(errors="replace"))
         )
-        yield f"http://127.0.0.1:{port[1]}"
+        yield f"http://127.0.0.1:{found[1]}"
     finally:
         process.terminate()
         process.wait(DEADLINE)
