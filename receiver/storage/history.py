@@ -96,6 +96,18 @@ def refusing(session: Session, last: Mapping[str, int], since: int) -> dict[str,
     return found
 
 
+def refusals(session: Session, visible: Instances, since: int) -> list[tuple[str, bool, int]]:
+    """Count what was refused since then (ms): (reason, was the instance known, how many)."""
+    known = RejectionCount.instance != ""
+    statement = (
+        select(RejectionCount.reason, known, func.sum(RejectionCount.count))
+        .where(RejectionCount.minute > since // MINUTE_MS, *among(RejectionCount.instance, visible))
+        .group_by(RejectionCount.reason, known)
+        .order_by(func.sum(RejectionCount.count).desc(), RejectionCount.reason)
+    )
+    return [(reason, bool(named), int(n)) for reason, named, n in session.execute(statement)]
+
+
 def vendors(session: Session) -> dict[str, Vendor]:
     """Tell how the vendor held up, by instance."""
     return {

@@ -129,6 +129,24 @@ def test_the_list_follows_what_happens_keeps_the_focus_and_says_so(own_dashboard
     expect(page.locator("[data-key^=freshbooks]")).to_have_count(2)
 
 
+def test_a_job_under_ones_eyes_changes_and_what_was_opened_stays_open(own_dashboard, visit):
+    showcase = own_dashboard.showcase
+    page = visit(own_dashboard).sign_in().open(f"/jobs/{showcase.story}")
+    page.clock.install()
+    page.reload()
+    groups = page.locator(".groups details")
+    groups.nth(2).locator("summary").click()
+    groups.nth(0).locator("summary").click()
+    showcase.call(showcase.now, "gooddata", {"id": int(showcase.story), "status": "CREATED"})
+    page.clock.run_for(6_000)
+    expect(page.locator(".timeline li")).to_have_count(5)
+    assert [group.get_attribute("open") is not None for group in groups.all()] == [
+        False,
+        False,
+        True,
+    ]
+
+
 def test_nothing_is_asked_for_while_nobody_looks(dashboard, visit):
     visitor = visit(dashboard).sign_in()
     page = visitor.page

@@ -153,7 +153,8 @@ def test_pages_lead_on_to_older_jobs_and_back(guest):
 def test_empty_and_nothing_matches_and_an_error_have_words_of_their_own(guest, monkeypatch):
     assert "No jobs yet" in guest.get("/jobs").text
     assert "No job matches" in guest.get("/jobs?q=1").text
-    assert "Nothing was refused" in guest.get("/refusals").text
+    assert "Nothing was refused in the last hour" in guest.get("/refusals").text
+    assert "The quarantine is empty" in guest.get("/refusals").text
     assert "No refused delivery matches" in guest.get("/refusals?reason=missing").text
     guest.receiver.services.database.close()
     database = guest.receiver.services.database.engine.url.database
@@ -257,3 +258,10 @@ def test_a_page_of_an_unforeseen_fault_tells_no_details(guest, monkeypatch):
     assert answer.status_code == 500
     assert "what was sent" not in answer.text
     assert "Traceback" not in answer.text
+
+
+def test_what_was_refused_lately_is_counted_by_reason(guest):
+    for instance, headers in (("default", {}), ("nobody", {}), ("nobody", {})):
+        guest.receiver.client.post(f"/callbacks/{instance}", data=b"x", headers=headers)
+    told = re.sub("<.*?>", "", guest.get("/refusals").text)
+    assert "In the last hour: 2 unknown instance, 1 missing." in told

@@ -3,6 +3,7 @@
 import hmac
 import re
 import secrets
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -97,7 +98,7 @@ def take_notice() -> str | None:
     """Give what is to be told, once."""
     notice: str | None = g.pop("notice", None)
     if notice is not None:
-        with services().database.write() as session:
+        with suppress(StoreError), services().database.write(TOUCH_PATIENCE) as session:
             sessions.notify(session, g.session_id, None)
     return notice
 
@@ -141,11 +142,8 @@ def _signed_in() -> sessions.SignedIn | None:
     with services().database.read() as session:
         found = sessions.signed_in(session, g.session_id, now)
     if found is not None and found.stale:
-        try:
-            with services().database.write(TOUCH_PATIENCE) as session:
-                sessions.touch(session, g.session_id, now)
-        except StoreError:
-            log.info("a session could not be marked as seen")
+        with suppress(StoreError), services().database.write(TOUCH_PATIENCE) as session:
+            sessions.touch(session, g.session_id, now)
     return found
 
 

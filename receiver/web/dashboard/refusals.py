@@ -7,9 +7,10 @@ from msgspec import UNSET
 
 from receiver.errors import BadParameter, BodyGone, NotFound
 from receiver.quarantine import REASONS, Explained, Keys
-from receiver.storage import queries
+from receiver.storage import history, queries
 from receiver.storage import refusals as store
 from receiver.storage.models import Rejection
+from receiver.storage.queries import HOUR_MS
 from receiver.web import services
 from receiver.web.api import cursor_of, position_of
 from receiver.web.auth import check_instances, who
@@ -39,10 +40,12 @@ def refusals() -> Response:
     with services().database.read() as session:
         shown = [(row, _explained(session, keys, row)) for row in rows[:A_PAGE]]
         names = reached(session)
+        lately = history.refusals(session, who().instances, services().clock() - HOUR_MS)
     more = cursor_of((rows[A_PAGE - 1].at, rows[A_PAGE - 1].id)) if len(rows) > A_PAGE else None
     return page(
         "refusals.html",
         rows=shown,
+        lately=lately,
         instances=names,
         reasons=REASONS,
         instance=instance,

@@ -68,11 +68,10 @@
     if (wanted && !document.hidden) timer = setTimeout(refresh, PAUSE_MS);
   }
 
+  // Whoever is about to copy something must not lose what they selected.
   function busy() {
-    const fresh = document.getElementById("fresh");
     const selected = getSelection();
-    return fresh.querySelector("details[open]:not([data-was-open])") !== null && fresh.dataset.fresh !== "jobs"
-      || (selected && !selected.isCollapsed && fresh.contains(selected.anchorNode));
+    return !selected.isCollapsed && document.getElementById("fresh").contains(selected.anchorNode);
   }
 
   async function refresh() {
@@ -96,6 +95,10 @@
     const known = new Map([...old.querySelectorAll("tr[data-key]")].map((row) => [row.dataset.key, row.dataset.revision]));
     const focused = document.activeElement && old.contains(document.activeElement) ? document.activeElement : null;
     const place = focused && [focused.closest("[data-key]")?.dataset.key, focused.className, focused.getAttribute("href")];
+    const open = new Map([...old.querySelectorAll("details")].map((each) => [title(each), each.open]));
+    for (const each of fresh.querySelectorAll("details")) {
+      each.open = open.get(title(each)) ?? each.open;
+    }
     old.replaceChildren(...fresh.childNodes);
     prepare(old);
     let changed = 0;
@@ -114,6 +117,8 @@
     }
     say(changed ? `${changed} ${changed === 1 ? "job" : "jobs"} changed` : "The page was brought up to date");
   }
+
+  function title(details) { return details.querySelector("summary").textContent.trim(); }
 
   // The server's words for times differ from one second to the next, and mean no change.
   function plain(root) {
