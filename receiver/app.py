@@ -25,7 +25,7 @@ from receiver.storage.credentials import KeyRing
 from receiver.storage.database import Database
 from receiver.storage.vault import Vault
 from receiver.upstream import Upstream
-from receiver.web import Services, callbacks, events, jobs, ops, problems, relay
+from receiver.web import Services, callbacks, events, jobs, ops, problems, refusals, relay
 from receiver.web.api import blueprint as api
 from receiver.web.api import open_blueprint
 from receiver.web.dashboard import blueprint as dashboard
@@ -109,4 +109,4 @@ def _close(background: Background, intake: Intake, database: Database) -> None:
         database.close()
 
 
-__all__ = ["create_app", "events", "jobs"]
+__all__ = ["create_app", "events", "jobs", "refusals"]

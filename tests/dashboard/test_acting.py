@@ -3,6 +3,8 @@
 import hashlib
 import hmac
 import re
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -294,3 +296,41 @@ def test_an_operator_presses_buttons_in_a_browser(desk, visit):
     page.get_by_role("button", name="Send").click()
     expect(page.get_by_role("status")).to_contain_text("verified and stored")
     assert until(lambda: desk.receiver.get("/events?kind=other").json["events"])
+
+
+def test_the_api_verifies_again_too_for_tokens_that_may_act(desk):
+    refuse(desk.receiver, b"{}", sign(b"{}", NEW))
+    refuse(desk.receiver, b"1", sign(b"1", NEW), "freshbooks")
+    with desk.receiver.services.database.write() as session:
+        reader = tokens.create_token(session, "looker", "read", 1)
+        vault = desk.receiver.services.vault
+        for name in ("gooddata", "freshbooks"):
+            credentials.add_key(session, vault, name, NEW.secret, 2)
+
+    def ask(query: str = "", token: str = desk.receiver.token):
+        headers = {"Authorization": f"Bearer {token}"}
+        path = f"/api/v1/rejections/verify-again{query}"
+        return desk.receiver.client.post(path, headers=headers)
+
+    assert ask(token=reader).status_code == 403
+    assert ask("?reason=missing").status_code == 400
+    assert ask("?instance=gooddata").json == {"looked": 1, "verified": 1}
+    assert ask().json == {"looked": 1, "verified": 1}
+    assert ask().json == {"looked": 0, "verified": 0}
+    assert [action for _, action, _ in noted(desk.receiver)] == ["refusal.verify"] * 2
+
+
+def test_the_command_line_has_them_verified_again(desk, tmp_path):
+    refuse(desk.receiver, b"{}", sign(b"{}", NEW))
+    with desk.receiver.services.database.write() as session:
+        credentials.add_key(session, desk.receiver.services.vault, "gooddata", NEW.secret, 2)
+    (tmp_path / "token").write_text(desk.receiver.token)
+    command = [sys.executable, "-m", "receiver", "rejections", "--verify-again"]
+    where = ["--url", desk.receiver.url, "--token-file", str(tmp_path / "token")]
+    for told in ("1 of 1 are verified and entered", "0 of 0 are verified and entered"):
+        done = subprocess.run([*command, *where], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout.strip()) == (0, told), done.stderr
+    done = subprocess.run(
+        [*command, "--reason", "x", *where], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2

@@ -11,7 +11,6 @@ from receiver.errors import CredentialError, NotFound
 from receiver.quarantine import Quarantine
 from receiver.signatures import SHORT_KEY_BYTES
 from receiver.storage import credentials
-from receiver.storage.models import Rejection
 from receiver.web import services
 from receiver.web.auth import check_instances, check_may_act, who
 from receiver.web.dashboard.auditing import note
@@ -20,6 +19,7 @@ from receiver.web.dashboard.instances import the_instance
 from receiver.web.dashboard.job_page import called
 from receiver.web.dashboard.pages import blueprint, page
 from receiver.web.dashboard.refusals import the_refusal
+from receiver.web.refusals import entered
 
 View = Callable[..., Response]
 
@@ -170,7 +170,7 @@ def verify_again() -> Response:
             "Those whose signature is right enter as events, like any callback, and leave the"
             " quarantine. The others stay.",
         )
-    again = _quarantine().verify_again(only, _entered)
+    again = _quarantine().verify_again(only, entered)
     return _back(back, f"{again.taken} of {again.looked} are verified and entered as events.")
 
 
@@ -188,14 +188,10 @@ def verify_one(id: int) -> Response:  # noqa: A002
             "If its signature is right, it enters as an event, like any callback, and leaves the"
             " quarantine.",
         )
-    if _quarantine().verify_one(refused, _entered):
+    if _quarantine().verify_one(refused, entered):
         told = "Verified: the delivery entered as an event."
         return _back(url_for("dashboard.refusals"), told)
     return _back(back, "The signature is still not right; nothing was changed.")
-
-
-def _entered(session: Any, refused: Rejection, event: str) -> None:  # noqa: ANN401
-    note(session, "refusal.verify", f"{refused.instance}/{event}", f"refused as {refused.reason}")
 
 
 def _confirm(title: str, button: str, back: str, *says: str, danger: bool = False) -> Response:
