@@ -1,7 +1,19 @@
 """The tables. Times are ms since the epoch; whatever a stranger sent is bytes."""
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, String, Text, false
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    false,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+LOST = "callback_lost"  # which jobs an index holds; a query that it shall serve says it likewise
 
 # SQLite numbers rows by itself only in an INTEGER primary key.
 RowNumber = BigInteger().with_variant(Integer, "sqlite")
@@ -141,6 +153,12 @@ class JobRow(Base):
         Index("jobs_by_errors", "errors_at"),
         Index("jobs_by_outcome", "outcome", "updated_at"),
         Index("jobs_by_expiry", "files_expire_at"),
+        Index(
+            "jobs_lost",
+            *("updated_at", "id", "instance"),
+            sqlite_where=text(LOST),
+            postgresql_where=text(LOST),
+        ),
     )
 
 

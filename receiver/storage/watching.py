@@ -1,21 +1,21 @@
 """The job list as people page through it: what needs a look, and back towards newer jobs.
 
-What needs a look is few, and found by its own index; other filters then leave out some of it.
+What needs a look is found by its own index; other filters then leave out some of it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import select, text, tuple_
 from sqlalchemy.orm import Session
 
 from receiver.storage.followups import UNDER_WAY, is_overdue
-from receiver.storage.models import JobRow
+from receiver.storage.models import LOST, JobRow
 from receiver.storage.queries import DAY_MS, Instances, JobFilter
 
 Look: TypeAlias = Literal["overdue", "expiring", "lost"]
-Place: TypeAlias = tuple[int, str, str]  # (updated_at, id, instance)
+Place: TypeAlias = tuple[int, str, str]  # (time, id, instance) of a row, by which lists are sorted
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,19 @@ class Watch:
                 JobRow.files_expire_at > self.now,
                 JobRow.files_expire_at < self.now + DAY_MS,
             ]
-        return [JobRow.callback_lost]
+        return [text(LOST)]
+
+    @property
+    def sorted_by(self) -> str:
+        """The time that matters: what is longest overdue, or expires soonest, comes first."""
+        return {"overdue": "first_seen_at", "expiring": "files_expire_at"}.get(
+            self.look, "updated_at"
+        )
+
+
+def place(row: Any, watch: Watch | None) -> Place:  # noqa: ANN401 - a row of a job
+    """Tell where a job stands in a list."""
+    return getattr(row, watch.sorted_by if watch else "updated_at"), row.id, row.instance
 
 
 def job_row(session: Session, id_: str, instance: str) -> JobRow | None:
@@ -55,12 +67,8 @@ def watched(
     limit: int,
     after: Place | None,
 ) -> Sequence[JobRow]:
-    """Give the jobs that need a look, newest change first, from behind `after`."""
-    statement = select(JobRow).where(*watch.conditions(), *_conditions(wanted, visible))
-    if after is not None:
-        statement = statement.where(tuple_(*_ORDER) < tuple_(*after))
-    newest = statement.order_by(*(column.desc() for column in _ORDER))
-    return session.scalars(newest.limit(limit)).all()
+    """Give the jobs that need a look, most pressing first, from behind `after`."""
+    return _page(session, watch, [*_conditions(wanted, visible)], limit, after)
 
 
 def newer(
@@ -72,15 +80,31 @@ def newer(
     limit: int,
     before: Place,
 ) -> Sequence[JobRow]:
-    """Give the jobs that changed next after `before`, newest change first."""
-    watching = watch.conditions() if watch else []
-    statement = (
-        select(JobRow)
-        .where(*watching, *_conditions(wanted, visible), tuple_(*_ORDER) > tuple_(*before))
-        .order_by(*_ORDER)
-        .limit(limit)
-    )
-    return session.scalars(statement).all()[::-1]
+    """Give the jobs that stand right before `before`, in the order of the list."""
+    found = _page(session, watch, [*_conditions(wanted, visible)], limit, before, back=True)
+    return found[::-1]
+
+
+def _page(
+    session: Session,
+    watch: Watch | None,
+    conditions: list[Any],
+    limit: int,
+    start: Place | None,
+    *,
+    back: bool = False,
+) -> Sequence[JobRow]:
+    time = watch.sorted_by if watch else "updated_at"
+    order = (getattr(JobRow, time), JobRow.id, JobRow.instance)
+    ascending = (time != "updated_at") != back
+    if watch is not None:
+        conditions += watch.conditions()
+    if start is not None:
+        here, there = tuple_(*order), tuple_(*start)
+        conditions.append(here > there if ascending else here < there)
+    ordered = order if ascending else [column.desc() for column in order]
+    statement = select(JobRow).where(*conditions).order_by(*ordered).limit(limit)
+    return session.scalars(statement).all()
 
 
 def among(column: Any, values: Sequence[str] | frozenset[str] | None) -> list[Any]:  # noqa: ANN401
@@ -108,6 +132,3 @@ def _conditions(wanted: JobFilter, visible: Instances) -> list[Any]:
     if wanted.text:
         found.append(JobRow.id.contains(wanted.text, autoescape=True))
     return found
-
-
-_ORDER = (JobRow.updated_at, JobRow.id, JobRow.instance)

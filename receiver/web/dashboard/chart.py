@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import svg
 
@@ -44,37 +45,34 @@ def chart(counts: Mapping[tuple[int, str], int], first: int, width: int, places:
         for start in range(first, first + places * width, width)
     ]
     top = _scale(max(bar.total for bar in bars))
-    drawing = svg.SVG(
-        viewBox=svg.ViewBoxSpec(0, 0, places, HEIGHT),
-        preserveAspectRatio=svg.PreserveAspectRatio("none"),
-        class_=["chart"],
-        elements=[*_lines(places), *(each for bar in enumerate(bars) for each in _pile(*bar, top))],
-        extra={"aria-hidden": "true", "focusable": "false"},
-    )
-    return Chart(bars, top, drawing.as_str())
+    piles = "".join(_pile(place, tuple(bar.counts.values()), top) for place, bar in enumerate(bars))
+    view = f'viewBox="0 0 {places} {HEIGHT}" preserveAspectRatio="none"'
+    drawing = f'<svg class="chart" {view} aria-hidden="true">{_lines(places)}{piles}</svg>'
+    return Chart(bars, top, drawing)
 
 
-def _lines(places: int) -> list[svg.Element]:
-    return [svg.Line(x1=0, x2=places, y1=y, y2=y) for y in (0, HEIGHT / 2, HEIGHT)]
+@lru_cache(maxsize=8)
+def _lines(places: int) -> str:
+    ys = (0, HEIGHT / 2, HEIGHT)
+    return "".join(svg.Line(x1=0, x2=places, y1=y, y2=y).as_str() for y in ys)
 
 
-def _pile(place: int, bar: Bar, top: int) -> list[svg.Element]:
-    pieces: list[svg.Element] = []
-    floor = float(HEIGHT)
-    for name in ENDED:
-        tall = HEIGHT * bar.counts[name] / top
-        if tall:
-            floor -= tall
-            pieces.append(
-                svg.Rect(
-                    x=round(place + GAP / 2, 3),
-                    y=round(floor, 2),
-                    width=1 - GAP,
-                    height=round(tall, 2),
-                    class_=[f"is-{name}"],
-                )
-            )
-    return pieces
+@lru_cache(maxsize=2048)
+def _pile(place: int, counts: tuple[int, ...], top: int) -> str:
+    """Draw one bar; most of them are the same as a moment ago."""
+    pieces, floor = [], float(HEIGHT)
+    for name, count in zip(ENDED, counts, strict=True):
+        tall = HEIGHT * count / top
+        floor -= tall
+        piece = svg.Rect(
+            x=round(place + GAP / 2, 3),
+            y=round(floor, 2),
+            width=1 - GAP,
+            height=round(tall, 2),
+            class_=[f"is-{name}"],
+        )
+        pieces.append(piece.as_str() if count else "")
+    return "".join(pieces)
 
 
 def _scale(most: int) -> int:

@@ -3,7 +3,8 @@
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -13,7 +14,7 @@ from msgspec import UNSET
 from receiver.clock import iso
 from receiver.jobs import OUTCOMES
 from receiver.storage.queries import DAY_MS
-from receiver.storage.watching import Place
+from receiver.storage.watching import Look, Watch, place
 from receiver.web import services
 from receiver.web.api import cursor_of, position_of
 from receiver.web.dashboard import asking
@@ -22,6 +23,24 @@ from receiver.web.dashboard.instances import reached
 from receiver.web.dashboard.pages import blueprint, page
 from receiver.web.dashboard.views import JobView, job_view, line
 
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How a list is sorted, and what its days and the ways to its other pages are called."""
+
+    told: str
+    days: str
+    first: str
+    back: str
+    on: str
+    changed: str = "minute"
+
+
+NEWEST = Order("newest change first", "", "Newest", "Newer", "Older", "clock")
+ORDERS: Mapping[Look | None, Order] = {
+    "overdue": Order("longest under way first", "First heard of ", "First", "Back", "More"),
+    "expiring": Order("soonest first", "Files expire ", "First", "Back", "More"),
+}
 MOST_CSV_ROWS = 100_000
 CSV_PAGE = 1000
 CSV_COLUMNS = (
@@ -53,8 +72,9 @@ def jobs() -> Response:
     """List jobs, newest change first, by day."""
     filters = asked()
     limit = filters.query.limit
-    rows, has_newer, has_older = _page(filters, limit)
-    now = services().clock()
+    watch = filters.watch()
+    rows, has_newer, has_older = _page(filters, watch, limit)
+    now, order = services().clock(), ORDERS.get(filters.show, NEWEST)
     with services().database.read() as session:
         names = reached(session)
     return page(
@@ -65,19 +85,21 @@ def jobs() -> Response:
         times=TIMES,
         instances=names,
         days=[
-            (day * DAY_MS, [line(row, now) for row in group]) for day, group in groupby(rows, _day)
+            (day * DAY_MS, [line(row, now, order.changed) for row in group])
+            for day, group in groupby(rows, lambda row: place(row, watch)[0] // DAY_MS)
         ],
         count=len(rows),
-        older=filters.url(cursor=cursor_of(_place(rows[-1]))) if has_older else None,
-        newer=filters.url(newer=cursor_of(_place(rows[0]))) if has_newer else None,
+        order=order,
+        older=filters.url(cursor=cursor_of(place(rows[-1], watch))) if has_older else None,
+        newer=filters.url(newer=cursor_of(place(rows[0], watch))) if has_newer else None,
         newest=filters.url() if has_newer or "cursor" in request.args else None,
         most_csv_rows=MOST_CSV_ROWS,
     )
 
 
-def _page(filters: Filters, limit: int) -> tuple[Sequence[Any], bool, bool]:
+def _page(filters: Filters, watch: Watch | None, limit: int) -> tuple[Sequence[Any], bool, bool]:
     """Give the jobs of a page, and whether there are newer and older ones."""
-    wanted, watch = filters.wanted(), filters.watch()
+    wanted = filters.wanted()
     before = position_of(request.args.get("newer") or UNSET, (int, str, str))
     after = position_of(filters.query.cursor, (int, str, str))
     if before is None:
@@ -106,7 +128,7 @@ def _csv(filters: Filters) -> Iterator[str]:
         yield _csv_text(_csv_row(job_view(row)) for row in rows)
         if len(rows) < CSV_PAGE:
             return
-        after = _place(rows[-1])
+        after = place(rows[-1], watch)
 
 
 def _csv_row(view: JobView) -> list[str]:
@@ -144,11 +166,3 @@ def _csv_text(rows: Any) -> str:  # noqa: ANN401 - rows of text
     written = io.StringIO(newline="")
     csv.writer(written, quoting=csv.QUOTE_ALL).writerows(rows)
     return written.getvalue().encode(errors="replace").decode()
-
-
-def _place(row: Any) -> Place:  # noqa: ANN401 - a row of a job
-    return row.updated_at, row.id, row.instance
-
-
-def _day(row: Any) -> int:  # noqa: ANN401 - a row of a job
-    return int(row.updated_at // DAY_MS)

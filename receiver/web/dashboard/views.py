@@ -72,8 +72,8 @@ class Line:
     changed: Markup
 
 
-def line(row: Any, now: int) -> Line:  # noqa: ANN401 - a row of a job
-    """Say a job in a line."""
+def line(row: Any, now: int, changed: str) -> Line:  # noqa: ANN401 - a row of a job
+    """Say a job in a line. changed -- how much is seen of the time of its change."""
     view = job_view(row)
     job = view.job
     good, bad = _bar(view)
@@ -97,7 +97,7 @@ def line(row: Any, now: int) -> Line:  # noqa: ANN401 - a row of a job
         failed=f"{job.failed:,} failed" if job.failed else "",
         files=None if expires is None else left(expires),
         files_are=_files_are(expires, now),
-        changed=moment(row.updated_at, "clock"),
+        changed=moment(row.updated_at, changed),
     )
 
 

@@ -1,4 +1,4 @@
-"""Who is signed in at the dashboard."""
+"""Who is signed in at the dashboard, and an index of the jobs whose callback was lost."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -19,8 +19,17 @@ def upgrade() -> None:
         sa.Column("notice", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("sha256"),
     )
+    lost = sa.text("callback_lost")
+    op.create_index(
+        "jobs_lost",
+        "jobs",
+        ["updated_at", "id", "instance"],
+        sqlite_where=lost,
+        postgresql_where=lost,
+    )
 
 
 def downgrade() -> None:
     """Take it back."""
+    op.drop_index("jobs_lost", "jobs")
     op.drop_table("sessions")
