@@ -211,7 +211,7 @@ def test_what_expires_soonest_stands_first(dashboard, visit):
         page.get_by_role("link", name="More").click()
     assert len(seen) == 30
     assert seen == sorted(seen)
-    page.get_by_role("link", name="Back").click()
+    page.get_by_role("link", name="Back", exact=True).click()
     first = page.locator(".c-files time").first
     expect(first).to_have_attribute("data-left", str(seen[20]))
 
