@@ -233,8 +233,8 @@ class Intake:
     def _commit(self, batch: Sequence[Item]) -> Sequence[Result]:
         began = time.perf_counter()
         # For ever: those who wait have deadlines of their own.
-        with self._database.write(patience=None) as session:
-            results = record(session, batch, self._clock)
+        with self._database.transaction(patience=None) as connection:
+            results = record(connection, batch, self._clock)
         metrics.BATCH_SIZE.observe(len(batch))
         metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
         return results

@@ -70,7 +70,8 @@ class Job:
     @property
     def files_expire_at(self) -> int | None:
         """When the vendor may drop the job's files, ms."""
-        return None if self.ended_at is None else min(self.ended_at + FILES_KEPT_MS, MAX_TIME_MS)
+        ended_at = self.ended_at
+        return None if ended_at is None else min(ended_at + FILES_KEPT_MS, MAX_TIME_MS)
 
     @property
     def outcome(self) -> Outcome:
@@ -136,7 +137,7 @@ class Job:
 
     def _count(self, position: int) -> int | None:
         counts, status = self.registers.get("counts"), self.registers.get("status")
-        if not counts or not status or counts[:2] != status[:2]:
+        if not counts or not status or counts[0] != status[0] or counts[1] != status[1]:
             return None  # counts of an earlier rank or attempt say nothing of this one
         return None if counts[position] == -1 else int(counts[position])
 
@@ -161,11 +162,13 @@ def canonical(status: str) -> str:
 
 def merge(job: Job, notification: Notification) -> Job:
     """Give the job as it is known once `notification`, of kind bulk_job, is known too."""
-    return join(job, Job(registers(notification)))
+    return join(job, Job(registers(notification, notification.received_at)))
 
 
 def join(one: Job, other: Job) -> Job:
     """Give what both know together."""
+    if not one.registers:
+        return other
     greater = dict(one.registers)
     for name, register in other.registers.items():
         if name not in greater or register > greater[name]:
@@ -173,10 +176,13 @@ def join(one: Job, other: Job) -> Job:
     return Job(greater)
 
 
-def registers(notification: Notification) -> dict[str, Register]:
-    """Write a notification of kind bulk_job as the job that knows nothing else."""
+def registers(notification: Notification, received_at: int) -> dict[str, Register]:
+    """Write a notification of kind bulk_job as the job that knows nothing else.
+
+    received_at -- when it was first received, ms.
+    """
     key = _key(notification)
-    told: dict[str, Register] = {"status": [*key, -notification.received_at]}
+    told: dict[str, Register] = {"status": [*key, -received_at]}
     if notification.failed is not None or notification.loaded is not None:
         told["counts"] = [*key, _or_none(notification.failed), _or_none(notification.loaded)]
     for name in ("message", "object", "direction", "file", "created_at", "callback_payload"):
@@ -191,20 +197,30 @@ def registers(notification: Notification) -> dict[str, Register]:
         _, attempt, _, precedence, _ = key
         told["best"] = [attempt, precedence]
         told["worst"] = [attempt, -precedence]
-        told["learnt"] = [-notification.received_at, int(notification.source == "callback")]
+        told["learnt"] = [-received_at, int(notification.source == "callback")]
         if notification.source == "callback":
-            told["called"] = [-notification.received_at]
+            told["called"] = [-received_at]
     return told
 
 
 def changes(before: Job, after: Job, notification: Notification) -> tuple[list[str], str | None]:
     """Tell what a notification changed, or why it changed nothing: (names of facts, note)."""
-    changed = [name for name in _FACTS if _FACTS[name](before) != _FACTS[name](after)]
+    was = before.registers
+    suspects: set[str] = set()
+    for name, register in after.registers.items():
+        if was.get(name) is not register:  # joining keeps the very list that was not outdone
+            suspects |= _TOLD_BY[name]
+    changed = [
+        name
+        for name, fact in _FACTS.items()
+        if name in suspects and fact(after) != (fact(before) if was else _NOTHING_KNOWN[name])
+    ]
     if after.conflict and not before.conflict:
         return changed, f"contradicts another ending of this job ({before.status})"
     if changed:
         return changed, None
-    if registers(notification)["status"][:5] < before.registers["status"][:5]:
+    key: Register = [*_key(notification)]
+    if key < was["status"][:5]:
         return changed, f"stale: the job was already {before.status}"
     return changed, "nothing new"
 
@@ -221,6 +237,7 @@ def _or_none(count: int | None) -> int:
     return -1 if count is None else count
 
 
+# What the timeline speaks of.
 _FACTS: Mapping[str, Callable[[Job], object]] = {
     "status": lambda job: job.status,
     "outcome": lambda job: job.outcome,
@@ -235,4 +252,16 @@ _FACTS: Mapping[str, Callable[[Job], object]] = {
     "callback_payload": lambda job: job.text("callback_payload"),
     "conflict": lambda job: job.conflict,
     "learnt_by": lambda job: job.learnt_by,
+}
+_NOTHING_KNOWN = {name: fact(Job()) for name, fact in _FACTS.items()}
+# Which of these a register has a say in; of the registers not named here, the fact of its name.
+_TOLD_BY: Mapping[str, frozenset[str]] = {
+    **{name: frozenset({name}) for name in _FACTS},
+    "status": frozenset({"status", "outcome", "records", "ended_at"}),
+    "counts": frozenset({"outcome", "records"}),
+    "submitted": frozenset({"outcome", "records"}),
+    "best": frozenset({"conflict"}),
+    "worst": frozenset({"conflict"}),
+    "learnt": frozenset({"learnt_by"}),
+    "called": frozenset(),
 }

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii
 from typing import Any, Literal, TypeAlias
 
 Kind: TypeAlias = Literal["bulk_job", "async_request", "element_event", "other", "unreadable"]
@@ -146,7 +147,9 @@ def json_text(value: Any) -> str:  # noqa: ANN401 - any JSON value
     if isinstance(value, str):
         if isinstance(value, Number):
             return str(value)
-        return json.dumps(_LONE_SURROGATE.sub("\ufffd", value))
+        return encode_basestring_ascii(
+            value if value.isascii() else _LONE_SURROGATE.sub("\ufffd", value)
+        )
     if isinstance(value, dict):
         members = (f"{json_text(key)}:{json_text(value[key])}" for key in value)
         return "{" + ",".join(members) + "}"
@@ -159,7 +162,6 @@ def _not_json(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-# json.loads would make one for each body.
 _DECODER = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=_not_json)
 
 
@@ -209,6 +211,8 @@ def _text(value: object) -> str | None:
     """Text that every database can store."""
     if isinstance(value, Number) or not isinstance(value, str):
         return None
+    if value.isascii() and "\0" not in value:  # as nearly all of it is
+        return value
     return UNSTORABLE.sub("\ufffd", value)
 
 

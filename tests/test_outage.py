@@ -432,6 +432,18 @@ def test_terminated_connections_lose_nothing_that_was_acknowledged(make_receiver
     send_while(make_receiver(postgresql.url), disturb, least=20)
 
 
+def test_connections_that_were_ended_while_nobody_used_them_are_replaced_unseen(
+    make_receiver, postgresql, monkeypatch
+):
+    monkeypatch.setattr("receiver.storage.database._FRESH_SECONDS", -1)  # none was used just now
+    receiver = make_receiver(postgresql.url)
+    for turn in range(3):
+        assert receiver.call_back(bulk(str(turn))).status_code == 200
+        assert ready(receiver) == 200
+        for pid in postgresql.backends():
+            postgresql.run(f"SELECT pg_terminate_backend({pid})")
+
+
 def test_a_restart_under_load_loses_nothing_that_was_acknowledged(make_receiver, postgresql):
     def disturb() -> None:
         for _ in range(2):

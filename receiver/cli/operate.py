@@ -17,7 +17,7 @@ from receiver.clock import iso, now_ms
 from receiver.notifications import MAX_TIME_MS
 from receiver.settings import INSTANCE_NAME, Settings, duration_ms, secret_from_file
 from receiver.signatures import SHORT_KEY_BYTES
-from receiver.storage import audit, credentials, migrations, tokens
+from receiver.storage import audit, counters, credentials, migrations, tokens
 from receiver.storage.database import Database
 from receiver.storage.vault import Vault
 
@@ -79,6 +79,7 @@ def db_upgrade() -> None:
     database = Database(Settings.from_env(os.environ).database_url)
     try:
         migrations.upgrade(database)
+        counters.recount(database, now_ms())
         click.echo(f"the schema is at {migrations.current(database)}")
     finally:
         database.close()

@@ -14,7 +14,7 @@ from receiver.cli.output import as_json, show
 from receiver.clock import iso, now_ms
 from receiver.errors import StoreError
 from receiver.settings import duration_ms
-from receiver.storage import audit
+from receiver.storage import audit, counters
 from receiver.storage.credentials import KeyRing
 from receiver.storage.pruning import prune as prune_database
 from receiver.storage.vault import Vault
@@ -91,6 +91,7 @@ def prune(older_than: str | None, json_: bool) -> None:
             subject = f"bodies before {iso(max(0, bodies))}, details before {iso(max(0, events))}"
             audit.note(session, at=now, actor=actor(), action="prune", subject=subject)
         gone = prune_database(database, bodies, events)
+        counters.recount(database, now)
     show(gone, ", ".join(f"{count} {name}" for name, count in gone.items()) + " deleted", json_)
 
 

@@ -6,6 +6,7 @@ transaction and each closing holds one lock, across threads and processes.
 """
 
 import fcntl
+import importlib
 import os
 import sqlite3
 import threading
@@ -15,10 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, event, make_url, update
+from sqlalchemy import Connection, create_engine, event, make_url, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
@@ -31,6 +32,7 @@ _SQLITE_PERMANENT = ("SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "S
 
 PATIENCE_SECONDS = 5.0
 _LOCK_PAUSE_SECONDS = 0.005
+_FRESH_SECONDS = 0.05  # under load no batch should wait for a trip that tells nothing
 
 _POSTGRESQL = {
     "connect_timeout": 3,
@@ -55,21 +57,28 @@ class Database:
         try:
             parsed = make_url(url)
             self.is_sqlite = parsed.get_backend_name() == "sqlite"
+            if not self.is_sqlite:
+                importlib.import_module("receiver.storage.arrays")  # known to all engines to come
             self._engine = create_engine(
                 parsed,
                 pool_size=connections,
                 max_overflow=0,  # on SQLite, closing a surplus connection would checkpoint unlocked
                 pool_timeout=3,
-                pool_pre_ping=not self.is_sqlite,
                 hide_parameters=True,
                 connect_args={"timeout": 5} if self.is_sqlite else _POSTGRESQL,
             )
         except (ArgumentError, ValueError):
             raise SettingsError("RECEIVER_DATABASE_URL is not a database's URL") from None
+        self._driver = self._engine.dialect.loaded_dbapi
+        self._errors = (DBAPIError, self._driver.Error)  # the hot path's come straight from it
+        self._writing = self._engine.execution_options(writes=True)
         self._lock = _FileLock(f"{parsed.database}.lock") if self.is_sqlite else None
         if self.is_sqlite:
             event.listen(self._engine, "connect", _prepare_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
+        else:
+            event.listen(self._engine, "checkin", _note_use)
+            event.listen(self._engine, "checkout", self._ping)
 
     @property
     def engine(self) -> Any:  # noqa: ANN401 - SQLAlchemy's, for storage alone
@@ -79,7 +88,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session for reading; what it changes is not kept."""
-        with _store_errors(), Session(self._engine) as session, _fresh_primary(session):
+        with self._store_errors(), Session(self._engine) as session, self._fresh_primary(session):
             yield session
 
     @contextmanager
@@ -89,15 +98,26 @@ class Database:
         patience -- seconds to wait for SQLite's lock; None is for ever.
         Raises StoreUnavailable (nothing is kept, the same may work later) or StoreRefused.
         """
-        with _store_errors(), self._exclusive(patience):
-            bind = self._engine.execution_options(writes=True)
-            with Session(bind) as session, session.begin(), _fresh_primary(session):
-                yield session
+        with self.transaction(patience) as connection, Session(connection) as session:
+            yield session
+            session.flush()
+
+    @contextmanager
+    def transaction(self, patience: float | None = PATIENCE_SECONDS) -> Iterator[Connection]:
+        """As `write`, without a session: that takes longer to make than a callback to merge."""
+        with (
+            self._store_errors(),
+            self._exclusive(patience),
+            self._writing.connect() as connection,
+            self._fresh_primary(connection),
+            connection.begin(),
+        ):
+            yield connection
 
     def prepare(self) -> None:
         """Put an SQLite file into WAL mode, once and for good; nothing else may use it then."""
         if self.is_sqlite:
-            with _store_errors(), self._exclusive(PATIENCE_SECONDS):
+            with self._store_errors(), self._exclusive(PATIENCE_SECONDS):
                 try:
                     connection = self._engine.raw_connection()
                     connection.cursor().execute("PRAGMA journal_mode=WAL").close()
@@ -125,6 +145,39 @@ class Database:
             yield
         finally:
             self._lock.release()
+
+    def _ping(self, connection: Any, record: Any, _proxy: object) -> None:  # noqa: ANN401
+        """Before a connection is used, see that it still works, unless it did a moment ago."""
+        used_at = record.info.get("used_at")
+        if used_at is not None and time.monotonic() - used_at > _FRESH_SECONDS:
+            try:
+                self._engine.dialect.do_ping(connection)
+            except self._driver.Error as error:
+                raise InvalidatePoolError("the database was away") from error
+
+    @contextmanager
+    def _store_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except PoolTimeoutError as error:
+            raise StoreUnavailable("no connection to the database is free") from error
+        except UnicodeError as error:  # a lone surrogate never gets as far as the database
+            raise StoreRefused("the database cannot hold this text") from error
+        except self._errors as error:
+            original = _original(error)
+            if is_permanent(original) or isinstance(original, self._driver.DataError):
+                raise StoreRefused(f"the database refuses this: {_code(original)}") from error
+            raise StoreUnavailable(f"the database cannot do this now: {_code(original)}") from error
+
+    @contextmanager
+    def _fresh_primary(self, used: Session | Connection) -> Iterator[None]:
+        """After a failover the old primary refuses writes (25006) on connections that look well."""
+        try:
+            yield
+        except self._errors as error:
+            if _code(_original(error)) == "25006":
+                used.invalidate()
+            raise
 
 
 class _FileLock:
@@ -176,6 +229,10 @@ class _FileLock:
         self._inner.release()
 
 
+def _note_use(_connection: object, record: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
+    record.info["used_at"] = time.monotonic()
+
+
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - sqlite3's
     connection.isolation_level = None  # transactions begin where we say, not where sqlite3 thinks
     for pragma in ("synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
@@ -184,50 +241,28 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 -
 
 def _begin_sqlite(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
     writes = connection.get_execution_options().get("writes")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    connection.connection.driver_connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-@contextmanager
-def _store_errors() -> Iterator[None]:
-    try:
-        yield
-    except PoolTimeoutError as error:
-        raise StoreUnavailable("no connection to the database is free") from error
-    except UnicodeError as error:  # a lone surrogate never gets as far as the database
-        raise StoreRefused("the database cannot hold this text") from error
-    except DBAPIError as error:
-        if is_permanent(error):
-            raise StoreRefused(f"the database refuses this: {_code(error)}") from error
-        raise StoreUnavailable(f"the database cannot do this now: {_code(error)}") from error
+def _original(error: BaseException) -> BaseException:
+    """The driver's own error."""
+    return error.orig or error if isinstance(error, DBAPIError) else error
 
 
-@contextmanager
-def _fresh_primary(session: Session) -> Iterator[None]:
-    """After a failover the old primary refuses writes (25006) on connections that look healthy."""
-    try:
-        yield
-    except DBAPIError as error:
-        if _code(error) == "25006":
-            session.invalidate()
-        raise
-
-
-def is_permanent(error: DBAPIError) -> bool:
+def is_permanent(error: BaseException) -> bool:
     """Whether the same statement would fail again; decided by code, not by class.
 
     PostgreSQL says OperationalError, the class of passing faults, of values it will never take.
     """
-    code = getattr(error.orig, "sqlstate", None)
+    code = getattr(error, "sqlstate", None)
     if code is not None:
         return str(code)[:2] in _PERMANENT
-    # Without a code: SQLite's, or the driver's own refusal of a value, which no try changes.
-    return _code(error).startswith(_SQLITE_PERMANENT) or isinstance(error, DataError)
+    return _code(error).startswith(_SQLITE_PERMANENT)
 
 
-def _code(error: DBAPIError) -> str:
-    original = error.orig
-    code = getattr(original, "sqlstate", None) or getattr(original, "sqlite_errorname", None)
-    return str(code or f"{type(original).__name__}, no answer")
+def _code(error: BaseException) -> str:
+    code = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
+    return str(code or f"{type(error).__name__}, no answer")
 
 
 def upsert(session: Session, table: Any) -> Any:  # noqa: ANN401 - one of two dialects' inserts

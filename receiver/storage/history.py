@@ -6,16 +6,27 @@ Each question is bounded by an index or by a window, so that it costs the same w
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select, text
 from sqlalchemy.orm import Session
 
 from receiver.clock import MINUTE_MS
-from receiver.storage.models import Event, JobRow, Pace, RejectionCount, StoredKey
+from receiver.jobs import FILES_KEPT_MS
+from receiver.storage.models import UNDER_WAY, CounterRow, JobRow, Pace, RejectionCount
 from receiver.storage.queries import Instances
+from receiver.storage.tally import HOUR_MS, LAST_CALLBACK
 from receiver.storage.watching import among
 
 ENDED = ("succeeded", "partial", "failed", "cancelled")
-NEWEST_EVENTS = 1_000
+_ENDED = (
+    select(CounterRow.measure, CounterRow.bucket, func.sum(CounterRow.n))
+    .where(CounterRow.measure.in_(ENDED), CounterRow.bucket >= bindparam("first"))
+    .group_by(CounterRow.measure, CounterRow.bucket)
+)
+_LAST = (
+    select(CounterRow.instance, func.max(CounterRow.n))
+    .where(CounterRow.measure == LAST_CALLBACK, CounterRow.bucket == 0)
+    .group_by(CounterRow.instance)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,42 +50,24 @@ class Vendor:
 def outcomes_over_time(
     session: Session, visible: Instances, since: int, width: int
 ) -> dict[tuple[int, str], int]:
-    """Count the jobs that ended in each stretch of `width` ms: {(number of stretch, outcome): n}.
+    """Count the jobs that ended in each stretch of `width` ms: {(start of stretch, outcome): n}.
 
-    A job counts where it changed last.
+    since, width -- whole hours; counters.KEPT_HOURS is how far it can be looked back.
     """
-    stretch = JobRow.updated_at - JobRow.updated_at % width
-    statement = (
-        select(stretch, JobRow.outcome, func.count())
-        .where(
-            JobRow.outcome.in_(ENDED),
-            JobRow.updated_at >= since,
-            *among(JobRow.instance, visible),
-        )
-        .group_by(stretch, JobRow.outcome)
-    )
-    return {(start, outcome): count for start, outcome, count in session.execute(statement)}
+    hours = _ENDED if visible is None else _ENDED.where(CounterRow.instance.in_(sorted(visible)))
+    found: dict[tuple[int, str], int] = {}
+    # The counters name the hour in which the files expire.
+    first = (since + FILES_KEPT_MS) // HOUR_MS
+    for outcome, hour, n in session.execute(hours, {"first": first}):
+        ended = hour * HOUR_MS - FILES_KEPT_MS
+        place = ended - ended % width, outcome
+        found[place] = found.get(place, 0) + int(n)
+    return found
 
 
 def last_callbacks(session: Session) -> dict[str, int]:
-    """Tell when each instance's latest callback was taken, ms, as far as that can be told quickly.
-
-    To the minute, by the key that matched; exactly, for those among the newest events.
-    """
-    used = select(StoredKey.instance, func.max(StoredKey.last_used_at)).where(
-        StoredKey.last_used_at.is_not(None)
-    )
-    found = {name: int(at or 0) for name, at in session.execute(used.group_by(StoredKey.instance))}
-    newest = (
-        select(Event.instance, Event.received_at)
-        .order_by(Event.received_at.desc(), Event.id.desc())
-        .limit(NEWEST_EVENTS)
-        .subquery()
-    )
-    latest = select(newest.c.instance, func.max(newest.c.received_at)).group_by(newest.c.instance)
-    for name, at in session.execute(latest):
-        found[name] = max(int(at), found.get(name, 0))
-    return found
+    """Tell when each instance's latest callback was taken, ms."""
+    return {name: int(at) for name, at in session.execute(_LAST)}
 
 
 def refusing(session: Session, last: Mapping[str, int], since: int) -> dict[str, Refusing]:
@@ -120,7 +113,7 @@ def under_way(session: Session, names: Sequence[str]) -> dict[str, tuple[int, in
     """Count the jobs under way of instances, and tell since when the oldest is, ms."""
     statement = (
         select(JobRow.instance, func.count(), func.min(JobRow.first_seen_at))
-        .where(JobRow.outcome.in_(("pending", "unknown")), JobRow.instance.in_(names))
+        .where(text(UNDER_WAY), JobRow.instance.in_(names))
         .group_by(JobRow.instance)
     )
     return {name: (count, int(oldest)) for name, count, oldest in session.execute(statement)}

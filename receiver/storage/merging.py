@@ -1,18 +1,18 @@
-"""Merging what was told into jobs, writing down what it changed, and noting what is to be done."""
+"""Merging what was told into jobs: what they become, what that changed, what is to be done then."""
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from dataclasses import dataclass, field
 
 import msgspec
-from sqlalchemy import Table, bindparam, insert, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, insert, select, update
 
-from receiver.jobs import Job, changes, merge
+from receiver.jobs import Job, changes, join, registers
 from receiver.notifications import Notification
-from receiver.storage.database import upsert
-from receiver.storage.models import Body, Event, Forward, JobRow, Submission, TimelineEntry
+from receiver.storage.models import Body, Event, Forward, Submission
+from receiver.storage.rows import Entry, JobValues, Place, StoredJob
+from receiver.storage.statements import Statements
+from receiver.storage.tally import Tally, count_job
 
 LONGEST_INDEXED_TEXT = 200  # characters; PostgreSQL refuses index entries above 2,704 bytes
 
@@ -33,7 +33,7 @@ class NewObservation:
     submission: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Told:
     """What is to be merged: a new event with its body, or an observation."""
 
@@ -43,187 +43,193 @@ class Told:
     body: bytes | None = None
     observation: NewObservation | None = None
 
-    @property
-    def key(self) -> tuple[str, str]:
-        """The job it is about: (id, instance)."""
-        return str(self.notification.job), self.instance
-
 
 @dataclass(slots=True)
-class _Row:
-    """A locked job while a batch is merged into it."""
+class Merged:
+    """A job while a batch is merged into it; what was stored of it comes first.
+
+    forwards -- what its client is to be told; None stands for all callbacks there were so far.
+    """
 
     id: str
     instance: str
-    registers: str
-    revision: int
-    events: int
     updated_at: int
-    callback_due: bool
-    client_url: str | None
-    errors_at: int | None
-    errors_tries: int
     job: Job = field(default_factory=Job)
+    revision: int = 0
+    events: int = 0
+    callback_due: bool = False
+    client_url: str | None = None
+    errors_at: int | None = None
+    errors_tries: int = 0
     touched: bool = False
+    entries: list[Entry] = field(default_factory=list)
+    submissions: list[str] = field(default_factory=list)
+    forwards: list[bytes | None] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.job = Job(msgspec.json.decode(self.registers))
+
+@dataclass(slots=True)
+class Merging:
+    """What a batch makes of jobs. changed -- rows that are locked and still to be written."""
+
+    jobs: list[Merged] = field(default_factory=list)
+    changed: list[JobValues] = field(default_factory=list)
 
 
-def merge_jobs(session: Session, told: Sequence[Told], now: int) -> None:
-    """Merge notifications into their jobs, and write down what each changed."""
-    if not told:
-        return
-    rows = _lock(session, {each.key for each in told}, now)
-    entries = []
+def merge_jobs(statements: Statements, told: Iterable[Told], now: int, tally: Tally) -> Merging:
+    """Merge notifications into their jobs; lock these, insert new ones, and count what changed."""
+    of_job: dict[Place, list[Told]] = {}
     for each in told:
-        row = rows[each.key]
-        before = row.job
-        notification = replace(each.notification, received_at=now)
-        row.job = merge(before, notification)
-        row.events += each.event is not None
-        row.touched |= row.job != before or each.event is not None
-        changed, why_not = changes(before, row.job, notification)
-        entries.append(_entry(each, changed, why_not, now))
-        _note_errors(row, before, now)
-        _follow(session, row, before, each, now)
-    session.execute(_UPDATE, [_update(row, now) for row in rows.values()])
-    session.execute(insert(_TIMELINE), entries)
-
-
-def _lock(
-    session: Session, wanted: Iterable[tuple[str, str]], now: int
-) -> dict[tuple[str, str], _Row]:
-    """Lock the rows of jobs, made where there are none, in an order that all nodes keep."""
-    blank = {
-        "registers": "{}",
-        "revision": 0,
-        "events": 0,
-        "first_seen_at": now,
-        "updated_at": now,
-        "outcome": "pending",
+        of_job.setdefault((str(each.notification.job), each.instance), []).append(each)
+    merging = Merging()
+    if not of_job:
+        return merging
+    places = sorted(of_job)  # the order in which all nodes lock them
+    stored = _by_place(statements.known_jobs(places))
+    # As if nothing were known of them: one statement then adds them, or tells what is known.
+    new = {
+        place: _merge(Merged(*place, updated_at=now), of_job[place], now)
+        for place in places
+        if place not in stored
     }
-    statement = (
-        upsert(session, _JOBS)
-        .on_conflict_do_update(
-            index_elements=[_JOBS.c.id, _JOBS.c.instance], set_={"revision": _JOBS.c.revision}
-        )
-        .returning(*(_JOBS.c[name] for name in _READ))
-    )
-    values = [{"id": id_, "instance": instance, **blank} for id_, instance in sorted(wanted)]
-    found = session.execute(statement, values)
-    rows = (_Row(*row) for row in found)
+    if new:
+        stored |= _by_place(statements.add_jobs([values for _, values in new.values()]))
+    for place in places:
+        row = stored.get(place)
+        if row is None:
+            merged, values = new[place]
+        else:
+            merged, values = _merge(_opened(row), of_job[place], now)
+            merging.changed.append(values)
+            count_job(tally, row, -1)
+        count_job(tally, values, 1)
+        merging.jobs.append(merged)
+    return merging
+
+
+def follow_up(connection: Connection, jobs: Iterable[Merged], now: int) -> None:
+    """Note what the clients that submitted jobs are to be told, in the same transaction."""
+    for merged in jobs:
+        for submission in merged.submissions:
+            taken = update(Submission).where(Submission.id == submission)
+            connection.execute(taken.values(state="taken", job=merged.id))
+        bodies: list[bytes] = []
+        for told in merged.forwards:
+            bodies += [told] if told is not None else _so_far(connection, merged)
+        if bodies:
+            forward = {"job": merged.id, "instance": merged.instance, "url": merged.client_url}
+            turn = {"at": now, "tries": 0, "next_at": now, "result": None}
+            connection.execute(
+                insert(Forward), [{**forward, **turn, "body": body} for body in bodies]
+            )
+
+
+def _by_place(rows: Iterable[StoredJob]) -> dict[Place, StoredJob]:
     return {(row.id, row.instance): row for row in rows}
 
 
-# Core, without the ORM's objects: this is the hot path.
-_JOBS = cast("Table", JobRow.__table__)
-_TIMELINE = cast("Table", TimelineEntry.__table__)
-_READ = [name for name in _Row.__dataclass_fields__ if name in _JOBS.c]
-_WRITTEN = (
-    "registers",
-    "revision",
-    "events",
-    "updated_at",
-    "status",
-    "outcome",
-    "object",
-    "direction",
-    "learnt_by",
-    "files_expire_at",
-    "callback_due",
-    "callback_lost",
-    "client_url",
-    "errors_at",
-    "errors_tries",
-)
-_UPDATE = (
-    update(_JOBS)
-    .where(_JOBS.c.id == bindparam("the_id"), _JOBS.c.instance == bindparam("the_instance"))
-    .values({name: bindparam(f"new_{name}") for name in _WRITTEN})
-)
+def _opened(row: StoredJob) -> Merged:
+    return Merged(
+        id=row.id,
+        instance=row.instance,
+        updated_at=row.updated_at,
+        job=Job(msgspec.json.decode(row.registers)),
+        revision=row.revision,
+        events=row.events,
+        callback_due=bool(row.callback_due),
+        client_url=row.client_url,
+        errors_at=row.errors_at,
+        errors_tries=row.errors_tries,
+    )
 
 
-def _update(row: _Row, now: int) -> dict[str, Any]:
-    job = row.job
-    due = row.callback_due or row.events > 0
-    values = {
-        "registers": msgspec.json.encode(job.registers).decode(),
-        "revision": row.revision + row.touched,
-        "events": row.events,
+def _merge(merged: Merged, told: Sequence[Told], now: int) -> tuple[Merged, JobValues]:
+    for each in told:
+        before = merged.job
+        merged.job = join(before, Job(registers(each.notification, now)))
+        merged.events += each.event is not None
+        merged.touched = merged.touched or each.event is not None or merged.job != before
+        merged.entries.append(_entry(merged, before, each, now))
+        _note_errors(merged, before, now)
+        _follow(merged, before, each)
+    return merged, _values(merged, now)
+
+
+def _values(merged: Merged, now: int) -> JobValues:
+    job = merged.job
+    due = merged.callback_due or merged.events > 0
+    learnt_by = job.learnt_by
+    return JobValues(
+        registers=msgspec.json.encode(job.registers).decode(),
+        revision=merged.revision + merged.touched,
+        events=merged.events,
         # Never backwards, or a page by newest change could show a job twice.
-        "updated_at": max(row.updated_at, now) if row.touched else row.updated_at,
-        "status": _indexed(job.status),
-        "outcome": job.outcome,
-        "object": _indexed(job.text("object")),
-        "direction": _indexed(job.text("direction")),
-        "learnt_by": job.learnt_by,
-        "files_expire_at": job.files_expire_at,
-        "callback_due": due,
-        "callback_lost": due and job.learnt_by == "poll" and not job.called_back,
-        "client_url": row.client_url,
-        "errors_at": row.errors_at,
-        "errors_tries": row.errors_tries,
-    }
-    named = {f"new_{name}": values[name] for name in _WRITTEN}
-    return {"the_id": row.id, "the_instance": row.instance, **named}
+        updated_at=max(merged.updated_at, now) if merged.touched else merged.updated_at,
+        status=_indexed(job.status),
+        outcome=job.outcome,
+        object=_indexed(job.text("object")),
+        direction=_indexed(job.text("direction")),
+        learnt_by=learnt_by,
+        files_expire_at=job.files_expire_at,
+        callback_due=due,
+        callback_lost=due and learnt_by == "poll" and not job.called_back,
+        client_url=merged.client_url,
+        errors_at=merged.errors_at,
+        errors_tries=merged.errors_tries,
+        id=merged.id,
+        instance=merged.instance,
+    )
 
 
-def _entry(each: Told, changed: list[str], why_not: str | None, now: int) -> dict[str, Any]:
+def _entry(merged: Merged, before: Job, each: Told, now: int) -> Entry:
     notification = each.notification
-    return {
-        "job": notification.job,
-        "instance": each.instance,
-        "at": now,
-        "source": notification.source,
-        "status": notification.status,
-        "changed": json.dumps(changed),
-        "note": (each.observation and each.observation.note) or why_not,
-        "event": each.event,
-    }
+    changed, why_not = changes(before, merged.job, notification)
+    note = (each.observation and each.observation.note) or why_not
+    return (
+        *(merged.id, merged.instance, now, notification.source, notification.status),
+        *(msgspec.json.encode(changed).decode(), note, each.event),
+    )
 
 
-def _note_errors(row: _Row, before: Job, now: int) -> None:
+def _note_errors(merged: Merged, before: Job, now: int) -> None:
     """Have the errors fetched once a job ended with failed records, and after a reset anew."""
-    if row.job.ended and row.job.failed and _attempt(before) != _attempt(row.job):
-        row.errors_at, row.errors_tries = now, 0
+    job = merged.job
+    if job.ended and job.failed and _attempt(before) != _attempt(job):
+        merged.errors_at, merged.errors_tries = now, 0
 
 
 def _attempt(job: Job) -> tuple[object, ...]:
     return job.ended, job.registers.get("status", [])[:2], job.failed, job.loaded
 
 
-def _follow(session: Session, row: _Row, before: Job, each: Told, now: int) -> None:
-    """Note what the client that submitted the job is to be told, in the same transaction."""
+def _follow(merged: Merged, before: Job, each: Told) -> None:
+    """Gather what the client that submitted the job is to be told."""
     observation = each.observation
-    bodies = [each.body] if each.body is not None else []
+    bodies: list[bytes | None] = [each.body] if each.body is not None else []
     if observation is not None:
-        row.callback_due = row.callback_due or observation.callback_due
+        merged.callback_due = merged.callback_due or observation.callback_due
         if observation.submission is not None:
-            taken = update(Submission).where(Submission.id == observation.submission)
-            session.execute(taken.values(state="taken", job=row.id))
-        if observation.client_url is not None and row.client_url is None:
-            row.client_url = observation.client_url
-            bodies = _bodies(session, row) or ([_learnt(row.job, row.id)] if row.job.ended else [])
-        elif row.job.ended and not before.ended:
-            bodies = [_learnt(row.job, row.id)]
-    if row.client_url is not None and bodies:
-        forward = {"job": row.id, "instance": row.instance, "url": row.client_url}
-        turn = {"at": now, "tries": 0, "next_at": now, "result": None}
-        session.execute(insert(Forward), [{**forward, **turn, "body": body} for body in bodies])
+            merged.submissions.append(observation.submission)
+        if observation.client_url is not None and merged.client_url is None:
+            merged.client_url = observation.client_url
+            bodies = [None] if merged.events else [_learnt(merged)] if merged.job.ended else []
+        elif merged.job.ended and not before.ended:
+            bodies = [_learnt(merged)]
+    if merged.client_url is not None:
+        merged.forwards += bodies
 
 
-def _bodies(session: Session, row: _Row) -> list[bytes]:
+def _so_far(connection: Connection, merged: Merged) -> list[bytes]:
     """Give the callbacks that overtook the answer to their own submission."""
     events = select(Body.body).join(Event, Event.id == Body.event)
-    of_job = events.where(Event.job == row.id, Event.instance == row.instance)
-    return list(session.scalars(of_job.order_by(Event.received_at, Event.id)))
+    of_job = events.where(Event.job == merged.id, Event.instance == merged.instance)
+    return list(connection.scalars(of_job.order_by(Event.received_at, Event.id)))
 
 
-def _learnt(job: Job, job_id: str) -> bytes:
+def _learnt(merged: Merged) -> bytes:
     """Write the notification that the vendor should have sent, as bulk v2 has it."""
+    job = merged.job
     facts = {
-        "id": job_id,
+        "id": merged.id,
         "status": job.status,
         "recordsCount": job.loaded,
         "recordsFailedCount": job.failed,

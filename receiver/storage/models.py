@@ -1,5 +1,7 @@
 """The tables. Times are ms since the epoch; whatever a stranger sent is bytes."""
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     ForeignKey,
@@ -13,10 +15,18 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-LOST = "callback_lost"  # which jobs an index holds; a query that it shall serve says it likewise
-
 # SQLite numbers rows by itself only in an INTEGER primary key.
 RowNumber = BigInteger().with_variant(Integer, "sqlite")
+
+# What some indexes are limited to. In full where they are to serve: a parameter would hide it.
+UNDER_WAY = "outcome IN ('pending', 'unknown')"
+UNREADABLE = "kind = 'unreadable'"
+CALLBACK_LOST = "callback_lost"
+
+
+def _where(condition: str) -> dict[str, Any]:
+    """What an index leaves out, said to both dialects."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
 class Base(DeclarativeBase):
@@ -108,6 +118,7 @@ class Event(Base):
         Index("events_identity", "instance", "sha256", unique=True),
         Index("events_by_receipt", "received_at", "id"),
         Index("events_by_job", "job", "instance"),
+        Index("events_unreadable", "instance", "kind", **_where(UNREADABLE)),
     )
 
 
@@ -154,12 +165,27 @@ class JobRow(Base):
         Index("jobs_by_outcome", "outcome", "updated_at"),
         Index("jobs_by_expiry", "files_expire_at"),
         Index(
-            "jobs_lost",
-            *("updated_at", "id", "instance"),
-            sqlite_where=text(LOST),
-            postgresql_where=text(LOST),
+            "jobs_under_way",
+            *("outcome", "first_seen_at", "instance", "object"),
+            **_where(UNDER_WAY),
         ),
+        Index("jobs_lost", "updated_at", "id", "instance", **_where(CALLBACK_LOST)),
     )
+
+
+class CounterRow(Base):
+    """How many jobs there are of a kind; `storage.counters` tells of which.
+
+    Rows that differ in nothing but their slot are added up: each process has a slot of its own to
+    write to, mostly.
+    """
+
+    __tablename__ = "counters"
+    measure: Mapped[str] = mapped_column(String(32), primary_key=True)
+    bucket: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    instance: Mapped[str] = mapped_column(String(64), primary_key=True)
+    slot: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    n: Mapped[int]
 
 
 class RecordError(Base):

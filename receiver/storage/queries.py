@@ -4,14 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, func, select, tuple_
+from sqlalchemy import Row, Select, func, select, text, tuple_
 from sqlalchemy.orm import Session
 
 from receiver.clock import MINUTE_MS
 from receiver.jobs import OUTCOMES
+from receiver.storage import counters
 from receiver.storage.followups import is_overdue
 from receiver.storage.models import (
+    UNDER_WAY,
+    UNREADABLE,
     Body,
+    CounterRow,
     Event,
     JobRow,
     Pace,
@@ -19,9 +23,10 @@ from receiver.storage.models import (
     RejectionCount,
     Submission,
     TimelineEntry,
+    UsualTime,
 )
+from receiver.storage.tally import HOUR_MS, LAST_CALLBACK, LOST
 
-HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 LONGEST_TIMELINE = 10_000
 
@@ -192,19 +197,20 @@ def rejections(
 
 def summary(session: Session, visible: Instances, now: int, overdue_after: int) -> dict[str, Any]:
     """Count what an operator looks at first. overdue_after -- in ms."""
-    mine = _among((JobRow.instance, visible))
-    by_outcome = select(JobRow.outcome, func.count()).where(*mine).group_by(JobRow.outcome)
-    found: dict[str, int] = {row[0]: row[1] for row in session.execute(by_outcome)}
-    under_way = JobRow.outcome.in_(("pending", "unknown"))
+    counted = counters.totals(session, *_among((CounterRow.instance, visible)))
     queued = session.scalar(select(func.sum(Pace.queued)).where(*_among((Pace.instance, visible))))
     return {
-        "jobs": {outcome: found.get(outcome, 0) for outcome in OUTCOMES},
-        "overdue": _count(session, *mine, under_way, is_overdue(now, overdue_after)),
-        "expiring_24h": _count(
-            session, *mine, *_between(JobRow.files_expire_at, now, now + DAY_MS)
+        "jobs": {outcome: counted.get(outcome, 0) for outcome in OUTCOMES},
+        "overdue": _overdue(session, visible, now, overdue_after),
+        "expiring_24h": counters.expiring(
+            session,
+            now,
+            now + DAY_MS,
+            _among((CounterRow.instance, visible)),
+            _among((JobRow.instance, visible)),
         ),
         "rejections_1h": _rejections_since(session, visible, now - HOUR_MS),
-        "lost_callbacks": _count(session, *mine, JobRow.callback_lost),
+        "lost_callbacks": counted.get(LOST, 0),
         "queued_at_vendor": None if queued is None else int(queued),
         "unclear_submissions": session.scalar(
             select(func.count()).where(
@@ -212,18 +218,25 @@ def summary(session: Session, visible: Instances, now: int, overdue_after: int) 
             )
         ),
         "unreadable_events": session.scalar(
-            select(func.count()).where(
-                Event.kind == "unreadable", *_among((Event.instance, visible))
-            )
+            select(func.count())
+            .select_from(Event)
+            .where(text(UNREADABLE), *_among((Event.instance, visible)))
         ),
-        "last_callback_at": session.scalar(
-            select(func.max(Event.last_received_at)).where(*_among((Event.instance, visible)))
-        ),
+        "last_callback_at": counted.get(LAST_CALLBACK),
     }
 
 
-def _count(session: Session, *conditions: Any) -> int:  # noqa: ANN401 - SQL expressions
-    return session.scalar(select(func.count()).select_from(JobRow).where(*conditions)) or 0
+def _overdue(session: Session, visible: Instances, now: int, overdue_after: int) -> int:
+    """Count jobs under way for too long, by the index of those under way for so long at least."""
+    shortest = session.scalar(select(func.min(UsualTime.ms)))
+    at_least = overdue_after if shortest is None else min(shortest, overdue_after)
+    overdue = select(func.count()).where(
+        text(UNDER_WAY),
+        JobRow.first_seen_at <= now - at_least,
+        is_overdue(now, overdue_after),
+        *_among((JobRow.instance, visible)),
+    )
+    return session.scalar(overdue.select_from(JobRow)) or 0
 
 
 def _rejections_since(session: Session, visible: Instances, since: int) -> int:

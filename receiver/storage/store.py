@@ -4,26 +4,22 @@ Functions take a Session and never commit. Rows are touched in a fixed order, ev
 each sorted by key, or two nodes with the same batch in another order would deadlock.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
-from sqlalchemy import Table, func, insert, or_, select, text, update
+from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 
-from receiver.clock import MINUTE_MS
 from receiver.errors import KeysChanged
 from receiver.notifications import Notification
-from receiver.storage.database import upsert
-from receiver.storage.merging import NewObservation, Told, merge_jobs
-from receiver.storage.models import (
-    Body,
-    Event,
-    KeyVersion,
-    StoredKey,
-)
+from receiver.storage.merging import NewObservation, Told, follow_up, merge_jobs
+from receiver.storage.models import KeyVersion
 from receiver.storage.refusals import AddressCount, NewRefusal, keep_refusals
+from receiver.storage.rows import Changes, EventRow, KeptEvents
+from receiver.storage.statements import statements
+from receiver.storage.tally import LAST_CALLBACK, Tally, counts
 
 KEY_PREFIX = "key-"  # of the ids of signature keys in the database
 
@@ -57,24 +53,23 @@ Item: TypeAlias = NewEvent | NewObservation | NewRefusal
 Result: TypeAlias = Receipt | AddressCount | KeysChanged | None
 
 
-# Core, without the ORM's objects: this is the hot path.
-_EVENTS = cast("Table", Event.__table__)
-_BODIES = cast("Table", Body.__table__)
-
-
-def record(session: Session, batch: Sequence[Item], clock: Callable[[], int]) -> list[Result]:
+def record(
+    store: Connection | Session, batch: Sequence[Item], clock: Callable[[], int]
+) -> list[Result]:
     """Write a batch; give each item's result in its place.
 
     An event gives a Receipt, or KeysChanged if its keys are out of date; a refusal an AddressCount.
     """
-    now = database_time(session, clock)
-    version = key_version(session)
-    fresh = [item for item in batch if isinstance(item, NewEvent) and item.key_version == version]
-    receipts = _keep_events(session, fresh, now)
+    connection = store.connection() if isinstance(store, Session) else store
+    run = statements(connection)
+    events = [item for item in batch if isinstance(item, NewEvent)]
+    kept = run.keep_events(_event_rows(events), clock) if events else None
+    now = kept.now if kept else run.now(clock)
+    new = [item for item in events if kept and kept.ids.get(_identity(item)) == item.id]
     told = [
         Told(item.instance, item.notification, event=item.id, body=item.body)
-        for item in fresh
-        if receipts[_identity(item)] == item.id and item.notification.kind == "bulk_job"
+        for item in new
+        if item.notification.kind == "bulk_job"
     ]
     # After the events: a submission looks for those that came before it.
     told += [
@@ -82,26 +77,33 @@ def record(session: Session, batch: Sequence[Item], clock: Callable[[], int]) ->
         for item in batch
         if isinstance(item, NewObservation)
     ]
-    merge_jobs(session, told, now)
+    tally: Tally = defaultdict(int)
+    if kept:
+        run.note_keys(kept.keys, now)
+        tally.update({(LAST_CALLBACK, 0, instance): now for instance, _ in kept.ids})
+    merging = merge_jobs(run, told, now, tally)
+    if events or told:
+        entries = [entry for merged in merging.jobs for entry in merged.entries]
+        bodies = [(item.id, item.body) for item in new]
+        run.write(Changes(bodies, merging.changed, entries, counts(tally)))
+    follow_up(connection, merging.jobs, now)
     refusals = [item for item in batch if isinstance(item, NewRefusal)]
-    addresses = keep_refusals(session, refusals, now) if refusals else {}
-    return [_result(item, receipts, addresses) for item in batch]
+    addresses = keep_refusals(Session(connection), refusals, now) if refusals else {}
+    return [_result(item, kept, addresses) for item in batch]
 
 
 def keep_unmerged(session: Session, item: NewEvent, clock: Callable[[], int]) -> Receipt:
     """Keep a verified body whose reading the database refuses, as an event of kind `unreadable`."""
-    unread = replace(item, notification=Notification("unreadable"))
-    receipts = _keep_events(session, [unread], database_time(session, clock))
-    return Receipt(receipts[_identity(item)], receipts[_identity(item)] != item.id)
+    unread = replace(
+        item, notification=Notification("unreadable"), key_version=key_version(session)
+    )
+    (receipt,) = record(session, [unread], clock)
+    return cast("Receipt", receipt)
 
 
 def database_time(session: Session, clock: Callable[[], int]) -> int:
     """The time all nodes agree on, ms: PostgreSQL's, or this machine's for SQLite."""
-    if session.get_bind().dialect.name == "sqlite":
-        return clock()
-    return int(
-        session.scalar(text("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"))
-    )
+    return statements(session.connection()).now(clock)
 
 
 def key_version(session: Session) -> int:
@@ -109,14 +111,12 @@ def key_version(session: Session) -> int:
     return session.scalar(select(KeyVersion.version)) or 0
 
 
-def _result(
-    item: Item, receipts: dict[tuple[str, bytes], str], addresses: dict[str, AddressCount]
-) -> Result:
+def _result(item: Item, kept: KeptEvents | None, addresses: Mapping[str, AddressCount]) -> Result:
     if isinstance(item, NewRefusal):
         return addresses[item.peer]
     if isinstance(item, NewObservation):
         return None
-    kept_as = receipts.get(_identity(item))
+    kept_as = kept.ids.get(_identity(item)) if kept else None
     if kept_as is None:
         return KeysChanged("signature keys were changed meanwhile")
     return Receipt(kept_as, kept_as != item.id)
@@ -126,63 +126,26 @@ def _identity(item: NewEvent) -> tuple[str, bytes]:
     return item.instance, item.sha256
 
 
-def _keep_events(
-    session: Session, items: Sequence[NewEvent], now: int
-) -> dict[tuple[str, bytes], str]:
-    """Insert events or count their repetition; give the id under which each is kept."""
-    if not items:
-        return {}
-    rows = [
-        _event_row(list(twins), now)
-        for _, twins in groupby(sorted(items, key=_identity), _identity)
-    ]
-    new = upsert(session, _EVENTS)
-    statement = new.on_conflict_do_update(
-        index_elements=[_EVENTS.c.instance, _EVENTS.c.sha256],
-        set_={
-            "deliveries": _EVENTS.c.deliveries + new.excluded.deliveries,
-            "last_received_at": _greatest(
-                session, _EVENTS.c.last_received_at, new.excluded.last_received_at
-            ),
-        },
-    ).returning(_EVENTS.c.instance, _EVENTS.c.sha256, _EVENTS.c.id)
-    kept = {(instance, sha256): id_ for instance, sha256, id_ in session.execute(statement, rows)}
-    bodies = {item.id: item.body for item in items if kept[_identity(item)] == item.id}
-    if bodies:
-        session.execute(
-            insert(_BODIES), [{"event": id_, "body": body} for id_, body in bodies.items()]
-        )
-    _note_key_use(session, {item.key for item in items}, now)
-    return kept
-
-
-def _event_row(twins: list[NewEvent], now: int) -> dict[str, Any]:
+def _event_rows(items: Sequence[NewEvent]) -> list[EventRow]:
     """One row for equal deliveries: twins in one statement would conflict with each other."""
-    first = twins[0]
-    return {
-        "id": first.id,
-        "instance": first.instance,
-        "sha256": first.sha256,
-        "kind": first.notification.kind,
-        "job": first.notification.job,
-        "received_at": now,
-        "last_received_at": now,
-        "deliveries": len(twins),
-        "key": first.key,
-        "size": len(first.body),
-        "webhook_id": first.webhook_id,
-    }
-
-
-def _note_key_use(session: Session, keys: Iterable[str], now: int) -> None:
-    """Remember when a key last matched, to the minute: more would be a write for each callback."""
-    long_ago = or_(StoredKey.last_used_at.is_(None), StoredKey.last_used_at < now - MINUTE_MS)
-    # In an order that all nodes keep; those of the environment have no row.
-    for key in sorted(key for key in keys if key.startswith(KEY_PREFIX)):
-        used = update(StoredKey).where(StoredKey.id == key, long_ago)
-        session.execute(used.values(last_used_at=now))
-
-
-def _greatest(session: Session, one: Any, other: Any) -> Any:  # noqa: ANN401 - SQL expressions
-    sqlite_has = session.get_bind().dialect.name == "sqlite"
-    return func.max(one, other) if sqlite_has else func.greatest(one, other)
+    twins: dict[tuple[str, bytes, int], list[NewEvent]] = {}
+    for item in items:
+        twins.setdefault((item.instance, item.sha256, item.key_version), []).append(item)
+    rows = []
+    for place in sorted(twins):
+        first = twins[place][0]
+        rows.append(
+            EventRow(
+                id=first.id,
+                instance=first.instance,
+                sha256=first.sha256,
+                kind=first.notification.kind,
+                job=first.notification.job,
+                deliveries=len(twins[place]),
+                key=first.key,
+                size=len(first.body),
+                webhook_id=first.webhook_id,
+                key_version=first.key_version,
+            )
+        )
+    return rows

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias
 from sqlalchemy import select, text, tuple_
 from sqlalchemy.orm import Session
 
-from receiver.storage.followups import UNDER_WAY, is_overdue
-from receiver.storage.models import LOST, JobRow
+from receiver.storage.followups import is_overdue
+from receiver.storage.models import CALLBACK_LOST, UNDER_WAY, JobRow
 from receiver.storage.queries import DAY_MS, Instances, JobFilter
 
 Look: TypeAlias = Literal["overdue", "expiring", "lost"]
@@ -32,13 +32,13 @@ class Watch:
     def conditions(self) -> list[Any]:
         """Say it in SQL."""
         if self.look == "overdue":
-            return [JobRow.outcome.in_(UNDER_WAY), is_overdue(self.now, self.overdue_after)]
+            return [text(UNDER_WAY), is_overdue(self.now, self.overdue_after)]
         if self.look == "expiring":
             return [
                 JobRow.files_expire_at > self.now,
                 JobRow.files_expire_at < self.now + DAY_MS,
             ]
-        return [text(LOST)]
+        return [text(CALLBACK_LOST)]
 
     @property
     def sorted_by(self) -> str:
