@@ -1,7 +1,8 @@
 """What a batch changes of the counters that the summary is made from.
 
 A job is counted under its outcome, under `lost_callbacks` if its callback never came, and under its
-outcome once more in the hour in which its files expire. `last_callback_at` is a time, of which the latest is kept.
+outcome once more in the hour in which its files expire. `last_callback_at` is a time, of which the
+latest is kept.
 """
 
 from collections import defaultdict

@@ -10,7 +10,7 @@ from receiver.quarantine import REASONS, Explained, Keys
 from receiver.storage import history, queries
 from receiver.storage import refusals as store
 from receiver.storage.models import Rejection
-from receiver.storage.queries import HOUR_MS
+from receiver.storage.tally import HOUR_MS
 from receiver.web import services
 from receiver.web.api import cursor_of, position_of
 from receiver.web.auth import check_instances, who
