@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint bench screenshots lock clean
+.PHONY: demo test lint bench screenshots chaos chaos-controls mutants lock clean
 .DELETE_ON_ERROR:
 
 demo: .venv/runtime
 	$(BIN)/receiver demo $(if $(KEEP),--keep)
 
 test: lint
+	$(BIN)/python tests/debian.py
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage combine --quiet
@@ -29,6 +30,17 @@ bench: .venv/dev
 # Needs Debian's chromium; pngquant makes the files small. See tests/dashboard/screenshots.py.
 screenshots: .venv/dev
 	$(BIN)/python tests/dashboard/screenshots.py
+
+# Needs Debian's nginx-light and strace; what else is missing is named. See tests/chaos/run.py.
+chaos: .venv/dev
+	$(BIN)/python tests/chaos/run.py $(if $(SIZE),--size $(SIZE)) $(ARGS)
+
+chaos-controls: .venv/dev
+	$(BIN)/python tests/chaos/run.py --controls-only $(ARGS)
+
+# Changes the core in one place at a time; about half an hour of four processors. ARGS may name modules.
+mutants: .venv/dev
+	$(BIN)/python tests/mutants/run.py $(ARGS)
 
 # The locks hold hashes and no addresses, so that any index can serve them.
 lock: .venv/dev

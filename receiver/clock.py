@@ -3,8 +3,10 @@
 import re
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 MINUTE_MS = 60_000
+_DAY_MS = 24 * 60 * MINUTE_MS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOMENT = re.compile(
@@ -23,7 +25,15 @@ def iso(ms: int | None) -> str | None:
     """Write a time as `2026-11-22T05:49:00.000Z`; None stays None."""
     if ms is None:
         return None
-    return (_EPOCH + ms * _MS).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    days, rest = divmod(ms, _DAY_MS)
+    seconds, thousandths = divmod(rest, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    return f"{_date(days)}T{minutes // 60:02}:{minutes % 60:02}:{seconds:02}.{thousandths:03}Z"
+
+
+@lru_cache(maxsize=1024)
+def _date(days: int) -> str:
+    return (_EPOCH + timedelta(days=days)).date().isoformat()
 
 
 def to_ms(text: str) -> int:

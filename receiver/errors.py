@@ -22,7 +22,8 @@ ReceiverError
 │   ├── NotFound
 │   ├── BodyGone
 │   ├── Ambiguous
-│   └── BadParameter
+│   ├── BadParameter
+│   └── TooSlow
 ├── UpstreamError               the vendor did not do what it was asked; `permanent` or not
 │   ├── UpstreamRefused         it said no, and why
 │   ├── UpstreamUnreachable     it cannot be reached or is failing; nothing was taken
@@ -175,6 +176,12 @@ class BadParameter(QueryError):
     """A parameter is unknown or has no sense."""
 
     reason = "bad_parameter"
+
+
+class TooSlow(QueryError):
+    """The answer would take longer than a question may hold up the database."""
+
+    reason = "too_slow"
 
 
 class UpstreamError(ReceiverError):

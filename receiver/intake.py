@@ -149,11 +149,14 @@ class Intake:
     def _verified(self, delivery: Delivery) -> Steps[NewEvent]:
         if not self._ring.known:
             yield self._ring.refresh
+        seen = self._ring.version
         try:
             ring, key = self._check(delivery)
         except SignatureError:
-            # Before anything is refused: another process may have changed the keys just now.
-            if not (yield self._ring.refresh):
+            # Before anything is refused: another process may have changed the keys just now, and
+            # another delivery may have had them read since.
+            yield self._ring.refresh
+            if self._ring.version == seen:
                 raise
             ring, key = self._check(delivery)
         return NewEvent(

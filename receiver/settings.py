@@ -32,7 +32,8 @@ class Settings:
     encryption_keys -- Fernet keys, newest first.
     forward_allow -- hosts that clients may name in callback URLs of their own, though private.
     api_rate -- requests a minute that one token may make of one worker process.
-    answer_within -- how long a sender may be kept waiting for a commit before it is sent away.
+    answer_within -- how long a sender may be kept waiting for a commit before it is sent away: two
+    nodes that a load balancer tries in turn must be through in 10 s.
     """
 
     database_url: str = field(default="sqlite:///receiver.db", repr=False)
@@ -48,7 +49,7 @@ class Settings:
     keep_bodies: int = 90 * 86_400_000
     keep_events: int = 400 * 86_400_000
     forward_allow: frozenset[str] = frozenset()
-    answer_within: int = 8_000
+    answer_within: int = 4_000
     refusals_a_minute: int = 600
     api_rate: int = 600_000
     failed_tokens_a_minute: int = 120

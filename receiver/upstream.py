@@ -5,6 +5,7 @@ be repeated without harm is repeated; no redirect is followed: it would carry th
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,8 @@ MOST_PAGES = 10_000
 TRIES = 3
 _TIMEOUT = httpx.Timeout(30, connect=5)  # seconds
 _UPLOAD_TIMEOUT = httpx.Timeout(300, connect=5)  # the vendor answers once it has the whole file
+_SECRET = re.compile("(?:Element|User|Organization) (.+?)(?=, (?:User|Organization) |$)")
+_SHORTEST_SECRET = 8  # characters; a shorter one would be taken out of what only looks like it
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
@@ -170,7 +173,8 @@ class Upstream:
             self._client.stream(**self._request(authorization, call)) as answer,
         ):
             if not answer.is_success:
-                raise _refusal(call, answer.status_code, _capped(answer))
+                body = _unquoted(_capped(answer), authorization)
+                raise _refusal(call, answer.status_code, body)
             content_type = answer.headers.get("content-type", "application/octet-stream")
             if content_type.startswith("text/html"):
                 raise UpstreamNonsense("the vendor's answer is a page of HTML, not a file")
@@ -198,7 +202,7 @@ class Upstream:
             _vendors_faults(call),
             self._client.stream(**self._request(authorization, call)) as answer,
         ):
-            body = _capped(answer)
+            body = _unquoted(_capped(answer), authorization)
         if not answer.is_success:
             raise _refusal(call, answer.status_code, body)
         content_type = answer.headers.get("content-type", "")
@@ -238,6 +242,15 @@ def _capped(answer: httpx.Response) -> bytes:
         if len(body) > LARGEST_ANSWER:
             raise UpstreamNonsense(f"the vendor's answer has more than {LARGEST_ANSWER} bytes")
     return bytes(body)
+
+
+def _unquoted(body: bytes, authorization: str) -> bytes:
+    """Take our secrets out of an answer that quotes them: it goes to clients, logs and tables."""
+    for secret in _SECRET.findall(authorization):
+        if len(secret) >= _SHORTEST_SECRET:
+            for written in (secret, json.dumps(secret)[1:-1], quote(secret, safe="")):
+                body = body.replace(written.encode(), b"[secret]")
+    return body
 
 
 def _refusal(call: Call, status: int, body: bytes) -> UpstreamError:

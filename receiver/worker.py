@@ -41,6 +41,11 @@ class Connection(ASGIProtocol):  # type: ignore[misc]
             receiver._wake_waiter()
         return True
 
+    def _close_transport(self) -> None:
+        super()._close_transport()
+        # To a client that is gone no end can be written, and gunicorn stops at that error.
+        self.transport.close()
+
     def close_if_idle(self) -> None:
         """Close a connection that no request is under way on."""
         if self._awaiting_request:
@@ -76,6 +81,8 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
         self.loop.create_server = create_server
 
     async def _shutdown(self) -> None:
+        # Nobody has told a worker whose master is gone; until then it keeps connections alive.
+        self.alive = False
         # Proxies keep idle connections for long, and gunicorn would wait for each.
         asyncio.get_running_loop().call_later(IDLE_SECONDS, self._close_idle)
         await super()._shutdown()

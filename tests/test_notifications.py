@@ -5,6 +5,7 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
@@ -516,3 +517,34 @@ def test_a_fact_is_the_same_however_it_is_spelt():
             message="text",
         )
     }
+
+
+SPELLINGS = {
+    "status": ("status", "jobStatus", "job_state"),
+    "loaded": ("recordsCount", "recordCount", "record_count"),
+    "failed": ("recordsFailedCount", "errorCount", "error_count"),
+    "message": ("error", "message", "statusMessage"),
+    "object": ("objectName", "object_name"),
+    "direction": ("jobDirection", "job_direction"),
+    "created_at": ("createdDate",),
+    "completed_at": ("completionTime", "completion_time"),
+    "attempt": ("job_reset_attempt", "jobResetAttempt"),
+    "callback_payload": ("callback-payload", "callbackPayload", "callback_payload"),
+}
+
+
+@pytest.mark.parametrize(
+    ("fact", "name"), [(fact, name) for fact, names in SPELLINGS.items() for name in names]
+)
+def test_a_fact_is_read_under_each_of_its_names(fact, name):
+    status = {} if fact == "status" else {"status": "COMPLETED"}
+    text = fact in ("status", "message", "object", "direction")
+    told = parse(json.dumps({"id": "1", **status, name: "a word" if text else 7}).encode())
+    expected = {"callback_payload": "7"}.get(fact, "a word" if text else 7)
+    assert getattr(told, fact) == expected
+
+
+def test_what_was_not_told_is_none():
+    nothing = dict.fromkeys(Notification.__dataclass_fields__, None)
+    known = {"kind": "other", "attempt": 0, "source": "callback", "received_at": 0}
+    assert asdict(Notification("other")) == {**nothing, **known}

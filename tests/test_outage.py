@@ -479,6 +479,24 @@ def test_a_frozen_backend_holds_no_sender_longer_than_promised(make_receiver, po
     expect_recovered(receiver, bulk("during"))
 
 
+def test_a_connection_that_hangs_is_given_up_while_it_hangs(make_receiver, postgresql, monkeypatch):
+    """Its kernel goes on acknowledging, so that TCP never notices; others can be opened."""
+    monkeypatch.setattr("receiver.storage.driver.PATIENCE_SECONDS", 0.3)
+    receiver = make_receiver(postgresql.url)
+    assert receiver.call_back(bulk("before")).status_code == 200
+    frozen = postgresql.backends()
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        eventually(lambda: receiver.call_back(bulk("during")).status_code == 200)
+        assert in_time(lambda: receiver.get("/jobs/during").status_code) == 200
+        assert in_time(lambda: ready(receiver)) == 200
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+    assert {each["job"] for each in events(receiver)} == {"before", "during"}
+
+
 def test_a_locked_table_is_an_outage_that_passes(make_receiver, postgresql):
     receiver = make_receiver(postgresql.url, **SOON)
     assert receiver.call_back(bulk("before")).status_code == 200

@@ -10,7 +10,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receiver.errors import CredentialError, SignatureError
-from receiver.signatures import SignatureKey, is_valid, sign, verify
+from receiver.signatures import (
+    HEADER,
+    SHORT_KEY_BYTES,
+    SignatureKey,
+    is_valid,
+    sign,
+    verify,
+)
 
 VENDORS_BODY = b"<INSERT_EVENT_NOTIFICATION_RESPONSE_BODY>"
 VENDORS_HEADER = "sha256=jHdbRx5EZAsOfTwAPJOGkNUzQMVVdu5VJlxcsk+G6jQ="
@@ -87,7 +94,7 @@ def test_of_equal_keys_the_newest_is_named():
 def test_without_a_key_nothing_is_accepted():
     with pytest.raises(SignatureError) as refusal:
         verify(VENDORS_BODY, VENDORS_HEADER, [])
-    assert refusal.value.reason == "no_key"
+    assert (refusal.value.reason, str(refusal.value)) == ("no_key", "no signature key")
 
 
 def test_the_reason_tells_what_is_wrong():
@@ -129,5 +136,14 @@ def test_a_key_is_used_as_its_bytes_untouched():
 
 
 def test_a_key_never_shows_its_secret():
-    assert "MySecret" not in repr(VENDORS_KEY)
+    assert repr(VENDORS_KEY) == "SignatureKey(id='vendor')"
     assert "MySecret" not in f"{[VENDORS_KEY]}"
+
+
+def test_keys_are_equal_by_id_and_secret():
+    assert SignatureKey("k", b"one") == SignatureKey("k", b"one") != SignatureKey("k", b"two")
+    assert len({SignatureKey("k", b"one"), SignatureKey("k", b"one")}) == 1
+
+
+def test_the_header_is_called_as_the_vendor_calls_it_and_a_short_key_is_one_below_16_bytes():
+    assert (HEADER, SHORT_KEY_BYTES) == ("Elements-Webhook-Signature", 16)

@@ -12,9 +12,10 @@ import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy import func, select, update
 
+from receiver.intake import Delivery
 from receiver.jobs import FILES_KEPT_MS
 from receiver.notifications import MAX_TIME_MS, Notification, parse
-from receiver.signatures import HEADER, SignatureKey
+from receiver.signatures import HEADER, SignatureKey, sign
 from receiver.storage import credentials, refusals
 from receiver.storage.merging import NewObservation
 from receiver.storage.models import (
@@ -636,6 +637,19 @@ def test_an_added_instance_is_known_at_once_and_a_removed_one_forgotten_at_once(
         credentials.remove_instance(session, "new")
     assert there.call_back(b"x", "new", KEYS[3]).status_code == 401
     assert there.call_back(b"y", "new", KEYS[3]).status_code == 401
+
+
+def test_keys_that_another_delivery_had_read_meanwhile_turn_no_right_callback_away(two_nodes):
+    (here, there), _ = two_nodes
+    codes(there, KEYS[0])  # it knows the keys as they are
+    vault = Vault((FERNET,))
+    with here.services.database.write() as session:
+        credentials.add_key(session, vault, "gooddata", KEYS[2].secret, NOW)
+    delivery = Delivery("gooddata", b"y", sign(b"y", KEYS[2]), None, "::1")
+    steps = there.services.intake.steps(delivery)
+    read_again = next(steps)
+    there.services.intake.receive(delivery)  # has them read first
+    assert isinstance(steps.send(read_again()), NewEvent)
 
 
 def test_keys_changed_in_the_middle_of_a_batch_turn_no_right_callback_away(two_nodes):

@@ -6,7 +6,7 @@ import sys
 import click
 
 from receiver import __version__, logs
-from receiver.cli import audit, check, demo, operate, query, reconcile, submit
+from receiver.cli import audit, check, demo, doctor, operate, query, reconcile, submit
 from receiver.cli.exits import INTERRUPTED, SOFTWARE, UNREACHABLE, USAGE, Failure
 from receiver.errors import CredentialError, SettingsError, StoreError
 from receiver.sandbox.command import command as sandbox
@@ -25,6 +25,7 @@ for command in (
     *reconcile.COMMANDS,
     *check.COMMANDS,
     *audit.COMMANDS,
+    *doctor.COMMANDS,
     demo.demo,
     sandbox,
 ):

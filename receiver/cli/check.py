@@ -1,22 +1,19 @@
 """Checking a signature offline, and the whole way of a callback."""
 
-import json
 import os
-import secrets
 import sys
 from pathlib import Path
 
 import click
 import httpx
 
+from receiver.checkup.selftest import send_signed
 from receiver.cli.exits import CREDENTIALS, OK, UNREACHABLE, USAGE, Failure
 from receiver.cli.operate import opened, secret, secret_file
 from receiver.cli.output import as_json, show
-from receiver.cli.remote import checked
-from receiver.clock import iso, now_ms
 from receiver.diagnosis import diagnose
 from receiver.settings import DEFAULT_INSTANCE, Settings
-from receiver.signatures import HEADER, SignatureKey, sign
+from receiver.signatures import SignatureKey
 from receiver.storage.credentials import KeyRing
 from receiver.storage.vault import Vault
 
@@ -44,23 +41,22 @@ def trigger(url: str, instance: str, key_file: str | None, json_: bool) -> None:
     It is an event of kind `other`, marked as a test, and touches no job.
     """
     key = _key(instance, key_file)
-    mark = {"sent_at": iso(now_ms()), "nonce": secrets.token_hex(8), "instance": instance}
-    body = json.dumps({"receiver_test": mark}).encode()
     target = url if "/callbacks/" in url else f"{url.rstrip('/')}/callbacks/{instance}"
-    headers = {HEADER: sign(body, key), "Content-Type": "application/json"}
     try:
-        answer = httpx.post(target, content=body, headers=headers, timeout=15)
+        sent = send_signed(target, instance, key)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         reason = str(error) or type(error).__name__
         raise Failure(UNREACHABLE, "unreachable", f"no answer: {reason}") from None
-    if answer.status_code == 401:  # noqa: PLR2004
+    if sent.status == 401:  # noqa: PLR2004
         detail = "401: the receiver has another key, or something on the way changed the body"
         raise Failure(CREDENTIALS, "not_verified", detail)
-    if answer.status_code != 200:  # noqa: PLR2004
-        detail = f"{answer.status_code}: this is not stored; the vendor would try again"
+    if sent.status != 200:  # noqa: PLR2004
+        detail = f"{sent.status}: this is not stored; the vendor would try again"
         raise Failure(UNREACHABLE, "not_stored", detail)
-    receipt = checked(answer, "event", "duplicate")
-    show({"status": 200, **receipt}, f"verified and stored as event {receipt['event']}", json_)
+    if sent.event is None:
+        raise Failure(UNREACHABLE, "not_a_receiver", "200, but not as a receiver answers")
+    content = {"status": 200, "event": sent.event, "duplicate": sent.duplicate}
+    show(content, f"verified and stored as event {sent.event}", json_)
 
 
 def _key(instance: str, key_file: str | None) -> SignatureKey:

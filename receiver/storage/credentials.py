@@ -51,11 +51,22 @@ class KeyRing:
         """Whether the keys were read at all; until then, `of` reads them."""
         return self._version >= 0
 
+    @property
+    def version(self) -> int:
+        """Of which version the keys are that `of` gives."""
+        return self._version
+
     def of(self, instance: str) -> InstanceKeys | None:
         """Give an instance's keys, or None if it is unknown. Raises StoreUnavailable."""
         if not self.known:
             self.refresh()
         return self._instances.get(instance)
+
+    def names(self) -> list[str]:
+        """Name all instances. Raises StoreUnavailable."""
+        if self._version < 0:
+            self.refresh()
+        return sorted(self._instances)
 
     def refresh(self) -> bool:
         """Read the keys again if they were changed; tell whether they were."""

@@ -1,4 +1,4 @@
-"""Opening the database, and the two ways to use it: `read()` and `write()`.
+"""Opening the database, and the ways to use it: `read()`, `write()`, and `rows()` where it counts.
 
 SQLite up to 3.51.2 (but not 3.44.6 and 3.50.7) is reported to lose committed transactions when
 checkpoints race. Checkpoints happen at commit and when the last connection closes, so each write
@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from receiver.errors import SettingsError, StoreRefused, StoreUnavailable
+from receiver.storage import driver
 from receiver.storage.models import KeyVersion
+from receiver.storage.reading import Reader, Statement
 
 # Classes of SQLSTATE that will be the same at the next try: data, integrity, access and limits.
 _PERMANENT = ("22", "23", "42", "54")
@@ -59,6 +61,7 @@ class Database:
             self.is_sqlite = parsed.get_backend_name() == "sqlite"
             if not self.is_sqlite:
                 importlib.import_module("receiver.storage.arrays")  # known to all engines to come
+            self._reader = Reader(parsed, connections, _POSTGRESQL)
             self._engine = create_engine(
                 parsed,
                 pool_size=connections,
@@ -79,11 +82,17 @@ class Database:
         else:
             event.listen(self._engine, "checkin", _note_use)
             event.listen(self._engine, "checkout", self._ping)
+            driver.make_impatient(self._engine)
 
     @property
     def engine(self) -> Any:  # noqa: ANN401 - SQLAlchemy's, for storage alone
         """The engine, for migrations."""
         return self._engine
+
+    def rows(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        """Rows of one statement, by itself. Raises TooSlow or StoreUnavailable."""
+        with self._store_errors():
+            return self._reader.rows(statement, values)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -134,6 +143,7 @@ class Database:
         """Close all connections; idempotent."""
         with self._exclusive(PATIENCE_SECONDS):
             self._engine.dispose()
+            self._reader.close()
 
     @contextmanager
     def _exclusive(self, patience: float | None) -> Iterator[None]:

@@ -1,7 +1,5 @@
 """The tables. Times are ms since the epoch; whatever a stranger sent is bytes."""
 
-from typing import Any
-
 from sqlalchemy import (
     BigInteger,
     ForeignKey,
@@ -24,9 +22,14 @@ UNREADABLE = "kind = 'unreadable'"
 CALLBACK_LOST = "callback_lost"
 
 
-def _where(condition: str) -> dict[str, Any]:
-    """What an index leaves out, said to both dialects."""
-    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+def _where(name: str, condition: str, *columns: str) -> Index:
+    """An index of some rows only, on either database."""
+    some = text(condition)
+    return Index(name, *columns, sqlite_where=some, postgresql_where=some)
+
+
+def _where_known(name: str, column: str, *columns: str) -> Index:
+    return _where(name, f"{column} IS NOT NULL", column, *columns)
 
 
 class Base(DeclarativeBase):
@@ -117,8 +120,10 @@ class Event(Base):
     __table_args__ = (
         Index("events_identity", "instance", "sha256", unique=True),
         Index("events_by_receipt", "received_at", "id"),
-        Index("events_by_job", "job", "instance"),
-        Index("events_unreadable", "instance", "kind", **_where(UNREADABLE)),
+        Index("events_by_instance", "instance", "received_at", "id"),
+        _where("events_by_kind", "kind <> 'bulk_job'", "kind", "received_at", "id"),
+        _where("events_unreadable", UNREADABLE, "instance", "kind"),
+        Index("events_by_job", "job", "received_at", "id"),
     )
 
 
@@ -162,14 +167,17 @@ class JobRow(Base):
     __table_args__ = (
         Index("jobs_by_change", "updated_at", "id", "instance"),
         Index("jobs_by_errors", "errors_at"),
-        Index("jobs_by_outcome", "outcome", "updated_at"),
+        # One for each filter, in the order of pages: see paging.py. At a million jobs on SQLite
+        # they cost 9 us for a new job, and 30 us for each change of one.
+        Index("jobs_by_instance", "instance", "updated_at", "id"),
+        _where_known("jobs_by_status", "status", "updated_at", "id", "instance"),
+        Index("jobs_by_outcome", "outcome", "updated_at", "id", "instance"),
+        _where_known("jobs_by_object", "object", "updated_at", "id", "instance"),
+        _where_known("jobs_by_direction", "direction", "updated_at", "id", "instance"),
         Index("jobs_by_expiry", "files_expire_at"),
-        Index(
-            "jobs_under_way",
-            *("outcome", "first_seen_at", "instance", "object"),
-            **_where(UNDER_WAY),
-        ),
-        Index("jobs_lost", "updated_at", "id", "instance", **_where(CALLBACK_LOST)),
+        _where("jobs_under_way", UNDER_WAY, "outcome", "first_seen_at", "instance", "object"),
+        _where("jobs_lost", CALLBACK_LOST, "updated_at", "id", "instance"),
+        Index("jobs_by_age", "instance", "first_seen_at", "id"),
     )
 
 

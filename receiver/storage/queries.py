@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, func, select, text, tuple_
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from receiver.clock import MINUTE_MS
@@ -19,7 +19,6 @@ from receiver.storage.models import (
     Event,
     JobRow,
     Pace,
-    Rejection,
     RejectionCount,
     Submission,
     TimelineEntry,
@@ -70,32 +69,6 @@ class RejectionFilter:
     before: int | None = None
 
 
-def jobs(
-    session: Session,
-    wanted: JobFilter,
-    visible: Instances,
-    limit: int,
-    after: tuple[int, str, str] | None,
-) -> Sequence[JobRow]:
-    """Give jobs, newest change first, from behind (updated_at, id, instance) `after`."""
-    statement = select(JobRow).where(
-        *_among(
-            (JobRow.instance, wanted.instances),
-            (JobRow.status, wanted.statuses),
-            (JobRow.outcome, wanted.outcomes),
-            (JobRow.object, wanted.objects),
-            (JobRow.direction, wanted.directions),
-            (JobRow.instance, visible),
-        ),
-        *_between(JobRow.updated_at, wanted.updated_after, wanted.updated_before),
-        *_between(JobRow.files_expire_at, None, wanted.expires_before),
-    )
-    if wanted.text:
-        statement = statement.where(JobRow.id.contains(wanted.text, autoescape=True))
-    order = (JobRow.updated_at, JobRow.id, JobRow.instance)
-    return session.scalars(_page(statement, order, limit, after)).all()
-
-
 def jobs_by_age(session: Session, wanted: JobFilter, limit: int, offset: int) -> Sequence[JobRow]:
     """Give jobs in the order in which they were first heard of, newest first."""
     filters = _among(
@@ -107,18 +80,6 @@ def jobs_by_age(session: Session, wanted: JobFilter, limit: int, offset: int) ->
     newest = (JobRow.first_seen_at.desc(), JobRow.id.desc())
     statement = select(JobRow).where(*filters).order_by(*newest)
     return session.scalars(statement.limit(limit).offset(offset)).all()
-
-
-def jobs_called(
-    session: Session, id_: str, instance: str | None, visible: Instances
-) -> Sequence[JobRow]:
-    """Give the jobs of that id, one for each instance that has it."""
-    named = None if instance is None else [instance]
-    return session.scalars(
-        select(JobRow).where(
-            JobRow.id == id_, *_among((JobRow.instance, named), (JobRow.instance, visible))
-        )
-    ).all()
 
 
 def known_jobs(session: Session, instance: str, ids: Sequence[str]) -> set[str]:
@@ -137,62 +98,9 @@ def timeline(session: Session, id_: str, instance: str) -> Sequence[TimelineEntr
     ).all()
 
 
-def events(
-    session: Session,
-    wanted: EventFilter,
-    visible: Instances,
-    limit: int,
-    after: tuple[int, str] | None,
-) -> Sequence[Event]:
-    """Give events, newest first, from behind (received_at, id) `after`."""
-    statement = select(Event).where(
-        *_among(
-            (Event.instance, wanted.instances),
-            (Event.kind, wanted.kinds),
-            (Event.job, wanted.jobs),
-            (Event.instance, visible),
-        ),
-        *_between(Event.received_at, wanted.received_after, wanted.received_before),
-    )
-    return session.scalars(_page(statement, (Event.received_at, Event.id), limit, after)).all()
-
-
-def event(session: Session, id_: str, visible: Instances) -> Event | None:
-    """Give an event."""
-    return session.scalar(select(Event).where(Event.id == id_, *_among((Event.instance, visible))))
-
-
 def body(session: Session, id_: str) -> bytes | None:
     """Give the exact bytes of an event, or None once they were pruned."""
     return session.scalar(select(Body.body).where(Body.event == id_))
-
-
-def rejections(
-    session: Session,
-    wanted: RejectionFilter,
-    visible: Instances,
-    limit: int,
-    after: tuple[int, int] | None,
-) -> Sequence[Row[Any]]:
-    """Give quarantined deliveries without their bodies, newest first, from behind (at, id)."""
-    columns: list[Any] = [
-        Rejection.id,
-        Rejection.at,
-        Rejection.instance,
-        Rejection.reason,
-        Rejection.peer,
-        Rejection.size,
-    ]
-    statement: Select[Any] = select(*columns).where(
-        *_among(
-            (Rejection.instance, wanted.instances),
-            (Rejection.reason, wanted.reasons),
-            (Rejection.peer, wanted.peers),
-            (Rejection.instance, visible),
-        ),
-        *_between(Rejection.at, wanted.after, wanted.before),
-    )
-    return session.execute(_page(statement, (Rejection.at, Rejection.id), limit, after)).all()
 
 
 def summary(session: Session, visible: Instances, now: int, overdue_after: int) -> dict[str, Any]:
@@ -259,11 +167,3 @@ def _between(column: Any, after: int | None, before: int | None) -> list[Any]:  
     if before is not None:
         bounds.append(column < before)
     return bounds
-
-
-def _page(
-    statement: Select[Any], order: Sequence[Any], limit: int, after: Sequence[Any] | None
-) -> Select[Any]:
-    if after is not None:
-        statement = statement.where(tuple_(*order) < tuple_(*after))
-    return statement.order_by(*(column.desc() for column in order)).limit(limit)

@@ -7,15 +7,23 @@ reaches as far as its token, and no longer than it.
 import secrets
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from receiver.clock import MINUTE_MS
 from receiver.storage.models import SignIn, Token
-from receiver.storage.tokens import Bearer, bearer_of, hash_of
+from receiver.storage.reading import Rows, Statement
+from receiver.storage.tokens import TOKEN_COLUMNS, Bearer, bearer, bearer_of, token_hash
 
 IDLE_MS = 12 * 60 * MINUTE_MS
 LONGEST_MS = 7 * 24 * 60 * MINUTE_MS
+
+_SESSION = (SignIn.last_seen_at, SignIn.expires_at, SignIn.notice)
+_SIGNED_IN = Statement(
+    select(*_SESSION, *TOKEN_COLUMNS)
+    .select_from(SignIn.__table__.join(Token.__table__, Token.id == SignIn.token))
+    .where(SignIn.sha256 == bindparam("sha256"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,52 +37,50 @@ class SignedIn:
 
 def sign_in(session: Session, token: str, now: int) -> str | None:
     """Begin a session with a token; give its id, or None if the token is not valid now."""
-    row = session.scalar(select(Token).where(Token.sha256 == hash_of(token)))
-    if row is None or bearer_of(row, now) is None:
+    if bearer(session, token, now) is None:
         return None
+    of_token = select(Token.id, Token.expires_at).where(Token.sha256 == token_hash(token))
+    token_id, expires_at = session.execute(of_token).one()
     session.execute(
         delete(SignIn).where((SignIn.expires_at <= now) | (SignIn.last_seen_at <= now - IDLE_MS))
     )
     session_id = secrets.token_urlsafe(32)
     session.add(
         SignIn(
-            sha256=hash_of(session_id),
-            token=row.id,
+            sha256=token_hash(session_id),
+            token=token_id,
             created_at=now,
             last_seen_at=now,
-            expires_at=min(now + LONGEST_MS, row.expires_at or now + LONGEST_MS),
+            expires_at=min(now + LONGEST_MS, expires_at or now + LONGEST_MS),
         )
     )
     return session_id
 
 
-def signed_in(session: Session, session_id: str, now: int) -> SignedIn | None:
+def signed_in(read: Rows, session_id: str, now: int) -> SignedIn | None:
     """Tell whose a session is, or None if there is none, or it or its token is over."""
-    found = session.execute(
-        select(SignIn, Token)
-        .join(Token, Token.id == SignIn.token)
-        .where(SignIn.sha256 == hash_of(session_id))
-    ).first()
-    if found is None or found[0].expires_at <= now or found[0].last_seen_at <= now - IDLE_MS:
+    rows = read(_SIGNED_IN, {"sha256": token_hash(session_id)})
+    if not rows:
         return None
-    bearer = bearer_of(found[1], now)
-    if bearer is None:
+    last_seen_at, expires_at, notice, *token = rows[0]
+    if expires_at <= now or last_seen_at <= now - IDLE_MS:
         return None
-    return SignedIn(bearer, found[0].last_seen_at < now - MINUTE_MS, found[0].notice)
+    found = bearer_of(token, now)
+    return None if found is None else SignedIn(found, last_seen_at < now - MINUTE_MS, notice)
 
 
 def touch(session: Session, session_id: str, now: int) -> None:
     """Remember that a session is in use; to the minute, for each is a write."""
-    mine = update(SignIn).where(SignIn.sha256 == hash_of(session_id), SignIn.last_seen_at < now)
+    mine = update(SignIn).where(SignIn.sha256 == token_hash(session_id), SignIn.last_seen_at < now)
     session.execute(mine.values(last_seen_at=now))
 
 
 def notify(session: Session, session_id: str, notice: str | None) -> None:
     """Set what the next page tells whoever is signed in; None: it was told."""
-    mine = update(SignIn).where(SignIn.sha256 == hash_of(session_id))
+    mine = update(SignIn).where(SignIn.sha256 == token_hash(session_id))
     session.execute(mine.values(notice=notice))
 
 
 def sign_out(session: Session, session_id: str) -> None:
     """End a session."""
-    session.execute(delete(SignIn).where(SignIn.sha256 == hash_of(session_id)))
+    session.execute(delete(SignIn).where(SignIn.sha256 == token_hash(session_id)))

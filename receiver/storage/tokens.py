@@ -5,16 +5,21 @@ import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from receiver.errors import CredentialError
 from receiver.storage.credentials import affected
 from receiver.storage.models import Token
+from receiver.storage.reading import Rows, Statement
 
 Scope: TypeAlias = Literal["read", "operate"]
+
+TOKEN_COLUMNS = (Token.name, Token.scope, Token.instances, Token.expires_at, Token.revoked_at)
+_BY_HASH = select(*TOKEN_COLUMNS).where(Token.sha256 == bindparam("sha256"))
+_BY_HASH_ALONE = Statement(_BY_HASH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ def create_token(
         Token(
             id="token-" + secrets.token_hex(4),
             name=name,
-            sha256=hash_of(token),
+            sha256=token_hash(token),
             scope=scope,
             instances=json.dumps(sorted(set(only))) if only else None,
             created_at=now,
@@ -55,22 +60,28 @@ def create_token(
     return token
 
 
+def who_asks(read: Rows, token: str, now: int) -> Bearer | None:
+    """As `bearer`, without a Session."""
+    rows = read(_BY_HASH_ALONE, {"sha256": token_hash(token)})
+    return bearer_of(rows[0], now) if rows else None
+
+
 def bearer(session: Session, token: str, now: int) -> Bearer | None:
     """Tell whose a token is, or None if it is unknown, expired or revoked.
 
     A plain look-up by hash: what its timing tells of a hash tells nothing of a token.
     """
-    return bearer_of(session.scalar(select(Token).where(Token.sha256 == hash_of(token))), now)
+    row = session.execute(_BY_HASH, {"sha256": token_hash(token)}).first()
+    return row and bearer_of(row, now)
 
 
-def bearer_of(row: Token | None, now: int) -> Bearer | None:
-    """Tell who a token's row stands for, or None if there is none or it is over."""
-    if row is None or row.revoked_at is not None:
+def bearer_of(row: Sequence[Any], now: int) -> Bearer | None:
+    """Tell whose a token is from its TOKEN_COLUMNS; None if it is expired or revoked."""
+    name, scope, instances, expires_at, revoked_at = row
+    if revoked_at is not None or (expires_at is not None and expires_at <= now):
         return None
-    if row.expires_at is not None and row.expires_at <= now:
-        return None
-    only = None if row.instances is None else frozenset(json.loads(row.instances))
-    return Bearer(row.name, "operate" if row.scope == "operate" else "read", only)
+    only = None if instances is None else frozenset(json.loads(instances))
+    return Bearer(name, "operate" if scope == "operate" else "read", only)
 
 
 def tokens(session: Session) -> list[dict[str, object]]:
@@ -99,6 +110,6 @@ def revoke_token(session: Session, id_or_name: str, now: int) -> int:
     return ended
 
 
-def hash_of(secret: str) -> bytes:
-    """Give what is kept of a token or a session's id."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+def token_hash(token: str) -> bytes:
+    """Give what is kept of a token."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

@@ -107,11 +107,13 @@ class Adapter:
     async def _received(self, delivery: Delivery) -> Receipt:
         """Do as `Intake.receive`, without a thread that waits."""
         steps = self._services.intake.steps(delivery)
+        # One for all steps: each may take its time, but the sender waits for them together.
+        deadline = asyncio.get_running_loop().time() + self._services.settings.answer_within / 1000
         try:
             step = next(steps)
             while True:
                 try:
-                    result = await self._done(step)
+                    result = await self._done(step, deadline)
                 except ReceiverError as error:
                     step = steps.throw(error)
                 else:
@@ -119,11 +121,16 @@ class Adapter:
         except StopIteration as end:
             return cast("Receipt", end.value)
 
-    async def _done(self, step: Step) -> object:
-        if callable(step):
-            return await asyncio.get_running_loop().run_in_executor(self._readers, step)
-        future = self._services.intake.writer.submit(step)
-        return await self._commits().of(future, self._services.settings.answer_within / 1000)
+    async def _done(self, step: Step, deadline: float) -> object:
+        loop = asyncio.get_running_loop()
+        if not callable(step):
+            future = self._services.intake.writer.submit(step)
+            return await self._commits().of(future, deadline - loop.time())
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await loop.run_in_executor(self._readers, step)
+        except TimeoutError:
+            raise StoreUnavailable("the keys could not be read in time") from None
 
     def _commits(self) -> "_Commits":
         # Not before a request: the event loop is not there when a worker makes its application.

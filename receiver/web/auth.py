@@ -1,36 +1,30 @@
-"""Who asks: the bearer token of an API request."""
+"""Who asks what: a request to the API, and the token that came with it."""
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 from flask import g, request
 
-from receiver.errors import Forbidden, Unauthenticated
-from receiver.storage.tokens import Bearer, bearer
-from receiver.web import services
+from receiver.errors import Forbidden
+from receiver.storage.tokens import Bearer
+from receiver.web import answers, services
+from receiver.web.answers import Question
+
+
+def question() -> Question:
+    """This request, for those who answer without Flask."""
+    return Question(
+        path=request.path,
+        query_string=request.query_string.decode("latin-1"),
+        authorization=request.headers.get("Authorization"),
+        if_none_match=request.headers.get("If-None-Match"),
+        peer=request.remote_addr or "",
+    )
 
 
 def authenticate() -> None:
     """Find out whose token came with this request. Raises Unauthenticated, TooManyRequests."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise Unauthenticated("send a token: Authorization: Bearer <token>")
-    with services().database.read() as session:
-        found = holder(session, token.strip())
-    if found is None:
-        raise Unauthenticated("the token is unknown, expired or revoked")
-    g.bearer = found
-
-
-def holder(session: Any, token: str) -> Bearer | None:  # noqa: ANN401 - a session of storage's
-    """Tell whose a token is, or None; counts it either way. Raises TooManyRequests."""
-    limits, peer = services().limits, request.remote_addr or ""
-    limits.check_address(peer)
-    found = bearer(session, token, services().clock())
-    if found is None:
-        limits.note_failure(peer)
-    else:
-        limits.check_token(found.name)
-    return found
+    g.bearer = answers.authenticated(services(), question())
 
 
 def who() -> Bearer:
@@ -38,11 +32,9 @@ def who() -> Bearer:
     return cast("Bearer", g.bearer)
 
 
-def check_instances(named: list[str]) -> None:
+def check_instances(named: Sequence[str]) -> None:
     """Refuse instances that were asked for by name and that the token does not reach."""
-    for instance in named:
-        if not who().may_see(instance):
-            raise Forbidden(f"the token does not reach the instance {instance}")
+    answers.check_reach(who(), named)
 
 
 def check_may_act() -> None:

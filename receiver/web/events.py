@@ -1,21 +1,22 @@
 """/api/v1/events, /rejections and /summary: what arrived, what was refused, how it stands."""
 
-from typing import Any
-
 from flask import Response
 
 from receiver.clock import iso
 from receiver.errors import BodyGone, NotFound
-from receiver.storage import queries
+from receiver.storage import lists, queries
+from receiver.storage.lists import EventLine
 from receiver.web import services, shapes
-from receiver.web.api import answers, blueprint, json_response, moment, paged, position_of, spec
-from receiver.web.auth import check_instances, who
+from receiver.web.answers import answer_json, moment, paged, position_of
+from receiver.web.api import asked, blueprint, documented, response
+from receiver.web.auth import check_instances, question, who
 
 
 @blueprint.get("/events")
-@spec.validate(resp=answers(shapes.EventPage, 403))
-def list_events(query: shapes.EventsQuery) -> Response:
+@documented(shapes.EventsQuery, shapes.EventPage, 403)
+def list_events() -> Response:
     """List verified callbacks, newest first."""
+    query = asked(shapes.EventsQuery)
     check_instances(query.instance)
     wanted = queries.EventFilter(
         instances=query.instance,
@@ -25,37 +26,50 @@ def list_events(query: shapes.EventsQuery) -> Response:
         received_before=moment(query.received_before),
     )
     after = position_of(query.cursor, (int, str))
-    with services().database.read() as session:
-        rows = queries.events(session, wanted, who().instances, query.limit + 1, after)
-    return paged(rows, query.limit, "events", shapes.event, lambda row: (row.received_at, row.id))
+    read = services().database.rows
+    found = lists.events(read, wanted, who().instances, query.limit + 1, after)
+    return response(
+        paged(
+            found,
+            query.limit,
+            "events",
+            shapes.event,
+            lambda line: (line.received_at, line.id),
+            question(),
+        )
+    )
 
 
 @blueprint.get("/events/<string:id>")
-@spec.validate(resp=answers(shapes.Event, 404))
-def show_event(id: str, query: shapes.NoQuery) -> Response:  # noqa: A002, ARG001 - refuses parameters
+@documented(shapes.NoQuery, shapes.Event, 404)
+def show_event(id: str) -> Response:  # noqa: A002
     """Show a verified callback."""
-    return json_response(shapes.event(_event(id)))
+    asked(shapes.NoQuery)
+    return response(answer_json(shapes.event(_event(id))))
 
 
 @blueprint.get("/events/<string:id>/body")
-@spec.validate(resp=answers(None, 404, 410))
-def show_body(id: str, query: shapes.NoQuery) -> Response:  # noqa: A002, ARG001 - refuses parameters
+@documented(shapes.NoQuery, None, 404, 410)
+def show_body(id: str) -> Response:  # noqa: A002
     """Give the exact bytes of a callback."""
+    asked(shapes.NoQuery)
     row = _event(id)
     with services().database.read() as session:
         body = queries.body(session, row.id)
     if body is None:
         raise BodyGone(f"the body of {row.id} was pruned")
-    response = Response(body, mimetype="application/octet-stream")
-    response.headers["Content-Disposition"] = f'attachment; filename="{row.id}.bin"'
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    return response
+    headers = {
+        "Content-Disposition": f'attachment; filename="{row.id}.bin"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    return Response(body, headers=headers, mimetype="application/octet-stream")
 
 
 @blueprint.get("/rejections")
-@spec.validate(resp=answers(shapes.RejectionPage, 403))
-def list_rejections(query: shapes.RejectionsQuery) -> Response:
+@documented(shapes.RejectionsQuery, shapes.RejectionPage, 403)
+def list_rejections() -> Response:
     """List deliveries that were refused for their signature, newest first."""
+    query = asked(shapes.RejectionsQuery)
     check_instances(query.instance)
     wanted = queries.RejectionFilter(
         instances=query.instance,
@@ -65,25 +79,34 @@ def list_rejections(query: shapes.RejectionsQuery) -> Response:
         before=moment(query.before),
     )
     after = position_of(query.cursor, (int, int))
-    with services().database.read() as session:
-        rows = queries.rejections(session, wanted, who().instances, query.limit + 1, after)
-    return paged(rows, query.limit, "rejections", shapes.rejection, lambda row: (row.at, row.id))
+    read = services().database.rows
+    found = lists.rejections(read, wanted, who().instances, query.limit + 1, after)
+    return response(
+        paged(
+            found,
+            query.limit,
+            "rejections",
+            shapes.rejection,
+            lambda line: (line.at, line.id),
+            question(),
+        )
+    )
 
 
 @blueprint.get("/summary")
-@spec.validate(resp=answers(shapes.Summary))
-def show_summary(query: shapes.NoQuery) -> Response:  # noqa: ARG001 - refuses parameters
+@documented(shapes.NoQuery, shapes.Summary)
+def show_summary() -> Response:
     """Count what an operator looks at first."""
+    asked(shapes.NoQuery)
     overdue_after = services().settings.overdue_after
     with services().database.read() as session:
         counts = queries.summary(session, who().instances, services().clock(), overdue_after)
     counts["last_callback_at"] = iso(counts["last_callback_at"])
-    return json_response(counts)
+    return response(answer_json(counts))
 
 
-def _event(event_id: str) -> Any:  # noqa: ANN401 - a row
-    with services().database.read() as session:
-        row = None if "\0" in event_id else queries.event(session, event_id, who().instances)
+def _event(event_id: str) -> EventLine:
+    row = lists.event(services().database.rows, event_id, who().instances)
     if row is None:
         raise NotFound(f"no event {event_id} is known")
     return row

@@ -9,7 +9,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from receiver.errors import StoreError, StoreUnavailable
 from receiver.storage import migrations
 from receiver.web import services
-from receiver.web.api import json_response
+from receiver.web.answers import answer_json
+from receiver.web.api import response
 
 blueprint = Blueprint("ops", __name__)
 
@@ -17,7 +18,7 @@ blueprint = Blueprint("ops", __name__)
 @blueprint.get("/healthz")
 def healthz() -> Response:
     """Tell that the process answers, whatever the database does: an outage must not kill nodes."""
-    return json_response({"status": "ok"})
+    return response(answer_json({"status": "ok"}))
 
 
 @blueprint.get("/readyz")
@@ -32,7 +33,7 @@ def readyz() -> Response:
         database.check_writable()
     except StoreError as error:
         raise StoreUnavailable(str(error)) from error
-    return json_response({"status": "ready"})
+    return response(answer_json({"status": "ready"}))
 
 
 @blueprint.get("/metrics")

@@ -23,6 +23,7 @@ from receiver.errors import (
     StoreError,
     TooManyRefusals,
     TooManyRequests,
+    TooSlow,
     Unauthenticated,
     UpstreamError,
 )
@@ -76,6 +77,7 @@ _TABLE: dict[type[ReceiverError], _Row] = {
     BodyGone: _Row(410, "body_pruned", "The body is kept no longer"),
     Ambiguous: _Row(409, "ambiguous_job", "Several instances have this job"),
     BadParameter: _Row(400, "bad_parameter", "A parameter is wrong"),
+    TooSlow: _Row(503, "too_slow", "This question takes too long"),
     CredentialError: _Row(
         503, "store_unavailable", "Cannot be done now", "A secret cannot be used now."
     ),

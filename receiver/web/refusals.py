@@ -9,7 +9,8 @@ from receiver.quarantine import Quarantine
 from receiver.storage import audit
 from receiver.storage.models import Rejection
 from receiver.web import services, shapes
-from receiver.web.api import answers, blueprint, json_response, spec
+from receiver.web.answers import answer_json
+from receiver.web.api import asked, blueprint, documented, response
 from receiver.web.auth import check_instances, check_may_act, who
 
 
@@ -27,15 +28,16 @@ class VerifiedAgain(Struct):
 
 
 @blueprint.post("/rejections/verify-again")
-@spec.validate(resp=answers(VerifiedAgain, 403))
-def verify_again(query: InstancesQuery) -> Response:
+@documented(InstancesQuery, VerifiedAgain, 403)
+def verify_again() -> Response:
     """Verify quarantined deliveries with the keys there are now; those that are right enter."""
     check_may_act()
+    query = asked(InstancesQuery)
     check_instances(query.instance)
     only = frozenset(query.instance) if query.instance else who().instances
     quarantine = Quarantine(services().database, services().intake)
     again = quarantine.verify_again(only, entered)
-    return json_response(VerifiedAgain(again.looked, again.taken))
+    return response(answer_json(VerifiedAgain(again.looked, again.taken)))
 
 
 def entered(session: Any, refused: Rejection, event: str) -> None:  # noqa: ANN401 - storage's

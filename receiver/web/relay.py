@@ -27,13 +27,13 @@ from receiver.errors import (
     UpstreamNonsense,
 )
 from receiver.notifications import UNSTORABLE, Notification
-from receiver.storage import audit, credentials, failures, queries
+from receiver.storage import audit, credentials, failures, lists, queries
+from receiver.storage.lists import JobLine
 from receiver.storage.merging import NewObservation
-from receiver.storage.models import JobRow
 from receiver.uploads import count_records
 from receiver.upstream import CALLBACK_URL_HEADER, Answer, Call
 from receiver.web import services
-from receiver.web.auth import holder
+from receiver.web.answers import holder
 from receiver.web.submitting import observe, send, submit
 from receiver.web.vendor_shapes import (
     as_listed,
@@ -79,11 +79,10 @@ def _authenticate() -> None:
     given = {part[1].lower(): part[2] for part in parts if part}
     if None in parts or set(given) != {"element", "user"}:
         raise Unauthenticated("Authorization must be: Element <instance>, User <token>")
-    with services().database.read() as session:
-        found = holder(session, given["user"])
-        known = found and found.may_see(given["element"])
-        secrets_ = None
-        if known:
+    found = holder(services(), request.remote_addr or "", given["user"])
+    secrets_ = None
+    if found and found.may_see(given["element"]):
+        with services().database.read() as session:
             secrets_ = credentials.vendor_secrets(session, services().vault, given["element"])
     if found is None or secrets_ is None:
         raise Unauthenticated("no such instance with vendor secrets, or no such token")
@@ -286,9 +285,8 @@ def _prefix() -> str:
     return f"/hubs/{upstream.segment(hub)}" if hub else ""
 
 
-def _stored(job_id: str) -> JobRow | None:
+def _stored(job_id: str) -> JobLine | None:
     if "\0" in job_id:
         raise NotFound("there is no such job")
-    with services().database.read() as session:
-        rows = queries.jobs_called(session, job_id, g.instance, None)
+    rows = lists.jobs_called(services().database.rows, job_id, g.instance, None)
     return rows[0] if rows else None

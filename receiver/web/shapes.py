@@ -1,6 +1,7 @@
 """What the API takes and gives: the structures behind its OpenAPI document."""
 
 import json
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -8,14 +9,15 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from receiver.clock import iso
 from receiver.jobs import Job as MergedJob
-from receiver.jobs import Outcome
+from receiver.jobs import Outcome, Register
 from receiver.notifications import Kind, Source
-from receiver.storage.models import Event as EventRow
-from receiver.storage.models import JobRow
+from receiver.storage.lists import EventLine, JobLine, RejectionLine
 from receiver.storage.models import TimelineEntry as TimelineRow
 
 MAX_LIMIT = 1000
 MAX_WAIT_SECONDS = 60
+MOST_AT_HAND = 1_000  # jobs whose JSON is kept, if their registers
+LARGEST_AT_HAND = 2_000  # are no longer than this: 3 MB in all
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="How many at most")]
 Cursor = Annotated[str, Meta(description="`next` of the page before")]
@@ -221,30 +223,51 @@ class Summary(Struct):
     last_callback_at: Time | None
 
 
-def job(row: JobRow) -> Job:
+_registers = msgspec.json.Decoder(dict[str, Register])
+
+
+def job(row: JobLine) -> Job:
     """Show a job."""
-    merged = MergedJob(json.loads(row.registers))
+    merged = merged_job(row)
     payload = merged.text("callback_payload")
     return Job(
-        id=row.id,
-        instance=row.instance,
-        status=merged.status,
-        outcome=merged.outcome,
-        object=merged.text("object"),
-        direction=merged.text("direction"),
-        file=merged.text("file"),
-        records=Records(merged.submitted, merged.loaded, merged.failed),
-        message=merged.text("message"),
-        learnt_by=merged.learnt_by,
-        submitted_at=iso(merged.submitted_at),
-        created_at=iso(merged.created_at),
-        ended_at=iso(merged.ended_at),
-        updated_at=str(iso(row.updated_at)),
-        files_expire_at=iso(merged.files_expire_at),
-        conflict=merged.conflict,
-        callback_payload=payload and msgspec.Raw(payload.encode()),
-        events=row.events,
+        row.id,
+        row.instance,
+        merged.status,
+        row.outcome,
+        merged.text("object"),
+        merged.text("direction"),
+        merged.text("file"),
+        Records(merged.submitted, merged.loaded, merged.failed),
+        merged.text("message"),
+        row.learnt_by,
+        iso(merged.submitted_at),
+        iso(merged.created_at),
+        iso(merged.ended_at),
+        str(iso(row.updated_at)),
+        iso(row.files_expire_at),
+        merged.conflict,
+        payload and msgspec.Raw(payload.encode()),
+        row.events,
     )
+
+
+def job_json(row: JobLine) -> msgspec.Raw:
+    """Show a job as JSON. What was shown lately is at hand: lists are asked for again and again."""
+    return _shown_before(row) if len(row.registers) <= LARGEST_AT_HAND else _job_json(row)
+
+
+def _job_json(row: JobLine) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(job(row)))
+
+
+# The whole row is the key, so that nothing can be out of date.
+_shown_before = lru_cache(maxsize=MOST_AT_HAND)(_job_json)
+
+
+def merged_job(row: JobLine) -> MergedJob:
+    """Read what the store knows of a job."""
+    return MergedJob(_registers.decode(row.registers))
 
 
 def timeline_entry(row: TimelineRow) -> TimelineEntry:
@@ -262,7 +285,7 @@ def timeline_entry(row: TimelineRow) -> TimelineEntry:
     )
 
 
-def event(row: EventRow) -> Event:
+def event(row: EventLine) -> Event:
     """Show an event."""
     return msgspec.convert(
         {
@@ -275,13 +298,13 @@ def event(row: EventRow) -> Event:
             "deliveries": row.deliveries,
             "key": row.key,
             "size": row.size,
-            "sha256": row.sha256.hex(),
+            "sha256": row.sha256,
         },
         Event,
     )
 
 
-def rejection(row: Any) -> Rejection:  # noqa: ANN401 - a row of queries.rejections
+def rejection(row: RejectionLine) -> Rejection:
     """Show a refused delivery."""
     at = str(iso(row.at))
     return Rejection(str(row.id), at, row.instance, row.reason, row.peer, row.size)

@@ -11,6 +11,7 @@ from flask import Response, request
 from receiver.errors import BadParameter, UpstreamNonsense
 from receiver.jobs import Job as MergedJob
 from receiver.storage import queries
+from receiver.storage.lists import JobLine
 from receiver.storage.models import JobRow
 from receiver.upstream import NEXT_PAGE_HEADER, Answer
 
@@ -21,7 +22,7 @@ LARGEST_PAGE = 2000
 _CONDITION = re.compile(r"\s*(job_status|object_name|job_direction)\s*=\s*'([^'\0]*)'\s*")
 
 
-def as_vendor(row: JobRow) -> dict[str, Any]:
+def as_vendor(row: JobLine) -> dict[str, Any]:
     """Write a job in the shape of the vendor's status, as far as it is known."""
     job = MergedJob(json.loads(row.registers))
     return _known(

@@ -1,9 +1,12 @@
 """What `receiver serve` promises beyond its answers; what receiver/worker.py mends in gunicorn."""
 
 import http.client
+import os
+import signal
 import socket
 import sys
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,29 @@ def test_told_to_stop_it_does_not_wait_for_idle_connections(make_database, run):
         stalled.connection.sock.sendall(b"GET /healthz HT")
         served.process.terminate()
         assert served.process.wait(15) == 0  # graceful_timeout is 25
+
+
+def test_clients_that_were_gone_before_their_answer_leave_no_connection_behind(make_database, run):
+    with run(make_database("sqlite"), SERVE) as served:
+        for sent in [signed(BODY), signed(BODY)[:-9]] * 10:
+            with socket.create_connection(("127.0.0.1", served.port), timeout=DEADLINE) as gone:
+                gone.sendall(sent)
+        with served.client() as client:
+            assert client.call_back(BODY)[0] == 200
+        served.process.terminate()
+        assert served.process.wait(15) == 0
+
+
+def test_workers_whose_master_is_gone_end_though_their_connections_are_busy(make_database, run):
+    with run(make_database("sqlite"), SERVE) as served, served.client() as client:
+        os.kill(served.master, signal.SIGKILL)
+        served.process.wait(DEADLINE)
+        soon = time.monotonic() + 15  # graceful_timeout is 25
+        with suppress(OSError, http.client.HTTPException):
+            while time.monotonic() < soon:
+                assert client.ask("GET", "/healthz")[0] == 200
+                client.connection.auto_open = 0
+        assert time.monotonic() < soon
 
 
 def test_no_more_connections_are_held_than_are_set(make_database, run):

@@ -1,5 +1,6 @@
 """The schema's history, and bringing a database up to date; configured here, without a file."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import structlog
@@ -12,6 +13,7 @@ from sqlalchemy import Connection, text
 
 from receiver.errors import SettingsError, StoreUnavailable
 from receiver.storage.database import Database
+from receiver.storage.driver import unhurried
 
 log = structlog.get_logger()
 
@@ -42,7 +44,7 @@ def _bring_up(database: Database) -> None:
     found = current(database)
     if found == newest():
         return
-    if found is not None and found not in _known():
+    if is_newer(found):
         raise SettingsError("the database's schema is of a newer release than this one")
     if not database.is_sqlite:
         raise SettingsError("the database's schema is old: run `receiver db upgrade`")
@@ -52,9 +54,10 @@ def _bring_up(database: Database) -> None:
 def upgrade(database: Database, revision: str = "head") -> None:
     """Bring the schema up to `revision`; one node at a time, the others wait."""
     database.prepare()
-    with database.write() as session:
+    with database.write() as session, ExitStack() as stack:
         connection = session.connection()
         if connection.dialect.name == "postgresql":
+            stack.enter_context(unhurried(connection))
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
@@ -76,6 +79,11 @@ def current(database: Database) -> str | None:
     """The revision a database is at; None if it was never upgraded."""
     with database.read() as session:
         return MigrationContext.configure(session.connection()).get_current_revision()
+
+
+def is_newer(revision: str | None) -> bool:
+    """Whether a database at this revision was upgraded for a release that came later."""
+    return revision is not None and revision not in _known()
 
 
 def newest() -> str | None:

@@ -139,8 +139,7 @@ def _signed_in() -> sessions.SignedIn | None:
     if not g.session_id:
         return None
     now = services().clock()
-    with services().database.read() as session:
-        found = sessions.signed_in(session, g.session_id, now)
+    found = sessions.signed_in(services().database.rows, g.session_id, now)
     if found is not None and found.stale:
         with suppress(StoreError), services().database.write(TOUCH_PATIENCE) as session:
             sessions.touch(session, g.session_id, now)

@@ -8,7 +8,7 @@ from msgspec import UNSET
 from receiver.errors import BadParameter
 from receiver.notifications import Kind
 from receiver.storage import queries
-from receiver.web.api import cursor_of, position_of
+from receiver.web.answers import cursor_of, position_of
 from receiver.web.dashboard import asking
 from receiver.web.dashboard.pages import blueprint, page
 from receiver.web.dashboard.paging import link

@@ -14,7 +14,7 @@ from receiver.errors import BadParameter
 from receiver.storage import queries
 from receiver.storage.watching import Look, Watch
 from receiver.web import services, shapes
-from receiver.web.api import moment
+from receiver.web.answers import moment
 from receiver.web.auth import check_instances
 
 TIMES = {

@@ -16,7 +16,7 @@ from receiver.jobs import OUTCOMES
 from receiver.storage.queries import DAY_MS
 from receiver.storage.watching import Look, Watch, place
 from receiver.web import services
-from receiver.web.api import cursor_of, position_of
+from receiver.web.answers import cursor_of, position_of
 from receiver.web.dashboard import asking
 from receiver.web.dashboard.filters import SHOWS, TIMES, Filters, asked
 from receiver.web.dashboard.instances import reached

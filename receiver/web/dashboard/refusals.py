@@ -12,7 +12,7 @@ from receiver.storage import refusals as store
 from receiver.storage.models import Rejection
 from receiver.storage.tally import HOUR_MS
 from receiver.web import services
-from receiver.web.api import cursor_of, position_of
+from receiver.web.answers import cursor_of, position_of
 from receiver.web.auth import check_instances, who
 from receiver.web.dashboard import asking
 from receiver.web.dashboard.instances import reached

@@ -1,0 +1,49 @@
+"""psycopg's connection, with an end to its patience.
+
+A server that hangs while its kernel goes on acknowledging (its processes stopped, a pooler or a
+proxy stuck before it) looks alive to TCP, and libpq would wait for it for ever. Those who wait for
+the writer have deadlines of their own, but the connection would stay stuck, and so would a reader.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection, Engine, event
+
+PATIENCE_SECONDS = 7.5  # for one statement; a little longer than the server's own timeout
+
+
+class _Impatient(psycopg.Connection[Any]):
+    """A connection that closes itself when the server does not answer a statement in time."""
+
+    patience: float | None = None
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:  # noqa: ANN401 - psycopg's
+        try:
+            return super().wait(gen, interval, timeout or self.patience)
+        except psycopg.errors._WaitTimeout:  # noqa: SLF001 - psycopg asks callers to convert it
+            self.pgconn.finish()  # what it is in the midst of, nobody knows
+            raise psycopg.OperationalError("the server does not answer") from None
+
+
+def make_impatient(engine: Engine) -> None:
+    """Have an engine's connections to PostgreSQL give up on a server that hangs."""
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, args: Any, options: Any) -> _Impatient:  # noqa: ANN401 - SQLAlchemy's
+        connection = _Impatient.connect(*args, **options)
+        connection.patience = PATIENCE_SECONDS
+        return connection
+
+
+@contextmanager
+def unhurried(connection: Connection) -> Iterator[None]:
+    """Let statements on this connection take as long as they need."""
+    driver: Any = connection.connection.driver_connection
+    patience, driver.patience = driver.patience, None
+    try:
+        yield
+    finally:
+        driver.patience = patience

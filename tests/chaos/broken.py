@@ -1,0 +1,128 @@
+"""Builds that are broken on purpose: a harness that does not catch each of them proves nothing.
+
+Each is a copy of the tree with a few lines changed; a change that does not apply is an error.
+"""
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from processes import PYTHON, ROOT, ChaosError, environment, run
+
+# Answers as soon as the item is queued.
+HASTY = """
+
+from concurrent.futures import Future as _Future
+
+
+class _Hasty(Writer[Item, Result]):
+    def submit(self, item):
+        future = super().submit(item)
+        if not isinstance(item, NewEvent):
+            return future
+        early = _Future()
+        early.set_result(Receipt(item.id, False))
+        return early
+"""
+
+LAST_WRITE = """
+
+def join(one, other):
+    return Job({**one.registers, **other.registers})
+"""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """In the file `path`: every `old` (a pattern) becomes `new`, and `more` is added at the end."""
+
+    path: str
+    old: str
+    new: str
+    more: str = ""
+
+
+@dataclass(frozen=True)
+class Build:
+    """name -- what is wrong with it. caught_by -- what the checker must find, or the fsync trace.
+
+    killed -- whether its workers must be killed while nothing can be committed.
+    """
+
+    name: str
+    edits: tuple[Edit, ...]
+    caught_by: str
+    killed: bool = False
+
+
+TRACE = "the fsync trace"
+
+BUILDS = (
+    Build(
+        "answers before the commit",
+        (Edit("receiver/intake.py", r"= Writer\(", "= _Hasty(", HASTY),),
+        "acknowledged, not stored",
+        killed=True,
+    ),
+    Build(
+        "no unique constraint",
+        (
+            Edit(
+                "receiver/storage/migrations/versions/0001_the_first_tables.py",
+                r'("events_identity", "events", \["instance", "sha256")\]',
+                r'\1, "id"]',
+            ),
+            Edit(
+                "receiver/storage/store.py",
+                r"index_elements=\[_EVENTS\.c\.instance, _EVENTS\.c\.sha256\]",
+                "index_elements=[_EVENTS.c.instance, _EVENTS.c.sha256, _EVENTS.c.id]",
+            ),
+        ),
+        "stored more than once",
+    ),
+    Build(
+        "the last write wins",
+        (Edit("receiver/jobs.py", r"^def join\(", "def _lawful(", LAST_WRITE),),
+        "jobs not as the law says",
+    ),
+    Build(
+        "synchronous=OFF",
+        (Edit("receiver/storage/database.py", "synchronous=FULL", "synchronous=OFF"),),
+        TRACE,
+    ),
+)
+
+
+def make(build: Build, folder: Path) -> Path:
+    """Copy the tree and break the copy. Raises ChaosError if a change does not apply."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for part in ("receiver", "tests"):
+        shutil.copytree(ROOT / part, folder / part, ignore=ignored)
+    for name in ("wsgi.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    for edit in build.edits:
+        path = folder / edit.path
+        text, times = re.subn(edit.old, edit.new, path.read_text(), flags=re.MULTILINE)
+        if times != 1:
+            raise ChaosError(f"{build.name}: {edit.path} has {times} places to break, not one")
+        path.write_text(text + edit.more)
+    return folder
+
+
+def is_traced(tree: Path, folder: Path) -> bool:
+    """Whether each answer of the code in `tree` comes after a sync: the trace's own test says."""
+    words = ["-m", "pytest", "-n0", "-p", "no:cacheprovider", f"--basetemp={folder}"]
+    named = "test_each_acknowledgement_comes_after_a_sync_that_began_after_its_request"
+    argv = [PYTHON, *words, f"tests/e2e/test_must_hold.py::{named}", "--no-header", "--tb=no"]
+    verdict = run(
+        ["sh", "-c", '"$@"; echo "ended $?"', "sh", *argv],
+        env=environment(tree, {"CI": "true"}),
+        cwd=tree,
+        seconds=120,
+    )
+    if "1 passed" in verdict and verdict.endswith("ended 0\n"):
+        return True
+    if "1 failed" in verdict and verdict.endswith("ended 1\n"):
+        return False
+    raise ChaosError(f"the fsync trace: {verdict[-300:]}")

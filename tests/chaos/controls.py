@@ -1,0 +1,95 @@
+"""Whether the harness can see at all: broken builds and a tampered database must be noticed."""
+
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import broken
+from checker import check
+from faults import file_locked
+from processes import PYTHON, ROOT, ChaosError, run, say, tell
+from stage import Layout, Stage
+from storm import Storm
+
+# A little of everything that the checker looks for, done to a database behind everyone's back.
+TAMPER = """
+import sqlite3, sys
+c = sqlite3.connect(sys.argv[1])
+ids = [id_ for id_, in c.execute("SELECT id FROM events WHERE kind = 'bulk_job' ORDER BY id")]
+c.execute("UPDATE bodies SET body = CAST(body || ' ' AS BLOB) WHERE event = ?", ids[:1])
+c.execute("DELETE FROM timeline WHERE event = ?", ids[1:2])
+c.execute("UPDATE events SET deliveries = 1000 WHERE id = ?", ids[2:3])
+c.execute("UPDATE events SET kind = 'other' WHERE id = ?", ids[3:4])
+c.execute("UPDATE events SET sha256 = x'00' WHERE id = ?", ids[4:5])
+c.execute("UPDATE jobs SET registers = '{}' WHERE rowid = 1")
+c.commit()
+"""
+TAMPERED = {
+    "acknowledged, not stored": 1,
+    "stored, never sent": 1,
+    "stored with other bytes": 1,
+    "deliveries miscounted": 2,
+    "of a wrong kind": 1,
+    "merged not once": 2,
+}
+
+
+def run_controls(folder: Path, seed: int) -> dict[str, bool]:
+    """Run each broken build; tell whether it was caught."""
+    say("\nbroken builds")
+    if not shutil.which("strace"):
+        raise ChaosError("strace is not installed")
+    if not broken.is_traced(ROOT, folder / "traced"):
+        raise ChaosError("the fsync trace fails without anything being broken")
+    caught = {"tampered with": _is_tampering_noticed(folder / "tampered", seed)}
+    for number, build in enumerate(broken.BUILDS):
+        tree = broken.make(build, folder / f"broken-{number}")
+        caught[build.name] = _is_caught(build, tree, folder / f"control-{number}", seed)
+    for name, noticed in caught.items():
+        say(f"  {name:<28} {'caught' if noticed else 'NOT CAUGHT'}")
+    return caught
+
+
+def _is_tampering_noticed(folder: Path, seed: int) -> bool:
+    """Change the database behind everyone's back; the checker must count just that."""
+    stage = Stage(Layout("sqlite", folder, seed, 1, 2, 24))
+    try:
+        storm = Storm(stage, 150)
+        stage.sender.send(stage.plan.portion(300))
+        storm.settle()
+        before = check(storm)
+        run([*stage.disk.inside, PYTHON, "-c", TAMPER, str(stage.sqlite)])
+        after = check(storm)
+        changed = {name: after[name] for name in after if name != "jobs not as the law says"}
+        return (
+            not any(before.values())
+            and after["jobs not as the law says"] > 0
+            and changed == {**dict.fromkeys(changed, 0), **TAMPERED}
+        )
+    finally:
+        stage.close()
+
+
+def _is_caught(build: broken.Build, tree: Path, folder: Path, seed: int) -> bool:
+    if build.caught_by == broken.TRACE:
+        return not broken.is_traced(tree, folder)
+    stage = Stage(Layout("sqlite", folder, seed, 1, 2, 24, tree))
+    try:
+        storm = Storm(stage, 150)
+        stage.sender.send(stage.plan.portion(300))
+        if build.killed:
+            _kill_uncommitted(stage)
+        storm.settle()
+        return check(storm)[build.caught_by] > 0
+    finally:
+        stage.close()
+
+
+def _kill_uncommitted(stage: Stage) -> None:
+    """Kill the workers while they can commit nothing; what they answered before is lost."""
+    stage.sender.settle(30)
+    with file_locked(stage):
+        stage.sender.send(stage.plan.portion(50))
+        time.sleep(1)
+        tell(stage.nodes[0].worker_pids, signal.SIGKILL)

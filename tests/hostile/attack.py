@@ -1,0 +1,58 @@
+"""An attack: bytes to send, and what is answered to them in each of three ways."""
+
+from dataclasses import dataclass
+
+from nodes import KEY
+from proxies import OUTSIDE
+
+from receiver.signatures import HEADER, sign
+
+HOST = f"Host: {OUTSIDE}\r\n".encode()
+BODY = b'{"id":"hostile","status":"RUNNING"}'
+SIGNED = f"{HEADER}: {sign(BODY, KEY)}\r\n".encode()
+LENGTH = b"Content-Length: %d\r\n" % len(BODY)
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+IN_CHUNKS = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+POST = b"POST /callbacks/default HTTP/1.1\r\n" + HOST
+# What an attacker would have the receiver see as a request of its own, and the request after it.
+SMUGGLED = b"GET /metrics HTTP/1.1\r\n" + HOST + b"\r\n"
+NEXT = b"GET /callbacks/next HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
+CLOSE = b"Connection: close\r\n"
+WAYS = ("direct", "nginx", "haproxy")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Bytes, sent over a connection of their own.
+
+    answers -- all statuses until the connection is closed, directly | by nginx | by HAProxy, or
+    once where all agree; `-` is a closed connection. Interim answers count.
+    half_close -- the sender says after the bytes that no more will come.
+    head -- they ask with HEAD.
+    """
+
+    name: str
+    answers: str
+    sent: bytes
+    half_close: bool = False
+    head: bool = False
+
+    def expected(self, way: str) -> str:
+        """The answers in one of WAYS."""
+        told = self.answers.split(" | ")
+        return told[WAYS.index(way) if len(told) > 1 else 0]
+
+
+def post(*lines: bytes, body: bytes = BODY, then: bytes = NEXT) -> bytes:
+    """A signed callback with these header lines, and a request after it."""
+    return POST + SIGNED + b"".join(lines) + b"\r\n" + body + then
+
+
+def line(target: bytes, method: bytes = b"GET", version: bytes = b"HTTP/1.1") -> bytes:
+    """A request that asks for a target and for the end of the connection."""
+    return b"%b %b %b\r\n" % (method, target, version) + HOST + CLOSE + b"\r\n"
+
+
+def headed(*lines: bytes) -> bytes:
+    """A signed callback with these header lines, alone."""
+    return post(*lines, LENGTH, CLOSE, then=b"")

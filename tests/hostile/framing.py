@@ -1,0 +1,34 @@
+"""Bytes that are hardly HTTP, or stop too early."""
+
+from attack import BODY, LENGTH, POST, SIGNED, Case, line, post
+
+CASES = [
+    Case("a body cut off", "400 | - | -", post(LENGTH, body=BODY[:7], then=b""), half_close=True),
+    Case("no body at all", "400 | - | -", post(LENGTH, body=b"", then=b""), half_close=True),
+    Case("a head cut off", "- | - | 400", POST + SIGNED + LENGTH, half_close=True),
+    Case("half a request line", "- | - | 400", b"POST /callb", half_close=True),
+    Case("nothing", "- | - | 400", b"", half_close=True),
+    Case("empty lines first", "400 | 200 405 | 200 405", b"\r\n\r\n" + post(LENGTH)),
+    Case("HTTP/0.9", "400 | - | 400", b"GET /callbacks/default\r\n", half_close=True),
+    Case("HTTP/1.0 without a host", "405 | - | -", b"GET /callbacks/default HTTP/1.0\r\n\r\n"),
+    Case("HTTP/1.2", "400 | 405 | 405", line(b"/callbacks/default", version=b"HTTP/1.2")),
+    Case("HTTP/2.0 as text", "400 | 505 | 405", line(b"/callbacks/default", version=b"HTTP/2.0")),
+    Case("HTTP/9.9", "400 | 505 | 405", line(b"/callbacks/default", version=b"HTTP/9.9")),
+    Case("http/1.1 in small letters", "400", line(b"/callbacks/default", version=b"http/1.1")),
+    Case("HTTP/1.10", "400 | 405 | 400", line(b"/callbacks/default", version=b"HTTP/1.10")),
+    Case("another protocol's name", "400", line(b"/callbacks/default", version=b"ICAP/1.0")),
+    Case(
+        "HTTP/2's preface",
+        "400",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",
+        half_close=True,
+    ),
+    Case(
+        "a TLS greeting",
+        "- | 400 | 400",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"a" * 64,
+        half_close=True,
+    ),
+    Case("bytes that are nothing", "400", bytes(range(256)) * 4, half_close=True),
+    Case("a PROXY line", "400", b"PROXY TCP4 6.6.6.6 127.0.0.1 1 80\r\n" + post(LENGTH)),
+]

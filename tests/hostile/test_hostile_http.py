@@ -1,0 +1,155 @@
+"""Hostile HTTP, directly and through each proxy: every answer is a decided one."""
+
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+
+import chunks
+import fields
+import floods
+import framing
+import pytest
+import smuggling
+import targets
+from attack import BODY, CHUNKED, CLOSE, HOST, LENGTH, POST, SIGNED, WAYS, Case
+from nodes import DEADLINE
+from proxies import running_proxy
+from senders import direct, post
+from sites import Site
+from wire import exchange, statuses
+
+CASES = [
+    case for room in (smuggling, chunks, framing, floods, fields, targets) for case in room.CASES
+]
+
+
+def port_of(way: str, sites: dict[str, Site]) -> int:
+    """Where a way begins. The proxies' plain port: TLS would hide half-closed connections."""
+    return sites["nginx"].nodes[0].port if way == "direct" else sites[way].proxy.plain
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
+def test_each_attack_is_answered_as_decided(sites, case: Case):
+    for way in WAYS:
+        answer = exchange(port_of(way, sites), case.sent, half_close=case.half_close)
+        got = statuses(answer, head=case.head) or "-"
+        assert (way, got) == (way, case.expected(way)), answer[:500]
+        assert way == "direct" or b"# HELP" not in answer  # the metrics
+
+
+def test_the_corpus_is_large_and_no_answer_tells_of_a_fault():
+    assert len(CASES) == len({case.name for case in CASES}) >= 45
+    for case in CASES:
+        assert len(case.answers.split(" | ")) in (1, 3), case.name
+        assert not {"500", "502", "503", "504", "?"} & set(case.answers.split()), case.name
+
+
+BROKEN = [
+    case
+    for case in [*framing.CASES, *chunks.CASES]
+    if case.name in ("a body cut off", "chunks without the last", "a chunk shorter than its size")
+]
+
+
+@pytest.mark.parametrize("case", BROKEN, ids=lambda case: case.name.replace(" ", "-"))
+def test_a_body_that_breaks_off_is_counted_and_proxies_keep_it_to_themselves(sites, case):
+    node = sites["nginx"].nodes[0]
+
+    def counted() -> float:
+        with closing(direct(node.port)) as client:
+            client.request("GET", "/metrics")
+            told = client.getresponse().read().decode()
+        return sum(map(float, re.findall('reason="truncated".* ([0-9.]+)$', told, re.MULTILINE)))
+
+    before = counted()
+    for way in ("nginx", "haproxy"):
+        exchange(port_of(way, sites), case.sent, half_close=True)
+    assert counted() == before
+    exchange(node.port, case.sent, half_close=True)
+    assert counted() == before + 1
+
+
+# --- clients that stall
+
+STALLED = (
+    b"POST /callb",
+    POST + SIGNED,
+    POST + SIGNED + LENGTH + b"\r\n" + BODY[:7],
+    POST + SIGNED + b"Content-Length: 900000\r\n\r\n" + b"a" * 100_000,
+    POST + SIGNED + CHUNKED + b"\r\n5\r\nab",
+)
+PROBE = b"GET /callbacks/probe HTTP/1.1\r\n" + HOST + CLOSE + b"\r\n"
+
+
+@contextmanager
+def stalling(port: int, count: int) -> Iterator[list[socket.socket]]:
+    """Connections that have sent half of something, and send no more."""
+    with ExitStack() as stack:
+        wires = []
+        for number in range(count):
+            wire = socket.create_connection(("127.0.0.1", port), DEADLINE)
+            wires.append(stack.enter_context(wire))
+            wire.sendall(STALLED[number % len(STALLED)])
+        yield wires
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_200_stalled_clients_hold_up_nobody(sites, way):
+    port = port_of(way, sites)
+    with stalling(port, 200) as wires:
+        took = []
+        for _ in range(10):
+            began = time.monotonic()
+            assert statuses(exchange(port, PROBE)) == "405"
+            took.append(time.monotonic() - began)
+        assert max(took) < 1  # the promise is a time; some milliseconds are usual
+        with closing(direct(port)) as client:
+            client.host = "hooks.example.com"
+            assert post(client, b"while others stall") == 200
+        assert len(wires) == 200
+
+
+HASTY = {
+    "nginx": [
+        ("client_header_timeout 10s", "client_header_timeout 1s"),
+        ("client_body_timeout 10s", "client_body_timeout 1s"),
+    ],
+    "haproxy": [("timeout http-request 10s", "timeout http-request 1s")],
+}
+SLOW = {  # sent at once, and again and again
+    "a head that never ends": (POST + SIGNED, b"X-A: b\r\n"),
+    "a stalled head": (POST + SIGNED, b""),
+    "a stalled body": (POST + SIGNED + LENGTH + b"\r\n" + BODY[:7], b""),
+}
+
+
+@pytest.mark.parametrize(("way", "answers"), [("nginx", ""), ("haproxy", "408")])
+def test_slow_clients_are_cut_off_by_the_proxy(sites, tmp_path: Path, way, answers):
+    ports = [node.port for node in sites[way].nodes]
+    with running_proxy(way, tmp_path / "hasty", ports, HASTY[way]) as proxy:
+        assert {name: statuses(drip(proxy.plain, *sent)) for name, sent in SLOW.items()} == (
+            dict.fromkeys(SLOW, answers)
+        )
+
+
+def drip(port: int, first: bytes, again: bytes) -> bytes:
+    """Send something, and then a little more now and then; give what comes back until the end."""
+    answer = b""
+    with socket.create_connection(("127.0.0.1", port), 0.2) as wire:
+        wire.sendall(first)
+        for _ in range(DEADLINE * 5):
+            try:
+                piece = wire.recv(65_536)
+            except TimeoutError:
+                with suppress(OSError):
+                    wire.sendall(again)
+            except ConnectionError:
+                return answer
+            else:
+                if not piece:
+                    return answer
+                answer += piece
+    return pytest.fail("never cut off")

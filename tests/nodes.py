@@ -1,0 +1,176 @@
+"""Receivers as nodes of a group: `receiver serve` on ports that outlive a kill."""
+
+import http.client
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from receiver.signatures import SignatureKey
+from receiver.storage.database import Database
+
+DEADLINE = 60  # seconds; only what is broken needs them
+KEY = SignatureKey("environment", b"a signature key that no log may show")
+SERVE = (sys.executable, "-m", "receiver", "serve")
+_OURS = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_", "GUNICORN_", "PROMETHEUS_")
+# Below what the system gives to outgoing connections; each worker of pytest has ports of its own.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = itertools.count(14_000 + 500 * (_WORKER % 32) + os.getpid() % 250)
+
+
+def eventually(condition: Callable[[], Any], what: str) -> Any:
+    """Look again and again; give the first true answer, or fail at the deadline."""
+    pause = threading.Event()
+    for _ in range(DEADLINE * 20):
+        if answer := condition():
+            return answer
+        pause.wait(0.05)
+    return pytest.fail(f"{what} never came to be")
+
+
+def free_port() -> int:
+    """A port that nobody listens on, and that no outgoing connection will take."""
+    for port in _PORTS:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError
+
+
+def own_environment(**settings: str) -> dict[str, str]:
+    """This process's environment with these settings of the receiver and no others."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    return {**inherited, **settings}
+
+
+def stored(database_url: str) -> list[bytes]:
+    """The bodies in a database, read past the receiver."""
+    database = Database(database_url)
+    with database.read() as session:
+        bodies = [bytes(body) for (body,) in session.execute(text("SELECT body FROM bodies"))]
+    database.close()
+    return bodies
+
+
+@dataclass
+class Node:
+    """A receiver of one worker, which can be killed and started again."""
+
+    database_url: str
+    folder: Path
+    settings: dict[str, str] = field(default_factory=dict)
+    command: Sequence[str] = SERVE
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"node-{self.port}.log"
+
+    def start(self) -> None:
+        """Start it; it is not ready yet."""
+        variables = own_environment(
+            RECEIVER_DATABASE_URL=self.database_url,
+            EVENT_NOTIFICATION_SIGNATURE_KEY=KEY.secret.decode(),
+            RECEIVER_TRUSTED_PROXIES="1",
+            HOME=str(self.folder),
+            **self.settings,
+        )
+        where = ("--bind", f"127.0.0.1:{self.port}", "--workers", "1")
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.command, *where],
+                stdout=log,
+                stderr=log,
+                env=variables,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+
+    def wait(self) -> None:
+        """Wait until it is ready."""
+        eventually(self.is_ready, f"readiness on port {self.port}")
+
+    def is_ready(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            pytest.fail(f"the node ended: {self.log.read_text(errors='replace')[-2000:]}")
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
+        try:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def kill(self) -> None:
+        """End master and workers as a power cut would."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(DEADLINE)
+
+    def freeze(self) -> None:
+        """Stop master and workers in their tracks; connections stay open."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen node go on."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGCONT)
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.terminate()
+
+    def terminate(self) -> None:
+        """Ask it to stop, and wait until it has."""
+        self.ask_to_stop()
+        assert self.process is not None
+        self.process.wait(DEADLINE)
+
+    def faults(self) -> list[str]:
+        """Lines in its log that tell of a fault."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return [line for line in lines if "Traceback" in line or KEY.secret.decode() in line]
+
+
+@contextmanager
+def running_nodes(
+    database_url: str, folder: Path, count: int = 2, **settings: str
+) -> Iterator[list[Node]]:
+    """Nodes on one database, all ready; none stays behind."""
+    nodes = [Node(database_url, folder, settings) for _ in range(count)]
+    try:
+        for node in nodes:
+            node.start()
+        for node in nodes:
+            node.wait()
+        yield nodes
+        for node in nodes:
+            node.ask_to_stop()
+        for node in nodes:
+            node.terminate()
+    finally:
+        for node in nodes:
+            if node.process is not None and node.process.poll() is None:
+                node.kill()
+    assert [fault for node in nodes for fault in node.faults()] == []

@@ -1,0 +1,24 @@
+"""Keys of an instance: few at once, since each refused delivery costs an HMAC for each."""
+
+import pytest
+
+from receiver.errors import CredentialError
+from receiver.storage import credentials
+from receiver.storage.vault import Vault
+
+
+def test_a_fourth_active_key_is_refused_until_one_is_retired(any_receiver):
+    database = any_receiver.services.database
+    vault = Vault(["Zm9yIHRlc3RzIG9ubHksIHRoaXJ0eS10d28gYnl0ZXM="])
+
+    def add(number: int) -> str:
+        with database.write() as session:
+            secret = f"the signature key number {number}".encode()
+            return credentials.add_key(session, vault, "default", secret, number)
+
+    ids = [add(number) for number in range(3)]
+    with pytest.raises(CredentialError, match="3 keys already"):
+        add(3)
+    with database.write() as session:
+        credentials.retire_key(session, ids[0], "default", 4)
+    assert add(3)
