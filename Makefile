@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint bench chaos chaos-controls mutants lock clean
+.PHONY: demo test lint bench screenshots chaos chaos-controls mutants lock clean
 .DELETE_ON_ERROR:
 
 demo: .venv/runtime
@@ -26,6 +26,10 @@ lint: .venv/dev
 # Needs Debian's wrk; what else is missing is named in the table. See tests/bench/run.py.
 bench: .venv/dev
 	$(BIN)/python tests/bench/run.py $(ARGS)
+
+# Needs Debian's chromium; pngquant makes the files small. See tests/dashboard/screenshots.py.
+screenshots: .venv/dev
+	$(BIN)/python tests/dashboard/screenshots.py
 
 # Needs Debian's nginx-light and strace; what else is missing is named. See tests/chaos/run.py.
 chaos: .venv/dev

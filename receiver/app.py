@@ -26,9 +26,10 @@ from receiver.storage.credentials import KeyRing
 from receiver.storage.database import Database
 from receiver.storage.vault import Vault
 from receiver.upstream import Upstream
-from receiver.web import Services, callbacks, events, jobs, ops, problems, relay
+from receiver.web import Services, callbacks, events, jobs, ops, problems, refusals, relay
 from receiver.web.api import blueprint as api
 from receiver.web.api import open_blueprint
+from receiver.web.dashboard import blueprint as dashboard
 from receiver.web.limits import Limits
 from receiver.web.waiting import Waiters
 
@@ -93,7 +94,7 @@ def _flask(services: Services) -> Flask:
     app.url_map.merge_slashes = False
     app.url_map.converters["anything"] = callbacks.AnythingConverter
     app.extensions["receiver"] = services
-    for room in (callbacks.blueprint, api, open_blueprint, ops.blueprint):
+    for room in (callbacks.blueprint, api, open_blueprint, ops.blueprint, dashboard):
         app.register_blueprint(room)
     app.register_blueprint(relay.blueprint, url_prefix=relay.BASE)
     app.register_blueprint(relay.blueprint, url_prefix=f"{relay.BASE}/hubs/<hub>", name="hub")
@@ -111,4 +112,4 @@ def _close(background: Background, intake: Intake, database: Database) -> None:
         database.close()
 
 
-__all__ = ["create_app", "events", "jobs"]
+__all__ = ["create_app", "events", "jobs", "refusals"]

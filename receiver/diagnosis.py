@@ -20,11 +20,12 @@ def diagnose(body: bytes, header: str | None, secret: bytes) -> tuple[bool, str]
     except CredentialError as error:
         return False, str(error)
     except SignatureError as refusal:
-        return False, _explain(body, header or "", secret) or str(refusal)
+        return False, likely_cause(body, header or "", secret) or str(refusal)
     return True, RIGHT
 
 
-def _explain(body: bytes, header: str, secret: bytes) -> str | None:
+def likely_cause(body: bytes, header: str, secret: bytes) -> str | None:
+    """Tell what most likely went wrong with a signature that is not right; None: no idea."""
     if header != header.strip() and _signs(body, header.strip(), secret):
         return "right key and body, but there are blanks or line ends around the signature"
     header = header.strip()

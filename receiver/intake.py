@@ -86,18 +86,7 @@ class Intake:
         Raises SignatureError if it is not proven to be the vendor's, TooManyRefusals if its address
         failed at that too often, StoreUnavailable if it could not be committed in time.
         """
-        steps = self.steps(delivery)
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    result = step() if callable(step) else self._committed(step)
-                except ReceiverError as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(result)
-        except StopIteration as end:
-            return cast("Receipt", end.value)
+        return self._walk(self.steps(delivery))
 
     def steps(self, delivery: Delivery) -> Steps[Receipt]:
         """Do as `receive`, but leave the waiting to who takes the steps: thread or event loop."""
@@ -118,6 +107,13 @@ class Intake:
                     log.warning("stale replay", instance=delivery.instance, kept_as=receipt.event)
                 return cast("Receipt", receipt)
 
+    def receive_again(self, delivery: Delivery) -> Receipt | None:
+        """Take a delivery that was refused if its signature is right by now; else give None.
+
+        Nothing is counted: it was, when it came. Raises StoreUnavailable.
+        """
+        return self._walk(self._steps_again(delivery))
+
     def count_refusal(self, peer: str, reason: str) -> None:
         """Count a delivery that could not be read as it was sent; who sent it does not wait."""
         metrics.REFUSALS.labels(reason).inc()
@@ -133,6 +129,30 @@ class Intake:
         Raises StoreUnavailable.
         """
         self._committed(observation)
+
+    def _walk(self, steps: Steps[T]) -> T:
+        """Take steps in this thread, and wait for each."""
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    result = step() if callable(step) else self._committed(step)
+                except ReceiverError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(result)
+        except StopIteration as end:
+            return cast("T", end.value)
+
+    def _steps_again(self, delivery: Delivery) -> Steps[Receipt | None]:
+        while True:
+            try:
+                event = yield from self._verified(delivery)
+                return cast("Receipt", (yield event))
+            except KeysChanged:
+                yield self._ring.refresh
+            except SignatureError:
+                return None
 
     def _verified(self, delivery: Delivery) -> Steps[NewEvent]:
         if not self._ring.known:

@@ -81,7 +81,7 @@ def there(database: Database) -> Counter:
             found[job.outcome, 0, job.instance] += 1
             found["lost_callbacks", 0, job.instance] += job.callback_lost
             if job.files_expire_at is not None:
-                found["expiring", job.files_expire_at // HOUR, job.instance] += 1
+                found[job.outcome, job.files_expire_at // HOUR, job.instance] += 1
     return +found
 
 
@@ -178,11 +178,12 @@ def test_what_an_older_release_changed_is_put_right_by_a_recount(database):
 
 def test_hours_that_are_over_are_forgotten_by_a_recount_and_harm_nothing(database):
     write(database, new_event(body("1", completionTime=NOW - FILES_KEPT_MS - HOUR)))
-    counters.recount(database, NOW)
-    assert not [place for place in counted(database) if place[0] == "expiring"]
+    later = NOW + counters.KEPT_HOURS * HOUR
+    counters.recount(database, later)
+    assert not [place for place in counted(database) if place[1]]
     write(database, new_event(body("1", completionTime=NOW)))
-    assert counted(database)["expiring", (NOW + FILES_KEPT_MS) // HOUR, "default"] == 1
-    assert counters.recount(database, NOW) == 0
+    assert counted(database)["succeeded", (NOW + FILES_KEPT_MS) // HOUR, "default"] == 1
+    assert counters.recount(database, later) == 0
     with database.read() as session:
         summary = queries.summary(session, None, NOW + FILES_KEPT_MS - HOUR, 1)
     assert summary["expiring_24h"] == 1

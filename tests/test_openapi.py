@@ -51,6 +51,8 @@ def made() -> Flask:
 def aim(document: dict) -> None:
     """Name ids that the database holds; leave out what takes time or what only we can make up."""
     for path, operations in document["paths"].items():
+        if "get" not in operations:
+            continue
         kept = operations["get"].get("parameters", [])
         kept = [parameter for parameter in kept if parameter["name"] not in {"wait", "cursor"}]
         for parameter in kept:

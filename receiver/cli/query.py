@@ -104,10 +104,24 @@ def events(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
 @click.option("--reason", multiple=True)
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--cursor", help="`next` of the page before.")
+@click.option(
+    "--verify-again", is_flag=True, help="Have them verified with the keys there are now."
+)
 @as_json
 @asks_a_receiver
-def rejections(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
-    """List deliveries that were refused for their signature, newest first."""
+def rejections(remote: Remote, json_: bool, verify_again: bool, **filters: Any) -> None:  # noqa: ANN401
+    """List deliveries that were refused for their signature, newest first.
+
+    With --verify-again, those whose signature is right by now enter as events; the others stay.
+    """
+    if verify_again:
+        if filters["reason"] or filters["cursor"]:
+            raise click.UsageError("--verify-again goes with --instance alone")
+        done = checked(
+            remote.post("/rejections/verify-again", instance=filters["instance"]), "verified"
+        )
+        show(done, f"{done['verified']} of {done['looked']} are verified and entered", json_)
+        return
     page = remote.page("/rejections", "rejections", **filters)
     columns = ("id", "at", "instance", "reason", "peer", "size")
     _show_page(page, table(page["rejections"], columns), json_)

@@ -13,8 +13,9 @@ from receiver.storage.database import Database
 from receiver.storage.models import CounterRow, JobRow
 from receiver.storage.rows import Changes
 from receiver.storage.statements import statements
-from receiver.storage.tally import EXPIRING, HOUR_MS, LAST_CALLBACK, LOST
+from receiver.storage.tally import HOUR_MS, LAST_CALLBACK, LOST
 
+KEPT_HOURS = 31 * 24  # after the files expired; the picture of outcomes goes back so far
 _RECOUNTS = "recounts"  # how often it was put right: whoever moves it on does it
 
 
@@ -46,7 +47,7 @@ def expiring(
     first, last = -(-(after + 1) // HOUR_MS), before // HOUR_MS  # whole hours, the last exclusive
     whole = session.scalar(
         select(func.sum(CounterRow.n)).where(
-            CounterRow.measure == EXPIRING,
+            CounterRow.measure.in_(OUTCOMES),
             CounterRow.bucket >= first,
             CounterRow.bucket < last,
             *counters,
@@ -68,7 +69,7 @@ def recount(database: Database, now: int) -> int:
 
     What is wrong stays as wrong while others go on counting, so it may be added later.
     """
-    hour = now // HOUR_MS
+    hour = now // HOUR_MS - KEPT_HOURS
     with database.read() as session:
         seen = session.scalar(_SEEN)
         if not database.is_sqlite:
@@ -89,7 +90,8 @@ def recount(database: Database, now: int) -> int:
 def _before(hour: int) -> Delete:
     """Delete the counts of hours that are over: nobody asks for them any more."""
     place = CounterRow.measure, CounterRow.bucket, CounterRow.instance, CounterRow.slot
-    over = select(*place).where(CounterRow.measure == EXPIRING, CounterRow.bucket < hour)
+    hours = CounterRow.bucket > 0, CounterRow.bucket < hour
+    over = select(*place).where(CounterRow.measure.in_(OUTCOMES), *hours)
     return delete(CounterRow).where(tuple_(*place).in_(over.with_for_update(skip_locked=True)))
 
 
@@ -103,8 +105,8 @@ FROM (
     UNION ALL
     SELECT 'lost_callbacks', 0, instance, count(*) FROM jobs WHERE callback_lost GROUP BY instance
     UNION ALL
-    SELECT 'expiring', files_expire_at / 3600000, instance, count(*) FROM jobs
-    WHERE files_expire_at >= :since GROUP BY files_expire_at / 3600000, instance
+    SELECT outcome, files_expire_at / 3600000, instance, count(*) FROM jobs
+    WHERE files_expire_at >= :since GROUP BY outcome, files_expire_at / 3600000, instance
     UNION ALL
     SELECT measure, bucket, instance, -n FROM counters
     WHERE measure NOT IN ('last_callback_at', 'recounts') AND (bucket = 0 OR bucket >= :hour)

@@ -157,6 +157,15 @@ def instances(session: Session) -> list[dict[str, object]]:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenedKey:
+    """A key as it is needed to explain a refusal."""
+
+    instance: str
+    key: SignatureKey
+    retired_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class VendorSecrets:
     """What an instance is asked about at the vendor with, as values of the header Authorization.
 
@@ -263,6 +272,18 @@ def keys(session: Session, instance: str | None = None) -> list[dict[str, object
         }
         for row in session.scalars(statement)
     ]
+
+
+def opened_keys(session: Session, vault: Vault) -> list[OpenedKey]:
+    """Every key in the database that can be opened, newest first, retired ones too."""
+    found = []
+    for row in session.scalars(select(StoredKey).order_by(StoredKey.created_at.desc())):
+        try:
+            key = SignatureKey(row.id, vault.open((row.instance, row.id), row.sealed))
+        except CredentialError:
+            continue
+        found.append(OpenedKey(row.instance, key, row.retired_at))
+    return found
 
 
 def affected(session: Session, statement: Delete | Update) -> int:

@@ -16,9 +16,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 # SQLite numbers rows by itself only in an INTEGER primary key.
 RowNumber = BigInteger().with_variant(Integer, "sqlite")
 
-# What two indexes are limited to. In full where they are to serve: a parameter would hide it.
+# What some indexes are limited to. In full where they are to serve: a parameter would hide it.
 UNDER_WAY = "outcome IN ('pending', 'unknown')"
 UNREADABLE = "kind = 'unreadable'"
+CALLBACK_LOST = "callback_lost"
 
 
 def _where(name: str, condition: str, *columns: str) -> Index:
@@ -84,6 +85,21 @@ class Token(Base):
     created_at: Mapped[int]
     expires_at: Mapped[int | None]
     revoked_at: Mapped[int | None]
+
+
+class SignIn(Base):
+    """Someone signed in at the dashboard: the SHA-256 of the session's id, and with which token.
+
+    notice -- what the next page tells them, once.
+    """
+
+    __tablename__ = "sessions"
+    sha256: Mapped[bytes] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(String(32))
+    created_at: Mapped[int]
+    last_seen_at: Mapped[int]
+    expires_at: Mapped[int]
+    notice: Mapped[str | None]
 
 
 class Event(Base):
@@ -164,6 +180,7 @@ class JobRow(Base):
         _where_known("jobs_by_direction", "direction", "updated_at", "id", "instance"),
         Index("jobs_by_expiry", "files_expire_at"),
         _where("jobs_under_way", UNDER_WAY, "outcome", "first_seen_at", "instance", "object"),
+        _where("jobs_lost", CALLBACK_LOST, "updated_at", "id", "instance"),
         Index("jobs_by_age", "instance", "first_seen_at", "id"),
     )
 

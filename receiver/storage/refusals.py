@@ -62,6 +62,31 @@ def keep_refusals(
     return _count_addresses(session, [refusal.peer for refusal in refusals], now)
 
 
+def quarantined(
+    session: Session, only: frozenset[str] | None, limit: int, after: int = 0
+) -> Sequence[Rejection]:
+    """Give deliveries that may be verified again, oldest first, with ids above `after`.
+
+    only -- the instances, or None for all.
+    """
+    whole = select(Rejection).where(
+        Rejection.id > after, Rejection.body.is_not(None), Rejection.signature.is_not(None)
+    )
+    mine = whole if only is None else whole.where(Rejection.instance.in_(sorted(only)))
+    return session.scalars(mine.order_by(Rejection.id).limit(limit)).all()
+
+
+def rejection(session: Session, id_: int, only: frozenset[str] | None) -> Rejection | None:
+    """Give a quarantined delivery, if it is of one of those instances."""
+    found = session.get(Rejection, id_)
+    return found if found and (only is None or found.instance in only) else None
+
+
+def forget_rejection(session: Session, id_: int) -> None:
+    """Take a delivery out of the quarantine: it is an event by now."""
+    session.execute(delete(Rejection).where(Rejection.id == id_))
+
+
 def _count_refusals(session: Session, refusals: Sequence[NewRefusal], now: int) -> None:
     tally: dict[tuple[str, str], int] = {}
     for refusal in refusals:

@@ -1,7 +1,8 @@
 """What a batch changes of the counters that the summary is made from.
 
-A job is counted under its outcome, under `lost_callbacks` if its callback never came, and under the
-hour in which its files expire. `last_callback_at` is a time, of which the latest is kept.
+A job is counted under its outcome, under `lost_callbacks` if its callback never came, and under its
+outcome once more in the hour in which its files expire. `last_callback_at` is a time, of which the
+latest is kept.
 """
 
 from collections import defaultdict
@@ -12,7 +13,6 @@ from receiver.storage.rows import Count, JobValues, StoredJob
 HOUR_MS = 3_600_000
 
 LOST = "lost_callbacks"
-EXPIRING = "expiring"
 LAST_CALLBACK = "last_callback_at"
 
 Tally: TypeAlias = defaultdict[tuple[str, int, str], int]  # by (measure, bucket, instance)
@@ -24,7 +24,7 @@ def count_job(tally: Tally, row: JobValues | StoredJob, by: int) -> None:
     if row.callback_lost:
         tally[LOST, 0, row.instance] += by
     if row.files_expire_at is not None:
-        tally[EXPIRING, row.files_expire_at // HOUR_MS, row.instance] += by
+        tally[row.outcome, row.files_expire_at // HOUR_MS, row.instance] += by
 
 
 def counts(tally: Tally) -> list[Count]:

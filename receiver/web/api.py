@@ -78,9 +78,10 @@ def document() -> Response:
         raise BadParameter("unknown parameter " + ", ".join(sorted(request.args)))
     described = copy.deepcopy(spec.spec)
     for operations in described["paths"].values():
-        for status, answer in operations["get"]["responses"].items():
-            if status >= "400":
-                answer["content"] = {problems.MEDIA_TYPE: answer["content"]["application/json"]}
+        for operation in operations.values():
+            for status, answer in operation["responses"].items():
+                if status >= "400":
+                    answer["content"] = {problems.MEDIA_TYPE: answer["content"]["application/json"]}
     body = described["paths"]["/api/v1/events/{id}/body"]["get"]["responses"]["200"]
     body["content"] = {
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}

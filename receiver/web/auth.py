@@ -5,6 +5,7 @@ from typing import cast
 
 from flask import g, request
 
+from receiver.errors import Forbidden
 from receiver.storage.tokens import Bearer
 from receiver.web import answers, services
 from receiver.web.answers import Question
@@ -34,3 +35,9 @@ def who() -> Bearer:
 def check_instances(named: Sequence[str]) -> None:
     """Refuse instances that were asked for by name and that the token does not reach."""
     answers.check_reach(who(), named)
+
+
+def check_may_act() -> None:
+    """Refuse a token that may only look. Raises Forbidden."""
+    if who().scope != "operate":
+        raise Forbidden("this needs a token of the scope operate")

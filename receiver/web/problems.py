@@ -94,6 +94,13 @@ def register(app: Flask) -> None:
     app.register_error_handler(Exception, _ours)
 
 
+def problem_of(error: ReceiverError) -> Problem:
+    """Tell an error of ours as it is answered."""
+    row = next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
+    status = error.status if isinstance(error, UpstreamError) else row.status
+    return Problem(row.title, status, row.code, row.detail or str(error))
+
+
 def answer_to(error: Exception, path: str) -> Answer:
     """What is answered to an error of ours, or to one that nobody foresaw, met at a path."""
     if not isinstance(error, ReceiverError):
@@ -101,13 +108,11 @@ def answer_to(error: Exception, path: str) -> Answer:
         log.error("unforeseen error", error=type(error).__name__, path=path)
         fault = Problem("Internal error", 500, "internal", "This is a fault of the receiver.")
         return _answer(fault, path)
-    row = next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
-    status = error.status if isinstance(error, UpstreamError) else row.status
-    problem = Problem(row.title, status, row.code, row.detail or str(error))
+    problem = problem_of(error)
     headers = {}
     if isinstance(error, (TooManyRefusals, TooManyRequests)):
         headers["Retry-After"] = str(error.retry_after)
-    elif row.status == 503:  # noqa: PLR2004
+    elif isinstance(error, (StoreError, CredentialError)):
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     elif isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"

@@ -16,8 +16,8 @@ SELECT 'lost_callbacks', 0, instance, 0, count(*) FROM jobs
 WHERE callback_lost GROUP BY instance""",
     """
 INSERT INTO counters (measure, bucket, instance, slot, n)
-SELECT 'expiring', files_expire_at / 3600000, instance, 0, count(*) FROM jobs
-WHERE files_expire_at IS NOT NULL GROUP BY files_expire_at / 3600000, instance""",
+SELECT outcome, files_expire_at / 3600000, instance, 0, count(*) FROM jobs
+WHERE files_expire_at IS NOT NULL GROUP BY outcome, files_expire_at / 3600000, instance""",
     """
 INSERT INTO counters (measure, bucket, instance, slot, n)
 SELECT 'last_callback_at', 0, instance, 0, max(last_received_at) FROM events GROUP BY instance""",

@@ -1,0 +1,36 @@
+"""/events: verified callbacks, those that are no jobs too."""
+
+from typing import get_args
+
+from flask import Response, request
+from msgspec import UNSET
+
+from receiver.errors import BadParameter
+from receiver.notifications import Kind
+from receiver.storage import queries
+from receiver.web.answers import cursor_of, position_of
+from receiver.web.dashboard import asking
+from receiver.web.dashboard.pages import blueprint, page
+from receiver.web.dashboard.paging import link
+
+A_PAGE = 50
+
+
+@blueprint.get("/events")
+def events() -> Response:
+    """List verified callbacks, newest first."""
+    kind = request.args.get("kind") or None
+    if kind not in (None, *get_args(Kind)):
+        raise BadParameter(f"a kind is one of {', '.join(get_args(Kind))}")
+    wanted = queries.EventFilter(kinds=[kind] if kind else [])
+    after = position_of(request.args.get("cursor") or UNSET, (int, str))
+    rows = asking.events(wanted, A_PAGE + 1, after)
+    last = rows[A_PAGE - 1] if len(rows) > A_PAGE else None
+    return page(
+        "events.html",
+        rows=rows[:A_PAGE],
+        kind=kind,
+        kinds=get_args(Kind),
+        older=last and link(cursor=cursor_of((last.received_at, last.id))),
+        newest=link(cursor=None) if after else None,
+    )

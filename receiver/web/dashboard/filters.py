@@ -1,0 +1,124 @@
+"""The filter bar: the API's filters, read from the URL and written back into it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+from flask import request
+from msgspec import UNSET
+
+from receiver.clock import iso
+from receiver.errors import BadParameter
+from receiver.storage import queries
+from receiver.storage.watching import Look, Watch
+from receiver.web import services, shapes
+from receiver.web.answers import moment
+from receiver.web.auth import check_instances
+
+TIMES = {
+    "updated_after": "Changed after",
+    "updated_before": "Changed before",
+    "expires_before": "Files expire before",
+}
+REPEATED = ("outcome", "status", "instance", "object", "direction")
+# What the front page counts and the API has no filter for.
+SHOWS: Mapping[Look, str] = {
+    "overdue": "overdue",
+    "expiring": "files expire within a day",
+    "lost": "callback lost, learnt by poll",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """One filter that is set: what it says, and the page without it."""
+
+    name: str
+    value: str
+    without: str
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What was asked for. query -- as in the API. show -- one of SHOWS, or None."""
+
+    query: shapes.JobsQuery
+    show: Look | None = None
+    pairs: Sequence[tuple[str, str]] = field(default_factory=list)
+
+    def wanted(self) -> queries.JobFilter:
+        """Say it as the store is asked."""
+        query = self.query
+        return queries.JobFilter(
+            instances=query.instance,
+            statuses=query.status,
+            outcomes=query.outcome,
+            objects=query.object,
+            directions=query.direction,
+            updated_after=moment(query.updated_after),
+            updated_before=moment(query.updated_before),
+            expires_before=moment(query.expires_before),
+            text=query.q or None,
+        )
+
+    def watch(self) -> Watch | None:
+        """What needs a look, if that was asked for."""
+        if self.show is None:
+            return None
+        return Watch(self.show, services().clock(), services().settings.overdue_after)
+
+    def values(self, name: str) -> list[str]:
+        """What a filter is set to."""
+        return [value for key, value in self.pairs if key == name]
+
+    def field_of(self, name: str) -> str:
+        """Write a time filter for an input of the type datetime-local, which knows no zone."""
+        value = getattr(self.query, name, UNSET)
+        return "" if value is UNSET else str(iso(moment(value)))[:16]
+
+    @property
+    def is_detailed(self) -> bool:
+        """Whether a filter is set that the bar shows only when asked."""
+        return any(name in TIMES for name, _ in self.pairs)
+
+    def chips(self) -> list[Chip]:
+        """Each filter that is set, with the way to take it back."""
+        return [
+            Chip(name, value, self.url(drop=(name, value)))
+            for name, value in self.pairs
+            if name != "limit"
+        ]
+
+    def url(self, path: str = "/jobs", drop: tuple[str, str] | None = None, **more: str) -> str:
+        """Give the URL of the same filters; drop -- one to leave out. more -- to be added."""
+        pairs = [pair for pair in self.pairs if pair != drop] + list(more.items())
+        return f"{path}?{urlencode(pairs)}" if pairs else path
+
+
+def asked() -> Filters:
+    """Read the filters of this request; what is left empty in a form is not set.
+
+    Raises BadParameter.
+    """
+    pairs = [(name, value) for name, value in request.args.items(multi=True) if value]
+    given: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in REPEATED:
+            given.setdefault(name, []).append(value)
+        elif name in given:
+            raise BadParameter(f"{name} can be given once")
+        else:
+            given[name] = value
+    show = given.pop("show", None)
+    given.pop("newer", None)
+    if show not in (None, *SHOWS):
+        raise BadParameter(f"show is one of {', '.join(SHOWS)}")
+    try:
+        query = msgspec.convert(given, shapes.JobsQuery, strict=False)
+    except msgspec.ValidationError as error:
+        raise BadParameter(str(error)) from None
+    check_instances(query.instance)
+    kept = [pair for pair in pairs if pair[0] not in ("cursor", "newer")]
+    return Filters(query, show, kept)

@@ -1,0 +1,130 @@
+"""/instances: keys and their last use, silence, and how the vendor holds up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flask import Response, request
+
+from receiver.errors import NotFound
+from receiver.settings import DEFAULT_INSTANCE
+from receiver.storage import credentials, history
+from receiver.storage.history import Refusing, Vendor
+from receiver.web import services
+from receiver.web.auth import check_instances, who
+from receiver.web.dashboard.pages import blueprint, page
+
+LOOK_BACK = 2  # times the vendor's whole schedule; what was refused before is given up long ago
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """When an instance was last heard of, and whether that is for a reason; times are ms.
+
+    refusing -- what is refused since; gives_up_at -- when the vendor does if that is the vendor's.
+    """
+
+    name: str
+    last_callback_at: int | None
+    refusing: Refusing | None
+    gives_up_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceView:
+    """An instance for people."""
+
+    silence: Silence
+    hub: str | None = None
+    vendor_secrets: bool = False
+    keys: Sequence[dict[str, Any]] = field(default_factory=list)
+    vendor: Vendor | None = None
+    under_way: int = 0
+    oldest: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.silence.name
+
+    @property
+    def in_database(self) -> bool:
+        """Whether it is more than the environment's signature key."""
+        return any(not key.get("environment") for key in self.keys)
+
+
+@blueprint.get("/instances")
+def instances() -> Response:
+    """List instances."""
+    with services().database.read() as session:
+        return page("instances.html", instances=instance_views(session, reached(session)))
+
+
+@blueprint.get("/instances/<string:name>")
+def instance(name: str) -> Response:
+    """Show an instance and its keys."""
+    return page("instance.html", instance=the_instance(name), wanted=request.args.get("key"))
+
+
+def the_instance(name: str) -> InstanceView:
+    """Give one instance. Raises NotFound, and Forbidden where the token does not reach it."""
+    check_instances([name])
+    with services().database.read() as session:
+        if name not in reached(session):
+            raise NotFound(f"There is no instance {name}.")
+        return instance_views(session, [name])[0]
+
+
+def reached(session: Any) -> list[str]:  # noqa: ANN401 - storage's
+    """Name the instances that the token reaches."""
+    names = {str(row["name"]) for row in credentials.instances(session)}
+    if services().settings.default_keys:
+        names.add(DEFAULT_INSTANCE)
+    return sorted(name for name in names if who().may_see(name))
+
+
+def silences(session: Any, names: Sequence[str]) -> list[Silence]:  # noqa: ANN401 - storage's
+    """Tell when instances were last heard of."""
+    schedule = sum(services().settings.vendor_retry_seconds) * 1000
+    last = history.last_callbacks(session)
+    refused = history.refusing(session, last, services().clock() - LOOK_BACK * schedule)
+    return [
+        Silence(
+            name,
+            last.get(name),
+            refused.get(name),
+            refused[name].since + schedule if name in refused else None,
+        )
+        for name in names
+    ]
+
+
+def instance_views(session: Any, names: Sequence[str]) -> list[InstanceView]:  # noqa: ANN401
+    """Give instances with all that is known of them."""
+    rows = {str(row["name"]): row for row in credentials.instances(session)}
+    keys = credentials.keys(session)
+    vendors, under_way = history.vendors(session), history.under_way(session, names)
+    views = []
+    for silence in silences(session, names):
+        name = silence.name
+        row: dict[str, Any] = rows.get(name, {})
+        count, oldest = under_way.get(name, (0, None))
+        views.append(
+            InstanceView(
+                silence,
+                row.get("hub"),
+                bool(row.get("vendor_secrets")),
+                [key for key in keys if key["instance"] == name] + _of_environment(name),
+                vendors.get(name),
+                count,
+                oldest,
+            )
+        )
+    return views
+
+
+def _of_environment(name: str) -> list[dict[str, Any]]:
+    if name != DEFAULT_INSTANCE:
+        return []
+    unknown = {"created_at": None, "last_used_at": None, "retired_at": None, "environment": True}
+    return [{"id": key.id, "instance": name, **unknown} for key in services().settings.default_keys]

@@ -1,0 +1,94 @@
+"""What all pages share: the blueprint, how a page is rendered, its headers, and how errors look."""
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+import structlog
+from flask import Blueprint, Response, g, render_template, request
+from flask.blueprints import BlueprintSetupState
+from werkzeug.exceptions import HTTPException
+
+from receiver import __version__
+from receiver.errors import ReceiverError, StoreError, TooManyRequests
+from receiver.web import problems, services
+
+log = structlog.get_logger()
+
+_WEB = Path(__file__).parents[1]
+
+blueprint = Blueprint(
+    "dashboard",
+    __name__,
+    template_folder=str(_WEB / "templates"),
+    static_folder=str(_WEB / "static"),
+    static_url_path="/static",
+)
+
+STATIC = "dashboard.static"
+HEADERS = {
+    # No inline code, nothing from elsewhere, in no frame.
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self';"
+    " img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none';"
+    " frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def page(template: str, status: int = 200, **facts: Any) -> Response:  # noqa: ANN401
+    """Answer with a page. facts -- what the template shows."""
+    now = services().clock()
+    shown = {"now": now, "settings": services().settings, "version": __version__, **facts}
+    return Response(render_template(f"dashboard/{template}", **shown), status)
+
+
+@blueprint.record_once
+def _prepare(state: BlueprintSetupState) -> None:
+    state.app.jinja_env.trim_blocks = state.app.jinja_env.lstrip_blocks = True
+
+
+@blueprint.after_request
+def _guard(response: Response) -> Response:
+    response.headers.update(HEADERS)
+    if request.endpoint != STATIC:
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["Vary"] = "Cookie"
+    return response
+
+
+@blueprint.errorhandler(ReceiverError)
+def _ours(error: ReceiverError) -> Response:
+    problem = problems.problem_of(error)
+    template = "unavailable.html" if isinstance(error, StoreError) else "error.html"
+    response = page(template, problem.status, title=problem.title, detail=problem.detail)
+    if isinstance(error, TooManyRequests):
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
+
+
+@blueprint.errorhandler(HTTPException)
+def _flasks(error: HTTPException) -> Response:
+    status = error.code or 500
+    response = page("error.html", status, title=error.name, detail=error.description)
+    for name, value in error.get_headers():
+        if name in ("Allow", "Location", "Retry-After"):
+            response.headers[name] = value
+    return response
+
+
+@blueprint.errorhandler(Exception)
+def _unforeseen(error: Exception) -> Response:
+    number = secrets.token_hex(4)
+    # The type alone, as for the API: the text could hold what was sent.
+    log.error("unforeseen error", error=type(error).__name__, path=request.path, number=number)
+    detail = f"This is a fault of the receiver; its log has it under {number}."
+    return page("error.html", 500, title="Internal error", detail=detail)
+
+
+@blueprint.app_template_global()
+def may_operate() -> bool:
+    """Whether whoever is signed in may act, not only look."""
+    return g.get("bearer") is not None and g.bearer.scope == "operate"

@@ -1,0 +1,239 @@
+"""Two weeks of an operator's life: instances, jobs of every outcome, refusals, lost callbacks.
+
+Everything enters as it does in production, through signed callbacks, polls and submissions; only
+the clock is ours, so that it can be yesterday.
+"""
+
+import hashlib
+import hmac
+import json
+from base64 import b64encode
+from dataclasses import dataclass, field
+from random import Random
+
+from cryptography.fernet import Fernet
+
+from receiver.app import create_app
+from receiver.notifications import Notification
+from receiver.settings import Settings
+from receiver.signatures import HEADER, SignatureKey, sign
+from receiver.storage import credentials, failures, followups, tokens
+from receiver.storage.followups import Claim
+from receiver.storage.merging import NewObservation
+
+MINUTE = 60_000
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+ENCRYPTION_KEY = Fernet.generate_key().decode()
+INSTANCES = ("gooddata", "freshbooks", "hubspot-eu")
+OBJECTS = {
+    "gooddata": ("contact", "account", "campaign"),
+    "freshbooks": ("invoices", "customers"),
+    "hubspot-eu": ("contacts", "deals"),
+}
+PROBLEMS = (
+    ("Invalid email address: {}", "email", "not-an-address"),
+    ("A required field is missing: {}", "last_name", ""),
+    ("Duplicate value for external id {}", "external_id", "A-77310"),
+)
+
+
+@dataclass
+class Showcase:
+    """A receiver whose clock we set, and the vendor's side of the story."""
+
+    database_url: str
+    now: int
+    seed: int = 7
+    number: int = 481_200
+    at: int = 0
+    random: Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.random = Random(self.seed)
+        self.at = self.now
+        self.app = create_app(
+            Settings(
+                database_url=self.database_url,
+                encryption_keys=(ENCRYPTION_KEY,),
+                public_url="https://hooks.example.com",
+            ),
+            clock=lambda: self.at,
+        )
+        self.client = self.app.test_client()
+        self.services = self.app.extensions["receiver"]
+        self.keys: dict[str, SignatureKey] = {}
+
+    def close(self) -> None:
+        self.services.intake.writer.close()
+        self.services.database.close()
+
+    def tell(self) -> dict[str, str]:
+        """Tell it all; give a token of each scope."""
+        self.at = self.now - 60 * DAY
+        with self.services.database.write() as session:
+            made = {
+                scope: tokens.create_token(session, name, scope, self.at)
+                for scope, name in (("operate", "anna@example.com"), ("read", "wallboard"))
+            }
+            for name in INSTANCES:
+                self.add_instance(session, name)
+        days = 14
+        for hour in range(days * 24):
+            self._hour(self.now - days * DAY + hour * HOUR)
+        self._today()
+        self.at = self.now
+        return made
+
+    def add_instance(self, session, name: str, hub: str = "marketing") -> None:
+        """Add an instance with a key and vendor secrets."""
+        secret = f"the signature key of {name}".encode()
+        vault = self.services.vault
+        vendor = {"element_token": b"element", "user_secret": b"user", "hub": hub}
+        credentials.add_instance(session, vault, name, self.at, **vendor)
+        key_id = credentials.add_key(session, vault, name, secret, self.at)
+        self.keys[name] = SignatureKey(key_id, secret)
+
+    def _hour(self, start: int) -> None:
+        hour = start // HOUR % 24
+        weekend = (start // DAY + 4) % 7 in (0, 6)
+        busy = (5 if 6 <= hour <= 19 else 1) * (0.3 if weekend else 1)
+        for _ in range(round(self.random.random() * busy)):
+            self._job(start + self.random.randrange(HOUR))
+
+    def _job(self, start: int, instance: str | None = None) -> str:
+        instance = instance or self.random.choices(INSTANCES, (6, 3, 2))[0]
+        submitted = self.random.choice((10, 250, 1_200, 4_800, 25_000))
+        job = self.submit(start, instance, submitted)
+        if self.random.random() < 0.5:
+            self.call(start + 20_000, instance, {"id": int(job), "status": "RUNNING"})
+        end = start + self.random.randrange(40, 400) * 1000
+        if end >= self.now:
+            return job
+        luck = self.random.random()
+        if luck < 0.8:
+            told = {"status": "COMPLETED", "recordsCount": submitted, "recordsFailedCount": 0}
+        elif luck < 0.92:
+            lost = max(1, submitted // self.random.choice((5, 20, 90)))
+            told = {
+                "status": "COMPLETED",
+                "recordsCount": submitted - lost,
+                "recordsFailedCount": lost,
+            }
+        elif luck < 0.97:
+            told = {"status": "ERROR", "error": "429 Too Many Requests from the provider"}
+        else:
+            told = {"status": "CANCELLED"}
+        if self.random.random() < 0.04:
+            notification = Notification(
+                "bulk_job",
+                job=job,
+                status=told["status"],
+                loaded=told.get("recordsCount"),
+                failed=told.get("recordsFailedCount"),
+                source="poll",
+            )
+            self.observe(end + 15 * MINUTE, NewObservation(instance, notification))
+        else:
+            self.call(end, instance, {"id": int(job), "instanceId": 425904, **told})
+        if told.get("recordsFailedCount"):
+            self._errors(job, instance, told["recordsFailedCount"])
+        return job
+
+    def submit(self, at: int, instance: str, records: int) -> str:
+        self.number += self.random.randrange(1, 9)
+        name = self.random.choice(OBJECTS[instance])
+        notification = Notification(
+            "bulk_job",
+            job=str(self.number),
+            status="CREATED",
+            source="submission",
+            object=name,
+            direction="UPLOAD",
+            file=f"/{name}-{self.number % 97}.csv",
+            submitted=records,
+            submitted_at=at,
+        )
+        self.observe(at, NewObservation(instance, notification, callback_due=True))
+        return str(self.number)
+
+    def observe(self, at: int, observation: NewObservation) -> None:
+        self.at = at
+        self.services.intake.observe(observation)
+
+    def call(
+        self,
+        at: int,
+        instance: str,
+        content: dict | bytes,
+        signature: str | None = None,
+        **headers: str,
+    ):
+        """POST a callback; signed rightly unless a signature is given."""
+        self.at = at
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        signed = sign(body, self.keys[instance]) if signature is None else signature
+        return self.client.post(
+            f"/callbacks/{instance}",
+            data=body,
+            headers={**headers, **({HEADER: signed} if signed else {})},
+            environ_base={"REMOTE_ADDR": "155.56.208.100"},
+        )
+
+    def _errors(self, job: str, instance: str, count: int) -> None:
+        entries = []
+        for line in range(min(count, 60)):
+            message, name, value = PROBLEMS[(line * line) % 7 % 3]
+            told = message.format(value or name)
+            entry = {"lineNumber": line * 7 + 3, "message": told, "record": {name: value}}
+            entries.append((json.dumps(entry), message.format("…")))
+        with self.services.database.write() as session:
+            claim = Claim(job, instance, None, None, -1)
+            failures.keep_errors(session, claim, entries)
+
+    def _today(self) -> None:
+        """What an operator should find this morning."""
+        for minutes in (96, 41):
+            self.submit(self.now - minutes * MINUTE, "hubspot-eu", 4_800)
+        for minutes in (9, 6, 3, 1):
+            job = self.submit(self.now - minutes * MINUTE, "gooddata", 1_200)
+            self.call(self.at + 5_000, "gooddata", {"id": int(job), "status": "RUNNING"})
+        self._story()
+        self._refusals()
+        with self.services.database.write() as session:
+            followups.take_turn(session, "hubspot-eu", self.now - HOUR, 1000)
+            followups.note_queued(session, "hubspot-eu", self.now - 4 * MINUTE, 3)
+
+    def _story(self) -> None:
+        """One job with everything: late and repeated callbacks, failed records, a payload."""
+        start = self.now - 34 * MINUTE
+        job = self.submit(start, "gooddata", 1_200)
+        self.call(start + 21_000, "gooddata", {"id": int(job), "status": "STARTED"})
+        ended = {
+            "id": int(job),
+            "status": "COMPLETED",
+            "recordsCount": 1157,
+            "recordsFailedCount": 43,
+            "error": "43 of 1200 records were not accepted",
+            "callback-payload": {"run": "nightly-2026-47", "owner": "crm-team"},
+        }
+        for seconds in (190, 198, 262):
+            self.call(start + seconds * 1000, "gooddata", ended)
+        self.call(start + 420_000, "gooddata", {"id": int(job), "status": "RUNNING"})
+        self._errors(job, "gooddata", 43)
+        self.story = job
+
+    def _refusals(self) -> None:
+        body = b'{"id": 481900, "status": "COMPLETED", "recordsCount": 250}'
+        secret = self.keys["freshbooks"].secret
+        hexed = "sha256=" + hmac.digest(secret, body, hashlib.sha256).hex()
+        self.call(self.now - 52 * MINUTE, "freshbooks", body, hexed)
+        self.call(self.now - 38 * MINUTE, "freshbooks", body, sign(body, self.keys["gooddata"]))
+        spaced = json.dumps(json.loads(body), indent=2).encode()
+        self.call(self.now - 25 * MINUTE, "freshbooks", spaced, sign(body, self.keys["freshbooks"]))
+        self.call(self.now - 17 * MINUTE, "hubspot-eu", body, "")
+        new_key = b"a key that only the vendor knows yet"
+        for minutes, number in ((12, 481_931), (11, 481_934), (4, 481_937)):
+            told = json.dumps({"id": number, "status": "COMPLETED", "recordsCount": 80}).encode()
+            digest = b64encode(hmac.digest(new_key, told, hashlib.sha256)).decode()
+            self.call(self.now - minutes * MINUTE, "hubspot-eu", told, f"sha256={digest}")

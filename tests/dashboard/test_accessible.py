@@ -1,0 +1,82 @@
+"""axe-core finds no violation on any page, light and dark, wide and narrow."""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from visiting import PHONE, WIDE
+
+from receiver.web.dashboard import blueprint
+
+TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+
+def paths(dashboard) -> dict[str, str]:
+    """Every page, by the name of its view."""
+    job = f"/jobs/{dashboard.showcase.story}"
+    with dashboard.showcase.services.database.read() as session:
+        run = session.connection().exec_driver_sql
+        event = run("SELECT id FROM events WHERE deliveries > 1").scalar()
+        key = run("SELECT id FROM signature_keys WHERE instance = 'gooddata'").scalar()
+        refusal = run("SELECT max(id) FROM rejections").scalar()
+    return {
+        "front": "/?over=days",
+        "jobs": "/jobs?outcome=partial&outcome=failed&updated_after=2026-01-01T00:00Z",
+        "job": job,
+        "job_errors": f"{job}/errors",
+        "event": f"/events/{event}",
+        "events": "/events",
+        "refusals": "/refusals",
+        "refusal": f"/refusals/{refusal}",
+        "instances": "/instances",
+        "instance": "/instances/hubspot-eu",
+        "ask": f"{job}/ask",
+        "resend": "/instances/gooddata/resend",
+        "test": "/instances/gooddata/test",
+        "add_key": "/instances/gooddata/keys/add",
+        "retire_key": f"/instances/gooddata/keys/{key}/retire",
+        "verify_again": "/refusals/verify",
+        "verify_one": f"/refusals/{refusal}/verify",
+    }
+
+
+OTHERS = (
+    "/jobs?q=nothing",
+    "/jobs/404",
+    "/jobs?limit=0",
+    "/refusals?reason=no_key",
+    "/events?kind=other",
+)
+NO_PAGES = {"jobs_csv", "event_body", "refusal_body", "sign_in", "sign_out", "static"}
+
+
+def test_every_page_is_looked_at(dashboard, receiver):
+    views = {
+        rule.endpoint.removeprefix("dashboard.")
+        for rule in receiver.app.url_map.iter_rules()
+        if rule.endpoint.startswith(f"{blueprint.name}.")
+    }
+    assert views - NO_PAGES == set(paths(dashboard))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("screen", [WIDE, PHONE], ids=["wide", "phone"])
+def test_axe_finds_nothing(dashboard, visit, scheme, screen):
+    visitor = visit(dashboard, viewport=screen, color_scheme=scheme)
+    found = {}
+    visitor.open("/")
+    found |= look("the door", visitor.page)
+    visitor.sign_in()
+    for path in (*paths(dashboard).values(), *OTHERS):
+        page = visitor.open(path)
+        page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        found |= look(path, page)
+    visitor.faults[:] = [fault for fault in visitor.faults if "status of 40" not in fault]
+    assert found == {}
+
+
+def look(path, page) -> dict[str, list[str]]:
+    options = {"runOnly": {"type": "tag", "values": TAGS}, "resultTypes": ["violations"]}
+    violations = Axe().run(page, options=options).response["violations"]
+    told = [
+        f"{each['id']}: {[node['html'][:200] for node in each['nodes'][:3]]}" for each in violations
+    ]
+    return {path: told} if told else {}

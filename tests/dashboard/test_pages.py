@@ -1,0 +1,267 @@
+"""What the pages tell, without a browser."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+from visiting import Guest
+
+from receiver.signatures import SignatureKey
+from receiver.storage import credentials, tokens
+from receiver.storage.failures import keep_errors
+from receiver.storage.followups import Claim
+from receiver.web.dashboard.job_list import cell
+
+DONE = {"status": "COMPLETED", "recordsCount": 8, "recordsFailedCount": 2}
+
+
+def call(receiver, **content):
+    answer = receiver.call_back(json.dumps({"id": "1", **content}).encode())
+    assert answer.status_code == 200
+    return answer.json["event"]
+
+
+def second_job(make_receiver, url):
+    """A receiver and a guest who know job 1 of two instances."""
+    receiver = make_receiver(url, encryption_keys=(Fernet.generate_key().decode(),))
+    key = SignatureKey("other", b"a key for another instance")
+    with receiver.services.database.write() as session:
+        vault = receiver.services.vault
+        credentials.add_instance(session, vault, "other", 1)
+        credentials.add_key(session, vault, "other", key.secret, 1)
+    call(receiver, **DONE)
+    assert receiver.call_back(b'{"id": "1", "status": "RUNNING"}', "other", key).status_code == 200
+    guest = Guest(receiver)
+    guest.sign_in()
+    return receiver, guest
+
+
+def rows(text):
+    return re.findall(r'data-key="(.*?)"', text)
+
+
+def test_a_job_is_listed_and_shown_on_each_database(any_receiver):
+    event = call(any_receiver, **DONE, error="two were bad")
+    guest = Guest(any_receiver)
+    guest.sign_in()
+    listed = guest.get("/jobs").text
+    assert rows(listed) == ["default/1"]
+    for told in ("partial", "COMPLETED", "8 loaded", "2 failed", "two were bad"):
+        assert told in listed
+    shown = guest.get("/jobs/1").text
+    for told in ("but 2 records failed", event, "changed status, outcome, records", "learnt by"):
+        assert told in shown
+    front = guest.get("/").text
+    assert re.search(r'outcome=partial".*?class="value">1<', front, re.DOTALL)
+    assert guest.get("/?over=days").status_code == 200
+
+
+def test_the_exact_bytes_of_a_callback_come_as_a_file(guest):
+    body = (
+        b'{"id": "7", "status": "COMPLETED", "x": "<script>alert(1)</script>\xf0\x9f\x98\x80"}\r\n'
+    )
+    event = guest.receiver.call_back(body).json["event"]
+    answer = guest.get(f"/events/{event}/body")
+    assert answer.data == body
+    assert answer.mimetype == "application/octet-stream"
+    assert answer.headers["Content-Disposition"].startswith("attachment")
+    assert "<script>alert" not in guest.get(f"/events/{event}").text
+
+
+def test_a_stale_callback_is_shown_as_ignored_and_why(guest):
+    call(guest.receiver, **DONE)
+    call(guest.receiver, status="RUNNING")
+    shown = guest.get("/jobs/1").text
+    assert re.search(r"ignored</span>: <bdi>stale: the job was already COMPLETED", shown)
+
+
+def test_a_conflict_is_shown(guest):
+    call(guest.receiver, **DONE)
+    call(guest.receiver, status="ERROR")
+    assert "Conflict:" in guest.get("/jobs/1").text
+    assert ">conflict<" in guest.get("/jobs").text
+
+
+def test_filters_are_those_of_the_api_and_stay_in_the_url(guest):
+    call(guest.receiver, id="10", status="RUNNING")
+    call(guest.receiver, id="11", objectName="contact", jobDirection="UPLOAD", **DONE)
+    call(guest.receiver, id="12", status="ERROR")
+    for query, found in {
+        "": ["default/12", "default/11", "default/10"],
+        "outcome=partial&outcome=failed": ["default/12", "default/11"],
+        "status=RUNNING": ["default/10"],
+        "object=contact&direction=UPLOAD": ["default/11"],
+        "instance=default&q=2": ["default/12"],
+        "q=": ["default/12", "default/11", "default/10"],
+        "updated_after=2020-01-01T00:00Z&updated_before=2020-01-02T00:00": [],
+        "expires_before=2099-01-01T00:00:00Z": ["default/12", "default/11"],
+        "show=expiring": [],
+        "show=overdue": [],
+        "show=lost": [],
+    }.items():
+        answer = guest.get(f"/jobs?{query}")
+        assert answer.status_code == 200, query
+        assert rows(answer.text) == found, query
+        assert [row[0] for row in csv.reader(io.StringIO(guest.get(f"/jobs.csv?{query}").text))][
+            1:
+        ] == [each.partition("/")[2] for each in found]
+    chips = guest.get("/jobs?outcome=failed&q=1").text
+    assert 'href="/jobs?q=1"' in chips
+    assert 'href="/jobs?outcome=failed"' in chips
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "what=1",
+        "outcome=odd",
+        "updated_after=yesterday",
+        "cursor=x",
+        "limit=0",
+        "q=1&q=2",
+        "show=x",
+    ],
+)
+def test_a_filter_that_has_no_sense_is_refused_in_words(guest, query):
+    answer = guest.get(f"/jobs?{query}")
+    assert answer.status_code == 400
+    assert answer.mimetype == "text/html"
+    assert "<h1>A parameter is wrong</h1>" in answer.text
+
+
+def test_pages_lead_on_to_older_jobs_and_back(guest):
+    for number in range(5):
+        call(guest.receiver, id=str(100 + number), **DONE)
+    first = guest.get("/jobs?limit=2&outcome=partial").text
+    seen = rows(first)
+    older = re.search(r'rel="next" href="(.*?)"', first)[1].replace("&amp;", "&")
+    assert "outcome=partial" in older
+    second = guest.get(older).text
+    seen += rows(second)
+    third = guest.get(re.search(r'rel="next" href="(.*?)"', second)[1].replace("&amp;", "&")).text
+    seen += rows(third)
+    assert seen == [f"default/{number}" for number in (104, 103, 102, 101, 100)]
+    assert 'rel="next"' not in third
+    newer = re.search(r'rel="prev" href="(.*?)"', third)[1].replace("&amp;", "&")
+    assert rows(guest.get(newer).text) == rows(second)
+
+
+def test_empty_and_nothing_matches_and_an_error_have_words_of_their_own(guest, monkeypatch):
+    assert "No jobs yet" in guest.get("/jobs").text
+    assert "No job matches" in guest.get("/jobs?q=1").text
+    assert "Nothing was refused in the last hour" in guest.get("/refusals").text
+    assert "The quarantine is empty" in guest.get("/refusals").text
+    assert "No refused delivery matches" in guest.get("/refusals?reason=missing").text
+    guest.receiver.services.database.close()
+    database = guest.receiver.services.database.engine.url.database
+    with Path(database).open("r+b") as file:
+        file.write(b"no database")
+    answer = guest.get("/jobs")
+    assert answer.status_code == 503
+    assert "This cannot be read now" in answer.text
+    assert 'href="/jobs' in answer.text
+
+
+def test_an_id_that_several_instances_have_is_a_choice(make_receiver, make_database):
+    _, guest = second_job(make_receiver, make_database("sqlite"))
+    answer = guest.get("/jobs/1")
+    assert answer.status_code == 409
+    assert set(re.findall(r'href="/jobs/1\?instance=(\w+)"', answer.text)) == {"default", "other"}
+    assert guest.get("/jobs/1?instance=other").status_code == 200
+
+
+def test_a_token_of_one_instance_sees_no_other(make_receiver, make_database):
+    receiver, _ = second_job(make_receiver, make_database("sqlite"))
+    receiver.call_back(b"{}", "default", SignatureKey("wrong", b"a key nobody has"))
+    with receiver.services.database.write() as session:
+        token = tokens.create_token(session, "limited", "operate", 1, only=["other"])
+    event = receiver.get("/events?instance=default").json["events"][0]["id"]
+    rejected = receiver.get("/rejections").json["rejections"][0]["id"]
+    guest = Guest(receiver)
+    guest.sign_in(token)
+    assert rows(guest.get("/jobs").text) == ["other/1"]
+    assert rows(guest.get("/jobs.csv").text) == []
+    assert "default" not in guest.get("/jobs.csv").text
+    assert guest.get("/jobs/1").status_code == 200
+    assert guest.get("/jobs/1?instance=default").status_code == 403
+    assert guest.get("/jobs?instance=default").status_code == 403
+    assert guest.get(f"/events/{event}").status_code == 404
+    assert guest.get(f"/events/{event}/body").status_code == 404
+    assert guest.get(f"/refusals/{rejected}").status_code == 404
+    assert guest.get(f"/refusals/{rejected}/body").status_code == 404
+    assert guest.get("/instances/default").status_code == 403
+    assert guest.get("/instances/default/keys/add").status_code == 403
+    assert guest.get("/refusals/verify?instance=default").status_code == 403
+    for path in ("/", "/refusals", "/events", "/instances"):
+        assert "default" not in re.sub(r"<(option|code).*?</\1>", "", guest.get(path).text), path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/jobs/1",
+        "/jobs/%00",
+        "/events/1",
+        "/refusals/1",
+        "/instances/x",
+        "/refusals/99999999999999999999",
+        "/jobs/1/errors",
+        "/jobs/1?instance=%00",
+    ],
+)
+def test_what_is_not_there_is_a_page_too(guest, path):
+    answer = guest.get(path)
+    assert answer.status_code in (404, 409)
+    assert answer.mimetype == "text/html"
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"])
+def test_no_cell_of_the_csv_is_a_formula(start):
+    assert cell(f"{start}cmd|' /C calc'!A0")[0] == "'"
+
+
+def test_the_csv_says_what_the_jobs_say(guest):
+    call(guest.receiver, id="5", objectName='=HYPERLINK("http://evil.example")', **DONE)
+    call(guest.receiver, id="6", status="ERROR", error='with "quotes", commas\nand lines')
+    text = guest.get("/jobs.csv").text
+    assert all(line.startswith('"') for line in text.splitlines() if not line.startswith("and"))
+    found = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [row["id"] for row in found] == ["6", "5"]
+    assert found[1]["object"] == '\'=HYPERLINK("http://evil.example")'
+    assert (found[1]["loaded"], found[1]["failed"]) == ("8", "2")
+    assert found[0]["message"] == 'with "quotes", commas\nand lines'
+
+
+def test_failed_records_are_grouped_and_listed(guest):
+    call(guest.receiver, **DONE)
+    with guest.receiver.services.database.write() as session:
+        entries = [(json.dumps({"line": line}), f"cause {line % 3}") for line in range(60)]
+        keep_errors(session, Claim("1", "default", None, None, -1), entries)
+    shown = guest.get("/jobs/1").text
+    assert len(re.findall("20 \N{MULTIPLICATION SIGN}", shown)) == 3
+    first = guest.get("/jobs/1/errors").text
+    assert len(re.findall("<li value=", first)) == 50
+    following = re.search(r'rel="next" href="(.*?)"', first)[1].replace("&amp;", "&")
+    assert len(re.findall("<li value=", guest.get(following).text)) == 10
+
+
+def test_a_page_of_an_unforeseen_fault_tells_no_details(guest, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("what was sent")
+
+    monkeypatch.setattr("receiver.storage.queries.jobs", fail)
+    answer = guest.get("/jobs")
+    assert answer.status_code == 500
+    assert "what was sent" not in answer.text
+    assert "Traceback" not in answer.text
+
+
+def test_what_was_refused_lately_is_counted_by_reason(guest):
+    for instance, headers in (("default", {}), ("nobody", {}), ("nobody", {})):
+        guest.receiver.client.post(f"/callbacks/{instance}", data=b"x", headers=headers)
+    told = re.sub("<.*?>", "", guest.get("/refusals").text)
+    assert "In the last hour: 2 unknown instance, 1 missing." in told
