@@ -6,7 +6,7 @@ import sys
 import click
 
 from receiver import __version__, logs
-from receiver.cli import check, demo, operate, query, reconcile, submit
+from receiver.cli import check, demo, operate, query, reconcile, submit, watch
 from receiver.cli.exits import INTERRUPTED, SOFTWARE, UNREACHABLE, USAGE, Failure
 from receiver.errors import CredentialError, SettingsError, StoreError
 from receiver.sandbox.command import command as sandbox
@@ -24,6 +24,7 @@ for command in (
     *submit.COMMANDS,
     *reconcile.COMMANDS,
     *check.COMMANDS,
+    *watch.COMMANDS,
     demo.demo,
     sandbox,
 ):

@@ -17,7 +17,6 @@ from receiver.settings import duration_ms
 from receiver.storage.credentials import KeyRing
 from receiver.storage.pruning import prune as prune_database
 from receiver.storage.vault import Vault
-from receiver.upstream import Upstream
 
 if TYPE_CHECKING:
     from receiver.reconciler import Report
@@ -48,6 +47,7 @@ def reconcile(
     # Not above: these import the metrics, which `serve` must do in its workers, after the fork.
     from receiver.intake import Intake
     from receiver.reconciler import Reconciler
+    from receiver.upstream import Upstream
 
     with opened() as (settings, database):
         ring = KeyRing(database, Vault(settings.encryption_keys), settings.default_keys)

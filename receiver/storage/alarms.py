@@ -62,6 +62,38 @@ def note_symptoms(session: Session, found: Iterable[Symptom], now: int) -> list[
     return changed
 
 
+def unwritten(kind: str, subject: str, now: int, detail: str) -> Alarm:
+    """Make an alarm that is in no database."""
+    return Alarm(
+        kind=kind,
+        subject=subject,
+        raised_at=now,
+        last_seen_at=now,
+        count=1,
+        detail=detail,
+        examples="[]",
+    )
+
+
+def write_down(session: Session, alarm: Alarm) -> None:
+    """Keep an alarm that was raised, and told of, while the database could not keep it."""
+    same = Alarm.kind == alarm.kind, Alarm.subject == alarm.subject, Alarm.cleared_at.is_(None)
+    session.execute(update(Alarm).where(*same).values(cleared_at=alarm.raised_at))
+    session.add(
+        Alarm(
+            kind=alarm.kind,
+            subject=alarm.subject,
+            raised_at=alarm.raised_at,
+            last_seen_at=alarm.last_seen_at,
+            count=alarm.count,
+            detail=alarm.detail,
+            examples=alarm.examples,
+            notified_at=alarm.notified_at,
+        )
+    )
+    session.flush()
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
     """What a notice tells: alarms raised and cleared, and how many are open."""

@@ -1,6 +1,8 @@
 """What is measured when metrics are read: numbers that the database has, and no process alone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -18,11 +20,11 @@ class Gauges:
     last_callbacks -- by instance. alarms -- how many are open, by kind.
     """
 
-    summary: dict[str, object]
-    jobs: dict[str, int]
+    summary: dict[str, Any]
+    jobs: Mapping[str, float]
     oldest_under_way: int | None
     last_callbacks: dict[str, int]
-    alarms: dict[str, int]
+    alarms: Mapping[str, float]
 
 
 def gauges(session: Session, now: int, overdue_after: int) -> Gauges:

@@ -4,7 +4,7 @@ However many jobs have one cause, they are one symptom, of their instance; what 
 such as a job that fails, is wrong for an hour.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,7 +140,7 @@ def _examples(
             group.label("instance"),
             id_.label("id"),
             func.row_number().over(partition_by=group, order_by=(order, id_)).label("place"),
-            func.count().over(partition_by=group).label("count"),
+            func.count().over(partition_by=group).label("affected"),
         )
         .where(*conditions)
         .subquery()
@@ -148,5 +148,5 @@ def _examples(
     first = select(ranked).where(ranked.c.place <= MOST_EXAMPLES)
     found: dict[str, tuple[int, list[str]]] = {}
     for row in session.execute(first.order_by(ranked.c.instance, ranked.c.place)):
-        found.setdefault(row.instance, (int(row.count), []))[1].append(row.id)
+        found.setdefault(row.instance, (int(row.affected), []))[1].append(row.id)
     return [(name, count, tuple(ids)) for name, (count, ids) in found.items()]
