@@ -122,7 +122,8 @@ def _flask(services: Services) -> Flask:
 
 def _close(background: Background, intake: Intake, database: Database) -> None:
     background.close()
-    logs.flush(at_once=True)
+    with contextlib.suppress(ValueError):  # standard error may be closed by now
+        logs.flush(at_once=True)
     intake.writer.close()
     with contextlib.suppress(StoreError):  # at the end of the process, there is nothing to save
         database.close()

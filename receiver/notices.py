@@ -197,15 +197,20 @@ def _shown(alarm: Alarm) -> dict[str, Any]:
     wrong, over = TITLES[alarm.kind]
     return {
         "kind": alarm.kind,
-        "subject": alarm.subject,
+        "subject": _plain(alarm.subject),
         "title": wrong if alarm.cleared_at is None else over,
-        "detail": alarm.detail,
+        "detail": _plain(alarm.detail),
         "count": alarm.count,
-        "examples": [each[:LONGEST_EXAMPLE] for each in json.loads(alarm.examples)],
+        "examples": [_plain(each)[:LONGEST_EXAMPLE] for each in json.loads(alarm.examples)],
         "raised_at": iso(alarm.raised_at),
         "last_seen_at": iso(alarm.last_seen_at),
         "cleared_at": iso(alarm.cleared_at),
     }
+
+
+def _plain(words: str) -> str:
+    """Write without what no header can hold, and what would steer a terminal."""
+    return "".join(each if each.isprintable() else "\ufffd" for each in words)
 
 
 def _base64(digest: bytes) -> str:

@@ -30,6 +30,7 @@ def register(app: Flask) -> None:
     """Note each request that Flask answers."""
     app.before_request(_begin)
     app.after_request(_end)
+    app.teardown_request(lambda _: structlog.contextvars.clear_contextvars())
 
 
 def id_of(told: str | None, services_: Services) -> str | None:
@@ -56,8 +57,6 @@ def log_answer(path: str, method: str, status: int, began: float, peer: str) -> 
 def _begin() -> None:
     g.began = time.perf_counter()
     g.request_id = id_of(request.headers.get(HEADER), services()) or secrets.token_hex(8)
-    # The thread may have answered another request before.
-    structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
 
 
