@@ -2,7 +2,8 @@
 
 Labels come from fixed sets or from instances that exist, never from what a stranger sent. What the
 database knows is read when it is asked for, by `Stored`: each node tells the same, so that the
-greatest over all nodes is right, and a sum is not.
+greatest over all nodes is right, and a sum is not. An instance of the vendor's is a `connector`
+here: `instance` is Prometheus' word for whom it asked.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,9 +21,9 @@ _LONG = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 72 * 3600
 
 CALLBACKS = Counter(
     "receiver_callbacks",
-    "Callbacks, by instance ('' if unknown), kind ('' if not read) and answer:"
+    "Callbacks, by connector instance ('' if unknown), kind ('' if not read) and answer:"
     " new, duplicate, refused, ignored, broken or unavailable",
-    ("instance", "kind", "answer"),
+    ("connector", "kind", "answer"),
 )
 REFUSALS = Counter(
     "receiver_refusals", "Deliveries that were not taken, by the reason", ("reason",)
@@ -88,7 +89,7 @@ _PLAIN = {
 }
 _LABELLED = {
     "jobs": ("outcome", "Jobs by outcome"),
-    "last_callback_timestamp_seconds": ("instance", "When an instance's last callback came"),
+    "last_callback_timestamp_seconds": ("connector", "When an instance's last callback came"),
     "alarms": ("kind", "Open alarms"),
     "disk_free_bytes": ("place", "Free space where the receiver writes"),
     "disk_free_ratio": ("place", "The same as a part of the whole"),
