@@ -46,7 +46,7 @@ class Call:
 
     method: str
     path: str
-    name: str
+    name: str = "other"
     safe: bool = False
     params: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -72,7 +72,9 @@ def post_office(user: str | None = None) -> Iterator[Post]:
     kept = Post()
 
     class Taker:
-        async def handle_DATA(  # noqa: N802 - aiosmtpd'sself, _server: Any, _session: Any, envelope: Any) -> str:
+        async def handle_DATA(  # noqa: N802 - aiosmtpd's name
+            self, _server: Any, _session: Any, envelope: Any
+        ) -> str:
             if kept.answer.startswith("250"):
                 kept.mails.append(message_from_bytes(envelope.content, policy=policy.default))
             return kept.answer

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from conftest import SECRET, WRITTEN_SECRET, Ward
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, update
 from standardwebhooks import Webhook
 from targets import post_office
+from watched import SECRET, WRITTEN_SECRET, Ward
 
 from receiver.clock import MINUTE_MS
 from receiver.errors import StoreUnavailable

@@ -1,7 +1,10 @@
 """What operators see of a running receiver: metrics over all workers, logs, alarms."""
 
+import http.client
 import json
+import os
 import re
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,11 +12,15 @@ from pathlib import Path
 import pytest
 from conftest import DEADLINE, KEY, ROOT, SERVE, eventually
 from prometheus_client.parser import text_string_to_metric_families
+from standardwebhooks import Webhook
 
 from receiver import __version__
 from receiver.signatures import HEADER
 
 sys.path.append(str(ROOT / "tests/alarms"))
+
+from targets import hook
+
 WRONG = [(HEADER, "sha256=" + 43 * "A" + "=")]
 SECRET = "whsec_" + 43 * "B" + "="
 
@@ -52,9 +59,6 @@ def test_each_of_several_workers_tells_what_all_counted(served):
 
 
 def test_a_dead_workers_counts_stay_and_its_queue_goes(served):
-    import os
-    import signal
-
     with served.client() as client:
         assert client.call_back(b'{"id": "1", "status": "RUNNING"}')[0] == 200
     before = served.workers
@@ -114,8 +118,6 @@ def test_whatever_is_sent_a_line_is_a_line(make_database, run):
 def test_a_request_id_is_taken_from_a_trusted_proxy_only_and_answered(
     make_database, run, hops, kept
 ):
-    import http.client
-
     with run(make_database("sqlite"), SERVE, RECEIVER_TRUSTED_PROXIES=hops) as served:
         ids = []
         for told in ("id-1", "x y", "a" * 129):
@@ -142,9 +144,6 @@ def test_a_flood_of_refusals_is_a_few_lines(make_database, run):
 
 
 def test_a_running_receiver_tells_of_alarms_by_itself(make_database, run):
-    from standardwebhooks import Webhook
-    from targets import hook
-
     with hook() as webhook:
         environment = {
             "RECEIVER_ALARM_URL": webhook.url,

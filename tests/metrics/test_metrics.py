@@ -1,12 +1,16 @@
 """What /metrics says is true, whichever worker says it."""
 
+import contextlib
 import json
 import subprocess
 import sys
 
+import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from receiver import upstream
 from receiver.clock import MINUTE_MS, now_ms
+from receiver.errors import StoreUnavailable, UpstreamError
 from receiver.signatures import HEADER
 from receiver.storage.database import Database
 from receiver.upstream import Upstream
@@ -91,8 +95,12 @@ def test_what_the_database_knows_is_told(make_receiver, database_url):
     told = counted(receiver)
     jobs = {key[1][1]: value for key, value in told.items() if key[0] == "receiver_jobs"}
     assert jobs == {
-        "pending": 1, "unknown": 1, "partial": 1,
-        "succeeded": 0, "failed": 0, "cancelled": 0,
+        "pending": 1,
+        "unknown": 1,
+        "partial": 1,
+        "succeeded": 0,
+        "failed": 0,
+        "cancelled": 0,
     }
     last = told["receiver_last_callback_timestamp_seconds", ("connector", "default")]
     assert now - 1000 <= last * 1000 <= now_ms() + 1000
@@ -105,8 +113,6 @@ def test_what_the_database_knows_is_told(make_receiver, database_url):
 
 
 def test_without_the_database_the_rest_is_told(receiver, monkeypatch):
-    from receiver.errors import StoreUnavailable
-
     def broken(*_args):
         raise StoreUnavailable("gone")
 
@@ -143,10 +149,6 @@ def test_how_long_after_its_end_we_knew_of_a_job_is_measured(receiver):
 
 
 def test_calls_to_the_vendor_are_measured(receiver):
-    import httpx
-
-    from receiver import upstream
-
     def answer(request):
         if request.url.path.endswith("/status"):
             raise httpx.ConnectError("no")
@@ -155,10 +157,8 @@ def test_calls_to_the_vendor_are_measured(receiver):
     before = counted(receiver)
     vendor = Upstream("http://v", httpx.MockTransport(answer))
     for call in (upstream.cancel("1"), upstream.status("1")):
-        try:
+        with contextlib.suppress(UpstreamError):
             vendor.send("x", call)
-        except upstream.UpstreamError:
-            pass
     told = counted(receiver)
     made = {
         key[1:]: value - before.get(key, 0)
