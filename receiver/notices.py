@@ -18,8 +18,8 @@ from receiver.clock import iso
 from receiver.errors import BadParameter
 from receiver.forwarding import Forwarder
 from receiver.settings import Settings, is_loopback
+from receiver.storage.alarm_models import Alarm
 from receiver.storage.alarms import Told
-from receiver.storage.models import Alarm
 
 MOST_TOLD = 25  # alarms of each sort in one notice; how many more there are is told
 LONGEST_EXAMPLE = 80  # characters

@@ -16,9 +16,9 @@ from receiver.errors import StoreError
 from receiver.notices import Message, Target, content
 from receiver.settings import Settings
 from receiver.storage import alarms
+from receiver.storage.alarm_models import Alarm
 from receiver.storage.alarms import Told, note_symptoms, write_notice
 from receiver.storage.database import Database
-from receiver.storage.models import Alarm
 from receiver.storage.rhythms import learn_rhythms
 from receiver.storage.store import database_time
 from receiver.storage.symptoms import symptoms

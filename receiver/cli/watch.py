@@ -15,7 +15,7 @@ from receiver.errors import StoreError
 from receiver.forwarding import Forwarder
 from receiver.notices import targets
 from receiver.storage import alarms as kept
-from receiver.storage.models import Alarm
+from receiver.storage.alarm_models import Alarm
 from receiver.watching import Watcher
 
 SHOWN = ("kind", "subject", "count", "detail", "raised_at", "last_seen_at", "cleared_at")

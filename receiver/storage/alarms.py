@@ -13,8 +13,8 @@ from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from receiver.clock import MINUTE_MS
+from receiver.storage.alarm_models import Alarm, Fetch, Node, Notice, Watch
 from receiver.storage.credentials import affected
-from receiver.storage.models import Alarm, Fetch, Node, Notice, Watch
 from receiver.storage.symptoms import Symptom
 
 CALM_MS = 5 * MINUTE_MS  # unseen for so long, an alarm is over; what flickers stays one

@@ -2,8 +2,8 @@
 
 from sqlalchemy.orm import Session
 
+from receiver.storage.alarm_models import Fetch
 from receiver.storage.database import upsert
-from receiver.storage.models import Fetch
 
 
 def note_fetched(session: Session, job: str, instance: str, now: int) -> None:

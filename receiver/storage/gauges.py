@@ -7,8 +7,9 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from receiver.storage.alarm_models import Alarm
 from receiver.storage.followups import UNDER_WAY
-from receiver.storage.models import Alarm, Event, JobRow
+from receiver.storage.models import Event, JobRow
 from receiver.storage.queries import summary
 
 

@@ -2,8 +2,8 @@
 
 from sqlalchemy.orm import Session
 
+from receiver.storage.alarm_models import Node
 from receiver.storage.database import upsert
-from receiver.storage.models import Node
 
 
 def note_node(

@@ -4,8 +4,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from receiver.clock import MINUTE_MS
+from receiver.storage.alarm_models import Rhythm
 from receiver.storage.followups import UNDER_WAY
-from receiver.storage.models import Event, JobRow, Rhythm
+from receiver.storage.models import Event, JobRow
 
 OVERLAP_MS = MINUTE_MS  # events are dated before they are committed
 LONGEST_LOOK_MS = 24 * 60 * MINUTE_MS  # back, at the first pass and after a long pause

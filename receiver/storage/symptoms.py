@@ -13,8 +13,9 @@ from sqlalchemy.orm import Session
 
 from receiver.clock import MINUTE_MS
 from receiver.settings import Settings
+from receiver.storage.alarm_models import Fetch, Node, Rhythm
 from receiver.storage.followups import UNDER_WAY, is_overdue
-from receiver.storage.models import Event, Fetch, JobRow, Node, RejectionCount, Rhythm
+from receiver.storage.models import Event, JobRow, RejectionCount
 
 RECENT_MS = 60 * MINUTE_MS
 EXPIRES_SOON_MS = 24 * 60 * MINUTE_MS

@@ -95,7 +95,7 @@ def test_whatever_is_sent_a_line_is_a_line(make_database, run):
     with run(make_database("sqlite"), SERVE, **environment) as served:
         before = len(lines(served))
         with served.client() as client:
-            told = [("X-Forwarded-For", "1.2.3.4\x1b[31m"), ("User-Agent", "\x85 \xff")]
+            told = [("X-Forwarded-For", "1.2.3.4\x85\xa0,\t"), ("User-Agent", "\x85 \xff")]
             for path in (f"/callbacks/{hostile}", f"/{hostile}", f"/api/v1/jobs/{hostile}"):
                 client.ask("POST", path, b"x", [*told, *WRONG, ("X-Request-ID", "a\tb")])
             client.ask("GET", "/healthz", headers=[("X-Request-ID", "from-the-proxy")])
@@ -140,7 +140,7 @@ def test_a_flood_of_refusals_is_a_few_lines(make_database, run):
     assert told[0]["reason"] == "bad_signature"
     assert told[0]["instance"] == "default"
     assert told[0]["peer"] == "127.0.0.1"
-    assert len(told) + sum(line.get("more", 0) for line in told) == 300
+    assert sum(line.get("more", 1) for line in told) == 300
 
 
 def test_a_running_receiver_tells_of_alarms_by_itself(make_database, run):
