@@ -7,6 +7,7 @@ from collections.abc import Callable
 from receiver.clock import MINUTE_MS
 from receiver.storage.database import Database
 from receiver.storage.nodes import note_node
+from receiver.storage.store import database_time
 
 RECOVERED_MS = 2 * MINUTE_MS
 
@@ -37,14 +38,16 @@ class Health:
 
         That this itself can be written says that the database is back.
         """
-        now = self._clock()
         if not alive:
             self._failed(fault=True)
         name = f"{socket.gethostname()[:80]}:{os.getpid()}"
         with database.write() as session:
+            now = self._clock()
             is_back = not self._fault and self._last <= now - RECOVERED_MS
-            since = None if is_back else self._since
-            note_node(session, name, now, since, self._failures)
+            # By the time that all nodes agree on, whatever this machine's clock says.
+            at = database_time(session, self._clock)
+            since = None if is_back or self._since is None else at - (now - self._since)
+            note_node(session, name, at, since, self._failures)
         if is_back:
             self._recovered()
 

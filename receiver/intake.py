@@ -205,7 +205,8 @@ class Intake:
         instance = delivery.instance if known else ""
         metrics.callbacks(instance, "", "refused").inc()
         named = {"reason": refusal.reason, "peer": peer, "instance": instance}
-        logs.summed(log, "refused", *named.values(), **named, request_id=delivery.request)
+        id_ = {"request_id": delivery.request} if delivery.request else {}
+        logs.summed(log, "refused", *named.values(), **named, **id_)
         signature = delivery.signature.encode("latin-1", "replace") if delivery.signature else None
         item = NewRefusal(
             instance=instance,

@@ -172,7 +172,8 @@ def forget(session: Session, now: int, keep: int) -> None:
     """Delete what nobody will ask for: alarms that were over `keep` ms ago, and what is done."""
     session.execute(delete(Alarm).where(Alarm.cleared_at < now - keep))
     session.execute(delete(Notice).where(Notice.made_at < now - 30 * DAY_MS))
-    session.execute(delete(Node).where(Node.at < now - DAY_MS))
+    newest = select(func.max(Node.at)).scalar_subquery()  # stays, to tell when all fell silent
+    session.execute(delete(Node).where(Node.at < newest - DAY_MS))
     session.execute(delete(Fetch).where(Fetch.at < now - 4 * DAY_MS))  # files are kept for three
 
 
