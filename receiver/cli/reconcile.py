@@ -15,7 +15,6 @@ from receiver.clock import now_ms
 from receiver.errors import StoreError
 from receiver.storage.credentials import KeyRing
 from receiver.storage.vault import Vault
-from receiver.upstream import Upstream
 
 if TYPE_CHECKING:
     from receiver.reconciler import Report
@@ -46,6 +45,7 @@ def reconcile(
     # Not above: these import the metrics, which `serve` must do in its workers, after the fork.
     from receiver.intake import Intake
     from receiver.reconciler import Reconciler
+    from receiver.upstream import Upstream
 
     with opened() as (settings, database):
         ring = KeyRing(database, Vault(settings.encryption_keys), settings.default_keys)

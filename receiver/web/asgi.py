@@ -7,6 +7,7 @@ body arrives or the commit is under way, so that neither slow clients nor a slow
 import asyncio
 import contextlib
 import sys
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,7 +28,7 @@ from receiver.errors import (
 from receiver.intake import Delivery, Step
 from receiver.signatures import HEADER
 from receiver.storage.store import Receipt, Result
-from receiver.web import Services
+from receiver.web import Services, requests
 from receiver.web.problems import Answer, answer_to
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -39,6 +40,7 @@ BODY_SECONDS = 20  # for a callback's body to arrive; the vendor's have a few hu
 MOST_DRAINED_BYTES = 8 * 2**20  # of a body that is too large; what is not read resets the answer
 
 _SIGNATURE = HEADER.lower().encode()
+_REQUEST_ID = requests.HEADER.lower().encode()
 _WEBHOOK_ID = b"elements-webhook-id"
 _JSON = {"Content-Type": "application/json"}
 
@@ -67,6 +69,7 @@ class Adapter:
             await self._flask(scope, _whole(receive), send)  # type: ignore[arg-type]
 
     async def _callback(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
         headers = scope["headers"]
         peer = self._peer(scope)
         try:
@@ -77,6 +80,7 @@ class Adapter:
                 signature=_header(headers, _SIGNATURE),
                 webhook_id=_header(headers, _WEBHOOK_ID),
                 peer=peer,
+                request=self._request_id(headers),
             )
             receipt = await self._received(delivery)
             answer = Answer(200, _JSON, msgspec.json.encode(receipt))
@@ -85,6 +89,9 @@ class Adapter:
             answer = answer_to(error, PATH)
         except Exception as error:  # noqa: BLE001 - whatever broke, the sender is told to come again
             answer = answer_to(error, PATH)
+        requests.note_answer(self._services, PATH, answer.status)
+        if self._services.settings.log_requests:
+            requests.log_answer(scope["path"], "POST", answer.status, began, peer)
         await _send(answer, send)
         if answer.status == 413:  # noqa: PLR2004
             await _drain(receive)
@@ -137,6 +144,11 @@ class Adapter:
         if self._brought is None:
             self._brought = _Commits(asyncio.get_running_loop())
         return self._brought
+
+    def _request_id(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+        if not self._services.settings.trusted_proxies:
+            return None
+        return requests.id_of(_header(headers, _REQUEST_ID), self._services)
 
     def _peer(self, scope: Scope) -> str:
         """The sender's address, by the proxies that are trusted; the rule is Werkzeug's."""

@@ -9,6 +9,7 @@ import structlog
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
+from receiver import logs
 from receiver.errors import (
     Ambiguous,
     BadParameter,
@@ -108,6 +109,8 @@ def answer_to(error: Exception, path: str) -> Answer:
         log.error("unforeseen error", error=type(error).__name__, path=path)
         fault = Problem("Internal error", 500, "internal", "This is a fault of the receiver.")
         return _answer(fault, path)
+    if isinstance(error, StoreError):
+        logs.summed(log, "the store failed", error.reason, reason=error.reason, error=str(error))
     problem = problem_of(error)
     headers = {}
     if isinstance(error, (TooManyRefusals, TooManyRequests)):
