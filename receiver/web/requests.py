@@ -40,6 +40,11 @@ def id_of(told: str | None, services_: Services) -> str | None:
     return None
 
 
+def new_id() -> str:
+    """Make an id for a request that has none."""
+    return secrets.token_hex(8)
+
+
 def note_answer(services_: Services, path: str, status: int) -> None:
     """Count an answer, whoever gave it; those to callbacks tell how well we are."""
     room = _ROOMS.get(path.split("/", 2)[1], "dashboard")
@@ -56,7 +61,7 @@ def log_answer(path: str, method: str, status: int, began: float, peer: str) -> 
 
 def _begin() -> None:
     g.began = time.perf_counter()
-    g.request_id = id_of(request.headers.get(HEADER), services()) or secrets.token_hex(8)
+    g.request_id = id_of(request.headers.get(HEADER), services()) or new_id()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
 
 
