@@ -247,9 +247,8 @@ def _pieces(call: Call, job_id: str) -> Iterator[Any]:
     with vendor.stream(g.vendor.authorization, call) as (content_type, pieces):
         yield content_type
         yield from pieces
-    if "\0" not in job_id:
-        with contextlib.suppress(StoreError), services().database.write() as session:
-            note_fetched(session, job_id, g.instance, services().clock())
+    with contextlib.suppress(StoreError), services().database.write() as session:
+        note_fetched(session, job_id, g.instance, services().clock())
 
 
 def _polled(answer: Answer, job_id: str) -> Notification:

@@ -14,10 +14,12 @@ from receiver.clock import MINUTE_MS
 from receiver.errors import StoreUnavailable
 from receiver.notices import content, text
 from receiver.notices import subject as subject_of
+from receiver.notifications import Notification
 from receiver.signatures import HEADER
 from receiver.storage import alarms as kept
 from receiver.storage.database import Database
 from receiver.storage.fetches import note_fetched
+from receiver.storage.merging import NewObservation
 from receiver.storage.models import JobRow, UsualTime
 from receiver.storage.nodes import note_node
 from receiver.storage.symptoms import MOST_EXAMPLES
@@ -167,9 +169,13 @@ def test_a_wait_begins_with_the_job_however_long_ago_the_last_event_was(ward):
     ward.looks(1)
     ward.later(5 * 24 * HOUR)
     ward.looks(2)
-    ward.job("2", "RUNNING")
-    ward.looks(10)
+    made = Notification("bulk_job", job="2", status="CREATED", source="submission")
+    submission = NewObservation("default", made, callback_due=True)
+    ward.receiver.services.intake.observe(submission)
+    ward.looks(14)
     assert ward.alarms() == []
+    ward.looks(3)
+    assert ward.alarms() == [("silent", "default", 1), ("overdue", "default", 1)]
 
 
 def test_many_jobs_of_one_cause_are_one_alarm_with_their_number_and_a_few_of_them(ward, webhook):
@@ -189,7 +195,9 @@ def test_many_jobs_of_one_cause_are_one_alarm_with_their_number_and_a_few_of_the
 def test_what_flickers_is_one_alarm(ward, webhook):
     for turn in range(6):
         ward.job(str(turn), "ERROR")
-        ward.looks(59)
+        ward.looks(1)
+        ward.later(57)
+        ward.looks(4)  # not seen by the last two
     assert told(webhook) == [("raised", "failed", "default", 1)]
 
 

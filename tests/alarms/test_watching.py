@@ -10,8 +10,10 @@ import pytest
 from receiving import KEY
 from watched import WRITTEN_SECRET, Ward
 
+from receiver.clock import MINUTE_MS
 from receiver.errors import StoreError
-from receiver.storage.alarm_models import Fetch, Notice
+from receiver.storage.alarm_models import Fetch, Node, Notice
+from receiver.storage.alarms import claim_watch, still_watches
 from receiver.storage.fetches import note_fetched
 
 
@@ -88,6 +90,55 @@ def test_watchers_at_the_same_time_tell_once(make_receiver, database_url, told, 
     assert len(webhook.posted) == 1
     with ward.database.read() as session:
         assert [row.tries for row in session.query(Notice).filter_by(target="webhook")] == [1]
+
+
+def test_who_lost_the_watch_meanwhile_writes_nothing(ward):
+    with ward.database.write() as session:
+        assert claim_watch(session, "one", ward.now, 60_000, force=False)
+        assert not claim_watch(session, "other", ward.now, 60_000, force=False)
+        assert still_watches(session, "one")
+    with ward.database.write() as session:
+        assert claim_watch(session, "other", ward.now, 60_000, force=True)
+        assert not still_watches(session, "one")
+        assert still_watches(session, "other")
+        assert claim_watch(session, "one", ward.now + 60_000, 60_000, force=False)
+
+
+def failing_since(ward):
+    with ward.database.read() as session:
+        return [row.failing_since for row in session.query(Node)]
+
+
+def test_a_fault_of_ours_lasts_until_a_callback_is_taken(ward):
+    health, since = ward.receiver.services.health, ward.now
+    for status in (500, 200, 500, 401, 503, 405):
+        health.answered(status)
+        health.beat(ward.database, alive=True)
+        ward.later(5)
+    health.beat(ward.database, alive=True)
+    assert failing_since(ward) == [since + 10 * MINUTE_MS]
+    health.answered(200)
+    health.beat(ward.database, alive=True)
+    assert failing_since(ward) == [None]
+
+
+def test_an_outage_of_the_database_is_over_when_it_can_be_written_again(ward):
+    health, since = ward.receiver.services.health, ward.now
+    health.answered(503)
+    ward.later(1)
+    health.beat(ward.database, alive=True)
+    assert failing_since(ward) == [since]
+    ward.later(1)
+    health.beat(ward.database, alive=True)
+    assert failing_since(ward) == [None]
+
+
+def test_a_writer_that_has_stopped_is_a_failure_without_any_callback(ward):
+    health, since = ward.receiver.services.health, ward.now
+    for _ in range(3):
+        health.beat(ward.database, alive=False)
+        ward.later(10)
+    assert failing_since(ward) == [since]
 
 
 def test_what_is_done_is_forgotten(ward, webhook):
