@@ -28,7 +28,7 @@ CALLBACKS = Counter(
 STALE_REPLAYS = Counter(
     "receiver_stale_replays",
     "Callbacks whose event had been pruned when they came again",
-    ("instance",),
+    ("connector",),
 )
 REFUSALS = Counter(
     "receiver_refusals", "Deliveries that were not taken, by the reason", ("reason",)

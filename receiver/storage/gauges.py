@@ -9,8 +9,9 @@ from sqlalchemy.orm import Session
 
 from receiver.storage.alarm_models import Alarm
 from receiver.storage.followups import UNDER_WAY
-from receiver.storage.models import Event, JobRow
+from receiver.storage.models import CounterRow, JobRow
 from receiver.storage.queries import summary
+from receiver.storage.tally import LAST_CALLBACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,11 @@ def gauges(session: Session, now: int, overdue_after: int) -> Gauges:
     """Read all of them."""
     counted = summary(session, None, now, overdue_after)
     under_way = select(func.min(JobRow.first_seen_at)).where(JobRow.outcome.in_(UNDER_WAY))
-    last = select(Event.instance, func.max(Event.last_received_at)).group_by(Event.instance)
+    last = (
+        select(CounterRow.instance, func.max(CounterRow.n))
+        .where(CounterRow.measure == LAST_CALLBACK)
+        .group_by(CounterRow.instance)
+    )
     open_alarms = (
         select(Alarm.kind, func.count()).where(Alarm.cleared_at.is_(None)).group_by(Alarm.kind)
     )
