@@ -114,6 +114,34 @@ def file_locked(url: str) -> Iterator[None]:
         yield
 
 
+def test_who_lets_the_lock_go_gets_it_back_only_after_those_who_wait(sqlite_url):
+    one, other = Database(sqlite_url), Database(sqlite_url)
+    turns = []
+
+    def wait_and_write():
+        with other.transaction(patience=None):
+            turns.append("the other")
+
+    def is_gate_taken():
+        with Path(f"{file_of(sqlite_url)}.gate.lock").open("w") as gate:
+            try:
+                fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    with ThreadPoolExecutor(1) as thread:
+        with one.transaction(patience=None):
+            waits = thread.submit(wait_and_write)
+            eventually(is_gate_taken)
+        with one.transaction(patience=None):
+            turns.append("the one again")
+        waits.result()
+    assert turns == ["the other", "the one again"]
+    one.close()
+    other.close()
+
+
 @pytest.mark.parametrize("lock", [exclusive, file_locked])
 def test_a_locked_sqlite_is_an_outage_that_passes(lock, make_receiver, sqlite_url):
     receiver = make_receiver(sqlite_url, **SOON)

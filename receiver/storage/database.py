@@ -74,7 +74,7 @@ class Database:
         self._driver = self._engine.dialect.loaded_dbapi
         self._errors = (DBAPIError, self._driver.Error)  # the hot path's come straight from it
         self._writing = self._engine.execution_options(writes=True)
-        self._lock = _FileLock(f"{parsed.database}.lock") if self.is_sqlite else None
+        self._lock = _FileLock(str(parsed.database)) if self.is_sqlite else None
         if self.is_sqlite:
             event.listen(self._engine, "connect", _prepare_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
@@ -192,14 +192,18 @@ class Database:
 
 
 class _FileLock:
-    """A lock on a file, held across processes.
+    """A lock for a database's file, held across processes, that nobody takes twice while one waits.
+
+    The kernel gives a lock to whoever asks first after its release, which is most often who has
+    just let it go: others would wait for seconds. So who wants it stands in a gate, a second lock,
+    until it is his; who let it go finds the gate taken.
 
     The inner lock comes first: under gevent, a greenlet that waited in flock would stop the very
     greenlet that holds it.
     """
 
     def __init__(self, path: str) -> None:
-        self._path = Path(path)
+        self._path, self._gate = Path(f"{path}.lock"), Path(f"{path}.gate.lock")
         self._inner = threading.Lock()
         self._descriptor = -1
 
@@ -209,8 +213,10 @@ class _FileLock:
         if not self._inner.acquire(timeout=-1 if patience is None else patience):
             raise StoreUnavailable("another thread holds the database")
         try:
-            self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            self._lock_file(deadline)
+            with _opened(self._gate) as gate:
+                _lock(gate, deadline)
+                self._descriptor = os.open(self._path, _LOCK_FLAGS, 0o600)
+                _lock(self._descriptor, deadline)
         except OSError as error:
             self.release()
             raise StoreUnavailable(f"cannot lock the database: {error.strerror}") from error
@@ -218,26 +224,39 @@ class _FileLock:
             self.release()
             raise
 
-    def _lock_file(self, deadline: float | None) -> None:
-        if deadline is None:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            return
-        while True:
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise StoreUnavailable("another process holds the database") from None
-                time.sleep(_LOCK_PAUSE_SECONDS)
-            else:
-                return
-
     def release(self) -> None:
         """Let the lock go."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1
         self._inner.release()
+
+
+_LOCK_FLAGS = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, _LOCK_FLAGS, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, deadline: float | None) -> None:
+    if deadline is None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise StoreUnavailable("another process holds the database") from None
+            time.sleep(_LOCK_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _note_use(_connection: object, record: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
