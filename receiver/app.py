@@ -16,8 +16,12 @@ from receiver.background import Background
 from receiver.clock import now_ms
 from receiver.errors import SettingsError, StoreError
 from receiver.forwarding import Forwarder, Teller
+from receiver.health import Health
 from receiver.intake import Intake
+from receiver.metrics import QUEUE_LENGTH, Stored
+from receiver.notices import targets
 from receiver.reconciler import Reconciler
+from receiver.retention import Retention
 from receiver.settings import Settings
 from receiver.signatures import SHORT_KEY_BYTES
 from receiver.storage import migrations
@@ -25,11 +29,13 @@ from receiver.storage.credentials import KeyRing
 from receiver.storage.database import Database
 from receiver.storage.vault import Vault
 from receiver.upstream import Upstream
-from receiver.web import Services, callbacks, events, jobs, ops, problems, refusals, relay
+from receiver.watching import Watcher
+from receiver.web import Services, callbacks, events, jobs, ops, problems, refusals, relay, requests
 from receiver.web.api import blueprint as api
 from receiver.web.api import open_blueprint
 from receiver.web.dashboard import blueprint as dashboard
 from receiver.web.limits import Limits
+from receiver.web.measuring import Measured
 from receiver.web.waiting import Waiters
 
 APP_LOAD_ERROR = 4  # gunicorn gives up on this exit code of a worker, instead of trying for ever
@@ -73,13 +79,30 @@ def _app(
     forwarder = Forwarder(settings.forward_allow)
     reconciler = Reconciler(settings, database, intake, vendor, clock=clock)
     teller = Teller(settings, database, ring, forwarder, clock)
-    background = Background([reconciler.fetch_errors, teller.tell_one], reconciler.beat)
+    retention = Retention(settings, database, clock)
+    health = Health(clock)
+
+    def beat() -> None:
+        logs.flush()
+        reconciler.beat()
+        health.beat(database, alive=intake.writer.alive)
+
+    def look() -> bool:  # though the writer stands still, and its batches tell nothing
+        QUEUE_LENGTH.set(intake.writer.waiting)
+        return False
+
+    work = [reconciler.fetch_errors, teller.tell_one, retention.step, look]
+    if told := targets(settings, forwarder):
+        work.append(Watcher(settings, database, told, clock).step)
+    background = Background(work, beat)
     waiters = Waiters(MOST_WAITERS)
     if any(len(key.secret) < SHORT_KEY_BYTES for key in settings.default_keys):
         log.warning("a signature key of the instance default is short", bytes=SHORT_KEY_BYTES)
     limits = Limits(settings.api_rate, settings.failed_tokens_a_minute)
+    stored = Stored(Measured(settings, database, clock).read)
     services = Services(
-        settings, database, intake, waiters, limits, vault, vendor, forwarder, clock
+        *(settings, database, intake, waiters, limits, vault, vendor, forwarder, clock),
+        *(health, stored),
     )
     atexit.register(_close, background, intake, database)
     return _flask(services), background
@@ -96,6 +119,7 @@ def _flask(services: Services) -> Flask:
     app.register_blueprint(relay.blueprint, url_prefix=relay.BASE)
     app.register_blueprint(relay.blueprint, url_prefix=f"{relay.BASE}/hubs/<hub>", name="hub")
     problems.register(app)
+    requests.register(app)
     hops = services.settings.trusted_proxies
     if hops:
         app.wsgi_app = ProxyFix(app.wsgi_app, hops, hops, hops)  # type: ignore[method-assign]
@@ -104,6 +128,8 @@ def _flask(services: Services) -> Flask:
 
 def _close(background: Background, intake: Intake, database: Database) -> None:
     background.close()
+    with contextlib.suppress(ValueError):  # standard error may be closed by now
+        logs.flush(at_once=True)
     intake.writer.close()
     with contextlib.suppress(StoreError):  # at the end of the process, there is nothing to save
         database.close()

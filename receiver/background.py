@@ -1,4 +1,4 @@
-"""What a worker does beside answering: fetch errors, tell clients, and say that it is alive."""
+"""What a worker does beside answering: fetch errors, tell clients, forget, say that it is alive."""
 
 import os
 import threading

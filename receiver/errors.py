@@ -20,6 +20,7 @@ ReceiverError
 │   ├── Unauthenticated
 │   ├── Forbidden
 │   ├── NotFound
+│   ├── EventGone
 │   ├── BodyGone
 │   ├── Ambiguous
 │   ├── BadParameter
@@ -160,8 +161,14 @@ class NotFound(QueryError):
     reason = "not_found"
 
 
+class EventGone(QueryError):
+    """The event was pruned: its hash goes on recognising its body, but no more is known."""
+
+    reason = "event_pruned"
+
+
 class BodyGone(QueryError):
-    """The event is known, but its body was pruned."""
+    """The event is known, but its body was pruned or erased."""
 
     reason = "body_pruned"
 

@@ -11,19 +11,23 @@ from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, cast
 
-from receiver import metrics
+import structlog
+
+from receiver import logs, metrics
 from receiver.errors import (
     KeysChanged,
     NoSignatureKey,
     ReceiverError,
     SignatureError,
     SignatureMismatch,
+    StoreError,
     StoreRefused,
     StoreUnavailable,
     TooManyRefusals,
     UnknownInstance,
 )
-from receiver.notifications import parse
+from receiver.jobs import is_ending
+from receiver.notifications import Notification, parse
 from receiver.peers import network_of
 from receiver.settings import INSTANCE_NAME, Settings
 from receiver.signatures import verify
@@ -36,10 +40,13 @@ from receiver.storage.store import (
     NewEvent,
     Receipt,
     Result,
+    StaleReplay,
     keep_unmerged,
     record,
 )
 from receiver.storage.writer import Writer
+
+log = structlog.get_logger()
 
 _MOST_ADDRESSES = 10_000  # remembered as refused too often, in one process
 
@@ -53,13 +60,17 @@ Steps: TypeAlias = Generator[Step, Any, T]
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """An HTTP request that arrived, still untrusted. body -- the raw bytes, whole."""
+    """An HTTP request that arrived, still untrusted. body -- the raw bytes, whole.
+
+    request -- its id, where a proxy that is trusted gave it one.
+    """
 
     instance: str
     body: bytes
     signature: str | None
     webhook_id: str | None
     peer: str
+    request: str | None = None
 
 
 class Intake:
@@ -93,11 +104,11 @@ class Intake:
                 yield self._ring.refresh
             except SignatureError as refusal:
                 raise (yield from self._refused(delivery, refusal)) from None
+            except StoreError:
+                self._count(delivery.instance, "unavailable")
+                raise
             else:
-                metrics.CALLBACKS.labels(
-                    delivery.instance, event.notification.kind, receipt.duplicate
-                ).inc()
-                return cast("Receipt", receipt)
+                return self._taken(event, cast("Receipt", receipt))
 
     def receive_again(self, delivery: Delivery) -> Receipt | None:
         """Take a delivery that was refused if its signature is right by now; else give None.
@@ -109,6 +120,8 @@ class Intake:
     def count_refusal(self, peer: str, reason: str) -> None:
         """Count a delivery that could not be read as it was sent; who sent it does not wait."""
         metrics.REFUSALS.labels(reason).inc()
+        metrics.callbacks("", "", "broken").inc()
+        logs.summed(log, "refused", reason, network_of(peer), reason=reason, peer=network_of(peer))
         try:
             if not self._is_ignored(network_of(peer)):
                 self.writer.submit(NewRefusal("", reason, network_of(peer), 0, None, None))
@@ -121,6 +134,22 @@ class Intake:
         Raises StoreUnavailable.
         """
         self._committed(observation)
+        _note_learnt(observation.notification, self._clock())
+
+    def _taken(self, event: NewEvent, receipt: Receipt) -> Receipt:
+        answer = "duplicate" if receipt.duplicate else "new"
+        metrics.callbacks(event.instance, event.notification.kind, answer).inc()
+        if not receipt.duplicate:
+            _note_learnt(event.notification, self._clock())
+        elif isinstance(receipt, StaleReplay):
+            metrics.STALE_REPLAYS.labels(event.instance).inc()
+            log.warning("stale replay", instance=event.instance, kept_as=receipt.event)
+        return receipt
+
+    def _count(self, instance: str, answer: str) -> None:
+        """Count a callback that was not taken; of instances, only those that exist have a name."""
+        known = self._ring.known and self._ring.of(instance) is not None
+        metrics.callbacks(instance if known else "", "", answer).inc()
 
     def _walk(self, steps: Steps[T]) -> T:
         """Take steps in this thread, and wait for each."""
@@ -200,9 +229,14 @@ class Intake:
         if self._is_ignored(peer):
             return self._too_many(peer)
         known = not isinstance(refusal, UnknownInstance)
+        instance = delivery.instance if known else ""
+        metrics.callbacks(instance, "", "refused").inc()
+        named = {"reason": refusal.reason, "peer": peer, "instance": instance}
+        id_ = {"request_id": delivery.request} if delivery.request else {}
+        logs.summed(log, "refused", *named.values(), **named, **id_)
         signature = delivery.signature.encode("latin-1", "replace") if delivery.signature else None
         item = NewRefusal(
-            instance=delivery.instance if known else "",
+            instance=instance,
             reason=refusal.reason,
             peer=peer,
             size=len(delivery.body),
@@ -230,11 +264,13 @@ class Intake:
 
     def _too_many(self, peer: str) -> TooManyRefusals:
         metrics.REFUSALS.labels(TooManyRefusals.reason).inc()
+        metrics.callbacks("", "", "ignored").inc()
         left = self._refused_until.get(peer, 0) - self._clock()
         return TooManyRefusals(max(1, -(-left // 1000)))
 
     def _commit(self, batch: Sequence[Item]) -> Sequence[Result]:
         began = time.perf_counter()
+        metrics.QUEUE_LENGTH.set(self.writer.waiting)
         # For ever: those who wait have deadlines of their own.
         with self._database.transaction(patience=None) as connection:
             results = record(connection, batch, self._clock)
@@ -247,3 +283,10 @@ class Intake:
             raise refused
         with self._database.write() as session:
             return keep_unmerged(session, item, self._clock)
+
+
+def _note_learnt(told: Notification, now: int) -> None:
+    """Measure how long after a job's end we knew of it, where the vendor tells when that was."""
+    if told.completed_at and is_ending(told.status):
+        by = "callback" if told.source == "callback" else "poll"
+        metrics.LEARNT_SECONDS.labels(by).observe(max(0, now - told.completed_at) / 1000)

@@ -30,6 +30,11 @@ UNKNOWN_RANK = 3
 ENDED_RANK = 5
 ENDINGS = {"CANCELLED": 1, "ABORTED": 2, "ERROR": 3, "COMPLETED": 4}  # word: precedence
 
+# What may be about people, and what stands in its place once it was erased: above every key, so
+# that nothing said later takes the place again, and harmless to who reads the register as it is.
+_ERASED: Mapping[str, str] = {"message": "", "file": "", "callback_payload": "null"}
+_ERASED_RANK = ENDED_RANK + 1
+
 # The vendor keeps results and uploaded files for at most three days ("assumed": no page promises
 # them for as long).
 FILES_KEPT_MS = 3 * 24 * 3600 * 1000
@@ -133,7 +138,13 @@ class Job:
     def text(self, name: str) -> str | None:
         """The text register `name`: message, object, direction, file or callback_payload."""
         register = self.registers.get(name)
-        return str(register[5]) if register else None
+        return str(register[5]) if register and register[0] != _ERASED_RANK else None
+
+    @property
+    def erased_at(self) -> int | None:
+        """When what may be about people was taken from it, ms; it does not come back."""
+        register = self.registers.get("erased")
+        return -int(register[0]) if register else None
 
     def _count(self, position: int) -> int | None:
         counts, status = self.registers.get("counts"), self.registers.get("status")
@@ -174,6 +185,17 @@ def join(one: Job, other: Job) -> Job:
         if name not in greater or register > greater[name]:
             greater[name] = register
     return Job(greater)
+
+
+def erase(job: Job, at: int) -> Job:
+    """Give the job without what may be about people: message, file and callback payload.
+
+    An erasure is merged like anything said of a job, so the order of the two does not matter.
+    """
+    gone: dict[str, Register] = {
+        name: [_ERASED_RANK, 0, 0, 0, "", nothing] for name, nothing in _ERASED.items()
+    }
+    return join(job, Job({"erased": [-at], **gone}))
 
 
 def registers(notification: Notification, received_at: int) -> dict[str, Register]:

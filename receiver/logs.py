@@ -1,22 +1,149 @@
-"""Logs: JSON lines on standard error, readable text on a terminal; what they quote is escaped."""
+"""Logs: JSON lines on standard error, readable text on a terminal; what they quote is escaped.
+
+One event is one line, whatever is in it, and a flood of events of one kind is a few lines.
+"""
 
 import logging
 import sys
+import threading
+import time
+from collections.abc import MutableMapping
+from typing import Any
 
 import structlog
 
+LONGEST_VALUE = 1_000  # characters; of a traceback the last 4,000
+LONGEST_TRACEBACK = 4_000
+PERIOD_SECONDS = 60
+MOST_KEYS = 50  # told apart in one period; the rest is one
+
+Fields = MutableMapping[str, Any]
+
 
 def configure() -> None:
-    """Set logging up for this process."""
-    terminal = sys.stderr.isatty()
+    """Set logging up for this process: ours, and what libraries warn of."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+            *_end(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
+    root = logging.getLogger()
+    for old in [each for each in root.handlers if isinstance(each, _Lines)]:
+        root.removeHandler(old)
+    root.addHandler(_Lines())
+
+
+def formatter() -> logging.Formatter:
+    """Write the records of `logging` as our own lines."""
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+        ],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            *_end(),
+        ],
+    )
+
+
+class _Lines(logging.StreamHandler):  # type: ignore[type-arg]
+    """Standard error, as it is when a line is written."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.setLevel(logging.WARNING)
+        self.setFormatter(formatter())
+
+
+def _end() -> list[Any]:
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    if sys.stderr.isatty():
+        return [stamp, _bound, _escape, structlog.dev.ConsoleRenderer()]
+    return [stamp, _bound, _json]
+
+
+_RENDER = structlog.processors.JSONRenderer()
+
+
+def _json(logger: Any, name: str, fields: Fields) -> str:  # noqa: ANN401 - structlog's
+    # JSON lets one control character stand as it is.
+    return str(_RENDER(logger, name, fields)).replace("\x7f", "\\u007f")
+
+
+def _bound(_logger: object, _name: str, fields: Fields) -> Fields:
+    """Cut what is long: a line that is written in one piece does not mix with another's."""
+    for key, value in fields.items():
+        if key == "exception":
+            fields[key] = str(value)[-LONGEST_TRACEBACK:]
+        elif isinstance(value, str) and len(value) > LONGEST_VALUE:
+            fields[key] = value[:LONGEST_VALUE] + "…"
+    return fields
+
+
+def _escape(_logger: object, _name: str, fields: Fields) -> Fields:
+    """Escape what would steer a terminal."""
+    for key, value in fields.items():
+        if not isinstance(value, (bool, int, float, type(None))):
+            fields[key] = "".join(map(_visible, str(value)))
+    return fields
+
+
+def _visible(character: str) -> str:
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
+
+class Sums:
+    """Of lines that say the same, the first of each minute, and then how many there were."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._counts: dict[tuple[str, ...], int] = {}
+        self._told: dict[tuple[str, ...], tuple[Any, str, dict[str, Any]]] = {}
+        self._until = 0.0
+
+    def line(self, log: Any, event: str, same: tuple[str, ...], **facts: Any) -> None:  # noqa: ANN401
+        """Write a line, unless there was one that is the `same` a short while ago."""
+        self.flush()
+        with self._guard:
+            key = (event, *same)
+            if key not in self._counts and len(self._counts) >= MOST_KEYS:
+                key, facts = (event,), {"of": "many"}
+            first = key not in self._counts
+            self._counts[key] = self._counts.get(key, 0) + (not first)
+            self._told[key] = log, event, facts
+        if first:
+            log.warning(event, **facts)
+
+    def flush(self, *, at_once: bool = False) -> None:
+        """Tell how many lines were left out, once a period is over."""
+        with self._guard:
+            now = time.monotonic()
+            if now < self._until and not at_once:
+                return
+            left_out = [(*self._told[key], count) for key, count in self._counts.items() if count]
+            self._counts, self._told, self._until = {}, {}, now + PERIOD_SECONDS
+        for log, event, facts, count in left_out:
+            log.warning(event, **facts, more=count)
+
+
+_SUMS = Sums()
+
+
+def summed(log: Any, event: str, *same: str, **facts: Any) -> None:  # noqa: ANN401 - structlog's
+    """Write a warning that may come in floods: `same` tells which of them are summed up."""
+    _SUMS.line(log, event, same, **facts)
+
+
+def flush(*, at_once: bool = False) -> None:
+    """Write the sums that are due; at_once -- all there are, at the end of a process."""
+    _SUMS.flush(at_once=at_once)

@@ -1,14 +1,34 @@
-"""Every counter and histogram, declared here and nowhere else.
+"""Every counter, histogram and gauge, declared here and nowhere else.
 
-Labels come from fixed sets or from instances that exist, never from what a stranger sent.
+Labels come from fixed sets or from instances that exist, never from what a stranger sent. What the
+database knows is read when it is asked for, by `Stored`: each node tells the same, so that the
+greatest over all nodes is right, and a sum is not. An instance of the vendor's is a `connector`
+here: `instance` is Prometheus' word for whom it asked.
 """
 
-from prometheus_client import Counter, Histogram
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+_SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_LONG = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 72 * 3600)
 
 CALLBACKS = Counter(
     "receiver_callbacks",
-    "Verified callbacks that were stored, by instance, kind and whether they were there before",
-    ("instance", "kind", "duplicate"),
+    "Callbacks, by connector instance ('' if unknown), kind ('' if not read) and answer:"
+    " new, duplicate, refused, ignored, broken or unavailable",
+    ("connector", "kind", "answer"),
+)
+STALE_REPLAYS = Counter(
+    "receiver_stale_replays",
+    "Callbacks whose event had been pruned when they came again",
+    ("connector",),
 )
 REFUSALS = Counter(
     "receiver_refusals", "Deliveries that were not taken, by the reason", ("reason",)
@@ -18,13 +38,95 @@ THROTTLED = Counter(
     "Requests to the API that were too many, by what was counted: a token's, or an address's",
     ("what",),
 )
+ANSWERS = Counter(
+    "receiver_answers",
+    "HTTP answers, by room (callbacks, api, vendor, ops, dashboard) and class of status",
+    ("room", "status"),
+)
 BATCH_SIZE = Histogram(
     "receiver_batch_size",
     "Items that share one transaction",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
 )
 COMMIT_SECONDS = Histogram(
-    "receiver_commit_seconds",
-    "Time to write one batch, commit included",
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    "receiver_commit_seconds", "Time to write one batch, commit included", buckets=_SHORT
 )
+QUEUE_LENGTH = Gauge(
+    "receiver_queue_length",
+    "Items that wait to be written",
+    # Each worker has a queue of its own, and that of a dead one is gone with it.
+    multiprocess_mode="livesum",
+)
+LEARNT_SECONDS = Histogram(
+    "receiver_learnt_seconds",
+    "From the end of a job, by the vendor's clock, until we knew of it, by callback or poll",
+    ("by",),
+    buckets=_LONG,
+)
+UPSTREAM_SECONDS = Histogram(
+    "receiver_upstream_seconds",
+    "Calls to the vendor, each try, by call and class of status ('none': no answer)",
+    ("call", "status"),
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
+
+# A labelled child is found in a dictionary of its own: `labels` takes longer than counting does.
+callbacks = cache(CALLBACKS.labels)
+answers = cache(lambda room, status: ANSWERS.labels(room, f"{status // 100}xx"))
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What `Stored` tells, times in seconds; None where it cannot be known now.
+
+    by_name -- plain gauges, by the end of their names. labelled -- by that and the one label.
+    """
+
+    by_name: Mapping[str, float | None]
+    labelled: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+_PLAIN = {
+    "database_up": "Whether the database could be read",
+    "overdue_jobs": "Jobs under way for longer than is usual",
+    "oldest_job_seconds": "For how long the oldest job under way is; 0 if there is none",
+    "lost_callbacks": "Jobs whose end was learnt by asking though a callback was due",
+    "unreadable_events": "Verified events that could not be read",
+    "expiring_files": "Jobs whose files the vendor will drop within a day",
+    "rejections_hour": "Deliveries refused within the last hour",
+    "queued_at_vendor": "Deliveries that the vendor holds back for us",
+    "unclear_submissions": "Uploads of unknown fate",
+}
+_LABELLED = {
+    "jobs": ("outcome", "Jobs by outcome"),
+    "last_callback_timestamp_seconds": ("connector", "When an instance's last callback came"),
+    "alarms": ("kind", "Open alarms"),
+    "disk_free_bytes": ("place", "Free space where the receiver writes"),
+    "disk_free_ratio": ("place", "The same as a part of the whole"),
+    "info": ("version", "Which release runs"),
+}
+STORED = frozenset(f"receiver_{name}" for name in (*_PLAIN, *_LABELLED))
+
+
+class Stored(Collector):
+    """Gauges that are read when they are asked for. read -- gives their numbers."""
+
+    def __init__(self, read: Callable[[], Numbers]) -> None:
+        self._read = read
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: registering this must not read."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Read, and give all that is known."""
+        numbers = self._read()
+        for name, value in numbers.by_name.items():
+            if value is not None:
+                yield GaugeMetricFamily(f"receiver_{name}", _PLAIN[name], value)
+        for name, values in numbers.labelled.items():
+            label, told = _LABELLED[name]
+            family: Any = GaugeMetricFamily(f"receiver_{name}", told, labels=[label])
+            for labelled, number in sorted(values.items()):
+                family.add_metric([labelled], number)
+            yield family

@@ -259,9 +259,10 @@ class Reconciler:
             with self._database.write() as session:
                 failures.give_up_errors(session, claim)
             return
+        named = [(entry, cause(entry)) for entry in entries]
         with self._database.write() as session:
-            failures.keep_errors(session, claim, [(entry, cause(entry)) for entry in entries])
-        report.errors += len(entries)
+            kept = failures.keep_errors(session, claim, named)
+        report.errors += len(entries) if kept else 0
 
     def _look_at_queue(self, lane: Lane, report: Report, *, redeliver: bool) -> None:
         try:

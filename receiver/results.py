@@ -9,6 +9,7 @@ import structlog
 from receiver import upstream
 from receiver.errors import StoreUnavailable, UpstreamRefused
 from receiver.lanes import Lane
+from receiver.storage.fetches import note_fetched
 from receiver.storage.followups import Claim
 
 LONGEST_FILE_NAME = 200
@@ -34,6 +35,8 @@ def save_result(lane: Lane, claim: Claim, folder: Path) -> bool:
         ):
             file.writelines(pieces)
         unfinished.rename(target)
+        with lane.road.database.write() as session:
+            note_fetched(session, claim.job, claim.instance, lane.road.clock())
     except UpstreamRefused as error:
         log.warning("no result", instance=lane.instance, job=claim.job, error=str(error))
         return False

@@ -1,15 +1,37 @@
 """gunicorn, with the settings that callbacks need. `deploy/gunicorn.conf.py` gives the same."""
 
+import contextlib
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import structlog
 from gunicorn.app.base import BaseApplication
+
+from receiver import __version__, logs
+from receiver.errors import SettingsError
+from receiver.settings import Settings
 
 # gunicorn makes unnamed files there, for its workers' heartbeats.
 _MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108
+
+log = structlog.get_logger()
+
+
+def announce(server: Any) -> None:  # noqa: ANN401 - gunicorn's
+    """Write down what has started, and with which settings."""
+    logs.configure()
+    with contextlib.suppress(SettingsError):  # of which each worker tells
+        settings = Settings.from_env(os.environ).shown()
+        log.info("started", version=__version__, workers=server.cfg.workers, settings=settings)
+
+
+def take_leave(_server: object) -> None:
+    """Write down that it has stopped."""
+    log.info("stopped", version=__version__)
+
 
 OPTIONS: dict[str, Any] = {
     "worker_class": "receiver.worker.Worker",
@@ -26,6 +48,9 @@ OPTIONS: dict[str, Any] = {
     "limit_request_fields": 64,
     "limit_request_field_size": 4096,
     "control_socket_disable": True,
+    "logger_class": "receiver.server_log.ServerLog",
+    "when_ready": announce,
+    "on_exit": take_leave,
     "worker_tmp_dir": str(_MEMORY) if _MEMORY.is_dir() else None,
     "preload_app": False,
 }
@@ -58,7 +83,7 @@ def _forget_worker(_server: object, worker: Any) -> None:  # noqa: ANN401 - guni
 def serve(bind: str, workers: int | None) -> None:
     """Run the receiver until it is told to stop."""
     # prometheus_client reads this when it is first imported, which is in the workers.
-    metrics = tempfile.mkdtemp(prefix="receiver-metrics-")
+    metrics, master = tempfile.mkdtemp(prefix="receiver-metrics-"), os.getpid()
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
     options = {**OPTIONS, "bind": bind, "child_exit": _forget_worker}
     if workers is not None:
@@ -66,4 +91,5 @@ def serve(bind: str, workers: int | None) -> None:
     try:
         _Server(options).run()
     finally:
-        shutil.rmtree(metrics, ignore_errors=True)
+        if os.getpid() == master:  # the end of a worker, which was forked in there, passes here too
+            shutil.rmtree(metrics, ignore_errors=True)

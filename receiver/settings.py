@@ -6,17 +6,19 @@ or half set raises a SettingsError of one line.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from receiver import targets
 from receiver.errors import CredentialError, SettingsError
 from receiver.signatures import SignatureKey
 
 DEFAULT_INSTANCE = "default"
 INSTANCE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+FOREVER = 2**62
 DEFAULT_OPEN_CONNECTORS_URL = "https://api.openconnectors.us2.ext.hana.ondemand.com/elements/api-v2"
 
 _FERNET_KEY = re.compile("[A-Za-z0-9_-]{43}=")
@@ -34,6 +36,12 @@ class Settings:
     api_rate -- requests a minute that one token may make of one worker process.
     answer_within -- how long a sender may be kept waiting for a commit before it is sent away: two
     nodes that a load balancer tries in turn must be through in 10 s.
+    keep_bodies, keep_events -- how long; FOREVER is longer than any time since the epoch.
+    alarm_url -- told of alarms, as Standard Webhooks has it, signed with `alarm_secret`.
+    alarm_mail_to -- addresses told of alarms through `smtp_url`: smtp://user@host:587 (STARTTLS
+    where it is offered, and always before a password) or smtps://.
+    alarm_failing_percent -- of the vendor's schedule: for how long our answers may fail untold.
+    log_requests -- whether each request is a line in the log.
     """
 
     database_url: str = field(default="sqlite:///receiver.db", repr=False)
@@ -53,6 +61,14 @@ class Settings:
     refusals_a_minute: int = 600
     api_rate: int = 600_000
     failed_tokens_a_minute: int = 120
+    alarm_url: str | None = field(default=None, repr=False)  # its path may be a secret
+    alarm_secret: bytes | None = field(default=None, repr=False)
+    alarm_mail_to: tuple[str, ...] = ()
+    alarm_mail_from: str | None = None
+    smtp_url: str | None = None
+    smtp_password: str | None = field(default=None, repr=False)
+    alarm_failing_percent: int = 5
+    log_requests: bool = False
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str]) -> "Settings":
@@ -63,7 +79,38 @@ class Settings:
         read = _Reader(environment)
         given = {field_: read(name, convert) for field_, (name, convert) in _NAMES.items()}
         told = {field_: value for field_, value in given.items() if value is not None}
-        return cls(default_keys=_default_keys(read), **told)
+        settings = cls(default_keys=_default_keys(read), **told)
+        _check_alarms(settings)
+        return settings
+
+    @property
+    def failing_after(self) -> int:
+        """For how long our answers may fail before it is an alarm, ms."""
+        return sum(self.vendor_retry_seconds) * 10 * self.alarm_failing_percent
+
+    def shown(self) -> dict[str, object]:
+        """What was decided, without secrets, for the log."""
+        plain = {each.name: getattr(self, each.name) for each in fields(self) if each.repr}
+        keys = [key.id for key in self.default_keys]
+        shown = {**plain, "default_keys": keys, "forward_allow": sorted(self.forward_allow)}
+        return {**shown, "alarm_url": self.alarm_url and urlsplit(self.alarm_url).hostname}
+
+
+def _check_alarms(settings: Settings) -> None:
+    """Raise SettingsError where one of two is set that make no sense alone."""
+    user = settings.smtp_url and urlsplit(settings.smtp_url).username
+    for one, other, named in (
+        (settings.alarm_url, settings.alarm_secret, "RECEIVER_ALARM_URL and RECEIVER_ALARM_SECRET"),
+        (settings.alarm_mail_to, settings.smtp_url, "RECEIVER_ALARM_MAIL_TO and RECEIVER_SMTP_URL"),
+        (user, settings.smtp_password, "RECEIVER_SMTP_URL's user and RECEIVER_SMTP_PASSWORD"),
+    ):
+        if bool(one) != bool(other):
+            raise SettingsError(f"{named} go together: set both or neither")
+    url = urlsplit(settings.alarm_url or "https:")
+    if url.scheme != "https" and url.hostname not in settings.forward_allow:
+        raise SettingsError(
+            "RECEIVER_ALARM_URL must be https, unless RECEIVER_FORWARD_ALLOW names its host"
+        )
 
 
 def duration_ms(text: str) -> int:
@@ -72,6 +119,15 @@ def duration_ms(text: str) -> int:
     if not match:
         raise ValueError("must be a whole number and s, m, h or d, like 15m")
     return int(match[1]) * _UNIT_MS[match[2]]
+
+
+def _retention(text: str) -> int:
+    try:
+        return FOREVER if text == "forever" else duration_ms(text)
+    except ValueError:
+        raise ValueError(
+            "must be `forever`, or a whole number and s, m, h or d, like 90d"
+        ) from None
 
 
 def secret_from_file(path: str | Path) -> bytes:
@@ -186,6 +242,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _yes_or_no(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise ValueError("must be yes or no")
+    return text == "yes"
+
+
 def _hosts(text: str) -> frozenset[str]:
     hosts = frozenset(text.lower().split())
     if not all(re.fullmatch(r"[a-z0-9._:-]{1,253}", host) for host in hosts):
@@ -227,6 +289,14 @@ _NAMES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "forward_allow": ("RECEIVER_FORWARD_ALLOW", _hosts),
     "overdue_after": ("RECEIVER_OVERDUE_AFTER", duration_ms),
     "api_rate": ("RECEIVER_API_RATE", _whole(1, 10**9)),
-    "keep_bodies": ("RECEIVER_KEEP_BODIES", duration_ms),
-    "keep_events": ("RECEIVER_KEEP_EVENTS", duration_ms),
+    "alarm_url": ("RECEIVER_ALARM_URL", targets.url),
+    "alarm_secret": ("RECEIVER_ALARM_SECRET", targets.secret),
+    "alarm_mail_to": ("RECEIVER_ALARM_MAIL_TO", targets.addresses),
+    "alarm_mail_from": ("RECEIVER_ALARM_MAIL_FROM", targets.address),
+    "smtp_url": ("RECEIVER_SMTP_URL", targets.smtp_url),
+    "smtp_password": ("RECEIVER_SMTP_PASSWORD", str),
+    "alarm_failing_percent": ("RECEIVER_ALARM_FAILING_PERCENT", _whole(1, 100)),
+    "log_requests": ("RECEIVER_LOG_REQUESTS", _yes_or_no),
+    "keep_bodies": ("RECEIVER_KEEP_BODIES", _retention),
+    "keep_events": ("RECEIVER_KEEP_EVENTS", _retention),
 }

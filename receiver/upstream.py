@@ -6,6 +6,7 @@ be repeated without harm is repeated; no redirect is followed: it would carry th
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from urllib.parse import quote
 import httpx
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from receiver import metrics
 from receiver.errors import (
     UpstreamError,
     UpstreamNonsense,
@@ -40,10 +42,14 @@ _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One request, below the base URL. safe -- whether it may be sent again by itself."""
+    """One request, below the base URL. safe -- whether it may be sent again by itself.
+
+    name -- what is asked, one of a fixed set of words, for the metrics.
+    """
 
     method: str
     path: str
+    name: str = "other"
     safe: bool = False
     params: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -73,43 +79,46 @@ def segment(text: str) -> str:
 
 def objects(hub: str | None) -> Call:
     """Ask which objects there are."""
-    return Call(method="GET", path=f"{_hub(hub)}/objects", safe=True)
+    return Call(method="GET", path=f"{_hub(hub)}/objects", name="objects", safe=True)
 
 
 def status(job: str, hub: str | None = None) -> Call:
     """Ask where a job stands."""
-    return Call(method="GET", path=f"{_hub(hub)}/bulk/{segment(job)}/status", safe=True)
+    path = f"{_hub(hub)}/bulk/{segment(job)}/status"
+    return Call(method="GET", path=path, name="status", safe=True)
 
 
 def errors(job: str, page: str | None, hub: str | None = None) -> Call:
     """Ask for a page of a job's failed records."""
     path = f"{_hub(hub)}/bulk/{segment(job)}/errors"
-    return Call(method="GET", path=path, safe=True, params=_page(page))
+    return Call(method="GET", path=path, name="errors", safe=True, params=_page(page))
 
 
 def jobs(where: str | None, page: str | None, hub: str | None = None) -> Call:
     """Ask for a page of the job list; where -- like `job_status='RUNNING'`."""
     params = {"where": where} if where else {}
     path = f"{_hub(hub)}/bulk/jobs"
-    return Call(method="GET", path=path, safe=True, params={**params, **_page(page)})
+    return Call(method="GET", path=path, name="jobs", safe=True, params={**params, **_page(page)})
 
 
 def cancel(job: str, hub: str | None = None) -> Call:
     """Ask to end a job."""
-    return Call(method="PUT", path=f"{_hub(hub)}/bulk/{segment(job)}/cancel")
+    return Call(method="PUT", path=f"{_hub(hub)}/bulk/{segment(job)}/cancel", name="cancel")
 
 
 def result(job: str, object_name: str, accept: str, hub: str | None = None) -> Call:
     """Ask for a job's file."""
     path = f"{_hub(hub)}/bulk/{segment(job)}/{segment(object_name)}"
-    return Call(method="GET", path=path, safe=True, headers={"Accept": accept})
+    headers = {"Accept": accept}
+    return Call(method="GET", path=path, name="result", safe=True, headers=headers)
 
 
 def queued(*, resend: bool = False) -> Call:
     """Ask which deliveries the vendor holds back for us, or to send them again."""
     path = "/notifications/subscriptions/deliveries"
     method = "PUT" if resend else "GET"
-    return Call(method=method, path=path, safe=True, params={"where": QUEUED})
+    name = "resend" if resend else "queue"
+    return Call(method=method, path=path, name=name, safe=True, params={"where": QUEUED})
 
 
 def read_status(answer: Answer, job: str | None = None) -> Notification:
@@ -170,8 +179,10 @@ class Upstream:
         """Give the content type and the pieces of an answer of any length."""
         with (
             _vendors_faults(call),
+            _measured(call) as measure,
             self._client.stream(**self._request(authorization, call)) as answer,
         ):
+            measure.status = answer.status_code
             if not answer.is_success:
                 body = _unquoted(_capped(answer), authorization)
                 raise _refusal(call, answer.status_code, body)
@@ -200,8 +211,10 @@ class Upstream:
     def _send(self, authorization: str, call: Call) -> Answer:
         with (
             _vendors_faults(call),
+            _measured(call) as measure,
             self._client.stream(**self._request(authorization, call)) as answer,
         ):
+            measure.status = answer.status_code
             body = _unquoted(_capped(answer), authorization)
         if not answer.is_success:
             raise _refusal(call, answer.status_code, body)
@@ -219,6 +232,23 @@ class Upstream:
             "files": {"file": call.file} if call.file else None,
             "timeout": _UPLOAD_TIMEOUT if call.file else _TIMEOUT,
         }
+
+
+@dataclass(slots=True)
+class _Measure:
+    status: int | None = None
+
+
+@contextmanager
+def _measured(call: Call) -> Iterator[_Measure]:
+    """Measure a call from its start to the end of its answer."""
+    measure, began = _Measure(), time.perf_counter()
+    try:
+        yield measure
+    finally:
+        status = f"{measure.status // 100}xx" if measure.status else "none"
+        took = time.perf_counter() - began
+        metrics.UPSTREAM_SECONDS.labels(call.name, status).observe(took)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers import gasgi
 
 THREADS = 16  # of Flask's in one process: for the API, the dashboard and the vendor's paths
+HEAD_SECONDS = 20  # for the head of a connection's first request to arrive
 IDLE_SECONDS = 2  # that a kept connection may stay once the worker is told to stop
 
 
@@ -21,11 +22,13 @@ class Connection(ASGIProtocol):  # type: ignore[misc]
         """Take it, unless there are `worker_connections` already."""
         super().connection_made(transport)
         self.worker.connections.add(self)
+        self._late = self.worker.loop.call_later(HEAD_SECONDS, self._close_if_silent)
         if self.worker.nr_conns > self.cfg.worker_connections:
             self._close_transport()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
+        self._late.cancel()
         self.worker.connections.discard(self)
         super().connection_lost(exc)
 
@@ -45,6 +48,11 @@ class Connection(ASGIProtocol):  # type: ignore[misc]
         super()._close_transport()
         # To a client that is gone no end can be written, and gunicorn stops at that error.
         self.transport.close()
+
+    def _close_if_silent(self) -> None:
+        # Of later requests, `keepalive` bounds the head too.
+        if self.req_count == 1:
+            self.close_if_idle()
 
     def close_if_idle(self) -> None:
         """Close a connection that no request is under way on."""

@@ -17,6 +17,7 @@ FETCHED = Path(sys.prefix) / "debian"
 PACKAGES = {  # with the libraries that not every machine has
     "nginx": ["nginx", "libssl3"],
     "haproxy": ["haproxy", "liblua5.3-0", "libopentracing1", "libopentracing-c-wrapper0"],
+    "promtool": ["prometheus"],
     "systemd-analyze": [
         *("systemd", "libsystemd-shared", "libapparmor1", "libip4tc2", "libkmod2", "libseccomp2")
     ],

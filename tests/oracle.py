@@ -95,6 +95,7 @@ def by_law(told: list[Notification]) -> dict[str, Any]:
         "files_expire_at": None if ended_at is None else ended_at + 3 * DAY,
         "conflict": len({word(said) for said in ends if said.attempt == last_attempt}) > 1,
         "learnt_by": first and ("callback" if first.source == "callback" else "poll"),
+        "erased_at": None,
         "called_back": any(said.source == "callback" for said in ends),
         **{name: register(told, lambda said, n=name: getattr(said, n))[1] for name in TEXTS},
     }

@@ -5,7 +5,7 @@ import json
 import pytest
 from test_interface_api import problem
 
-from receiver.web import shapes
+from receiver.web import job_answers, shapes
 from receiver.web.answers import Question, parameters
 from receiver.web.job_answers import job_answer, jobs_answer
 from receiver.web.problems import answer_to
@@ -91,11 +91,11 @@ def test_a_job_that_changed_is_shown_as_it_is_now(stored):
 
 def test_large_jobs_are_not_kept_at_hand(stored):
     assert len(stored.get("/jobs").json["jobs"]) == 3
-    kept = shapes._shown_before.cache_info().currsize
-    body = {"id": "9", "status": "RUNNING", "error": "x" * shapes.LARGEST_AT_HAND}
+    kept = job_answers._shown_before.cache_info().currsize
+    body = {"id": "9", "status": "RUNNING", "error": "x" * job_answers.LARGEST_AT_HAND}
     assert stored.call_back(json.dumps(body).encode()).status_code == 200
     assert stored.get("/jobs").json["jobs"][0]["message"] == body["error"]
-    assert shapes._shown_before.cache_info().currsize == kept
+    assert job_answers._shown_before.cache_info().currsize == kept
 
 
 def test_a_thousand_parameters_are_too_many(stored):

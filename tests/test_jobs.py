@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from oracle import DAY, TEXTS, by_law, key
 
 from receiver.clock import iso
-from receiver.jobs import OUTCOMES, Job, changes, is_ending, join, merge
+from receiver.jobs import OUTCOMES, Job, changes, erase, is_ending, join, merge
 from receiver.notifications import MAX_TIME_MS, Notification
 
 
@@ -98,6 +98,16 @@ def test_merging_is_commutative_and_idempotent(job, one, other):
     assert merge(merge(job, one), other) == merge(merge(job, other), one)
     assert merge(merge(job, one), one) == merge(job, one)
     assert merge(job, one) == join(job, fold([one]))
+
+
+@settings(max_examples=500)
+@given(histories, histories, st.integers(1, 10**13))
+def test_nothing_that_is_said_before_or_after_brings_back_what_was_erased(before, after, at):
+    job = reduce(merge, after, erase(fold(before), at))
+    assert job == erase(fold(before + after), at) == join(fold(after), erase(fold(before), at))
+    gone = dict.fromkeys(("message", "file", "callback_payload"))
+    assert shown(job) == {**by_law(before + after), **gone, "erased_at": at}
+    assert erase(job, at + 1) == job
 
 
 @given(histories)

@@ -1,18 +1,47 @@
-"""Retention: bodies go, hashes and outcomes stay, and nobody waits long for it."""
+"""Retention: what is too old goes, hashes and outcomes stay, and nobody waits long for it."""
 
+import hashlib
 import json
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
+from itertools import count as counter
 
+import hypothesis
 import pytest
-from sqlalchemy import func, select
+from hypothesis import event as note
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY
+from sqlalchemy import func, select, update
+from structlog.testing import capture_logs
 
+from receiver import retention
+from receiver.app import _app
 from receiver.clock import now_ms
+from receiver.errors import StoreUnavailable
+from receiver.jobs import Job
+from receiver.notifications import parse
+from receiver.retention import LEASE_MS, LOOK_MS, PERIOD_MS, Retention
+from receiver.settings import FOREVER, Settings
 from receiver.signatures import SignatureKey
-from receiver.storage import pruning
-from receiver.storage.models import Body, Event, Forward, JobRow, Rejection, TimelineEntry
+from receiver.storage import migrations, pruning
+from receiver.storage import models as tables
+from receiver.storage.database import Database
+from receiver.storage.models import (
+    Body,
+    Event,
+    Forward,
+    JobRow,
+    RecordError,
+    Rejection,
+    Submission,
+    TimelineEntry,
+)
+from receiver.storage.store import NewEvent, record
 
 DAY = 24 * 3_600_000
+EVER = 1_000 * DAY
 
 
 def bulk(job: str, status: str = "COMPLETED", **facts: object) -> bytes:
@@ -24,112 +53,509 @@ def count(receiver, table: type) -> int:
         return session.scalar(select(func.count()).select_from(table))
 
 
-def prune(receiver, bodies: int = 0, details: int = 0) -> dict[str, int]:
-    """Prune bodies, and details, that are so many ms old; by default all."""
-    now = now_ms() + 60_000  # PostgreSQL's clock and ours differ a little
-    return pruning.prune(receiver.services.database, now - bodies, now - details)
+def age(receiver, ms: int) -> None:
+    """Let the time pass for what is there."""
+    with receiver.services.database.write() as session:
+        for table, *names in (
+            (Event, "received_at", "last_received_at"),
+            (JobRow, "updated_at", "first_seen_at"),
+            (TimelineEntry, "at"),
+            (Submission, "at"),
+            (Rejection, "at"),
+            (Forward, "at"),
+        ):
+            columns = [getattr(table, name) for name in names]
+            earlier = update(table).where(columns[0] > 0)
+            session.execute(earlier.values({column: column - ms for column in columns}))
+        for column, unit in (
+            (tables.RejectionCount.minute, 60_000),
+            (tables.RefusedAddress.since, 1),
+        ):
+            session.execute(update(column.class_).values({column: column - ms // unit}))
+        state = pruning.turn(session)
+        state.bodies_before = max(0, state.bodies_before - ms)
+        state.errors_before = max(0, state.errors_before - ms)
+
+
+def state(receiver) -> tables.Retention:
+    with receiver.services.database.read() as session:
+        found = session.scalars(select(tables.Retention)).one()
+        session.expunge(found)
+        return found
+
+
+def kept(receiver, bodies: int = EVER, events: int = EVER) -> Retention:
+    given_ = Settings(keep_bodies=bodies, keep_events=events)
+    return Retention(given_, receiver.services.database, now_ms, sleep=lambda _: None)
+
+
+def went(passing: Iterator[tuple[str, int]]) -> dict[str, int]:
+    gone: dict[str, int] = {}
+    for kind, rows in passing:
+        gone[kind] = gone.get(kind, 0) + rows
+    return {kind: rows for kind, rows in gone.items() if rows}
+
+
+def prune(receiver, bodies: int = EVER, events: int = EVER) -> dict[str, int]:
+    return went(kept(receiver, bodies, events).passing())
 
 
 def test_bodies_go_and_all_that_was_learnt_from_them_stays(any_receiver):
     receipts = [any_receiver.call_back(bulk(str(n), recordsCount=3)).json for n in range(3)]
     jobs = any_receiver.get("/jobs").json["jobs"]
-    gone = prune(any_receiver)
-    assert (gone["bodies"], gone["timeline"]) == (3, 3)
-    assert any_receiver.get("/jobs").json["jobs"] == jobs
+    age(any_receiver, 91 * DAY)
+    assert prune(any_receiver, bodies=90 * DAY) == {"bodies": 3}
+    after = any_receiver.get("/jobs").json["jobs"]
+    assert [{**job, "updated_at": None} for job in after] == [
+        {**job, "updated_at": None} for job in jobs
+    ]
     for receipt in receipts:
         event = any_receiver.get(f"/events/{receipt['event']}")
         assert (event.status_code, event.json["deliveries"]) == (200, 1)
         body = any_receiver.get(f"/events/{receipt['event']}/body")
         assert (body.status_code, body.json["code"]) == (410, "body_pruned")
-    assert prune(any_receiver)["bodies"] == 0
+    assert len(any_receiver.get("/jobs/1/events").json["timeline"]) == 1
+    assert prune(any_receiver, bodies=90 * DAY) == {}
 
 
-def test_a_replay_after_pruning_is_still_a_duplicate(any_receiver):
+def test_of_an_old_event_hardly_more_than_its_hash_is_kept(any_receiver):
+    receipt = any_receiver.call_back(bulk("1", recordsCount=3)).json
+    any_receiver.call_back(b"\xff")
+    job = any_receiver.get("/jobs/1").json
+    age(any_receiver, 401 * DAY)
+    assert prune(any_receiver, events=400 * DAY) == {"bodies": 2, "events": 2, "timeline": 1}
+    assert any_receiver.get("/jobs/1").json == {
+        **job,
+        "updated_at": any_receiver.get("/jobs/1").json["updated_at"],
+    }
+    assert any_receiver.get("/jobs/1/events").json["timeline"] == []
+    for path in ("", "/body"):
+        gone = any_receiver.get(f"/events/{receipt['event']}{path}")
+        assert (gone.status_code, gone.json["code"]) == (410, "event_pruned")
+    assert any_receiver.get("/events").json == {"events": [], "next": None}
+    assert any_receiver.get("/events?kind=other&job=1").json["events"] == []
+    assert any_receiver.get("/summary").json["unreadable_events"] == 0
+    with any_receiver.services.database.read() as session:
+        rows = session.scalars(select(Event)).all()
+        left = {(row.job, row.key, row.size, row.webhook_id, row.received_at) for row in rows}
+    assert left == {(None, "", 0, None, 0)}
+
+
+@pytest.mark.parametrize("ages", [{"bodies": DAY}, {"events": DAY}], ids=["body", "event"])
+def test_a_replay_after_pruning_is_still_a_duplicate_and_changes_nothing(any_receiver, ages):
     first = any_receiver.call_back(bulk("1")).json
-    prune(any_receiver)
+    age(any_receiver, 2 * DAY)
+    prune(any_receiver, **ages)
+    job = any_receiver.get("/jobs/1").json
+    entries = count(any_receiver, TimelineEntry)
     again = any_receiver.call_back(bulk("1"))
     assert (again.status_code, again.json) == (200, {"event": first["event"], "duplicate": True})
-    assert (count(any_receiver, Event), count(any_receiver, JobRow)) == (1, 1)
-    assert count(any_receiver, Body) == 0  # a replay does not bring its body back
-    assert any_receiver.get(f"/events/{first['event']}/body").status_code == 410
-    assert any_receiver.get("/jobs/1").json["events"] == 1
+    tables_ = (Event, JobRow, Body, Forward, TimelineEntry)
+    assert [count(any_receiver, table) for table in tables_] == [1, 1, 0, 0, entries]
+    assert any_receiver.get("/jobs/1").json == job
+    gone = any_receiver.get(f"/events/{first['event']}/body")
+    assert gone.status_code == 410
+    if "events" in ages:
+        assert "2 deliveries" in gone.json["detail"]
+
+
+def test_a_replay_of_a_forgotten_event_is_marked_as_stale(any_receiver):
+    def stale() -> float:
+        return REGISTRY.get_sample_value(f"{name}_total", {"instance": "default"}) or 0
+
+    name, before = "receiver_stale_replays", None
+    receipt = any_receiver.call_back(bulk("1")).json
+    before = stale()
+    with capture_logs() as logs:
+        any_receiver.call_back(bulk("1"))
+    assert (stale(), logs) == (before, [])
+    age(any_receiver, 2 * DAY)
+    prune(any_receiver, events=DAY)
+    with capture_logs() as logs:
+        any_receiver.call_back(bulk("1"))
+    assert stale() == before + 1
+    told = {"event": "stale replay", "instance": "default", "kept_as": receipt["event"]}
+    assert logs == [{**told, "log_level": "warning"}]
 
 
 def test_what_is_young_stays(any_receiver):
     receipt = any_receiver.call_back(bulk("1")).json
     any_receiver.call_back(bulk("2"), key=SignatureKey("x", b"another"))
-    assert set(prune(any_receiver, DAY, DAY).values()) == {0}
+    assert prune(any_receiver, DAY, DAY) == {}
     assert any_receiver.get(f"/events/{receipt['event']}/body").data == bulk("1")
     assert len(any_receiver.get("/rejections").json["rejections"]) == 1
 
 
-def test_bodies_and_details_have_an_age_each(any_receiver):
+def test_what_is_kept_for_ever_never_goes(any_receiver):
     any_receiver.call_back(bulk("1"))
-    gone = prune(any_receiver, bodies=0, details=DAY)
-    assert (gone["bodies"], gone["timeline"]) == (1, 0)
-    assert len(any_receiver.get("/jobs/1/events").json["timeline"]) == 1
+    any_receiver.call_back(bulk("2"), key=SignatureKey("x", b"another"))
+    age(any_receiver, 5_000 * DAY)
+    assert prune(any_receiver, FOREVER, FOREVER) == {"addresses": 1}
+
+
+def test_no_body_outlives_its_event(any_receiver):
+    any_receiver.call_back(bulk("1"))
+    age(any_receiver, 2 * DAY)
+    assert prune(any_receiver, bodies=EVER, events=DAY)["bodies"] == 1
+    assert count(any_receiver, Body) == 0
+
+
+def test_nor_does_one_that_was_received_before_the_time_up_to_which_bodies_are_gone(any_receiver):
+    any_receiver.call_back(bulk("1"))
+    age(any_receiver, 2 * DAY)
+    with any_receiver.services.database.write() as session:
+        pruning.turn(session).bodies_before = now_ms()
+    prune(any_receiver, bodies=DAY)
+    assert count(any_receiver, Body) == 1
+    prune(any_receiver, events=DAY)
+    assert count(any_receiver, Body) == 0
 
 
 def test_the_quarantine_and_its_counts_go(any_receiver):
     for number in range(3):
         any_receiver.call_back(bulk(str(number)), key=SignatureKey("x", b"another"))
-    assert count(any_receiver, Rejection) == 3
-    gone = prune(any_receiver)
-    assert gone["rejections"] == 3
+    age(any_receiver, 2 * 3_600_000)
+    assert prune(any_receiver, bodies=DAY) == {"addresses": 1}
+    age(any_receiver, 2 * DAY)
+    gone = prune(any_receiver, bodies=DAY)
+    assert gone.pop("counts") in (1, 2)  # minutes
+    assert gone == {"rejections": 3}
     assert any_receiver.get("/rejections").json["rejections"] == []
 
 
-def test_what_clients_were_told_goes(receiver):
+def test_what_clients_were_told_goes_but_not_what_they_are_still_to_be_told(any_receiver):
     row = {"job": "1", "instance": "a", "url": "https://x.example.com", "body": b"{}", "tries": 1}
+    with any_receiver.services.database.write() as session:
+        for at, next_at in ((1, None), (2, 3), (3, None), (now_ms() + DAY, None)):
+            session.add(Forward(at=at, next_at=next_at, result="200", **row))
+            session.flush()
+    assert prune(any_receiver, bodies=DAY) == {"forwards": 2}
+    assert count(any_receiver, Forward) == 2
+
+
+def failed(receiver, job: str, records: int) -> None:
+    receiver.call_back(bulk(job, recordsFailedCount=records))
     with receiver.services.database.write() as session:
-        session.add_all([Forward(at=at, next_at=None, result="200", **row) for at in (1, 2)])
-        session.add(Forward(at=now_ms() + DAY, next_at=None, result="200", **row))
-    assert prune(receiver)["forwards"] == 2
-    assert count(receiver, Forward) == 1
+        for position in range(records):
+            row = {"entry": "{}", "message": "", "position": position}
+            session.add(RecordError(job=job, instance="default", **row))
+
+
+def test_failed_records_go_with_the_last_change_of_their_job(any_receiver, monkeypatch):
+    monkeypatch.setattr(retention, "BATCH", 3)
+    for number in range(10):
+        failed(any_receiver, f"old-{number}", number)
+    age(any_receiver, 2 * DAY)
+    failed(any_receiver, "new", 4)
+    any_receiver.call_back(bulk("old-9", "ERROR", job_reset_attempt=1))
+    gone = prune(any_receiver, bodies=DAY)
+    assert gone["errors"] == sum(range(9))
+    assert count(any_receiver, RecordError) == 9 + 4
+    age(any_receiver, 2 * DAY)
+    assert prune(any_receiver, bodies=DAY)["errors"] == 9 + 4
+
+
+def test_timelines_and_submissions_go_with_the_events(any_receiver):
+    with any_receiver.services.database.write() as session:
+        for number, state in enumerate(pruning.SUBMISSION_STATES):
+            row = {"instance": "a", "submitted_by": "b", "at": now_ms()}
+            session.add(Submission(id=str(number), state=state, **row))
+    any_receiver.call_back(bulk("1"))
+    age(any_receiver, 2 * DAY)
+    assert prune(any_receiver, bodies=DAY) == {"bodies": 1}
+    gone = prune(any_receiver, events=DAY)
+    assert gone == {"events": 1, "timeline": 1, "submissions": 4}
+
+
+def test_a_count_beforehand_is_what_then_goes(any_receiver):
+    for number in range(3):
+        failed(any_receiver, str(number), 2)
+        any_receiver.call_back(bulk("x"), key=SignatureKey("x", b"another"))
+    age(any_receiver, 2 * DAY)
+    any_receiver.call_back(bulk("new"))
+    told = kept(any_receiver, DAY, DAY).due()
+    assert prune(any_receiver, DAY, DAY) == {kind: rows for kind, rows in told.items() if rows}
+    assert (told["bodies"], told["events"], told["errors"], told["timeline"]) == (3, 3, 6, 3)
+    assert set(kept(any_receiver, DAY, DAY).due().values()) == {0}
+
+
+def test_batches_are_short_transactions_with_a_rest_after_each(any_receiver, monkeypatch):
+    for number in range(23):
+        any_receiver.call_back(bulk(str(number)))
+    age(any_receiver, 2 * DAY)
+    monkeypatch.setattr(retention, "BATCH", 5)
+    rests: list[float] = []
+    given_ = Settings(keep_events=DAY)
+    passing = Retention(
+        given_, any_receiver.services.database, now_ms, sleep=rests.append
+    ).passing()
+    seen = [(kind, rows, count(any_receiver, Body)) for kind, rows in passing]
+    assert [each for each in seen if each[0] == "bodies"] == [
+        ("bodies", rows, 23 - sum((5, 5, 5, 5, 3)[: place + 1]))
+        for place, rows in enumerate((5, 5, 5, 5, 3))
+    ]
+    assert [rows for kind, rows, _ in seen if kind == "timeline"] == [5, 5, 5, 5, 3]
+    assert len(rests) == 4 * 4  # failed records are looked for by job
+    assert min(rests) >= retention.SHORTEST_REST
+
+
+def test_rows_that_did_not_go_are_not_looked_through_again(any_receiver, monkeypatch):
+    """The next pass begins where the bodies of the last one ended, short of the latest minutes."""
+    for number in range(5):
+        any_receiver.call_back(bulk(str(number)))
+    age(any_receiver, 2 * DAY)
+    prune(any_receiver, bodies=DAY)
+    done = state(any_receiver)
+    assert done.bodies_before == pytest.approx(now_ms() - DAY, abs=10_000)
+    assert done.errors_before == pytest.approx(now_ms() - DAY, abs=10_000)
+    assert went(kept(any_receiver).passing(1_000)) == {"events": 5, "timeline": 5}
+    done = state(any_receiver)
+    assert done.bodies_before == pytest.approx(now_ms() - pruning.SETTLED_MS, abs=10_000)
+    assert prune(any_receiver, bodies=DAY) == {}
+    assert state(any_receiver).bodies_before == done.bodies_before  # never back
+
+
+def test_an_interrupted_pass_goes_on_where_it_stood(any_receiver, monkeypatch):
+    for number in range(20):
+        any_receiver.call_back(bulk(str(number)))
+    age(any_receiver, 2 * DAY)
+    monkeypatch.setattr(retention, "BATCH", 5)
+    cut = kept(any_receiver, bodies=DAY).passing()
+    assert [next(cut), next(cut)] == [("bodies", 5)] * 2
+    cut.close()
+    assert prune(any_receiver, bodies=DAY) == {"bodies": 10}
+    assert count(any_receiver, Body) == 0
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql18"])
-def test_batches_are_short_transactions_and_come_to_an_end(
-    make_receiver, make_database: Callable[[str], str], kind, monkeypatch
+def test_nodes_that_prune_at_once_share_the_work(make_receiver, make_database, kind, monkeypatch):
+    url = make_database(kind)
+    nodes = [make_receiver(url) for _ in range(3)]
+    for number in range(60):
+        nodes[0].call_back(bulk(str(number)))
+    age(nodes[0], 2 * DAY)
+    monkeypatch.setattr(retention, "BATCH", 5)
+    gone: list[dict[str, int]] = []
+
+    def work(node) -> None:
+        gone.append(prune(node, DAY, DAY))
+
+    threads = [threading.Thread(target=work, args=(node,)) for node in nodes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    total = {kind: sum(each.get(kind, 0) for each in gone) for kind in ("bodies", "events")}
+    assert (len(gone), total) == (3, {"bodies": 60, "events": 60})
+    assert (count(nodes[0], Body), count(nodes[0], TimelineEntry)) == (0, 0)
+
+
+def test_an_event_that_is_being_repeated_is_left_for_the_next_pass(make_receiver, make_database):
+    receiver = make_receiver(make_database("postgresql18"))
+    ids = [receiver.call_back(bulk(str(number))).json["event"] for number in range(3)]
+    age(receiver, 2 * DAY)
+    with receiver.services.database.write() as session:
+        session.execute(update(Event).where(Event.id == ids[1]).values(deliveries=2))
+        assert prune(receiver, events=DAY)["events"] == 2
+    assert receiver.get(f"/events/{ids[1]}").json["deliveries"] == 2
+    assert prune(receiver, events=DAY)["events"] == 1
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql18"])
+def test_callbacks_are_taken_while_a_pass_is_under_way(
+    make_receiver, make_database, kind, monkeypatch
 ):
     receiver = make_receiver(make_database(kind))
-    for number in range(23):
+    for number in range(30):
         receiver.call_back(bulk(str(number)))
-    monkeypatch.setattr(pruning, "BATCH", 5)
-    seen: list[int] = []
-    original = type(receiver.services.database).write
-
-    def watched(database):
-        seen.append(count(receiver, Body))
-        return original(database)
-
-    monkeypatch.setattr(type(receiver.services.database), "write", watched)
-    gone = prune(receiver)
-    assert (gone["bodies"], gone["timeline"]) == (23, 23)
-    assert seen[:5] == [23, 18, 13, 8, 3]
-    assert count(receiver, TimelineEntry) == 0
+    age(receiver, 2 * DAY)
+    monkeypatch.setattr(retention, "BATCH", 2)
+    answers = [
+        receiver.call_back(bulk("new", recordsCount=number)).json["duplicate"]
+        for number, _ in enumerate(kept(receiver, DAY, DAY).passing())
+    ]
+    assert answers == [False] * len(answers)
+    assert len(answers) > 3 * 15
+    assert receiver.get("/jobs/new").json["events"] == len(answers)
 
 
-def test_callbacks_are_taken_while_a_prune_is_under_way(receiver, monkeypatch):
-    for number in range(10):
-        receiver.call_back(bulk(str(number)))
-    monkeypatch.setattr(pruning, "BATCH", 2)
-    answers: list[int] = []
-    step = pruning._bodies
+class Clock:
+    """A clock that is set by hand; PostgreSQL does not go by it."""
 
-    def slow(session, before):
-        gone = step(session, before)
-        asked = threading.Thread(
-            target=lambda: answers.append(receiver.call_back(bulk("new")).status_code)
-        )
-        asked.start()
-        asking.append(asked)
-        return gone
+    def __init__(self) -> None:
+        self.now = now_ms()
 
-    asking: list[threading.Thread] = []
-    monkeypatch.setattr(pruning, "_bodies", slow)
-    prune(receiver)
-    for each in asking:
-        each.join(30)
-    assert answers == [200] * len(asking)
-    assert len(asking) >= 5
+    def __call__(self) -> int:
+        return self.now
+
+
+def node(receiver, clock: Clock, **settings_) -> Retention:
+    given_ = Settings(**settings_)
+    return Retention(given_, receiver.services.database, clock, sleep=lambda _: None)
+
+
+def steps(worker: Retention) -> int:
+    done = 0
+    while worker.step():
+        done += 1
+    return done
+
+
+def test_a_server_makes_a_pass_a_while_after_its_start_and_then_each_hour(receiver):
+    clock = Clock()
+    receiver.call_back(bulk("1"))
+    age(receiver, 100 * DAY)
+    worker = node(receiver, clock)
+    assert steps(worker) == 0
+    clock.now += LOOK_MS - 1
+    assert steps(worker) == 0
+    clock.now += 1
+    began = clock.now
+    assert steps(worker) == len(pruning.STEPS)
+    with receiver.services.database.read() as session:
+        told = pruning.last_pass(session)
+    times = {"began_at": began, "ended_at": began, "next_at": began + PERIOD_MS}
+    assert told == {**times, "deleted": {**dict.fromkeys(pruning.STEPS, 0), "bodies": 1}}
+    for _ in range(PERIOD_MS // LOOK_MS - 1):
+        clock.now += LOOK_MS
+        assert steps(worker) == 0
+    clock.now += LOOK_MS
+    assert steps(worker) == len(pruning.STEPS)
+    assert set(json.loads(state(receiver).deleted).values()) == {0}
+
+
+def test_a_server_does_it_by_itself(make_receiver, make_database, monkeypatch):
+    url = make_database("sqlite")
+    receiver = make_receiver(url)
+    receiver.call_back(bulk("1"))
+    age(receiver, 100 * DAY)
+    monkeypatch.setattr(retention, "LOOK_MS", 0)
+    _, background = _app(Settings(database_url=url), now_ms, None)
+    background.start()
+    deadline = time.monotonic() + 60
+    while count(receiver, Body) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    background.close()
+    assert count(receiver, Body) == 0
+
+
+def test_of_all_nodes_one_makes_the_pass_and_a_dead_ones_is_taken_up(receiver):
+    clock = Clock()
+    one, other = node(receiver, clock), node(receiver, clock)
+    clock.now += LOOK_MS
+    assert one.step()
+    assert not other.step()
+    clock.now += LEASE_MS - 1
+    assert not other.step()
+    assert one.step()  # which keeps its claim
+    clock.now += LOOK_MS
+    assert not other.step()
+    clock.now += LEASE_MS  # and now it died
+    assert steps(other) == len(pruning.STEPS)
+
+
+def test_the_pass_is_claimed_by_one_node_on_postgresql_too(make_receiver, make_database):
+    receiver = make_receiver(make_database("postgresql18"))
+    clock = Clock()
+    workers = [node(receiver, clock) for _ in range(4)]
+    clock.now += LOOK_MS
+    at_once = threading.Barrier(4)
+    done: list[int] = []
+
+    def work(worker: Retention) -> None:
+        at_once.wait(30)
+        done.append(steps(worker))
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(done) == [0, 0, 0, len(pruning.STEPS)]
+
+
+def test_a_pass_that_failed_is_due_again_soon(receiver, monkeypatch):
+    clock = Clock()
+    worker = node(receiver, clock)
+    clock.now += LOOK_MS
+    assert worker.step()
+    with monkeypatch.context() as fault:
+
+        def fails(*_) -> None:
+            raise StoreUnavailable("a fault")
+
+        fault.setattr(pruning, "batch", fails)
+        with pytest.raises(StoreUnavailable):
+            worker.step()
+    assert not worker.step()
+    assert state(receiver).ended_at is None
+    clock.now += LEASE_MS
+    assert steps(worker) == len(pruning.STEPS)
+    assert state(receiver).ended_at == clock.now
+
+
+# -- the law: pruning changes no answer and no outcome ---------------------------------------------
+
+MINUTE = 60_000
+WORDS = ("CREATED", "RUNNING", "COMPLETED", "ERROR")
+deliveries = st.tuples(st.just("deliver"), st.integers(0, 7), st.just(0))
+prunings = st.tuples(st.just("prune"), st.integers(0, 3), st.integers(0, 3))
+histories = st.lists(deliveries | prunings, max_size=20)
+numbers = counter()
+
+
+@pytest.fixture(scope="module")
+def law_clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql18"])
+def law_database(request, tmp_path_factory) -> Iterator[Database]:
+    url = f"sqlite:///{tmp_path_factory.mktemp('law') / 'law.db'}"
+    if request.param != "sqlite":
+        url = request.getfixturevalue(request.param).replace("://", "+psycopg://", 1)
+    database = Database(url)
+    migrations.upgrade(database)
+    yield database
+    database.close()
+
+
+def replayed(database: Database, clock: Clock, told: list[tuple], *, pruned: bool) -> dict:
+    """Deliver and prune in turn, a minute apart, to an instance of its own; give what is seen."""
+    name = f"i{next(numbers)}"
+    events: dict[str, int] = {}
+    answers = []
+    for what, one, other in told:
+        clock.now += MINUTE
+        if what == "deliver":
+            body = bulk(str(one % 2), WORDS[one // 2], message=f"m{one}")
+            digest = hashlib.sha256(body).digest()
+            new = NewEvent(f"{next(numbers):032x}", name, body, digest, parse(body), "k", 0)
+            with database.write() as session:
+                (receipt,) = record(session, [new], clock)
+            place = events.setdefault(receipt.event, len(events))
+            answers.append((one, place, receipt.duplicate))
+            note(f"answered by {type(receipt).__name__}")
+        elif pruned:
+            keep = Settings(keep_bodies=one * MINUTE, keep_events=other * MINUTE)
+            went(Retention(keep, database, clock, sleep=lambda _: None).passing())
+    with database.read() as session:
+        rows = session.scalars(select(JobRow).where(JobRow.instance == name).order_by(JobRow.id))
+        jobs = [(row.id, row.outcome, row.events, row.revision, *seen(row)) for row in rows]
+        kept_ = select(Event.sha256, Event.deliveries).where(Event.instance == name)
+        repeats = dict(session.execute(kept_).all())
+    return {"answers": answers, "jobs": jobs, "deliveries": repeats}
+
+
+def seen(row: JobRow) -> tuple[object, ...]:
+    job = Job(json.loads(row.registers))
+    return job.status, job.conflict, job.text("message"), job.failed, job.loaded
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@given(told=histories)
+def test_however_deliveries_replays_and_passes_alternate_answers_and_outcomes_are_the_same(
+    told, law_database, law_clock
+):
+    with_ = replayed(law_database, law_clock, told, pruned=True)
+    assert with_ == replayed(law_database, law_clock, told, pruned=False)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.errors import SettingsError
-from receiver.settings import Settings, duration_ms, is_loopback, secret_from_file
+from receiver.settings import FOREVER, Settings, duration_ms, is_loopback, secret_from_file
 
 KEY = "EVENT_NOTIFICATION_SIGNATURE_KEY"
 SAP = "https://api.openconnectors.us2.ext.hana.ondemand.com/elements/api-v2"
@@ -67,7 +67,7 @@ GOOD = {  # name: (field, {written: read})
         "overdue_after",
         {"90s": 90_000, "15m": 15 * MINUTE, "2h": 120 * MINUTE},
     ),
-    "RECEIVER_KEEP_BODIES": ("keep_bodies", {"1d": DAY, "90d": 90 * DAY}),
+    "RECEIVER_KEEP_BODIES": ("keep_bodies", {"1d": DAY, "90d": 90 * DAY, "forever": FOREVER}),
     "RECEIVER_KEEP_EVENTS": ("keep_events", {"1d": DAY, "400d": 400 * DAY}),
 }
 

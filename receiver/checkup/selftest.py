@@ -11,7 +11,7 @@ from receiver.checkup import Finding, Patient, fail, warn, well
 from receiver.checkup.setup import newest_key
 from receiver.clock import iso, now_ms
 from receiver.signatures import HEADER, SignatureKey, sign
-from receiver.storage import durability, queries
+from receiver.storage import durability, lists
 
 TIMEOUT_SECONDS = 15
 MOST_PROXIES = 16
@@ -62,10 +62,9 @@ def public_url(patient: Patient) -> Finding:
             503: "the receiver there cannot reach its database",
         }.get(sent.status, "something else than the receiver answers: look at the proxy")
         return fail(name, f"a signed callback got {sent.status} from {base}", advice)
-    with patient.database.read() as session:
-        if queries.event(session, sent.event, None) is None:
-            told = f"{base} stored a signed callback, but not in this database"
-            return fail(name, told, "doctor and receiver must have the same RECEIVER_DATABASE_URL")
+    if lists.event(patient.database.rows, sent.event, None) is None:
+        told = f"{base} stored a signed callback, but not in this database"
+        return fail(name, told, "doctor and receiver must have the same RECEIVER_DATABASE_URL")
     return well(name, f"a signed callback through {base} was stored as event {sent.event}")
 
 

@@ -6,7 +6,18 @@ import sys
 import click
 
 from receiver import __version__, logs
-from receiver.cli import audit, check, demo, doctor, operate, query, reconcile, submit
+from receiver.cli import (
+    audit,
+    check,
+    demo,
+    doctor,
+    forget,
+    operate,
+    query,
+    reconcile,
+    submit,
+    watch,
+)
 from receiver.cli.exits import INTERRUPTED, SOFTWARE, UNREACHABLE, USAGE, Failure
 from receiver.errors import CredentialError, SettingsError, StoreError
 from receiver.sandbox.command import command as sandbox
@@ -23,9 +34,11 @@ for command in (
     *query.COMMANDS,
     *submit.COMMANDS,
     *reconcile.COMMANDS,
+    *forget.COMMANDS,
     *check.COMMANDS,
     *audit.COMMANDS,
     *doctor.COMMANDS,
+    *watch.COMMANDS,
     demo.demo,
     sandbox,
 ):

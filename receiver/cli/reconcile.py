@@ -1,4 +1,4 @@
-"""Commands that look after jobs from the database's side: reconcile, prune."""
+"""Looking after jobs from the database's side: reconcile."""
 
 import sys
 import time
@@ -11,14 +11,10 @@ import click
 from receiver.cli.exits import UNREACHABLE
 from receiver.cli.operate import actor, opened
 from receiver.cli.output import as_json, show
-from receiver.clock import iso, now_ms
+from receiver.clock import now_ms
 from receiver.errors import StoreError
-from receiver.settings import duration_ms
-from receiver.storage import audit, counters
 from receiver.storage.credentials import KeyRing
-from receiver.storage.pruning import prune as prune_database
 from receiver.storage.vault import Vault
-from receiver.upstream import Upstream
 
 if TYPE_CHECKING:
     from receiver.reconciler import Report
@@ -49,6 +45,7 @@ def reconcile(
     # Not above: these import the metrics, which `serve` must do in its workers, after the fork.
     from receiver.intake import Intake
     from receiver.reconciler import Reconciler
+    from receiver.upstream import Upstream
 
     with opened() as (settings, database):
         ring = KeyRing(database, Vault(settings.encryption_keys), settings.default_keys)
@@ -75,26 +72,6 @@ def reconcile(
     sys.exit(UNREACHABLE if report.blocked else 0)
 
 
-@click.command()
-@click.option("--older-than", metavar="DURATION", help="Instead of the settings, e.g. 90d.")
-@as_json
-def prune(older_than: str | None, json_: bool) -> None:
-    """Delete bodies, quarantine and timelines that are too old; hashes and outcomes stay."""
-    try:
-        age = duration_ms(older_than) if older_than else None
-    except ValueError as error:
-        raise click.UsageError(f"--older-than {error}") from None
-    now = now_ms()
-    with opened() as (settings, database):
-        bodies, events = now - (age or settings.keep_bodies), now - (age or settings.keep_events)
-        with database.write() as session:
-            subject = f"bodies before {iso(max(0, bodies))}, details before {iso(max(0, events))}"
-            audit.note(session, at=now, actor=actor(), action="prune", subject=subject)
-        gone = prune_database(database, bodies, events)
-        counters.recount(database, now)
-    show(gone, ", ".join(f"{count} {name}" for name, count in gone.items()) + " deleted", json_)
-
-
 def _told(report: "Report") -> str:
     asked = f"asked for {report.asked} jobs, {report.ended} of them had ended"
     lines = [f"{asked}; {report.found} found in job lists; {report.errors} failed records fetched"]
@@ -112,4 +89,4 @@ def _told(report: "Report") -> str:
     return "\n".join(lines)
 
 
-COMMANDS = (reconcile, prune)
+COMMANDS = (reconcile,)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import structlog
 from sqlalchemy import CursorResult, Delete, Update, delete, func, select, update
 from sqlalchemy.orm import Session
 
@@ -15,6 +16,8 @@ from receiver.storage.database import Database
 from receiver.storage.models import Instance, KeyVersion, StoredKey
 from receiver.storage.store import KEY_PREFIX, key_version
 from receiver.storage.vault import Vault
+
+log = structlog.get_logger()
 
 MAX_ACTIVE_KEYS = 3  # each refused delivery costs an HMAC for each of them
 
@@ -75,6 +78,8 @@ class KeyRing:
             if version == self._version:
                 return False
             self._instances = self._read(session, version)
+            if self.known:
+                log.info("instances or keys were changed", version=version)
             self._version = version
         return True
 

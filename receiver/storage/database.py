@@ -6,7 +6,6 @@ transaction and each closing holds one lock, across threads and processes.
 """
 
 import fcntl
-import importlib
 import os
 import sqlite3
 import threading
@@ -24,7 +23,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from receiver.errors import SettingsError, StoreRefused, StoreUnavailable
-from receiver.storage import driver
 from receiver.storage.models import KeyVersion
 from receiver.storage.reading import Reader, Statement
 
@@ -43,8 +41,9 @@ _POSTGRESQL = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "target_session_attrs": "read-write",
-    "options": "-c statement_timeout=7000 -c lock_timeout=5000"
-    " -c idle_in_transaction_session_timeout=30000",
+    # A node that hangs in a transaction holds rows that others wait for: it is not waited for long.
+    "options": "-c statement_timeout=7000 -c lock_timeout=2000"
+    " -c idle_in_transaction_session_timeout=5000",
 }
 
 
@@ -60,7 +59,7 @@ class Database:
             parsed = make_url(url)
             self.is_sqlite = parsed.get_backend_name() == "sqlite"
             if not self.is_sqlite:
-                importlib.import_module("receiver.storage.arrays")  # known to all engines to come
+                import receiver.storage.arrays  # noqa: F401 - known to all engines to come
             self._reader = Reader(parsed, connections, _POSTGRESQL)
             self._engine = create_engine(
                 parsed,
@@ -82,7 +81,9 @@ class Database:
         else:
             event.listen(self._engine, "checkin", _note_use)
             event.listen(self._engine, "checkout", self._ping)
-            driver.make_impatient(self._engine)
+            from receiver.storage.driver import make_impatient
+
+            make_impatient(self._engine)
 
     @property
     def engine(self) -> Any:  # noqa: ANN401 - SQLAlchemy's, for storage alone

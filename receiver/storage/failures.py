@@ -42,8 +42,16 @@ def renew_errors(session: Session, claim: Claim, next_at: int) -> bool:
     return affected(session, mine.values(errors_at=later)) == 1
 
 
-def keep_errors(session: Session, claim: Claim, entries: Sequence[tuple[str, str]]) -> None:
-    """Keep a job's errors, as (JSON, message), in the place of those that were there."""
+def keep_errors(session: Session, claim: Claim, entries: Sequence[tuple[str, str]]) -> bool:
+    """Keep a job's errors, as (JSON, message), in the place of those that were there.
+
+    False, and nothing is kept, if the claim holds no longer: the job was reset, or erased.
+    """
+    mine = update(JobRow).where(
+        *is_claimed(claim), JobRow.errors_tries == claim.tries + 1, JobRow.errors_at.is_not(None)
+    )
+    if not affected(session, mine.values(errors_at=None)):
+        return False
     session.execute(
         delete(RecordError).where(
             RecordError.job == claim.job, RecordError.instance == claim.instance
@@ -61,8 +69,7 @@ def keep_errors(session: Session, claim: Claim, entries: Sequence[tuple[str, str
     ]
     if rows:
         session.execute(insert(RecordError), rows)
-    done = update(JobRow).where(*is_claimed(claim), JobRow.errors_tries == claim.tries + 1)
-    session.execute(done.values(errors_at=None))
+    return True
 
 
 def give_up_errors(session: Session, claim: Claim) -> None:

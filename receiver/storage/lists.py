@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, cast
 from sqlalchemy import Table, bindparam, select
 
 from receiver.jobs import Outcome
-from receiver.storage.models import Event, JobRow, Rejection, Token
+from receiver.storage.models import FORGOTTEN, Event, JobRow, Rejection, Token
 from receiver.storage.paging import Listing, Wanted, page
 from receiver.storage.queries import EventFilter, Instances, JobFilter, RejectionFilter
 from receiver.storage.reading import Hex, Rows, Statement
@@ -161,15 +161,16 @@ def events(
     limit: int,
     after: tuple[int, str] | None,
 ) -> list[EventLine]:
-    """Give events, newest first, from behind (received_at, id) `after`."""
+    """Give events that are not forgotten, newest first, from behind (received_at, id) `after`."""
     facets = {"instance": wanted.instances, "kind": wanted.kinds, "job": wanted.jobs}
-    bounds = {"received_after": wanted.received_after, "received_before": wanted.received_before}
+    kept = max(wanted.received_after or 0, FORGOTTEN + 1)
+    bounds = {"received_after": kept, "received_before": wanted.received_before}
     asked = _wanted(facets, bounds, visible, after)
     return [EventLine(*row) for row in page(read, EVENTS, asked, limit)]
 
 
 def event(read: Rows, id_: str, visible: Instances) -> EventLine | None:
-    """Give an event."""
+    """Give an event; one that was forgotten has received_at FORGOTTEN."""
     rows = read(_ONE_EVENT, {"id": _possible(id_)})
     found = EventLine(*rows[0]) if rows else None
     return found if found and (visible is None or found.instance in visible) else None

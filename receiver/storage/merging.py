@@ -193,7 +193,8 @@ def _entry(merged: Merged, before: Job, each: Told, now: int) -> Entry:
 def _note_errors(merged: Merged, before: Job, now: int) -> None:
     """Have the errors fetched once a job ended with failed records, and after a reset anew."""
     job = merged.job
-    if job.ended and job.failed and _attempt(before) != _attempt(job):
+    known = _attempt(before) == _attempt(job) or job.erased_at is not None
+    if job.ended and job.failed and not known:
         merged.errors_at, merged.errors_tries = now, 0
 
 
@@ -214,7 +215,7 @@ def _follow(merged: Merged, before: Job, each: Told) -> None:
             bodies = [None] if merged.events else [_learnt(merged)] if merged.job.ended else []
         elif merged.job.ended and not before.ended:
             bodies = [_learnt(merged)]
-    if merged.client_url is not None:
+    if merged.client_url:  # '' once the job was erased: nobody is told any more
         merged.forwards += bodies
 
 

@@ -32,6 +32,9 @@ def _where_known(name: str, column: str, *columns: str) -> Index:
     return _where(name, f"{column} IS NOT NULL", column, *columns)
 
 
+FORGOTTEN = 0  # received_at of an event of which little but the hash is kept
+
+
 class Base(DeclarativeBase):
     """Base of all tables."""
 
@@ -102,7 +105,8 @@ class SignIn(Base):
 class Event(Base):
     """A verified callback. (instance, sha256) is what makes two deliveries one event.
 
-    Bodies lie apart, so that they can be dropped while the hash goes on recognising a repeat.
+    Bodies lie apart, so that they can be dropped while the hash goes on recognising a repeat. An
+    event with received_at FORGOTTEN has hardly more than its id, hash and count of deliveries left.
     """
 
     __tablename__ = "events"
@@ -266,6 +270,24 @@ class Heartbeat(Base):
     __tablename__ = "heartbeat"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     at: Mapped[int]
+
+
+class Retention(Base):
+    """One row: when old rows are looked for next, how far they are gone, and what went last.
+
+    next_at -- whoever moves it on makes the pass. bodies_before -- no event received before then
+    has a body; errors_before -- nor has a job that changed last before then failed records: no pass
+    need look there again. began_at, ended_at, deleted (JSON, rows by kind) -- the last whole pass.
+    """
+
+    __tablename__ = "retention"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    next_at: Mapped[int]
+    bodies_before: Mapped[int]
+    errors_before: Mapped[int]
+    began_at: Mapped[int | None]
+    ended_at: Mapped[int | None]
+    deleted: Mapped[str | None]
 
 
 class TimelineEntry(Base):

@@ -8,6 +8,7 @@ from typing import Any
 
 from receiver.clock import MINUTE_MS
 from receiver.storage.arrays import Blobs, Integers, Texts, Truths
+from receiver.storage.models import FORGOTTEN
 from receiver.storage.rows import Changes, EventRow, JobValues, KeptEvents, Place, StoredJob
 
 SLOTS = 8  # of counters
@@ -33,8 +34,10 @@ class OnPostgreSQL:
         columns = _columns(rows, _EVENT)
         found = self._cursor.execute(_EVENTS, [*columns, Texts(set(columns[6]))]).fetchall()
         now, version, keys = found[0][:3]
-        ids = {(instance, sha256): id_ for *_, instance, sha256, id_ in found if id_ is not None}
-        return KeptEvents(now, version, ids, keys)
+        kept = [row[3:] for row in found if row[3] is not None]
+        ids = {(instance, sha256): id_ for instance, sha256, id_, _ in kept}
+        forgotten = {(row[0], row[1]) for row in kept if row[3] == FORGOTTEN}
+        return KeptEvents(now, version, ids, keys, forgotten)
 
     def note_keys(self, keys: Iterable[str], now: int) -> None:
         """See Statements."""
@@ -105,7 +108,7 @@ WITH instant AS MATERIALIZED (
     ON CONFLICT (instance, sha256) DO UPDATE
     SET deliveries = events.deliveries + excluded.deliveries,
         last_received_at = greatest(events.last_received_at, excluded.last_received_at)
-    RETURNING instance, sha256, id
+    RETURNING instance, sha256, id, received_at
 )
 SELECT now, version, keys, kept.* FROM present LEFT JOIN kept ON true"""
 _KEY = """

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from receiver.clock import MINUTE_MS
+from receiver.storage.models import FORGOTTEN
 from receiver.storage.rows import Changes, EventRow, JobValues, KeptEvents, Place, StoredJob
 
 
@@ -21,12 +22,14 @@ class OnSQLite:
         """See Statements."""
         now = clock()
         version = self._cursor.execute(_KEY_VERSION).fetchone()[0]
-        ids = {}
+        ids, forgotten = {}, set()
         for row in rows:
             if row.key_version == version:
                 kept = self._cursor.execute(_SQLITE_EVENT, (now, *row[:-1])).fetchone()
                 ids[row.instance, row.sha256] = kept[0]
-        return KeptEvents(now, version, ids, sorted({row.key for row in rows}))
+                if kept[1] == FORGOTTEN:
+                    forgotten.add((row.instance, row.sha256))
+        return KeptEvents(now, version, ids, sorted({row.key for row in rows}), forgotten)
 
     def note_keys(self, keys: Iterable[str], now: int) -> None:
         """See Statements."""
@@ -58,7 +61,7 @@ VALUES (?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
 ON CONFLICT (instance, sha256) DO UPDATE
 SET deliveries = deliveries + excluded.deliveries,
     last_received_at = max(last_received_at, excluded.last_received_at)
-RETURNING id"""
+RETURNING id, received_at"""
 _SQLITE_KEY = """
 UPDATE signature_keys SET last_used_at = ?1
 WHERE id = ?2 AND (last_used_at IS NULL OR last_used_at < ?3)"""

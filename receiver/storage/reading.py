@@ -19,7 +19,6 @@ from sqlalchemy.sql.expression import SelectBase
 from sqlalchemy.sql.functions import FunctionElement
 
 from receiver.errors import TooSlow
-from receiver.storage import driver
 
 PATIENCE_SECONDS = 3.0
 # Statements are written for the index that they shall follow. The planner is kept from better
@@ -110,7 +109,9 @@ class Reader:
         if self._sqlite:
             event.listen(self._engine, "connect", _prepare_sqlite)
         else:
-            driver.make_impatient(self._engine)
+            from receiver.storage.driver import make_impatient
+
+            make_impatient(self._engine)
 
     def rows(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Give all rows. Raises TooSlow after PATIENCE_SECONDS, or SQLAlchemy's errors."""

@@ -1,6 +1,7 @@
 """The rows that the hot path reads and writes, in the order of their statements' parameters."""
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple, TypeAlias
 
 Place: TypeAlias = tuple[str, str]  # of a job: (id, instance)
@@ -26,13 +27,15 @@ class EventRow(NamedTuple):
 class KeptEvents(NamedTuple):
     """now, version -- the database's time, ms, and of its keys. ids -- what rows are kept as.
 
-    Rows of other versions are not kept. keys -- those whose use was not noted lately.
+    Rows of other versions are not kept. keys -- those whose use was not noted lately. forgotten --
+    which of `ids` met an event of which little but the hash was left.
     """
 
     now: int
     version: int
     ids: Mapping[tuple[str, bytes], str]
     keys: Sequence[str]
+    forgotten: AbstractSet[tuple[str, bytes]]
 
 
 class JobValues(NamedTuple):

@@ -51,6 +51,6 @@ def statements(connection: Connection) -> Statements:
     cursor = connection.connection.cursor()
     if connection.dialect.name == "sqlite":
         return OnSQLite(cursor)
-    from receiver.storage.on_postgresql import OnPostgreSQL  # noqa: PLC0415 - psycopg is large
+    from receiver.storage.on_postgresql import OnPostgreSQL
 
     return OnPostgreSQL(cursor)

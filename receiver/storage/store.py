@@ -49,6 +49,12 @@ class Receipt:
     duplicate: bool
 
 
+class StaleReplay(Receipt):
+    """The receipt of a duplicate that came so late that the event was pruned meanwhile."""
+
+    __slots__ = ()
+
+
 Item: TypeAlias = NewEvent | NewObservation | NewRefusal
 Result: TypeAlias = Receipt | AddressCount | KeysChanged | None
 
@@ -84,7 +90,9 @@ def record(
     merging = merge_jobs(run, told, now, tally)
     if events or told:
         entries = [entry for merged in merging.jobs for entry in merged.entries]
-        bodies = [(item.id, item.body) for item in new]
+        erased = {merged.id for merged in merging.jobs if merged.job.erased_at is not None}
+        # A body that comes after its job was erased is not kept.
+        bodies = [(item.id, item.body) for item in new if item.notification.job not in erased]
         run.write(Changes(bodies, merging.changed, entries, counts(tally)))
     follow_up(connection, merging.jobs, now)
     refusals = [item for item in batch if isinstance(item, NewRefusal)]
@@ -117,9 +125,10 @@ def _result(item: Item, kept: KeptEvents | None, addresses: Mapping[str, Address
     if isinstance(item, NewObservation):
         return None
     kept_as = kept.ids.get(_identity(item)) if kept else None
-    if kept_as is None:
+    if kept is None or kept_as is None:
         return KeysChanged("signature keys were changed meanwhile")
-    return Receipt(kept_as, kept_as != item.id)
+    kind = StaleReplay if _identity(item) in kept.forgotten else Receipt
+    return kind(kept_as, kept_as != item.id)
 
 
 def _identity(item: NewEvent) -> tuple[str, bytes]:

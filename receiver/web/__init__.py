@@ -7,7 +7,9 @@ from typing import cast
 from flask import current_app
 
 from receiver.forwarding import Forwarder
+from receiver.health import Health
 from receiver.intake import Intake
+from receiver.metrics import Stored
 from receiver.settings import Settings
 from receiver.storage.database import Database
 from receiver.storage.vault import Vault
@@ -29,6 +31,8 @@ class Services:
     vendor: Upstream
     forwarder: Forwarder
     clock: Callable[[], int]
+    health: Health
+    stored: Stored
 
 
 def services() -> Services:

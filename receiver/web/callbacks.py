@@ -1,7 +1,7 @@
 """POST /callbacks/{instance}: a thin view over intake."""
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 from werkzeug.routing import BaseConverter
 
 from receiver.errors import BodyError, BodyTooLarge, BodyTruncated
@@ -38,6 +38,7 @@ def receive(instance: str) -> Response:
             signature=request.headers.get(HEADER),
             webhook_id=request.headers.get("Elements-Webhook-Id"),
             peer=peer,
+            request=g.request_id,
         )
     )
     return Response(msgspec.json.encode(receipt), mimetype="application/json")

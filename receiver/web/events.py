@@ -3,9 +3,10 @@
 from flask import Response
 
 from receiver.clock import iso
-from receiver.errors import BodyGone, NotFound
+from receiver.errors import BodyGone, EventGone, NotFound
 from receiver.storage import lists, queries
 from receiver.storage.lists import EventLine
+from receiver.storage.models import FORGOTTEN
 from receiver.storage.overview import summary
 from receiver.web import services, shapes
 from receiver.web.answers import answer_json, moment, paged, position_of
@@ -42,7 +43,7 @@ def list_events() -> Response:
 
 
 @blueprint.get("/events/<string:id>")
-@documented(shapes.NoQuery, shapes.Event, 404)
+@documented(shapes.NoQuery, shapes.Event, 404, 410)
 def show_event(id: str) -> Response:  # noqa: A002
     """Show a verified callback."""
     asked(shapes.NoQuery)
@@ -58,7 +59,7 @@ def show_body(id: str) -> Response:  # noqa: A002
     with services().database.read() as session:
         body = queries.body(session, row.id)
     if body is None:
-        raise BodyGone(f"the body of {row.id} was pruned")
+        raise BodyGone(f"the body of {row.id} is kept no longer")
     headers = {
         "Content-Disposition": f'attachment; filename="{row.id}.bin"',
         "X-Content-Type-Options": "nosniff",
@@ -110,4 +111,7 @@ def _event(event_id: str) -> EventLine:
     row = lists.event(services().database.rows, event_id, who().instances)
     if row is None:
         raise NotFound(f"no event {event_id} is known")
+    if row.received_at == FORGOTTEN:
+        last = iso(row.last_received_at)
+        raise EventGone(f"of {row.id} only the hash is kept; {row.deliveries} deliveries, {last}")
     return row

@@ -1,6 +1,7 @@
 """What is asked for most, answered without a web framework: a job, and pages of jobs."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from zlib import crc32
 
 import msgspec
@@ -26,6 +27,9 @@ from receiver.web.answers import (
     position_of,
 )
 from receiver.web.problems import Answer
+
+MOST_AT_HAND = 1_000  # jobs whose JSON is kept, if their registers
+LARGEST_AT_HAND = 2_000  # are no longer than this: 3 MB in all
 
 
 def job_answer(services: Services, question: Question, job_id: str, *, may_wait: bool) -> Answer:
@@ -84,7 +88,7 @@ def jobs_answer(services: Services, question: Question) -> Answer:
         found,
         query.limit,
         "jobs",
-        shapes.job_json,
+        _job_json,
         lambda line: (line.updated_at, line.id, line.instance),
         question,
     )
@@ -110,3 +114,16 @@ def _shown(line: JobLine, if_none_match: str | None) -> Answer:
     if if_none_match and parse_etags(if_none_match).contains_weak(tag):
         return Answer(304, headers, b"")
     return Answer(200, {**JSON, **headers}, msgspec.json.encode(shapes.job(line)))
+
+
+def _job_json(row: JobLine) -> msgspec.Raw:
+    """Show a job as JSON. What was shown lately is at hand: lists are asked for again and again."""
+    return _shown_before(row) if len(row.registers) <= LARGEST_AT_HAND else _written(row)
+
+
+def _written(row: JobLine) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(shapes.job(row)))
+
+
+# The whole row is the key, so that nothing can be out of date.
+_shown_before = lru_cache(maxsize=MOST_AT_HAND)(_written)

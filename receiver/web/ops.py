@@ -38,9 +38,13 @@ def readyz() -> Response:
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
-    """Give the metrics of all workers of this node in Prometheus' text format."""
+    """Give what all workers of this node counted, and what the database knows, for Prometheus."""
     registry: CollectorRegistry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+    stored = CollectorRegistry()
+    stored.register(services().stored)
+    return Response(
+        generate_latest(registry) + generate_latest(stored), content_type=CONTENT_TYPE_LATEST
+    )

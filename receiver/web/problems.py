@@ -9,6 +9,7 @@ import structlog
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
+from receiver import logs
 from receiver.errors import (
     Ambiguous,
     BadParameter,
@@ -16,6 +17,7 @@ from receiver.errors import (
     BodyTooLarge,
     BodyTruncated,
     CredentialError,
+    EventGone,
     Forbidden,
     NotFound,
     ReceiverError,
@@ -74,6 +76,7 @@ _TABLE: dict[type[ReceiverError], _Row] = {
     Unauthenticated: _Row(401, "unauthenticated", "A valid token is needed"),
     Forbidden: _Row(403, "forbidden", "The token does not allow this"),
     NotFound: _Row(404, "not_found", "Not found"),
+    EventGone: _Row(410, "event_pruned", "The event is kept no longer"),
     BodyGone: _Row(410, "body_pruned", "The body is kept no longer"),
     Ambiguous: _Row(409, "ambiguous_job", "Several instances have this job"),
     BadParameter: _Row(400, "bad_parameter", "A parameter is wrong"),
@@ -106,6 +109,8 @@ def answer_to(error: Exception, path: str) -> Answer:
         log.error("unforeseen error", error=type(error).__name__, path=path)
         fault = Problem("Internal error", 500, "internal", "This is a fault of the receiver.")
         return _answer(fault, path)
+    if isinstance(error, StoreError):
+        logs.summed(log, "the store failed", error.reason, reason=error.reason, error=str(error))
     problem = problem_of(error)
     headers = {}
     if isinstance(error, (TooManyRefusals, TooManyRequests)):

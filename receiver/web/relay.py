@@ -4,6 +4,7 @@ Uploads pass through with our callback URL added, statuses come from the store, 
 does not know the vendor is asked.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -23,11 +24,13 @@ from receiver.errors import (
     CredentialError,
     Forbidden,
     NotFound,
+    StoreError,
     Unauthenticated,
     UpstreamNonsense,
 )
 from receiver.notifications import UNSTORABLE, Notification
 from receiver.storage import audit, credentials, failures, lists, queries
+from receiver.storage.fetches import note_fetched
 from receiver.storage.lists import JobLine
 from receiver.storage.merging import NewObservation
 from receiver.uploads import count_records
@@ -107,6 +110,7 @@ def upload(object_name: str) -> Response:
     call = Call(
         method="POST",
         path=f"{_prefix()}/bulk/{upstream.segment(object_name)}",
+        name="upload",
         params=request.args.to_dict(),
         headers={CALLBACK_URL_HEADER: _our_url()},
         form=request.form.to_dict(),
@@ -128,6 +132,7 @@ def query() -> Response:
     call = Call(
         method="POST",
         path=f"{_prefix()}/bulk/query",
+        name="query",
         params=request.args.to_dict(),
         headers={CALLBACK_URL_HEADER: _our_url()},
         form=request.form.to_dict(),
@@ -153,6 +158,7 @@ def download() -> Response:
     call = Call(
         method="POST",
         path=f"{_prefix()}/bulk/download",
+        name="download",
         params=request.args.to_dict(),
         headers={"Content-Type": "application/json"},
         content=json.dumps({**wanted, "notificationUrl": _our_url()}).encode(),
@@ -229,18 +235,20 @@ def result(job_id: str, object_name: str) -> Response:
     call = replace(
         upstream.result(job_id, object_name, accept, _hub()), params=request.args.to_dict()
     )
-    pieces = _pieces(call)
+    pieces = _pieces(call, job_id)
     content_type = next(pieces)
     body: Any = stream_with_context(pieces)
     headers = {"X-Content-Type-Options": "nosniff"}
     return Response(body, headers=headers, content_type=str(content_type))
 
 
-def _pieces(call: Call) -> Iterator[Any]:
+def _pieces(call: Call, job_id: str) -> Iterator[Any]:
     vendor = services().vendor
     with vendor.stream(g.vendor.authorization, call) as (content_type, pieces):
         yield content_type
         yield from pieces
+    with contextlib.suppress(StoreError), services().database.write() as session:
+        note_fetched(session, job_id, g.instance, services().clock())
 
 
 def _polled(answer: Answer, job_id: str) -> Notification:

@@ -1,7 +1,6 @@
 """What the API takes and gives: the structures behind its OpenAPI document."""
 
 import json
-from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -16,8 +15,6 @@ from receiver.storage.models import TimelineEntry as TimelineRow
 
 MAX_LIMIT = 1000
 MAX_WAIT_SECONDS = 60
-MOST_AT_HAND = 1_000  # jobs whose JSON is kept, if their registers
-LARGEST_AT_HAND = 2_000  # are no longer than this: 3 MB in all
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="How many at most")]
 Cursor = Annotated[str, Meta(description="`next` of the page before")]
@@ -250,19 +247,6 @@ def job(row: JobLine) -> Job:
         payload and msgspec.Raw(payload.encode()),
         row.events,
     )
-
-
-def job_json(row: JobLine) -> msgspec.Raw:
-    """Show a job as JSON. What was shown lately is at hand: lists are asked for again and again."""
-    return _shown_before(row) if len(row.registers) <= LARGEST_AT_HAND else _job_json(row)
-
-
-def _job_json(row: JobLine) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(job(row)))
-
-
-# The whole row is the key, so that nothing can be out of date.
-_shown_before = lru_cache(maxsize=MOST_AT_HAND)(_job_json)
 
 
 def merged_job(row: JobLine) -> MergedJob:

@@ -46,26 +46,30 @@ def startup(bench: Bench, contender: Contender) -> None:
     bench.databases.drop(base)
 
 
-def prune(bench: Bench, filled: Filled, start: int) -> int:
-    """Load ours without and with `receiver prune` beside it; give where bodies go on."""
-    kind, port = str(filled.contender.database), free_port()
+def prune(bench: Bench, filled: Filled, start: int, number: int) -> int:
+    """Load ours without and with `receiver prune` beside it; give where bodies go on.
+
+    Rounds alternate in which comes first, so that neither is always the one with more rows.
+    """
+    kind, port = filled.contender.database, free_port()
     with bench.started(serve(port, filled.base), port, "/readyz", 200):
         start = _post(bench, filled.contender, port, start, 1).position
-        for name, title in (("without", "no prune"), ("while", "while prune runs")):
-            with _Pruning(filled, running=name == "while") as pruning:
+        for pruned in (True, False) if number % 2 else (False, True):
+            with _Pruning(filled, running=pruned) as pruning:
                 load = _post(bench, filled.contender, port, start, bench.options.seconds)
-                ended = pruning.ended
+                idle = pruning.was_idle()
             start = load.position
+            name, title = ("while", "while prune runs") if pruned else ("without", "no prune")
             row = Row(
                 f"prune-{kind}-{name}",
-                f"callbacks at {filled.jobs:,} events, {title}, {kind}",
+                f"callbacks at {filled.jobs:,} jobs, {title}, {kind}",
                 "prune",
                 CONNECTIONS,
             )
             if load.wrapped:
                 raise BenchError(f"{row.name}: bodies were sent twice: make more of them")
-            if ended:
-                bench.results.notes.append(f"{row.name}: left out, prune ended before the load did")
+            if idle:
+                bench.results.notes.append(f"{row.name}: left out, {idle}")
             else:
                 bench.results.add(row, load)
     return start
@@ -75,29 +79,43 @@ class _Pruning:
     """`receiver prune` of all that was seeded, ended when the load is over; or nothing."""
 
     def __init__(self, filled: Filled, *, running: bool) -> None:
-        self._url, self._running = filled.base.url(), running
+        self._base, self._running = filled.base, running
         self._process: subprocess.Popen | None = None
 
     def __enter__(self) -> Self:
         if self._running:
+            before = self._progress()
             self._process = subprocess.Popen(
                 [PYTHON, "-m", "receiver", "prune", "--older-than", "1h"],
-                env=environment({"RECEIVER_DATABASE_URL": self._url}),
+                env=environment({"RECEIVER_DATABASE_URL": self._base.url()}),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
             )
-            time.sleep(1)  # Python's own start
+            deadline = time.monotonic() + 30
+            while self._progress() == before and time.monotonic() < deadline:
+                time.sleep(0.05)
+            self._began = self._progress()
         return self
 
-    @property
-    def ended(self) -> bool:
-        """Whether there was nothing left to prune. Raises BenchError if it failed."""
-        if self._process is None or self._process.poll() is None:
-            return False
+    def was_idle(self) -> str | None:
+        """Why this does not count: prune ended early, or did nothing. Raises BenchError."""
+        if self._process is None:
+            return None
+        if self._process.poll() is None:
+            return None if self._progress() != self._began else "prune deleted nothing meanwhile"
         if self._process.returncode:
             told = self._process.stderr.read().decode() if self._process.stderr else ""
             raise BenchError(f"prune failed: {told[-300:]}")
-        return True
+        return "prune ended before the load did"
+
+    def _progress(self) -> tuple[int, ...]:
+        """What moves while prune deletes, each found by an index."""
+        timeline, forgotten = (
+            "(SELECT min(id) FROM timeline)",
+            "(SELECT count(*) FROM events WHERE received_at = 0)",
+        )
+        marks = f"SELECT bodies_before, errors_before, {timeline}, {forgotten} FROM retention"
+        return tuple(self._base.rows(marks)[0])
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:

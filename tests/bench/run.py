@@ -156,7 +156,7 @@ def _operate(
         if biggest and _wanted(bench, f"prune-{each.contender.database}"):
             _tell(bench, number, f"prune of {each.contender.name}")
             url = each.base.url()
-            starts[url] = operation.prune(bench, each, starts[url])
+            starts[url] = operation.prune(bench, each, starts[url], number)
 
 
 def _filled(bench: Bench) -> list[reading.Filled]:

@@ -13,6 +13,7 @@ from databases import Base
 from machine import BenchError, free_port
 from wrk import post
 
+from receiver.clock import now_ms
 from receiver.storage.models import Base as Models
 
 DAYS = 180  # over which the rows' times are spread
@@ -22,9 +23,11 @@ _STEP_ROWS = 100_000  # in one transaction
 _TIMES = ("at", "received_at", "last_received_at", "first_seen_at", "updated_at", "files_expire_at")
 _TABLES = ("events", "bodies", "jobs", "timeline")  # in the order of their foreign keys
 
+_NOW = now_ms()
+# An id begins with its time, so that rows of one time lie together as they would in earnest.
 _ID = {
-    "sqlite": "substr({}, 1, 24) || printf('%08x', n)",
-    "postgresql": "substr({}, 1, 24) || lpad(to_hex(n), 8, '0')",
+    "sqlite": "printf('%012x', {0}) || substr({1}, 13, 12) || printf('%08x', n)",
+    "postgresql": "lpad(to_hex({0}), 12, '0') || substr({1}, 13, 12) || lpad(to_hex(n), 8, '0')",
 }
 _SHA256 = {
     "sqlite": "randomblob(32)",
@@ -111,11 +114,12 @@ def _differing(kind: str, name: str, times: int) -> Mapping[str, str]:
     """Each column of a table, and what the n-th copy has in it."""
     table = Models.metadata.tables[name]
     apart = DAYS * 86_400_000 // times
+    earlier = f"({times} - n) * CAST({apart} AS BIGINT)"
     values = {column.name: f"b.{column.name}" for column in table.columns}
     if table.autoincrement_column is not None:
         del values[table.autoincrement_column.name]  # the database numbers these itself
     job = f"CAST(CAST(b.{{}} AS BIGINT) + n * {FIRST} AS TEXT)"
-    event = _ID[kind]
+    event = _ID[kind].format(f"{_NOW} - {earlier}", "{}")
     special = {
         "events": {"id": event.format("b.id"), "job": job.format("job"), "sha256": _SHA256[kind]},
         "bodies": {"event": event.format("b.event")},
@@ -123,6 +127,6 @@ def _differing(kind: str, name: str, times: int) -> Mapping[str, str]:
         "timeline": {"job": job.format("job"), "event": event.format("b.event")},
     }
     shared = {"instance": f"'i' || CAST(n - n / {INSTANCES} * {INSTANCES} AS TEXT)"}
-    shared |= {time: f"b.{time} - n * CAST({apart} AS BIGINT)" for time in _TIMES}
+    shared |= {time: f"b.{time} - {earlier}" for time in _TIMES}
     known = {**shared, **special[name]}
     return {column: known.get(column, value) for column, value in values.items()}

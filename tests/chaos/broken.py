@@ -74,9 +74,9 @@ BUILDS = (
                 r'\1, "id"]',
             ),
             Edit(
-                "receiver/storage/store.py",
-                r"index_elements=\[_EVENTS\.c\.instance, _EVENTS\.c\.sha256\]",
-                "index_elements=[_EVENTS.c.instance, _EVENTS.c.sha256, _EVENTS.c.id]",
+                "receiver/storage/on_sqlite.py",
+                r"ON CONFLICT \(instance, sha256\)",
+                "ON CONFLICT (instance, sha256, id)",
             ),
         ),
         "stored more than once",

@@ -67,6 +67,7 @@ def check(storm: Storm) -> dict[str, int]:
         "merged not once": sum(merged.get(row.id, 0) != (row.kind == "bulk_job") for row in stored),
         "jobs not as the law says": _wrong_jobs(storm, found.values()),
         "forged, but stored": sum(row.body in {body for _, body in storm.forged} for row in stored),
+        "answered 500": sum(each.status == 500 for each in log.tries),
         "answered 4xx": sum(400 <= each.status < 500 for each in log.tries),
     }
 

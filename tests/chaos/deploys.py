@@ -18,6 +18,7 @@ def roll(storm: Storm, restarts: int, callbacks: int) -> dict[int, int]:
         share = callbacks * (number + 1) // restarts - callbacks * number // restarts
         storm.stage.sender.send(storm.stage.plan.portion(share, twins=0), seconds=1.5)
         _restart(storm, number)
+        say(f"  restart {number + 1} of {restarts}, {storm.stage.sender.unsettled} under way")
     storm.settle()
     return _answers(storm, "rolling restarts", began)
 

@@ -77,6 +77,9 @@ def main(words: list[str]) -> int:
     except ChaosError as error:
         say(f"chaos: {error}")
         return 2
+    except KeyboardInterrupt:
+        say("\nstopped")
+        return 130
     finally:
         end_all()
         good = all(account.good for account in accounts) and all(controls.values())

@@ -141,9 +141,10 @@ class Storm:
             self.stage.violations.append(f"{told}: recovered only after {stroke.recovered:.1f} s")
         if stroke.worst > ANSWER:
             self.stage.violations.append(f"{told}: an answer took {stroke.worst:.1f} s")
-        late = stroke.first_refusal is None or stroke.first_refusal > FIRST_REFUSAL
-        if fault.outage and stroke.held > 1 and late:
-            self.stage.violations.append(f"{told}: first 503 after {stroke.first_refusal} s")
+        # Who waits for a shorter outage to pass, and then accepts, has done better than to refuse.
+        first = stroke.held if stroke.first_refusal is None else stroke.first_refusal
+        if fault.outage and first > FIRST_REFUSAL:
+            self.stage.violations.append(f"{told}: no 503 for {first:.1f} s")
 
 
 def shown(stroke: Stroke) -> str:

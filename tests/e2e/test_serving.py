@@ -78,6 +78,18 @@ def test_workers_whose_master_is_gone_end_though_their_connections_are_busy(make
         assert time.monotonic() < soon
 
 
+def test_after_a_worker_has_ended_the_next_one_starts_and_both_answer(make_database, run):
+    with run(make_database("sqlite"), (*SERVE, "--workers", "2")) as served:
+        eventually(lambda: len(served.workers) == 2)
+        ended = served.workers[0]
+        os.kill(ended, signal.SIGTERM)
+        eventually(lambda: ended not in served.workers and len(served.workers) == 2)
+        for number in range(50):
+            with served.client() as client:
+                assert client.call_back(b'{"id": "%d", "status": "CREATED"}' % number)[0] == 200
+        assert served.terminate() == 0
+
+
 def test_no_more_connections_are_held_than_are_set(make_database, run):
     options = ("-c", "deploy/gunicorn.conf.py", "-w", "1", "--worker-connections", "4")
     command = (sys.executable, "-m", "gunicorn", *options, "--bind", "127.0.0.1:0", "wsgi:app")
@@ -111,3 +123,61 @@ def test_a_kept_connection_serves_one_request_after_another(framed):
             answer.begin()
             answers.append((answer.status, answer.read(int(answer.headers["Content-Length"]))))
     assert [status for status, _ in answers] == [200, 200, 200]
+
+
+QUESTIONS = (
+    "/jobs",
+    "/jobs?limit=2",
+    "/jobs?limit=2&outcome=succeeded&outcome=failed",
+    "/jobs?instance=default&q=1",
+    "/jobs?instance=another",
+    "/jobs?limit=0",
+    "/jobs?nonsense=1",
+    "/jobs?cursor=x",
+    "/jobs/",
+    "/jobs/1",
+    "/jobs/1?instance=default",
+    "/jobs/1?instance=another",
+    "/jobs/1?wait=0",
+    "/jobs/1?wait=61",
+    "/jobs/1?nonsense=1",
+    "/jobs/%31",
+    "/jobs/1%2Fevents",
+    "/jobs/1/",
+    "/jobs/1/events",
+    "/jobs/none",
+    "/jobs/%00",
+    "/jobs/%ff",
+    "/jobs/%E2%82%AC",
+)
+COMPARED = ("content-type", "etag", "link", "cache-control", "www-authenticate", "content-length")
+
+
+def test_jobs_are_told_alike_with_a_web_framework_and_without(make_database, run):
+    url = make_database("sqlite")
+    threads = (sys.executable, "-m", "gunicorn", "-k", "gthread", "--bind", "127.0.0.1:0")
+    with run(url, SERVE) as bare, run(url, (*threads, "wsgi:app")) as flask:
+        with bare.client() as client:
+            for number in range(5):
+                body = BODY.replace(b'"1"', b'"%d"' % number)
+                assert client.call_back(body)[0] == 200
+
+        def told(port: int, path: str, headers: dict[str, str]) -> tuple[int, bytes, list[str]]:
+            asking = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
+            asking.request("GET", f"/api/v1{path}", headers=headers)
+            answer = asking.getresponse()
+            content = answer.status, answer.read(), [answer.headers[name] for name in COMPARED]
+            asking.close()
+            return content
+
+        known, unknown = ({"Authorization": f"Bearer {it}"} for it in (bare.token, "x"))
+        for mine in (known, unknown, {}):
+            for path in QUESTIONS:
+                answers = [told(each.port, path, mine) for each in (bare, flask)]
+                assert answers[0] == answers[1], path
+        tag = told(bare.port, "/jobs/1", known)[2][1]
+        again = [
+            told(each.port, "/jobs/1", {**known, "If-None-Match": tag}) for each in (bare, flask)
+        ]
+        assert again[0] == again[1]
+        assert again[0][:2] == (304, b"")

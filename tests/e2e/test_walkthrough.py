@@ -453,8 +453,10 @@ def test_prune_and_results_from_the_command_line(alone):
     assert (code, report["results"]) == (0, 1)
     assert [each.name for each in folder.iterdir()] == [f"gooddata.{download}.csv"]
 
+    (event,) = alone.served.get(f"/events?job={job_id}")["events"]
     code, gone = alone.told("prune", "--older-than", "90d")
     assert (code, gone["bodies"]) == (0, 0)
+    assert alone.told("prune", "--older-than", "90d", "--dry-run") == (code, gone)
     gone = [0]
 
     def pruned() -> bool:
@@ -463,9 +465,13 @@ def test_prune_and_results_from_the_command_line(alone):
 
     eventually(pruned, "the bodies to be a second old")
     assert alone.job(job_id)["outcome"] == "succeeded"
-    (event,) = alone.served.get(f"/events?job={job_id}")["events"]
     status, _ = alone.served.get_bytes(f"/events/{event['id']}/body")
     assert status == 410
+
+    code, gone = alone.told("erase", "--job", job_id)
+    assert (code, gone["instance"], gone["submissions"]) == (0, "gooddata", 0)
+    assert alone.job(job_id)["file"] is None
+    assert alone.job(job_id)["outcome"] == "succeeded"
 
 
 def test_failed_records_are_told_and_their_rows_written_to_be_mended(alone):

@@ -1,19 +1,17 @@
-"""The schema's history, and bringing a database up to date; configured here, without a file."""
+"""The schema's history, and bringing a database up to date; configured here, without a file.
+
+Alembic is imported where it is needed: it is large, and a worker only looks at the revision.
+"""
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import structlog
-from alembic.command import downgrade as alembic_downgrade
-from alembic.command import upgrade as alembic_upgrade
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 from receiver.errors import SettingsError, StoreUnavailable
 from receiver.storage.database import Database
-from receiver.storage.driver import unhurried
 
 log = structlog.get_logger()
 
@@ -53,10 +51,14 @@ def _bring_up(database: Database) -> None:
 
 def upgrade(database: Database, revision: str = "head") -> None:
     """Bring the schema up to `revision`; one node at a time, the others wait."""
+    from alembic.command import upgrade as alembic_upgrade
+
     database.prepare()
     with database.write() as session, ExitStack() as stack:
         connection = session.connection()
         if connection.dialect.name == "postgresql":
+            from receiver.storage.driver import unhurried
+
             stack.enter_context(unhurried(connection))
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SET LOCAL lock_timeout = 0"))
@@ -66,6 +68,8 @@ def upgrade(database: Database, revision: str = "head") -> None:
 
 def downgrade(database: Database, revision: str) -> None:
     """Take the schema back to `revision`; what the newer tables held is lost."""
+    from alembic.command import downgrade as alembic_downgrade
+
     with database.write() as session:
         alembic_downgrade(_config(session.connection()), revision)
 
@@ -78,7 +82,10 @@ def is_current(database: Database) -> bool:
 def current(database: Database) -> str | None:
     """The revision a database is at; None if it was never upgraded."""
     with database.read() as session:
-        return MigrationContext.configure(session.connection()).get_current_revision()
+        if not inspect(session.connection()).has_table("alembic_version"):
+            return None
+        found: str | None = session.scalar(text("SELECT version_num FROM alembic_version"))
+        return found
 
 
 def is_newer(revision: str | None) -> bool:
@@ -86,20 +93,21 @@ def is_newer(revision: str | None) -> bool:
     return revision is not None and revision not in _known()
 
 
-def newest() -> str | None:
+def newest() -> str:
     """The revision this release was written for."""
-    return ScriptDirectory(str(_HERE)).get_current_head()
+    return max(_known())
 
 
 def _known() -> set[str]:
-    scripts = ScriptDirectory(str(_HERE)).walk_revisions()
-    return {script.revision for script in scripts}
+    return {path.name[:4] for path in (_HERE / "versions").glob("[0-9]*.py")}
 
 
 _HERE = Path(__file__).parent
 
 
-def _config(connection: Connection) -> Config:
+def _config(connection: Connection) -> Any:  # noqa: ANN401 - Alembic's
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(_HERE).replace("%", "%%"))
     config.set_main_option("path_separator", "os")

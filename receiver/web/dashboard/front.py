@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Response, g, request, url_for
 
@@ -11,10 +11,12 @@ from receiver.storage.history import ENDED
 from receiver.storage.overview import summary
 from receiver.web import services
 from receiver.web.auth import who
-from receiver.web.dashboard.chart import Chart, chart
 from receiver.web.dashboard.doors import door
 from receiver.web.dashboard.instances import reached, silences
 from receiver.web.dashboard.pages import blueprint, page
+
+if TYPE_CHECKING:
+    from receiver.web.dashboard.chart import Chart
 
 HOUR_MS = 60 * 60_000
 DAY_MS = 24 * HOUR_MS
@@ -73,7 +75,10 @@ def front() -> Response:
     )
 
 
-def _chart(window: Window, now: int) -> Chart:
+def _chart(window: Window, now: int) -> "Chart":
+    # It takes longer to import than all the rest together, and who only takes callbacks needs none.
+    from receiver.web.dashboard.chart import chart  # noqa: PLC0415
+
     first = now - now % window.width - (window.places - 1) * window.width
     found = history.outcomes_over_time(
         services().database.rows, who().instances, first, window.width

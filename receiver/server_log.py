@@ -1,0 +1,17 @@
+"""gunicorn's own lines, in the format of ours. Its name is in `serving.OPTIONS`."""
+
+from typing import Any
+
+from gunicorn import glogging
+
+from receiver import logs
+
+
+class ServerLog(glogging.Logger):  # type: ignore[misc]
+    """gunicorn's logger; what it is told is one line, JSON unless on a terminal."""
+
+    def setup(self, cfg: Any) -> None:  # noqa: ANN401 - gunicorn's
+        """Do as gunicorn does, then write as we do."""
+        super().setup(cfg)
+        for each in (*self.error_log.handlers, *self.access_log.handlers):
+            each.setFormatter(logs.formatter())

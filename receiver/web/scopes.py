@@ -1,0 +1,80 @@
+"""Reading ASGI's requests and writing its answers."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, TypeAlias
+
+from receiver.errors import BodyTooLarge, BodyTruncated
+from receiver.web.problems import Answer
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
+
+BODY_SECONDS = 20  # for a callback's body to arrive; the vendor's have a few hundred bytes
+MOST_DRAINED_BYTES = 8 * 2**20  # of a body that is too large; what is not read resets the answer
+
+
+def peer_of(scope: Scope, hops: int) -> str:
+    """Who sent a request, by the proxies that are trusted; the rule is Werkzeug's ProxyFix's."""
+    if hops:
+        told = (header(scope["headers"], b"x-forwarded-for") or "").split(",")
+        if len(told) >= hops:
+            return told[-hops].strip()
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def header(headers: Headers, name: bytes) -> str | None:
+    """A header's value, as WSGI gives it: latin-1, several joined by a comma, None if absent."""
+    values = [value for key, value in headers if key == name]
+    return b",".join(values).decode("latin-1") if values else None
+
+
+async def gathered(message: MutableMapping[str, Any], receive: Receive, limit: int) -> bytes:
+    """Give a body whose first message is there. Raises BodyTooLarge, BodyTruncated."""
+    body = bytearray()
+    while True:
+        if message["type"] != "http.request":
+            raise BodyTruncated(f"broke off after {len(body)} bytes")
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise BodyTooLarge(f"more than {limit} bytes")
+        if not message.get("more_body"):
+            return bytes(body)
+        message = await receive()
+
+
+async def drain(receive: Receive) -> None:
+    """Read on for a while: closing upon unread bytes would reset the answer away."""
+    drained = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(BODY_SECONDS):
+            while drained < MOST_DRAINED_BYTES:
+                message = await receive()
+                drained += len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
+
+
+async def send_answer(answer: Answer, send: Send) -> None:
+    """Send an answer."""
+    headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
+    if answer.status != 304:  # noqa: PLR2004 - whose length would be that of the body it stands for
+        headers.append((b"content-length", b"%d" % len(answer.body)))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def whole(receive: Receive) -> Receive:
+    """Have a body that breaks off raise: to WSGI it would look like a whole one."""
+
+    async def received() -> MutableMapping[str, Any]:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise BodyTruncated("the body broke off")
+        return message
+
+    return received

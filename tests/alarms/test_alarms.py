@@ -1,0 +1,419 @@
+"""Each alarm is told once when its cause is there, and once more when it is gone."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import insert, update
+from standardwebhooks import Webhook
+from targets import post_office
+from watched import SECRET, WRITTEN_SECRET, Ward
+
+from receiver.clock import MINUTE_MS
+from receiver.errors import StoreUnavailable
+from receiver.notices import content, text
+from receiver.notices import subject as subject_of
+from receiver.notifications import Notification
+from receiver.signatures import HEADER
+from receiver.storage import alarms as kept
+from receiver.storage.database import Database
+from receiver.storage.fetches import note_fetched
+from receiver.storage.merging import NewObservation
+from receiver.storage.models import JobRow, UsualTime
+from receiver.storage.nodes import note_node
+from receiver.storage.symptoms import MOST_EXAMPLES
+
+HOUR = 60
+
+
+def told(webhook):
+    """What the webhook was told, in order: (raised or cleared, kind, subject, count)."""
+    said = []
+    for _, body in webhook.posted:
+        content = json.loads(body)["data"]
+        for what in ("raised", "cleared"):
+            said += [(what, one["kind"], one["subject"], one["count"]) for one in content[what]]
+    return said
+
+
+def silence(ward):
+    ward.job("1", "RUNNING")
+    ward.looks(20)
+
+
+def break_silence(ward):
+    ward.job("1", "COMPLETED", recordsCount=1, recordsFailedCount=0)
+
+
+def overdue(ward):
+    with ward.database.write() as session:
+        session.execute(insert(UsualTime).values(instance="default", object="", ms=MINUTE_MS))
+    ward.job("1", "RUNNING")
+    ward.looks(3)
+
+
+def wrong_signature(ward):
+    wrong = {HEADER: "sha256=" + 43 * "A" + "="}
+    assert (
+        ward.receiver.client.post("/callbacks/default", data=b"x", headers=wrong).status_code == 401
+    )
+    ward.looks(1)
+
+
+def unreadable(ward):
+    assert ward.receiver.call_back(b"{").status_code == 200
+    ward.looks(1)
+
+
+def failure(ward):
+    ward.job("1", "COMPLETED", recordsCount=7, recordsFailedCount=3)
+    ward.looks(1)
+
+
+def expiring(ward):
+    done = {"recordsCount": 1, "recordsFailedCount": 0, "jobDirection": "DOWNLOAD"}
+    ward.job("1", "COMPLETED", **done)
+    ward.later(49 * HOUR)
+    ward.looks(1)
+
+
+def fetch(ward):
+    with ward.database.write() as session:
+        note_fetched(session, "1", "default", ward.now)
+
+
+def failing_node(ward):
+    services = ward.receiver.services
+    services.health.answered(503)
+    for _ in range(40):
+        ward.later(1)
+        services.health.answered(503)
+        services.health.beat(ward.database, alive=True)
+        ward.look()
+
+
+def mended_node(ward):
+    services = ward.receiver.services
+    services.health.answered(200)
+    ward.meanwhile = lambda: services.health.beat(ward.database, alive=True)
+
+
+def nobody(ward):
+    with ward.database.write() as session:
+        note_node(session, "node:1", ward.now, None, 0)
+    ward.looks(33)
+
+
+def somebody(ward):
+    def live():
+        with ward.database.write() as session:
+            note_node(session, "node:2", ward.now, None, 0)
+
+    ward.meanwhile = live
+    live()
+
+
+def nothing(_ward):
+    """What happened is over by itself, after an hour."""
+
+
+CAUSES = {
+    "silent": (silence, break_silence, "default", 1),
+    "overdue": (overdue, break_silence, "default", 1),
+    "refused": (wrong_signature, nothing, "default", 1),
+    "unreadable": (unreadable, nothing, "default", 1),
+    "failed": (failure, nothing, "default", 1),
+    "expiring": (expiring, fetch, "default", 1),
+    "failing": (failing_node, mended_node, "callbacks", 33),
+    "failing, all of them": (nobody, somebody, "receiver", 1),
+}
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_an_alarm_is_told_once_when_its_cause_is_there_and_once_when_it_is_gone(
+    ward, webhook, office, cause
+):
+    make, unmake, subject, count = CAUSES[cause]
+    kind = cause.partition(",")[0]
+    ward.look()
+    assert told(webhook) == []
+    make(ward)
+    assert ("raised", kind, subject, count) in told(webhook)
+    ward.looks(7)
+    unmake(ward)
+    ward.looks(8)
+    ward.later(HOUR)
+    ward.looks(8)
+    mine = [line for line in told(webhook) if line[1] == kind and line[2] == subject]
+    assert [what for what, *_ in mine] == ["raised", "cleared"]
+    assert ward.alarms() == []
+    assert len(office.mails) == len(webhook.posted)
+
+
+def test_silence_is_measured_by_how_long_an_instance_usually_waits(ward):
+    for job in range(4):
+        ward.job(str(job), "RUNNING")
+        ward.looks(14)
+        ward.job(str(job), "COMPLETED", recordsCount=1, recordsFailedCount=0)
+        ward.looks(3)
+    ward.job("long", "RUNNING")
+    ward.looks(50)
+    assert ("silent", "default", 1) not in ward.alarms()
+    ward.looks(10)
+    assert ("silent", "default", 1) in ward.alarms()
+
+
+def test_a_wait_begins_with_the_job_however_long_ago_the_last_event_was(ward):
+    ward.job("1", "COMPLETED", recordsCount=1, recordsFailedCount=0)
+    ward.looks(1)
+    ward.later(5 * 24 * HOUR)
+    ward.looks(2)
+    made = Notification("bulk_job", job="2", status="CREATED", source="submission")
+    submission = NewObservation("default", made, callback_due=True)
+    ward.receiver.services.intake.observe(submission)
+    ward.looks(14)
+    assert ward.alarms() == []
+    ward.looks(3)
+    assert ward.alarms() == [("silent", "default", 1), ("overdue", "default", 1)]
+
+
+def test_many_jobs_of_one_cause_are_one_alarm_with_their_number_and_a_few_of_them(ward, webhook):
+    for job in range(300):
+        ward.job(str(job), "ERROR", error="x" * 10_000)
+    ward.looks(12)
+    assert told(webhook) == [("raised", "failed", "default", 300)]
+    ((_, body),) = webhook.posted
+    assert len(json.loads(body)["data"]["raised"][0]["examples"]) == MOST_EXAMPLES
+    assert len(body) < 2_000
+    ward.job("later", "ERROR")
+    ward.looks(2)
+    assert ward.alarms() == [("failed", "default", 301)]
+    assert len(webhook.posted) == 1
+
+
+def test_what_flickers_is_one_alarm(ward, webhook):
+    for turn in range(6):
+        ward.job(str(turn), "ERROR")
+        ward.looks(1)
+        ward.later(57)
+        ward.looks(4)  # not seen by the last two
+    assert told(webhook) == [("raised", "failed", "default", 1)]
+
+
+def test_whatever_goes_wrong_there_is_one_notice_in_five_minutes(ward, webhook):
+    wrong_signature(ward)
+    unreadable(ward)
+    failure(ward)
+    assert [len(json.loads(body)["data"]["raised"]) for _, body in webhook.posted] == [1]
+    ward.looks(5)
+    assert [len(json.loads(body)["data"]["raised"]) for _, body in webhook.posted] == [1, 2]
+
+
+def test_a_notice_is_bounded_though_all_instances_fail_at_once(ward, webhook, office):
+    with ward.database.write() as session:
+        session.execute(
+            insert(JobRow),
+            [
+                {
+                    "id": f"{number:0200}",
+                    "instance": f"{number:064}",
+                    "registers": "{}",
+                    "revision": 0,
+                    "events": 0,
+                    "first_seen_at": ward.now,
+                    "updated_at": ward.now,
+                    "outcome": "failed",
+                }
+                for number in range(1_000)
+            ],
+        )
+    ward.looks(1)
+    ((_, body),) = webhook.posted
+    content = json.loads(body)["data"]
+    assert (len(content["raised"]), content["left_out"], content["open"]) == (25, 975, 1_000)
+    assert len(body) < 32_768
+    (mail,) = office.mails
+    assert len(mail["Subject"]) < 300
+    assert "975 more" in mail.get_content()
+
+
+def test_two_watchers_at_once_tell_once(ward, webhook):
+    others = [ward.another() for _ in range(3)]
+    failure(ward)
+    for _ in range(10):
+        ward.later(1)
+        for watcher in (*others, ward.watcher):
+            watcher.one_pass(force=True)
+    assert told(webhook) == [("raised", "failed", "default", 1)]
+
+
+def test_who_watches_is_followed_only_when_gone(ward):
+    other = ward.another()
+    ward.look()
+    failure_seen = len(ward.alarms())
+    ward.job("1", "ERROR")
+    ward.later(1)
+    other.one_pass()
+    assert len(ward.alarms()) == failure_seen == 0
+    ward.later(4)
+    other.one_pass()
+    assert ward.alarms() == [("failed", "default", 1)]
+
+
+def test_after_a_restart_nothing_is_told_again(ward, webhook):
+    failure(ward)
+    ward.watcher = ward.another()
+    ward.later(5)
+    ward.looks(5)
+    assert told(webhook) == [("raised", "failed", "default", 1)]
+
+
+def test_who_is_named_later_is_told_of_what_is_still_wrong(make_receiver, make_database, told):
+
+    url = make_database("sqlite")
+    ward = Ward(make_receiver, url)
+    failure(ward)
+    assert ward.alarms() == [("failed", "default", 1)]
+    later = Ward(make_receiver, url, **told)
+    later.now = ward.now
+    later.later(5)
+    later.look()
+    with later.database.read() as session:
+        (alarm,) = kept.alarms(session, None, only_open=True)
+        assert alarm.notified_at == later.now
+
+
+def test_a_webhook_is_signed_as_standard_webhooks_has_it(ward, webhook):
+    failure(ward)
+    ((headers, body),) = webhook.posted
+    assert Webhook(WRITTEN_SECRET).verify(body.decode(), headers) == json.loads(body)
+    with pytest.raises(Exception, match="No matching signature"):
+        Webhook("whsec_" + 44 * "A").verify(body.decode(), headers)
+    assert headers["webhook-id"].startswith("msg_")
+    assert SECRET.decode() not in str(headers)
+
+
+def test_what_was_not_taken_is_sent_again_with_the_same_id(ward, webhook):
+    webhook.statuses = [500, 302, 204]
+    failure(ward)
+    assert len(webhook.posted) == 1
+    ward.looks(10)
+    assert len(webhook.posted) == 3
+    assert len({headers["webhook-id"] for headers, _ in webhook.posted}) == 1
+    assert len({body for _, body in webhook.posted}) == 1
+
+
+def test_one_who_cannot_be_told_does_not_keep_it_from_the_other(ward, webhook, office):
+    office.answer = "451 try later"
+    failure(ward)
+    assert (len(webhook.posted), len(office.mails)) == (1, 0)
+    office.answer = "250 taken"
+    ward.looks(3)
+    assert (len(webhook.posted), len(office.mails)) == (1, 1)
+    assert office.mails[0]["To"] == "ops@example.com"
+    assert "default: jobs failed or lost records" in office.mails[0]["Subject"]
+    assert "- 1" in office.mails[0].get_content()
+
+
+def test_tries_are_ever_further_apart_and_end(ward, webhook):
+    webhook.statuses = [503]
+    failure(ward)
+    ward.looks(30)
+    assert 4 <= len(webhook.posted) <= 7
+    for _ in range(100):
+        ward.later(61)
+        ward.look()
+    tried = {headers["webhook-id"]: 0 for headers, _ in webhook.posted}
+    for headers, _ in webhook.posted:
+        tried[headers["webhook-id"]] += 1
+    assert max(tried.values()) == kept.MOST_TRIES
+
+
+def test_a_private_address_is_not_told_unless_it_is_allowed(
+    make_receiver, make_database, told, webhook
+):
+
+    ward = Ward(
+        make_receiver,
+        make_database("sqlite"),
+        **{
+            **told,
+            "alarm_url": webhook.url.replace("http:", "https:"),
+            "forward_allow": frozenset(),
+        },
+    )
+    failure(ward)
+    assert webhook.posted == []
+
+
+def test_a_password_is_given_to_the_server_that_asks(make_receiver, make_database):
+
+    with post_office("me") as office:
+        settings_ = {
+            "alarm_mail_to": ("a@example.com", "b@example.com"),
+            "alarm_mail_from": "receiver@example.com",
+            "smtp_url": office.url,
+            "smtp_password": "canary",
+        }
+        failure(Ward(make_receiver, make_database("sqlite"), **settings_))
+        assert office.logins == [(b"me", b"canary")]
+        (mail,) = office.mails
+    assert (mail["From"], mail["To"]) == ("receiver@example.com", "a@example.com, b@example.com")
+
+
+def test_a_database_that_fails_for_long_is_told_of_once_and_so_is_its_return(
+    ward, webhook, make_receiver, monkeypatch
+):
+    ward.look()
+    other = ward.another()
+    other.one_pass()
+    whole = Database.write
+
+    def broken(*_args, **_options):
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(Database, "write", broken)
+    for _ in range(60):
+        ward.later(1)
+        for watcher in (ward.watcher, other):
+            with pytest.raises(StoreUnavailable):
+                watcher.one_pass()
+    assert told(webhook) == [("raised", "failing", "database", 1)]
+    monkeypatch.setattr(Database, "write", whole)
+    ward.looks(10)
+    assert told(webhook)[1:] == [("cleared", "failing", "database", 1)]
+
+
+def test_alarms_are_those_of_the_database_whatever_it_is(
+    make_receiver, database_url, told, webhook
+):
+
+    ward = Ward(make_receiver, database_url, **told)
+    ward.job("1", "ERROR")
+    assert ward.receiver.call_back(b"{").status_code == 200
+    wrong = {HEADER: "sha256=" + 43 * "A" + "="}
+    ward.receiver.client.post("/callbacks/default", data=b"x", headers=wrong)
+    ward.job("2", "RUNNING")
+    with ward.database.write() as session:
+        session.execute(update(JobRow).where(JobRow.id == "2").values(first_seen_at=1))
+        note_node(session, "n", 1, None, 0)
+    for _ in range(2):
+        ward.look()
+        ward.another().one_pass(force=True)
+    kinds = {kind for kind, *_ in ward.alarms()}
+    assert kinds == {"failed", "unreadable", "refused", "overdue", "failing"}
+    assert len(webhook.posted) == 1
+
+
+ids = st.text(max_size=30)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(subject=ids, examples=st.lists(ids, max_size=3), detail=ids)
+def test_whatever_an_alarm_says_a_mail_and_its_subject_can_be_written(subject, examples, detail):
+    alarm = kept.unwritten("failed", subject, 1, detail)
+    alarm.examples = json.dumps(examples)
+    told_ = json.loads(json.dumps(content(kept.Told([alarm], [], 1), 1, None)))
+    assert subject_of(told_).isprintable()
+    assert text(told_)
