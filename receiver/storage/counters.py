@@ -4,64 +4,18 @@ They are kept in the transaction that changes what they count. Only an older rel
 changes jobs and counts nothing: `receiver db upgrade` and `receiver prune` count anew.
 """
 
-from sqlalchemy import ColumnElement, Delete, delete, func, select, text, tuple_, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Delete, delete, select, text, tuple_, update
 
 from receiver.jobs import OUTCOMES
 from receiver.storage.credentials import affected
 from receiver.storage.database import Database
-from receiver.storage.models import CounterRow, JobRow
+from receiver.storage.models import CounterRow
 from receiver.storage.rows import Changes
 from receiver.storage.statements import statements
-from receiver.storage.tally import HOUR_MS, LAST_CALLBACK, LOST
+from receiver.storage.tally import HOUR_MS, LAST_CALLBACK
 
 KEPT_HOURS = 31 * 24  # after the files expired; the picture of outcomes goes back so far
 _RECOUNTS = "recounts"  # how often it was put right: whoever moves it on does it
-
-
-def totals(session: Session, *which: ColumnElement[bool]) -> dict[str, int]:
-    """Give jobs by outcome, and the other measures that have but one bucket.
-
-    which -- conditions on the counters' rows.
-    """
-    plain = CounterRow.measure.in_((*OUTCOMES, LOST, LAST_CALLBACK)), CounterRow.bucket == 0
-    found = session.execute(
-        select(CounterRow.measure, func.sum(CounterRow.n), func.max(CounterRow.n))
-        .where(*plain, *which)
-        .group_by(CounterRow.measure)
-    )
-    return {row[0]: int(row[2] if row[0] == LAST_CALLBACK else row[1]) for row in found}
-
-
-def expiring(
-    session: Session,
-    after: int,
-    before: int,
-    counters: list[ColumnElement[bool]],
-    jobs: list[ColumnElement[bool]],
-) -> int:
-    """Count jobs whose files expire between two times, hours apart at least.
-
-    counters, jobs -- conditions on the rows of either.
-    """
-    first, last = -(-(after + 1) // HOUR_MS), before // HOUR_MS  # whole hours, the last exclusive
-    whole = session.scalar(
-        select(func.sum(CounterRow.n)).where(
-            CounterRow.measure.in_(OUTCOMES),
-            CounterRow.bucket >= first,
-            CounterRow.bucket < last,
-            *counters,
-        )
-    )
-    time = JobRow.files_expire_at
-    edges = [
-        session.scalar(select(func.count()).select_from(JobRow).where(*edge, *jobs)) or 0
-        for edge in (
-            (time > after, time < first * HOUR_MS),
-            (time >= last * HOUR_MS, time < before),
-        )
-    ]
-    return int(whole or 0) + sum(edges)
 
 
 def recount(database: Database, now: int) -> int:

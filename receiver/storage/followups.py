@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, func, literal_column, or_, select, update
 from sqlalchemy.orm import Session
 
 from receiver.jobs import FILES_KEPT_MS
@@ -55,20 +55,21 @@ def due_polls(
     return [claim_of(row, row.polls) for row in rows]
 
 
-def is_overdue(now: int, overdue_after: int) -> ColumnElement[bool]:
+def is_overdue(now: Any, overdue_after: Any) -> ColumnElement[bool]:  # noqa: ANN401 - see below
     """Whether a job is under way for longer than those of its object usually are.
 
-    overdue_after -- ms, where that is not known yet.
+    now -- ms. overdue_after -- ms, where that is not known yet. Both numbers or SQL expressions.
     """
     usual = (
         select(UsualTime.ms)
         .where(
             UsualTime.instance == JobRow.instance,
-            UsualTime.object == func.coalesce(JobRow.object, ""),
+            UsualTime.object == func.coalesce(JobRow.object, literal_column("''")),
         )
         .scalar_subquery()
     )
-    return JobRow.first_seen_at + func.coalesce(usual, overdue_after) <= now
+    over: ColumnElement[bool] = JobRow.first_seen_at + func.coalesce(usual, overdue_after) <= now
+    return over
 
 
 def learn_usual_times(session: Session, instance: str) -> None:

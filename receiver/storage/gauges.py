@@ -10,13 +10,14 @@ from sqlalchemy.orm import Session
 from receiver.storage.alarm_models import Alarm
 from receiver.storage.followups import UNDER_WAY
 from receiver.storage.models import CounterRow, JobRow
-from receiver.storage.queries import summary
+from receiver.storage.overview import summary
+from receiver.storage.reading import Rows
 from receiver.storage.tally import LAST_CALLBACK
 
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """Counts as `queries.summary` has them, and more; times are ms.
+    """Counts as `overview.summary` has them, and more; times are ms.
 
     oldest_under_way -- when the oldest job that has not ended was first heard of.
     last_callbacks -- by instance. alarms -- how many are open, by kind.
@@ -29,9 +30,9 @@ class Gauges:
     alarms: Mapping[str, float]
 
 
-def gauges(session: Session, now: int, overdue_after: int) -> Gauges:
+def gauges(read: Rows, session: Session, now: int, overdue_after: int) -> Gauges:
     """Read all of them."""
-    counted = summary(session, None, now, overdue_after)
+    counted = summary(read, None, now, overdue_after)
     under_way = select(func.min(JobRow.first_seen_at)).where(JobRow.outcome.in_(UNDER_WAY))
     last = (
         select(CounterRow.instance, func.max(CounterRow.n))

@@ -1,32 +1,25 @@
-"""What the overview and the instances page are drawn from. Functions take a Session.
+"""What the overview and the instances page are drawn from.
 
 Each question is bounded by an index or by a window, so that it costs the same with a million jobs.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from sqlalchemy import bindparam, func, select, text
+from sqlalchemy import func, literal_column, select, text
 from sqlalchemy.orm import Session
 
 from receiver.clock import MINUTE_MS
 from receiver.jobs import FILES_KEPT_MS
-from receiver.storage.models import UNDER_WAY, CounterRow, JobRow, Pace, RejectionCount
+from receiver.storage.models import UNDER_WAY, CounterRow, Instance, JobRow, Pace, RejectionCount
+from receiver.storage.overview import limited, number, one_of, shape_of, values_of
 from receiver.storage.queries import Instances
+from receiver.storage.reading import Rows, Statement
 from receiver.storage.tally import HOUR_MS, LAST_CALLBACK
 from receiver.storage.watching import among
 
 ENDED = ("succeeded", "partial", "failed", "cancelled")
-_ENDED = (
-    select(CounterRow.measure, CounterRow.bucket, func.sum(CounterRow.n))
-    .where(CounterRow.measure.in_(ENDED), CounterRow.bucket >= bindparam("first"))
-    .group_by(CounterRow.measure, CounterRow.bucket)
-)
-_LAST = (
-    select(CounterRow.instance, func.max(CounterRow.n))
-    .where(CounterRow.measure == LAST_CALLBACK, CounterRow.bucket == 0)
-    .group_by(CounterRow.instance)
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,41 +41,39 @@ class Vendor:
 
 
 def outcomes_over_time(
-    session: Session, visible: Instances, since: int, width: int
+    read: Rows, visible: Instances, since: int, width: int
 ) -> dict[tuple[int, str], int]:
     """Count the jobs that ended in each stretch of `width` ms: {(start of stretch, outcome): n}.
 
     since, width -- whole hours; counters.KEPT_HOURS is how far it can be looked back.
     """
-    hours = _ENDED if visible is None else _ENDED.where(CounterRow.instance.in_(sorted(visible)))
     found: dict[tuple[int, str], int] = {}
     # The counters name the hour in which the files expire.
-    first = (since + FILES_KEPT_MS) // HOUR_MS
-    for outcome, hour, n in session.execute(hours, {"first": first}):
+    values = {**values_of(visible), "first": (since + FILES_KEPT_MS) // HOUR_MS}
+    for outcome, hour, n in read(_ended(shape_of(visible)), values):
         ended = hour * HOUR_MS - FILES_KEPT_MS
         place = ended - ended % width, outcome
         found[place] = found.get(place, 0) + int(n)
     return found
 
 
-def last_callbacks(session: Session) -> dict[str, int]:
+def instance_names(read: Rows) -> list[str]:
+    """Name the instances in the database."""
+    return [row[0] for row in read(_NAMES, {})]
+
+
+def last_callbacks(read: Rows) -> dict[str, int]:
     """Tell when each instance's latest callback was taken, ms."""
-    return {name: int(at) for name, at in session.execute(_LAST)}
+    return {name: int(at) for name, at in read(_LAST, {})}
 
 
-def refusing(session: Session, last: Mapping[str, int], since: int) -> dict[str, Refusing]:
+def refusing(read: Rows, last: Mapping[str, int], since: int) -> dict[str, Refusing]:
     """Tell which instances' deliveries are refused since they were last heard of.
 
     last -- as `last_callbacks` gives it. since -- ms; what was before is over in any case.
     """
-    minutes = (
-        select(RejectionCount.instance, RejectionCount.minute, func.sum(RejectionCount.count))
-        .where(RejectionCount.minute >= since // MINUTE_MS, RejectionCount.instance != "")
-        .group_by(RejectionCount.instance, RejectionCount.minute)
-        .order_by(RejectionCount.minute)
-    )
     found: dict[str, Refusing] = {}
-    for name, minute, count in session.execute(minutes):
+    for name, minute, count in read(_REFUSED, {"since": since // MINUTE_MS}):
         if minute * MINUTE_MS > last.get(name, 0):
             before = found.get(name, Refusing(minute * MINUTE_MS, 0))
             found[name] = Refusing(before.since, before.count + int(count))
@@ -117,3 +108,29 @@ def under_way(session: Session, names: Sequence[str]) -> dict[str, tuple[int, in
         .group_by(JobRow.instance)
     )
     return {name: (count, int(oldest)) for name, count, oldest in session.execute(statement)}
+
+
+@lru_cache(maxsize=32)
+def _ended(shape: int | None) -> Statement:
+    hours = (
+        select(CounterRow.measure, CounterRow.bucket, func.sum(CounterRow.n))
+        .where(one_of(CounterRow.measure, ENDED), CounterRow.bucket >= number("first"))
+        .group_by(CounterRow.measure, CounterRow.bucket)
+    )
+    return Statement(limited(hours, CounterRow.instance, shape), many=True)
+
+
+_NAMES = Statement(select(Instance.name).order_by(Instance.name))
+_LAST = Statement(
+    select(CounterRow.instance, func.max(CounterRow.n))
+    .where(one_of(CounterRow.measure, (LAST_CALLBACK,)), CounterRow.bucket == literal_column("0"))
+    .group_by(CounterRow.instance)
+)
+_REFUSED = Statement(
+    select(RejectionCount.instance, RejectionCount.minute, func.sum(RejectionCount.count))
+    .where(
+        RejectionCount.minute >= number("since"), RejectionCount.instance != literal_column("''")
+    )
+    .group_by(RejectionCount.instance, RejectionCount.minute)
+    .order_by(RejectionCount.minute)
+)

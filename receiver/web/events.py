@@ -7,6 +7,7 @@ from receiver.errors import BodyGone, EventGone, NotFound
 from receiver.storage import lists, queries
 from receiver.storage.lists import EventLine
 from receiver.storage.models import FORGOTTEN
+from receiver.storage.overview import summary
 from receiver.web import services, shapes
 from receiver.web.answers import answer_json, moment, paged, position_of
 from receiver.web.api import asked, blueprint, documented, response
@@ -100,8 +101,8 @@ def show_summary() -> Response:
     """Count what an operator looks at first."""
     asked(shapes.NoQuery)
     overdue_after = services().settings.overdue_after
-    with services().database.read() as session:
-        counts = queries.summary(session, who().instances, services().clock(), overdue_after)
+    read = services().database.rows
+    counts = summary(read, who().instances, services().clock(), overdue_after)
     counts["last_callback_at"] = iso(counts["last_callback_at"])
     return response(answer_json(counts))
 

@@ -44,7 +44,7 @@ class Measured:
         try:
             with self._database.read() as session:
                 now = database_time(session, self._clock)
-                seen = gauges(session, now, self._settings.overdue_after)
+                seen = gauges(self._database.rows, session, now, self._settings.overdue_after)
         except StoreError as error:
             logs.summed(log, "metrics lack what the database knows", error=str(error))
             return Numbers({"database_up": 0}, always)

@@ -253,7 +253,7 @@ def test_a_page_of_an_unforeseen_fault_tells_no_details(guest, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError("what was sent")
 
-    monkeypatch.setattr("receiver.storage.queries.jobs", fail)
+    monkeypatch.setattr("receiver.storage.lists.jobs", fail)
     answer = guest.get("/jobs")
     assert answer.status_code == 500
     assert "what was sent" not in answer.text

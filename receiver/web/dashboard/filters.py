@@ -22,6 +22,7 @@ TIMES = {
     "updated_before": "Changed before",
     "expires_before": "Files expire before",
 }
+A_PAGE = 25
 REPEATED = ("outcome", "status", "instance", "object", "direction")
 # What the front page counts and the API has no filter for.
 SHOWS: Mapping[Look, str] = {
@@ -116,7 +117,7 @@ def asked() -> Filters:
     if show not in (None, *SHOWS):
         raise BadParameter(f"show is one of {', '.join(SHOWS)}")
     try:
-        query = msgspec.convert(given, shapes.JobsQuery, strict=False)
+        query = msgspec.convert({"limit": A_PAGE, **given}, shapes.JobsQuery, strict=False)
     except msgspec.ValidationError as error:
         raise BadParameter(str(error)) from None
     check_instances(query.instance)

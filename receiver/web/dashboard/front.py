@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Response, g, request, url_for
 
-from receiver.storage import followups, history, queries
+from receiver.storage import followups, history
 from receiver.storage.history import ENDED
+from receiver.storage.overview import summary
 from receiver.web import services
 from receiver.web.auth import who
 from receiver.web.dashboard.doors import door
@@ -57,30 +58,31 @@ def front() -> Response:
     name = request.args.get("over", "hours")
     window = WINDOWS.get(name, WINDOWS["hours"])
     now, visible = services().clock(), who().instances
+    overdue_after = services().settings.overdue_after
+    counts = summary(services().database.rows, visible, now, overdue_after)
     with services().database.read() as session:
-        counts = queries.summary(session, visible, now, services().settings.overdue_after)
-        drawn = _chart(session, window, now)
-        unclear = followups.unclear_submissions(session, now, services().settings.overdue_after)
-        quiet = silences(session, reached(session))
+        unclear = followups.unclear_submissions(session, now, overdue_after)
     return page(
         "front.html",
         jobs=_of_jobs(counts),
         cares=_of_cares(counts),
         alert=counts["overdue"] > 0 or counts["rejections_1h"] > 0,
-        silences=quiet,
-        chart=drawn,
+        silences=silences(reached()),
+        chart=_chart(window, now),
         window=window,
         windows=WINDOWS,
         unclear=[row for row in unclear if who().may_see(row.instance)],
     )
 
 
-def _chart(session: Any, window: Window, now: int) -> "Chart":  # noqa: ANN401 - storage's
+def _chart(window: Window, now: int) -> "Chart":
     # It takes longer to import than all the rest together, and who only takes callbacks needs none.
     from receiver.web.dashboard.chart import chart  # noqa: PLC0415
 
     first = now - now % window.width - (window.places - 1) * window.width
-    found = history.outcomes_over_time(session, who().instances, first, window.width)
+    found = history.outcomes_over_time(
+        services().database.rows, who().instances, first, window.width
+    )
     return chart(found, first, window.width, window.places)
 
 

@@ -57,7 +57,7 @@ class InstanceView:
 def instances() -> Response:
     """List instances."""
     with services().database.read() as session:
-        return page("instances.html", instances=instance_views(session, reached(session)))
+        return page("instances.html", instances=instance_views(session, reached()))
 
 
 @blueprint.get("/instances/<string:name>")
@@ -69,25 +69,26 @@ def instance(name: str) -> Response:
 def the_instance(name: str) -> InstanceView:
     """Give one instance. Raises NotFound, and Forbidden where the token does not reach it."""
     check_instances([name])
+    if name not in reached():
+        raise NotFound(f"There is no instance {name}.")
     with services().database.read() as session:
-        if name not in reached(session):
-            raise NotFound(f"There is no instance {name}.")
         return instance_views(session, [name])[0]
 
 
-def reached(session: Any) -> list[str]:  # noqa: ANN401 - storage's
+def reached() -> list[str]:
     """Name the instances that the token reaches."""
-    names = {str(row["name"]) for row in credentials.instances(session)}
+    names = set(history.instance_names(services().database.rows))
     if services().settings.default_keys:
         names.add(DEFAULT_INSTANCE)
     return sorted(name for name in names if who().may_see(name))
 
 
-def silences(session: Any, names: Sequence[str]) -> list[Silence]:  # noqa: ANN401 - storage's
+def silences(names: Sequence[str]) -> list[Silence]:
     """Tell when instances were last heard of."""
     schedule = sum(services().settings.vendor_retry_seconds) * 1000
-    last = history.last_callbacks(session)
-    refused = history.refusing(session, last, services().clock() - LOOK_BACK * schedule)
+    read = services().database.rows
+    last = history.last_callbacks(read)
+    refused = history.refusing(read, last, services().clock() - LOOK_BACK * schedule)
     return [
         Silence(
             name,
@@ -105,7 +106,7 @@ def instance_views(session: Any, names: Sequence[str]) -> list[InstanceView]:  #
     keys = credentials.keys(session)
     vendors, under_way = history.vendors(session), history.under_way(session, names)
     views = []
-    for silence in silences(session, names):
+    for silence in silences(names):
         name = silence.name
         row: dict[str, Any] = rows.get(name, {})
         count, oldest = under_way.get(name, (0, None))

@@ -75,15 +75,13 @@ def jobs() -> Response:
     watch = filters.watch()
     rows, has_newer, has_older = _page(filters, watch, limit)
     now, order = services().clock(), ORDERS.get(filters.show, NEWEST)
-    with services().database.read() as session:
-        names = reached(session)
     return page(
         "jobs.html",
         filters=filters,
         outcomes=OUTCOMES,
         shows=SHOWS,
         times=TIMES,
-        instances=names,
+        instances=reached(),
         days=[
             (day * DAY_MS, [line(row, now, order.changed) for row in group])
             for day, group in groupby(rows, lambda row: place(row, watch)[0] // DAY_MS)

@@ -62,7 +62,10 @@ def _guard(response: Response) -> Response:
 @blueprint.errorhandler(ReceiverError)
 def _ours(error: ReceiverError) -> Response:
     problem = problems.problem_of(error)
-    template = "unavailable.html" if isinstance(error, StoreError) else "error.html"
+    template = "error.html"
+    if isinstance(error, StoreError):
+        log.warning("a page could not be read or written", path=request.path, error=str(error))
+        template = "unavailable.html"
     response = page(template, problem.status, title=problem.title, detail=problem.detail)
     if isinstance(error, TooManyRequests):
         response.headers["Retry-After"] = str(error.retry_after)

@@ -39,7 +39,7 @@ def refusals() -> Response:
     rows = asking.rejections(wanted, A_PAGE + 1, after)
     with services().database.read() as session:
         shown = [(row, _explained(session, keys, row)) for row in rows[:A_PAGE]]
-        names = reached(session)
+        names = reached()
         lately = history.refusals(session, who().instances, services().clock() - HOUR_MS)
     more = cursor_of((rows[A_PAGE - 1].at, rows[A_PAGE - 1].id)) if len(rows) > A_PAGE else None
     return page(
