@@ -4,6 +4,7 @@ What it adds touches names that gunicorn keeps to itself, so tests/e2e/test_serv
 """
 
 import asyncio
+import gc
 import socket
 from typing import Any
 
@@ -74,6 +75,9 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
 
         super().load_wsgi()
         self.asgi: Any = Adapter(self.asgi, THREADS)
+        # What is loaded stays: no collection need look at it again.
+        gc.collect()
+        gc.freeze()
 
     def _setup_event_loop(self) -> None:
         super()._setup_event_loop()

@@ -32,9 +32,12 @@ def say(text: str = "") -> None:
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment, without settings of a receiver, and with `extra`."""
+    """This process's environment, without settings of a receiver, and with `extra`.
+
+    Packages that only the tests bring, and that others use if they are there, seem not to be.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    return {**kept, **(extra or {})}
+    return {**kept, "PYTHONPATH": str(Path(__file__).parent / "deployed"), **(extra or {})}
 
 
 def run(argv: Sequence[str], extra: Mapping[str, str] | None = None, **options) -> str:
