@@ -50,6 +50,8 @@ class Storm:
         time.sleep(stage.chance.uniform(0, 0.5))
         began = time.monotonic()
         with fault.strike(stage):
+            if fault.outage:  # to each node itself: the balancer asks another before it says no
+                stage.sender.send([stage.plan.fresh(node.name) for node in stage.nodes])
             self._hold(began + stage.chance.uniform(*fault.hold))
             ended = time.monotonic()
         # What a fault does as it ends (a database's start) is part of the fault.
