@@ -137,7 +137,7 @@ def test_a_missing_file_an_old_and_a_newer_schema_are_found(make_database, tmp_p
         assert [finding.check for finding in found[1:]] == list(OFFLINE)
         with sick.database.write() as session:
             session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-        expect(machine.schema(sick), "fail", "at 9999")
+        expect(machine.schema(sick), "warn", "at 9999")
         assert "install the release" in machine.schema(sick).advice
     database = Database(f"sqlite:///{tmp_path}/nothing.db")
     expect(machine.schema(replace(sick, database=database)), "fail", "there is no file")

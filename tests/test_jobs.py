@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from oracle import DAY, TEXTS, by_law, key
 
 from receiver.clock import iso
-from receiver.jobs import OUTCOMES, Job, changes, erase, is_ending, join, merge
+from receiver.jobs import OUTCOMES, Job, changes, erase, is_ending, join, merge, registers
 from receiver.notifications import MAX_TIME_MS, Notification
 
 
@@ -349,3 +349,25 @@ def test_null_is_no_value_but_an_empty_text_and_zero_are():
 def test_the_timeline_says_what_changed_or_why_nothing_did(told, late, changed, note):
     before = fold(told)
     assert changes(before, merge(before, late), late) == (changed, note)
+
+
+def test_registers_are_written_as_rows_of_other_releases_hold_them():
+    """Rows are compared across releases: none of these numbers may ever change."""
+
+    def status(word: str) -> list[int | str]:
+        return registers(Notification("bulk_job", "1", word, received_at=7))["status"]
+
+    ranks = {"CREATED": 0, "STARTED": 1, "RUNNING": 2, "new": 3, "CANCELLATION_PENDING": 4}
+    assert {word: status(word) for word in ranks} == {
+        word: [rank, 0, 0, 0, word, -7] for word, rank in ranks.items()
+    }
+    endings = {"CANCELLED": 1, "ABORTED": 2, "ERROR": 3, "COMPLETED": 4}
+    assert {word: status(word) for word in endings} == {
+        word: [5, 0, 0, precedence, word, -7] for word, precedence in endings.items()
+    }
+    told = registers(Notification("bulk_job", "1", "ERROR", received_at=7))
+    assert (told["learnt"], told["called"]) == ([-7, 1], [-7])
+
+
+def test_a_notification_without_a_status_has_the_empty_word():
+    assert merge(Job(), Notification("bulk_job", "1")).status == ""

@@ -310,17 +310,27 @@ def test_a_file_that_is_no_database_stops_the_start_and_stays_as_it_is(tmp_path)
 
 @pytest.mark.filterwarnings(LEAK)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_database_of_a_newer_release_stops_the_start_with_one_line(kind, make_empty):
+def test_a_schema_nobody_knows_stops_the_start_with_one_line(kind, make_empty):
     url = make_empty(kind)
     with opened(url) as database:
         migrations.upgrade(database)
         with database.write() as session:
-            session.execute(text("UPDATE alembic_version SET version_num = 'of the future'"))
+            session.execute(text("UPDATE alembic_version SET version_num = 'of a fork'"))
         before = shape(database)
         with pytest.raises(SettingsError, match=r"^[^\n]*$"):
             create_app(Settings(database_url=url))
         gc.collect()
         assert shape(database) == before
+
+
+def test_beside_the_schema_of_the_next_release_callbacks_are_taken(make_receiver, empty_url):
+    with opened(empty_url) as database:
+        migrations.upgrade(database)
+        with database.write() as session:
+            session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        receiver_ = make_receiver(empty_url)
+        assert receiver_.call_back(b"beside").status_code == 200
+        assert receiver_.client.get("/readyz").status_code == 200
 
 
 def test_a_receiver_whose_schema_was_taken_away_answers_503_and_recovers(make_receiver, empty_url):

@@ -548,3 +548,15 @@ def test_what_was_not_told_is_none():
     nothing = dict.fromkeys(Notification.__dataclass_fields__, None)
     known = {"kind": "other", "attempt": 0, "source": "callback", "received_at": 0}
     assert asdict(Notification("other")) == {**nothing, **known}
+
+
+def test_leading_zeros_of_an_exponent_count_for_nothing():
+    assert plain_integer("42e0000000000000001") == "420"
+    assert plain_integer("420e-0000000000000001") == "42"
+
+
+def test_a_count_as_text_has_at_most_19_digits():
+    def loaded(digits: str) -> int | None:
+        return parse(job(recordsCount=digits)).loaded
+
+    assert (loaded("7".zfill(19)), loaded("7".zfill(20))) == (7, None)

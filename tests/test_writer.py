@@ -234,6 +234,21 @@ def test_a_writer_that_never_wrote_has_no_thread_and_closes(make_writer):
     assert not writer.alive
 
 
+def test_a_writer_that_hangs_in_a_batch_is_not_alive_until_it_goes_on(
+    make_writer, ledger, monkeypatch
+):
+    writer = make_writer()
+    first = held(writer, ledger)
+    assert writer.alive
+    monkeypatch.setattr("receiver.storage.writer.HANGS_AFTER_SECONDS", 0)
+    assert not writer.alive
+    ledger.gate.set()
+    assert first.result(DEADLINE) == 0
+    writer.submit(1).result(DEADLINE)
+    monkeypatch.setattr("receiver.storage.writer.HANGS_AFTER_SECONDS", DEADLINE)
+    assert writer.alive
+
+
 def test_an_item_that_nobody_waits_for_any_more_is_not_written(make_writer, ledger):
     writer = make_writer()
     futures = [held(writer, ledger), *(writer.submit(item) for item in range(1, 4))]

@@ -8,6 +8,7 @@ when called, so that it works in threads, in gevent's greenlets, and for an asyn
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
@@ -22,6 +23,7 @@ I = TypeVar("I")  # noqa: E741 - an item
 R = TypeVar("R")
 
 _STOP = None
+HANGS_AFTER_SECONDS = 4.5  # in one batch: senders were told to come again by then
 
 
 class Writer(Generic[I, R]):
@@ -45,6 +47,7 @@ class Writer(Generic[I, R]):
         self._capacity, self._largest_batch = capacity, largest_batch
         self._guard = threading.Lock()
         self._pid = 0
+        self._began: float | None = None  # the batch that is under way
         self._closed = False
 
     def submit(self, item: I) -> "Future[R]":
@@ -65,8 +68,12 @@ class Writer(Generic[I, R]):
 
     @property
     def alive(self) -> bool:
-        """Whether items can be submitted and will be written."""
-        return not self._closed and (self._pid != os.getpid() or self._thread.is_alive())
+        """Whether items can be submitted and will be written; not by one that hangs in a batch."""
+        if self._closed or self._pid != os.getpid():
+            return not self._closed
+        began = self._began
+        hangs = began is not None and time.monotonic() - began > HANGS_AFTER_SECONDS
+        return self._thread.is_alive() and not hangs
 
     @property
     def waiting(self) -> int:
@@ -101,7 +108,9 @@ class Writer(Generic[I, R]):
             # Who gave up waiting has cancelled: the sender tries again, so nothing is lost.
             live = [entry for entry in taken if entry and entry[1].set_running_or_notify_cancel()]
             if live:
+                self._began = time.monotonic()
                 self._write(live)
+                self._began = None
 
     def _write(self, batch: "list[tuple[I, Future[R]]]") -> None:
         try:

@@ -40,7 +40,9 @@ def opened(url: str) -> Database:
 def _bring_up(database: Database) -> None:
     database.prepare()
     found = current(database)
-    if found == newest():
+    if serves(found):
+        if found != newest():
+            log.warning("the schema is of a newer release", schema=found, needed=newest())
         return
     if is_newer(found):
         raise SettingsError("the database's schema is of a newer release than this one")
@@ -75,8 +77,17 @@ def downgrade(database: Database, revision: str) -> None:
 
 
 def is_current(database: Database) -> bool:
-    """Whether the schema is the one this release was written for."""
-    return current(database) == newest()
+    """Whether this release can work with the schema."""
+    return serves(current(database))
+
+
+def serves(revision: str | None) -> bool:
+    """Whether this release works with a schema of that revision: its own, or a later one.
+
+    A step only ever adds; what is taken away goes when no release that uses it is left. So nodes
+    may be replaced one by one after `receiver db upgrade`, and the release before be brought back.
+    """
+    return revision is not None and revision.isdigit() and revision >= newest()
 
 
 def current(database: Database) -> str | None:
