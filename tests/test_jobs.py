@@ -355,7 +355,7 @@ def test_registers_are_written_as_rows_of_other_releases_hold_them():
     """Rows are compared across releases: none of these numbers may ever change."""
 
     def status(word: str) -> list[int | str]:
-        return registers(Notification("bulk_job", "1", word, received_at=7))["status"]
+        return registers(Notification("bulk_job", "1", word), 7)["status"]
 
     ranks = {"CREATED": 0, "STARTED": 1, "RUNNING": 2, "new": 3, "CANCELLATION_PENDING": 4}
     assert {word: status(word) for word in ranks} == {
@@ -365,7 +365,7 @@ def test_registers_are_written_as_rows_of_other_releases_hold_them():
     assert {word: status(word) for word in endings} == {
         word: [5, 0, 0, precedence, word, -7] for word, precedence in endings.items()
     }
-    told = registers(Notification("bulk_job", "1", "ERROR", received_at=7))
+    told = registers(Notification("bulk_job", "1", "ERROR"), 7)
     assert (told["learnt"], told["called"]) == ([-7, 1], [-7])
 
 
