@@ -76,8 +76,9 @@ class Retention:
                 self._sleep(max(SHORTEST_REST, REST * took))
         with self._database.write(patience=None) as session:
             now = database_time(session, self._clock)
-            if any(deleted.values()):
+            if any(deleted.values()) or not claimed:
                 told = ", ".join(f"{rows} {kind}" for kind, rows in deleted.items() if rows)
+                told = told or "nothing"
                 audit.note(session, at=now, actor=self._actor, action="prune", subject=told)
             state = pruning.note_pass(session, began, now, deleted)
             if claimed:

@@ -354,7 +354,7 @@ def test_a_text_is_searched_for_in_its_own_letters(database):
 def test_an_event_is_the_same_in_a_list_and_alone(database):
     row = {
         "id": "evt-1", "instance": "a", "sha256": bytes(range(32)), "kind": "other", "job": None,
-        "received_at": 1, "last_received_at": 2, "deliveries": 3, "key": "k", "size": 2**40,
+        "received_at": 2, "last_received_at": 3, "deliveries": 3, "key": "k", "size": 2**40,
     }  # fmt: skip
     with database.write() as session:
         session.execute(insert(Event), [row])

@@ -161,7 +161,7 @@ def test_a_replay_after_pruning_is_still_a_duplicate_and_changes_nothing(any_rec
 
 def test_a_replay_of_a_forgotten_event_is_marked_as_stale(any_receiver):
     def stale() -> float:
-        return REGISTRY.get_sample_value(f"{name}_total", {"instance": "default"}) or 0
+        return REGISTRY.get_sample_value(f"{name}_total", {"connector": "default"}) or 0
 
     name, before = "receiver_stale_replays", None
     receipt = any_receiver.call_back(bulk("1")).json

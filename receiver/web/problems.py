@@ -115,7 +115,7 @@ def answer_to(error: Exception, path: str) -> Answer:
     headers = {}
     if isinstance(error, (TooManyRefusals, TooManyRequests)):
         headers["Retry-After"] = str(error.retry_after)
-    elif isinstance(error, (StoreError, CredentialError)):
+    elif problem.status == 503:  # noqa: PLR2004
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     elif isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"

@@ -12,8 +12,8 @@ import fields
 import floods
 import framing
 import pytest
+import request_targets
 import smuggling
-import targets
 from attack import BODY, CHUNKED, CLOSE, HOST, LENGTH, POST, SIGNED, WAYS, Case
 from nodes import DEADLINE
 from proxies import running_proxy
@@ -22,7 +22,9 @@ from sites import Site
 from wire import exchange, statuses
 
 CASES = [
-    case for room in (smuggling, chunks, framing, floods, fields, targets) for case in room.CASES
+    case
+    for room in (smuggling, chunks, framing, floods, fields, request_targets)
+    for case in room.CASES
 ]
 
 
