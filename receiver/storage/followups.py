@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, literal_column, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    case,
+    func,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from receiver.jobs import FILES_KEPT_MS
@@ -30,6 +40,7 @@ ENOUGH_TO_LEARN = 5
 LEAST_USUAL_MS = 1_000
 LEASE_MS = 30_000  # until work that a node claimed and never finished may be claimed again
 OUTAGE_MS = 5 * 60_000
+MOST_BROUGHT_FORWARD = 10_000
 LONGEST_BLOCK_MS = 3_600_000
 
 
@@ -206,7 +217,17 @@ def beat(session: Session, now: int) -> bool:
     mine = update(Heartbeat).where(Heartbeat.at == last).values(at=max(now, last))
     if not affected(session, mine) or last == 0 or now - last < OUTAGE_MS:
         return False
-    session.execute(update(JobRow).where(JobRow.outcome.in_(UNDER_WAY)).values(poll_at=now))
+    # Not all of a million: callbacks would wait for their rows. These alone take hours to ask for.
+    longest = (
+        select(JobRow.id, JobRow.instance)
+        .where(JobRow.outcome.in_(UNDER_WAY))
+        .order_by(JobRow.first_seen_at)
+        .limit(MOST_BROUGHT_FORWARD)
+        .with_for_update(skip_locked=True)
+    )
+    place = tuple_(JobRow.id, JobRow.instance)
+    forward = update(JobRow).where(place.in_(longest)).values(poll_at=now)
+    session.execute(forward.execution_options(synchronize_session=False))
     return True
 
 
