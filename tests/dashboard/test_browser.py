@@ -201,19 +201,20 @@ def test_numbers_on_the_overview_lead_to_what_they_count(dashboard, visit):
 
 
 def test_what_expires_soonest_stands_first(dashboard, visit):
-    page = visit(dashboard).sign_in().open("/jobs?show=expiring&limit=10")
+    page = visit(dashboard).sign_in().open("/jobs?show=expiring&limit=2")
     seen = []
-    for _ in range(3):
+    for number in range(3):
+        if number:
+            page.get_by_role("link", name="More").click()
         seen += [
             int(time.get_attribute("data-left")) for time in page.locator(".c-files time").all()
         ]
         expect(page.locator("tr.day").first).to_contain_text("Files expire")
-        page.get_by_role("link", name="More").click()
-    assert len(seen) == 30
+    assert len(seen) == 6
     assert seen == sorted(seen)
     page.get_by_role("link", name="Back", exact=True).click()
     first = page.locator(".c-files time").first
-    expect(first).to_have_attribute("data-left", str(seen[20]))
+    expect(first).to_have_attribute("data-left", str(seen[2]))
 
 
 def test_the_picture_of_outcomes_says_what_its_table_says(dashboard, visit):
