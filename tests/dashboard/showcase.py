@@ -95,8 +95,9 @@ class Showcase:
         self.keys[name] = SignatureKey(key_id, secret)
 
     def _hour(self, start: int) -> None:
-        hour = start // HOUR % 24
-        weekend = (start // DAY + 4) % 7 in (0, 6)
+        # Counted back from now, or what tests find would depend on the hour and the weekday.
+        hour = ((start - self.now) // HOUR + 12) % 24
+        weekend = (self.now - start) // DAY % 7 in (4, 5)
         busy = (5 if 6 <= hour <= 19 else 1) * (0.3 if weekend else 1)
         for _ in range(round(self.random.random() * busy)):
             self._job(start + self.random.randrange(HOUR))
