@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 MINUTE_MS = 60_000
-_DAY_MS = 24 * 60 * MINUTE_MS
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOMENT = re.compile(
@@ -25,7 +26,7 @@ def iso(ms: int | None) -> str | None:
     """Write a time as `2026-11-22T05:49:00.000Z`; None stays None."""
     if ms is None:
         return None
-    days, rest = divmod(ms, _DAY_MS)
+    days, rest = divmod(ms, DAY_MS)
     seconds, thousandths = divmod(rest, 1000)
     minutes, seconds = divmod(seconds, 60)
     return f"{_date(days)}T{minutes // 60:02}:{minutes % 60:02}:{seconds:02}.{thousandths:03}Z"

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from receiver.clock import MINUTE_MS
+from receiver.clock import DAY_MS, MINUTE_MS
 from receiver.storage.alarm_models import Alarm, Fetch, Node, Notice, Watch
 from receiver.storage.credentials import affected
 from receiver.storage.symptoms import Symptom
@@ -22,7 +22,6 @@ INTERVAL_MS = 5 * MINUTE_MS  # between two notices, which tell all that came mea
 SEND_LEASE_MS = 2 * MINUTE_MS
 MOST_RETRY_MS = 60 * MINUTE_MS
 MOST_TRIES = 60  # some two days
-DAY_MS = 24 * 60 * MINUTE_MS
 
 
 def claim_watch(session: Session, holder: str, now: int, lease: int, *, force: bool) -> bool:

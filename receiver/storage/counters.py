@@ -6,13 +6,14 @@ changes jobs and counts nothing: `receiver db upgrade` and `receiver prune` coun
 
 from sqlalchemy import Delete, delete, select, text, tuple_, update
 
+from receiver.clock import HOUR_MS
 from receiver.jobs import OUTCOMES
 from receiver.storage.credentials import affected
 from receiver.storage.database import Database
 from receiver.storage.models import CounterRow
 from receiver.storage.rows import Changes
 from receiver.storage.statements import statements
-from receiver.storage.tally import HOUR_MS, LAST_CALLBACK
+from receiver.storage.tally import LAST_CALLBACK
 
 KEPT_HOURS = 31 * 24  # after the files expired; the picture of outcomes goes back so far
 _RECOUNTS = "recounts"  # how often it was put right: whoever moves it on does it

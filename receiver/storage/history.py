@@ -10,13 +10,13 @@ from functools import lru_cache
 from sqlalchemy import func, literal_column, select, text
 from sqlalchemy.orm import Session
 
-from receiver.clock import MINUTE_MS
+from receiver.clock import HOUR_MS, MINUTE_MS
 from receiver.jobs import FILES_KEPT_MS
 from receiver.storage.models import UNDER_WAY, CounterRow, Instance, JobRow, Pace, RejectionCount
 from receiver.storage.overview import limited, number, one_of, shape_of, values_of
 from receiver.storage.queries import Instances
 from receiver.storage.reading import Rows, Statement
-from receiver.storage.tally import HOUR_MS, LAST_CALLBACK
+from receiver.storage.tally import LAST_CALLBACK
 from receiver.storage.watching import among
 
 ENDED = ("succeeded", "partial", "failed", "cancelled")

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Select, bindparam, false, func, literal_column, select, text
 
-from receiver.clock import MINUTE_MS
+from receiver.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from receiver.jobs import OUTCOMES
 from receiver.storage.followups import is_overdue
 from receiver.storage.models import (
@@ -24,9 +24,9 @@ from receiver.storage.models import (
     Submission,
     UsualTime,
 )
-from receiver.storage.queries import DAY_MS, Instances
+from receiver.storage.queries import Instances
 from receiver.storage.reading import Rows, Statement
-from receiver.storage.tally import HOUR_MS, LAST_CALLBACK, LOST
+from receiver.storage.tally import LAST_CALLBACK, LOST
 
 
 def summary(read: Rows, visible: Instances, now: int, overdue_after: int) -> dict[str, Any]:

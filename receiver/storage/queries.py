@@ -12,9 +12,7 @@ from receiver.storage.models import (
     JobRow,
     TimelineEntry,
 )
-from receiver.storage.tally import HOUR_MS
 
-DAY_MS = 24 * HOUR_MS
 LONGEST_TIMELINE = 10_000
 
 Instances = frozenset[str] | None  # what a token may see; None is all

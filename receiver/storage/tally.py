@@ -8,9 +8,8 @@ latest is kept.
 from collections import defaultdict
 from typing import TypeAlias
 
+from receiver.clock import HOUR_MS
 from receiver.storage.rows import Count, JobValues, StoredJob
-
-HOUR_MS = 3_600_000
 
 LOST = "lost_callbacks"
 LAST_CALLBACK = "last_callback_at"

@@ -10,9 +10,10 @@ from typing import Any, Literal, TypeAlias
 from sqlalchemy import select, text, tuple_
 from sqlalchemy.orm import Session
 
+from receiver.clock import DAY_MS
 from receiver.storage.followups import is_overdue
 from receiver.storage.models import CALLBACK_LOST, UNDER_WAY, JobRow
-from receiver.storage.queries import DAY_MS, Instances, JobFilter
+from receiver.storage.queries import Instances, JobFilter
 
 Look: TypeAlias = Literal["overdue", "expiring", "lost"]
 Place: TypeAlias = tuple[int, str, str]  # (time, id, instance) of a row, by which lists are sorted

@@ -70,17 +70,7 @@ def jobs_answer(services: Services, question: Question) -> Answer:
     bearer = authenticated(services, question)
     query = parameters(question.query_string, shapes.JobsQuery)
     check_reach(bearer, query.instance)
-    wanted = JobFilter(
-        instances=query.instance,
-        statuses=query.status,
-        outcomes=query.outcome,
-        objects=query.object,
-        directions=query.direction,
-        updated_after=moment(query.updated_after),
-        updated_before=moment(query.updated_before),
-        expires_before=moment(query.expires_before),
-        text=query.q or None,
-    )
+    wanted = wanted_jobs(query)
     after = position_of(query.cursor, (int, str, str))
     read = services.database.rows
     found = lists.jobs(read, wanted, bearer.instances, query.limit + 1, after)
@@ -91,6 +81,21 @@ def jobs_answer(services: Services, question: Question) -> Answer:
         _job_json,
         lambda line: (line.updated_at, line.id, line.instance),
         question,
+    )
+
+
+def wanted_jobs(query: shapes.JobsQuery) -> JobFilter:
+    """Say what a list of jobs is asked for as the store is asked. Raises BadParameter."""
+    return JobFilter(
+        instances=query.instance,
+        statuses=query.status,
+        outcomes=query.outcome,
+        objects=query.object,
+        directions=query.direction,
+        updated_after=moment(query.updated_after),
+        updated_before=moment(query.updated_before),
+        expires_before=moment(query.expires_before),
+        text=query.q or None,
     )
 
 

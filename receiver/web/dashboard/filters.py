@@ -16,6 +16,7 @@ from receiver.storage.watching import Look, Watch
 from receiver.web import services, shapes
 from receiver.web.answers import moment
 from receiver.web.auth import check_instances
+from receiver.web.job_answers import wanted_jobs
 
 TIMES = {
     "updated_after": "Changed after",
@@ -51,18 +52,7 @@ class Filters:
 
     def wanted(self) -> queries.JobFilter:
         """Say it as the store is asked."""
-        query = self.query
-        return queries.JobFilter(
-            instances=query.instance,
-            statuses=query.status,
-            outcomes=query.outcome,
-            objects=query.object,
-            directions=query.direction,
-            updated_after=moment(query.updated_after),
-            updated_before=moment(query.updated_before),
-            expires_before=moment(query.expires_before),
-            text=query.q or None,
-        )
+        return wanted_jobs(self.query)
 
     def watch(self) -> Watch | None:
         """What needs a look, if that was asked for."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Response, g, request, url_for
 
+from receiver.clock import DAY_MS, HOUR_MS
 from receiver.storage import followups, history
 from receiver.storage.history import ENDED
 from receiver.storage.overview import summary
@@ -17,9 +18,6 @@ from receiver.web.dashboard.pages import blueprint, page
 
 if TYPE_CHECKING:
     from receiver.web.dashboard.chart import Chart
-
-HOUR_MS = 60 * 60_000
-DAY_MS = 24 * HOUR_MS
 
 
 @dataclass(frozen=True, slots=True)

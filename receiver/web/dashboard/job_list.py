@@ -11,9 +11,8 @@ from typing import Any
 from flask import Response, request, stream_with_context
 from msgspec import UNSET
 
-from receiver.clock import iso
+from receiver.clock import DAY_MS, iso
 from receiver.jobs import OUTCOMES
-from receiver.storage.queries import DAY_MS
 from receiver.storage.watching import Look, Watch, place
 from receiver.web import services
 from receiver.web.answers import cursor_of, position_of

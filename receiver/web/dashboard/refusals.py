@@ -5,12 +5,12 @@ from typing import Any
 from flask import Response, request
 from msgspec import UNSET
 
+from receiver.clock import HOUR_MS
 from receiver.errors import BadParameter, BodyGone, NotFound
 from receiver.quarantine import REASONS, Explained, Keys
 from receiver.storage import history, queries
 from receiver.storage import refusals as store
 from receiver.storage.models import Rejection
-from receiver.storage.tally import HOUR_MS
 from receiver.web import services
 from receiver.web.answers import cursor_of, position_of
 from receiver.web.auth import check_instances, who

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from receiver.clock import DAY_MS
 from receiver.jobs import Job
-from receiver.storage.queries import DAY_MS
 from receiver.web.dashboard.pages import blueprint
 from receiver.web.dashboard.words import left, moment, outcome_word, shown
 
