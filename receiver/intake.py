@@ -7,7 +7,6 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -215,11 +214,11 @@ class Intake:
         return ring, key
 
     def _committed(self, item: Item) -> Result:
-        future = self.writer.submit(item)
+        pending = self.writer.submit(item)
         try:
-            return future.result(self._settings.answer_within / 1000)
-        except NotInTime:
-            future.cancel()
+            return pending.result(self._settings.answer_within / 1000)
+        except TimeoutError:
+            pending.cancel()
             raise StoreUnavailable("not committed in time") from None
 
     def _refused(self, delivery: Delivery, refusal: SignatureError) -> Steps[ReceiverError]:

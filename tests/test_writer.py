@@ -7,14 +7,14 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import receiver
 from receiver.errors import KeysChanged, ReceiverError, StoreRefused, StoreUnavailable
-from receiver.storage.writer import Writer
+from receiver.storage.writer import Pending, Writer
 
 DEADLINE = 20  # seconds; only a broken writer needs them
 ROOT = Path(receiver.__file__).parents[1]
@@ -69,7 +69,7 @@ def make_writer(ledger: Ledger) -> Iterator[Callable[..., Writer]]:
         assert not closing.is_alive()
 
 
-def held(writer: Writer, ledger: Ledger) -> "Future[int]":
+def held(writer: Writer, ledger: Ledger) -> Pending[int, int]:
     """Occupy the writer with item 0: what is submitted now waits until the gate opens."""
     ledger.gate.clear()
     first = writer.submit(0)
@@ -77,7 +77,7 @@ def held(writer: Writer, ledger: Ledger) -> "Future[int]":
     return first
 
 
-def outcomes(futures: Sequence["Future[int]"]) -> list[object]:
+def outcomes(futures: Sequence[Pending[int, int]]) -> list[object]:
     """Each future's result, or the class of its error."""
     return [
         type(error) if (error := future.exception(DEADLINE)) else future.result()
@@ -285,7 +285,7 @@ ANYTHING = [
 ]
 
 
-def expect_answered(writer: Writer, futures: Sequence["Future[int]"]) -> None:
+def expect_answered(writer: Writer, futures: Sequence[Pending[int, int]]) -> None:
     """All were told that nothing is stored; the writer goes on, or says that it does not."""
     answers = [future.exception(DEADLINE / 4) for future in futures]
     assert all(isinstance(answer, ReceiverError) for answer in answers), answers

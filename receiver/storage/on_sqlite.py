@@ -1,11 +1,27 @@
-"""The hot path's statements as SQLite takes them; what they do is told in `statements`."""
+"""The hot path's statements as SQLite takes them; what they do is told in `statements`.
 
-from collections.abc import Callable, Iterable, Sequence
+Many rows go into one statement, since sqlite3 lets go of the interpreter's lock at each: a loop over
+rows would hand it to and fro with the thread that takes callbacks, at the cost of both.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from receiver.clock import MINUTE_MS
 from receiver.storage.models import FORGOTTEN
-from receiver.storage.rows import Changes, EventRow, JobValues, KeptEvents, Place, StoredJob
+from receiver.storage.rows import (
+    Changes,
+    Entry,
+    EventRow,
+    JobValues,
+    KeptEvents,
+    Place,
+    StoredJob,
+)
+
+_MOST_ROWS = 64  # of a statement
 
 
 class OnSQLite:
@@ -19,73 +35,108 @@ class OnSQLite:
         return clock()
 
     def keep_events(self, rows: Sequence[EventRow], clock: Callable[[], int]) -> KeptEvents:
-        """See Statements."""
+        """See Statements. Who holds the lock may look first."""
         now = clock()
         version = self._cursor.execute(_KEY_VERSION).fetchone()[0]
-        ids, forgotten = {}, set()
-        for row in rows:
-            if row.key_version == version:
-                kept = self._cursor.execute(_SQLITE_EVENT, (now, *row[:-1])).fetchone()
-                ids[row.instance, row.sha256] = kept[0]
-                if kept[1] == FORGOTTEN:
-                    forgotten.add((row.instance, row.sha256))
-        return KeptEvents(now, version, ids, sorted({row.key for row in rows}), forgotten)
+        current = [row for row in rows if row.key_version == version]
+        ids = {(row.instance, row.sha256): row.id for row in current}
+        found = list(self._selected(_KNOWN_EVENTS, list(ids)))
+        known = {row[:2] for row in found}
+        ids |= {(instance, sha256): id_ for instance, sha256, id_, _ in found}
+        new = [row for row in current if (row.instance, row.sha256) not in known]
+        again = [row for row in current if (row.instance, row.sha256) in known] if known else ()
+        self._insert(_NEW_EVENTS, [(*row[:-1], now, now) for row in new])
+        if again:
+            seen = [(row.deliveries, now, row.instance, row.sha256) for row in again]
+            self._cursor.executemany(_EVENT_AGAIN, seen)
+        forgotten = {row[:2] for row in found if row[3] == FORGOTTEN}
+        return KeptEvents(now, version, ids, sorted({row.key for row in current}), forgotten)
 
     def note_keys(self, keys: Iterable[str], now: int) -> None:
         """See Statements."""
         for key in keys:
-            self._cursor.execute(_SQLITE_KEY, (now, key, now - MINUTE_MS))
+            self._cursor.execute(_KEY, (now, key, now - MINUTE_MS))
 
     def known_jobs(self, places: Sequence[Place]) -> list[StoredJob]:
         """See Statements."""
-        found = (self._cursor.execute(_SQLITE_JOB, place).fetchone() for place in places)
-        return [StoredJob(*row) for row in found if row is not None]
+        return [StoredJob(*row) for row in self._selected(_KNOWN_JOBS, places)]
 
     def add_jobs(self, rows: Sequence[JobValues]) -> list[StoredJob]:
         """See Statements. None was there: who holds the lock has looked."""
-        self._cursor.executemany(_SQLITE_NEW_JOB, rows)
+        self._insert(_NEW_JOBS, [(*row, row.updated_at) for row in rows])
         return []
 
     def write(self, changes: Changes) -> None:
         """See Statements."""
-        for statement, rows in zip(_SQLITE_CHANGES, changes, strict=True):
-            if rows:
-                self._cursor.executemany(statement, rows)
+        self._insert(_NEW_BODIES, changes.bodies)
+        if changes.jobs:
+            self._cursor.executemany(_CHANGED_JOB, changes.jobs)
+        self._insert(_NEW_ENTRIES, changes.entries)
+        if changes.counts:
+            self._cursor.executemany(_COUNT, changes.counts)
+
+    def _selected(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+        for some in _pieces(rows):
+            yield from self._cursor.execute(*_with_rows(statement, some)).fetchall()
+
+    def _insert(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        for some in _pieces(rows):
+            self._cursor.execute(*_with_rows(statement, some))
+
+
+def _pieces(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Cut rows into powers of two, so that few different statements are ever prepared."""
+    start = 0
+    while start < len(rows):
+        size = min(_MOST_ROWS, 1 << (len(rows) - start).bit_length() - 1)
+        yield rows[start : start + size]
+        start += size
+
+
+def _with_rows(statement: str, rows: Sequence[tuple[Any, ...]]) -> tuple[str, list[Any]]:
+    return _text(statement, len(rows), len(rows[0])), list(chain.from_iterable(rows))
+
+
+@lru_cache
+def _text(statement: str, rows: int, columns: int) -> str:
+    row = ", ".join("?" * columns)
+    return statement.replace(":rows", ", ".join([f"({row})"] * rows))
 
 
 _KEY_VERSION = "SELECT version FROM key_version"
-_SQLITE_EVENT = """
-INSERT INTO events (received_at, last_received_at, id, instance, sha256, kind, job, deliveries, key,
-                    size, webhook_id)
-VALUES (?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
-ON CONFLICT (instance, sha256) DO UPDATE
-SET deliveries = deliveries + excluded.deliveries,
-    last_received_at = max(last_received_at, excluded.last_received_at)
-RETURNING id, received_at"""
-_SQLITE_KEY = """
+_KNOWN_EVENTS = """
+WITH given (instance, sha256) AS (VALUES :rows)
+SELECT events.instance, events.sha256, events.id, events.received_at
+FROM given CROSS JOIN events USING (instance, sha256)"""
+_NEW_EVENTS = """
+INSERT INTO events (id, instance, sha256, kind, job, deliveries, key, size, webhook_id, received_at,
+                    last_received_at)
+VALUES :rows"""
+_EVENT_AGAIN = """
+UPDATE events SET deliveries = deliveries + ?, last_received_at = max(last_received_at, ?)
+WHERE instance = ? AND sha256 = ?"""
+_KEY = """
 UPDATE signature_keys SET last_used_at = ?1
 WHERE id = ?2 AND (last_used_at IS NULL OR last_used_at < ?3)"""
-_SQLITE_JOB = """
-SELECT id, instance, registers, revision, events, updated_at, outcome, files_expire_at,
+_KNOWN_JOBS = """
+WITH given (id, instance) AS (VALUES :rows)
+SELECT jobs.id, jobs.instance, registers, revision, events, updated_at, outcome, files_expire_at,
        callback_due, callback_lost, client_url, errors_at, errors_tries
-FROM jobs WHERE id = ? AND instance = ?"""
-_SQLITE_NEW_JOB = """
+FROM given CROSS JOIN jobs USING (id, instance)"""
+_NEW_JOBS = """
 INSERT INTO jobs (registers, revision, events, updated_at, status, outcome, object, direction,
                   learnt_by, files_expire_at, callback_due, callback_lost, client_url, errors_at,
                   errors_tries, id, instance, first_seen_at)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?4)"""
-_SQLITE_CHANGES = (
-    "INSERT INTO bodies (event, body) VALUES (?, ?)",
-    """
+VALUES :rows"""
+_NEW_BODIES = "INSERT INTO bodies (event, body) VALUES :rows"
+_CHANGED_JOB = """
 UPDATE jobs SET registers = ?, revision = ?, events = ?, updated_at = ?, status = ?, outcome = ?,
                 object = ?, direction = ?, learnt_by = ?, files_expire_at = ?, callback_due = ?,
                 callback_lost = ?, client_url = ?, errors_at = ?, errors_tries = ?
-WHERE id = ? AND instance = ?""",
-    """
-INSERT INTO timeline (job, instance, at, source, status, changed, note, event)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
-    """
+WHERE id = ? AND instance = ?"""
+_NEW_ENTRIES = """
+INSERT INTO timeline (job, instance, at, source, status, changed, note, event) VALUES :rows"""
+_COUNT = """
 INSERT INTO counters (measure, bucket, instance, slot, n) VALUES (?, ?, ?, 0, ?)
 ON CONFLICT (measure, bucket, instance, slot) DO UPDATE
-SET n = CASE measure WHEN 'last_callback_at' THEN max(n, excluded.n) ELSE n + excluded.n END""",
-)
+SET n = CASE measure WHEN 'last_callback_at' THEN max(n, excluded.n) ELSE n + excluded.n END"""

@@ -10,8 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import structlog
 
@@ -24,6 +23,66 @@ R = TypeVar("R")
 
 _STOP = None
 HANGS_AFTER_SECONDS = 4.5  # in one batch: senders were told to come again by then
+
+
+class Pending(Generic[I, R]):
+    """An item that waits to be committed, and then what became of it.
+
+    What `concurrent.futures.Future` does, but for a lock of its own: that costs as much as all else
+    that is done for a callback in the queue.
+    """
+
+    __slots__ = ("_error", "_event", "_guard", "_result", "_settled", "_taken", "_tell", "item")
+
+    def __init__(
+        self,
+        item: I,
+        tell: "Callable[[Pending[I, R]], None] | None" = None,
+        guard: "threading.Lock | None" = None,
+    ) -> None:
+        self.item, self._tell, self._guard = item, tell, guard or threading.Lock()
+        self._taken = self._settled = False
+        self._event: threading.Event | None = None
+        self._result: R | None = None
+        self._error: BaseException | None = None
+
+    def done(self) -> bool:
+        """Whether its end is known."""
+        return self._settled
+
+    def cancel(self) -> bool:
+        """Have the item left out, unless its batch has begun; tell whether it will be."""
+        with self._guard:
+            return self.take()
+
+    def take(self) -> bool:
+        """Claim it, under the writer's lock: nobody else writes it or leaves it out any more."""
+        taken, self._taken = self._taken, True
+        return not taken
+
+    def settle(self, result: R | None, error: BaseException | None = None) -> None:
+        """Note its end and tell whoever waits."""
+        self._result, self._error = result, error
+        # First this, then the look at `_event`; in `exception` the other way round.
+        self._settled = True
+        if self._event is not None:
+            self._event.set()
+        if self._tell is not None:
+            self._tell(self)
+
+    def result(self, timeout: float | None = None) -> R:
+        """Wait for the result, `timeout` seconds at most; raise the item's error, or TimeoutError."""
+        if error := self.exception(timeout):
+            raise error
+        return cast("R", self._result)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait as `result` does; give the item's error. Raises TimeoutError."""
+        if not self._settled:
+            self._event = self._event or threading.Event()
+            if not self._settled and not self._event.wait(timeout):
+                raise TimeoutError
+        return self._error
 
 
 class Writer(Generic[I, R]):
@@ -50,21 +109,23 @@ class Writer(Generic[I, R]):
         self._began: float | None = None  # the batch that is under way
         self._closed = False
 
-    def submit(self, item: I) -> "Future[R]":
-        """Queue an item; its Future is done once it is committed.
+    def submit(
+        self, item: I, tell: Callable[[Pending[I, R]], None] | None = None
+    ) -> Pending[I, R]:
+        """Queue an item; what is returned is done once it is committed.
 
+        tell -- is called with it then, in the writer's thread, and must not block or raise.
         Raises StoreUnavailable if the queue is full or the writer is closed.
         """
-        future: Future[R] = Future()
+        pending = Pending(item, tell, self._guard)
         with self._guard:
             if self._closed:
                 raise StoreUnavailable("the writer is closed")
             self._start()
-            try:
-                self._queue.put_nowait((item, future))
-            except queue.Full:
-                raise StoreUnavailable("too many are waiting to be stored") from None
-        return future
+            if self._queue.qsize() >= self._capacity:
+                raise StoreUnavailable("too many are waiting to be stored")
+            self._queue.put(pending)
+        return pending
 
     @property
     def alive(self) -> bool:
@@ -93,7 +154,7 @@ class Writer(Generic[I, R]):
         # A thread does not survive a fork, so each process starts its own at its first item.
         if self._pid == os.getpid():
             return
-        self._queue: queue.Queue[tuple[I, Future[R]] | None] = queue.Queue(self._capacity)
+        self._queue: queue.SimpleQueue[Pending[I, R] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._pid = os.getpid()
         self._thread.start()
@@ -105,43 +166,44 @@ class Writer(Generic[I, R]):
             while len(taken) < self._largest_batch and not self._queue.empty():
                 taken.append(self._queue.get())
             stopping = _STOP in taken
-            # Who gave up waiting has cancelled: the sender tries again, so nothing is lost.
-            live = [entry for entry in taken if entry and entry[1].set_running_or_notify_cancel()]
-            if live:
+            with self._guard:
+                # Who gave up waiting has cancelled: the sender tries again, so nothing is lost.
+                batch = [pending for pending in taken if pending and pending.take()]
+            del taken  # or what is done would be held until the next batch
+            if batch:
                 self._began = time.monotonic()
-                self._write(live)
+                self._write(batch)
                 self._began = None
 
-    def _write(self, batch: "list[tuple[I, Future[R]]]") -> None:
+    def _write(self, batch: list[Pending[I, R]]) -> None:
         try:
-            results = self._commit([item for item, _ in batch])
+            results = self._commit([pending.item for pending in batch])
             answered = list(zip(batch, results, strict=True))
         except StoreRefused as refused:
             self._write_singly(batch, refused)
         except BaseException as error:  # noqa: BLE001 - who waits must be answered, whatever broke
             _fail(batch, error)
         else:
-            for (_, future), result in answered:
+            for pending, result in answered:
                 if isinstance(result, ReceiverError):
-                    future.set_exception(result)
+                    pending.settle(None, result)
                 else:
-                    future.set_result(result)
+                    pending.settle(result)
 
-    def _write_singly(self, batch: "list[tuple[I, Future[R]]]", refused: StoreRefused) -> None:
+    def _write_singly(self, batch: list[Pending[I, R]], refused: StoreRefused) -> None:
         if len(batch) > 1:
-            for entry in batch:
-                self._write([entry])
+            for pending in batch:
+                self._write([pending])
             return
-        item, future = batch[0]
         try:
-            future.set_result(self._rescue(item, refused))
+            batch[0].settle(self._rescue(batch[0].item, refused))
         except BaseException as error:  # noqa: BLE001 - as above
             _fail(batch, error)
 
 
-def _fail(batch: "Sequence[tuple[I, Future[R]]]", error: BaseException) -> None:
+def _fail(batch: Sequence[Pending[I, R]], error: BaseException) -> None:
     if not isinstance(error, ReceiverError):
         log.error("writing a batch failed", error=type(error).__name__)
         error = StoreUnavailable(f"writing failed: {type(error).__name__}")
-    for _, future in batch:
-        future.set_exception(error)
+    for pending in batch:
+        pending.settle(None, error)

@@ -182,8 +182,7 @@ class Adapter:
     async def _done(self, step: Step, deadline: float) -> object:
         loop = asyncio.get_running_loop()
         if not callable(step):
-            future = self._services.intake.writer.submit(step)
-            return await self._commits().of(future, deadline - loop.time())
+            return await self._commits().of(step, deadline)
         try:
             async with asyncio.timeout_at(deadline):
                 return await loop.run_in_executor(self._key_readers, step)
@@ -193,7 +192,9 @@ class Adapter:
     def _commits(self) -> Commits:
         # Not before a request: the event loop is not there when a worker makes its application.
         if self._brought is None:
-            self._brought = Commits(asyncio.get_running_loop())
+            self._brought = Commits(
+                self._services.intake.writer, asyncio.get_running_loop()
+            )
         return self._brought
 
     def _request_id(self, headers: Headers) -> str | None:

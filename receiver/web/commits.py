@@ -2,54 +2,72 @@
 
 import asyncio
 from collections import deque
-from concurrent.futures import Future
+from contextlib import suppress
 
 from receiver.errors import StoreUnavailable
-from receiver.storage.store import Result
+from receiver.storage.store import Item, Result
+from receiver.storage.writer import Pending, Writer
 
 
 class Commits:
     """Brings what the writer has done to the event loop, a batch at a time.
 
     `asyncio.wrap_future` would wake the loop up for each: a system call, and the interpreter's lock
-    handed over, in the midst of the batch.
+    handed over, in the midst of the batch. Nor has each a timer: one looks after all.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._done: deque[tuple[asyncio.Future[Result], Future[Result]]] = deque()
+    def __init__(self, writer: Writer[Item, Result], loop: asyncio.AbstractEventLoop) -> None:
+        self._writer, self._loop = writer, loop
+        self._done: deque[Pending[Item, Result]] = deque()
         self._woken = False
+        self._waiting: dict[Pending[Item, Result], tuple[asyncio.Future[Result], float]] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def of(self, future: "Future[Result]", seconds: float) -> Result:
-        """Give a future's result, or raise its error; StoreUnavailable when the time is over."""
+    def of(self, item: Item, deadline: float) -> asyncio.Future[Result]:
+        """Have an item committed, by `deadline` in the loop's time.
+
+        What is returned gives its result, or raises its error; StoreUnavailable when time is over.
+        """
         waiter: asyncio.Future[Result] = self._loop.create_future()
-        future.add_done_callback(lambda done: self._put(waiter, done))
-        deadline = self._loop.call_later(seconds, _expire, waiter, future)
-        try:
-            return await waiter
-        finally:
-            deadline.cancel()
+        # What is done before this line is brought after it: the loop, which runs this, brings it.
+        self._waiting[self._writer.submit(item, self._put)] = waiter, deadline
+        if self._timer is None or deadline < self._timer.when():
+            self._look_again(deadline)
+        return waiter
 
-    def _put(self, waiter: "asyncio.Future[Result]", done: "Future[Result]") -> None:
+    def _put(self, pending: Pending[Item, Result]) -> None:
         # First this, then the look at `_woken`; below the other way round: none is left behind.
-        self._done.append((waiter, done))
+        self._done.append(pending)
         if not self._woken:
             self._woken = True
-            self._loop.call_soon_threadsafe(self._bring)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(self._bring)
 
     def _bring(self) -> None:
         self._woken = False
         while self._done:
-            waiter, done = self._done.popleft()
-            if waiter.done():
+            pending = self._done.popleft()
+            waiter, _ = self._waiting.pop(pending, (None, 0))
+            if waiter is None or waiter.done():
                 continue
-            if error := done.exception():
+            if error := pending.exception():
                 waiter.set_exception(error)
             else:
-                waiter.set_result(done.result())
+                waiter.set_result(pending.result())
 
+    def _look_again(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._expire)
 
-def _expire(waiter: "asyncio.Future[Result]", future: "Future[Result]") -> None:
-    future.cancel()
-    if not waiter.done():
-        waiter.set_exception(StoreUnavailable("not committed in time"))
+    def _expire(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for pending, (waiter, deadline) in list(self._waiting.items()):
+            if deadline <= now:
+                pending.cancel()
+                del self._waiting[pending]
+                if not waiter.done():
+                    waiter.set_exception(StoreUnavailable("not committed in time"))
+        if self._waiting:
+            self._look_again(min(deadline for _, deadline in self._waiting.values()))

@@ -13,16 +13,16 @@ from processes import PYTHON, ROOT, ChaosError, environment, run
 # Answers as soon as the item is queued.
 HASTY = """
 
-from concurrent.futures import Future as _Future
+from receiver.storage.writer import Pending as _Pending
 
 
 class _Hasty(Writer[Item, Result]):
-    def submit(self, item):
-        future = super().submit(item)
+    def submit(self, item, tell=None):
         if not isinstance(item, NewEvent):
-            return future
-        early = _Future()
-        early.set_result(Receipt(item.id, False))
+            return super().submit(item, tell)
+        super().submit(item)
+        early = _Pending(item, tell)
+        early.settle(Receipt(item.id, False))
         return early
 """
 
