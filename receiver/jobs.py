@@ -10,6 +10,7 @@ The rules are "The law of jobs"; every order is data below, not code.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from receiver.notifications import MAX_TIME_MS, Notification
@@ -228,14 +229,12 @@ def registers(notification: Notification, received_at: int) -> dict[str, Registe
 def changes(before: Job, after: Job, notification: Notification) -> tuple[list[str], str | None]:
     """Tell what a notification changed, or why it changed nothing: (names of facts, note)."""
     was = before.registers
-    suspects: set[str] = set()
-    for name, register in after.registers.items():
-        if was.get(name) is not register:  # joining keeps the very list that was not outdone
-            suspects |= _TOLD_BY[name]
+    # Joining keeps the very list that was not outdone.
+    outdone = [name for name, register in after.registers.items() if was.get(name) is not register]
     changed = [
         name
-        for name, fact in _FACTS.items()
-        if name in suspects and fact(after) != (fact(before) if was else _NOTHING_KNOWN[name])
+        for name, fact, nothing in _suspects(frozenset(outdone))
+        if fact(after) != (fact(before) if was else nothing)
     ]
     if after.conflict and not before.conflict:
         return changed, f"contradicts another ending of this job ({before.status})"
@@ -245,6 +244,13 @@ def changes(before: Job, after: Job, notification: Notification) -> tuple[list[s
     if key < was["status"][:5]:
         return changed, f"stale: the job was already {before.status}"
     return changed, "nothing new"
+
+
+@lru_cache
+def _suspects(outdone: frozenset[str]) -> list[tuple[str, Callable[[Job], object], object]]:
+    """Facts that may have changed with these registers, each as it is while nothing is known."""
+    names = set().union(*(_TOLD_BY[name] for name in outdone))
+    return [(name, fact, fact(Job())) for name, fact in _FACTS.items() if name in names]
 
 
 def _key(notification: Notification) -> tuple[int, int, int, int, str]:
@@ -275,7 +281,6 @@ _FACTS: Mapping[str, Callable[[Job], object]] = {
     "conflict": lambda job: job.conflict,
     "learnt_by": lambda job: job.learnt_by,
 }
-_NOTHING_KNOWN = {name: fact(Job()) for name, fact in _FACTS.items()}
 # Which of these a register has a say in; of the registers not named here, the fact of its name.
 _TOLD_BY: Mapping[str, frozenset[str]] = {
     **{name: frozenset({name}) for name in _FACTS},

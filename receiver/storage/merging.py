@@ -193,8 +193,9 @@ def _entry(merged: Merged, before: Job, each: Told, now: int) -> Entry:
 def _note_errors(merged: Merged, before: Job, now: int) -> None:
     """Have the errors fetched once a job ended with failed records, and after a reset anew."""
     job = merged.job
-    known = _attempt(before) == _attempt(job) or job.erased_at is not None
-    if job.ended and job.failed and not known:
+    if not job.failed or not job.ended or job.erased_at is not None:
+        return
+    if _attempt(before) != _attempt(job):
         merged.errors_at, merged.errors_tries = now, 0
 
 

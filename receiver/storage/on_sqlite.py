@@ -1,7 +1,9 @@
 """The hot path's statements as SQLite takes them; what they do is told in `statements`.
 
-Many rows go into one statement, since sqlite3 lets go of the interpreter's lock at each: a loop over
-rows would hand it to and fro with the thread that takes callbacks, at the cost of both.
+Many rows go into one statement, since sqlite3 lets go of the interpreter's lock at each: a loop
+over rows would hand it to and fro with the thread that takes callbacks, at the cost of both. They
+say OR FAIL since a batch that fails is rolled back whole: else SQLite keeps a journal for each of
+these statements, so as to undo that one alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +15,6 @@ from receiver.clock import MINUTE_MS
 from receiver.storage.models import FORGOTTEN
 from receiver.storage.rows import (
     Changes,
-    Entry,
     EventRow,
     JobValues,
     KeptEvents,
@@ -109,8 +110,8 @@ WITH given (instance, sha256) AS (VALUES :rows)
 SELECT events.instance, events.sha256, events.id, events.received_at
 FROM given CROSS JOIN events USING (instance, sha256)"""
 _NEW_EVENTS = """
-INSERT INTO events (id, instance, sha256, kind, job, deliveries, key, size, webhook_id, received_at,
-                    last_received_at)
+INSERT OR FAIL INTO events (id, instance, sha256, kind, job, deliveries, key, size, webhook_id,
+                            received_at, last_received_at)
 VALUES :rows"""
 _EVENT_AGAIN = """
 UPDATE events SET deliveries = deliveries + ?, last_received_at = max(last_received_at, ?)
@@ -124,18 +125,19 @@ SELECT jobs.id, jobs.instance, registers, revision, events, updated_at, outcome,
        callback_due, callback_lost, client_url, errors_at, errors_tries
 FROM given CROSS JOIN jobs USING (id, instance)"""
 _NEW_JOBS = """
-INSERT INTO jobs (registers, revision, events, updated_at, status, outcome, object, direction,
-                  learnt_by, files_expire_at, callback_due, callback_lost, client_url, errors_at,
-                  errors_tries, id, instance, first_seen_at)
+INSERT OR FAIL INTO jobs (registers, revision, events, updated_at, status, outcome, object,
+                          direction, learnt_by, files_expire_at, callback_due, callback_lost,
+                          client_url, errors_at, errors_tries, id, instance, first_seen_at)
 VALUES :rows"""
-_NEW_BODIES = "INSERT INTO bodies (event, body) VALUES :rows"
+_NEW_BODIES = "INSERT OR FAIL INTO bodies (event, body) VALUES :rows"
 _CHANGED_JOB = """
 UPDATE jobs SET registers = ?, revision = ?, events = ?, updated_at = ?, status = ?, outcome = ?,
                 object = ?, direction = ?, learnt_by = ?, files_expire_at = ?, callback_due = ?,
                 callback_lost = ?, client_url = ?, errors_at = ?, errors_tries = ?
 WHERE id = ? AND instance = ?"""
 _NEW_ENTRIES = """
-INSERT INTO timeline (job, instance, at, source, status, changed, note, event) VALUES :rows"""
+INSERT OR FAIL INTO timeline (job, instance, at, source, status, changed, note, event)
+VALUES :rows"""
 _COUNT = """
 INSERT INTO counters (measure, bucket, instance, slot, n) VALUES (?, ?, ?, 0, ?)
 ON CONFLICT (measure, bucket, instance, slot) DO UPDATE

@@ -71,7 +71,10 @@ class Pending(Generic[I, R]):
             self._tell(self)
 
     def result(self, timeout: float | None = None) -> R:
-        """Wait for the result, `timeout` seconds at most; raise the item's error, or TimeoutError."""
+        """Wait for the result, `timeout` seconds at most.
+
+        Raises the item's error, or TimeoutError.
+        """
         if error := self.exception(timeout):
             raise error
         return cast("R", self._result)
@@ -109,9 +112,7 @@ class Writer(Generic[I, R]):
         self._began: float | None = None  # the batch that is under way
         self._closed = False
 
-    def submit(
-        self, item: I, tell: Callable[[Pending[I, R]], None] | None = None
-    ) -> Pending[I, R]:
+    def submit(self, item: I, tell: Callable[[Pending[I, R]], None] | None = None) -> Pending[I, R]:
         """Queue an item; what is returned is done once it is committed.
 
         tell -- is called with it then, in the writer's thread, and must not block or raise.

@@ -192,9 +192,7 @@ class Adapter:
     def _commits(self) -> Commits:
         # Not before a request: the event loop is not there when a worker makes its application.
         if self._brought is None:
-            self._brought = Commits(
-                self._services.intake.writer, asyncio.get_running_loop()
-            )
+            self._brought = Commits(self._services.intake.writer, asyncio.get_running_loop())
         return self._brought
 
     def _request_id(self, headers: Headers) -> str | None:
