@@ -5,6 +5,7 @@ import hmac
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,6 +19,8 @@ from pathlib import Path
 import httpx
 import pytest
 from cryptography.fernet import Fernet
+
+from receiver.storage.vault import Vault
 
 COMMAND = Path(sys.executable).with_name("receiver")
 SECRET = "a key with späces, and long enough "  # the blank at its end counts
@@ -289,6 +292,40 @@ def test_a_running_receiver_sees_keys_at_its_next_request(served):
     assert served("instances", "remove", "rotated").returncode == 0
     assert call_back(served, "rotated", "first key, long enough", id="4", status="X") == 401
     assert served("job", "1", "--instance", "rotated").returncode == 4
+
+
+def test_what_is_set_on_an_instance_leaves_its_keys_and_the_rest(offline):
+    files = {name: offline.file(name, name.encode()) for name in ("key-of-an-instance", "t", "u")}
+    offline("instances", "add", "i", "--signature-key-file", "key-of-an-instance")
+    before = offline("keys", "list", "--json").stdout
+    again = offline("instances", "add", "i", "--hub", "crm")
+    assert (again.returncode, "`receiver instances set`" in again.stderr) == (2, True)
+    words = ("--element-token-file", files["t"], "--user-secret-file", files["u"])
+    done = offline("instances", "set", "i", *words)
+    assert (done.returncode, done.stdout) == (0, "i: element token, user secret set\n")
+    assert offline("instances", "set", "i", "--hub", "crm").returncode == 0
+    (row,) = json.loads(offline("instances", "list", "--json").stdout)["instances"]
+    assert (row["hub"], row["keys"], row["vendor_secrets"]) == ("crm", 1, True)
+    assert offline("keys", "list", "--json").stdout == before
+    with sqlite3.connect(offline.folder / "receiver.db") as database:
+        sealed = database.execute("SELECT element_token FROM instances").fetchone()[0]
+    vault = Vault([offline.environment["RECEIVER_ENCRYPTION_KEYS"]])
+    assert vault.open(("i", "element token"), sealed) == b"t"
+    assert "element token, user secret" in offline("audit").stdout
+
+
+def test_nothing_or_an_empty_secret_is_not_set(offline):
+    offline("instances", "add", "i")
+    empty = offline.file("empty", b"\n")
+    runs = {
+        "nothing": ["instances", "set", "i"],
+        "empty": ["instances", "set", "i", "--user-secret-file", empty],
+        "unknown": ["instances", "set", "j", "--hub", "crm"],
+        "added": ["instances", "add", "k", "--element-token-file", empty],
+    }
+    answers = together(offline, runs)
+    assert {name: answer.returncode for name, answer in answers.items()} == dict.fromkeys(runs, 2)
+    assert "instance.set" not in offline("audit").stdout
 
 
 def test_an_unusable_key_is_refused_and_not_printed(offline):

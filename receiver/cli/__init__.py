@@ -12,6 +12,7 @@ from receiver.cli import (
     demo,
     doctor,
     forget,
+    instances,
     operate,
     query,
     reconcile,
@@ -31,6 +32,7 @@ def receiver() -> None:
 
 for command in (
     *operate.COMMANDS,
+    *instances.COMMANDS,
     *query.COMMANDS,
     *submit.COMMANDS,
     *reconcile.COMMANDS,

@@ -38,7 +38,8 @@ def verify(body: str, signature: str, key_file: str, json_: bool) -> None:
 def trigger(url: str, instance: str, key_file: str | None, json_: bool) -> None:
     """Send a signed test callback the way the vendor's come.
 
-    It is an event of kind `other`, marked as a test, and touches no job.
+    It is an event of kind `other`, marked as a test, and touches no job. To `keys list` its key has
+    matched like any other.
     """
     key = _key(instance, key_file)
     target = url if "/callbacks/" in url else f"{url.rstrip('/')}/callbacks/{instance}"
@@ -48,7 +49,10 @@ def trigger(url: str, instance: str, key_file: str | None, json_: bool) -> None:
         reason = str(error) or type(error).__name__
         raise Failure(UNREACHABLE, "unreachable", f"no answer: {reason}") from None
     if sent.status == 401:  # noqa: PLR2004
-        detail = "401: the receiver has another key, or something on the way changed the body"
+        detail = (
+            f"401: the receiver has another key for {instance}, or does not know this instance,"
+            " or something on the way changed the body"
+        )
         raise Failure(CREDENTIALS, "not_verified", detail)
     if sent.status != 200:  # noqa: PLR2004
         detail = f"{sent.status}: this is not stored; the vendor would try again"

@@ -73,16 +73,19 @@ class _Servers:
             (folder / name).write_text(secrets.token_urlsafe(24))
         vendor = f"127.0.0.1:{_free_port()}"
         self.url = f"http://127.0.0.1:{_free_port()}"
-        environment = {
-            **{name: value for name, value in os.environ.items() if not _is_setting(name)},
+        (folder / "encryption-keys").write_bytes(Fernet.generate_key())
+        settings = {
             "RECEIVER_DATABASE_URL": f"sqlite:///{folder / 'receiver.db'}",
-            "RECEIVER_ENCRYPTION_KEYS": Fernet.generate_key().decode(),
+            "RECEIVER_ENCRYPTION_KEYS_FILE": str(folder / "encryption-keys"),
             "RECEIVER_PUBLIC_URL": self.url,
             "OPEN_CONNECTORS_URL": f"http://{vendor}/elements/api-v2",
         }
+        kept = {name: value for name, value in os.environ.items() if not _is_setting(name)}
+        environment = {**kept, **settings}
         click.echo(
             "# The vendor's stand-in, two instances, the receiver, and a token to ask it with"
         )
+        click.echo(f"$ export {' '.join(f'{name}={value}' for name, value in settings.items())}")
         key = ("--signature-key-file", str(folder / "signature-key"))
         sandbox = ("sandbox", "--bind", vendor, *key)
         stack.enter_context(_running(sandbox, environment))

@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping
 
 import click
-import structlog
 
 from receiver.cli.exits import USAGE, Failure
 from receiver.cli.operate import actor, opened
@@ -17,8 +16,6 @@ from receiver.storage import audit, lists
 from receiver.storage.database import Database
 from receiver.storage.erasure import erase as erase_job
 from receiver.storage.store import database_time
-
-log = structlog.get_logger()
 
 
 @click.command()
@@ -75,7 +72,6 @@ def erase(job_id: str, instance: str | None, json_: bool) -> None:
                 )
     if gone is None:
         raise Failure(USAGE, "not_found", f"no job {job_id} is known")
-    log.info("a job was erased", job=job_id, instance=name, **gone)
     show({"job": job_id, "instance": name, **gone}, _told(gone, "erased"), json_)
 
 

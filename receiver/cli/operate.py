@@ -15,7 +15,7 @@ from receiver.cli.exits import USAGE, Failure
 from receiver.cli.output import as_json, show, table, timed
 from receiver.clock import iso, now_ms
 from receiver.notifications import MAX_TIME_MS
-from receiver.settings import INSTANCE_NAME, Settings, duration_ms, secret_from_file
+from receiver.settings import Settings, duration_ms, secret_from_file
 from receiver.signatures import SHORT_KEY_BYTES
 from receiver.storage import audit, counters, credentials, migrations, tokens
 from receiver.storage.database import Database
@@ -100,80 +100,6 @@ def db_current(json_: bool) -> None:
 
 
 @click.group()
-def instances() -> None:
-    """Connector instances whose callbacks are received."""
-
-
-@instances.command("add")
-@click.argument("name")
-@click.option("--signature-key-file", type=secret_file, help="event.notification.signature.key")
-@click.option("--element-token-file", type=secret_file)
-@click.option("--user-secret-file", type=secret_file)
-@click.option("--organization-secret-file", type=secret_file, help="Opens the vendor's queue.")
-@click.option("--hub", help="The vendor's hub of this instance, e.g. marketing.")
-@as_json
-def add_instance(
-    name: str,
-    signature_key_file: str | None,
-    element_token_file: str | None,
-    user_secret_file: str | None,
-    organization_secret_file: str | None,
-    hub: str | None,
-    json_: bool,
-) -> None:
-    """Add an instance; its callback URL is /callbacks/NAME."""
-    if not INSTANCE_NAME.fullmatch(name):
-        raise click.UsageError("a name is 1 to 64 of A-Z, a-z, 0-9, _ and -")
-    key = secret(signature_key_file)
-    with opened() as (settings, database):
-        vault = Vault(settings.encryption_keys)
-        key_id = None
-        now, who = now_ms(), actor()
-        with database.write() as session:
-            credentials.add_instance(
-                session,
-                vault,
-                name,
-                now,
-                hub=hub,
-                element_token=secret(element_token_file),
-                user_secret=secret(user_secret_file),
-                organization_secret=secret(organization_secret_file),
-            )
-            if key is not None:
-                key_id = credentials.add_key(session, vault, name, key, now)
-                _warn_of(key, credentials.shared_with(session, vault, name, key))
-            audit.note(session, at=now, actor=who, action="instance.add", subject=name)
-            if key_id is not None:
-                place = f"{name}/{key_id}"
-                audit.note(session, at=now, actor=who, action="key.add", subject=place)
-        base = settings.public_url or "https://<your host>"
-    url = f"{base}/callbacks/{name}"
-    content = {"name": name, "key": key_id, "callback_url": url}
-    show(content, f"{name} added; register this callback URL at the vendor: {url}", json_)
-
-
-@instances.command("list")
-@as_json
-def list_instances(json_: bool) -> None:
-    """List instances."""
-    with opened() as (_, database), database.read() as session:
-        rows = timed(credentials.instances(session))
-    text = table(rows, ("name", "hub", "keys", "vendor_secrets", "created_at"))
-    show({"instances": rows}, text, json_)
-
-
-@instances.command("remove")
-@click.argument("name")
-def remove_instance(name: str) -> None:
-    """Forget an instance and its keys; its events and jobs stay."""
-    with opened() as (_, database), database.write() as session:
-        credentials.remove_instance(session, name)
-        audit.note(session, at=now_ms(), actor=actor(), action="instance.remove", subject=name)
-    click.echo(f"{name} removed")
-
-
-@click.group()
 def keys() -> None:
     """Signature keys of an instance; all that are not retired are accepted."""
 
@@ -189,7 +115,7 @@ def add_key(instance: str, path: str, json_: bool) -> None:
         vault = Vault(settings.encryption_keys)
         now = now_ms()
         key_id = credentials.add_key(session, vault, instance, key, now)
-        _warn_of(key, credentials.shared_with(session, vault, instance, key))
+        warn_of(key, credentials.shared_with(session, vault, instance, key))
         place = f"{instance}/{key_id}"
         audit.note(session, at=now, actor=actor(), action="key.add", subject=place)
     show({"id": key_id, "instance": instance}, key_id, json_)
@@ -199,7 +125,11 @@ def add_key(instance: str, path: str, json_: bool) -> None:
 @click.argument("instance", required=False)
 @as_json
 def list_keys(instance: str | None, json_: bool) -> None:
-    """List signature keys by their ids, never their secrets."""
+    """List signature keys by their ids, never their secrets, and when each matched last.
+
+    That is noted once a minute at most, and test callbacks count. `receiver events` tells the key
+    of each callback.
+    """
     with opened() as (_, database), database.read() as session:
         rows = timed(credentials.keys(session, instance))
     text = table(rows, ("id", "instance", "created_at", "last_used_at", "retired_at"))
@@ -277,7 +207,8 @@ def revoke_token(token: str) -> None:
     click.echo(f"{ended} revoked")
 
 
-def _warn_of(key: bytes, others: list[str]) -> None:
+def warn_of(key: bytes, others: list[str]) -> None:
+    """Tell on standard error what is weak about a key; `others` are the instances that share it."""
     if len(key) < SHORT_KEY_BYTES:
         click.echo(f"warning: the key has less than {SHORT_KEY_BYTES} bytes", err=True)
     if others:
@@ -285,4 +216,4 @@ def _warn_of(key: bytes, others: list[str]) -> None:
         click.echo(f"warning: {named} has the same key: bodies can be replayed across", err=True)
 
 
-COMMANDS = (serve, db, instances, keys, tokens_)
+COMMANDS = (serve, db, keys, tokens_)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import click
 
-from receiver.cli.errors import all_errors, describe_errors, write_failed_rows
+from receiver.cli.errors import describe_errors, known_errors, write_failed_rows
 from receiver.cli.exits import STILL_RUNNING, UNREACHABLE, USAGE, Failure, of_outcome
 from receiver.cli.output import as_json, plain, show, table
 from receiver.cli.remote import Remote, asks_a_receiver, checked
@@ -42,7 +42,9 @@ def jobs(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
 @click.option("--wait", type=click.IntRange(0), default=0, help="Seconds to wait for its end.")
 @click.option("--timeline", is_flag=True, help="Tell what each callback and poll changed.")
 @click.option("--errors", is_flag=True, help="Tell which records failed and why.")
-@click.option("--failed-rows", type=click.Path(dir_okay=False), help="Write them here as a CSV.")
+@click.option(
+    "--failed-rows", type=click.Path(dir_okay=False), help="Write those rows to this CSV."
+)
 @click.option(
     "--upload",
     type=click.Path(exists=True, dir_okay=False),
@@ -63,7 +65,8 @@ def job(
 ) -> None:
     """Tell what became of a job.
 
-    Exit codes: 0 succeeded, 1 failed or cancelled, 3 ended with failed records, 4 still running.
+    Exit codes: 0 succeeded, 1 failed or cancelled, 3 ended with failed records, 4 still running;
+    2 no such job, 5 no valid token, 6 no answer.
     """
     found = wait_for(remote, job_id, instance, wait)
     content, text = dict(found), describe(found)
@@ -73,13 +76,15 @@ def job(
         content["timeline"] = entries
         text += "\n\n" + table(entries, ("at", "source", "status", "changed", "note"))
     if errors or failed_rows:
-        failures = all_errors(remote, found)
+        failures = known_errors(remote, found, wait)
         content |= failures
         text += "\n\n" + describe_errors(failures)
         if failed_rows:
-            source = upload or Path(found["file"] or "").name
-            content["failed_rows"] = write_failed_rows(failures["errors"], source, failed_rows)
-            text += f"\n\n{content['failed_rows']} rows written to {failed_rows}"
+            known, source = failures["errors"], upload or Path(found["file"] or "").name
+            count = write_failed_rows(known, source, failed_rows) if known else 0
+            content["failed_rows"] = count
+            told = f"{count} rows written to {failed_rows}"
+            text += f"\n\n{told if known else f'{failed_rows} is not written'}"
     show(content, text, json_)
     leave(found, wait)
 

@@ -8,7 +8,7 @@ import msgspec
 
 from receiver.errors import CredentialError
 from receiver.sandbox.deliveries import is_callback_url
-from receiver.sandbox.options import Answer, Faults, Options, Redirect, Shape
+from receiver.sandbox.options import Answer, Faults, Options, Redirect, Shape, signature_key
 from receiver.sandbox.server import serve
 from receiver.signatures import SignatureKey
 
@@ -29,10 +29,8 @@ def _key(
 ) -> SignatureKey | None:
     if value is None:
         return None
-    secret = value.read_bytes()
-    end = b"\r\n" if secret.endswith(b"\r\n") else b"\n"
     try:
-        return SignatureKey("sandbox", secret.removesuffix(end))
+        return signature_key(value.read_bytes())
     except CredentialError as error:
         raise click.BadParameter(str(error)) from error
 
@@ -58,15 +56,42 @@ def _url(_context: click.Context, _option: click.Parameter, value: str | None) -
     callback=_key,
     help="Sign callbacks with the key in this file; one final line end is dropped.",
 )
-@click.option("--job-seconds", type=_SECONDS, default=1.0, help="From a job's creation to its end.")
+@click.option(
+    "--first-job",
+    type=click.IntRange(1, 10**15),
+    default=1234,
+    show_default=True,
+    help="The id of the first job. A sandbox started anew needs a higher one, or a receiver with a"
+    " new database, which would take its jobs for those of before.",
+)
+@click.option(
+    "--job-seconds",
+    type=_SECONDS,
+    default=1.0,
+    show_default=True,
+    help="From a job's creation to its end.",
+)
 @click.option(
     "--retry-seconds",
     type=_SECONDS,
     default=1.0,
+    show_default=True,
     help="Before the first retry of a callback; 8 times longer before each next one.",
 )
-@click.option("--retries", type=click.IntRange(0, 9), default=5, help="Of each callback.")
-@click.option("--shape", type=click.Choice(get_args(Shape)), default="v2", help="Of bodies.")
+@click.option(
+    "--retries",
+    type=click.IntRange(0, 9),
+    default=5,
+    show_default=True,
+    help="Of each callback.",
+)
+@click.option(
+    "--shape",
+    type=click.Choice(get_args(Shape)),
+    default="v2",
+    show_default=True,
+    help="Of bodies.",
+)
 @click.option("--callback-url", callback=_url, help="For jobs whose request names none.")
 @click.option("--progress", is_flag=True, help="Notify STARTED and RUNNING too.")
 @click.option("--allow-remote", is_flag=True, help="Send callbacks to other hosts too.")
@@ -88,6 +113,7 @@ def command(
     *,
     bind: tuple[str, int],
     signature_key_file: SignatureKey | None,
+    first_job: int,
     job_seconds: float,
     retry_seconds: float,
     retries: int,
@@ -99,7 +125,11 @@ def command(
     redirect: tuple[str, int] | None,
     **faults: object,
 ) -> None:
-    """Stand in for the vendor's bulk API on a local port; any token and secret is taken."""
+    """Stand in for the vendor's bulk API on a local port; any token and secret is taken.
+
+    While it runs, `curl -T KEY-FILE http://HOST:PORT/sandbox/signature-key` gives it another key to
+    sign with, and PUT /sandbox/faults other faults.
+    """
     faults["answer"] = Answer(*answer) if answer else None
     faults["redirect"] = Redirect(*redirect) if redirect else None
     try:
@@ -110,6 +140,7 @@ def command(
         Options(
             host=bind[0],
             port=bind[1],
+            first_job=first_job,
             signature_key=signature_key_file,
             job_seconds=job_seconds,
             retry_seconds=retry_seconds,

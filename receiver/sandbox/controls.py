@@ -6,8 +6,9 @@ import msgspec
 from flask import Blueprint, Response, current_app, request
 from werkzeug.exceptions import BadRequest, NotFound
 
+from receiver.errors import CredentialError
 from receiver.sandbox.answers import answer
-from receiver.sandbox.options import Faults
+from receiver.sandbox.options import Faults, signature_key
 from receiver.sandbox.stage import Stage
 
 _EVERYTHING: Mapping[str, str] = {}
@@ -37,6 +38,17 @@ def replace_faults() -> Response:
         raise BadRequest(f"these are no faults: {error}") from error
     _stage().faults.replace(wanted)
     return answer(wanted)
+
+
+@controls.put("/signature-key")
+def replace_signature_key() -> Response:
+    """Sign with the key of the body, a key's file, from the next callback on."""
+    request.max_content_length = _LARGEST_JSON
+    try:
+        _stage().deliveries.signature_key = signature_key(request.get_data())
+    except CredentialError as error:
+        raise BadRequest(str(error)) from error
+    return answer({"signature_key": "replaced"})
 
 
 @controls.get("/requests")

@@ -69,6 +69,7 @@ class Deliveries:
     def __init__(
         self, options: Options, faults: LiveFaults, scheduler: Scheduler, lock: RLock
     ) -> None:
+        self.signature_key = options.signature_key
         self._options = options
         self._faults = faults
         self._scheduler = scheduler
@@ -125,8 +126,8 @@ class Deliveries:
 
     def _headers(self, body: bytes) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "Elements-Webhook-Id": uuid4().hex}
-        if self._options.signature_key:
-            headers[HEADER] = sign(body, self._options.signature_key)
+        if key := self.signature_key:
+            headers[HEADER] = sign(body, key)
         return headers
 
     def _later(self, seconds: float, step: Callable[[], None]) -> None:

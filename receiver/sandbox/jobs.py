@@ -11,7 +11,6 @@ from msgspec import Raw
 
 from receiver.sandbox.service import Format, Loaded
 
-FIRST_ID = 1234
 ENDINGS = frozenset({"COMPLETED", "CANCELLED", "ABORTED", "ERROR"})
 
 
@@ -91,14 +90,15 @@ class Job:
 class Jobs:
     """All jobs. Each change puts a new Job in the place of the old one."""
 
-    def __init__(self, lock: RLock) -> None:
+    def __init__(self, lock: RLock, first_id: int) -> None:
         self._lock = lock
+        self._first_id = first_id
         self._jobs: dict[str, Job] = {}
 
     def add(self, order: Order, source: Path | None = None) -> Job:
         """Create a job, with the next id."""
         with self._lock:
-            job = Job(id=str(FIRST_ID + len(self._jobs)), order=order, source=source)
+            job = Job(id=str(self._first_id + len(self._jobs)), order=order, source=source)
             self._jobs[job.id] = job
             return job
 

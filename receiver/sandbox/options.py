@@ -63,7 +63,8 @@ class Options:
     """How a sandbox behaves.
 
     host, port -- where it listens; port 0 takes a free one.
-    signature_key -- signs the callbacks; None: they are unsigned.
+    first_job -- the id of its first job; ids count on from there.
+    signature_key -- signs the callbacks at first; None: they are unsigned.
     job_seconds -- from a job's creation to its end.
     retry_seconds -- the pause before the first retry of a callback; each next one is 8 times as
     long. The vendor's published schedule, 8^x seconds, is retry_seconds=8.
@@ -77,6 +78,7 @@ class Options:
 
     host: str = "127.0.0.1"
     port: int = 0
+    first_job: int = 1234
     signature_key: SignatureKey | None = None
     job_seconds: float = 1.0
     retry_seconds: float = 1.0
@@ -88,6 +90,12 @@ class Options:
     instance_id: int = 425904
     seed: int = 0
     faults: Faults = field(default_factory=Faults)
+
+
+def signature_key(secret: bytes) -> SignatureKey:
+    """The key that a file holds, less one final line end. Raises CredentialError if it is none."""
+    end = b"\r\n" if secret.endswith(b"\r\n") else b"\n"
+    return SignatureKey("sandbox", secret.removesuffix(end))
 
 
 class LiveFaults:

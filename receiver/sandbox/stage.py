@@ -46,7 +46,7 @@ class Stage:
         self.closing = Event()
         self.requests = Requests(lock)
         self.faults = LiveFaults(options.faults, lock)
-        self.jobs = Jobs(lock)
+        self.jobs = Jobs(lock, options.first_job)
         self.deliveries = Deliveries(options, self.faults, self._scheduler, lock)
         self.lifecycle = Lifecycle(
             options=options,

@@ -114,23 +114,39 @@ def add_instance(
 ) -> None:
     """Make an instance. Raises CredentialError if there is one of that name."""
     if session.get(Instance, name):
-        raise CredentialError(f"there is an instance {name} already")
-
-    def sealed(what: str, secret: bytes | None) -> bytes | None:
-        return vault.seal((name, what), secret) if secret else None
-
-    session.add(
-        Instance(
-            name=name,
-            created_at=now,
-            hub=hub,
-            element_token=sealed("element token", element_token),
-            user_secret=sealed("user secret", user_secret),
-            organization_secret=sealed("organization secret", organization_secret),
+        raise CredentialError(
+            f"there is an instance {name} already; `receiver instances set` changes it"
         )
-    )
+    row = Instance(name=name, created_at=now, hub=hub)
+    _give(row, vault, element_token, user_secret, organization_secret)
+    session.add(row)
     session.flush()
     _count_change(session)
+
+
+def change_instance(
+    session: Session,
+    vault: Vault,
+    name: str,
+    *,
+    hub: str | None = None,
+    element_token: bytes | None = None,
+    user_secret: bytes | None = None,
+    organization_secret: bytes | None = None,
+) -> None:
+    """Give an instance what is not None; the rest stays. Raises CredentialError: no such one."""
+    row = session.get(Instance, name, with_for_update=True)
+    if row is None:
+        raise CredentialError(f"there is no instance {name}")
+    row.hub = row.hub if hub is None else hub
+    _give(row, vault, element_token, user_secret, organization_secret)
+
+
+def _give(row: Instance, vault: Vault, *secrets_: bytes | None) -> None:
+    columns = ("element_token", "user_secret", "organization_secret")
+    for column, secret in zip(columns, secrets_, strict=True):
+        if secret:
+            setattr(row, column, vault.seal((row.name, column.replace("_", " ")), secret))
 
 
 def remove_instance(session: Session, name: str) -> None:

@@ -33,6 +33,27 @@ def test_without_a_key_nothing_is_signed(client, catcher):
     assert "elements-webhook-signature" not in catcher.wait(1)[0].headers
 
 
+def test_callbacks_are_signed_with_the_key_that_was_set_last(start, catcher):
+    client = start(signature_key=KEY, first_job=7)
+    assert client.created(to=catcher.url) == "7"
+    first = catcher.wait(1)[0]
+    put = client.http.put(f"{client.url}/sandbox/signature-key", content=b"the next one\n")
+    assert put.status_code == 200
+    assert client.created(to=catcher.url) == "8"
+    second = catcher.wait(2)[1]
+    next_key = SignatureKey("k-2", b"the next one")
+    signed = [each.headers["elements-webhook-signature"] for each in (first, second)]
+    assert verify(first.body, signed[0], [KEY, next_key]) == "k-1"
+    assert verify(second.body, signed[1], [KEY, next_key]) == "k-2"
+
+
+def test_what_is_no_key_does_not_become_the_key(start):
+    client = start(signature_key=KEY)
+    refused = client.http.put(f"{client.url}/sandbox/signature-key", content=b"\n")
+    assert refused.status_code == 400
+    assert client.stage.deliveries.signature_key == KEY
+
+
 def test_the_requests_url_goes_before_the_instances(start, catcher):
     client = start(callback_url=f"{catcher.url}/instance")
     client.created(to=f"{catcher.url}/request")

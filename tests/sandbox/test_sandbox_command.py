@@ -45,6 +45,7 @@ def test_its_defaults_are_those_of_the_interface(chosen):
 def test_every_option_reaches_the_sandbox(chosen):
     assert chosen(
         "--bind=[::1]:0",
+        "--first-job=5000",
         "--job-seconds=0",
         "--retry-seconds=0.5",
         "--retries=1",
@@ -67,6 +68,7 @@ def test_every_option_reaches_the_sandbox(chosen):
     ) == Options(
         host="::1",
         port=0,
+        first_job=5000,
         job_seconds=0,
         retry_seconds=0.5,
         retries=1,
