@@ -247,6 +247,16 @@ def test_the_command_erases_a_job_and_says_what_went(both):
     assert traces(receiver) == []
 
 
+def test_the_command_leaves_no_byte_of_it_in_an_sqlite_file_that_is_in_use(
+    make_receiver, make_database, tmp_path
+):
+    url = make_database("sqlite")
+    fill(make_receiver(url))
+    assert ADA.encode() in b"".join(path.read_bytes() for path in tmp_path.glob("*.db*"))
+    assert run(url, "erase", "--job", "1")[0] == 0
+    assert ADA.encode() not in b"".join(path.read_bytes() for path in tmp_path.glob("*.db*"))
+
+
 def test_the_command_erases_nothing_unless_it_is_clear_which(both):
     receiver, command = both
 

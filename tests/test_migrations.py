@@ -359,3 +359,14 @@ def receiver(url: str, *words: str) -> subprocess.CompletedProcess[str]:
         env=environment,
         cwd=Path("/"),
     )
+
+
+def test_a_new_sqlite_file_is_for_its_owner_alone(tmp_path):
+    before = os.umask(0o022)
+    try:
+        migrations.opened(f"sqlite:///{tmp_path}/r.db").close()
+    finally:
+        os.umask(before)
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == {
+        path.name: "0o600" for path in tmp_path.iterdir()
+    }

@@ -70,8 +70,10 @@ def erase(job_id: str, instance: str | None, json_: bool) -> None:
                     subject=subject,
                     detail=detail,
                 )
-    if gone is None:
-        raise Failure(USAGE, "not_found", f"no job {job_id} is known")
+        if gone is None:
+            raise Failure(USAGE, "not_found", f"no job {job_id} is known")
+        if not database.empty_log():
+            click.echo("the database's log may hold it until it is overwritten", err=True)
     show({"job": job_id, "instance": name, **gone}, _told(gone, "erased"), json_)
 
 

@@ -74,7 +74,8 @@ class Database:
         self._driver = self._engine.dialect.loaded_dbapi
         self._errors = (DBAPIError, self._driver.Error)  # the hot path's come straight from it
         self._writing = self._engine.execution_options(writes=True)
-        self._lock = _FileLock(str(parsed.database)) if self.is_sqlite else None
+        self._file = str(parsed.database) if self.is_sqlite else None
+        self._lock = None if self._file is None else _FileLock(self._file)
         if self.is_sqlite:
             event.listen(self._engine, "connect", _prepare_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
@@ -126,14 +127,28 @@ class Database:
 
     def prepare(self) -> None:
         """Put an SQLite file into WAL mode, once and for good; nothing else may use it then."""
-        if self.is_sqlite:
+        if self._file is not None:
             with self._store_errors(), self._exclusive(PATIENCE_SECONDS):
                 try:
+                    # What it will hold is about people: for nobody else on this machine to read.
+                    os.close(os.open(self._file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
                     connection = self._engine.raw_connection()
                     connection.cursor().execute("PRAGMA journal_mode=WAL").close()
                     connection.close()
-                except sqlite3.Error as error:
+                except (OSError, sqlite3.Error) as error:
                     raise StoreUnavailable(f"the file cannot be used: {error}") from None
+
+    def empty_log(self) -> bool:
+        """Have nothing left in SQLite's log of what was overwritten; False while others read it."""
+        if not self.is_sqlite:
+            return True
+        with self._store_errors(), self._exclusive(PATIENCE_SECONDS):
+            connection = self._engine.raw_connection()
+            try:
+                busy, *_ = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                connection.close()
+        return not busy
 
     def check_writable(self) -> None:
         """Commit a write that changes nothing. Raises StoreError if that cannot be done."""

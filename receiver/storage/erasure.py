@@ -9,7 +9,7 @@ is stored for it later, by a callback, a poll or a replay, is stored without.
 
 Out of reach: bodies that named the job but could not be read or were refused, which go by their age
 (`pruning`); files that `reconcile --fetch-results` saved; and, until they are overwritten, backups,
-logs of the database (SQLite's `-wal` too, while a process has it open) and PostgreSQL's dead rows.
+logs of the database (SQLite's only where `Database.empty_log` fails) and PostgreSQL's dead rows.
 """
 
 import msgspec
