@@ -11,6 +11,8 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
+import msgspec
+
 from receiver.clock import MINUTE_MS
 from receiver.storage.models import FORGOTTEN
 from receiver.storage.rows import (
@@ -38,7 +40,7 @@ class OnSQLite:
     def keep_events(self, rows: Sequence[EventRow], clock: Callable[[], int]) -> KeptEvents:
         """See Statements. Who holds the lock may look first."""
         now = clock()
-        version = self._cursor.execute(_KEY_VERSION).fetchone()[0]
+        version, unnoted = self._cursor.execute(_KEYS, (now - MINUTE_MS,)).fetchone()
         current = [row for row in rows if row.key_version == version]
         ids = {(row.instance, row.sha256): row.id for row in current}
         found = list(self._selected(_KNOWN_EVENTS, list(ids)))
@@ -51,7 +53,8 @@ class OnSQLite:
             seen = [(row.deliveries, now, row.instance, row.sha256) for row in again]
             self._cursor.executemany(_EVENT_AGAIN, seen)
         forgotten = {row[:2] for row in found if row[3] == FORGOTTEN}
-        return KeptEvents(now, version, ids, sorted({row.key for row in current}), forgotten)
+        keys = {row.key for row in current} & set(msgspec.json.decode(unnoted))
+        return KeptEvents(now, version, ids, sorted(keys), forgotten)
 
     def note_keys(self, keys: Iterable[str], now: int) -> None:
         """See Statements."""
@@ -73,8 +76,7 @@ class OnSQLite:
         if changes.jobs:
             self._cursor.executemany(_CHANGED_JOB, changes.jobs)
         self._insert(_NEW_ENTRIES, changes.entries)
-        if changes.counts:
-            self._cursor.executemany(_COUNT, changes.counts)
+        self._insert(_COUNTS, changes.counts)
 
     def _selected(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
         for some in _pieces(rows):
@@ -86,16 +88,19 @@ class OnSQLite:
 
 
 def _pieces(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Cut rows into powers of two, so that few different statements are ever prepared."""
-    start = 0
-    while start < len(rows):
-        size = min(_MOST_ROWS, 1 << (len(rows) - start).bit_length() - 1)
-        yield rows[start : start + size]
-        start += size
+    return (rows[start : start + _MOST_ROWS] for start in range(0, len(rows), _MOST_ROWS))
 
 
 def _with_rows(statement: str, rows: Sequence[tuple[Any, ...]]) -> tuple[str, list[Any]]:
-    return _text(statement, len(rows), len(rows[0])), list(chain.from_iterable(rows))
+    """Give a statement for so many rows, and its values.
+
+    Up to a power of two there are rows of NULLs, which join nothing and are not inserted: so few
+    different statements are prepared, and each batch takes one of each kind.
+    """
+    columns = len(rows[0])
+    slots = 1 << (len(rows) - 1).bit_length()
+    values = list(chain.from_iterable(rows))
+    return _text(statement, slots, columns), values + [None] * ((slots - len(rows)) * columns)
 
 
 @lru_cache
@@ -104,7 +109,10 @@ def _text(statement: str, rows: int, columns: int) -> str:
     return statement.replace(":rows", ", ".join([f"({row})"] * rows))
 
 
-_KEY_VERSION = "SELECT version FROM key_version"
+_KEYS = """
+SELECT version, (SELECT json_group_array(id) FROM signature_keys
+                 WHERE last_used_at IS NULL OR last_used_at < ?)
+FROM key_version"""
 _KNOWN_EVENTS = """
 WITH given (instance, sha256) AS (VALUES :rows)
 SELECT events.instance, events.sha256, events.id, events.received_at
@@ -112,7 +120,7 @@ FROM given CROSS JOIN events USING (instance, sha256)"""
 _NEW_EVENTS = """
 INSERT OR FAIL INTO events (id, instance, sha256, kind, job, deliveries, key, size, webhook_id,
                             received_at, last_received_at)
-VALUES :rows"""
+SELECT * FROM (VALUES :rows) WHERE column1 IS NOT NULL"""
 _EVENT_AGAIN = """
 UPDATE events SET deliveries = deliveries + ?, last_received_at = max(last_received_at, ?)
 WHERE instance = ? AND sha256 = ?"""
@@ -128,8 +136,10 @@ _NEW_JOBS = """
 INSERT OR FAIL INTO jobs (registers, revision, events, updated_at, status, outcome, object,
                           direction, learnt_by, files_expire_at, callback_due, callback_lost,
                           client_url, errors_at, errors_tries, id, instance, first_seen_at)
-VALUES :rows"""
-_NEW_BODIES = "INSERT OR FAIL INTO bodies (event, body) VALUES :rows"
+SELECT * FROM (VALUES :rows) WHERE column1 IS NOT NULL"""
+_NEW_BODIES = """
+INSERT OR FAIL INTO bodies (event, body)
+SELECT * FROM (VALUES :rows) WHERE column1 IS NOT NULL"""
 _CHANGED_JOB = """
 UPDATE jobs SET registers = ?, revision = ?, events = ?, updated_at = ?, status = ?, outcome = ?,
                 object = ?, direction = ?, learnt_by = ?, files_expire_at = ?, callback_due = ?,
@@ -137,8 +147,9 @@ UPDATE jobs SET registers = ?, revision = ?, events = ?, updated_at = ?, status 
 WHERE id = ? AND instance = ?"""
 _NEW_ENTRIES = """
 INSERT OR FAIL INTO timeline (job, instance, at, source, status, changed, note, event)
-VALUES :rows"""
-_COUNT = """
-INSERT INTO counters (measure, bucket, instance, slot, n) VALUES (?, ?, ?, 0, ?)
+SELECT * FROM (VALUES :rows) WHERE column1 IS NOT NULL"""
+_COUNTS = """
+INSERT INTO counters (measure, bucket, instance, slot, n)
+SELECT column1, column2, column3, 0, column4 FROM (VALUES :rows) WHERE column1 IS NOT NULL
 ON CONFLICT (measure, bucket, instance, slot) DO UPDATE
 SET n = CASE measure WHEN 'last_callback_at' THEN max(n, excluded.n) ELSE n + excluded.n END"""
