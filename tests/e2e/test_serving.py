@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import httpx
 import pytest
 from conftest import DEADLINE, KEY, SERVE, eventually
 from cryptography.fernet import Fernet
@@ -189,6 +191,23 @@ def test_jobs_are_told_alike_with_a_web_framework_and_without(make_database, run
         ]
         assert again[0] == again[1]
         assert again[0][:2] == (304, b"")
+
+
+@pytest.mark.parametrize("megabytes", [3, 30])
+def test_who_uploads_a_large_file_with_a_wrong_token_is_told_so(framed, tmp_path, megabytes):
+    """Though what was not read of a request resets its connection once it is closed."""
+    url = f"http://127.0.0.1:{framed.port}/elements/api-v2/bulk/contact"
+    wrong, file = "Element default, User wrong", tmp_path / "large.csv"
+    file.write_bytes(bytes(megabytes * 2**20))
+    with file.open("rb") as sent:
+        form, headers = {"file": sent}, {"Authorization": wrong}
+        answer = httpx.post(url, files=form, headers=headers, trust_env=False, timeout=DEADLINE)
+    assert (answer.status_code, "no such token" in answer.json()["message"]) == (401, True)
+    words = ("--silent", "--write-out", "%{http_code}", "--output", str(tmp_path / "answer"))
+    sending = ("--header", "Expect:", "--header", f"Authorization: {wrong}", "--form")
+    curl = ["curl", *words, *sending, f"file=@{file}", "--noproxy", "*", url]
+    told = subprocess.run(curl, capture_output=True, text=True, timeout=DEADLINE, check=True)
+    assert told.stdout == "401"
 
 
 @contextmanager
