@@ -19,7 +19,7 @@ def lines_of(page: str) -> list[str]:
     return lines[2:]
 
 
-def tests_in(file: str) -> set[str]:
+def collected_from(file: str) -> set[str]:
     """What pytest collects from a file: its functions of that name, at the top."""
     tree = ast.parse((TESTS / file).read_text())
     return {each.name for each in tree.body if isinstance(each, ast.FunctionDef)}
@@ -32,7 +32,7 @@ def test_each_line_names_a_test_or_a_command_that_exists(page):
     assert [line for line in lines if not NAMED.search(line) and not COMMAND.search(line)] == []
     text = "\n".join(lines)
     named = set(NAMED.findall(text))
-    assert {(file, name) for file, name in named if name not in tests_in(file)} == set()
+    assert {(file, name) for file, name in named if name not in collected_from(file)} == set()
     assert {Path(file).name[:5] for file, _ in named} == {"test_"}  # or pytest would pass over it
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(COMMAND.findall(text)) <= targets
