@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.orm import Session
 
 from receiver.errors import SettingsError, StoreUnavailable
 from receiver.storage.database import Database
@@ -64,7 +65,7 @@ def upgrade(database: Database, revision: str = "head") -> None:
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        if not _is_ahead(current(database)):
+        if not _is_ahead(_found(session)):
             alembic_upgrade(_config(connection), revision)
 
 
@@ -103,10 +104,14 @@ def serves(revision: str | None) -> bool:
 def current(database: Database) -> str | None:
     """The revision a database is at; None if it was never upgraded."""
     with database.read() as session:
-        if not inspect(session.connection()).has_table("alembic_version"):
-            return None
-        found: str | None = session.scalar(text("SELECT version_num FROM alembic_version"))
-        return found
+        return _found(session)
+
+
+def _found(session: Session) -> str | None:
+    if not inspect(session.connection()).has_table("alembic_version"):
+        return None
+    found: str | None = session.scalar(text("SELECT version_num FROM alembic_version"))
+    return found
 
 
 def is_newer(revision: str | None) -> bool:
