@@ -3,28 +3,24 @@
 The vendor is asked in turn, like everybody does: paced over all nodes, and not while it fails.
 """
 
-import json
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import httpx
 
 from receiver import upstream
-from receiver.clock import iso
 from receiver.errors import CredentialError, UpstreamUnreachable
 from receiver.intake import Intake
 from receiver.lanes import Blocked, Lane, Road
 from receiver.notifications import Notification
 from receiver.settings import DEFAULT_INSTANCE, Settings
-from receiver.signatures import HEADER, SignatureKey, sign
+from receiver.signatures import SignatureKey
 from receiver.storage import credentials, followups
 from receiver.storage.database import Database
 from receiver.storage.merging import NewObservation
 from receiver.storage.vault import Vault
+from receiver.trial import send_signed
 from receiver.upstream import Upstream
-
-TEST_SECONDS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +76,12 @@ class Actions:
         Raises CredentialError.
         """
         key = self._newest_key(instance)
-        mark = {"sent_at": iso(self.clock()), "nonce": secrets.token_hex(8), "instance": instance}
-        body = json.dumps({"receiver_test": mark}).encode()
-        headers = {HEADER: sign(body, key), "Content-Type": "application/json"}
-        url = f"{self.settings.public_url}/callbacks/{instance}"
+        target = f"{self.settings.public_url}/callbacks/{instance}"
         try:
-            answer = httpx.post(url, content=body, headers=headers, timeout=TEST_SECONDS)
+            sent = send_signed(target, instance, key, self.clock())
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return Tested(None, str(error) or type(error).__name__)
-        return Tested(answer.status_code, answer.text[:1000])
+        return Tested(sent.status, sent.told)
 
     def _newest_key(self, instance: str) -> SignatureKey:
         if self.settings.public_url is None:

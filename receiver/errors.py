@@ -30,12 +30,14 @@ ReceiverError
 │   ├── UpstreamUnreachable     it cannot be reached or is failing; nothing was taken
 │   ├── UpstreamUnclear         the answer was cut off: it may have been taken
 │   └── UpstreamNonsense        its answer is none of the vendor's
+├── AnswerCut                   an answer to a client that cannot be brought to its end
 └── StoreError                  not in the database
     ├── StoreUnavailable        now; the same again later may work
     ├── KeysChanged             signature keys were rotated meanwhile: verify again
     └── StoreRefused            ever; this row cannot be stored as it is
 """
 
+import errno
 from typing import ClassVar
 
 
@@ -229,6 +231,18 @@ class UpstreamNonsense(UpstreamError):
     """An answer that the vendor's API does not have: HTML, a redirect, too long, no id."""
 
     reason = "upstream_nonsense"
+
+
+class AnswerCut(ReceiverError, ConnectionResetError):
+    """An answer to a client cannot be brought to its end; whoever raises it has told why.
+
+    Servers take it for a connection that is gone: they close it, which tells the client.
+    """
+
+    reason = "answer_cut"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.ECONNRESET, message)
 
 
 class StoreError(ReceiverError):

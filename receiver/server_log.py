@@ -1,10 +1,12 @@
 """gunicorn's own lines, in the format of ours. Its name is in `serving.OPTIONS`."""
 
+import sys
 from typing import Any
 
 from gunicorn import glogging
 
 from receiver import logs
+from receiver.errors import AnswerCut
 
 
 class ServerLog(glogging.Logger):  # type: ignore[misc]
@@ -15,3 +17,8 @@ class ServerLog(glogging.Logger):  # type: ignore[misc]
         super().setup(cfg)
         for each in (*self.error_log.handlers, *self.access_log.handlers):
             each.setFormatter(logs.formatter())
+
+    def exception(self, msg: object, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - gunicorn's
+        """Write an error with its traceback, but not one that has been told."""
+        if not isinstance(sys.exception(), AnswerCut):
+            super().exception(msg, *args, **kwargs)

@@ -139,6 +139,10 @@ def test_a_missing_file_an_old_and_a_newer_schema_are_found(make_database, tmp_p
             session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
         expect(machine.schema(sick), "warn", "at 9999")
         assert "install the release" in machine.schema(sick).advice
+        with sick.database.write() as session:
+            session.execute(text("UPDATE alembic_version SET version_num = 'of a fork'"))
+        expect(machine.schema(sick), "fail", "at of a fork")
+        assert "no release made" in machine.schema(sick).advice
     database = Database(f"sqlite:///{tmp_path}/nothing.db")
     expect(machine.schema(replace(sick, database=database)), "fail", "there is no file")
     assert not (tmp_path / "nothing.db").exists()

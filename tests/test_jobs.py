@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from oracle import DAY, TEXTS, by_law, key
 
 from receiver.clock import iso
-from receiver.jobs import OUTCOMES, Job, changes, erase, is_ending, join, merge, registers
+from receiver.jobs import (
+    ENDED_RANK,
+    OUTCOMES,
+    Job,
+    changes,
+    erase,
+    is_ending,
+    join,
+    merge,
+    registers,
+)
 from receiver.notifications import MAX_TIME_MS, Notification
 
 
@@ -108,6 +118,16 @@ def test_nothing_that_is_said_before_or_after_brings_back_what_was_erased(before
     gone = dict.fromkeys(("message", "file", "callback_payload"))
     assert shown(job) == {**by_law(before + after), **gone, "erased_at": at}
     assert erase(job, at + 1) == job
+
+
+def test_of_what_was_erased_a_release_that_reads_the_registers_as_they_are_finds_no_word():
+    job = fold([said("ERROR", message="m", file="/f", callback_payload='{"a": 1}')])
+    kept = erase(job, 7).registers
+    texts = {"message": "", "file": "", "callback_payload": "null"}
+    assert {name: kept[name] for name in texts} == {
+        name: [ENDED_RANK + 1, 0, 0, 0, "", text] for name, text in texts.items()
+    }
+    assert kept["erased"] == [-7]
 
 
 @given(histories)

@@ -317,8 +317,10 @@ def test_a_schema_nobody_knows_stops_the_start_with_one_line(kind, make_empty):
         with database.write() as session:
             session.execute(text("UPDATE alembic_version SET version_num = 'of a fork'"))
         before = shape(database)
-        with pytest.raises(SettingsError, match=r"^[^\n]*$"):
+        with pytest.raises(SettingsError, match=r"^[^\n]*'of a fork'[^\n]*$"):
             create_app(Settings(database_url=url))
+        with pytest.raises(SettingsError, match=r"^[^\n]*'of a fork'[^\n]*$"):
+            migrations.upgrade(database)
         gc.collect()
         assert shape(database) == before
 
@@ -331,6 +333,9 @@ def test_beside_the_schema_of_the_next_release_callbacks_are_taken(make_receiver
         receiver_ = make_receiver(empty_url)
         assert receiver_.call_back(b"beside").status_code == 200
         assert receiver_.client.get("/readyz").status_code == 200
+        before = shape(database)
+        migrations.upgrade(database)
+        assert (migrations.current(database), shape(database)) == ("9999", before)
 
 
 def test_a_receiver_whose_schema_was_taken_away_answers_503_and_recovers(make_receiver, empty_url):

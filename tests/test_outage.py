@@ -23,7 +23,7 @@ from sqlalchemy import NullPool, create_engine, make_url, text
 from receiver.app import create_app
 from receiver.settings import Settings
 from receiver.signatures import HEADER, sign
-from receiver.storage import migrations
+from receiver.storage import database, driver, migrations, reading
 from receiver.storage.database import Database
 
 DEADLINE = 15  # seconds; only a receiver that does not recover needs them
@@ -523,6 +523,36 @@ def test_a_connection_that_hangs_is_given_up_while_it_hangs(make_receiver, postg
         for pid in frozen:
             os.kill(pid, signal.SIGCONT)
     assert {each["job"] for each in events(receiver)} == {"before", "during"}
+
+
+def test_no_reader_waits_longer_than_ten_seconds_for_a_database_that_hangs(
+    make_receiver, postgresql, monkeypatch
+):
+    """Whether all of it hangs, so that no connection can be made, or those that are open do."""
+    monkeypatch.setattr(database, "_FRESH_SECONDS", -1)  # what lay idle is looked at
+    connecting = database._POSTGRESQL["connect_timeout"]
+    assert reading.HUNG_SECONDS > reading.PATIENCE_SECONDS  # or it would never be told as too slow
+    assert 2 * reading.HUNG_SECONDS + connecting <= 10
+    assert database._PING_SECONDS + connecting <= 10
+    assert driver.PATIENCE_SECONDS <= 10
+    used = make_receiver(postgresql.url).services.database
+    connection = used._reader._engine.raw_connection()
+    assert connection.driver_connection.patience == reading.HUNG_SECONDS
+    connection.close()
+    with used.read() as session:
+        kept = session.connection().connection.driver_connection
+        pid = kept.info.backend_pid
+    kept.patience = None  # for whatever is not the ping
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert in_time(lambda: backend_of(used)) not in (pid, "no answer")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def backend_of(used: Database) -> int:
+    with used.read() as session:
+        return session.scalar(text("SELECT pg_backend_pid()"))
 
 
 def test_a_locked_table_is_an_outage_that_passes(make_receiver, postgresql):

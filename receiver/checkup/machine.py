@@ -71,7 +71,7 @@ def writable(patient: Patient) -> Finding:
 
 
 def schema(patient: Patient) -> Finding:
-    """Whether the schema is the one of this release."""
+    """Whether the schema is one that this release works with."""
     file, needed = durability.file_of(patient.database), migrations.newest()
     if file is not None and not file.exists():
         advice = "look at RECEIVER_DATABASE_URL, or start `receiver serve`, which makes it"
@@ -80,9 +80,10 @@ def schema(patient: Patient) -> Finding:
     if found == needed:
         return well("schema", f"at {found}, as this release needs")
     told = f"at {found or 'nothing'}, but this release needs {needed}"
+    if migrations.serves(found):
+        return warn("schema", told, "it works; install the release that it was upgraded for")
     if migrations.is_newer(found):
-        advice = "install the release that the database was upgraded for"
-        return (warn if migrations.serves(found) else fail)("schema", told, advice)
+        return fail("schema", told, "look at RECEIVER_DATABASE_URL: no release made this schema")
     return fail("schema", told, "run `receiver db upgrade`")
 
 

@@ -1,45 +1,17 @@
 """The whole way of a callback, from the public URL to the database, proxies and all."""
 
-import json
 import secrets
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import httpx
 
 from receiver.checkup import Finding, Patient, fail, warn, well
 from receiver.checkup.setup import newest_key
-from receiver.clock import iso, now_ms
-from receiver.signatures import HEADER, SignatureKey, sign
+from receiver.clock import now_ms
 from receiver.storage import durability, lists
+from receiver.trial import TIMEOUT_SECONDS, send_signed
 
-TIMEOUT_SECONDS = 15
 MOST_PROXIES = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """How a test callback fared. event -- under which it was stored, or None."""
-
-    status: int
-    event: str | None
-    duplicate: bool = False
-
-
-def send_signed(target: str, instance: str, key: SignatureKey) -> Sent:
-    """Send a signed test callback the way the vendor's come; it touches no job.
-
-    target -- the whole callback URL. Raises httpx.HTTPError or InvalidURL if there is no answer.
-    """
-    mark = {"sent_at": iso(now_ms()), "nonce": secrets.token_hex(8), "instance": instance}
-    body = json.dumps({"receiver_test": mark}).encode()
-    headers = {HEADER: sign(body, key), "Content-Type": "application/json"}
-    answer = httpx.post(target, content=body, headers=headers, timeout=TIMEOUT_SECONDS)
-    try:
-        receipt = answer.json()
-        return Sent(answer.status_code, str(receipt["event"]), bool(receipt["duplicate"]))
-    except (ValueError, KeyError, TypeError):
-        return Sent(answer.status_code, None)
 
 
 def public_url(patient: Patient) -> Finding:
@@ -52,7 +24,7 @@ def public_url(patient: Patient) -> Finding:
         return warn(name, "not tested: there is no usable key", "see the checks of keys")
     instance, key = signer
     try:
-        sent = send_signed(f"{base}/callbacks/{instance}", instance, key)
+        sent = send_signed(f"{base}/callbacks/{instance}", instance, key, now_ms())
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         told = f"{base} does not answer: {type(error).__name__}"
         return fail(name, told, "look at DNS, firewall, the proxy and `receiver serve`")

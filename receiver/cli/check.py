@@ -7,15 +7,16 @@ from pathlib import Path
 import click
 import httpx
 
-from receiver.checkup.selftest import send_signed
 from receiver.cli.exits import CREDENTIALS, OK, UNREACHABLE, USAGE, Failure
 from receiver.cli.operate import opened, secret, secret_file
 from receiver.cli.output import as_json, show
+from receiver.clock import now_ms
 from receiver.diagnosis import diagnose
 from receiver.settings import DEFAULT_INSTANCE, Settings
 from receiver.signatures import SignatureKey
 from receiver.storage.credentials import KeyRing
 from receiver.storage.vault import Vault
+from receiver.trial import send_signed
 
 
 @click.command()
@@ -44,7 +45,7 @@ def trigger(url: str, instance: str, key_file: str | None, json_: bool) -> None:
     key = _key(instance, key_file)
     target = url if "/callbacks/" in url else f"{url.rstrip('/')}/callbacks/{instance}"
     try:
-        sent = send_signed(target, instance, key)
+        sent = send_signed(target, instance, key, now_ms())
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         reason = str(error) or type(error).__name__
         raise Failure(UNREACHABLE, "unreachable", f"no answer: {reason}") from None

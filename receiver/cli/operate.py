@@ -88,15 +88,18 @@ def db_upgrade() -> None:
 @db.command("current")
 @as_json
 def db_current(json_: bool) -> None:
-    """Tell which schema the database has, and which this release needs."""
+    """Tell which schema the database has, and which this release needs; 2 if that will not do."""
     database = Database(Settings.from_env(os.environ).database_url)
     try:
         found, needed = migrations.current(database), migrations.newest()
     finally:
         database.close()
+    served = migrations.serves(found)
     text = f"the database is at {found or 'nothing'}, this release needs {needed}"
+    if served and found != needed:
+        text += " and works with a later one"
     show({"current": found, "needed": needed}, text, json_)
-    sys.exit(0 if found == needed else USAGE)
+    sys.exit(0 if served else USAGE)
 
 
 @click.group()

@@ -32,6 +32,7 @@ _SQLITE_PERMANENT = ("SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "S
 
 PATIENCE_SECONDS = 5.0
 _LOCK_PAUSE_SECONDS = 0.005
+_PING_SECONDS = 2.0  # if there is no answer by then, a connection is made anew
 _FRESH_SECONDS = 0.05  # under load no batch should wait for a trip that tells nothing
 
 _POSTGRESQL = {
@@ -176,8 +177,11 @@ class Database:
         """Before a connection is used, see that it still works, unless it did a moment ago."""
         used_at = record.info.get("used_at")
         if used_at is not None and time.monotonic() - used_at > _FRESH_SECONDS:
+            from receiver.storage.driver import within
+
             try:
-                self._engine.dialect.do_ping(connection)
+                with within(connection, _PING_SECONDS):
+                    self._engine.dialect.do_ping(connection)
             except self._driver.Error as error:
                 raise InvalidatePoolError("the database was away") from error
 

@@ -28,21 +28,30 @@ class _Impatient(psycopg.Connection[Any]):
             raise psycopg.OperationalError("the server does not answer") from None
 
 
-def make_impatient(engine: Engine) -> None:
-    """Have an engine's connections to PostgreSQL give up on a server that hangs."""
+def make_impatient(engine: Engine, seconds: float | None = None) -> None:
+    """Have an engine's connections to PostgreSQL give up on a server that hangs.
+
+    seconds -- for one statement, if not PATIENCE_SECONDS.
+    """
 
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: object, _record: object, args: Any, options: Any) -> _Impatient:  # noqa: ANN401 - SQLAlchemy's
         connection = _Impatient.connect(*args, **options)
-        connection.patience = PATIENCE_SECONDS
+        connection.patience = seconds or PATIENCE_SECONDS
         return connection
 
 
 @contextmanager
 def unhurried(connection: Connection) -> Iterator[None]:
     """Let statements on this connection take as long as they need."""
-    driver: Any = connection.connection.driver_connection
-    patience, driver.patience = driver.patience, None
+    with within(connection.connection.driver_connection, None):
+        yield
+
+
+@contextmanager
+def within(driver: Any, seconds: float | None) -> Iterator[None]:  # noqa: ANN401 - an _Impatient
+    """Let statements on a driver's connection take so long, meanwhile; None is for ever."""
+    patience, driver.patience = driver.patience, seconds
     try:
         yield
     finally:

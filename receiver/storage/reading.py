@@ -21,6 +21,9 @@ from sqlalchemy.sql.functions import FunctionElement
 from receiver.errors import TooSlow
 
 PATIENCE_SECONDS = 3.0
+# For a server that hangs and so does not end a statement itself. A question is asked at most twice,
+# with a connection made in between, and whoever asks shall have an answer within 10 s.
+HUNG_SECONDS = PATIENCE_SECONDS + 0.4
 # Statements are written for the index that they shall follow. The planner is kept from better
 # ideas: a plan made for any value would rather read the list in its order, past all other rows,
 # because neighbours share pages. So rows count here and not pages.
@@ -111,7 +114,7 @@ class Reader:
         else:
             from receiver.storage.driver import make_impatient
 
-            make_impatient(self._engine)
+            make_impatient(self._engine, HUNG_SECONDS)
 
     def rows(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Give all rows. Raises TooSlow after PATIENCE_SECONDS, or SQLAlchemy's errors."""

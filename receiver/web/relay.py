@@ -4,10 +4,8 @@ Uploads pass through with our callback URL added, statuses come from the store, 
 does not know the vendor is asked.
 """
 
-import contextlib
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -24,19 +22,18 @@ from receiver.errors import (
     CredentialError,
     Forbidden,
     NotFound,
-    StoreError,
     Unauthenticated,
     UpstreamNonsense,
 )
 from receiver.notifications import UNSTORABLE, Notification
 from receiver.storage import audit, credentials, failures, lists, queries
-from receiver.storage.fetches import note_fetched
 from receiver.storage.lists import JobLine
 from receiver.storage.merging import NewObservation
 from receiver.uploads import count_records
 from receiver.upstream import CALLBACK_URL_HEADER, Answer, Call
 from receiver.web import services
 from receiver.web.answers import holder
+from receiver.web.results import passed_through
 from receiver.web.submitting import observe, send, submit
 from receiver.web.vendor_shapes import (
     as_listed,
@@ -235,20 +232,10 @@ def result(job_id: str, object_name: str) -> Response:
     call = replace(
         upstream.result(job_id, object_name, accept, _hub()), params=request.args.to_dict()
     )
-    pieces = _pieces(call, job_id)
-    content_type = next(pieces)
+    content_type, pieces = passed_through(call, job_id)
     body: Any = stream_with_context(pieces)
     headers = {"X-Content-Type-Options": "nosniff"}
-    return Response(body, headers=headers, content_type=str(content_type))
-
-
-def _pieces(call: Call, job_id: str) -> Iterator[Any]:
-    vendor = services().vendor
-    with vendor.stream(g.vendor.authorization, call) as (content_type, pieces):
-        yield content_type
-        yield from pieces
-    with contextlib.suppress(StoreError), services().database.write() as session:
-        note_fetched(session, job_id, g.instance, services().clock())
+    return Response(body, headers=headers, content_type=content_type)
 
 
 def _polled(answer: Answer, job_id: str) -> Notification:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 from receiver.errors import BodyTooLarge, BodyTruncated
 from receiver.web.problems import Answer
@@ -16,6 +18,8 @@ Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 BODY_SECONDS = 20  # for a callback's body to arrive; the vendor's have a few hundred bytes
 MOST_DRAINED_BYTES = 8 * 2**20  # of a body that is too large; what is not read resets the answer
 
+_ABSOLUTE = re.compile(b"https?://[^/]*", re.IGNORECASE)
+
 
 def peer_of(scope: Scope, hops: int) -> str:
     """Who sent a request, by the proxies that are trusted; the rule is Werkzeug's ProxyFix's."""
@@ -25,6 +29,13 @@ def peer_of(scope: Scope, hops: int) -> str:
             return told[-hops].strip()
     client = scope.get("client")
     return str(client[0]) if client else ""
+
+
+def to_origin_form(scope: Scope) -> None:
+    """Take scheme and host off a target that has them, as any server must (RFC 9112, 3.2.2)."""
+    if found := _ABSOLUTE.match(scope["raw_path"]):
+        path = scope["raw_path"][found.end() :] or b"/"
+        scope["raw_path"], scope["path"] = path, unquote_to_bytes(path).decode("utf-8", "replace")
 
 
 def header(headers: Headers, name: bytes) -> str | None:

@@ -219,17 +219,17 @@ def test_each_acknowledgement_comes_after_a_sync_that_began_after_its_request(
     if not shutil.which("strace"):
         missing = "strace is not installed"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    trace = tmp_path / "trace"
+    trace, traced = tmp_path / "trace", 1000
     calls = "trace=fdatasync,fsync,sendto,sendmsg,write,writev,recvfrom,recvmsg,read"
     strace = ("strace", "-f", "-y", "-s", "160", "-e", calls, "-o", str(trace))
     command = (*strace, sys.executable, "-m", "receiver", "serve", "--bind", "127.0.0.1:0")
     with run(make_database("sqlite"), (*command, "--workers", "1")) as served:
         with served.client() as client:
-            for number in range(20):
+            for number in range(traced):
                 assert client.call_back(bulk(str(number)))[0] == 200
         assert served.terminate() == 0
     seen = syncs_before_answers(trace.read_text(errors="replace").splitlines())
-    assert len(seen) == 20
+    assert len(seen) == traced
     assert [number for number, synced in enumerate(seen) if not synced] == []
 
 

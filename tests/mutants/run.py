@@ -13,8 +13,10 @@ import argparse
 import difflib
 import importlib.abc
 import importlib.util
+import math
 import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -39,7 +41,8 @@ TESTS = {
 }
 # Nothing of the project's configuration: only whether a test fails counts here.
 OPTIONS = ["-c", os.devnull, "--noconftest", "--exitfirst", "--assert=plain", "-pno:cacheprovider"]
-PATIENCE = 6  # times as long as the tests take without a change
+PATIENCE = 6  # times as much of the processor as the tests take without a change
+MOST_SECONDS = 600  # of a processor, for tests without a change
 CLOSED = (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED)
 
 fork = multiprocessing.get_context("fork")
@@ -119,8 +122,13 @@ class Instead(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
         return self._source.encode()
 
 
-def examine(module: str, source: str) -> None:
-    """In a process of its own: run a module's tests on a source, and leave with pytest's code."""
+def examine(module: str, source: str, patience: int) -> None:
+    """In a process of its own: run a module's tests on a source, and leave with pytest's code.
+
+    patience -- seconds of a processor, after which the kernel ends it: however busy the machine is,
+    no mutant is taken for one that does not end because others were served before it.
+    """
+    resource.setrlimit(resource.RLIMIT_CPU, (patience, patience))
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (1, 2):
         os.dup2(nothing, stream)
@@ -136,38 +144,36 @@ def examine(module: str, source: str) -> None:
     os._exit(pytest.main([*OPTIONS, f"--rootdir={ROOT}", *files]))
 
 
-def started(module: str, source: str):
-    process = fork.Process(target=examine, args=(module, source))
+def started(module: str, source: str, patience: int):
+    process = fork.Process(target=examine, args=(module, source, patience))
     process.start()
     return process
 
 
 def baseline(module: str) -> float:
-    """Run the tests on the module as it is; give the seconds they take."""
-    began = time.monotonic()
-    process = started(module, (ROOT / "receiver" / f"{module}.py").read_text())
+    """Run the tests on the module as it is; give the seconds of a processor they take."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    process = started(module, (ROOT / "receiver" / f"{module}.py").read_text(), MOST_SECONDS)
     process.join()
     if process.exitcode != pytest.ExitCode.OK:
         sys.exit(f"the tests of {module} fail without any change ({process.exitcode})")
-    return time.monotonic() - began
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
 
 
-def survivors(mutants: list[Mutant], patience: float, at_once: int) -> Iterator[Mutant]:
+def survivors(mutants: list[Mutant], patience: int, at_once: int) -> Iterator[Mutant]:
     """Examine mutants, some at once; give those that no test noticed."""
     waiting, running = list(reversed(mutants)), {}
     while waiting or running:
         while waiting and len(running) < at_once:
             mutant = waiting.pop()
-            process = started(mutant.module, mutant.source)
-            running[process] = mutant, time.monotonic() + patience
-        wait([process.sentinel for process in running], timeout=1)
-        for process, (mutant, deadline) in list(running.items()):
+            running[started(mutant.module, mutant.source, patience)] = mutant
+        wait([process.sentinel for process in running])
+        for process, mutant in list(running.items()):
             if process.is_alive():
-                if time.monotonic() > deadline:
-                    process.kill()  # noticed: it does not end
                 continue
             process.join()
             del running[process]
+            # Below 0: it was ended, since it did not end by itself, and so it was noticed.
             if process.exitcode == pytest.ExitCode.OK:
                 yield mutant
             elif process.exitcode >= 0 and process.exitcode not in CLOSED:
@@ -188,7 +194,7 @@ def main() -> None:
     surviving: set[tuple[str, str, str]] = set()
     for module in given.modules:
         mutants = list({mutant.source: mutant for mutant in mutants_of(module)}.values())
-        began, patience = time.monotonic(), 10 + PATIENCE * baseline(module)
+        began, patience = time.monotonic(), 10 + math.ceil(PATIENCE * baseline(module))
         alive = []
         for mutant in survivors(mutants, patience, given.at_once):
             alive.append(mutant)

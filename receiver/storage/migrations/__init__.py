@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.orm import Session
 
 from receiver.errors import SettingsError, StoreUnavailable
 from receiver.storage.database import Database
@@ -40,19 +41,18 @@ def opened(url: str) -> Database:
 def _bring_up(database: Database) -> None:
     database.prepare()
     found = current(database)
-    if serves(found):
-        if found != newest():
-            log.warning("the schema is of a newer release", schema=found, needed=newest())
+    if _is_ahead(found) or found == newest():
         return
-    if is_newer(found):
-        raise SettingsError("the database's schema is of a newer release than this one")
     if not database.is_sqlite:
         raise SettingsError("the database's schema is old: run `receiver db upgrade`")
     upgrade(database)
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
-    """Bring the schema up to `revision`; one node at a time, the others wait."""
+    """Bring the schema up to `revision`; one node at a time, the others wait.
+
+    That of a later release stays as it is. Raises SettingsError for one that nobody knows.
+    """
     from alembic.command import upgrade as alembic_upgrade
 
     database.prepare()
@@ -65,7 +65,18 @@ def upgrade(database: Database, revision: str = "head") -> None:
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        alembic_upgrade(_config(connection), revision)
+        if not _is_ahead(_found(session)):
+            alembic_upgrade(_config(connection), revision)
+
+
+def _is_ahead(found: str | None) -> bool:
+    """Whether the schema is of a later release. Raises SettingsError if it is of none."""
+    if not is_newer(found):
+        return False
+    if not serves(found):
+        raise SettingsError(f"the database's schema, {found!r}, is not one of the receiver's")
+    log.warning("the schema is of a newer release", schema=found, needed=newest())
+    return True
 
 
 def downgrade(database: Database, revision: str) -> None:
@@ -93,10 +104,14 @@ def serves(revision: str | None) -> bool:
 def current(database: Database) -> str | None:
     """The revision a database is at; None if it was never upgraded."""
     with database.read() as session:
-        if not inspect(session.connection()).has_table("alembic_version"):
-            return None
-        found: str | None = session.scalar(text("SELECT version_num FROM alembic_version"))
-        return found
+        return _found(session)
+
+
+def _found(session: Session) -> str | None:
+    if not inspect(session.connection()).has_table("alembic_version"):
+        return None
+    found: str | None = session.scalar(text("SELECT version_num FROM alembic_version"))
+    return found
 
 
 def is_newer(revision: str | None) -> bool:
