@@ -2,15 +2,13 @@
 
 import contextlib
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import structlog
 from gunicorn.app.base import BaseApplication
 
-from receiver import __version__, logs
+from receiver import __version__, counting, logs
 from receiver.errors import SettingsError
 from receiver.settings import Settings
 
@@ -82,14 +80,10 @@ def _forget_worker(_server: object, worker: Any) -> None:  # noqa: ANN401 - guni
 
 def serve(bind: str, workers: int | None) -> None:
     """Run the receiver until it is told to stop."""
-    # prometheus_client reads this when it is first imported, which is in the workers.
-    metrics, master = tempfile.mkdtemp(prefix="receiver-metrics-"), os.getpid()
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
     options = {**OPTIONS, "bind": bind, "child_exit": _forget_worker}
     if workers is not None:
         options["workers"] = workers
-    try:
+    with counting.folder() as folder:
+        # prometheus_client reads this when it is first imported, which is in the workers.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         _Server(options).run()
-    finally:
-        if os.getpid() == master:  # the end of a worker, which was forked in there, passes here too
-            shutil.rmtree(metrics, ignore_errors=True)

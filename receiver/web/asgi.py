@@ -45,6 +45,7 @@ from receiver.web.scopes import (
     header,
     peer_of,
     send_answer,
+    to_origin_form,
     whole,
 )
 
@@ -77,7 +78,9 @@ class Adapter:
         """Answer a request; of what else a server may ask, only `lifespan` is known."""
         if scope["type"] != "http":
             await self._flask(scope, receive, send)  # type: ignore[arg-type]
-        elif scope["method"] == "POST" and scope["path"].startswith(CALLBACKS):
+            return
+        to_origin_form(scope)
+        if scope["method"] == "POST" and scope["path"].startswith(CALLBACKS):
             await self._callback(scope, receive, send)
         elif scope["method"] == "GET" and (asked := self._question_about(scope)):
             await self._question(scope, asked, send)

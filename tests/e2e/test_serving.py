@@ -124,6 +124,36 @@ def test_the_deployed_configuration_answers_alike(make_database, run, worker):
         assert served.terminate() == 0
 
 
+def test_a_target_in_absolute_form_is_answered_like_its_path(framed):
+    assert framed.raw(signed(BODY).replace(b" /c", b" http://x/c", 1))[0] == 200
+    asked = b"GET http://x/healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert framed.raw(asked) == (200, b'{"status":"ok"}')
+    bearer = f"Authorization: Bearer {framed.token}"
+    asked = f"GET http://x/api/v1/jobs?limit=1 HTTP/1.1\r\nHost: x\r\n{bearer}\r\n\r\n"
+    status, content = framed.raw(asked.encode())
+    assert (status, list(json.loads(content))) == (200, ["jobs", "next"])
+
+
+def test_the_counters_of_a_killed_master_are_taken_away_at_the_next_start(
+    make_database, run, tmp_path
+):
+    url, temporary = make_database("sqlite"), tmp_path / "temporary"
+    temporary.mkdir()
+    with run(url, SERVE, TMPDIR=str(temporary)) as served:
+        (left,) = temporary.iterdir()
+        os.kill(served.master, signal.SIGKILL)
+        served.process.wait(DEADLINE)
+    assert left.is_dir()
+
+    def is_gone_after_a_start() -> bool:  # once the workers have seen that their master is gone
+        with run(url, SERVE, TMPDIR=str(temporary)) as served:
+            served.terminate()
+        return not left.exists()
+
+    eventually(is_gone_after_a_start, "the removal")
+    assert list(temporary.iterdir()) == []
+
+
 def test_a_kept_connection_serves_one_request_after_another(framed):
     with socket.create_connection(("127.0.0.1", framed.port), timeout=DEADLINE) as connection:
         connection.sendall(signed(BODY) * 3)  # pipelined

@@ -18,20 +18,30 @@ CASES = [
     Case("a method with a NUL", "400", line(b"/callbacks/default", b"PO\0ST")),
     Case(
         "an absolute target",
-        "404 | 200 | 404",
+        "200 | 200 | 404",
         headed().replace(b" /c", b" http://hooks.example.com/c", 1),
     ),
     Case(
         "an absolute target elsewhere",
-        "404 | - | 400",
+        "200 | - | 400",
         headed().replace(b" /c", b" http://evil.example/c", 1),
     ),
     Case(
         "an absolute target, another host",
-        "404 | 200 | 400",
+        "200 | 200 | 400",
         headed()
         .replace(b" /c", b" http://hooks.example.com/c", 1)
         .replace(HOST, b"Host: evil.example\r\n"),
+    ),
+    Case(
+        "an absolute target of the metrics",
+        "200 | 404 | 404",
+        line(b"http://hooks.example.com/metrics"),
+    ),
+    Case(
+        "an absolute target without a path",
+        "200 | 404 | 404",
+        line(b"http://hooks.example.com"),
     ),
     Case("an absolute target of a file", "404 | 400 | 404", line(b"file:///etc/passwd")),
     Case("a target without a slash", "400", line(b"callbacks/default")),
