@@ -3,19 +3,21 @@
 Each question is bounded by an index or by a window, so that it costs the same with a million jobs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Any
 
 from sqlalchemy import func, literal_column, select, text
 from sqlalchemy.orm import Session
 
 from receiver.clock import HOUR_MS, MINUTE_MS
 from receiver.jobs import FILES_KEPT_MS
+from receiver.storage.alarm_models import Node
 from receiver.storage.models import UNDER_WAY, CounterRow, Instance, JobRow, Pace, RejectionCount
-from receiver.storage.overview import limited, number, one_of, shape_of, values_of
+from receiver.storage.overview import number, one_of
 from receiver.storage.queries import Instances
 from receiver.storage.reading import Rows, Statement
+from receiver.storage.symptoms import NODE_GONE_MS
 from receiver.storage.tally import LAST_CALLBACK
 from receiver.storage.watching import among
 
@@ -40,20 +42,17 @@ class Vendor:
     queued_asked_at: int | None
 
 
-def outcomes_over_time(
-    read: Rows, visible: Instances, since: int, width: int
-) -> dict[tuple[int, str], int]:
-    """Count the jobs that ended in each stretch of `width` ms: {(start of stretch, outcome): n}.
+def over_time(ended: Iterable[tuple[str, int, int]], width: int) -> dict[tuple[int, str], int]:
+    """Sum up in stretches of `width` ms what ended: {(start of stretch, outcome): n}.
 
-    since, width -- whole hours; counters.KEPT_HOURS is how far it can be looked back.
+    ended -- (outcome, hour in which the files expire, n), as the counters have it. width -- whole
+    hours.
     """
     found: dict[tuple[int, str], int] = {}
-    # The counters name the hour in which the files expire.
-    values = {**values_of(visible), "first": (since + FILES_KEPT_MS) // HOUR_MS}
-    for outcome, hour, n in read(_ended(shape_of(visible)), values):
-        ended = hour * HOUR_MS - FILES_KEPT_MS
-        place = ended - ended % width, outcome
-        found[place] = found.get(place, 0) + int(n)
+    for outcome, hour, n in ended:
+        at = hour * HOUR_MS - FILES_KEPT_MS
+        place = at - at % width, outcome
+        found[place] = found.get(place, 0) + n
     return found
 
 
@@ -67,17 +66,28 @@ def last_callbacks(read: Rows) -> dict[str, int]:
     return {name: int(at) for name, at in read(_LAST, {})}
 
 
-def refusing(read: Rows, last: Mapping[str, int], since: int) -> dict[str, Refusing]:
+def refused_since(read: Rows, since: int) -> Sequence[Sequence[Any]]:
+    """Give what was refused since then (ms): (instance, minute, how many), oldest first."""
+    return read(_REFUSED, {"since": since // MINUTE_MS})
+
+
+def refusing(refused: Iterable[Sequence[Any]], last: Mapping[str, int]) -> dict[str, Refusing]:
     """Tell which instances' deliveries are refused since they were last heard of.
 
-    last -- as `last_callbacks` gives it. since -- ms; what was before is over in any case.
+    refused -- as `refused_since` gives it. last -- as `last_callbacks` does.
     """
     found: dict[str, Refusing] = {}
-    for name, minute, count in read(_REFUSED, {"since": since // MINUTE_MS}):
+    for name, minute, count in refused:
         if minute * MINUTE_MS > last.get(name, 0):
             before = found.get(name, Refusing(minute * MINUTE_MS, 0))
             found[name] = Refusing(before.since, before.count + int(count))
     return found
+
+
+def failing_since(read: Rows, now: int) -> int | None:
+    """Tell since when a process that is alive answers callbacks with errors, ms."""
+    ((since,),) = read(_FAILING, {"now": now})
+    return None if since is None else int(since)
 
 
 def refusals(session: Session, visible: Instances, since: int) -> list[tuple[str, bool, int]]:
@@ -110,27 +120,23 @@ def under_way(session: Session, names: Sequence[str]) -> dict[str, tuple[int, in
     return {name: (count, int(oldest)) for name, count, oldest in session.execute(statement)}
 
 
-@lru_cache(maxsize=32)
-def _ended(shape: int | None) -> Statement:
-    hours = (
-        select(CounterRow.measure, CounterRow.bucket, func.sum(CounterRow.n))
-        .where(one_of(CounterRow.measure, ENDED), CounterRow.bucket >= number("first"))
-        .group_by(CounterRow.measure, CounterRow.bucket)
-    )
-    return Statement(limited(hours, CounterRow.instance, shape), many=True)
-
-
-_NAMES = Statement(select(Instance.name).order_by(Instance.name))
-_LAST = Statement(
+NAMES = select(Instance.name).order_by(Instance.name)
+LAST = (
     select(CounterRow.instance, func.max(CounterRow.n))
     .where(one_of(CounterRow.measure, (LAST_CALLBACK,)), CounterRow.bucket == literal_column("0"))
     .group_by(CounterRow.instance)
 )
-_REFUSED = Statement(
+REFUSED = (
     select(RejectionCount.instance, RejectionCount.minute, func.sum(RejectionCount.count))
     .where(
         RejectionCount.minute >= number("since"), RejectionCount.instance != literal_column("''")
     )
     .group_by(RejectionCount.instance, RejectionCount.minute)
-    .order_by(RejectionCount.minute)
 )
+# Of processes that are gone, nobody knows how they would answer.
+FAILING = select(func.min(Node.failing_since)).where(
+    Node.at > number("now") - literal_column(str(NODE_GONE_MS))
+)
+
+_NAMES, _LAST, _FAILING = Statement(NAMES), Statement(LAST), Statement(FAILING)
+_REFUSED = Statement(REFUSED.order_by(RejectionCount.minute))

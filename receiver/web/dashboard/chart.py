@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import svg
+from markupsafe import Markup
 
 from receiver.storage.history import ENDED
+from receiver.web.dashboard.pages import part
 
 HEIGHT = 100
 GAP = 0.22  # of a bar's place
@@ -28,11 +30,16 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Bars, the height of the scale, and the drawing."""
+    """Bars, the height of the scale, the drawing, and the same as rows of a table.
+
+    totals -- by outcome, of all bars.
+    """
 
     bars: Sequence[Bar]
     top: int
     drawing: str
+    table: Markup
+    totals: Mapping[str, int]
 
 
 def chart(counts: Mapping[tuple[int, str], int], first: int, width: int, places: int) -> Chart:
@@ -48,7 +55,14 @@ def chart(counts: Mapping[tuple[int, str], int], first: int, width: int, places:
     piles = "".join(_pile(place, tuple(bar.counts.values()), top) for place, bar in enumerate(bars))
     view = f'viewBox="0 0 {places} {HEIGHT}" preserveAspectRatio="none"'
     drawing = f'<svg class="chart" {view} aria-hidden="true">{_lines(places)}{piles}</svg>'
-    return Chart(bars, top, drawing)
+    newest = (_row(bar.start, width, tuple(bar.counts.values())) for bar in reversed(bars))
+    totals = {name: sum(bar.counts[name] for bar in bars) for name in ENDED}
+    return Chart(bars, top, drawing, Markup("").join(newest), totals)
+
+
+@lru_cache(maxsize=512)
+def _row(start: int, width: int, counts: tuple[int, ...]) -> Markup:
+    return part("stretch", start, width, counts)
 
 
 @lru_cache(maxsize=8)

@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flask import Response, g, request, url_for
+from flask import Response, g, request
 
 from receiver.clock import DAY_MS, HOUR_MS
-from receiver.storage import followups, history
+from receiver.storage import followups
+from receiver.storage.glance import MOST_COUNTED, glance
 from receiver.storage.history import ENDED
-from receiver.storage.overview import summary
 from receiver.web import services
 from receiver.web.auth import who
 from receiver.web.dashboard.doors import door
-from receiver.web.dashboard.instances import reached, silences
+from receiver.web.dashboard.instances import LOOK_BACK, reached_of, schedule, silences_of
 from receiver.web.dashboard.pages import blueprint, page
 
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """A number that leads to what it counts. tone -- whose colour it has if it is not zero."""
+    """A number that leads to what it counts. tone -- whose colour it has if it is not zero.
+
+    most -- what it is counted up to.
+    """
 
     label: str
     value: int | None
@@ -30,6 +33,16 @@ class Counter:
     icon: str
     tone: str = ""
     note: str = ""
+    most: int | None = None
+
+    @property
+    def told(self) -> str:
+        """The number as it is written."""
+        if self.value is None:
+            return "\N{EN DASH}"
+        if self.most is not None and self.value > self.most:
+            return f"{self.most:,}+"
+        return f"{self.value:,}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,35 +66,41 @@ def front() -> Response:
     """Show how it stands."""
     if g.get("bearer") is None:
         return door()
-    name = request.args.get("over", "hours")
-    window = WINDOWS.get(name, WINDOWS["hours"])
-    now, visible = services().clock(), who().instances
-    overdue_after = services().settings.overdue_after
-    counts = summary(services().database.rows, visible, now, overdue_after)
-    with services().database.read() as session:
-        unclear = followups.unclear_submissions(session, now, overdue_after)
+    window = WINDOWS.get(request.args.get("over", ""), WINDOWS["hours"])
+    now, overdue_after = services().clock(), services().settings.overdue_after
+    first = now - now % window.width - (window.places - 1) * window.width
+    found = glance(
+        *(services().database.rows, who().instances, now, overdue_after),
+        *(first, window.width, LOOK_BACK * schedule()),
+    )
+    counts = found.counts
     return page(
         "front.html",
         jobs=_of_jobs(counts),
         cares=_of_cares(counts),
-        alert=counts["overdue"] > 0 or counts["rejections_1h"] > 0,
-        silences=silences(reached()),
-        chart=_chart(window, now),
+        alert=counts["overdue"] > 0 or counts["rejections_1h"] > 0 or bool(found.alarms),
+        alarms=found.alarms,
+        silences=silences_of(
+            reached_of(found.instances), found.last_callbacks, found.refusing, found.failing_since
+        ),
+        chart=_chart(found.ended, first, window),
         window=window,
         windows=WINDOWS,
-        unclear=[row for row in unclear if who().may_see(row.instance)],
+        unclear=_unclear(now) if counts["unclear_submissions"] else (),
     )
 
 
-def _chart(window: Window, now: int) -> "Chart":
+def _chart(ended: Mapping[tuple[int, str], int], first: int, window: Window) -> "Chart":
     # It takes longer to import than all the rest together, and who only takes callbacks needs none.
     from receiver.web.dashboard.chart import chart  # noqa: PLC0415
 
-    first = now - now % window.width - (window.places - 1) * window.width
-    found = history.outcomes_over_time(
-        services().database.rows, who().instances, first, window.width
-    )
-    return chart(found, first, window.width, window.places)
+    return chart(ended, first, window.width, window.places)
+
+
+def _unclear(now: int) -> list[Any]:
+    with services().database.read() as session:
+        found = followups.unclear_submissions(session, now, services().settings.overdue_after)
+    return [row for row in found if who().may_see(row.instance)]
 
 
 def _of_jobs(counts: Mapping[str, Any]) -> list[Counter]:
@@ -89,58 +108,54 @@ def _of_jobs(counts: Mapping[str, Any]) -> list[Counter]:
     under_way = Counter(
         "Under way",
         jobs["pending"] + jobs["unknown"],
-        url_for("dashboard.jobs", outcome=["pending", "unknown"]),
+        "/jobs?outcome=pending&outcome=unknown",
         "pending",
         "pending",
     )
     return [under_way] + [
-        Counter(name.capitalize(), jobs[name], url_for("dashboard.jobs", outcome=name), name, name)
+        Counter(name.capitalize(), jobs[name], f"/jobs?outcome={name}", name, name)
         for name in ENDED
     ]
 
 
 def _of_cares(counts: Mapping[str, Any]) -> list[Counter]:
-    jobs = "dashboard.jobs"
+    queued, unreadable = counts["queued_at_vendor"], counts["unreadable_events"]
     cares = [
-        Counter("Overdue", counts["overdue"], url_for(jobs, show="overdue"), "pending", "failed"),
+        Counter(
+            "Overdue",
+            counts["overdue"],
+            "/jobs?show=overdue",
+            "pending",
+            "failed",
+            most=MOST_COUNTED,
+        ),
         Counter(
             "Files expire within a day",
             counts["expiring_24h"],
-            url_for(jobs, show="expiring"),
+            "/jobs?show=expiring",
             "file",
             "partial",
         ),
         Counter(
-            "Refused in the last hour",
-            counts["rejections_1h"],
-            url_for("dashboard.refusals"),
-            "shield",
-            "failed",
+            "Refused in the last hour", counts["rejections_1h"], "/refusals", "shield", "failed"
         ),
         Counter(
             "Callbacks lost, learnt by poll",
             counts["lost_callbacks"],
-            url_for(jobs, show="lost"),
+            "/jobs?show=lost",
             "poll",
             "partial",
         ),
         Counter(
             "Queued at the vendor",
-            counts["queued_at_vendor"],
-            url_for("dashboard.instances"),
+            queued,
+            "/instances",
             "queue",
             "partial",
-            "not asked yet" if counts["queued_at_vendor"] is None else "",
+            "not asked yet" if queued is None else "",
         ),
     ]
-    if counts["unreadable_events"]:
-        cares.append(
-            Counter(
-                "Unreadable callbacks",
-                counts["unreadable_events"],
-                url_for("dashboard.events", kind="unreadable"),
-                "unknown",
-                "unknown",
-            )
-        )
+    if unreadable:
+        url = "/events?kind=unreadable"
+        cares.append(Counter("Unreadable callbacks", unreadable, url, "unknown", "unknown"))
     return cares

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from flask import Response, request, stream_with_context
+from markupsafe import Markup
 from msgspec import UNSET
 
 from receiver.clock import DAY_MS, iso
@@ -82,7 +83,7 @@ def jobs() -> Response:
         times=TIMES,
         instances=reached(),
         days=[
-            (day * DAY_MS, [line(row, now, order.changed) for row in group])
+            (day * DAY_MS, Markup("").join(line(row, now, order.changed) for row in group))
             for day, group in groupby(rows, lambda row: place(row, watch)[0] // DAY_MS)
         ],
         count=len(rows),

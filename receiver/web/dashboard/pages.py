@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from flask import Blueprint, Response, g, render_template, request
+from flask import Blueprint, Response, current_app, g, render_template, request
 from flask.blueprints import BlueprintSetupState
+from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 
 from receiver import __version__
@@ -43,6 +44,13 @@ def page(template: str, status: int = 200, **facts: Any) -> Response:  # noqa: A
     now = services().clock()
     shown = {"now": now, "settings": services().settings, "version": __version__, **facts}
     return Response(render_template(f"dashboard/{template}", **shown), status)
+
+
+def part(name: str, *facts: Any) -> Markup:
+    """Render a macro of `_lines.html`: what is worth keeping, since it seldom changes."""
+    macros: Any = current_app.jinja_env.get_template("dashboard/_lines.html").module
+    rendered: Markup = getattr(macros, name)(*facts)
+    return rendered
 
 
 @blueprint.record_once

@@ -101,8 +101,12 @@ def ago(ms: int) -> Markup:
 @blueprint.app_template_filter()
 def left(ms: int) -> Markup:
     """Write how much time is left; the script goes on counting."""
-    remaining = ms - services().clock()
-    return _counting(ms, "left", f"in {span(remaining)}" if remaining > 0 else "over")
+    return _counting(ms, "left", until(ms - services().clock()))
+
+
+def until(remaining: int) -> str:
+    """Say how much time is left, ms."""
+    return f"in {span(remaining)}" if remaining > 0 else "over"
 
 
 def _counting(ms: int, way: str, text: str) -> Markup:
