@@ -28,34 +28,34 @@ MOST_COUNTED = 1_000  # of what is overdue: how many more there are nobody needs
 class Glance:
     """How it stands; times are ms.
 
-    counts -- as `overview.summary` has them, but of the overdue at most MOST_COUNTED + 1, and of the
-    submissions those too that were forgotten. ended -- {(start of stretch, outcome): n}.
-    instances, last_callbacks, refusing, failing_since -- as in `history`, of all instances.
+    counts -- as `overview.summary` has them, but of the overdue at most MOST_COUNTED + 1, and with
+    the submissions that were forgotten. ended -- {(start of stretch, outcome): n}.
+    last_callbacks, refusing, failing_since -- as in `history`, of all instances.
     alarms -- how many are open, by kind.
     """
 
     counts: Mapping[str, Any]
     ended: Mapping[tuple[int, str], int]
-    instances: list[str]
     last_callbacks: Mapping[str, int]
     refusing: Mapping[str, Refusing]
     failing_since: int | None
     alarms: Mapping[str, int]
 
 
-def glance(  # noqa: PLR0913, PLR0917 - what the page asks
+def glance(  # noqa: PLR0917 - what the page asks
     read: Rows, visible: Instances, now: int, overdue_after: int, since: int, width: int, back: int
 ) -> Glance:
     """Read it. overdue_after -- ms.
 
-    since, width -- where the picture of what ended starts, and the stretches it has, ms, whole
-    hours; counters.KEPT_HOURS is how far it can be looked back. back -- ms, how far refusals are
-    looked back for.
+    since, width -- where the picture of what ended starts, and the stretches it has, ms: an hour or
+    a day, since the counters name the hour in which the files expire, whole days later;
+    counters.KEPT_HOURS is how far it can be looked back. back -- ms, for refusals.
     """
     values = {
         **values_of(visible),
         **overview.moments(now, overdue_after),
         "hour": (since + FILES_KEPT_MS) // HOUR_MS,
+        "hours": width // HOUR_MS,
         "since": (now - back) // MINUTE_MS,
     }
     parts: dict[str, list[tuple[str, int, int]]] = {}
@@ -68,8 +68,10 @@ def glance(  # noqa: PLR0913, PLR0917 - what the page asks
     refused = sorted(parts.get("refused", ()), key=lambda row: row[1])
     return Glance(
         counts=overview.told(counted, numbers),
-        ended=history.over_time(parts.get("ended", ()), width),
-        instances=sorted(name for name, _, _ in parts.get("instance", ())),
+        ended={
+            (stretch * width - FILES_KEPT_MS, outcome): n
+            for outcome, stretch, n in parts.get("ended", ())
+        },
         last_callbacks=last,
         refusing=history.refusing(refused, last),
         failing_since=numbers["failing"],
@@ -79,26 +81,27 @@ def glance(  # noqa: PLR0913, PLR0917 - what the page asks
 
 @lru_cache(maxsize=32)
 def _glance(shape: int | None) -> Statement:
-    counter, nothing = CounterRow, literal_column("0")
+    counter = CounterRow
+    nothing: Any = literal_column("0")
     totals = (
         select(counter.measure, nothing, func.sum(counter.n))
         .where(one_of(counter.measure, (*OUTCOMES, LOST)), counter.bucket == nothing)
         .group_by(counter.measure)
     )
-    ended = (
-        select(counter.measure, counter.bucket, func.sum(counter.n))
-        .where(one_of(counter.measure, ENDED), counter.bucket >= number("hour"))
-        .group_by(counter.measure, counter.bucket)
+    hours = select(
+        counter.measure, (counter.bucket // number("hours")).label("stretch"), counter.n
+    ).where(one_of(counter.measure, ENDED), counter.bucket >= number("hour"))
+    hour = limited(hours, counter.instance, shape).subquery().c
+    ended = select(hour.measure, hour.stretch, func.sum(hour.n)).group_by(
+        hour.measure, hour.stretch
     )
     name, last = history.LAST.selected_columns
-    (instance,) = history.NAMES.selected_columns
     parts = [
         _part("total", limited(totals, counter.instance, shape)),
-        _part("ended", limited(ended, counter.instance, shape)),
+        _part("ended", ended),
         _part("heard", history.LAST.with_only_columns(name, nothing, last)),
         _part("refused", history.REFUSED),
         _part("alarm", _alarms(shape)),
-        _part("instance", select(instance, nothing, nothing)),
         *(
             _part("number", select(literal_column(f"'{name}'"), nothing, found.scalar_subquery()))
             for name, found in _numbers(shape).items()
@@ -138,7 +141,9 @@ def _numbers(shape: int | None) -> dict[str, Any]:
 def _alarms(shape: int | None) -> Any:  # noqa: ANN401 - a SELECT
     """Count what is open by kind, as `alarms.alarms` shows it."""
     is_open = Alarm.cleared_at.is_(None)
-    kinds = select(Alarm.kind, literal_column("0"), func.count()).where(is_open)
+    kinds: Any = select(Alarm.kind, literal_column("0"), func.count()).where(is_open)
     if shape is not None:
-        kinds = limited(kinds, Alarm.subject, shape).where(Alarm.kind != literal_column("'failing'"))
+        kinds = limited(kinds, Alarm.subject, shape).where(
+            Alarm.kind != literal_column("'failing'")
+        )
     return kinds.group_by(Alarm.kind)

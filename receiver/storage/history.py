@@ -10,10 +10,9 @@ from typing import Any
 from sqlalchemy import func, literal_column, select, text
 from sqlalchemy.orm import Session
 
-from receiver.clock import HOUR_MS, MINUTE_MS
-from receiver.jobs import FILES_KEPT_MS
+from receiver.clock import MINUTE_MS
 from receiver.storage.alarm_models import Node
-from receiver.storage.models import UNDER_WAY, CounterRow, Instance, JobRow, Pace, RejectionCount
+from receiver.storage.models import UNDER_WAY, CounterRow, JobRow, Pace, RejectionCount
 from receiver.storage.overview import number, one_of
 from receiver.storage.queries import Instances
 from receiver.storage.reading import Rows, Statement
@@ -40,25 +39,6 @@ class Vendor:
     blocked_until: int
     queued: int | None
     queued_asked_at: int | None
-
-
-def over_time(ended: Iterable[tuple[str, int, int]], width: int) -> dict[tuple[int, str], int]:
-    """Sum up in stretches of `width` ms what ended: {(start of stretch, outcome): n}.
-
-    ended -- (outcome, hour in which the files expire, n), as the counters have it. width -- whole
-    hours.
-    """
-    found: dict[tuple[int, str], int] = {}
-    for outcome, hour, n in ended:
-        at = hour * HOUR_MS - FILES_KEPT_MS
-        place = at - at % width, outcome
-        found[place] = found.get(place, 0) + n
-    return found
-
-
-def instance_names(read: Rows) -> list[str]:
-    """Name the instances in the database."""
-    return [row[0] for row in read(_NAMES, {})]
 
 
 def last_callbacks(read: Rows) -> dict[str, int]:
@@ -120,7 +100,6 @@ def under_way(session: Session, names: Sequence[str]) -> dict[str, tuple[int, in
     return {name: (count, int(oldest)) for name, count, oldest in session.execute(statement)}
 
 
-NAMES = select(Instance.name).order_by(Instance.name)
 LAST = (
     select(CounterRow.instance, func.max(CounterRow.n))
     .where(one_of(CounterRow.measure, (LAST_CALLBACK,)), CounterRow.bucket == literal_column("0"))
@@ -138,5 +117,5 @@ FAILING = select(func.min(Node.failing_since)).where(
     Node.at > number("now") - literal_column(str(NODE_GONE_MS))
 )
 
-_NAMES, _LAST, _FAILING = Statement(NAMES), Statement(LAST), Statement(FAILING)
+_LAST, _FAILING = Statement(LAST), Statement(FAILING)
 _REFUSED = Statement(REFUSED.order_by(RejectionCount.minute))

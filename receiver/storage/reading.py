@@ -24,8 +24,8 @@ PATIENCE_SECONDS = 3.0
 # Statements are written for the index that they shall follow. The planner is kept from better
 # ideas: a plan made for any value would rather read the list in its order, past all other rows,
 # because neighbours share pages. So rows count here and not pages. And since the plan is the same
-# for all values, it is made once: left to itself PostgreSQL makes some of them anew each time, which
-# takes three times as long as what they ask.
+# for all values, it is made once: left to itself PostgreSQL makes some plans anew each time, which
+# takes three times as long as to follow them.
 _SESSION = {
     "statement_timeout": f"{PATIENCE_SECONDS * 1000:.0f}",
     "random_page_cost": "0",

@@ -8,7 +8,7 @@ import svg
 from markupsafe import Markup
 
 from receiver.storage.history import ENDED
-from receiver.web.dashboard.pages import part
+from receiver.web.dashboard.pages import joined, kept
 
 HEIGHT = 100
 GAP = 0.22  # of a bar's place
@@ -21,6 +21,11 @@ class Bar:
 
     start: int
     counts: Mapping[str, int]
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """The counts in the order of ENDED."""
+        return tuple(self.counts.values())
 
     @property
     def total(self) -> int:
@@ -52,17 +57,12 @@ def chart(counts: Mapping[tuple[int, str], int], first: int, width: int, places:
         for start in range(first, first + places * width, width)
     ]
     top = _scale(max(bar.total for bar in bars))
-    piles = "".join(_pile(place, tuple(bar.counts.values()), top) for place, bar in enumerate(bars))
+    piles = "".join(_pile(place, bar.key, top) for place, bar in enumerate(bars))
     view = f'viewBox="0 0 {places} {HEIGHT}" preserveAspectRatio="none"'
     drawing = f'<svg class="chart" {view} aria-hidden="true">{_lines(places)}{piles}</svg>'
-    newest = (_row(bar.start, width, tuple(bar.counts.values())) for bar in reversed(bars))
+    newest = (kept("stretch", bar.start, width, bar.key) for bar in reversed(bars))
     totals = {name: sum(bar.counts[name] for bar in bars) for name in ENDED}
-    return Chart(bars, top, drawing, Markup("").join(newest), totals)
-
-
-@lru_cache(maxsize=512)
-def _row(start: int, width: int, counts: tuple[int, ...]) -> Markup:
-    return part("stretch", start, width, counts)
+    return Chart(bars, top, drawing, joined(newest), totals)
 
 
 @lru_cache(maxsize=8)

@@ -39,7 +39,7 @@ def _admit() -> Any:  # noqa: ANN401 - an answer, or None to go on
     found = _signed_in()
     if found is not None:
         services().limits.check_token(found.bearer.name)
-        g.bearer, g.notice = found.bearer, found.notice
+        g.bearer, g.notice, g.instances = found.bearer, found.notice, found.instances
         return None
     g.session_id = None
     if request.endpoint in OPEN:

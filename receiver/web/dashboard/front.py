@@ -1,23 +1,23 @@
 """/: how it stands, at one look; to a stranger, the door."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import Any
 
 from flask import Response, g, request
+from markupsafe import Markup
 
 from receiver.clock import DAY_MS, HOUR_MS
 from receiver.storage import followups
-from receiver.storage.glance import MOST_COUNTED, glance
+from receiver.storage.glance import MOST_COUNTED, Glance, glance
 from receiver.storage.history import ENDED
 from receiver.web import services
 from receiver.web.auth import who
 from receiver.web.dashboard.doors import door
-from receiver.web.dashboard.instances import LOOK_BACK, reached_of, schedule, silences_of
-from receiver.web.dashboard.pages import blueprint, page
-
-if TYPE_CHECKING:
-    from receiver.web.dashboard.chart import Chart
+from receiver.web.dashboard.instances import LOOK_BACK, reached, schedule, silences_of
+from receiver.web.dashboard.pages import blueprint, joined, kept, page, part
+from receiver.web.dashboard.words import ago, left
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,31 +76,41 @@ def front() -> Response:
     counts = found.counts
     return page(
         "front.html",
-        jobs=_of_jobs(counts),
-        cares=_of_cares(counts),
+        jobs=_shown(_of_jobs(counts)),
+        cares=_shown(_of_cares(counts)),
         alert=counts["overdue"] > 0 or counts["rejections_1h"] > 0 or bool(found.alarms),
         alarms=found.alarms,
-        silences=silences_of(
-            reached_of(found.instances), found.last_callbacks, found.refusing, found.failing_since
-        ),
-        chart=_chart(found.ended, first, window),
-        window=window,
-        windows=WINDOWS,
+        silences=_heard(found),
+        picture=_picture(frozenset(found.ended.items()), first, window),
         unclear=_unclear(now) if counts["unclear_submissions"] else (),
     )
 
 
-def _chart(ended: Mapping[tuple[int, str], int], first: int, window: Window) -> "Chart":
+@lru_cache(maxsize=16)
+def _picture(ended: frozenset[tuple[tuple[int, str], int]], first: int, window: Window) -> Markup:
     # It takes longer to import than all the rest together, and who only takes callbacks needs none.
     from receiver.web.dashboard.chart import chart  # noqa: PLC0415
 
-    return chart(ended, first, window.width, window.places)
+    return part("picture", chart(dict(ended), first, window.width, window.places), window, WINDOWS)
 
 
 def _unclear(now: int) -> list[Any]:
     with services().database.read() as session:
         found = followups.unclear_submissions(session, now, services().settings.overdue_after)
     return [row for row in found if who().may_see(row.instance)]
+
+
+def _shown(counters: Iterable[Counter]) -> Markup:
+    return joined(kept("counter", counter) for counter in counters)
+
+
+def _heard(found: Glance) -> Markup:
+    said, last = [], found.last_callbacks
+    for silence in silences_of(reached(), last, found.refusing, found.failing_since):
+        at, until = silence.last_callback_at, silence.gives_up_at
+        times = None if at is None else ago(at), None if until is None else left(until)
+        said.append(kept("heard", silence, *times))
+    return joined(said)
 
 
 def _of_jobs(counts: Mapping[str, Any]) -> list[Counter]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flask import Response, request
+from flask import Response, g, request
 
 from receiver.errors import NotFound
 from receiver.settings import DEFAULT_INSTANCE
@@ -79,13 +79,8 @@ def the_instance(name: str) -> InstanceView:
 
 def reached() -> list[str]:
     """Name the instances that the token reaches."""
-    return reached_of(history.instance_names(services().database.rows))
-
-
-def reached_of(names: Sequence[str]) -> list[str]:
-    """Name those of the database's instances, and that of the environment, that it reaches."""
     given = {DEFAULT_INSTANCE} if services().settings.default_keys else set()
-    return sorted(name for name in given.union(names) if who().may_see(name))
+    return sorted(name for name in given.union(g.instances) if who().may_see(name))
 
 
 def schedule() -> int:
@@ -117,7 +112,7 @@ def silences_of(
     for name in names:
         heard, why = last.get(name), refused.get(name)
         fails = failing if failing is not None and failing > (heard or 0) else None
-        began = [since for since in (why and why.since, fails) if since is not None]
+        began = [at for at in (why.since if why else None, fails) if at is not None]
         gives_up_at = min(began) + schedule() if began else None
         found.append(Silence(name, heard, why, fails, gives_up_at))
     return found

@@ -20,7 +20,7 @@ from receiver.web.answers import cursor_of, position_of
 from receiver.web.dashboard import asking
 from receiver.web.dashboard.filters import SHOWS, TIMES, Filters, asked
 from receiver.web.dashboard.instances import reached
-from receiver.web.dashboard.pages import blueprint, page
+from receiver.web.dashboard.pages import blueprint, joined, page, part
 from receiver.web.dashboard.views import JobView, job_view, line
 
 
@@ -43,6 +43,7 @@ ORDERS: Mapping[Look | None, Order] = {
 }
 MOST_CSV_ROWS = 100_000
 CSV_PAGE = 1000
+MOST_BARS = 64  # kept in a process
 CSV_COLUMNS = (
     "id",
     "instance",
@@ -66,6 +67,8 @@ CSV_COLUMNS = (
 # What a spreadsheet would take for a formula, were it not text.
 _FORMULA = re.compile(r"[=+\-@\t\r\n\uff0b\uff0d\uff1d\uff20]")
 
+_BARS: dict[tuple[Any, ...], Markup] = {}
+
 
 @blueprint.get("/jobs")
 def jobs() -> Response:
@@ -74,16 +77,16 @@ def jobs() -> Response:
     limit = filters.query.limit
     watch = filters.watch()
     rows, has_newer, has_older = _page(filters, watch, limit)
+    names = tuple(reached())
     now, order = services().clock(), ORDERS.get(filters.show, NEWEST)
     return page(
         "jobs.html",
         filters=filters,
-        outcomes=OUTCOMES,
-        shows=SHOWS,
-        times=TIMES,
-        instances=reached(),
+        bar=_bar(filters, names),
+        filtered=filters.is_set,
+        instances=names,
         days=[
-            (day * DAY_MS, Markup("").join(line(row, now, order.changed) for row in group))
+            (day * DAY_MS, joined(line(row, now, order.changed) for row in group))
             for day, group in groupby(rows, lambda row: place(row, watch)[0] // DAY_MS)
         ],
         count=len(rows),
@@ -93,6 +96,17 @@ def jobs() -> Response:
         newest=filters.url() if has_newer or "cursor" in request.args else None,
         most_csv_rows=MOST_CSV_ROWS,
     )
+
+
+def _bar(filters: Filters, instances: tuple[str, ...]) -> Markup:
+    """Render the filter bar, which is the same from page to page."""
+    key = tuple(filters.pairs), instances
+    bar = _BARS.get(key)
+    if bar is None:
+        if len(_BARS) >= MOST_BARS:
+            _BARS.clear()
+        bar = _BARS[key] = part("filter_bar", filters, OUTCOMES, SHOWS, TIMES, instances)
+    return bar
 
 
 def _page(filters: Filters, watch: Watch | None, limit: int) -> tuple[Sequence[Any], bool, bool]:

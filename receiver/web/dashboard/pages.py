@@ -1,6 +1,8 @@
 """What all pages share: the blueprint, how a page is rendered, its headers, and how errors look."""
 
 import secrets
+from collections.abc import Hashable, Iterable
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +48,36 @@ def page(template: str, status: int = 200, **facts: Any) -> Response:  # noqa: A
     return Response(render_template(f"dashboard/{template}", **shown), status)
 
 
-def part(name: str, *facts: Any) -> Markup:
+def part(name: str, *facts: object) -> Markup:
     """Render a macro of `_lines.html`: what is worth keeping, since it seldom changes."""
     macros: Any = current_app.jinja_env.get_template("dashboard/_lines.html").module
     rendered: Markup = getattr(macros, name)(*facts)
     return rendered
+
+
+@lru_cache(maxsize=1024)
+def kept(name: str, *facts: Hashable) -> Markup:
+    """As `part`, of facts that can be hashed and tell all: what was rendered lately is kept."""
+    return part(name, *facts)
+
+
+def joined(parts: Iterable[Markup]) -> Markup:
+    """Put parts together, which are escaped: Markup's own `join` looks at each again."""
+    return Markup("".join(parts))  # noqa: S704  # nosec B704
+
+
+@blueprint.app_template_global()
+def top(section: str = "", name: str = "", scope: str = "", form_token: str = "") -> Markup:
+    """Give the top of a page: who is signed in, if anybody, and the ways to go."""
+    return kept("top", section, name, scope, form_token)
+
+
+@blueprint.app_template_global()
+@cache
+def icon(name: str) -> Markup:
+    """Draw an icon of the sprite; its name is one of ours."""
+    use = f'<use href="#i-{name}"></use>'
+    return Markup(f'<svg class="icon" aria-hidden="true" focusable="false">{use}</svg>')  # noqa: S704  # nosec B704
 
 
 @blueprint.record_once

@@ -82,7 +82,7 @@ class Line:
 def line(row: Any, now: int, changed: str) -> Markup:  # noqa: ANN401 - a row of a job
     """Say a job in a line of the list. changed -- how much is seen of the time of its change.
 
-    Who looks at a list looks at the same jobs again: a line is kept for as long as it says the same.
+    Who looks at a list looks at the same jobs again: a line is kept while it says the same.
     """
     expires = row.files_expire_at
     files = None if expires is None else until(expires - now)
