@@ -9,6 +9,7 @@ from flask import Response, g, request
 from markupsafe import Markup
 
 from receiver.clock import DAY_MS, HOUR_MS
+from receiver.notices import TITLES
 from receiver.storage import followups
 from receiver.storage.glance import MOST_COUNTED, Glance, glance
 from receiver.storage.history import ENDED
@@ -79,7 +80,7 @@ def front() -> Response:
         jobs=_shown(_of_jobs(counts)),
         cares=_shown(_of_cares(counts)),
         alert=counts["overdue"] > 0 or counts["rejections_1h"] > 0 or bool(found.alarms),
-        alarms=found.alarms,
+        alarms={TITLES.get(kind, (kind,))[0]: n for kind, n in sorted(found.alarms.items())},
         silences=_heard(found),
         picture=_picture(frozenset(found.ended.items()), first, window),
         unclear=_unclear(now) if counts["unclear_submissions"] else (),

@@ -86,7 +86,8 @@ def _prepare(state: BlueprintSetupState) -> None:
 
 
 @blueprint.after_request
-def _guard(response: Response) -> Response:
+def guarded(response: Response) -> Response:
+    """Say what a page may load, and that nobody keeps it."""
     response.headers.update(HEADERS)
     if request.endpoint != STATIC:
         response.headers["Cache-Control"] = "no-store"
@@ -108,7 +109,8 @@ def _ours(error: ReceiverError) -> Response:
 
 
 @blueprint.errorhandler(HTTPException)
-def _flasks(error: HTTPException) -> Response:
+def faulty(error: HTTPException) -> Response:
+    """Tell of an error of Flask's on a page."""
     status = error.code or 500
     response = page("error.html", status, title=error.name, detail=error.description)
     for name, value in error.get_headers():
