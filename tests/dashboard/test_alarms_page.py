@@ -44,7 +44,7 @@ def test_open_alarms_are_shown_with_where_to_look_and_cleared_ones_below(any_rec
     assert "no callbacks come" in over
     assert "no callbacks come" not in still
     front = plain(guest.get("/").text)
-    assert "3 alarms open : jobs are overdue; our own answers fail; an event cannot" in front
+    assert "3 alarms open : our own answers fail; jobs are overdue; an event cannot" in front
 
 
 def test_nothing_is_wrong_is_said_only_while_somebody_watches(guest):

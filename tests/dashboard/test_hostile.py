@@ -152,4 +152,4 @@ def test_no_template_turns_escaping_off():
         for line in each.read_text().splitlines()
         if re.search(r"\|\s*safe|autoescape|Markup", line)
     ]
-    assert found == [("front.html", "{{ chart.drawing|safe }}")]
+    assert found == [("_lines.html", "{{ chart.drawing|safe }}")]
