@@ -76,7 +76,7 @@ def _reads(results: Results) -> list[Goal]:
 
 
 def _pages(results: Results, kind: str) -> list[Goal]:
-    """The dashboard's, one after the other at one connection, like the job they are held against."""
+    """The dashboard's pages at one connection, like the job that they are held against."""
     job = results.row(f"read-{kind}-{ALONE}job-{FULL_SIZE}", 1)
     found = []
     for name in PAGES:

@@ -1,7 +1,8 @@
-"""The read side at several sizes of the tables: jobs, filtered pages, the summary, the dashboard."""
+"""The read side at several sizes of the tables: jobs, pages, the summary, the dashboard."""
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from bench import Bench, Row
 from bodies import FIRST_JOB
@@ -66,24 +67,24 @@ def measure(bench: Bench, filled: Filled) -> None:
         for name, (title, path) in QUERIES.items():
             _check(port, name, path, filled)
             numbers = jobs if name == "job" else (0, 0)
-            load = _asked(bench, port, path, bearer(filled.token), numbers)
-            _add(bench, filled, name, title, CONNECTIONS, load)
+            load = _asked(bench, port, path, bearer(filled.token), numbers=numbers)
+            _add(bench, filled, name, title, load)
         who = bearer(filled.token)
-        load = _asked(bench, port, QUERIES["job"][1], who, jobs, connections=1)
-        _add(bench, filled, f"{ALONE}job", "GET /jobs/{id}, asked alone", 1, load)
+        load = _asked(bench, port, QUERIES["job"][1], who, numbers=jobs, connections=1)
+        _add(bench, filled, f"{ALONE}job", "GET /jobs/{id}, asked alone", load)
         who = f"Cookie: {sign_in(port, filled.token)}"
         for name, (title, path) in PAGES.items():
             load = _asked(bench, port, path, who, connections=1)
-            _add(bench, filled, f"{ALONE}{name}", f"dashboard, {title}", 1, load)
+            _add(bench, filled, f"{ALONE}{name}", f"dashboard, {title}", load)
 
 
-def _add(bench: Bench, filled: Filled, name: str, title: str, connections: int, load: Load) -> None:
+def _add(bench: Bench, filled: Filled, name: str, title: str, load: Load) -> None:
     kind = filled.contender.database
     row = Row(
         f"read-{kind}-{name}-{filled.jobs}",
         f"{title}, {filled.jobs:,} jobs, {kind}",
         "reads",
-        connections,
+        1 if name.startswith(ALONE) else CONNECTIONS,
     )
     bench.results.add(row, load)
     if load.refused:
@@ -109,9 +110,10 @@ def _asked(
     port: int,
     path: str,
     who: str,
+    *,
     numbers: tuple[int, int] = (0, 0),
     connections: int = CONNECTIONS,
 ) -> Load:
-    shape = {"connections": connections, "numbers": numbers}
+    shape: dict[str, Any] = {"connections": connections, "numbers": numbers}
     get(port, path, who, seconds=1, **shape)
     return get(port, path, who, seconds=bench.options.seconds, **shape)

@@ -82,8 +82,8 @@ class Showcase:
         days = 14
         for hour in range(days * 24):
             self._hour(self.now - days * DAY + hour * HOUR)
-            if hour == days * 24 - 30:
-                self.watch(self.now - 29 * HOUR, self.now - 28 * HOUR)
+            if hour >= (days - 1) * 24:
+                self.watch(self.now - days * DAY + (hour + 1) * HOUR)
         self._today()
         self.watch(self.now - 14 * MINUTE, self.now)
         self.at = self.now
