@@ -21,7 +21,7 @@ from receiver.storage.queries import Instances
 from receiver.storage.reading import Rows, Statement
 from receiver.storage.tally import LOST
 
-MOST_COUNTED = 1_000  # of what is overdue: how many more there are nobody needs to know
+MOST_COUNTED = 100  # of what is overdue: how many more there are nobody needs to know
 
 
 @dataclass(frozen=True, slots=True)
