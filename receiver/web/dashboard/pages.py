@@ -67,8 +67,8 @@ def joined(parts: Iterable[Markup]) -> Markup:
 
 
 @blueprint.app_template_global()
-def top(section: str = "", name: str = "", scope: str = "", form_token: str = "") -> Markup:
-    """Give the top of a page: who is signed in, if anybody, and the ways to go."""
+def top(section: str, name: str, scope: str, form_token: str) -> Markup:
+    """Give the top of a page: the ways to go, and who is signed in; to a stranger, neither."""
     return kept("top", section, name, scope, form_token)
 
 
