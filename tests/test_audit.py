@@ -3,6 +3,8 @@
 import json
 import os
 import pwd
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -315,3 +317,23 @@ def test_redeliveries_are_noted_before_the_vendor_is_asked_for_them(relay, monke
     ]
     assert all(seen for resend, seen in noted_before if resend)
     assert entries(database)[0].detail == "2 deliveries"
+
+
+@pytest.mark.usefixtures("run")
+def test_a_token_that_comes_or_goes_is_logged_with_who_did_it_and_without_the_token():
+    command_line = [sys.executable, "-m", "receiver", "tokens"]
+    made = subprocess.run(
+        [*command_line, "create", "loader", "--scope", "read"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    gone = subprocess.run(
+        [*command_line, "revoke", "loader"], capture_output=True, text=True, check=True
+    )
+    created, revoked = json.loads(made.stderr), json.loads(gone.stderr)
+    assert (created["event"], created["name"]) == ("a token was created", "loader")
+    assert (revoked["event"], revoked["token"]) == ("a token was revoked", "loader")
+    assert created["by"].startswith("cli:")
+    assert revoked["by"] == created["by"]
+    assert made.stdout.strip() not in made.stderr + gone.stderr

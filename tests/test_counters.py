@@ -17,7 +17,9 @@ from sqlalchemy import func, select, update
 from receiver.jobs import FILES_KEPT_MS
 from receiver.notifications import Notification, parse
 from receiver.storage import counters, migrations
+from receiver.storage import glance as glance_module
 from receiver.storage.database import Database
+from receiver.storage.glance import Glance, glance
 from receiver.storage.merging import NewObservation
 from receiver.storage.models import CounterRow, Event, JobRow, UsualTime
 from receiver.storage.overview import summary
@@ -55,6 +57,10 @@ def open_database(database_url) -> Iterator[Callable[[], Database]]:
 @pytest.fixture
 def database(open_database) -> Database:
     return open_database()
+
+
+def look(read, visible, now: int, since: int = NOW - NOW % HOUR, width: int = HOUR) -> Glance:
+    return glance(read, visible, now, 10, since, width, HOUR)
 
 
 def write(database: Database, *items, now: int = NOW) -> None:
@@ -270,6 +276,9 @@ def test_the_summary_is_what_counting_says_for_the_instances_that_a_token_may_se
     assert told["unreadable_events"] == len(shown)
     assert (told["last_callback_at"] is None) == (not shown)
     assert later["overdue"] == 2 * len(shown & {"b"})
+    for at, counts in ((NOW, told), (due, later)):
+        glanced = look(database.rows, visible, at).counts
+        assert glanced == {**counts, "last_callback_at": None}
     assert last is None or later["last_callback_at"] <= due
 
 
@@ -289,6 +298,33 @@ def test_overdue_goes_by_the_usual_time_of_an_object_be_it_longer_or_shorter(dat
     assert overdue == [0, 1, 2, 3]
 
 
+def test_the_front_page_counts_what_ended_by_hour_and_by_day(database):
+    day = NOW // (24 * HOUR) * 24 * HOUR
+    ends = [day, day + HOUR - 1, day + HOUR, day - 1, day - 48 * HOUR]
+    write(database, *(new_event(body(str(n), completionTime=at)) for n, at in enumerate(ends)))
+    by_hour = look(database.rows, None, NOW, day - 24 * HOUR).ended
+    by_day = look(database.rows, None, NOW, day - 24 * HOUR, 24 * HOUR).ended
+    assert by_hour == {
+        (day, "succeeded"): 2,
+        (day + HOUR, "succeeded"): 1,
+        (day - HOUR, "succeeded"): 1,
+    }
+    assert by_day == {(day, "succeeded"): 3, (day - 24 * HOUR, "succeeded"): 1}
+    assert look(database.rows, frozenset({"other"}), NOW, day - 24 * HOUR).ended == {}
+
+
+def test_the_front_page_counts_no_more_overdue_jobs_than_it_must(database, monkeypatch):
+    monkeypatch.setattr("receiver.storage.glance.MOST_COUNTED", 2)
+    glance_module._glance.cache_clear()
+    for n in range(4):
+        write(database, new_event(body(str(n), "RUNNING")))
+    with database.read() as session:
+        due = session.scalar(select(func.max(JobRow.first_seen_at))) + 10
+    assert look(database.rows, None, due).counts["overdue"] == 3
+    glance_module._glance.cache_clear()
+    assert summary(database.rows, None, due, 10)["overdue"] == 4
+
+
 def test_the_summary_looks_at_no_table_of_jobs_or_events_as_a_whole(make_database):
     database = migrations.opened(make_database("sqlite"))
     asked: list[tuple[str, object]] = []
@@ -299,6 +335,7 @@ def test_the_summary_looks_at_no_table_of_jobs_or_events_as_a_whole(make_databas
 
     for visible in (None, frozenset({"a", "b"})):
         summary(read, visible, NOW, 10)
+        look(read, visible, NOW)
     with database.read() as session:
         cursor = session.connection().connection.cursor()
         steps = [

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,9 +17,11 @@ from sqlalchemy import func, insert, literal_column, select, text
 from receiver.errors import TooSlow
 from receiver.storage import lists, migrations, paging, reading
 from receiver.storage.database import Database
-from receiver.storage.models import Event, JobRow
+from receiver.storage.models import Event, JobRow, UsualTime
 from receiver.storage.queries import EventFilter, JobFilter
 from receiver.storage.reading import Statement
+from receiver.storage.watching import Watch, watched
+from receiver.storage.watching import place as place_of
 
 KINDS = ("sqlite", "postgresql18", "postgresql15")
 WORDS = {
@@ -147,6 +151,91 @@ def test_pages_give_each_job_that_fits_once_and_in_order(filled, wanted, visible
             break
         after = seen[-1]
     assert seen == sorted((place(row) for row in JOBS if fits(row, wanted, visible)), reverse=True)
+
+
+# What needs a look
+
+NOW = 1_000_000
+LOOKS = ("overdue", "expiring", "lost")
+
+
+def in_need(number: int) -> dict[str, Any]:
+    """As `job_row`, most of them under way, expiring or lost."""
+    row = job_row(number)
+    return {
+        **row,
+        "outcome": ("pending", "unknown", "failed")[number % 3],
+        "first_seen_at": NOW - number * 7 % 40,
+        "files_expire_at": None if number % 5 == 0 else NOW + number * 11 % 30 - 3,
+        "callback_lost": number % 2 == 0,
+    }
+
+
+IN_NEED = [in_need(number) for number in range(ROWS)]
+
+
+def usual(row: dict[str, Any]) -> int:
+    return 30 if (row["instance"], row["object"]) == ("a", "contact") else 10
+
+
+def is_looked_for(row: dict[str, Any], look: str) -> bool:
+    if look == "overdue":
+        return row["outcome"] != "failed" and row["first_seen_at"] + usual(row) <= NOW
+    expires = row["files_expire_at"]
+    return row["callback_lost"] if look == "lost" else expires is not None and expires > NOW
+
+
+def order_of(row: dict[str, Any], look: str) -> tuple[int, str, str]:
+    times = {"overdue": "first_seen_at", "expiring": "files_expire_at", "lost": "updated_at"}
+    return row[times[look]], row["id"], row["instance"]
+
+
+@pytest.fixture
+def in_trouble(database: Database) -> Database:
+    with database.write() as session:
+        session.execute(insert(JobRow), IN_NEED)
+        session.add(UsualTime(instance="a", object="contact", ms=30))
+    return database
+
+
+@on_each
+@given(look=st.sampled_from(LOOKS), wanted=filters, visible=visible_, limit=st.integers(1, 60))
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_what_needs_a_look_comes_once_and_most_pressing_first(
+    in_trouble, look, wanted, visible, limit
+):
+    watch = Watch(look, NOW, 10)
+    wanted = replace(wanted, expires_before=None)
+    seen: list[tuple[int, str, str]] = []
+    after = None
+    while True:
+        page = watched(in_trouble.rows, watch, wanted, visible, limit=limit, after=after)
+        seen += [place_of(line, watch) for line in page]
+        if len(page) < limit:
+            break
+        after = seen[-1]
+    fit = [row for row in IN_NEED if is_looked_for(row, look) and fits(row, wanted, visible)]
+    assert seen == sorted((order_of(row, look) for row in fit), reverse=look == "lost")
+
+
+@on_each
+@pytest.mark.parametrize(
+    ("look", "index"),
+    [("overdue", "jobs_under_way"), ("expiring", "jobs_by_expiry"), ("lost", "jobs_lost")],
+)
+@pytest.mark.parametrize("after", [None, (20, "050", "a")])
+def test_what_needs_a_look_is_read_in_the_order_of_its_index(in_trouble, look, index, after):
+    for wanted in (JobFilter(), JobFilter(instances=["a"], outcomes=["pending"], text="1")):
+        ask = partial(watched, watch=Watch(look, NOW, 10), wanted=wanted, visible=None)
+        (plan,) = plans(in_trouble, lambda read, ask=ask: ask(read, limit=9, after=after))
+        assert index in plan, plan
+        assert is_lazy(plan.replace("Seq Scan on usual_times", "the few usual times")), plan
+        # Two ways are merged by sorting a page of each.
+        assert "USE TEMP B-TREE FOR ORDER BY" not in plan or look == "overdue", plan
 
 
 # Plans

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import get_args
 
 import click
+import structlog
 
 from receiver import serving
 from receiver.cli.exits import USAGE, Failure
@@ -23,6 +24,8 @@ from receiver.storage.vault import Vault
 
 # Not `cli:`, which tells the command line's users from tokens in the audit.
 _TOKEN_NAME = re.compile(r"(?!cli:)[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,100}")
+
+log = structlog.get_logger()
 
 secret_file = click.Path(dir_okay=False, allow_dash=True)
 
@@ -185,6 +188,7 @@ def create_token(
         audit.note(
             session, at=now, actor=actor(), action="token.create", subject=name, detail=reach
         )
+    log.info("a token was created", name=name, scope=scope, by=actor())
     content = {"token": token, "name": name, "scope": scope, "expires_at": iso(expires_at)}
     show(content, token, json_)
 
@@ -207,6 +211,7 @@ def revoke_token(token: str) -> None:
         now = now_ms()
         ended = tokens.revoke_token(session, token, now)
         audit.note(session, at=now, actor=actor(), action="token.revoke", subject=token)
+    log.info("a token was revoked", token=token, ended=ended, by=actor())
     click.echo(f"{ended} revoked")
 
 

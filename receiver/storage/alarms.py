@@ -37,6 +37,11 @@ def still_watches(session: Session, holder: str) -> bool:
     return affected(session, mine.values(holder=holder)) == 1
 
 
+def is_watched(session: Session, now: int) -> bool:
+    """Whether anybody watches."""
+    return (session.scalar(select(func.max(Watch.until))) or 0) > now
+
+
 def note_symptoms(session: Session, found: Iterable[Symptom], now: int) -> list[Alarm]:
     """Raise what is new, renew what is still so, clear what is over. Gives what changed."""
     known = {

@@ -61,14 +61,14 @@ _EVENT = cast("Table", Event.__table__).c
 _REJECTION = cast("Table", Rejection.__table__).c
 _TOKEN = cast("Table", Token.__table__).c
 
-_JOB_COLUMNS = tuple(_JOB[name] for name in JobLine._fields)
+JOB_COLUMNS = tuple(_JOB[name] for name in JobLine._fields)
 _EVENT_COLUMNS = (
     *(_EVENT[name] for name in EventLine._fields[:-1]),
     Hex(_EVENT.sha256).label("sha256"),
 )
 
 JOBS = Listing(
-    columns=_JOB_COLUMNS,
+    columns=JOB_COLUMNS,
     order=(_JOB.updated_at, _JOB.id, _JOB.instance),
     facets={name: _JOB[name] for name in ("instance", "status", "outcome", "object", "direction")},
     leading=dict.fromkeys(("instance", "status", "outcome", "object", "direction")),
@@ -99,9 +99,9 @@ REJECTIONS = Listing(
     bounds={"after": (_REJECTION.at, True), "before": (_REJECTION.at, False)},
 )
 
-_CALLED = Statement(select(*_JOB_COLUMNS).where(_JOB.id == bindparam("id")))
+_CALLED = Statement(select(*JOB_COLUMNS).where(_JOB.id == bindparam("id")))
 _ASKED_FOR = Statement(
-    select(*TOKEN_COLUMNS, *_JOB_COLUMNS)
+    select(*TOKEN_COLUMNS, *JOB_COLUMNS)
     .select_from(Token.__table__.outerjoin(JobRow.__table__, _JOB.id == bindparam("id")))
     .where(_TOKEN.sha256 == bindparam("sha256"))
 )
@@ -116,6 +116,14 @@ def jobs(
     after: tuple[int, str, str] | None,
 ) -> list[JobLine]:
     """Give jobs, newest change first, from behind (updated_at, id, instance) `after`."""
+    found = page(read, JOBS, wanted_jobs(wanted, visible, after), limit)
+    return [JobLine(*row) for row in found]
+
+
+def wanted_jobs(
+    wanted: JobFilter, visible: Instances, after: tuple[int, str, str] | None
+) -> Wanted:
+    """Say which jobs are asked for, as far as the token sees them."""
     facets = {
         "instance": wanted.instances,
         "status": wanted.statuses,
@@ -128,8 +136,7 @@ def jobs(
         "updated_before": wanted.updated_before,
         "expires_before": wanted.expires_before,
     }
-    asked = _wanted(facets, bounds, visible, after, wanted.text)
-    return [JobLine(*row) for row in page(read, JOBS, asked, limit)]
+    return _wanted(facets, bounds, visible, after, wanted.text)
 
 
 def jobs_called(read: Rows, id_: str, instance: str | None, visible: Instances) -> list[JobLine]:

@@ -36,32 +36,38 @@ def summary(read: Rows, visible: Instances, now: int, overdue_after: int) -> dic
         measure: int(latest if measure == LAST_CALLBACK else total)
         for measure, total, latest in read(_totals(shape_of(visible)), mine)
     }
-    first, last = -(-(now + 1) // HOUR_MS), (now + DAY_MS) // HOUR_MS  # whole hours
-    (found,) = read(
-        _numbers(shape_of(visible)),
-        {
-            **mine,
-            "now": now,
-            "overdue_after": overdue_after,
-            "first": first,
-            "last": last,
-            "first_ms": first * HOUR_MS,
-            "last_ms": last * HOUR_MS,
-            "before": now + DAY_MS,
-            "minute": (now - HOUR_MS) // MINUTE_MS,
-        },
-    )
-    overdue, whole, begun, ending, rejections, queued, unclear, unreadable = found
+    (found,) = read(_numbers(shape_of(visible)), {**mine, **moments(now, overdue_after)})
+    return told(counted, dict(zip(numbers(), found, strict=True)))
+
+
+def told(counted: Mapping[str, int], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Put together what is counted by measure, and what `numbers` found."""
+    queued = found["queued"]
     return {
         "jobs": {outcome: counted.get(outcome, 0) for outcome in OUTCOMES},
-        "overdue": int(overdue),
-        "expiring_24h": int(whole or 0) + int(begun) + int(ending),
-        "rejections_1h": int(rejections or 0),
+        "overdue": int(found["overdue"]),
+        "expiring_24h": int(found["whole"] or 0) + int(found["begun"]) + int(found["ending"]),
+        "rejections_1h": int(found["rejections"] or 0),
         "lost_callbacks": counted.get(LOST, 0),
         "queued_at_vendor": None if queued is None else int(queued),
-        "unclear_submissions": int(unclear),
-        "unreadable_events": int(unreadable),
+        "unclear_submissions": int(found["unclear"]),
+        "unreadable_events": int(found["unreadable"]),
         "last_callback_at": counted.get(LAST_CALLBACK),
+    }
+
+
+def moments(now: int, overdue_after: int) -> dict[str, int]:
+    """Give what `numbers` ask for."""
+    first, last = -(-(now + 1) // HOUR_MS), (now + DAY_MS) // HOUR_MS  # whole hours
+    return {
+        "now": now,
+        "overdue_after": overdue_after,
+        "first": first,
+        "last": last,
+        "first_ms": first * HOUR_MS,
+        "last_ms": last * HOUR_MS,
+        "before": now + DAY_MS,
+        "minute": (now - HOUR_MS) // MINUTE_MS,
     }
 
 
@@ -110,10 +116,22 @@ def _totals(shape: int | None) -> Statement:
 
 @lru_cache(maxsize=32)
 def _numbers(shape: int | None) -> Statement:
+    return Statement(
+        select(
+            *(
+                limited(count, column, shape).scalar_subquery().label(name)
+                for name, (count, column) in numbers().items()
+            )
+        )
+    )
+
+
+def numbers() -> dict[str, tuple[Select[Any], Any]]:
+    """Give each number by name: how it is counted, and its column of instances."""
     expires = JobRow.files_expire_at
-    counts: list[tuple[Select[Any], Any]] = [
-        (_overdue(), JobRow.instance),
-        (
+    return {
+        "overdue": (overdue(func.count()), JobRow.instance),
+        "whole": (
             select(func.sum(CounterRow.n)).where(
                 one_of(CounterRow.measure, OUTCOMES),
                 CounterRow.bucket >= number("first"),
@@ -121,41 +139,43 @@ def _numbers(shape: int | None) -> Statement:
             ),
             CounterRow.instance,
         ),
-        (_jobs(expires > number("now"), expires < number("first_ms")), JobRow.instance),
-        (_jobs(expires >= number("last_ms"), expires < number("before")), JobRow.instance),
-        (
+        "begun": (_jobs(expires > number("now"), expires < number("first_ms")), JobRow.instance),
+        "ending": (
+            _jobs(expires >= number("last_ms"), expires < number("before")),
+            JobRow.instance,
+        ),
+        "rejections": (
             select(func.sum(RejectionCount.count)).where(RejectionCount.minute > number("minute")),
             RejectionCount.instance,
         ),
-        (select(func.sum(Pace.queued)), Pace.instance),
-        (
+        "queued": (select(func.sum(Pace.queued)), Pace.instance),
+        "unclear": (
             select(func.count())
             .select_from(Submission)
             .where(Submission.state == literal_column("'unclear'")),
             Submission.instance,
         ),
-        (select(func.count()).select_from(Event).where(text(UNREADABLE)), Event.instance),
-    ]
-    return Statement(
-        select(
-            *(
-                limited(count, column, shape).scalar_subquery().label(f"n{place}")
-                for place, (count, column) in enumerate(counts)
-            )
-        )
-    )
+        "unreadable": (
+            select(func.count()).select_from(Event).where(text(UNREADABLE)),
+            Event.instance,
+        ),
+    }
 
 
 def _jobs(*conditions: Any) -> Select[Any]:  # noqa: ANN401 - SQL expressions
     return select(func.count()).select_from(JobRow).where(*conditions)
 
 
-def _overdue() -> Select[Any]:
-    """Count jobs under way for too long, by the index of those under way for so long at least."""
+def overdue(*columns: Any) -> Select[Any]:  # noqa: ANN401 - SQL expressions
+    """Find jobs under way for too long, by the index of those under way for so long at least."""
     after = number("overdue_after")
     shorter = select(func.min(UsualTime.ms)).where(UsualTime.ms < after).scalar_subquery()
-    return _jobs(
-        text(UNDER_WAY),
-        JobRow.first_seen_at <= number("now") - func.coalesce(shorter, after),
-        is_overdue(number("now"), after),
+    return (
+        select(*columns)
+        .select_from(JobRow)
+        .where(
+            text(UNDER_WAY),
+            JobRow.first_seen_at <= number("now") - func.coalesce(shorter, after),
+            is_overdue(number("now"), after),
+        )
     )

@@ -5,20 +5,25 @@ reaches as far as its token, and no longer than it.
 """
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import bindparam, delete, func, literal_column, select, update
 from sqlalchemy.orm import Session
 
 from receiver.clock import MINUTE_MS
-from receiver.storage.models import SignIn, Token
+from receiver.storage.models import Instance, SignIn, Token
 from receiver.storage.reading import Rows, Statement
 from receiver.storage.tokens import TOKEN_COLUMNS, Bearer, bearer, bearer_of, token_hash
 
 IDLE_MS = 12 * 60 * MINUTE_MS
 LONGEST_MS = 7 * 24 * 60 * MINUTE_MS
 
-_SESSION = (SignIn.last_seen_at, SignIn.expires_at, SignIn.notice)
+# With the names of the instances, which most pages show: asked for on the way, they cost nothing.
+_COMMA: Any = literal_column("','")
+_NAMES = select(func.aggregate_strings(Instance.name, _COMMA)).scalar_subquery()
+_SESSION = (SignIn.last_seen_at, SignIn.expires_at, SignIn.notice, _NAMES)
 _SIGNED_IN = Statement(
     select(*_SESSION, *TOKEN_COLUMNS)
     .select_from(SignIn.__table__.join(Token.__table__, Token.id == SignIn.token))
@@ -28,11 +33,15 @@ _SIGNED_IN = Statement(
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """Who is signed in. stale -- whether `touch` is due. notice -- what to tell them, once."""
+    """Who is signed in. stale -- whether `touch` is due. notice -- what to tell them, once.
+
+    instances -- the names of all in the database.
+    """
 
     bearer: Bearer
     stale: bool
     notice: str | None
+    instances: Sequence[str]
 
 
 def sign_in(session: Session, token: str, now: int) -> str | None:
@@ -62,11 +71,14 @@ def signed_in(read: Rows, session_id: str, now: int) -> SignedIn | None:
     rows = read(_SIGNED_IN, {"sha256": token_hash(session_id)})
     if not rows:
         return None
-    last_seen_at, expires_at, notice, *token = rows[0]
+    last_seen_at, expires_at, notice, names, *token = rows[0]
     if expires_at <= now or last_seen_at <= now - IDLE_MS:
         return None
     found = bearer_of(token, now)
-    return None if found is None else SignedIn(found, last_seen_at < now - MINUTE_MS, notice)
+    if found is None:
+        return None
+    instances = sorted(names.split(",")) if names else []
+    return SignedIn(found, last_seen_at < now - MINUTE_MS, notice, instances)
 
 
 def touch(session: Session, session_id: str, now: int) -> None:

@@ -91,7 +91,7 @@ _TABLE: dict[type[ReceiverError], _Row] = {
 
 def register(app: Flask) -> None:
     """Have every error of this app answered as a problem document."""
-    app.register_error_handler(HTTPException, _flasks)
+    app.register_error_handler(HTTPException, answer_to_flasks)
     app.register_error_handler(Exception, _ours)
 
 
@@ -128,7 +128,8 @@ def _ours(error: Exception) -> Response:
     return _response(answer_to(error, request.path))
 
 
-def _flasks(error: HTTPException) -> Response:
+def answer_to_flasks(error: HTTPException) -> Response:
+    """Answer an error that Flask met before any view did, or that a view raised as Flask's."""
     status = error.code or 500
     code = error.name.lower().replace(" ", "_")
     problem = Problem(error.name, status, code, error.description or error.name)

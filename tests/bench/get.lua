@@ -1,4 +1,4 @@
--- GETs a path. Arguments: FIRST COUNT TOKEN. With COUNT above 0 the path is followed by a number,
+-- GETs a path. Arguments: FIRST COUNT HEADER. With COUNT above 0 the path is followed by a number,
 -- FIRST to FIRST + COUNT - 1, at random.
 local threads = {}
 
@@ -10,7 +10,7 @@ function init(args)
   first, count = tonumber(args[1]), tonumber(args[2])
   sent = 0
   before = "GET " .. wrk.path
-  after = " HTTP/1.1\r\nHost: " .. wrk.host .. "\r\nAuthorization: Bearer " .. args[3] .. "\r\n\r\n"
+  after = " HTTP/1.1\r\nHost: " .. wrk.host .. "\r\n" .. args[3] .. "\r\n\r\n"
 end
 
 function request()

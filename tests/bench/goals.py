@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench import Options, Results
+from reading import ALONE, PAGES
 
 FULL_SIZE, SMALL_SIZE = 1_000_000, 1_000
 MEMORY_CALLBACKS = 100_000
@@ -69,6 +70,20 @@ def _reads(results: Results) -> list[Goal]:
             page = _p99(results, f"read-{kind}-{name}-{FULL_SIZE}")
             slower = _quotient(page, _p99(results, big))
             title = f"p99 of a page ({name}) at 1,000,000 jobs against GET /jobs/{{id}}, {kind}"
+            found.append(_most(title, slower, 5))
+        found += _pages(results, kind)
+    return found
+
+
+def _pages(results: Results, kind: str) -> list[Goal]:
+    """The dashboard's pages at one connection, like the job that they are held against."""
+    job = results.row(f"read-{kind}-{ALONE}job-{FULL_SIZE}", 1)
+    found = []
+    for name in PAGES:
+        page = results.row(f"read-{kind}-{ALONE}{name}-{FULL_SIZE}", 1)
+        for part in ("p50", "p99"):
+            slower = _quotient(page and getattr(page, part), job and getattr(job, part))
+            title = f"{part} of the dashboard ({name}) against GET /jobs/{{id}}, {kind}"
             found.append(_most(title, slower, 5))
     return found
 

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
+from urllib.parse import urlencode
 
 HOST = "127.0.0.1"
 PYTHON = sys.executable
@@ -135,6 +137,35 @@ def get_once(port: int, path: str, token: str) -> tuple[int, bytes]:
         return answer.status, answer.read()
     finally:
         connection.close()
+
+
+def bearer(token: str) -> str:
+    """The header that carries a token."""
+    return f"Authorization: Bearer {token}"
+
+
+def sign_in(port: int, token: str) -> str:
+    """Sign in at the dashboard; give the cookie. Raises BenchError."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=30)
+    try:
+        connection.request("GET", "/")
+        door = connection.getresponse()
+        visitor, page = door.getheader("Set-Cookie", ""), door.read().decode()
+        form = re.search(r'name="form_token" value="(.*?)"', page)
+        fields = {"token": token, "form_token": form[1] if form else ""}
+        headers = {
+            "Content-Type": "application/x-www-form-urlencoded",
+            "Cookie": visitor.partition(";")[0],
+        }
+        connection.request("POST", "/sign-in", urlencode(fields), headers)
+        answer = connection.getresponse()
+        cookies = answer.headers.get_all("Set-Cookie", ())
+    finally:
+        connection.close()
+    for cookie in cookies:
+        if cookie.startswith("receiver-session="):
+            return cookie.partition(";")[0]
+    raise BenchError(f"the dashboard does not take the token: {answer.status}")
 
 
 def workers_of(pid: int) -> list[int]:

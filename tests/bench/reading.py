@@ -1,13 +1,14 @@
-"""The read side: single jobs, filtered pages and the summary, at several sizes of the tables."""
+"""The read side at several sizes of the tables: jobs, pages, the summary, the dashboard."""
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from bench import Bench, Row
 from bodies import FIRST_JOB
 from contenders import REFERENCES, Contender, serve
 from databases import Base, ours
-from machine import BenchError, free_port, get_once
+from machine import BenchError, bearer, free_port, get_once, sign_in
 from seeding import FIRST, seed
 from wrk import Load, get
 
@@ -22,6 +23,13 @@ QUERIES = {
     ),
     "summary": ("GET /summary", "/api/v1/summary"),
 }
+# Of the dashboard, one after the other as one person asks, beside a single job asked for likewise.
+PAGES = {
+    "front": ("the front page", "/"),
+    "page": ("page of 25, partial", "/jobs?outcome=partial"),
+    "overdue": ("what is overdue", "/jobs?show=overdue"),
+}
+ALONE = "1-"  # before the names of rows at one connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,31 +55,43 @@ def reference(bench: Bench) -> None:
     start = REFERENCES[0].start(port, None, CONNECTIONS)
     row = Row("read-reference", "GET of the Flask view doing nothing", "reads", CONNECTIONS)
     with bench.started(start, port, "/"):
-        load = _asked(bench, port, "/", "none", (0, 0))
+        load = _asked(bench, port, "/", bearer("none"))
     bench.results.add(row, load)
 
 
 def measure(bench: Bench, filled: Filled) -> None:
     """Ask each of QUERIES in turn."""
     port = free_port()
-    kind = str(filled.contender.database)
+    # The upper half: callbacks of `prune` make some of the lower ids ambiguous.
+    half = filled.jobs // 2
+    jobs = (FIRST_JOB + half, half)
     with bench.started(serve(port, filled.base), port, "/readyz", 200):
         for name, (title, path) in QUERIES.items():
-            # The upper half: callbacks of `prune` make some of the lower ids ambiguous.
-            half = filled.jobs // 2
-            numbers = (FIRST_JOB + half, half) if name == "job" else (0, 0)
             _check(port, name, path, filled)
-            load = _asked(bench, port, path, filled.token, numbers)
-            row = Row(
-                f"read-{kind}-{name}-{filled.jobs}",
-                f"{title}, {filled.jobs:,} jobs, {kind}",
-                "reads",
-                CONNECTIONS,
-            )
-            bench.results.add(row, load)
-            if load.refused:
-                told = f"{row.name}: {load.refused} of {load.answered} were answered with an error"
-                bench.results.notes.append(told)
+            numbers = jobs if name == "job" else (0, 0)
+            load = _asked(bench, port, path, bearer(filled.token), numbers=numbers)
+            _add(bench, filled, name, title, load)
+        who = bearer(filled.token)
+        load = _asked(bench, port, QUERIES["job"][1], who, numbers=jobs, connections=1)
+        _add(bench, filled, f"{ALONE}job", "GET /jobs/{id}, asked alone", load)
+        who = f"Cookie: {sign_in(port, filled.token)}"
+        for name, (title, path) in PAGES.items():
+            load = _asked(bench, port, path, who, connections=1)
+            _add(bench, filled, f"{ALONE}{name}", f"dashboard, {title}", load)
+
+
+def _add(bench: Bench, filled: Filled, name: str, title: str, load: Load) -> None:
+    kind = filled.contender.database
+    row = Row(
+        f"read-{kind}-{name}-{filled.jobs}",
+        f"{title}, {filled.jobs:,} jobs, {kind}",
+        "reads",
+        1 if name.startswith(ALONE) else CONNECTIONS,
+    )
+    bench.results.add(row, load)
+    if load.refused:
+        told = f"{row.name}: {load.refused} of {load.answered} were answered with an error"
+        bench.results.notes.append(told)
 
 
 def _check(port: int, name: str, path: str, filled: Filled) -> None:
@@ -87,7 +107,15 @@ def _check(port: int, name: str, path: str, filled: Filled) -> None:
         raise BenchError(f"GET {path} at {filled.jobs:,} jobs: {status} {body[:200]!r}")
 
 
-def _asked(bench: Bench, port: int, path: str, token: str, numbers: tuple[int, int]) -> Load:
-    get(port, path, token, connections=CONNECTIONS, seconds=1, numbers=numbers)
-    seconds = bench.options.seconds
-    return get(port, path, token, connections=CONNECTIONS, seconds=seconds, numbers=numbers)
+def _asked(
+    bench: Bench,
+    port: int,
+    path: str,
+    who: str,
+    *,
+    numbers: tuple[int, int] = (0, 0),
+    connections: int = CONNECTIONS,
+) -> Load:
+    shape: dict[str, Any] = {"connections": connections, "numbers": numbers}
+    get(port, path, who, seconds=1, **shape)
+    return get(port, path, who, seconds=bench.options.seconds, **shape)

@@ -83,14 +83,17 @@ def post(
 def get(
     port: int,
     path: str,
-    token: str,
+    header: str,
     *,
     connections: int,
     seconds: int,
     numbers: tuple[int, int] = (0, 0),
 ) -> Load:
-    """GET a path, followed by one of `numbers` (first, how many) at random if there are any."""
-    words = [str(numbers[0]), str(numbers[1]), token]
+    """GET a path, followed by one of `numbers` (first, how many) at random if there are any.
+
+    header -- says who asks: a whole line.
+    """
+    words = [str(numbers[0]), str(numbers[1]), header]
     return Load(
         **_wrk("get.lua", _address(port, path), connections, seconds, words), seconds=seconds
     )

@@ -105,6 +105,7 @@ def take(browser: Browser, dashboard: Dashboard, scheme: str, screen: dict[str, 
         "overview": "/?over=days",
         "jobs": "/jobs",
         "job": f"/jobs/{dashboard.showcase.story}",
+        "alarms": "/alarms",
         "refused": "/refusals",
         "instance": "/instances/hubspot-eu",
     }.items():

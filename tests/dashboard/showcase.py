@@ -20,6 +20,7 @@ from receiver.signatures import HEADER, SignatureKey, sign
 from receiver.storage import credentials, failures, followups, tokens
 from receiver.storage.followups import Claim
 from receiver.storage.merging import NewObservation
+from receiver.watching import Watcher
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
@@ -81,7 +82,10 @@ class Showcase:
         days = 14
         for hour in range(days * 24):
             self._hour(self.now - days * DAY + hour * HOUR)
+            if hour >= (days - 1) * 24:
+                self.watch(self.now - days * DAY + (hour + 1) * HOUR)
         self._today()
+        self.watch(self.now - 14 * MINUTE, self.now)
         self.at = self.now
         return made
 
@@ -93,6 +97,13 @@ class Showcase:
         credentials.add_instance(session, vault, name, self.at, **vendor)
         key_id = credentials.add_key(session, vault, name, secret, self.at)
         self.keys[name] = SignatureKey(key_id, secret)
+
+    def watch(self, *moments: int) -> None:
+        """Look for alarms at these moments."""
+        services = self.services
+        watcher = Watcher(services.settings, services.database, (), lambda: self.at)
+        for self.at in moments:
+            watcher.one_pass(force=True)
 
     def _hour(self, start: int) -> None:
         # Counted back from now, or what tests find would depend on the hour and the weekday.

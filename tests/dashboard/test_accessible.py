@@ -26,6 +26,7 @@ def paths(dashboard) -> dict[str, str]:
         "events": "/events",
         "refusals": "/refusals",
         "refusal": f"/refusals/{refusal}",
+        "alarms": "/alarms",
         "instances": "/instances",
         "instance": "/instances/hubspot-eu",
         "ask": f"{job}/ask",
@@ -44,6 +45,7 @@ OTHERS = (
     "/jobs?limit=0",
     "/refusals?reason=no_key",
     "/events?kind=other",
+    "/nowhere",
 )
 NO_PAGES = {"jobs_csv", "event_body", "refusal_body", "sign_in", "sign_out", "static"}
 

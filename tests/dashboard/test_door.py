@@ -5,10 +5,14 @@ import re
 import pytest
 from visiting import Guest
 
+from receiver.errors import StoreUnavailable
 from receiver.storage import sessions, tokens
 from receiver.web.dashboard.doors import local
 
-PAGES = ("/jobs", "/jobs/1", "/jobs.csv", "/events", "/refusals", "/instances", "/instances/x")
+PAGES = (
+    *("/jobs", "/jobs/1", "/jobs.csv", "/events", "/alarms", "/refusals"),
+    *("/instances", "/instances/x"),
+)
 HOUR = 3_600_000
 
 
@@ -234,3 +238,37 @@ def test_who_tries_wrong_tokens_for_too_long_has_to_wait(make_receiver, make_dat
     assert answer.status_code == 429
     assert int(answer.headers["Retry-After"]) > 0
     assert guest.sign_in().status_code == 429
+
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+def test_a_path_that_is_not_there_is_a_page_for_a_browser(guest):
+    stranger = Guest(guest.receiver)
+    for path in ("/nowhere", "/favicon.ico", "/jobs/1/2/3", "/%00", "/apiary"):
+        for who, is_known in ((stranger, False), (guest, True)):
+            answer = who.get(path, headers={"Accept": BROWSER})
+            assert (answer.status_code, answer.mimetype) == (404, "text/html"), path
+            assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+            assert ("Sign out" in answer.text) == is_known
+
+
+def test_a_path_that_is_not_there_is_a_problem_for_a_script(guest):
+    for path, accepted in {
+        "/nowhere": "*/*",
+        "/elsewhere": "application/json",
+        "/api/v1/nowhere": BROWSER,
+        "/elements/api-v2/nowhere": BROWSER,
+    }.items():
+        answer = guest.get(path, headers={"Accept": accepted})
+        assert answer.status_code == 404
+        assert answer.mimetype.endswith("json"), path
+
+
+def test_a_path_that_is_not_there_is_a_page_though_the_store_is_away(guest, monkeypatch):
+    def fail(*_):
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr("receiver.storage.sessions.signed_in", fail)
+    answer = guest.get("/nowhere", headers={"Accept": BROWSER})
+    assert (answer.status_code, answer.mimetype) == (404, "text/html")

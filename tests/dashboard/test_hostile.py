@@ -9,7 +9,7 @@ import pytest
 from showcase import Showcase
 from visiting import PHONE, WIDE, Dashboard, served
 
-from receiver.storage import failures, followups, tokens
+from receiver.storage import alarms, failures, followups, tokens
 from receiver.storage.followups import Claim
 from receiver.web.dashboard.words import shown
 
@@ -40,6 +40,12 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     for number, text in enumerate(HOSTILE):
         _tell(showcase, str(1000 + number), text.replace("\0", ""))
     _tell(showcase, "9" * 200, HOSTILE[0])
+    with showcase.services.database.write() as session:
+        for number, text in enumerate(HOSTILE):
+            row = alarms.unwritten(("failed", text[:32])[number % 2], text[:64], number, text)
+            row.examples, row.count = json.dumps([text, "9" * 200]), 2**62
+            row.cleared_at = (None, number)[number % 3 == 0]
+            session.add(row)
     with served(url, folder) as address:
         yield Dashboard(address, showcase, token, token)
     showcase.close()
@@ -91,6 +97,7 @@ def pages(dashboard: Dashboard) -> list[str]:
         "/jobs?limit=1000&object=" + "W" * 500,
         "/jobs?q=%3Cscript%3Ewindow.ran%3D1%3C/script%3E&status=%22%3E%3Csvg+onload%3Dwindow.ran%3D1%3E",
         "/events",
+        "/alarms",
         "/refusals",
         "/instances",
         "/instances/" + "i" * 64,
@@ -145,4 +152,4 @@ def test_no_template_turns_escaping_off():
         for line in each.read_text().splitlines()
         if re.search(r"\|\s*safe|autoescape|Markup", line)
     ]
-    assert found == [("front.html", "{{ chart.drawing|safe }}")]
+    assert found == [("_lines.html", "{{ chart.drawing|safe }}")]

@@ -236,6 +236,16 @@ def test_the_csv_says_what_the_jobs_say(guest):
     assert found[0]["message"] == 'with "quotes", commas\nand lines'
 
 
+def test_the_csv_has_all_jobs_however_many(guest, monkeypatch):
+    monkeypatch.setattr("receiver.web.dashboard.job_list.CSV_PAGE", 2)
+    for number in range(7):
+        call(guest.receiver, id=str(number), **DONE)
+    found = csv.DictReader(io.StringIO(guest.get("/jobs.csv").text, newline=""))
+    assert [row["id"] for row in found] == list("6543210")
+    found = csv.DictReader(io.StringIO(guest.get("/jobs.csv?show=expiring").text, newline=""))
+    assert list(found) == []
+
+
 def test_failed_records_are_grouped_and_listed(guest):
     call(guest.receiver, **DONE)
     with guest.receiver.services.database.write() as session:

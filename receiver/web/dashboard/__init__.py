@@ -2,6 +2,7 @@
 
 from receiver.web.dashboard import (
     acting,
+    alarms,
     doors,
     events,
     front,
@@ -15,6 +16,7 @@ from receiver.web.dashboard.pages import blueprint
 
 __all__ = [
     "acting",
+    "alarms",
     "blueprint",
     "doors",
     "events",

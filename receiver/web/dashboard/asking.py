@@ -12,10 +12,10 @@ from receiver.web.auth import who
 
 def jobs(wanted: JobFilter, watch: Watch | None, limit: int, after: Place | None) -> Sequence[Any]:
     """Give jobs, newest change first, from behind `after`."""
+    read, visible = services().database.rows, who().instances
     if watch is None:
-        return lists.jobs(services().database.rows, wanted, who().instances, limit, after)
-    with services().database.read() as session:
-        return watching.watched(session, watch, wanted, who().instances, limit=limit, after=after)
+        return lists.jobs(read, wanted, visible, limit, after)
+    return watching.watched(read, watch, wanted, visible, limit=limit, after=after)
 
 
 def newer_jobs(wanted: JobFilter, watch: Watch | None, limit: int, before: Place) -> Sequence[Any]:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import svg
+from markupsafe import Markup
 
 from receiver.storage.history import ENDED
+from receiver.web.dashboard.pages import joined, kept
 
 HEIGHT = 100
 GAP = 0.22  # of a bar's place
@@ -21,6 +23,11 @@ class Bar:
     counts: Mapping[str, int]
 
     @property
+    def key(self) -> tuple[int, ...]:
+        """The counts in the order of ENDED."""
+        return tuple(self.counts.values())
+
+    @property
     def total(self) -> int:
         """How many ended."""
         return sum(self.counts.values())
@@ -28,11 +35,16 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Bars, the height of the scale, and the drawing."""
+    """Bars, the height of the scale, the drawing, and the same as rows of a table.
+
+    totals -- by outcome, of all bars.
+    """
 
     bars: Sequence[Bar]
     top: int
     drawing: str
+    table: Markup
+    totals: Mapping[str, int]
 
 
 def chart(counts: Mapping[tuple[int, str], int], first: int, width: int, places: int) -> Chart:
@@ -45,10 +57,12 @@ def chart(counts: Mapping[tuple[int, str], int], first: int, width: int, places:
         for start in range(first, first + places * width, width)
     ]
     top = _scale(max(bar.total for bar in bars))
-    piles = "".join(_pile(place, tuple(bar.counts.values()), top) for place, bar in enumerate(bars))
+    piles = "".join(_pile(place, bar.key, top) for place, bar in enumerate(bars))
     view = f'viewBox="0 0 {places} {HEIGHT}" preserveAspectRatio="none"'
     drawing = f'<svg class="chart" {view} aria-hidden="true">{_lines(places)}{piles}</svg>'
-    return Chart(bars, top, drawing)
+    newest = (kept("stretch", bar.start, width, bar.key) for bar in reversed(bars))
+    totals = {name: sum(bar.counts[name] for bar in bars) for name in ENDED}
+    return Chart(bars, top, drawing, joined(newest), totals)
 
 
 @lru_cache(maxsize=8)

@@ -9,13 +9,13 @@ from urllib.parse import urlsplit
 
 import structlog
 from flask import Response, g, redirect, request, url_for
-from werkzeug.exceptions import Forbidden
+from werkzeug.exceptions import Forbidden, HTTPException
 
 from receiver.errors import StoreError
 from receiver.settings import is_loopback
 from receiver.storage import sessions
-from receiver.web import services
-from receiver.web.dashboard.pages import STATIC, blueprint, page
+from receiver.web import problems, services
+from receiver.web.dashboard.pages import STATIC, blueprint, faulty, guarded, page
 
 log = structlog.get_logger()
 
@@ -39,13 +39,33 @@ def _admit() -> Any:  # noqa: ANN401 - an answer, or None to go on
     found = _signed_in()
     if found is not None:
         services().limits.check_token(found.bearer.name)
-        g.bearer, g.notice = found.bearer, found.notice
+        _remember(found)
         return None
     g.session_id = None
     if request.endpoint in OPEN:
         return None
     wanted = request.full_path.rstrip("?") if request.method == "GET" else None
     return redirect(url_for("dashboard.front", next=wanted), 303)
+
+
+@blueprint.app_errorhandler(404)
+def nowhere(error: HTTPException) -> Response:
+    """Answer whoever asks for a path that is not there: a browser with a page."""
+    if request.blueprint == blueprint.name:
+        return faulty(error)
+    if not _wants_page():
+        return problems.answer_to_flasks(error)
+    g.session_id = request.cookies.get(_cookie("session"))
+    with suppress(StoreError):
+        _remember(_signed_in())
+    return guarded(faulty(error))
+
+
+def _wants_page() -> bool:
+    """Whether a browser asks, and not for something of the API's or the vendor's."""
+    taken = request.accept_mimetypes
+    rooms = ("/api/", "/callbacks/", f"{problems.VENDORS_PATHS}/")
+    return taken["text/html"] > taken["application/json"] and not request.path.startswith(rooms)
 
 
 def door(status: int = 200, told: str | None = None) -> Response:
@@ -144,6 +164,11 @@ def _signed_in() -> sessions.SignedIn | None:
         with suppress(StoreError), services().database.write(TOUCH_PATIENCE) as session:
             sessions.touch(session, g.session_id, now)
     return found
+
+
+def _remember(found: sessions.SignedIn | None) -> None:
+    if found is not None:
+        g.bearer, g.notice, g.instances = found.bearer, found.notice, found.instances
 
 
 def see(path: str) -> Response:

@@ -74,6 +74,11 @@ class Filters:
         """Whether a filter is set that the bar shows only when asked."""
         return any(name in TIMES for name, _ in self.pairs)
 
+    @property
+    def is_set(self) -> bool:
+        """Whether there is any filter."""
+        return any(name != "limit" for name, _ in self.pairs)
+
     def chips(self) -> list[Chip]:
         """Each filter that is set, with the way to take it back."""
         return [

@@ -1,10 +1,10 @@
 """/instances: keys and their last use, silence, and how the vendor holds up."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flask import Response, request
+from flask import Response, g, request
 
 from receiver.errors import NotFound
 from receiver.settings import DEFAULT_INSTANCE
@@ -21,12 +21,14 @@ LOOK_BACK = 2  # times the vendor's whole schedule; what was refused before is g
 class Silence:
     """When an instance was last heard of, and whether that is for a reason; times are ms.
 
-    refusing -- what is refused since; gives_up_at -- when the vendor does if that is the vendor's.
+    refusing -- what is refused since; failing_since -- since when callbacks are answered with
+    errors; gives_up_at -- when the vendor does if those are the vendor's.
     """
 
     name: str
     last_callback_at: int | None
     refusing: Refusing | None
+    failing_since: int | None
     gives_up_at: int | None
 
 
@@ -77,27 +79,43 @@ def the_instance(name: str) -> InstanceView:
 
 def reached() -> list[str]:
     """Name the instances that the token reaches."""
-    names = set(history.instance_names(services().database.rows))
-    if services().settings.default_keys:
-        names.add(DEFAULT_INSTANCE)
-    return sorted(name for name in names if who().may_see(name))
+    given = {DEFAULT_INSTANCE} if services().settings.default_keys else set()
+    return sorted(name for name in given.union(g.instances) if who().may_see(name))
+
+
+def schedule() -> int:
+    """For how long the vendor tries to deliver, ms."""
+    return sum(services().settings.vendor_retry_seconds) * 1000
 
 
 def silences(names: Sequence[str]) -> list[Silence]:
     """Tell when instances were last heard of."""
-    schedule = sum(services().settings.vendor_retry_seconds) * 1000
-    read = services().database.rows
+    read, now = services().database.rows, services().clock()
     last = history.last_callbacks(read)
-    refused = history.refusing(read, last, services().clock() - LOOK_BACK * schedule)
-    return [
-        Silence(
-            name,
-            last.get(name),
-            refused.get(name),
-            refused[name].since + schedule if name in refused else None,
-        )
-        for name in names
-    ]
+    refused = history.refused_since(read, now - LOOK_BACK * schedule())
+    failing = history.failing_since(read, now)
+    return silences_of(names, last, history.refusing(refused, last), failing)
+
+
+def silences_of(
+    names: Sequence[str],
+    last: Mapping[str, int],
+    refused: Mapping[str, Refusing],
+    failing: int | None,
+) -> list[Silence]:
+    """Tell when instances were last heard of; the rest as `history` gives it.
+
+    Which instance's callbacks are answered with errors is not written down, since they are answered
+    so when nothing can be: it may be any that was not heard of since.
+    """
+    found = []
+    for name in names:
+        heard, why = last.get(name), refused.get(name)
+        fails = failing if failing is not None and failing > (heard or 0) else None
+        began = [at for at in (why.since if why else None, fails) if at is not None]
+        gives_up_at = min(began) + schedule() if began else None
+        found.append(Silence(name, heard, why, fails, gives_up_at))
+    return found
 
 
 def instance_views(session: Any, names: Sequence[str]) -> list[InstanceView]:  # noqa: ANN401

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from flask import Response, request, stream_with_context
+from markupsafe import Markup
 from msgspec import UNSET
 
 from receiver.clock import DAY_MS, iso
@@ -19,7 +20,7 @@ from receiver.web.answers import cursor_of, position_of
 from receiver.web.dashboard import asking
 from receiver.web.dashboard.filters import SHOWS, TIMES, Filters, asked
 from receiver.web.dashboard.instances import reached
-from receiver.web.dashboard.pages import blueprint, page
+from receiver.web.dashboard.pages import blueprint, joined, page, part
 from receiver.web.dashboard.views import JobView, job_view, line
 
 
@@ -40,8 +41,8 @@ ORDERS: Mapping[Look | None, Order] = {
     "overdue": Order("longest under way first", "First heard of ", "First", "Back", "More"),
     "expiring": Order("soonest first", "Files expire ", "First", "Back", "More"),
 }
-MOST_CSV_ROWS = 100_000
 CSV_PAGE = 1000
+MOST_BARS = 64  # kept in a process
 CSV_COLUMNS = (
     "id",
     "instance",
@@ -65,6 +66,8 @@ CSV_COLUMNS = (
 # What a spreadsheet would take for a formula, were it not text.
 _FORMULA = re.compile(r"[=+\-@\t\r\n\uff0b\uff0d\uff1d\uff20]")
 
+_BARS: dict[tuple[Any, ...], Markup] = {}
+
 
 @blueprint.get("/jobs")
 def jobs() -> Response:
@@ -73,16 +76,16 @@ def jobs() -> Response:
     limit = filters.query.limit
     watch = filters.watch()
     rows, has_newer, has_older = _page(filters, watch, limit)
+    names = tuple(reached())
     now, order = services().clock(), ORDERS.get(filters.show, NEWEST)
     return page(
         "jobs.html",
         filters=filters,
-        outcomes=OUTCOMES,
-        shows=SHOWS,
-        times=TIMES,
-        instances=reached(),
+        bar=_bar(filters, names),
+        filtered=filters.is_set,
+        instances=names,
         days=[
-            (day * DAY_MS, [line(row, now, order.changed) for row in group])
+            (day * DAY_MS, joined(line(row, now, order.changed) for row in group))
             for day, group in groupby(rows, lambda row: place(row, watch)[0] // DAY_MS)
         ],
         count=len(rows),
@@ -90,8 +93,18 @@ def jobs() -> Response:
         older=filters.url(cursor=cursor_of(place(rows[-1], watch))) if has_older else None,
         newer=filters.url(newer=cursor_of(place(rows[0], watch))) if has_newer else None,
         newest=filters.url() if has_newer or "cursor" in request.args else None,
-        most_csv_rows=MOST_CSV_ROWS,
     )
+
+
+def _bar(filters: Filters, instances: tuple[str, ...]) -> Markup:
+    """Render the filter bar, which is the same from page to page."""
+    key = tuple(filters.pairs), instances
+    bar = _BARS.get(key)
+    if bar is None:
+        if len(_BARS) >= MOST_BARS:
+            _BARS.clear()
+        bar = _BARS[key] = part("filter_bar", filters, OUTCOMES, SHOWS, TIMES, instances)
+    return bar
 
 
 def _page(filters: Filters, watch: Watch | None, limit: int) -> tuple[Sequence[Any], bool, bool]:
@@ -108,7 +121,11 @@ def _page(filters: Filters, watch: Watch | None, limit: int) -> tuple[Sequence[A
 
 @blueprint.get("/jobs.csv")
 def jobs_csv() -> Response:
-    """Give the same jobs as CSV, newest change first, up to a bound."""
+    """Give the same jobs as CSV, all of them and in the same order.
+
+    They are read page by page, however many they are. Where one cannot be read, the answer breaks
+    off, and the browser says that it is not whole.
+    """
     filters = asked()
     rows: Any = stream_with_context(_csv(filters))
     response = Response(rows, mimetype="text/csv")
@@ -120,7 +137,7 @@ def _csv(filters: Filters) -> Iterator[str]:
     wanted, watch = filters.wanted(), filters.watch()
     after = position_of(filters.query.cursor, (int, str, str))
     yield _csv_text([CSV_COLUMNS])
-    for _ in range(MOST_CSV_ROWS // CSV_PAGE):
+    while True:
         rows = asking.jobs(wanted, watch, CSV_PAGE, after)
         yield _csv_text(_csv_row(job_view(row)) for row in rows)
         if len(rows) < CSV_PAGE:

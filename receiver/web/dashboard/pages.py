@@ -1,12 +1,15 @@
 """What all pages share: the blueprint, how a page is rendered, its headers, and how errors look."""
 
 import secrets
+from collections.abc import Hashable, Iterable
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import structlog
-from flask import Blueprint, Response, g, render_template, request
+from flask import Blueprint, Response, current_app, g, render_template, request
 from flask.blueprints import BlueprintSetupState
+from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 
 from receiver import __version__
@@ -45,13 +48,46 @@ def page(template: str, status: int = 200, **facts: Any) -> Response:  # noqa: A
     return Response(render_template(f"dashboard/{template}", **shown), status)
 
 
+def part(name: str, *facts: object) -> Markup:
+    """Render a macro of `_lines.html`: what is worth keeping, since it seldom changes."""
+    macros: Any = current_app.jinja_env.get_template("dashboard/_lines.html").module
+    rendered: Markup = getattr(macros, name)(*facts)
+    return rendered
+
+
+@lru_cache(maxsize=1024)
+def kept(name: str, *facts: Hashable) -> Markup:
+    """As `part`, of facts that can be hashed and tell all: what was rendered lately is kept."""
+    return part(name, *facts)
+
+
+def joined(parts: Iterable[Markup]) -> Markup:
+    """Put parts together, which are escaped: Markup's own `join` looks at each again."""
+    return Markup("".join(parts))  # noqa: S704  # nosec B704
+
+
+@blueprint.app_template_global()
+def top(section: str, name: str, scope: str, form_token: str) -> Markup:
+    """Give the top of a page: the ways to go, and who is signed in; to a stranger, neither."""
+    return kept("top", section, name, scope, form_token)
+
+
+@blueprint.app_template_global()
+@cache
+def icon(name: str) -> Markup:
+    """Draw an icon of the sprite; its name is one of ours."""
+    use = f'<use href="#i-{name}"></use>'
+    return Markup(f'<svg class="icon" aria-hidden="true" focusable="false">{use}</svg>')  # noqa: S704  # nosec B704
+
+
 @blueprint.record_once
 def _prepare(state: BlueprintSetupState) -> None:
     state.app.jinja_env.trim_blocks = state.app.jinja_env.lstrip_blocks = True
 
 
 @blueprint.after_request
-def _guard(response: Response) -> Response:
+def guarded(response: Response) -> Response:
+    """Say what a page may load, and that nobody keeps it."""
     response.headers.update(HEADERS)
     if request.endpoint != STATIC:
         response.headers["Cache-Control"] = "no-store"
@@ -73,7 +109,8 @@ def _ours(error: ReceiverError) -> Response:
 
 
 @blueprint.errorhandler(HTTPException)
-def _flasks(error: HTTPException) -> Response:
+def faulty(error: HTTPException) -> Response:
+    """Tell of an error of Flask's on a page."""
     status = error.code or 500
     response = page("error.html", status, title=error.name, detail=error.description)
     for name, value in error.get_headers():

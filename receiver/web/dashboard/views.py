@@ -5,15 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 from markupsafe import Markup
 
 from receiver.clock import DAY_MS
 from receiver.jobs import Job
-from receiver.web.dashboard.pages import blueprint
-from receiver.web.dashboard.words import left, moment, outcome_word, shown
+from receiver.web.dashboard.pages import blueprint, part
+from receiver.web.dashboard.words import left, moment, outcome_word, shown, until
 
 ONE_LINE = 160  # characters
+MOST_LINES = 1024  # kept in a process, at 2 KB mostly
 _TOLD_WHY = ("failed", "partial", "unknown")
+
+_LINES: dict[tuple[Any, ...], Markup] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +47,20 @@ class JobView:
 
 def job_view(row: Any) -> JobView:  # noqa: ANN401 - a row of a job
     """Show a job."""
-    return JobView(row, Job(json.loads(row.registers)))
+    return JobView(row, Job(msgspec.json.decode(row.registers)))
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A job in the list, all of it in words: what is said a thousand times must be said quickly.
+    """A job in the list, all of it in words.
 
-    good, bad -- how much of its bar is loaded and failed, in hundredths; None without a bar.
+    key -- the id as it is; id -- as it is shown. good, bad -- how much of its bar is loaded and
+    failed, in hundredths; None without a bar.
     """
 
-    view: JobView
+    key: str
+    instance: str
+    revision: int
     outcome: str
     word: str
     url: str
@@ -72,25 +79,44 @@ class Line:
     changed: Markup
 
 
-def line(row: Any, now: int, changed: str) -> Line:  # noqa: ANN401 - a row of a job
-    """Say a job in a line. changed -- how much is seen of the time of its change."""
+def line(row: Any, now: int, changed: str) -> Markup:  # noqa: ANN401 - a row of a job
+    """Say a job in a line of the list. changed -- how much is seen of the time of its change.
+
+    Who looks at a list looks at the same jobs again: a line is kept while it says the same.
+    """
+    expires = row.files_expire_at
+    files = None if expires is None else until(expires - now)
+    # Whatever the line says of the job is in its registers, of which no two hash alike by chance.
+    told = row.id, row.instance, row.revision, row.updated_at, hash(row.registers)
+    key = (*told, files, expires is not None and expires < now + DAY_MS, changed)
+    said = _LINES.get(key)
+    if said is None:
+        if len(_LINES) >= MOST_LINES:
+            _LINES.clear()
+        said = _LINES[key] = part("job", _line(row, now, changed))
+    return said
+
+
+def _line(row: Any, now: int, changed: str) -> Line:  # noqa: ANN401 - a row of a job
     view = job_view(row)
-    job = view.job
+    job, outcome = view.job, view.outcome
     good, bad = _bar(view)
-    expires = job.files_expire_at
+    expires = row.files_expire_at
     direction = job.text("direction")
     about = (job.text("object"), direction and direction.lower(), job.text("file"))
     return Line(
-        view=view,
-        outcome=view.outcome,
-        word=outcome_word(view.outcome),
+        key=row.id,
+        instance=row.instance,
+        revision=row.revision,
+        outcome=outcome,
+        word=outcome_word(outcome),
         url=job_url(row),
         id=shown(row.id),
         status=shown(job.status or "", 40),
         conflict=job.conflict,
         by_poll=job.learnt_by == "poll",
         about=shown(" \N{MIDDLE DOT} ".join(filter(None, about)), 120),
-        message=shown(job.text("message") or "", 160) if view.outcome in _TOLD_WHY else "",
+        message=shown(job.text("message") or "", 160) if outcome in _TOLD_WHY else "",
         good=good,
         bad=bad,
         counts=counts(job),

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -101,14 +102,22 @@ def ago(ms: int) -> Markup:
 @blueprint.app_template_filter()
 def left(ms: int) -> Markup:
     """Write how much time is left; the script goes on counting."""
-    remaining = ms - services().clock()
-    return _counting(ms, "left", f"in {span(remaining)}" if remaining > 0 else "over")
+    return _counting(ms, "left", until(ms - services().clock()))
+
+
+def until(remaining: int) -> str:
+    """Say how much time is left, ms."""
+    return f"in {span(remaining)}" if remaining > 0 else "over"
 
 
 def _counting(ms: int, way: str, text: str) -> Markup:
+    return Markup(f'<time {_attributes(ms)} data-{way}="{ms}">{text}</time>')  # noqa: S704  # nosec B704
+
+
+@lru_cache(maxsize=1024)
+def _attributes(ms: int) -> str:
     at = _EPOCH + timedelta(milliseconds=ms)
-    times = f'datetime="{iso(ms)}" title="{at:%Y-%m-%d %H:%M:%S} UTC" data-{way}="{ms}"'
-    return Markup(f"<time {times}>{text}</time>")  # noqa: S704  # nosec B704
+    return f'datetime="{iso(ms)}" title="{at:%Y-%m-%d %H:%M:%S} UTC"'
 
 
 @blueprint.app_template_filter()
