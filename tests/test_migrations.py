@@ -375,3 +375,28 @@ def test_a_new_sqlite_file_is_for_its_owner_alone(tmp_path):
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == {
         path.name: "0o600" for path in tmp_path.iterdir()
     }
+
+
+def test_opening_a_file_again_takes_no_lock_from_who_has_it_open(tmp_path):
+    """Or another process that ends would take the log away from under him."""
+    url = f"sqlite:///{tmp_path}/r.db"
+    command = [sys.executable, "-m", "receiver", "tokens"]
+    environment = {**os.environ, "RECEIVER_DATABASE_URL": url}
+
+    def run(*words: str) -> str:
+        return subprocess.run(
+            [*command, *words], env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    with opened(url) as first:
+        migrations.upgrade(first)
+        first.check_writable()
+        migrations.opened(url).close()
+        run("list")
+        with first.write() as session:
+            session.execute(text("INSERT INTO forwards VALUES (7, 'a', 'b', 'c', x'', 0, 0, 0, 0)"))
+        seen = "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute('SELECT id FROM forwards'))"
+        told = subprocess.run(
+            [sys.executable, "-c", seen, str(tmp_path / "r.db")], check=True, capture_output=True
+        )
+    assert told.stdout == b"(7,)\n"

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +131,7 @@ class Database:
         if self._file is not None:
             with self._store_errors(), self._exclusive(PATIENCE_SECONDS):
                 try:
-                    # What it will hold is about people: for nobody else on this machine to read.
-                    os.close(os.open(self._file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+                    _create(self._file)
                     connection = self._engine.raw_connection()
                     connection.cursor().execute("PRAGMA journal_mode=WAL").close()
                     connection.close()
@@ -276,6 +275,15 @@ def _lock(descriptor: int, deadline: float | None) -> None:
             time.sleep(_LOCK_PAUSE_SECONDS)
         else:
             return
+
+
+def _create(path: str) -> None:
+    """Make an empty file for its owner alone: what it will hold is about people.
+
+    Never one that is there: closing it would take away the locks that SQLite holds on it.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
 
 def _note_use(_connection: object, record: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
