@@ -395,8 +395,11 @@ def test_opening_a_file_again_takes_no_lock_from_who_has_it_open(tmp_path):
         run("list")
         with first.write() as session:
             session.execute(text("INSERT INTO forwards VALUES (7, 'a', 'b', 'c', x'', 0, 0, 0, 0)"))
-        seen = "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute('SELECT id FROM forwards'))"
-        told = subprocess.run(
-            [sys.executable, "-c", seen, str(tmp_path / "r.db")], check=True, capture_output=True
+        look = (
+            "import sqlite3, sys; file = sqlite3.connect(sys.argv[1]);"
+            " print(file.execute('SELECT id FROM forwards').fetchall())"
         )
-    assert told.stdout == b"(7,)\n"
+        told = subprocess.run(
+            [sys.executable, "-c", look, str(tmp_path / "r.db")], check=True, capture_output=True
+        )
+    assert told.stdout == b"[(7,)]\n"
