@@ -6,6 +6,7 @@ connection goes to an address that was looked at, so that a name cannot change i
 
 import socket
 from collections.abc import Callable
+from functools import cached_property
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
@@ -28,9 +29,12 @@ class Forwarder:
     def __init__(
         self, allowed: frozenset[str], transport: httpx.BaseTransport | None = None
     ) -> None:
-        self._allowed = allowed
-        self._client = httpx.Client(
-            transport=transport,
+        self._allowed, self._transport = allowed, transport
+
+    @cached_property
+    def _client(self) -> httpx.Client:
+        return httpx.Client(
+            transport=self._transport,
             timeout=TIMEOUT_SECONDS,
             follow_redirects=False,
             trust_env=False,
@@ -81,7 +85,8 @@ class Forwarder:
 
     def close(self) -> None:
         """Close all connections."""
-        self._client.close()
+        if "_client" in self.__dict__:
+            self._client.close()
 
 
 class Teller:

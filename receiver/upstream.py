@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import IO, Any
 from urllib.parse import quote
 
@@ -153,13 +154,18 @@ class Upstream:
 
     def __init__(self, base_url: str, transport: httpx.BaseTransport | None = None) -> None:
         self._base_url = base_url
-        self._client = httpx.Client(transport=transport, timeout=_TIMEOUT, follow_redirects=False)
+        self._transport = transport
         self._patiently = Retrying(
             retry=retry_if_exception_type(UpstreamUnreachable),
             stop=stop_after_attempt(TRIES),
             wait=wait_random_exponential(multiplier=0.2, max=2),
             reraise=True,
         )
+
+    @cached_property
+    def _client(self) -> httpx.Client:
+        # Not before it is needed: in a worker that only receives it would be 3 MB of certificates.
+        return httpx.Client(transport=self._transport, timeout=_TIMEOUT, follow_redirects=False)
 
     def send(
         self, authorization: str, call: Call, turn: Callable[[], object] | None = None
@@ -206,7 +212,8 @@ class Upstream:
 
     def close(self) -> None:
         """Close all connections."""
-        self._client.close()
+        if "_client" in self.__dict__:
+            self._client.close()
 
     def _send(self, authorization: str, call: Call) -> Answer:
         with (
