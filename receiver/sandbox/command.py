@@ -121,3 +121,6 @@ def command(
             faults=checked,
         )
     )
+
+
+COMMANDS = (command,)
