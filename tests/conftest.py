@@ -29,8 +29,41 @@ hypothesis.settings.load_profile("untimed")
 # Each receiver has two clients; reading the certificates for them takes longer than many a test.
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
 
+# Their tests start processes and wait for them, or for a browser.
+WAITING = ("alarms", "dashboard", "deploy", "e2e", "hostile", "test_interface_cli.py")
+
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
 DATABASES = ("sqlite", "postgresql18", "postgresql15")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Half as many again as there are processors: tests wait for half of their time."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    return max(2, len(os.sched_getaffinity(0)) * 3 // 2)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes long, in each of xdist's processes; a module's tests stay together.
+
+    xdist gives the first of n processes the first n-th of all tests, and so on; who has finished
+    takes over from the end of another's.
+    """
+    count = getattr(config, "workerinput", {}).get("workercount", 1)
+    modules: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        modules.setdefault(item.path, []).append(item)
+    here = Path(__file__).parent
+    waiting = [path for path in modules if path.relative_to(here).parts[0] in WAITING]
+    quick = [item for path in modules if path not in waiting for item in modules[path]]
+    dealt: list[pytest.Item] = []
+    for number in range(count):
+        dealt += [item for path in waiting[number::count] for item in modules[path]]
+        room = len(items) * (number + 1) // count - len(dealt)
+        dealt += quick[: max(room, 0)]
+        del quick[: max(room, 0)]
+    items[:] = dealt + quick
 
 
 @pytest.fixture(scope="session")

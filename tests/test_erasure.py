@@ -247,6 +247,7 @@ def test_the_command_erases_a_job_and_says_what_went(both):
     assert traces(receiver) == []
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_the_command_erases_nothing_unless_it_is_clear_which(both):
     receiver, command = both
 
