@@ -90,7 +90,7 @@ def test_a_postgresql_that_may_lose_commits_is_found(setting, own_postgresql):
 def until(look: Callable[[], Finding], is_so: Callable[[Finding], bool]) -> Finding:
     """Look until it is so; a server reads its settings again in its own time."""
     pause = threading.Event()
-    for _ in range(200):
+    for _ in range(1200):
         if is_so(finding := look()):
             return finding
         pause.wait(0.05)
