@@ -297,8 +297,8 @@ def test_a_proxy_that_is_there_but_not_trusted_is_found(healthy, monkeypatch):
 # --- the command
 
 
-def test_the_command_prints_a_line_for_each_check_and_leaves_with_0_or_1(make_database, tmp_path):
-    url = make_database("sqlite")
+def test_the_command_prints_a_line_for_each_check_and_leaves_with_0_or_1(tmp_path):
+    url = f"sqlite:///{tmp_path / 'receiver.db'}"
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
