@@ -65,7 +65,8 @@ def together(command: Command, runs: dict, **environment: str) -> dict:
 
 
 def made(folder: Path, **environment: str) -> Command:
-    inherited = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    tree = str(Path(__file__).parents[1])  # whatever is installed
+    inherited = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": tree}
     url = {"RECEIVER_DATABASE_URL": f"sqlite:///{folder}/receiver.db"}
     return Command(folder, {**inherited, **url, **environment})
 
