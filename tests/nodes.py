@@ -29,7 +29,7 @@ _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _PORTS = itertools.count(14_000 + 500 * (_WORKER % 32) + os.getpid() % 250)
 
 
-def eventually(condition: Callable[[], Any], what: str) -> Any:
+def eventually(condition: Callable[[], Any], what: str = "what was waited for") -> Any:
     """Look again and again; give the first true answer, or fail at the deadline."""
     pause = threading.Event()
     for _ in range(DEADLINE * 20):

@@ -6,7 +6,7 @@ import json
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import Self
 
@@ -57,27 +57,31 @@ class Load:
             thread.join()
 
     def more(self, count: int) -> None:
-        """Wait until so many more answers came."""
-        goal = self.answers.total() + count
-        eventually(lambda: self.answers.total() >= goal, f"{count} more answers")
+        """Wait until so many more were acknowledged."""
+        goal = len(self.acknowledged) + count
+        eventually(lambda: len(self.acknowledged) >= goal, f"{count} more acknowledgements")
 
     def _send(self, lane: int) -> None:
-        chance, turn = random.Random(lane), 0
+        bodies = self._bodies(lane)
         while not self._end.is_set():
-            with closing(self._connect()) as client:
-                for _ in range(20):
-                    turn += 1
-                    body = json.dumps(
-                        {"id": f"{self._name}-{lane}-{turn}", "status": "RUNNING"}
-                    ).encode()
-                    body += b" " * chance.choice([0, 100, 40_000])
-                    try:
-                        status: int | str = post(client, body)
-                    except (OSError, http.client.HTTPException) as error:
-                        self.answers[type(error).__name__] += 1
-                        break
-                    self.answers[status] += 1
-                    if status == 200:
-                        self.acknowledged.add(body)
-                    if self._end.wait(_PAUSE):
-                        break
+            try:
+                with closing(self._connect()) as client:
+                    self._send_over(client, itertools.islice(bodies, 20))
+            except (OSError, http.client.HTTPException) as error:
+                self.answers[type(error).__name__] += 1
+                self._end.wait(_PAUSE)
+
+    def _bodies(self, lane: int) -> Iterator[bytes]:
+        chance = random.Random(lane)
+        for turn in itertools.count(1):
+            body = json.dumps({"id": f"{self._name}-{lane}-{turn}", "status": "RUNNING"})
+            yield body.encode() + b" " * chance.choice([0, 100, 40_000])
+
+    def _send_over(self, client: http.client.HTTPConnection, bodies: Iterable[bytes]) -> None:
+        for body in bodies:
+            status = post(client, body)
+            self.answers[status] += 1
+            if status == 200:
+                self.acknowledged.add(body)
+            if self._end.wait(_PAUSE):
+                return

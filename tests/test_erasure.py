@@ -257,6 +257,7 @@ def test_the_command_leaves_no_byte_of_it_in_an_sqlite_file_that_is_in_use(
     assert ADA.encode() not in b"".join(path.read_bytes() for path in tmp_path.glob("*.db*"))
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_the_command_erases_nothing_unless_it_is_clear_which(both):
     receiver, command = both
 

@@ -25,7 +25,7 @@ from receiver.storage.vault import Vault
 COMMAND = Path(sys.executable).with_name("receiver")
 SECRET = "a key with späces, and long enough "  # the blank at its end counts
 BODY = b'{"id": 1, "status": "COMPLETED"}\n'
-DEADLINE = 20  # seconds; only a broken receiver needs them
+DEADLINE = 60  # seconds; only a broken receiver needs them
 
 
 def digest(body: bytes = BODY, secret: bytes = SECRET.encode(), name: str = "sha256") -> bytes:
@@ -68,7 +68,8 @@ def together(command: Command, runs: dict, **environment: str) -> dict:
 
 
 def made(folder: Path, **environment: str) -> Command:
-    inherited = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    tree = str(Path(__file__).parents[1])  # whatever is installed
+    inherited = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": tree}
     url = {"RECEIVER_DATABASE_URL": f"sqlite:///{folder}/receiver.db"}
     return Command(folder, {**inherited, **url, **environment})
 
@@ -260,6 +261,7 @@ def test_an_interrupted_wait_is_not_a_failed_job(served):
     assert call_back(served, id="interrupted", status="RUNNING") == 200
     program = (
         "import signal, sys, threading; from receiver.cli import main;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"  # a background job ignores it
         "interrupt = [threading.main_thread().ident, signal.SIGINT];"
         "threading.Timer(1, signal.pthread_kill, interrupt).start();"
         "sys.argv = ['receiver', 'job', 'interrupted', '--wait', '20']; main()"

@@ -35,10 +35,12 @@ def make_empty(make_database: Callable[[str], str]) -> Callable[[str], str]:
 
     def make(kind: str) -> str:
         url = make_database(kind)
-        if kind != "sqlite":
-            with opened(url) as database, database.engine.begin() as connection:
-                connection.execute(text("DROP SCHEMA public CASCADE"))
-                connection.execute(text("CREATE SCHEMA public"))
+        if kind == "sqlite":
+            Path(url.removeprefix("sqlite:///")).unlink()
+            return url
+        with opened(url) as database, database.engine.begin() as connection:
+            connection.execute(text("DROP SCHEMA public CASCADE"))
+            connection.execute(text("CREATE SCHEMA public"))
         return url
 
     return make

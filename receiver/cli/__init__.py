@@ -2,49 +2,50 @@
 
 import json
 import sys
+from importlib import import_module
 
 import click
 
 from receiver import __version__, logs
-from receiver.cli import (
-    audit,
-    check,
-    demo,
-    doctor,
-    forget,
-    instances,
-    operate,
-    query,
-    reconcile,
-    submit,
-    watch,
-)
 from receiver.cli.exits import INTERRUPTED, SOFTWARE, UNREACHABLE, USAGE, Failure
 from receiver.errors import CredentialError, SettingsError, StoreError
-from receiver.sandbox.command import command as sandbox
+
+_ROOMS = {
+    "receiver.cli.operate": ("serve", "db", "keys", "tokens"),
+    "receiver.cli.instances": ("instances",),
+    "receiver.cli.query": ("jobs", "job", "events", "rejections"),
+    "receiver.cli.submit": ("objects", "submit"),
+    "receiver.cli.reconcile": ("reconcile",),
+    "receiver.cli.forget": ("prune", "erase"),
+    "receiver.cli.check": ("verify", "trigger"),
+    "receiver.cli.audit": ("audit",),
+    "receiver.cli.doctor": ("doctor",),
+    "receiver.cli.watch": ("watch", "alarms"),
+    "receiver.cli.demo": ("demo",),
+    "receiver.sandbox.command": ("sandbox",),
+}
+_ROOM = {name: room for room, names in _ROOMS.items() for name in names}
 
 
-@click.group()
+class Rooms(click.Group):
+    """Commands of which one is imported: a script that asks for a job waits for no database."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in order."""
+        return sorted({*super().list_commands(ctx), *_ROOM})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, or None."""
+        if cmd_name in _ROOM:
+            for command in import_module(_ROOM[cmd_name]).COMMANDS:
+                self.add_command(command)
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=Rooms)
 @click.version_option(__version__, package_name="bulk-callback-receiver")
 def receiver() -> None:
     """Receive, verify and keep bulk-job callbacks of SAP Open Connectors."""
-
-
-for command in (
-    *operate.COMMANDS,
-    *instances.COMMANDS,
-    *query.COMMANDS,
-    *submit.COMMANDS,
-    *reconcile.COMMANDS,
-    *forget.COMMANDS,
-    *check.COMMANDS,
-    *audit.COMMANDS,
-    *doctor.COMMANDS,
-    *watch.COMMANDS,
-    demo.demo,
-    sandbox,
-):
-    receiver.add_command(command)
 
 
 def main() -> None:

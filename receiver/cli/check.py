@@ -8,8 +8,9 @@ import click
 import httpx
 
 from receiver.cli.exits import CREDENTIALS, OK, UNREACHABLE, USAGE, Failure
-from receiver.cli.operate import opened, secret, secret_file
+from receiver.cli.operate import opened
 from receiver.cli.output import as_json, show
+from receiver.cli.secret_files import secret, secret_file
 from receiver.clock import now_ms
 from receiver.diagnosis import diagnose
 from receiver.settings import DEFAULT_INSTANCE, Settings

@@ -6,8 +6,9 @@ from typing import Any, TypedDict
 import click
 
 from receiver.cli.exits import USAGE, Failure
-from receiver.cli.operate import actor, opened, secret, secret_file, warn_of
+from receiver.cli.operate import actor, opened, warn_of
 from receiver.cli.output import as_json, show, table, timed
+from receiver.cli.secret_files import secret, secret_file
 from receiver.clock import now_ms
 from receiver.settings import INSTANCE_NAME
 from receiver.storage import audit, credentials

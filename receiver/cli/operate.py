@@ -12,11 +12,12 @@ import click
 import structlog
 
 from receiver import serving
-from receiver.cli.exits import USAGE, Failure
+from receiver.cli.exits import USAGE
 from receiver.cli.output import as_json, show, table, timed
+from receiver.cli.secret_files import secret, secret_file
 from receiver.clock import iso, now_ms
 from receiver.notifications import MAX_TIME_MS
-from receiver.settings import Settings, duration_ms, secret_from_file
+from receiver.settings import Settings, duration_ms
 from receiver.signatures import SHORT_KEY_BYTES
 from receiver.storage import audit, counters, credentials, migrations, tokens
 from receiver.storage.database import Database
@@ -26,8 +27,6 @@ from receiver.storage.vault import Vault
 _TOKEN_NAME = re.compile(r"(?!cli:)[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,100}")
 
 log = structlog.get_logger()
-
-secret_file = click.Path(dir_okay=False, allow_dash=True)
 
 
 @contextmanager
@@ -47,16 +46,6 @@ def actor() -> str:
         return f"cli:{pwd.getpwuid(os.geteuid()).pw_name}"
     except KeyError:  # in a container, a user may have no name
         return f"cli:{os.geteuid()}"
-
-
-def secret(path: str | None) -> bytes | None:
-    """Read a secret's file, less one final line end; `-` is standard input."""
-    if path is None:
-        return None
-    try:
-        return secret_from_file("/dev/stdin" if path == "-" else path)
-    except OSError as error:
-        raise Failure(USAGE, "unreadable_file", f"{path}: {error.strerror}") from None
 
 
 @click.command()

@@ -7,7 +7,7 @@ import click
 import httpx
 
 from receiver.cli.exits import CREDENTIALS, UNREACHABLE, USAGE, Failure
-from receiver.cli.operate import secret, secret_file
+from receiver.cli.secret_files import secret, secret_file
 
 T = TypeVar("T")
 

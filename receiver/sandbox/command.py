@@ -152,3 +152,6 @@ def command(
             faults=checked,
         )
     )
+
+
+COMMANDS = (command,)

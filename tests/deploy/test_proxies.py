@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from nodes import DEADLINE, KEY, eventually, stored
+from nodes import DEADLINE, KEY, Node, eventually, stored
 from proxies import DEPLOY, INSIDE, OUTSIDE, Proxy, running_proxy
 from senders import Load, direct, post
 from sites import Site
@@ -355,9 +355,18 @@ def test_no_sender_notices_nodes_that_are_restarted_killed_or_frozen(site):
                 load.more(60)
                 node.start()
                 node.wait()
+                # HAProxy looks once a second; before it has, the other one is the only one.
+                eventually(lambda back=node: is_asked(back), "callbacks for who came back")
         load.more(60)
     assert dict(load.answers) == {200: load.answers.total()}
     assert load.acknowledged - set(stored(site.database_url)) == set()
+
+
+def is_asked(node: Node) -> bool:
+    """Whether a node has received a callback since it started."""
+    with closing(direct(node.port)) as client:
+        client.request("GET", "/metrics")
+        return b"receiver_callbacks_total{" in client.getresponse().read()
 
 
 def test_without_any_node_senders_are_told_to_come_again(site):

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,28 +15,17 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from nodes import DEADLINE, KEY, eventually
 
 import receiver
 from receiver.signatures import HEADER, SignatureKey, sign
 from receiver.storage import migrations, tokens
 
 ROOT = Path(receiver.__file__).parents[1]
-DEADLINE = 60  # seconds; only a receiver that does not start or stop needs them
 TOKEN_NAME = "e2e"
-KEY = SignatureKey("environment", b"a signature key that no log may show")
 SERVE = (sys.executable, "-m", "receiver", "serve", "--bind", "127.0.0.1:0")
 
 Headers = Sequence[tuple[str, str]]
-
-
-def eventually(condition: Callable[[], Any], what: str = "what was waited for") -> Any:
-    """Look again and again; give the first true answer, or fail at the deadline."""
-    pause = threading.Event()
-    for _ in range(DEADLINE * 20):
-        if answer := condition():
-            return answer
-        pause.wait(0.05)
-    return pytest.fail(f"{what} never came to be")
 
 
 def children(pid: int) -> list[int]:

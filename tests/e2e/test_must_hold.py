@@ -1,7 +1,6 @@
 """What must hold on a running receiver, whatever is sent and whatever dies."""
 
 import gzip
-import http.client
 import json
 import os
 import random
@@ -11,22 +10,18 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import pytest
 from corpus import UNREADABLE
-from sqlalchemy import text
+from nodes import DEADLINE, KEY, eventually, stored
+from senders import Load, direct
 
-from receiver.signatures import HEADER, SignatureKey, sign
-from receiver.storage.database import Database
-
-KEY = SignatureKey("environment", b"a signature key that no log may show")
-DEADLINE = 60  # seconds
-LOST = (OSError, http.client.HTTPException)  # what a client sees of a receiver that goes away
+from receiver.signatures import HEADER, sign
 
 
 def bulk(job: str, status: str = "COMPLETED", **facts) -> bytes:
@@ -34,12 +29,7 @@ def bulk(job: str, status: str = "COMPLETED", **facts) -> bytes:
 
 
 def kept(served: Any) -> list[bytes]:
-    """The bodies in the receiver's database, read past the receiver."""
-    database = Database(served.database_url)
-    with database.read() as session:
-        bodies = [bytes(body) for (body,) in session.execute(text("SELECT body FROM bodies"))]
-    database.close()
-    return bodies
+    return stored(served.database_url)
 
 
 # --- 300 jobs, against an oracle of its own
@@ -496,77 +486,27 @@ def test_after_all_that_a_good_callback_is_kept_and_the_node_is_ready(framed):
 # --- processes that die
 
 
-class Load:
-    """Senders that go on until they are stopped, and remember what was acknowledged."""
-
-    def __init__(self, served: Any, lanes: int = 8) -> None:
-        self.acked: list[bytes] = []
-        self.statuses: Counter[int] = Counter()
-        self._served, self._stopped = served, threading.Event()
-        self._threads = [threading.Thread(target=self._send, args=(lane,)) for lane in range(lanes)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join(DEADLINE)
-
-    def until(self, more: int) -> None:
-        """Wait until so many more were acknowledged."""
-        goal, pause = len(self.acked) + more, threading.Event()
-        for _ in range(DEADLINE * 100):
-            if len(self.acked) >= goal:
-                return
-            pause.wait(0.01)
-        pytest.fail(f"{len(self.acked)} of {goal} acknowledged")
-
-    def _send(self, lane: int) -> None:
-        for turn in range(100_000):
-            try:
-                with self._served.client() as client:
-                    self._send_over(client, lane, turn)
-            except LOST:
-                if self._stopped.wait(0.01):
-                    return
-            else:
-                return
-
-    def _send_over(self, client: Any, lane: int, turn: int) -> None:
-        for number in range(100_000):
-            if self._stopped.is_set():
-                return
-            body = bulk(f"{lane}-{turn}-{number}")
-            status, _ = client.call_back(body)
-            self.statuses[status] += 1
-            if status == 200:
-                self.acked.append(body)
-
-
 def expect_all_acknowledged_kept(load: Load, bodies: list[bytes]) -> None:
-    assert set(load.statuses) == {200}
+    assert {status for status in load.answers if isinstance(status, int)} == {200}
     assert len(bodies) == len(set(bodies))
-    assert set(load.acked) - set(bodies) == set()
+    assert load.acknowledged - set(bodies) == set()
 
 
 def test_when_it_is_terminated_under_load_all_that_was_acknowledged_is_kept(served):
-    with Load(served) as load:
-        load.until(300)
+    with Load(lambda: direct(served.port), lanes=8) as load:
+        load.more(300)
         assert served.terminate() == 0
     expect_all_acknowledged_kept(load, kept(served))
 
 
 def test_when_workers_are_killed_under_load_all_that_was_acknowledged_is_kept(served):
-    with Load(served) as load:
-        load.until(200)
+    with Load(lambda: direct(served.port), lanes=8) as load:
+        load.more(200)
         for _ in range(4):
             workers = served.workers
             os.kill(workers[0], signal.SIGKILL)
-            load.until(150)
-            wait_for(lambda gone=workers[0]: len(others(served, gone)) == 2)
+            load.more(150)
+            eventually(lambda gone=workers[0]: len(others(served, gone)) == 2)
     expect_all_acknowledged_kept(load, kept(served))
     assert served.is_ready()
     with served.client() as client:
@@ -575,12 +515,3 @@ def test_when_workers_are_killed_under_load_all_that_was_acknowledged_is_kept(se
 
 def others(served: Any, pid: int) -> list[int]:
     return [worker for worker in served.workers if worker != pid]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(DEADLINE * 20):
-        if condition():
-            return
-        pause.wait(0.05)
-    pytest.fail("it never came to be")
