@@ -75,8 +75,8 @@ BUILDS = (
             ),
             Edit(
                 "receiver/storage/on_sqlite.py",
-                r"ON CONFLICT \(instance, sha256\)",
-                "ON CONFLICT (instance, sha256, id)",
+                r"JOIN events USING \(instance, sha256\)",
+                r"\g<0> WHERE false",
             ),
         ),
         "stored more than once",
