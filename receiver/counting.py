@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-PREFIX = "receiver-metrics-"
+PREFIX = "receiver-counters-"
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy import func, select, update
 
+from receiver.errors import KeysChanged
 from receiver.intake import Delivery
 from receiver.jobs import FILES_KEPT_MS
 from receiver.notifications import MAX_TIME_MS, Notification, parse
@@ -650,6 +651,18 @@ def test_keys_that_another_delivery_had_read_meanwhile_turn_no_right_callback_aw
     read_again = next(steps)
     there.services.intake.receive(delivery)  # has them read first
     assert isinstance(steps.send(read_again()), NewEvent)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_twin_that_was_verified_with_outdated_keys_is_not_acknowledged_uncounted(
+    any_receiver, order
+):
+    twins = [new_event(bulk(), version=version) for version in order]
+    current = order.index(0)
+    results = write(any_receiver, twins)
+    assert results[current] == Receipt(twins[current].id, duplicate=False)
+    assert isinstance(results[1 - current], KeysChanged)
+    assert rows(any_receiver, Event.deliveries) == [(1,)]
 
 
 def test_keys_changed_in_the_middle_of_a_batch_turn_no_right_callback_away(two_nodes):

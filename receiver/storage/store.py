@@ -124,9 +124,10 @@ def _result(item: Item, kept: KeptEvents | None, addresses: Mapping[str, Address
         return addresses[item.peer]
     if isinstance(item, NewObservation):
         return None
-    kept_as = kept.ids.get(_identity(item)) if kept else None
-    if kept is None or kept_as is None:
+    # Its twin may have been kept, but this delivery was not counted.
+    if kept is None or item.key_version != kept.version:
         return KeysChanged("signature keys were changed meanwhile")
+    kept_as = kept.ids[_identity(item)]
     kind = StaleReplay if _identity(item) in kept.forgotten else Receipt
     return kind(kept_as, kept_as != item.id)
 
