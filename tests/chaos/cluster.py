@@ -59,11 +59,14 @@ class Postgres:
 
     def start(self) -> None:
         """Start the server and wait until it takes connections."""
+        self._launch()
+        until(self._answers, "PostgreSQL's start")
+
+    def _launch(self) -> None:
         words = [str(BIN / "postgres"), "-D", str(self._data), "-p", str(self.port)]
         settings = [word for name in SETTINGS for word in ("-c", f"{name}={SETTINGS[name]}")]
         argv = [*self._disk.inside, *_as_user(), *words, *settings]
         self._process = start(argv, self._log, cwd=Path("/"))
-        until(self._answers, "PostgreSQL's start")
 
     @property
     def pids(self) -> list[int]:
@@ -128,6 +131,9 @@ class Postgres:
     def _answers(self) -> bool:
         if not self.running:
             written = self._log.read_text(errors="replace").splitlines()[-3:]
+            if any("is still in use" in line for line in written):
+                self._launch()  # a backend that was forked while its server was killed ends by now
+                return False
             raise ChaosError(f"PostgreSQL ended: {' | '.join(written)}")
         with suppress(psycopg.Error):
             return self.query("SELECT 1", "postgres") == [(1,)]
