@@ -170,11 +170,11 @@ class Writer(Generic[I, R]):
             with self._guard:
                 # Who gave up waiting has cancelled: the sender tries again, so nothing is lost.
                 batch = [pending for pending in taken if pending and pending.take()]
-            del taken  # or what is done would be held until the next batch
             if batch:
                 self._began = time.monotonic()
                 self._write(batch)
                 self._began = None
+            del taken, batch  # or bodies would be held until the next one comes
 
     def _write(self, batch: list[Pending[I, R]]) -> None:
         try:
