@@ -197,7 +197,7 @@ def _database_url(text: str) -> str:
         and scheme == "sqlite"
         and len(rest) > 1
         and rest[0] == "/"
-        and rest != "/:memory:"
+        and not rest.startswith(("/:memory:", "/file:"))
     ):
         return text
     raise ValueError("must be sqlite:///PATH or postgresql+psycopg://...")

@@ -6,15 +6,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 from test_pruning import DAY, age, prune
 
 from receiver.clock import now_ms
 from receiver.notifications import Notification
 from receiver.storage import failures
+from receiver.storage.database import Database
 from receiver.storage.erasure import erase
 from receiver.storage.followups import Claim
 from receiver.storage.merging import NewObservation
@@ -255,6 +257,17 @@ def test_the_command_leaves_no_byte_of_it_in_an_sqlite_file_that_is_in_use(
     assert ADA.encode() in b"".join(path.read_bytes() for path in tmp_path.glob("*.db*"))
     assert run(url, "erase", "--job", "1")[0] == 0
     assert ADA.encode() not in b"".join(path.read_bytes() for path in tmp_path.glob("*.db*"))
+
+
+def test_a_log_that_somebody_reads_is_left_and_emptied_another_time(make_receiver, make_database):
+    url = make_database("sqlite")
+    receiver = make_receiver(url)
+    fill(receiver)
+    with closing(Database(url)) as other, other.read() as reading:
+        reading.execute(text("SELECT count(*) FROM jobs")).all()
+        erased(receiver)
+        assert not receiver.services.database.empty_log()
+    assert receiver.services.database.empty_log()
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -369,9 +369,12 @@ def receiver(url: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_new_sqlite_file_is_for_its_owner_alone(tmp_path):
-    before = os.umask(0o022)
+    """Whatever opens it first."""
+    url, before = f"sqlite:///{tmp_path}/r.db", os.umask(0o022)
     try:
-        migrations.opened(f"sqlite:///{tmp_path}/r.db").close()
+        with opened(url) as looked_at:
+            assert migrations.current(looked_at) is None
+        migrations.opened(url).close()
     finally:
         os.umask(before)
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == {

@@ -10,6 +10,7 @@ from receiver.cli.exits import USAGE, Failure
 from receiver.cli.operate import actor, opened
 from receiver.cli.output import as_json, show
 from receiver.clock import now_ms
+from receiver.errors import StoreError
 from receiver.retention import Retention
 from receiver.settings import INSTANCE_NAME, duration_ms
 from receiver.storage import audit, lists
@@ -72,9 +73,16 @@ def erase(job_id: str, instance: str | None, json_: bool) -> None:
                 )
         if gone is None:
             raise Failure(USAGE, "not_found", f"no job {job_id} is known")
-        if not database.empty_log():
+        if not _is_log_empty(database):
             click.echo("the database's log may hold it until it is overwritten", err=True)
     show({"job": job_id, "instance": name, **gone}, _told(gone, "erased"), json_)
+
+
+def _is_log_empty(database: Database) -> bool:
+    try:
+        return database.empty_log()
+    except StoreError:  # the job is erased all the same
+        return False
 
 
 def _instance_of(database: Database, job_id: str, instance: str | None) -> str:

@@ -32,6 +32,7 @@ _SQLITE_PERMANENT = ("SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "S
 
 PATIENCE_SECONDS = 5.0
 _LOCK_PAUSE_SECONDS = 0.005
+_BUSY_MS = 5000  # for others' locks on an SQLite file, which are short
 _PING_SECONDS = 2.0  # if there is no answer by then, a connection is made anew
 _FRESH_SECONDS = 0.05  # under load no batch should wait for a trip that tells nothing
 
@@ -78,6 +79,7 @@ class Database:
         self._file = str(parsed.database) if self.is_sqlite else None
         self._lock = None if self._file is None else _FileLock(self._file)
         if self.is_sqlite:
+            event.listen(self._engine, "do_connect", _create)
             event.listen(self._engine, "connect", _prepare_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
         else:
@@ -131,11 +133,10 @@ class Database:
         if self._file is not None:
             with self._store_errors(), self._exclusive(PATIENCE_SECONDS):
                 try:
-                    _create(self._file)
                     connection = self._engine.raw_connection()
                     connection.cursor().execute("PRAGMA journal_mode=WAL").close()
                     connection.close()
-                except (OSError, sqlite3.Error) as error:
+                except sqlite3.Error as error:
                     raise StoreUnavailable(f"the file cannot be used: {error}") from None
 
     def empty_log(self) -> bool:
@@ -144,9 +145,13 @@ class Database:
             return True
         with self._store_errors(), self._exclusive(PATIENCE_SECONDS):
             connection = self._engine.raw_connection()
+            cursor = connection.cursor()
             try:
-                busy, *_ = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                # All who write wait meanwhile; a backup may be reading for minutes.
+                cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS // 20}")
+                busy, *_ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             finally:
+                cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
                 connection.close()
         return not busy
 
@@ -277,13 +282,13 @@ def _lock(descriptor: int, deadline: float | None) -> None:
             return
 
 
-def _create(path: str) -> None:
+def _create(_dialect: object, _record: object, words: list[str], _named: object) -> None:
     """Make an empty file for its owner alone: what it will hold is about people.
 
     Never one that is there: closing it would take away the locks that SQLite holds on it.
     """
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    with suppress(OSError):  # of which SQLite tells
+        os.close(os.open(words[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
 
 def _note_use(_connection: object, record: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
@@ -292,7 +297,7 @@ def _note_use(_connection: object, record: Any) -> None:  # noqa: ANN401 - SQLAl
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - sqlite3's
     connection.isolation_level = None  # transactions begin where we say, not where sqlite3 thinks
-    for pragma in ("synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_MS}"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 

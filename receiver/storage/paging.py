@@ -132,7 +132,7 @@ def _count(listing: Listing) -> Statement:
     return Statement(select(func.count()).select_from(limited))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def _reaches(listing: Listing, shape: _Shape) -> Statement:
     """Tell for each value of each facet where its DEPTH-th newest row stands, or null."""
     first = listing.order[0]
@@ -150,7 +150,7 @@ def _reaches(listing: Listing, shape: _Shape) -> Statement:
     )
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=128)  # of hundreds of kilobytes each for who names hundreds of values
 def _page(listing: Listing, shape: _Shape) -> Statement:
     if not shape.text:
         return Statement(_ordered(listing, shape, listing.columns), many=True)

@@ -4,7 +4,8 @@ They go to the driver as they stand, past SQLAlchemy's reading of parameters and
 more than the databases did. Each text is always the same, so that sqlite3's cache and psycopg's
 prepared statements know it again.
 
-SQLite is a function call away, and one writer at a time holds it: plain statements, row by row.
+SQLite is a function call away, and one writer at a time holds it: who holds it may look first, and
+then writes many rows with one statement of each kind.
 PostgreSQL is a round trip away, and other nodes write at once: arrays, three statements for a
 batch, each touching its rows in the order given, which all nodes keep.
 """

@@ -7,9 +7,12 @@ a slow disk use them up, and that a job is asked for without a web framework. AD
 
 import asyncio
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -57,6 +60,8 @@ _SIGNATURE = HEADER.lower().encode()
 _REQUEST_ID = requests.HEADER.lower().encode()
 _WEBHOOK_ID = b"elements-webhook-id"
 _JSON = {"Content-Type": "application/json"}
+# Of the request that a thread of Flask's answers: whether its client has left.
+_GONE: ContextVar[threading.Event] = ContextVar("gone")
 
 
 class Adapter:
@@ -72,6 +77,7 @@ class Adapter:
         # Keys read anew, which a refusal asks for, must not wait for Flask's threads.
         self._key_readers = ThreadPoolExecutor(2, "keys")
         self._job_readers = ThreadPoolExecutor(READERS, "jobs")
+        self._answering: set[asyncio.Future[None]] = set()
         self._brought: Commits | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,7 +91,24 @@ class Adapter:
         elif scope["method"] == "GET" and (asked := self._question_about(scope)):
             await self._question(scope, asked, send)
         else:
-            await self._flask(scope, whole(receive), send)  # type: ignore[arg-type]
+            await self._by_flask(scope, receive, send)
+
+    async def _by_flask(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have Flask answer in a thread, which is awaited though the client be gone.
+
+        a2wsgi, cancelled, would let the thread wait for ever to hand over its next piece.
+        """
+        gone = threading.Event()
+        _GONE.set(gone)
+        answered = self._flask(scope, whole(receive), send)  # type: ignore[arg-type]
+        answering = asyncio.ensure_future(answered)
+        self._answering.add(answering)
+        answering.add_done_callback(self._answering.discard)
+        try:
+            await asyncio.shield(answering)
+        except asyncio.CancelledError:
+            gone.set()
+            raise
 
     async def _callback(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
@@ -208,6 +231,17 @@ def _wsgi(flask: Flask) -> WSGIApp:
     def application(environ: Any, start_response: Any) -> Iterable[bytes]:  # noqa: ANN401
         environ["wsgi.input_terminated"] = True  # or Werkzeug takes a chunked body for none
         environ["wsgi.errors"] = sys.stderr
-        return flask(environ, start_response)
+        return _while_wanted(flask(environ, start_response), _GONE.get())
 
     return application
+
+
+def _while_wanted(pieces: Iterable[bytes], gone: threading.Event) -> Iterator[bytes]:
+    """Pass on an answer, no further than there is a client for it."""
+    with ExitStack() as stack:
+        if close := getattr(pieces, "close", None):
+            stack.callback(close)
+        for piece in pieces:
+            if gone.is_set():
+                return
+            yield piece

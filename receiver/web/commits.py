@@ -8,6 +8,8 @@ from receiver.errors import StoreUnavailable
 from receiver.storage.store import Item, Result
 from receiver.storage.writer import Pending, Writer
 
+_PAUSE_SECONDS = 0.02  # between looks at all who wait: while nothing is committed they are many
+
 
 class Commits:
     """Brings what the writer has done to the event loop, a batch at a time.
@@ -70,4 +72,5 @@ class Commits:
                 if not waiter.done():
                     waiter.set_exception(StoreUnavailable("not committed in time"))
         if self._waiting:
-            self._look_again(min(deadline for _, deadline in self._waiting.values()))
+            earliest = min(deadline for _, deadline in self._waiting.values())
+            self._look_again(max(earliest, now + _PAUSE_SECONDS))

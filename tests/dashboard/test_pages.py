@@ -14,6 +14,7 @@ from receiver.signatures import SignatureKey
 from receiver.storage import credentials, tokens
 from receiver.storage.failures import keep_errors
 from receiver.storage.followups import Claim
+from receiver.web.dashboard import job_list
 from receiver.web.dashboard.job_list import cell
 
 DONE = {"status": "COMPLETED", "recordsCount": 8, "recordsFailedCount": 2}
@@ -275,3 +276,13 @@ def test_what_was_refused_lately_is_counted_by_reason(guest):
         guest.receiver.client.post(f"/callbacks/{instance}", data=b"x", headers=headers)
     told = re.sub("<.*?>", "", guest.get("/refusals").text)
     assert "In the last hour: 2 unknown instance, 1 missing." in told
+
+
+def test_a_filter_bar_is_kept_unless_it_names_very_much(guest, monkeypatch):
+    kept: dict[object, object] = {}
+    monkeypatch.setattr(job_list, "_BARS", kept)
+    assert guest.get("/jobs?status=ERROR").status_code == 200
+    assert len(kept) == 1
+    many = "&".join(f"status=s{number}" for number in range(300))
+    assert guest.get(f"/jobs?{many}").status_code == 200
+    assert [len(bar) <= job_list.LONGEST_BAR for bar in kept.values()] == [True]

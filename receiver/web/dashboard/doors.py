@@ -11,7 +11,7 @@ import structlog
 from flask import Response, g, redirect, request, url_for
 from werkzeug.exceptions import Forbidden, HTTPException
 
-from receiver.errors import StoreError
+from receiver.errors import ReceiverError, StoreError
 from receiver.settings import is_loopback
 from receiver.storage import sessions
 from receiver.web import problems, services
@@ -56,7 +56,7 @@ def nowhere(error: HTTPException) -> Response:
     if not _wants_page():
         return problems.answer_to_flasks(error)
     g.session_id = request.cookies.get(_cookie("session"))
-    with suppress(StoreError):
+    with suppress(ReceiverError):
         _remember(_signed_in())
     return guarded(faulty(error))
 

@@ -43,6 +43,7 @@ ORDERS: Mapping[Look | None, Order] = {
 }
 CSV_PAGE = 1000
 MOST_BARS = 64  # kept in a process
+LONGEST_BAR = 20_000  # characters; each filter has a link that names all the others
 CSV_COLUMNS = (
     "id",
     "instance",
@@ -101,9 +102,11 @@ def _bar(filters: Filters, instances: tuple[str, ...]) -> Markup:
     key = tuple(filters.pairs), instances
     bar = _BARS.get(key)
     if bar is None:
+        bar = part("filter_bar", filters, OUTCOMES, SHOWS, TIMES, instances)
         if len(_BARS) >= MOST_BARS:
             _BARS.clear()
-        bar = _BARS[key] = part("filter_bar", filters, OUTCOMES, SHOWS, TIMES, instances)
+        if len(bar) <= LONGEST_BAR:
+            _BARS[key] = bar
     return bar
 
 

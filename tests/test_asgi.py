@@ -1,0 +1,74 @@
+"""The adapter in front of Flask: clients that leave take nothing with them."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+from flask import Response
+
+from receiver.web.asgi import Adapter
+
+DEADLINE = 60  # seconds; only a broken adapter needs them
+
+
+def scope(path: str) -> dict[str, object]:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"host", b"x")],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+    }
+
+
+async def nothing() -> dict[str, object]:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def status_of(adapter: Adapter, path: str) -> int:
+    told: list[dict] = []
+
+    async def send(message: dict) -> None:
+        told.append(message)
+
+    await asyncio.wait_for(adapter(scope(path), nothing, send), DEADLINE)
+    return told[0]["status"]
+
+
+def test_a_client_that_leaves_a_long_answer_takes_no_thread_along(receiver):
+    """As gunicorn does it: what is sent is dropped, and after a while the request is cancelled."""
+    ended = threading.Event()
+
+    @receiver.app.get("/endless")
+    def endless() -> Response:
+        def pieces() -> Iterator[bytes]:
+            try:
+                while True:
+                    yield b"more"
+            finally:
+                ended.set()
+
+        return Response(pieces())
+
+    async def left() -> int:
+        adapter, pieces = Adapter(receiver.app, threads=1), asyncio.Event()
+
+        async def send(message: dict) -> None:
+            if message["type"] == "http.response.body":
+                pieces.set()
+
+        request = asyncio.create_task(adapter(scope("/endless"), nothing, send))
+        await asyncio.wait_for(pieces.wait(), DEADLINE)
+        request.cancel()
+        await asyncio.wait([request])
+        return await status_of(adapter, "/healthz")
+
+    assert asyncio.run(left()) == 200
+    assert ended.wait(DEADLINE)
