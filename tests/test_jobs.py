@@ -146,10 +146,16 @@ def test_an_ended_job_stays_ended(told, late):
 @settings(max_examples=1000)
 @given(histories, notifications)
 @example([], said("RUNNING"))
+# One register alone, and what it has a say in.
+@example([said("RUNNING")], said("CREATED", submitted=5))
+@example([said("COMPLETED", loaded=8)], said("CREATED", submitted=10))
+@example([said("COMPLETED", completed_at=1)], said("COMPLETED", completed_at=1, failed=2))
+@example([said("COMPLETED", loaded=3)], said("ERROR", attempt=1))
 def test_a_notification_changes_what_then_shows_differently_or_says_why_it_changed_nothing(
     told, late
 ):
-    before, after = fold(told), fold([*told, late])
+    before = fold(told)
+    after = merge(before, late)  # which keeps the registers that it does not change
     changed, note = changes(before, after, late)
     was, now = shown(before), shown(after)
     # Counts are one fact, `ended` and `files_expire_at` follow from others, `called_back` is ours.
