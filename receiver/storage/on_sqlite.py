@@ -24,7 +24,7 @@ from receiver.storage.rows import (
     StoredJob,
 )
 
-_MOST_ROWS = 64  # of a statement
+_MOST_ROWS = 32  # of a statement
 
 
 class OnSQLite:

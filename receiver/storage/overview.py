@@ -5,7 +5,7 @@ jobs.
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from sqlalchemy import BigInteger, Select, bindparam, false, func, literal_column, select, text
@@ -126,7 +126,8 @@ def _numbers(shape: int | None) -> Statement:
     )
 
 
-def numbers() -> dict[str, tuple[Select[Any], Any]]:
+@cache
+def numbers() -> Mapping[str, tuple[Select[Any], Any]]:
     """Give each number by name: how it is counted, and its column of instances."""
     expires = JobRow.files_expire_at
     return {
