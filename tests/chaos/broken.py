@@ -78,6 +78,11 @@ BUILDS = (
                 r"JOIN events USING \(instance, sha256\)",
                 r"\g<0> WHERE false",
             ),
+            Edit(  # equal ones of a batch
+                "receiver/storage/store.py",
+                r"setdefault\(\(item.instance, item.sha256, item.key_version\)",
+                "setdefault((item.instance, item.sha256, item.key_version, item.id)",
+            ),
         ),
         "stored more than once",
     ),
