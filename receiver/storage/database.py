@@ -76,8 +76,7 @@ class Database:
         self._driver = self._engine.dialect.loaded_dbapi
         self._errors = (DBAPIError, self._driver.Error)  # the hot path's come straight from it
         self._writing = self._engine.execution_options(writes=True)
-        self._file = str(parsed.database) if self.is_sqlite else None
-        self._lock = None if self._file is None else _FileLock(self._file)
+        self._lock = _FileLock(str(parsed.database)) if self.is_sqlite else None
         if self.is_sqlite:
             event.listen(self._engine, "do_connect", _create)
             event.listen(self._engine, "connect", _prepare_sqlite)
@@ -130,7 +129,7 @@ class Database:
 
     def prepare(self) -> None:
         """Put an SQLite file into WAL mode, once and for good; nothing else may use it then."""
-        if self._file is not None:
+        if self.is_sqlite:
             with self._store_errors(), self._exclusive(PATIENCE_SECONDS):
                 try:
                     connection = self._engine.raw_connection()
