@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import case, delete, func, insert, select, update
+from sqlalchemy import case, delete, exists, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from receiver.storage.credentials import affected
@@ -19,9 +19,11 @@ def due_errors(session: Session, instance: str, now: int) -> list[Claim]:
 
 def with_due_errors(session: Session, now: int) -> list[str]:
     """Name the instances that have such jobs and vendor secrets to fetch with."""
-    due = select(JobRow.instance).where(JobRow.errors_at <= now).distinct()
     can = Instance.element_token.is_not(None) & Instance.user_secret.is_not(None)
-    return list(session.scalars(select(Instance.name).where(Instance.name.in_(due), can)))
+    # For each instance one look into the index: asked for the instances of such jobs, SQLite would
+    # read all jobs there are.
+    due = exists().where(JobRow.instance == Instance.name, JobRow.errors_at <= now)
+    return list(session.scalars(select(Instance.name).where(can, due)))
 
 
 def claim_errors(session: Session, claim: Claim, next_at: int) -> bool:

@@ -17,12 +17,14 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    text,
     tuple_,
     update,
 )
 from sqlalchemy.orm import Session
 
 from receiver.jobs import FILES_KEPT_MS
+from receiver.storage import models
 from receiver.storage.credentials import affected
 from receiver.storage.database import upsert
 from receiver.storage.models import (
@@ -35,6 +37,7 @@ from receiver.storage.models import (
 )
 
 UNDER_WAY = ("pending", "unknown")
+IS_UNDER_WAY = text(models.UNDER_WAY)
 LEARNT_FROM = 500  # ended jobs
 ENOUGH_TO_LEARN = 5
 LEAST_USUAL_MS = 1_000
@@ -61,7 +64,7 @@ def due_polls(
     """Give the jobs under way of an instance that should be asked for, longest waiting first."""
     overdue = and_(JobRow.poll_at.is_(None), is_overdue(now, overdue_after))
     due = or_(overdue, JobRow.poll_at <= now)
-    mine = select(JobRow).where(JobRow.instance == instance, JobRow.outcome.in_(UNDER_WAY))
+    mine = select(JobRow).where(JobRow.instance == instance, IS_UNDER_WAY)
     rows = session.scalars((mine if everything else mine.where(due)).order_by(JobRow.first_seen_at))
     return [claim_of(row, row.polls) for row in rows]
 
@@ -123,7 +126,7 @@ def _slowest_but_few(durations: list[int]) -> int:
 def claim_poll(session: Session, claim: Claim, next_at: int) -> bool:
     """Take a poll; False if another node did, or if the job has ended meanwhile."""
     mine = update(JobRow).where(*is_claimed(claim), JobRow.polls == claim.tries)
-    under_way = mine.where(JobRow.outcome.in_(UNDER_WAY))
+    under_way = mine.where(IS_UNDER_WAY)
     return affected(session, under_way.values(poll_at=next_at, polls=JobRow.polls + 1)) == 1
 
 
@@ -220,7 +223,7 @@ def beat(session: Session, now: int) -> bool:
     # Not all of a million: callbacks would wait for their rows. These alone take hours to ask for.
     longest = (
         select(JobRow.id, JobRow.instance)
-        .where(JobRow.outcome.in_(UNDER_WAY))
+        .where(IS_UNDER_WAY)
         .order_by(JobRow.first_seen_at)
         .limit(MOST_BROUGHT_FORWARD)
         .with_for_update(skip_locked=True)

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from receiver.storage.alarm_models import Alarm
-from receiver.storage.followups import UNDER_WAY
+from receiver.storage.followups import IS_UNDER_WAY
 from receiver.storage.models import CounterRow, JobRow
 from receiver.storage.overview import summary
 from receiver.storage.reading import Rows
@@ -33,7 +33,7 @@ class Gauges:
 def gauges(read: Rows, session: Session, now: int, overdue_after: int) -> Gauges:
     """Read all of them."""
     counted = summary(read, None, now, overdue_after)
-    under_way = select(func.min(JobRow.first_seen_at)).where(JobRow.outcome.in_(UNDER_WAY))
+    under_way = select(func.min(JobRow.first_seen_at)).where(IS_UNDER_WAY)
     last = (
         select(CounterRow.instance, func.max(CounterRow.n))
         .where(CounterRow.measure == LAST_CALLBACK)

@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 
 from receiver.clock import MINUTE_MS
 from receiver.storage.alarm_models import Rhythm
-from receiver.storage.followups import UNDER_WAY
+from receiver.storage.followups import IS_UNDER_WAY
 from receiver.storage.models import Event, JobRow
 
 OVERLAP_MS = MINUTE_MS  # events are dated before they are committed
@@ -44,10 +44,12 @@ def _learn(row: Rhythm, last_at: int, oldest: int | None) -> None:
 
 
 def _last_events(session: Session, after: int) -> dict[str, int]:
+    # The instance in a function, or SQLite reads all events in the order of their instances.
+    instance = func.coalesce(Event.instance, "")
     latest = (
-        select(Event.instance, func.max(Event.received_at))
+        select(instance, func.max(Event.received_at))
         .where(Event.received_at > after)
-        .group_by(Event.instance)
+        .group_by(instance)
     )
     return {row[0]: row[1] for row in session.execute(latest)}
 
@@ -55,7 +57,7 @@ def _last_events(session: Session, after: int) -> dict[str, int]:
 def _oldest_under_way(session: Session) -> dict[str, int]:
     oldest = (
         select(JobRow.instance, func.min(JobRow.first_seen_at))
-        .where(JobRow.outcome.in_(UNDER_WAY), JobRow.callback_due)
+        .where(IS_UNDER_WAY, JobRow.callback_due)
         .group_by(JobRow.instance)
     )
     return {row[0]: row[1] for row in session.execute(oldest)}

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Boolean, ColumnElement, exists, func, literal_column, select
+from sqlalchemy import Boolean, ColumnElement, and_, exists, func, literal_column, select
 from sqlalchemy.orm import Session
 
 from receiver.clock import MINUTE_MS
 from receiver.settings import Settings
 from receiver.storage.alarm_models import Fetch, Node, Rhythm
-from receiver.storage.followups import UNDER_WAY, is_overdue
+from receiver.storage.followups import IS_UNDER_WAY, is_overdue
 from receiver.storage.models import Event, JobRow, RejectionCount
 
 RECENT_MS = 60 * MINUTE_MS
@@ -50,7 +50,7 @@ def symptoms(session: Session, settings: Settings, now: int) -> list[Symptom]:
 
 
 def _overdue(session: Session, overdue_after: int, now: int) -> Iterator[Symptom]:
-    late = JobRow.outcome.in_(UNDER_WAY) & is_overdue(now, overdue_after)
+    late = and_(IS_UNDER_WAY, is_overdue(now, overdue_after))
     for instance, count, ids in _jobs(session, JobRow.first_seen_at, late):
         yield Symptom("overdue", instance, count, "under way for longer than is usual", ids)
 
@@ -75,7 +75,8 @@ def _expiring(session: Session, now: int) -> Iterator[Symptom]:
     soon = (
         JobRow.files_expire_at > now,
         JobRow.files_expire_at <= now + EXPIRES_SOON_MS,
-        JobRow.direction == "DOWNLOAD",
+        # In a function, or SQLite reads all jobs of that direction instead of those that expire.
+        func.coalesce(JobRow.direction, "") == "DOWNLOAD",
         JobRow.outcome.in_(("succeeded", "partial")),
         ~fetched,
     )
@@ -106,7 +107,7 @@ def _silent(session: Session, now: int) -> Iterator[Symptom]:
     for row in session.scalars(waiting):
         silence = now - (row.waiting_since or now)
         if silence >= max(LEAST_SILENCE_MS, GAPS_TO_SILENCE * (row.usual_gap or 0)):
-            of_instance = JobRow.outcome.in_(UNDER_WAY), JobRow.instance == row.instance
+            of_instance = IS_UNDER_WAY, JobRow.instance == row.instance
             for _, count, ids in _jobs(session, JobRow.first_seen_at, *of_instance):
                 told = f"no event for {silence // MINUTE_MS} minutes, with jobs under way"
                 yield Symptom("silent", row.instance, count, told, ids)
