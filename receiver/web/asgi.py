@@ -6,20 +6,14 @@ a slow disk use them up, and that a job is asked for without a web framework. AD
 """
 
 import asyncio
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import msgspec
-from a2wsgi import WSGIMiddleware
-from a2wsgi.wsgi_typing import WSGIApp
 from flask import Flask
 
 from receiver.errors import (
@@ -34,6 +28,7 @@ from receiver.signatures import HEADER
 from receiver.storage.store import Receipt
 from receiver.web import Services, requests
 from receiver.web.answers import Question
+from receiver.web.behind import FlaskThreads
 from receiver.web.commits import Commits
 from receiver.web.job_answers import job_answer, jobs_answer
 from receiver.web.problems import Answer, answer_to
@@ -49,7 +44,6 @@ from receiver.web.scopes import (
     peer_of,
     send_answer,
     to_origin_form,
-    whole,
 )
 
 CALLBACKS = "/callbacks/"
@@ -60,8 +54,6 @@ _SIGNATURE = HEADER.lower().encode()
 _REQUEST_ID = requests.HEADER.lower().encode()
 _WEBHOOK_ID = b"elements-webhook-id"
 _JSON = {"Content-Type": "application/json"}
-# Of the request that a thread of Flask's answers: whether its client has left.
-_GONE: ContextVar[threading.Event] = ContextVar("gone")
 
 
 class Adapter:
@@ -73,17 +65,16 @@ class Adapter:
 
     def __init__(self, flask: Flask, threads: int) -> None:
         self._services: Services = flask.extensions["receiver"]
-        self._flask = WSGIMiddleware(_wsgi(flask), workers=threads)
+        self._flask = FlaskThreads(flask, threads)
         # Keys read anew, which a refusal asks for, must not wait for Flask's threads.
         self._key_readers = ThreadPoolExecutor(2, "keys")
         self._job_readers = ThreadPoolExecutor(READERS, "jobs")
-        self._answering: set[asyncio.Future[None]] = set()
         self._brought: Commits | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; of what else a server may ask, only `lifespan` is known."""
         if scope["type"] != "http":
-            await self._flask(scope, receive, send)  # type: ignore[arg-type]
+            await self._flask.other(scope, receive, send)
             return
         to_origin_form(scope)
         if scope["method"] == "POST" and scope["path"].startswith(CALLBACKS):
@@ -91,24 +82,7 @@ class Adapter:
         elif scope["method"] == "GET" and (asked := self._question_about(scope)):
             await self._question(scope, asked, send)
         else:
-            await self._by_flask(scope, receive, send)
-
-    async def _by_flask(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Have Flask answer in a thread, which is awaited though the client be gone.
-
-        a2wsgi, cancelled, would let the thread wait for ever to hand over its next piece.
-        """
-        gone = threading.Event()
-        _GONE.set(gone)
-        answered = self._flask(scope, whole(receive), send)  # type: ignore[arg-type]
-        answering = asyncio.ensure_future(answered)
-        self._answering.add(answering)
-        answering.add_done_callback(self._answering.discard)
-        try:
-            await asyncio.shield(answering)
-        except asyncio.CancelledError:
-            gone.set()
-            raise
+            await self._flask.answer(scope, receive, send)
 
     async def _callback(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
@@ -225,23 +199,3 @@ class Adapter:
         if not self._services.settings.trusted_proxies:
             return None
         return requests.id_of(header(headers, _REQUEST_ID), self._services)
-
-
-def _wsgi(flask: Flask) -> WSGIApp:
-    def application(environ: Any, start_response: Any) -> Iterable[bytes]:  # noqa: ANN401
-        environ["wsgi.input_terminated"] = True  # or Werkzeug takes a chunked body for none
-        environ["wsgi.errors"] = sys.stderr
-        return _while_wanted(flask(environ, start_response), _GONE.get())
-
-    return application
-
-
-def _while_wanted(pieces: Iterable[bytes], gone: threading.Event) -> Iterator[bytes]:
-    """Pass on an answer, no further than there is a client for it."""
-    with ExitStack() as stack:
-        if close := getattr(pieces, "close", None):
-            stack.callback(close)
-        for piece in pieces:
-            if gone.is_set():
-                return
-            yield piece

@@ -1,0 +1,100 @@
+"""Flask behind the event loop: in threads, through a2wsgi."""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from contextvars import ContextVar
+from typing import Any
+
+from a2wsgi import WSGIMiddleware
+from a2wsgi.wsgi import WSGIResponder
+from a2wsgi.wsgi_typing import WSGIApp
+from flask import Flask
+
+from receiver.web.scopes import Receive, Scope, Send, whole
+
+MOST_HELD_BYTES = 64 * 1024  # of an answer, until it is handed to the event loop
+_MOST_PIECES = 10  # handed over and not sent: a slow client holds up its own thread
+
+# Of the request that a thread answers: whether its client has left.
+_GONE: ContextVar[threading.Event] = ContextVar("gone")
+
+
+class FlaskThreads:
+    """Answers requests of ASGI as a Flask application does, `threads` of them at a time."""
+
+    def __init__(self, flask: Flask, threads: int) -> None:
+        self._middleware = WSGIMiddleware(_wsgi(flask), workers=threads)
+        self._answering: set[asyncio.Future[None]] = set()
+
+    async def other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what is not HTTP."""
+        await self._middleware(scope, receive, send)  # type: ignore[arg-type]
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request in a thread, which is awaited though the client be gone.
+
+        a2wsgi, cancelled, would let the thread wait for ever to hand over its next piece.
+        """
+        gone = threading.Event()
+        _GONE.set(gone)
+        responder = _Responder(self._middleware.app, self._middleware.executor)
+        answered = responder(scope, whole(receive), send)
+        answering = asyncio.ensure_future(answered)
+        self._answering.add(answering)
+        answering.add_done_callback(self._answering.discard)
+        try:
+            await asyncio.shield(answering)
+        except asyncio.CancelledError:
+            gone.set()
+            raise
+
+
+class _Responder(WSGIResponder):
+    """Brings an answer to the event loop all at once, unless it is long.
+
+    a2wsgi waits for the loop at each piece, head and end included: three times for a page, which
+    took as long as to make it.
+    """
+
+    def __init__(self, wsgi: WSGIApp, threads: ThreadPoolExecutor) -> None:
+        super().__init__(wsgi, threads, _MOST_PIECES)
+        self._held: list[Any] = []
+        self._bytes = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - a2wsgi's
+        await super().__call__(scope, receive, send)
+        for message in self._held:
+            await send(message)
+
+    def send(self, message: Any) -> None:  # noqa: ANN401 - a2wsgi's
+        """Take a piece, in the thread."""
+        self._held.append(message)
+        self._bytes += len(message.get("body", b""))
+        if self._bytes >= MOST_HELD_BYTES:
+            held, self._held, self._bytes = self._held, [], 0
+            for each in held:
+                super().send(each)
+
+
+def _wsgi(flask: Flask) -> WSGIApp:
+    def application(environ: Any, start_response: Any) -> Iterable[bytes]:  # noqa: ANN401
+        environ["wsgi.input_terminated"] = True  # or Werkzeug takes a chunked body for none
+        environ["wsgi.errors"] = sys.stderr
+        return _while_wanted(flask(environ, start_response), _GONE.get())
+
+    return application
+
+
+def _while_wanted(pieces: Iterable[bytes], gone: threading.Event) -> Iterator[bytes]:
+    """Pass on an answer, no further than there is a client for it."""
+    with ExitStack() as stack:
+        if close := getattr(pieces, "close", None):
+            stack.callback(close)
+        for piece in pieces:
+            if gone.is_set():
+                return
+            yield piece
