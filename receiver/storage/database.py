@@ -68,6 +68,7 @@ class Database:
                 pool_size=connections,
                 max_overflow=0,  # on SQLite, closing a surplus connection would checkpoint unlocked
                 pool_timeout=3,
+                pool_use_lifo=True,  # SQLite forgets what it read once another connection wrote
                 hide_parameters=True,
                 connect_args={"timeout": 5} if self.is_sqlite else _POSTGRESQL,
             )
