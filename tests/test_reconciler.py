@@ -42,6 +42,7 @@ from receiver.upstream import Upstream
 STATUSES = "GET /bulk/{id}/status"
 ERRORS = "GET /bulk/{id}/errors"
 MINUTE = 60_000
+RAREST_PASS = 2 * MINUTE  # in deploy/kubernetes
 SHARED = ("sqlite", "postgresql18")  # each kind of database that several nodes can share
 
 shared = pytest.mark.parametrize("kind", SHARED)
@@ -93,6 +94,28 @@ def test_with_all_callbacks_dropped_every_outcome_is_learnt_by_polling_alone(rel
     assert {relay.asked(STATUSES, job_id) for job_id in good + bad + failed} == {1}
     assert relay.summary()["lost_callbacks"] == 16
     assert relay.get("/events").json["events"] == []  # a poll is no event
+
+
+def test_with_all_callbacks_dropped_every_outcome_is_right_within_half_an_hour(relay):
+    """By the settings as they are, and the rarest passes that `deploy/` has."""
+    good, bad = dropped(relay, 20), dropped(relay, 10, content=BAD_ROWS)
+    clock = Later()
+
+    def sleep(seconds: float) -> None:
+        clock.ahead += round(1000 * seconds)
+
+    settings = Settings(encryption_keys=relay.services.settings.encryption_keys)
+    reconciler = relay.reconciler(clock=clock, sleep=sleep, settings=settings)
+    asked = []
+    while clock.ahead < 30 * MINUTE - RAREST_PASS:
+        for _ in range(RAREST_PASS * 2 // MINUTE):
+            clock.ahead += MINUTE // 2
+            reconciler.beat()  # as workers do; or it would look like an outage of ours
+        asked.append(reconciler.one_pass().asked)
+    assert clock.ahead <= 30 * MINUTE
+    assert (asked[0], sum(asked)) == (0, 30)  # none before it was overdue, none twice
+    assert outcomes(relay, good) == {("succeeded", "poll"): 20}
+    assert outcomes(relay, bad) == {("partial", "poll"): 10}
 
 
 @pytest.mark.parametrize("shape", ["v2", "v3", "list"])

@@ -54,6 +54,9 @@ def _latencies(results: Results) -> list[Goal]:
         alone = _quotient(_p99(results, ours, 1), min(others, default=None))
         title = f"p99 at 1 connection against the best of a transaction each, {kind}"
         found.append(_most(title, alone, 1.5))
+        for connections in (32, 256):
+            title = f"p99 at {connections} connections, ms, {kind}"
+            found.append(_most(title, _p99(results, ours, connections), 250))
     return found
 
 

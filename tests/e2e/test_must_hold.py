@@ -7,19 +7,23 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from corpus import UNREADABLE
-from nodes import DEADLINE, KEY, eventually, stored
+from nodes import DEADLINE, KEY, SERVE, eventually, stored
 from senders import Load, direct
+from sqlalchemy import create_engine, text
 
 from receiver.signatures import HEADER, sign
 
@@ -203,27 +207,65 @@ def test_of_5000_pairs_at_the_same_instant_at_two_workers_each_is_one_event(serv
 # --- durable before it is acknowledged
 
 
+@pytest.mark.parametrize(("kind", "log"), [("sqlite", ".db-wal"), ("postgresql18", "/pg_wal/")])
 def test_each_acknowledgement_comes_after_a_sync_that_began_after_its_request(
-    make_database, run, tmp_path
+    make_database, run, tmp_path, kind, log
 ):
     if not shutil.which("strace"):
         missing = "strace is not installed"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
     trace, traced = tmp_path / "trace", 1000
-    calls = "trace=fdatasync,fsync,sendto,sendmsg,write,writev,recvfrom,recvmsg,read"
-    strace = ("strace", "-f", "-y", "-s", "160", "-e", calls, "-o", str(trace))
-    command = (*strace, sys.executable, "-m", "receiver", "serve", "--bind", "127.0.0.1:0")
-    with run(make_database("sqlite"), (*command, "--workers", "1")) as served:
-        with served.client() as client:
+    url = make_database(kind)
+    with (
+        run(url, (*SERVE, "--bind", "127.0.0.1:0", "--workers", "1")) as served,
+        served.client() as client,
+    ):
+        assert client.call_back(bulk("first"))[0] == 200
+        with tracing([*served.workers, *processes_of(url)], trace):
             for number in range(traced):
                 assert client.call_back(bulk(str(number)))[0] == 200
-        assert served.terminate() == 0
-    seen = syncs_before_answers(trace.read_text(errors="replace").splitlines())
+    seen = syncs_before_answers(trace.read_text(errors="replace").splitlines(), log)
     assert len(seen) == traced
     assert [number for number, synced in enumerate(seen) if not synced] == []
 
 
-def syncs_before_answers(lines: list[str]) -> list[bool]:
+@contextmanager
+def tracing(processes: list[int], trace: Path) -> Iterator[None]:
+    """Write down what running processes, and those they start, sync, send and receive."""
+    calls = "trace=fdatasync,fsync,sendto,sendmsg,write,writev,recvfrom,recvmsg,read"
+    command = ["strace", "-f", "-y", "-s", "160", "-e", calls, "-o", str(trace)]
+    attached = [word for pid in processes for word in ("-p", str(pid))]
+    with subprocess.Popen([*command, *attached], stderr=subprocess.PIPE, text=True) as strace:
+        assert strace.stderr
+        waiting = set(map(str, processes))
+        while waiting and (line := strace.stderr.readline()):
+            if "Operation not permitted" in line:
+                strace.kill()
+                pytest.skip("strace may not look at processes that it did not start")
+            # Of PostgreSQL's, one may end before its turn.
+            for found in re.findall(r"Process (\d+) attached|\b(\d+)\): No such", line):
+                waiting -= set(found)
+        assert not waiting
+        threading.Thread(target=strace.stderr.read, daemon=True).start()
+        yield
+        strace.send_signal(signal.SIGINT)
+
+
+def processes_of(url: str) -> list[int]:
+    """PostgreSQL's: all that serve a database; for a file there are none."""
+    if url.startswith("sqlite"):
+        return []
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        backend = connection.scalar(text("SELECT pg_backend_pid()"))
+    engine.dispose()
+    told = Path(f"/proc/{backend}/status").read_text()
+    server = re.search(r"PPid:\s*(\d+)", told)[1]
+    children = Path(f"/proc/{server}/task/{server}/children").read_text()
+    return [int(server), *map(int, children.split())]
+
+
+def syncs_before_answers(lines: list[str], log: str) -> list[bool]:
     """For each 200 to a callback: whether the log was synced between request and answer."""
     answers: list[bool] = []
     began: dict[str, bool] = {}  # thread: its sync began after the request
@@ -234,7 +276,7 @@ def syncs_before_answers(lines: list[str]) -> list[bool]:
         if "POST /callbacks/default HTTP" in call and re.match(r"(<\.\.\. )?(recv|read)", call):
             asked, synced = True, False
             began.clear()
-        elif re.match(r"f(data)?sync\(", call) and "receiver-0.db" in call:
+        elif re.match(r"f(data)?sync\(", call) and log in call:
             if call.endswith("= 0"):
                 synced = asked
             began[thread] = asked
@@ -247,6 +289,7 @@ def syncs_before_answers(lines: list[str]) -> list[bool]:
 
 
 def test_an_answer_without_a_sync_would_be_noticed():
+    seen = partial(syncs_before_answers, log=".db-wal")
     request = '7 recvfrom(9<TCP:[1]>, "POST /callbacks/default HTTP/1.1", 8192, 0, NULL, NULL) = 99'
     answer = '7 sendto(9<TCP:[1]>, "HTTP/1.1 200 OK", 300, 0, NULL, 0) = 300'
     sync = "8 fdatasync(5</x/receiver-0.db-wal>) = 0"
@@ -254,13 +297,13 @@ def test_an_answer_without_a_sync_would_be_noticed():
         "8 fdatasync(5</x/receiver-0.db-wal> <unfinished ...>",
         "8 <... fdatasync resumed>) = 0",
     ]
-    assert syncs_before_answers([request, sync, answer]) == [True]
-    assert syncs_before_answers([request, *halves, answer]) == [True]
-    assert syncs_before_answers([request, answer]) == [False]
-    assert syncs_before_answers([sync, request, answer, sync]) == [False]
-    assert syncs_before_answers([halves[0], request, halves[1], answer]) == [False]
-    assert syncs_before_answers([request, halves[0], answer, halves[1]]) == [False]
-    assert syncs_before_answers([request, sync.replace("= 0", "= -1 EIO"), answer]) == [False]
+    assert seen([request, sync, answer]) == [True]
+    assert seen([request, *halves, answer]) == [True]
+    assert seen([request, answer]) == [False]
+    assert seen([sync, request, answer, sync]) == [False]
+    assert seen([halves[0], request, halves[1], answer]) == [False]
+    assert seen([request, halves[0], answer, halves[1]]) == [False]
+    assert seen([request, sync.replace("= 0", "= -1 EIO"), answer]) == [False]
 
 
 # --- any content
