@@ -4,9 +4,11 @@ import asyncio
 import threading
 from collections.abc import Iterator
 
+import pytest
 from flask import Response
 
 from receiver.web.asgi import Adapter
+from receiver.web.behind import MOST_HELD_BYTES
 
 DEADLINE = 60  # seconds; only a broken adapter needs them
 
@@ -72,3 +74,53 @@ def test_a_client_that_leaves_a_long_answer_takes_no_thread_along(receiver):
 
     assert asyncio.run(left()) == 200
     assert ended.wait(DEADLINE)
+
+
+def test_pieces_of_no_told_length_are_passed_on_as_they_come(receiver):
+    first_is_out = threading.Event()
+
+    @receiver.app.get("/slow")
+    def slow() -> Response:
+        def pieces() -> Iterator[bytes]:
+            yield b"first "
+            yield b"second" if first_is_out.wait(DEADLINE) else b"too late"
+
+        return Response(pieces())
+
+    async def body() -> bytes:
+        gathered = bytearray()
+
+        async def send(message: dict) -> None:
+            gathered.extend(message.get("body", b""))
+            if gathered:
+                first_is_out.set()
+
+        await asyncio.wait_for(Adapter(receiver.app, threads=1)(scope("/slow"), nothing, send), 90)
+        return bytes(gathered)
+
+    assert asyncio.run(body()) == b"first second"
+
+
+@pytest.mark.parametrize("size", [0, 1, MOST_HELD_BYTES, MOST_HELD_BYTES + 1])
+def test_an_answer_of_any_size_is_whole_in_the_order_that_asgi_wants(receiver, size):
+    @receiver.app.get("/sized")
+    def sized() -> Response:
+        return Response(b"x" * size, status=201)
+
+    async def messages() -> list[dict]:
+        told: list[dict] = []
+
+        async def send(message: dict) -> None:
+            told.append(message)
+
+        await asyncio.wait_for(
+            Adapter(receiver.app, threads=1)(scope("/sized"), nothing, send), DEADLINE
+        )
+        return told
+
+    start, *pieces = asyncio.run(messages())
+    assert (start["type"], start["status"]) == ("http.response.start", 201)
+    assert b"".join(piece["body"] for piece in pieces) == b"x" * size
+    assert [piece.get("more_body", False) for piece in pieces] == [True] * (len(pieces) - 1) + [
+        False
+    ]

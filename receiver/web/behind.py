@@ -13,10 +13,11 @@ from a2wsgi import WSGIMiddleware
 from a2wsgi.wsgi import WSGIResponder
 from a2wsgi.wsgi_typing import WSGIApp
 from flask import Flask
+from werkzeug.datastructures import Headers
 
 from receiver.web.scopes import Receive, Scope, Send, whole
 
-MOST_HELD_BYTES = 64 * 1024  # of an answer, until it is handed to the event loop
+MOST_HELD_BYTES = 64 * 1024  # of an answer that is handed to the event loop whole
 _MOST_PIECES = 10  # handed over and not sent: a slow client holds up its own thread
 
 # Of the request that a thread answers: whether its client has left.
@@ -54,30 +55,35 @@ class FlaskThreads:
 
 
 class _Responder(WSGIResponder):
-    """Brings an answer to the event loop all at once, unless it is long.
+    """Brings a short answer to the event loop all at once.
 
     a2wsgi waits for the loop at each piece, head and end included: three times for a page, which
-    took as long as to make it.
+    took as long as to make it. An answer of no told length comes in pieces as before: the next one
+    may be long in coming.
     """
 
     def __init__(self, wsgi: WSGIApp, threads: ThreadPoolExecutor) -> None:
         super().__init__(wsgi, threads, _MOST_PIECES)
+        self._short = False
         self._held: list[Any] = []
-        self._bytes = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - a2wsgi's
         await super().__call__(scope, receive, send)
         for message in self._held:
             await send(message)
 
+    def start_response(self, status: Any, response_headers: Any, exc_info: Any = None) -> Any:  # noqa: ANN401
+        """Take the head, in the thread."""
+        length = Headers(response_headers).get("Content-Length", "")
+        self._short = length.isdecimal() and int(length) <= MOST_HELD_BYTES
+        return super().start_response(status, response_headers, exc_info)
+
     def send(self, message: Any) -> None:  # noqa: ANN401 - a2wsgi's
         """Take a piece, in the thread."""
-        self._held.append(message)
-        self._bytes += len(message.get("body", b""))
-        if self._bytes >= MOST_HELD_BYTES:
-            held, self._held, self._bytes = self._held, [], 0
-            for each in held:
-                super().send(each)
+        if self._short:
+            self._held.append(message)
+        else:
+            super().send(message)
 
 
 def _wsgi(flask: Flask) -> WSGIApp:
