@@ -75,9 +75,9 @@ def _expiring(session: Session, now: int) -> Iterator[Symptom]:
     soon = (
         JobRow.files_expire_at > now,
         JobRow.files_expire_at <= now + EXPIRES_SOON_MS,
-        # In a function, or SQLite reads all jobs of that direction instead of those that expire.
+        # In functions, or SQLite reads all jobs of these words instead of those that expire.
         func.coalesce(JobRow.direction, "") == "DOWNLOAD",
-        JobRow.outcome.in_(("succeeded", "partial")),
+        func.coalesce(JobRow.outcome, "").in_(("succeeded", "partial")),
         ~fetched,
     )
     for instance, count, ids in _jobs(session, JobRow.files_expire_at, *soon):
