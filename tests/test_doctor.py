@@ -56,7 +56,8 @@ def expect(finding: Finding, level: str, words: str) -> None:
 # --- the machine
 
 
-def test_of_a_healthy_receiver_every_check_is_ok(database_url, monkeypatch):
+def test_of_a_healthy_receiver_every_check_is_ok(database_url, syncing, monkeypatch):
+    syncing(database_url)
     monkeypatch.setattr(machine, "LITTLE_SHARE", 0)
     with running_behind(database_url) as (url, _), patient(database_url, public_url=url) as well:
         found = list(examine(well))

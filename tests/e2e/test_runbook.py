@@ -234,8 +234,8 @@ def test_the_disk_is_full(make_duty, tmp_path):
         holder.stdout.close()
 
 
-def test_a_deploy_went_wrong(make_duty, make_database):
-    url = make_database("postgresql18")
+def test_a_deploy_went_wrong(make_duty, make_database, syncing):
+    url = syncing(make_database("postgresql18"))
     steps, duty = BLOCKS["A deploy went wrong"], make_duty(url)
     duty.begin()
     duty.stop()
@@ -258,9 +258,11 @@ def set_revision(url: str, revision: str) -> None:
     database.close()
 
 
-def test_a_deploy_left_the_schema_of_a_later_release_or_of_something_else(make_duty, make_database):
+def test_a_deploy_left_the_schema_of_a_later_release_or_of_something_else(
+    make_duty, make_database, syncing
+):
     """The table of `A deploy went wrong`: the one is worked with and warned of, the other not."""
-    url = make_database("postgresql18")
+    url = syncing(make_database("postgresql18"))
     steps, duty = BLOCKS["A deploy went wrong"], make_duty(url)
     duty.begin()
     duty.stop()
