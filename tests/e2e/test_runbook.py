@@ -80,7 +80,7 @@ def test_the_database_is_down(make_duty, tmp_path):
 
 
 def test_a_key_leaked(make_duty):
-    steps, duty = BLOCKS["A key leaked"], make_duty()
+    steps, duty = BLOCKS["A key leaked"], make_duty(workers=2)
     duty.begin()
     assert "key-" in duty.run(steps["look"])
     (leaked,) = re.findall(r"key-[0-9a-f]{8}", duty.run("receiver keys list gooddata"))
@@ -96,7 +96,7 @@ def test_a_key_leaked(make_duty):
 
 
 def test_a_token_leaked(make_duty):
-    duty = make_duty()
+    duty = make_duty(workers=2)
     duty.begin()
     duty.run("receiver tokens create leaked --scope operate > leaked")
     duty.run("receiver jobs --token-file leaked")
