@@ -61,7 +61,13 @@ UNSYNCED = ("fsync", "full_page_writes")
 
 # Counting its lines takes a process half as long again: the lines of those that others start are
 # run by these, or in the tests' own process.
-COUNTED = ("e2e/test_serving.py", "test_interface_cli.py")
+COUNTED = (
+    "e2e/test_serving.py",
+    "e2e/test_walkthrough.py",
+    "hostile/test_hostile_http.py",
+    "sandbox/test_sandbox_command.py",
+    "test_interface_cli.py",
+)
 _COUNTING = "COVERAGE_PROCESS_CONFIG"
 _counting = os.environ.pop(_COUNTING, None) if "PYTEST_XDIST_WORKER" in os.environ else None
 

@@ -217,7 +217,7 @@ def test_the_disk_is_full(make_duty, tmp_path):
         assert holder.stdout.readline() == b"ready\n"
         inside = ["nsenter", f"--target={holder.pid}", "--mount", f"--wdns={tmp_path}"]
         steps = BLOCKS["The disk is full"]
-        duty = make_duty(f"sqlite:///{disk}/receiver.db", inside=inside)
+        duty = make_duty(f"sqlite:///{disk}/receiver.db", inside=inside, workers=2)
         duty.begin()
         duty.run(f"dd if=/dev/zero of={disk}/other bs=64k 2>/dev/null || true")
         eventually(lambda: duty.call_back("x" * 500_000) == 503, "the full disk")
