@@ -184,6 +184,15 @@ def test_a_disk_that_fills_up_is_found(free, level, healthy, monkeypatch):
     expect(machine.disk(healthy), level, f"{free} MiB free")
 
 
+def test_a_full_disk_is_told_of_rather_than_another_that_fills_up(healthy, tmp_path, monkeypatch):
+    some = shutil.disk_usage("/")
+    spool, full = (some._replace(free=free * 2**20, total=2**40) for free in (50_000, 0))
+    monkeypatch.setattr(
+        machine.shutil, "disk_usage", lambda place: full if place == tmp_path else spool
+    )
+    expect(machine.disk(healthy), "fail", "0 MiB free for the database")
+
+
 # --- keys, instances, settings
 
 
