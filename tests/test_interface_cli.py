@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import commands
 import httpx
 import pytest
 from cryptography.fernet import Fernet
@@ -44,16 +45,7 @@ class Command:
     environment: dict[str, str]
 
     def __call__(self, *words: str, given: str | None = None, **environment: str):
-        return subprocess.run(
-            [COMMAND, *words],
-            cwd=self.folder,
-            env={**self.environment, **environment},
-            input=given,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return commands.run(words, self.folder, {**self.environment, **environment}, given)
 
     def file(self, name: str, content: bytes) -> str:
         (self.folder / name).write_bytes(content)

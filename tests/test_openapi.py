@@ -11,6 +11,7 @@ import pytest
 import schemathesis
 from flask import Flask
 from hypothesis import HealthCheck, settings
+from laws import examples
 from receiving import KEY, Receiver
 from schemathesis.config import SchemathesisConfig
 
@@ -99,7 +100,7 @@ def test_the_document_is_public_and_the_rest_is_not(stored):
 
 
 @schema.parametrize()
-@settings(max_examples=60, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), derandomize=True, suppress_health_check=list(HealthCheck))
 def test_the_api_keeps_to_its_document(case, stored):
     for name, given in (case.path_parameters or {}).items():
         if given == "the newest":

@@ -11,6 +11,7 @@ from tempfile import mkdtemp
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
+from laws import examples
 from schemathesis.config import SchemathesisConfig
 from standin import BAD_ROWS, Between, between
 
@@ -62,7 +63,7 @@ def base(request, relay) -> str:
 
 
 @schema.parametrize()
-@settings(max_examples=30, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(30), derandomize=True, suppress_health_check=list(HealthCheck))
 def test_our_own_vendor_shaped_paths_keep_to_the_document(case, relay, base):
     headers = {"Authorization": f"Element gooddata, User {relay.token}"}
     # Any bytes are a file to the document; those that are neither CSV nor JSON lines we refuse.

@@ -108,9 +108,10 @@ def disk(patient: Patient) -> Finding:
     places = {"uploads' spool": Path(tempfile.gettempdir())}
     if file is not None:
         places["database"] = file.parent
+    usages = {what: shutil.disk_usage(place) for what, place in places.items()}
     left = []
-    for what, place in places.items():
-        usage = shutil.disk_usage(place)
+    # The fullest first, or a warning of one would hide that another is full.
+    for what, usage in sorted(usages.items(), key=lambda each: each[1].free):
         told = f"{usage.free // MIB} MiB free for the {what}"
         if usage.free < LEAST_FREE:
             return fail("disk", told, "free some now: callbacks get 503 once it is full")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -19,6 +20,13 @@ from receiver.signatures import HEADER, SignatureKey, sign
 
 RECEIVER = (sys.executable, "-m", "receiver")
 ROWS = b"email,name\na@example.com,A\n"
+# Several commands in one process: a start takes longer than any of them.
+COMMANDS = """
+import shlex, sys
+from receiver.cli import receiver
+for line in sys.argv[1:]:
+    receiver.main(shlex.split(line), standalone_mode=False)
+"""
 SECRETS = ("signature-key", "element-token", "user-secret", "organization-secret")
 
 
@@ -41,6 +49,7 @@ class Duty:
     more: dict[str, str] = field(default_factory=dict)
     inside: list[str] = field(default_factory=list)  # what commands are run with
     served: Any = None
+    workers: int = 1
 
     def __post_init__(self) -> None:
         self.port = free_port()
@@ -98,14 +107,19 @@ class Duty:
         self.stack.callback(process.wait, 60)
         self.stack.callback(process.terminate)
         self.sandbox = process.stderr.readline().decode().split()[-1].partition("/elements")[0]
-        self.run("receiver db upgrade")
         secrets = " ".join(f"--{name}-file {name}" for name in SECRETS)
-        self.run(f"receiver instances add gooddata {secrets}")
-        self.run("receiver tokens create on-call --scope operate > token")
+        lines = (
+            "db upgrade",
+            f"instances add gooddata {secrets}",
+            "tokens create on-call --scope operate",
+        )
+        self.run(f"{shlex.join([sys.executable, '-c', COMMANDS, *lines])} > told")
+        (self.folder / "token").write_text((self.folder / "told").read_text().splitlines()[-1])
         self.start()
 
     def start(self, *, wait: bool = True) -> None:
-        words = (*RECEIVER, "serve", "--bind", f"127.0.0.1:{self.port}", "--workers", "2")
+        where = ("--bind", f"127.0.0.1:{self.port}", "--workers", str(self.workers))
+        words = (*RECEIVER, "serve", *where)
         with (self.folder / "log").open("ab") as log:
             self.served = subprocess.Popen(
                 (*self.inside, *words),

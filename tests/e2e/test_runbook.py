@@ -80,7 +80,7 @@ def test_the_database_is_down(make_duty, tmp_path):
 
 
 def test_a_key_leaked(make_duty):
-    steps, duty = BLOCKS["A key leaked"], make_duty()
+    steps, duty = BLOCKS["A key leaked"], make_duty(workers=2)
     duty.begin()
     assert "key-" in duty.run(steps["look"])
     (leaked,) = re.findall(r"key-[0-9a-f]{8}", duty.run("receiver keys list gooddata"))
@@ -96,7 +96,7 @@ def test_a_key_leaked(make_duty):
 
 
 def test_a_token_leaked(make_duty):
-    duty = make_duty()
+    duty = make_duty(workers=2)
     duty.begin()
     duty.run("receiver tokens create leaked --scope operate > leaked")
     duty.run("receiver jobs --token-file leaked")
@@ -217,7 +217,7 @@ def test_the_disk_is_full(make_duty, tmp_path):
         assert holder.stdout.readline() == b"ready\n"
         inside = ["nsenter", f"--target={holder.pid}", "--mount", f"--wdns={tmp_path}"]
         steps = BLOCKS["The disk is full"]
-        duty = make_duty(f"sqlite:///{disk}/receiver.db", inside=inside)
+        duty = make_duty(f"sqlite:///{disk}/receiver.db", inside=inside, workers=2)
         duty.begin()
         duty.run(f"dd if=/dev/zero of={disk}/other bs=64k 2>/dev/null || true")
         eventually(lambda: duty.call_back("x" * 500_000) == 503, "the full disk")
@@ -234,8 +234,8 @@ def test_the_disk_is_full(make_duty, tmp_path):
         holder.stdout.close()
 
 
-def test_a_deploy_went_wrong(make_duty, make_database):
-    url = make_database("postgresql18")
+def test_a_deploy_went_wrong(make_duty, make_database, syncing):
+    url = syncing(make_database("postgresql18"))
     steps, duty = BLOCKS["A deploy went wrong"], make_duty(url)
     duty.begin()
     duty.stop()
@@ -258,9 +258,11 @@ def set_revision(url: str, revision: str) -> None:
     database.close()
 
 
-def test_a_deploy_left_the_schema_of_a_later_release_or_of_something_else(make_duty, make_database):
+def test_a_deploy_left_the_schema_of_a_later_release_or_of_something_else(
+    make_duty, make_database, syncing
+):
     """The table of `A deploy went wrong`: the one is worked with and warned of, the other not."""
-    url = make_database("postgresql18")
+    url = syncing(make_database("postgresql18"))
     steps, duty = BLOCKS["A deploy went wrong"], make_duty(url)
     duty.begin()
     duty.stop()

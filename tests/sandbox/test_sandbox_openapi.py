@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
+from laws import examples
 from schemathesis.config import SchemathesisConfig
 
 from receiver.sandbox.options import Options
@@ -33,7 +34,7 @@ def api(request) -> Iterator[str]:
 
 @schema.parametrize()
 @settings(
-    max_examples=40,
+    max_examples=examples(40),
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
