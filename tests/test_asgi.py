@@ -2,14 +2,17 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import pytest
 from flask import Response
 
 from receiver.web.asgi import Adapter
 from receiver.web.behind import MOST_HELD_BYTES
+
+T = TypeVar("T")
 
 DEADLINE = 60  # seconds; only a broken adapter needs them
 
@@ -33,6 +36,12 @@ def scope(path: str) -> dict[str, object]:
 
 async def nothing() -> dict[str, object]:
     return {"type": "http.request", "body": b"", "more_body": False}
+
+
+def outcome_of(told: Coroutine[Any, Any, T]) -> T:
+    """Not in this thread: Playwright's, in the same process, has a loop that runs."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, told).result()
 
 
 async def status_of(adapter: Adapter, path: str) -> int:
@@ -73,9 +82,7 @@ def test_a_client_that_leaves_a_long_answer_takes_no_thread_along(receiver):
         await asyncio.wait([request])
         return await status_of(adapter, "/healthz")
 
-    # Not in this thread: Playwright's, in the same process, has a loop that runs.
-    with ThreadPoolExecutor(1) as thread:
-        assert thread.submit(asyncio.run, left()).result(DEADLINE) == 200
+    assert outcome_of(left()) == 200
     assert ended.wait(DEADLINE)
 
 
@@ -101,7 +108,7 @@ def test_pieces_of_no_told_length_are_passed_on_as_they_come(receiver):
         await asyncio.wait_for(Adapter(receiver.app, threads=1)(scope("/slow"), nothing, send), 90)
         return bytes(gathered)
 
-    assert asyncio.run(body()) == b"first second"
+    assert outcome_of(body()) == b"first second"
 
 
 @pytest.mark.parametrize("size", [0, 1, MOST_HELD_BYTES, MOST_HELD_BYTES + 1])
@@ -121,7 +128,7 @@ def test_an_answer_of_any_size_is_whole_in_the_order_that_asgi_wants(receiver, s
         )
         return told
 
-    start, *pieces = asyncio.run(messages())
+    start, *pieces = outcome_of(messages())
     assert (start["type"], start["status"]) == ("http.response.start", 201)
     assert b"".join(piece["body"] for piece in pieces) == b"x" * size
     assert [piece.get("more_body", False) for piece in pieces] == [True] * (len(pieces) - 1) + [

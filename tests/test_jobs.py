@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
-from laws import examples
 from oracle import DAY, TEXTS, by_law, key
 
 from receiver.clock import iso
@@ -75,7 +74,7 @@ notifications = st.builds(
 histories = st.lists(notifications, max_size=7)
 
 
-@settings(max_examples=examples(3000))
+@settings(max_examples=3000)
 @given(histories, st.data())
 def test_a_job_is_what_the_law_says_whatever_the_order_and_number_of_deliveries(told, data):
     again = data.draw(st.lists(st.sampled_from(told), max_size=4)) if told else []

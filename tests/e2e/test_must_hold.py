@@ -207,15 +207,18 @@ def test_of_5000_pairs_at_the_same_instant_at_two_workers_each_is_one_event(serv
 # --- durable before it is acknowledged
 
 
-@pytest.mark.parametrize(("kind", "log"), [("sqlite", ".db-wal"), ("postgresql18", "/pg_wal/")])
+LOGS = {"sqlite": ".db-wal", "postgresql18": "/pg_wal/"}  # what the path of each has in it
+
+
+@pytest.mark.parametrize("kind", LOGS)
 def test_each_acknowledgement_comes_after_a_sync_that_began_after_its_request(
-    make_database, run, tmp_path, kind, log
+    make_database, syncing, run, tmp_path, kind
 ):
     if not shutil.which("strace"):
         missing = "strace is not installed"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
     trace, traced = tmp_path / "trace", 1000
-    url = make_database(kind)
+    url = syncing(make_database(kind))
     with (
         run(url, (*SERVE, "--bind", "127.0.0.1:0", "--workers", "1")) as served,
         served.client() as client,
@@ -224,7 +227,7 @@ def test_each_acknowledgement_comes_after_a_sync_that_began_after_its_request(
         with tracing([*served.workers, *processes_of(url)], trace):
             for number in range(traced):
                 assert client.call_back(bulk(str(number)))[0] == 200
-    seen = syncs_before_answers(trace.read_text(errors="replace").splitlines(), log)
+    seen = syncs_before_answers(trace.read_text(errors="replace").splitlines(), LOGS[kind])
     assert len(seen) == traced
     assert [number for number, synced in enumerate(seen) if not synced] == []
 
@@ -258,8 +261,8 @@ def processes_of(url: str) -> list[int]:
     engine = create_engine(url)
     with engine.connect() as connection:
         backend = connection.scalar(text("SELECT pg_backend_pid()"))
+        told = Path(f"/proc/{backend}/status").read_text()
     engine.dispose()
-    told = Path(f"/proc/{backend}/status").read_text()
     server = re.search(r"PPid:\s*(\d+)", told)[1]
     children = Path(f"/proc/{server}/task/{server}/children").read_text()
     return [int(server), *map(int, children.split())]
