@@ -11,7 +11,7 @@ import pytest
 import schemathesis
 from flask import Flask
 from hypothesis import HealthCheck, settings
-from laws import examples
+from promises import examples
 from receiving import KEY, Receiver
 from schemathesis.config import SchemathesisConfig
 

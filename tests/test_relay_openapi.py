@@ -11,7 +11,7 @@ from tempfile import mkdtemp
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
-from laws import examples
+from promises import examples
 from schemathesis.config import SchemathesisConfig
 from standin import BAD_ROWS, Between, between
 

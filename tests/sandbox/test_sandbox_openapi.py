@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
-from laws import examples
+from promises import examples
 from schemathesis.config import SchemathesisConfig
 
 from receiver.sandbox.options import Options
