@@ -117,5 +117,6 @@ def _asked(
     connections: int = CONNECTIONS,
 ) -> Load:
     shape: dict[str, Any] = {"connections": connections, "numbers": numbers}
-    get(port, path, who, seconds=1, **shape)
+    # Through several connections, so that each worker has what it makes once.
+    get(port, path, who, seconds=1, **{**shape, "connections": max(connections, 8)})
     return get(port, path, who, seconds=bench.options.seconds, **shape)

@@ -12,6 +12,7 @@ from goals import Goal
 from machine import say
 
 COLOURS = {"reference": "#8c8c8c", "ours": "#1b7837", "peers": "#4575b4"}
+_WRITES = ("reference", "ours", "peers", "prune")  # groups of rows that are about callbacks
 _LEFT = 430  # of the bars
 _UNITS = {"memory": "MB", "startup": "s"}
 _VERDICTS = {True: "met", False: "NOT MET", None: "not measured"}
@@ -21,7 +22,7 @@ def show(results: Results, goals: list[Goal], *, complete: bool) -> None:
     """Print the tables. complete -- whether everything was to be measured, so that gaps count."""
     reference = results.row("reference")
     say(f"\n{'callbacks':64} conn      req/s (min-max)        p50 ms   p99 ms  ratio")
-    for row in _of(results, "reference", "ours", "peers", "prune"):
+    for row in _of(results, *_WRITES):
         say(_line(row, reference))
     for name, why in results.missing.items():
         say(f"{name:64} not available: {why}")
@@ -46,7 +47,7 @@ def show(results: Results, goals: list[Goal], *, complete: bool) -> None:
 def write(
     folder: Path, results: Results, goals: list[Goal], options: Options, machine: dict[str, Any]
 ) -> None:
-    """Write results.json and results.svg."""
+    """Write results.json, results.md and results.svg."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "machine": machine,
@@ -59,7 +60,33 @@ def write(
     }
     text = json.dumps(content, indent=1, ensure_ascii=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "results.md").write_text(tables(content), encoding="utf-8")
     (folder / "results.svg").write_text(picture(results, machine), encoding="utf-8")
+
+
+def tables(content: dict[str, Any]) -> str:
+    """Give what results.json has as tables in Markdown."""
+    lines = [
+        "# What `make bench` measured",
+        "",
+        "See [scaling.md](../scaling.md) for what it means.",
+    ]
+    for title, groups in (("callbacks", _WRITES), ("reads", ("reads",))):
+        lines += ["", f"| {title} | connections | req/s (min-max) | p50 ms | p99 ms | ratio |"]
+        lines += ["|---|---|---|---|---|---|"]
+        for row in content["rows"]:
+            if row["group"] in groups:
+                spread = f"{row['rate']:,.0f} ({row['rate_min']:,.0f}-{row['rate_max']:,.0f})"
+                ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
+                times = f"{row['p50_ms']:.1f} | {row['p99_ms']:.1f} | {ratio}"
+                lines.append(f"| {row['title']} | {row['connections']} | {spread} | {times} |")
+    lines += ["", "| goal | wanted | measured | |", "|---|---|---|---|"]
+    for goal in content["goals"]:
+        measured = "-" if goal["measured"] is None else f"{goal['measured']:.2f}"
+        verdict = _VERDICTS[goal["met"]].lower()
+        lines.append(f"| {goal['title']} | {goal['wanted']} | {measured} | {verdict} |")
+    lines += [f"\nNote: {note}" for note in content["notes"]]
+    return "\n".join(lines) + "\n"
 
 
 def picture(results: Results, machine: dict[str, Any]) -> str:

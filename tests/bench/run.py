@@ -54,7 +54,7 @@ def main(words: list[str]) -> int:
     found = goals(bench.results, options)
     report.show(bench.results, found, complete=options.only == ("*",))
     report.write(asked.output, bench.results, found, options, machine)
-    say(f"\n{time.monotonic() - began:.0f} s; results.json and results.svg are in {asked.output}")
+    say(f"\n{time.monotonic() - began:.0f} s; results.json, .md and .svg are in {asked.output}")
     return 0
 
 
