@@ -59,15 +59,17 @@ class _Responder(WSGIResponder):
 
     a2wsgi waits for the loop at each piece, head and end included: three times for a page, which
     took as long as to make it. An answer of no told length comes in pieces as before: the next one
-    may be long in coming.
+    may be long in coming. So does one to a request with a body: it is not to wait for what is done
+    about the rest of that.
     """
 
     def __init__(self, wsgi: WSGIApp, threads: ThreadPoolExecutor) -> None:
         super().__init__(wsgi, threads, _MOST_PIECES)
-        self._short = False
+        self._asks = self._short = False
         self._held: list[Any] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - a2wsgi's
+        self._asks = scope["method"] == "GET"
         await super().__call__(scope, receive, send)
         for message in self._held:
             await send(message)
@@ -75,7 +77,8 @@ class _Responder(WSGIResponder):
     def start_response(self, status: Any, response_headers: Any, exc_info: Any = None) -> Any:  # noqa: ANN401
         """Take the head, in the thread."""
         length = Headers(response_headers).get("Content-Length", "")
-        self._short = length.isdecimal() and int(length) <= MOST_HELD_BYTES
+        told = length.isdecimal() and int(length) <= MOST_HELD_BYTES
+        self._short = self._asks and told
         return super().start_response(status, response_headers, exc_info)
 
     def send(self, message: Any) -> None:  # noqa: ANN401 - a2wsgi's
