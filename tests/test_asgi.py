@@ -44,14 +44,14 @@ def outcome_of(told: Coroutine[Any, Any, T]) -> T:
         return thread.submit(asyncio.run, told).result()
 
 
-async def status_of(adapter: Adapter, path: str) -> int:
+async def messages_of(adapter: Adapter, path: str) -> list[dict]:
     told: list[dict] = []
 
     async def send(message: dict) -> None:
         told.append(message)
 
     await asyncio.wait_for(adapter(scope(path), nothing, send), DEADLINE)
-    return told[0]["status"]
+    return told
 
 
 def test_a_client_that_leaves_a_long_answer_takes_no_thread_along(receiver):
@@ -80,7 +80,7 @@ def test_a_client_that_leaves_a_long_answer_takes_no_thread_along(receiver):
         await asyncio.wait_for(pieces.wait(), DEADLINE)
         request.cancel()
         await asyncio.wait([request])
-        return await status_of(adapter, "/healthz")
+        return (await messages_of(adapter, "/healthz"))[0]["status"]
 
     assert outcome_of(left()) == 200
     assert ended.wait(DEADLINE)
@@ -117,18 +117,7 @@ def test_an_answer_of_any_size_is_whole_in_the_order_that_asgi_wants(receiver, s
     def sized() -> Response:
         return Response(b"x" * size, status=201)
 
-    async def messages() -> list[dict]:
-        told: list[dict] = []
-
-        async def send(message: dict) -> None:
-            told.append(message)
-
-        await asyncio.wait_for(
-            Adapter(receiver.app, threads=1)(scope("/sized"), nothing, send), DEADLINE
-        )
-        return told
-
-    start, *pieces = outcome_of(messages())
+    start, *pieces = outcome_of(messages_of(Adapter(receiver.app, threads=1), "/sized"))
     assert (start["type"], start["status"]) == ("http.response.start", 201)
     assert b"".join(piece["body"] for piece in pieces) == b"x" * size
     assert [piece.get("more_body", False) for piece in pieces] == [True] * (len(pieces) - 1) + [

@@ -17,17 +17,16 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
-    text,
     tuple_,
     update,
 )
 from sqlalchemy.orm import Session
 
 from receiver.jobs import FILES_KEPT_MS
-from receiver.storage import models
 from receiver.storage.credentials import affected
 from receiver.storage.database import upsert
 from receiver.storage.models import (
+    IS_UNDER_WAY,
     Forward,
     Heartbeat,
     JobRow,
@@ -37,7 +36,6 @@ from receiver.storage.models import (
 )
 
 UNDER_WAY = ("pending", "unknown")
-IS_UNDER_WAY = text(models.UNDER_WAY)
 LEARNT_FROM = 500  # ended jobs
 ENOUGH_TO_LEARN = 5
 LEAST_USUAL_MS = 1_000

@@ -8,8 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from receiver.storage.alarm_models import Alarm
-from receiver.storage.followups import IS_UNDER_WAY
-from receiver.storage.models import CounterRow, JobRow
+from receiver.storage.models import IS_UNDER_WAY, CounterRow, JobRow
 from receiver.storage.overview import summary
 from receiver.storage.reading import Rows
 from receiver.storage.tally import LAST_CALLBACK

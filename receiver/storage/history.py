@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, literal_column, select, text
+from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
 
 from receiver.clock import MINUTE_MS
 from receiver.storage.alarm_models import Node
-from receiver.storage.models import UNDER_WAY, CounterRow, JobRow, Pace, RejectionCount
+from receiver.storage.models import IS_UNDER_WAY, CounterRow, JobRow, Pace, RejectionCount
 from receiver.storage.overview import number, one_of
 from receiver.storage.queries import Instances
 from receiver.storage.reading import Rows, Statement
@@ -94,7 +94,7 @@ def under_way(session: Session, names: Sequence[str]) -> dict[str, tuple[int, in
     """Count the jobs under way of instances, and tell since when the oldest is, ms."""
     statement = (
         select(JobRow.instance, func.count(), func.min(JobRow.first_seen_at))
-        .where(text(UNDER_WAY), JobRow.instance.in_(names))
+        .where(IS_UNDER_WAY, JobRow.instance.in_(names))
         .group_by(JobRow.instance)
     )
     return {name: (count, int(oldest)) for name, count, oldest in session.execute(statement)}

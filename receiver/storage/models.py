@@ -21,6 +21,8 @@ UNDER_WAY = "outcome IN ('pending', 'unknown')"
 UNREADABLE = "kind = 'unreadable'"
 CALLBACK_LOST = "callback_lost"
 
+IS_UNDER_WAY = text(UNDER_WAY)
+
 
 def _where(name: str, condition: str, *columns: str) -> Index:
     """An index of some rows only, on either database."""
@@ -29,7 +31,7 @@ def _where(name: str, condition: str, *columns: str) -> Index:
 
 
 def _where_known(name: str, column: str, *columns: str) -> Index:
-    return _where(name, f"{column} IS NOT NULL", *columns)
+    return _where(name, f"{column} IS NOT NULL", column, *columns)
 
 
 FORGOTTEN = 0  # received_at of an event of which little but the hash is kept
@@ -170,14 +172,14 @@ class JobRow(Base):
     errors_tries: Mapped[int] = mapped_column(server_default="0")
     __table_args__ = (
         Index("jobs_by_change", "updated_at", "id", "instance"),
-        _where_known("jobs_with_errors_due", "errors_at", "instance", "errors_at"),
+        _where("jobs_with_errors_due", "errors_at IS NOT NULL", "instance", "errors_at"),
         # One for each filter, in the order of pages: see paging.py. At a million jobs on SQLite
         # they cost 9 us for a new job, and 30 us for each change of one.
         Index("jobs_by_instance", "instance", "updated_at", "id"),
-        _where_known("jobs_by_status", "status", "status", "updated_at", "id", "instance"),
+        _where_known("jobs_by_status", "status", "updated_at", "id", "instance"),
         Index("jobs_by_outcome", "outcome", "updated_at", "id", "instance"),
-        _where_known("jobs_by_object", "object", "object", "updated_at", "id", "instance"),
-        _where_known("jobs_by_direction", "direction", "direction", "updated_at", "id", "instance"),
+        _where_known("jobs_by_object", "object", "updated_at", "id", "instance"),
+        _where_known("jobs_by_direction", "direction", "updated_at", "id", "instance"),
         Index("jobs_by_expiry", "files_expire_at"),
         _where("jobs_under_way", UNDER_WAY, "outcome", "first_seen_at", "instance", "object"),
         _where("jobs_lost", CALLBACK_LOST, "updated_at", "id", "instance"),

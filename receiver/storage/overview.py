@@ -14,7 +14,7 @@ from receiver.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from receiver.jobs import OUTCOMES
 from receiver.storage.followups import is_overdue
 from receiver.storage.models import (
-    UNDER_WAY,
+    IS_UNDER_WAY,
     UNREADABLE,
     CounterRow,
     Event,
@@ -175,7 +175,7 @@ def overdue(*columns: Any) -> Select[Any]:  # noqa: ANN401 - SQL expressions
         select(*columns)
         .select_from(JobRow)
         .where(
-            text(UNDER_WAY),
+            IS_UNDER_WAY,
             JobRow.first_seen_at <= number("now") - func.coalesce(shorter, after),
             is_overdue(number("now"), after),
         )

@@ -5,8 +5,7 @@ from sqlalchemy.orm import Session
 
 from receiver.clock import MINUTE_MS
 from receiver.storage.alarm_models import Rhythm
-from receiver.storage.followups import IS_UNDER_WAY
-from receiver.storage.models import Event, JobRow
+from receiver.storage.models import IS_UNDER_WAY, Event, JobRow
 
 OVERLAP_MS = MINUTE_MS  # events are dated before they are committed
 LONGEST_LOOK_MS = 24 * 60 * MINUTE_MS  # back, at the first pass and after a long pause

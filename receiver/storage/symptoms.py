@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 from receiver.clock import MINUTE_MS
 from receiver.settings import Settings
 from receiver.storage.alarm_models import Fetch, Node, Rhythm
-from receiver.storage.followups import IS_UNDER_WAY, is_overdue
-from receiver.storage.models import Event, JobRow, RejectionCount
+from receiver.storage.followups import is_overdue
+from receiver.storage.models import IS_UNDER_WAY, Event, JobRow, RejectionCount
 
 RECENT_MS = 60 * MINUTE_MS
 EXPIRES_SOON_MS = 24 * 60 * MINUTE_MS

@@ -22,10 +22,9 @@ from sqlalchemy.orm import Session
 
 from receiver.clock import DAY_MS
 from receiver.jobs import Outcome
-from receiver.storage.followups import UNDER_WAY as UNDER_WAY_WORDS
-from receiver.storage.followups import is_overdue
+from receiver.storage.followups import UNDER_WAY, is_overdue
 from receiver.storage.lists import JOB_COLUMNS, JOBS, wanted_jobs
-from receiver.storage.models import CALLBACK_LOST, UNDER_WAY, JobRow
+from receiver.storage.models import CALLBACK_LOST, IS_UNDER_WAY, JobRow
 from receiver.storage.overview import number, overdue
 from receiver.storage.queries import Instances, JobFilter
 from receiver.storage.reading import Contains, Rows, Statement
@@ -72,7 +71,7 @@ class Watch:
     def conditions(self) -> list[Any]:
         """Say it in SQL."""
         if self.look == "overdue":
-            return [text(UNDER_WAY), is_overdue(self.now, self.overdue_after)]
+            return [IS_UNDER_WAY, is_overdue(self.now, self.overdue_after)]
         if self.look == "expiring":
             return [
                 JobRow.files_expire_at > self.now,
@@ -166,9 +165,7 @@ def _watched(shape: _Shape) -> Statement:
 def _looked_for(look: Look) -> list[list[Any]]:
     if look == "overdue":
         late = overdue().whereclause
-        return [
-            [late, JobRow.outcome == literal_column(f"'{outcome}'")] for outcome in UNDER_WAY_WORDS
-        ]
+        return [[late, JobRow.outcome == literal_column(f"'{outcome}'")] for outcome in UNDER_WAY]
     if look == "expiring":
         expires = JobRow.files_expire_at
         return [[expires > number("now"), expires < number("before")]]
