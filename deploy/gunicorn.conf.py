@@ -1,5 +1,5 @@
 """For `gunicorn -c deploy/gunicorn.conf.py wsgi:app`: the settings of `receiver serve`."""
 
-from receiver.serving import OPTIONS
+from receiver.server import OPTIONS
 
 globals().update(OPTIONS)

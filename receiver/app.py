@@ -11,30 +11,31 @@ import structlog
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from receiver import logs
+from receiver.alarms.channels import targets
+from receiver.alarms.watcher import Watcher
 from receiver.background import Background
-from receiver.clock import now_ms
+from receiver.callbacks.intake import Intake
+from receiver.database import migrations
+from receiver.database.engine import Database
+from receiver.database.retention import Retention
 from receiver.errors import SettingsError, StoreError
-from receiver.forwarding import Forwarder, Teller
 from receiver.health import Health
-from receiver.intake import Intake
+from receiver.instances.credentials import KeyRing
+from receiver.instances.encryption import Vault
+from receiver.lib import logs
+from receiver.lib.clock import now_ms
+from receiver.lib.ratelimit import Limits
 from receiver.metrics import QUEUE_LENGTH, Stored
-from receiver.notices import targets
-from receiver.reconciler import Reconciler
-from receiver.retention import Retention
+from receiver.openconnectors.client import Upstream
+from receiver.openconnectors.signatures import SHORT_KEY_BYTES
+from receiver.outbound.forwarding import Forwarder, Teller
+from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings
-from receiver.signatures import SHORT_KEY_BYTES
-from receiver.storage import migrations
-from receiver.storage.credentials import KeyRing
-from receiver.storage.database import Database
-from receiver.storage.vault import Vault
-from receiver.upstream import Upstream
-from receiver.watching import Watcher
-from receiver.web import Services, callbacks, events, jobs, ops, problems, refusals, relay, requests
+from receiver.web import Services, callbacks, events, jobs, ops, problems, refusals, relay
+from receiver.web import request_log as requests
 from receiver.web.api import blueprint as api
 from receiver.web.api import open_blueprint
 from receiver.web.dashboard import blueprint as dashboard
-from receiver.web.limits import Limits
 from receiver.web.measuring import Measured
 from receiver.web.waiting import Waiters
 

@@ -4,10 +4,10 @@ import os
 import socket
 from collections.abc import Callable
 
-from receiver.clock import MINUTE_MS
-from receiver.storage.database import Database
-from receiver.storage.nodes import note_node
-from receiver.storage.store import database_time
+from receiver.callbacks.store import database_time
+from receiver.database.engine import Database
+from receiver.database.nodes import note_node
+from receiver.lib.clock import MINUTE_MS
 
 RECOVERED_MS = 2 * MINUTE_MS
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from gunicorn import glogging
 
-from receiver import logs
 from receiver.errors import AnswerCut
+from receiver.lib import logs
 
 
 class ServerLog(glogging.Logger):  # type: ignore[misc]

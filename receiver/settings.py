@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from receiver import targets
 from receiver.errors import CredentialError, SettingsError
-from receiver.signatures import SignatureKey
+from receiver.openconnectors.signatures import SignatureKey
 
 DEFAULT_INSTANCE = "default"
 INSTANCE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -22,9 +22,10 @@ from sites import site, sites  # noqa: F401 - fixtures
 from sqlalchemy import make_url
 
 from receiver.app import _close, create_app
+from receiver.database import migrations
+from receiver.database.engine import Database
+from receiver.instances import tokens
 from receiver.settings import Settings
-from receiver.storage import migrations, tokens
-from receiver.storage.database import Database
 
 # No test asserts on time, and a machine may be busy.
 hypothesis.settings.register_profile("untimed", deadline=None)

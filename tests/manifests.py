@@ -7,7 +7,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from receiver import cli, settings
-from receiver.serving import OPTIONS
+from receiver.server import OPTIONS
 
 BIN = Path(sys.executable).parent
 GRACE = int(OPTIONS["graceful_timeout"])  # seconds

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from receiver.signatures import SignatureKey
-from receiver.storage.database import Database
+from receiver.database.engine import Database
+from receiver.openconnectors.signatures import SignatureKey
 
 DEADLINE = 60  # seconds; only what is broken needs them
 KEY = SignatureKey("environment", b"a signature key that no log may show")

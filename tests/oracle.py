@@ -5,7 +5,7 @@ It computes each fact from the whole set of notifications; the code joins one af
 
 from typing import Any
 
-from receiver.notifications import Notification
+from receiver.openconnectors.notifications import Notification
 
 UNDER_WAY = ("CREATED", "STARTED", "RUNNING", "an unknown word", "CANCELLATION_PENDING")
 ENDINGS = ("CANCELLED", "ABORTED", "ERROR", "COMPLETED")  # the greatest precedence last

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from flask import Flask
 from flask.testing import FlaskClient
 
-from receiver.signatures import HEADER, SignatureKey, sign
+from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 from receiver.web import Services
 
 KEY = SignatureKey("environment", b"a key for tests, long enough")

@@ -12,7 +12,7 @@ from typing import Self
 
 from nodes import DEADLINE, KEY, eventually
 
-from receiver.signatures import HEADER, sign
+from receiver.openconnectors.signatures import HEADER, sign
 
 
 def direct(port: int) -> http.client.HTTPConnection:

@@ -14,14 +14,14 @@ from receiving import KEY, Receiver
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from receiver.app import create_app
-from receiver.clock import now_ms
-from receiver.reconciler import Reconciler
-from receiver.sandbox.options import Faults, Options
-from receiver.sandbox.server import running
+from receiver.instances import credentials, tokens
+from receiver.lib.clock import now_ms
+from receiver.openconnectors.client import Upstream
+from receiver.openconnectors.sandbox.options import Faults, Options
+from receiver.openconnectors.sandbox.server import running
+from receiver.openconnectors.signatures import SignatureKey
+from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings
-from receiver.signatures import SignatureKey
-from receiver.storage import credentials, tokens
-from receiver.upstream import Upstream
 
 DEADLINE_SECONDS = 30
 ENCRYPTION_KEY = Fernet.generate_key().decode()

@@ -5,7 +5,8 @@ import json
 import pytest
 from test_interface_api import problem
 
-from receiver.web import job_answers, shapes
+from receiver.web import job_answers
+from receiver.web import schemas as shapes
 from receiver.web.answers import Question, parameters
 from receiver.web.job_answers import job_answer, jobs_answer
 from receiver.web.problems import answer_to

@@ -17,11 +17,12 @@ from sqlalchemy import text
 from standin import Between, between
 
 from receiver.cli import receiver as command
-from receiver.clock import now_ms
+from receiver.database import migrations
+from receiver.database.engine import Database
+from receiver.database.models import AuditEntry
 from receiver.errors import StoreError, StoreRefused
-from receiver.storage import audit, migrations
-from receiver.storage.database import Database
-from receiver.storage.models import AuditEntry
+from receiver.instances import audit
+from receiver.lib.clock import now_ms
 
 
 @pytest.fixture
@@ -308,7 +309,7 @@ def test_redeliveries_are_noted_before_the_vendor_is_asked_for_them(relay, monke
         noted_before.append((resend, told(database)))
         return type("Answer", (), {"body": b"[{}, {}]"})
 
-    monkeypatch.setattr("receiver.lanes.Lane.ask_queue", queue)
+    monkeypatch.setattr("receiver.reconcile.pacing.Lane.ask_queue", queue)
     relay.reconciler(actor="cli:me").one_pass(redeliver=True)
     noted = told(database)
     assert sorted(noted) == [

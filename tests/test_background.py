@@ -13,16 +13,17 @@ from receiving import KEY
 from sqlalchemy import Engine, event
 from standin import ENCRYPTION_KEY
 
+from receiver.alarms.watcher import Watcher
 from receiver.app import _app, _close
-from receiver.clock import now_ms
-from receiver.reconciler import Reconciler
-from receiver.retention import Retention
+from receiver.database.models import UNDER_WAY
+from receiver.database.reading import Reader
+from receiver.database.retention import Retention
+from receiver.instances import credentials
+from receiver.instances.encryption import Vault
+from receiver.jobs import counters
+from receiver.lib.clock import now_ms
+from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings
-from receiver.storage import counters, credentials
-from receiver.storage.models import UNDER_WAY
-from receiver.storage.reading import Reader
-from receiver.storage.vault import Vault
-from receiver.watching import Watcher
 from receiver.web.measuring import Measured
 
 GROWING = ("jobs", "events", "bodies", "timeline", "audit", "submissions", "forwards")

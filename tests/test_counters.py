@@ -14,16 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select, update
 
-from receiver.jobs import FILES_KEPT_MS
-from receiver.notifications import Notification, parse
-from receiver.storage import counters, migrations
-from receiver.storage import glance as glance_module
-from receiver.storage.database import Database
-from receiver.storage.glance import Glance, glance
-from receiver.storage.merging import NewObservation
-from receiver.storage.models import CounterRow, Event, JobRow, UsualTime
-from receiver.storage.overview import summary
-from receiver.storage.store import NewEvent, record
+from receiver.callbacks.store import NewEvent, record
+from receiver.database import migrations
+from receiver.database.engine import Database
+from receiver.database.models import CounterRow, Event, JobRow, UsualTime
+from receiver.jobs import counters
+from receiver.jobs import glance as glance_module
+from receiver.jobs.glance import Glance, glance
+from receiver.jobs.job import FILES_KEPT_MS
+from receiver.jobs.overview import summary
+from receiver.jobs.projection import NewObservation
+from receiver.openconnectors.notifications import Notification, parse
 
 HOUR = 3_600_000
 NOW = 497_000 * HOUR + 1234  # ms
@@ -314,7 +315,7 @@ def test_the_front_page_counts_what_ended_by_hour_and_by_day(database):
 
 
 def test_the_front_page_counts_no_more_overdue_jobs_than_it_must(database, monkeypatch):
-    monkeypatch.setattr("receiver.storage.glance.MOST_COUNTED", 2)
+    monkeypatch.setattr("receiver.jobs.glance.MOST_COUNTED", 2)
     glance_module._glance.cache_clear()
     for n in range(4):
         write(database, new_event(body(str(n), "RUNNING")))

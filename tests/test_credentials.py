@@ -3,8 +3,8 @@
 import pytest
 
 from receiver.errors import CredentialError
-from receiver.storage import credentials
-from receiver.storage.vault import Vault
+from receiver.instances import credentials
+from receiver.instances.encryption import Vault
 
 
 def test_a_fourth_active_key_is_refused_until_one_is_retired(any_receiver):

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from receiver.diagnosis import RIGHT, diagnose
+from receiver.callbacks.diagnosis import RIGHT, diagnose
 from receiver.errors import CredentialError
-from receiver.signatures import SignatureKey, is_valid, sign
+from receiver.openconnectors.signatures import SignatureKey, is_valid, sign
 
 SECRET = b"the right key"
 BODY = b'{"id": "1234", "status": "COMPLETED", "recordsCount": 10}'

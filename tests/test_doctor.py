@@ -19,15 +19,16 @@ from receiving import KEY, Receiver
 from sqlalchemy import text, update
 from standin import listening
 
-from receiver.checkup import Finding, Patient, machine, selftest, setup
+from receiver.cli.checkup import Finding, Patient, machine, selftest, setup
 from receiver.cli.doctor import CHECKS, OFFLINE, examine
-from receiver.clock import now_ms
+from receiver.database import migrations
+from receiver.database.engine import Database
+from receiver.database.models import Heartbeat
+from receiver.instances import credentials
+from receiver.instances.encryption import Vault
+from receiver.lib.clock import now_ms
+from receiver.openconnectors.signatures import SignatureKey
 from receiver.settings import Settings
-from receiver.signatures import SignatureKey
-from receiver.storage import credentials, migrations
-from receiver.storage.database import Database
-from receiver.storage.models import Heartbeat
-from receiver.storage.vault import Vault
 
 ENCRYPTION_KEY = Fernet.generate_key().decode()
 
@@ -165,7 +166,7 @@ def test_a_clock_that_was_set_back_is_found(healthy):
 
 
 def test_a_database_that_is_held_or_gone_is_found(healthy, monkeypatch, tmp_path):
-    monkeypatch.setattr("receiver.storage.database.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("receiver.database.engine.PATIENCE_SECONDS", 0.1)
     with healthy.database.write():
         held = replace(healthy, database=Database(healthy.settings.database_url))
         monkeypatch.setattr(Database.write, "__defaults__", (0.1,), raising=False)

@@ -13,14 +13,14 @@ import pytest
 from sqlalchemy import select, text
 from test_pruning import DAY, age, prune
 
-from receiver.clock import now_ms
-from receiver.notifications import Notification
-from receiver.storage import failures
-from receiver.storage.database import Database
-from receiver.storage.erasure import erase
-from receiver.storage.followups import Claim
-from receiver.storage.merging import NewObservation
-from receiver.storage.models import Base, JobRow, Submission
+from receiver.database.engine import Database
+from receiver.database.models import Base, JobRow, Submission
+from receiver.jobs import failed_records as failures
+from receiver.jobs.erasure import erase
+from receiver.jobs.projection import NewObservation
+from receiver.lib.clock import now_ms
+from receiver.openconnectors.notifications import Notification
+from receiver.reconcile.followups import Claim
 
 ADA = "Ada Lovelace"
 COMMAND = Path(sys.executable).with_name("receiver")

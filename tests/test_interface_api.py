@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from receiving import KEY, Receiver
 
+from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 from receiver.settings import Settings
-from receiver.signatures import HEADER, SignatureKey, sign
 
 OTHER = SignatureKey("other", b"another key, long enough")
 FIELDS = [
@@ -478,7 +478,7 @@ def receiver_of_two(make_receiver: Callable, make_database: Callable) -> Receive
     """Both instances, `default` and `null`, have a job 1."""
     from cryptography.fernet import Fernet  # noqa: PLC0415 - only here
 
-    from receiver.storage import credentials  # noqa: PLC0415 - only here
+    from receiver.instances import credentials  # noqa: PLC0415 - only here
 
     key = Fernet.generate_key()
     receiver = make_receiver(make_database("sqlite"), encryption_keys=(key.decode(),))

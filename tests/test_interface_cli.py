@@ -21,7 +21,7 @@ import httpx
 import pytest
 from cryptography.fernet import Fernet
 
-from receiver.storage.vault import Vault
+from receiver.instances.encryption import Vault
 
 COMMAND = Path(sys.executable).with_name("receiver")
 SECRET = "a key with späces, and long enough "  # the blank at its end counts

@@ -14,8 +14,7 @@ from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from oracle import DAY, TEXTS, by_law, key
 
-from receiver.clock import iso
-from receiver.jobs import (
+from receiver.jobs.job import (
     ENDED_RANK,
     OUTCOMES,
     Job,
@@ -26,7 +25,8 @@ from receiver.jobs import (
     merge,
     registers,
 )
-from receiver.notifications import MAX_TIME_MS, Notification
+from receiver.lib.clock import iso
+from receiver.openconnectors.notifications import MAX_TIME_MS, Notification
 
 
 def shown(job: Job) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from receiving import Receiver
 
-from receiver.peers import network_of
-from receiver.storage import tokens
-from receiver.web import limits
-from receiver.web.limits import Limiter
+from receiver.instances import tokens
+from receiver.lib import ratelimit as limits
+from receiver.lib.peers import network_of
+from receiver.lib.ratelimit import Limiter
 
 WRONG = "rcv_wrong"
 

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from receiving import Receiver
 from sqlalchemy import func, insert, literal_column, select, text
 
+from receiver.database import migrations, paging, reading
+from receiver.database.engine import Database
+from receiver.database.models import Event, JobRow, UsualTime
+from receiver.database.reading import Statement
 from receiver.errors import TooSlow
-from receiver.storage import lists, migrations, paging, reading
-from receiver.storage.database import Database
-from receiver.storage.models import Event, JobRow, UsualTime
-from receiver.storage.queries import EventFilter, JobFilter
-from receiver.storage.reading import Statement
-from receiver.storage.watching import Watch, watched
-from receiver.storage.watching import place as place_of
+from receiver.jobs import lists
+from receiver.jobs.queries import EventFilter, JobFilter
+from receiver.jobs.watching import Watch, watched
+from receiver.jobs.watching import place as place_of
 
 KINDS = ("sqlite", "postgresql18", "postgresql15")
 WORDS = {
@@ -416,7 +417,7 @@ def test_a_token_is_refused_from_the_moment_it_expires(make_receiver, make_datab
 
 @on_each
 def test_a_limited_token_sees_its_instances_alone(database):
-    from receiver.storage import tokens  # noqa: PLC0415 - only here
+    from receiver.instances import tokens  # noqa: PLC0415 - only here
 
     row = {**job_row(1), "id": "1"}
     with database.write() as session:

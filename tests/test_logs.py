@@ -10,7 +10,7 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from receiver import logs
+from receiver.lib import logs
 
 HOSTILE = "a\r\nb\x1b[31mc\x85\u2028\u202e\x7f\x00d\ud800"
 

@@ -18,11 +18,11 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Column, Integer, MetaData, Table, inspect, text
 
 from receiver.app import APP_LOAD_ERROR, create_app
+from receiver.database import migrations
+from receiver.database.engine import Database
+from receiver.database.models import Base
 from receiver.errors import SettingsError
 from receiver.settings import Settings
-from receiver.storage import migrations
-from receiver.storage.database import Database
-from receiver.storage.models import Base
 
 KINDS = ("sqlite", "postgresql18", "postgresql15")
 POSTGRESQL = KINDS[1:]
@@ -179,8 +179,8 @@ def test_four_threads_may_bring_it_up_to_date_at_once(empty_url):
 
 STARTED_TOGETHER = """
 import sys
-from receiver.storage import migrations
-from receiver.storage.database import Database
+from receiver.database import migrations
+from receiver.database.engine import Database
 
 print("imported", flush=True)
 sys.stdin.readline()

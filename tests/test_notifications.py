@@ -16,8 +16,15 @@ from corpus import HOSTILE, SOUND, UNREADABLE, about, called, job
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from receiver import notifications
-from receiver.notifications import Kind, Notification, json_text, parse, parse_all, plain_integer
+from receiver.openconnectors import notifications
+from receiver.openconnectors.notifications import (
+    Kind,
+    Notification,
+    json_text,
+    parse,
+    parse_all,
+    plain_integer,
+)
 
 SAMPLES = {path.stem: path for path in Path(__file__).parent.glob("samples/notifications/*.json")}
 EXPECTED = {

@@ -16,9 +16,9 @@ from receiving import KEY, Receiver
 from schemathesis.config import SchemathesisConfig
 
 from receiver.app import create_app
+from receiver.instances import tokens
+from receiver.openconnectors.signatures import SignatureKey
 from receiver.settings import Settings
-from receiver.signatures import SignatureKey
-from receiver.storage import tokens
 
 PATHS = {
     "/api/v1/jobs",

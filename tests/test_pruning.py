@@ -16,19 +16,12 @@ from prometheus_client import REGISTRY
 from sqlalchemy import func, select, update
 from structlog.testing import capture_logs
 
-from receiver import retention
 from receiver.app import _app
-from receiver.clock import now_ms
-from receiver.errors import StoreUnavailable
-from receiver.jobs import Job
-from receiver.notifications import parse
-from receiver.retention import LEASE_MS, LOOK_MS, PERIOD_MS, Retention
-from receiver.settings import FOREVER, Settings
-from receiver.signatures import SignatureKey
-from receiver.storage import migrations, pruning
-from receiver.storage import models as tables
-from receiver.storage.database import Database
-from receiver.storage.models import (
+from receiver.callbacks.store import NewEvent, record
+from receiver.database import migrations, pruning, retention
+from receiver.database import models as tables
+from receiver.database.engine import Database
+from receiver.database.models import (
     Body,
     Event,
     Forward,
@@ -38,7 +31,13 @@ from receiver.storage.models import (
     Submission,
     TimelineEntry,
 )
-from receiver.storage.store import NewEvent, record
+from receiver.database.retention import LEASE_MS, LOOK_MS, PERIOD_MS, Retention
+from receiver.errors import StoreUnavailable
+from receiver.jobs.job import Job
+from receiver.lib.clock import now_ms
+from receiver.openconnectors.notifications import parse
+from receiver.openconnectors.signatures import SignatureKey
+from receiver.settings import FOREVER, Settings
 
 DAY = 24 * 3_600_000
 EVER = 1_000 * DAY

@@ -26,18 +26,20 @@ from standin import (
 
 from receiver.app import create_app
 from receiver.background import Background
-from receiver.clock import now_ms
+from receiver.callbacks.store import record
+from receiver.database.models import Instance, JobRow, Pace, Submission
 from receiver.errors import StoreUnavailable
-from receiver.notifications import Notification
-from receiver.reconciler import LIST_PAGES, Reconciler, Report
+from receiver.instances import credentials
+from receiver.instances.encryption import Vault
+from receiver.jobs import failed_records as failures
+from receiver.jobs.projection import NewObservation
+from receiver.lib.clock import now_ms
+from receiver.openconnectors.client import Upstream
+from receiver.openconnectors.notifications import Notification
+from receiver.reconcile import followups
+from receiver.reconcile.followups import ENOUGH_TO_LEARN
+from receiver.reconcile.reconciler import LIST_PAGES, Reconciler, Report
 from receiver.settings import Settings
-from receiver.storage import credentials, failures, followups
-from receiver.storage.followups import ENOUGH_TO_LEARN
-from receiver.storage.merging import NewObservation
-from receiver.storage.models import Instance, JobRow, Pace, Submission
-from receiver.storage.store import record
-from receiver.storage.vault import Vault
-from receiver.upstream import Upstream
 
 STATUSES = "GET /bulk/{id}/status"
 ERRORS = "GET /bulk/{id}/errors"
@@ -747,8 +749,8 @@ def test_no_job_id_leads_out_of_the_folder_of_results(relay, tmp_path):
 
 
 def test_no_two_results_share_a_file(relay, tmp_path):
-    from receiver.results import _file_name  # noqa: PLC0415
-    from receiver.storage.followups import Claim  # noqa: PLC0415
+    from receiver.reconcile.followups import Claim  # noqa: PLC0415
+    from receiver.reconcile.results import _file_name  # noqa: PLC0415
 
     pairs = [
         ("a", "b-1.csv"),
@@ -829,7 +831,7 @@ def test_a_database_that_fails_in_a_lane_is_told_as_blocked(relay, monkeypatch):
     def down(*_: object, **__: object) -> None:
         raise StoreUnavailable("down")
 
-    monkeypatch.setattr("receiver.storage.followups.due_polls", down)
+    monkeypatch.setattr("receiver.reconcile.followups.due_polls", down)
     assert relay.reconciler().one_pass().blocked == ["freshbooks", "gooddata"]
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.cli.errors import all_errors, describe_errors, known_errors, write_failed_rows
 from receiver.cli.exits import USAGE, Failure
-from receiver.notifications import json_text
-from receiver.record_errors import LONGEST_MESSAGE, cause, row_of
+from receiver.cli.failed_rows import all_errors, describe_errors, known_errors, write_failed_rows
+from receiver.jobs.record_errors import LONGEST_MESSAGE, cause, row_of
+from receiver.openconnectors.notifications import json_text
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),

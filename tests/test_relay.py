@@ -29,14 +29,15 @@ from standin import (
     made_elsewhere,
 )
 
-from receiver import forwarding, sandbox
+from receiver.database.models import Forward, JobRow, Submission
 from receiver.errors import BadParameter
-from receiver.forwarding import Forwarder, Teller
-from receiver.signatures import HEADER, is_valid
-from receiver.storage import tokens
-from receiver.storage.credentials import KeyRing
-from receiver.storage.models import Forward, JobRow, Submission
-from receiver.upstream import LARGEST_ANSWER, Upstream
+from receiver.instances import tokens
+from receiver.instances.credentials import KeyRing
+from receiver.openconnectors import sandbox
+from receiver.openconnectors.client import LARGEST_ANSWER, Upstream
+from receiver.openconnectors.signatures import HEADER, is_valid
+from receiver.outbound import forwarding
+from receiver.outbound.forwarding import Forwarder, Teller
 
 CALLBACK = "Elements-Async-Callback-Url"
 OBJECTS = ["activities", "contact", "campaign", "list", "account"]
@@ -342,8 +343,8 @@ def test_a_redirect_to_another_host_is_told_and_not_followed(relay, to):
 
 def test_a_slow_vendor_is_not_waited_for_without_end(relay, monkeypatch):
     patience = httpx.Timeout(0.2)
-    monkeypatch.setattr("receiver.upstream._TIMEOUT", patience)
-    monkeypatch.setattr("receiver.upstream._UPLOAD_TIMEOUT", patience)
+    monkeypatch.setattr("receiver.openconnectors.client._TIMEOUT", patience)
+    monkeypatch.setattr("receiver.openconnectors.client._UPLOAD_TIMEOUT", patience)
     impatient(relay)
     relay.faults(slow=30)
     expect_vendors_error(relay.vendors("GET", "/objects"), 504, "did not answer: ReadTimeout")
@@ -415,7 +416,7 @@ def test_a_database_that_cannot_write_stops_an_upload_before_the_vendor(relay, m
     def down(*_: object, **__: object) -> None:
         raise StoreUnavailable("down")
 
-    monkeypatch.setattr("receiver.storage.followups.begin_submission", down)
+    monkeypatch.setattr("receiver.reconcile.followups.begin_submission", down)
     answer = relay.upload()
     expect_vendors_error(answer, 503)
     assert int(answer.headers["Retry-After"]) > 0
@@ -971,7 +972,7 @@ def test_the_walk_through_holds_on_every_database(database_url, sample):
 
 
 def test_an_instance_without_vendor_secrets_is_not_reached(relay):
-    from receiver.storage.credentials import add_instance as add  # noqa: PLC0415
+    from receiver.instances.credentials import add_instance as add  # noqa: PLC0415
 
     with relay.services.database.write() as session:
         add(session, relay.services.vault, "bare", 1)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from receiver.errors import SignatureError
-from receiver.signatures import HEADER, SignatureKey, verify
+from receiver.openconnectors.signatures import HEADER, SignatureKey, verify
 
 CASES = int(os.environ.get("ORACLE_CASES", "100000"))
 SEED = int(os.environ.get("ORACLE_SEED", "0")) or random.SystemRandom().randrange(2**32)

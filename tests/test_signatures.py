@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receiver.errors import CredentialError, SignatureError
-from receiver.signatures import (
+from receiver.openconnectors.signatures import (
     HEADER,
     SHORT_KEY_BYTES,
     SignatureKey,

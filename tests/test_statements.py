@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from receiver.notifications import parse
-from receiver.storage import migrations
-from receiver.storage.arrays import Blobs, Integers, Texts, Truths
-from receiver.storage.models import JobRow
-from receiver.storage.on_postgresql import OnPostgreSQL
-from receiver.storage.store import NewEvent, record
+from receiver.callbacks.on_postgresql import OnPostgreSQL
+from receiver.callbacks.store import NewEvent, record
+from receiver.database import migrations
+from receiver.database.arrays import Blobs, Integers, Texts, Truths
+from receiver.database.models import JobRow
+from receiver.openconnectors.notifications import parse
 
 int8s = st.integers(-(2**63), 2**63 - 1)
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"))

@@ -12,14 +12,11 @@ import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy import func, select, update
 
-from receiver.errors import KeysChanged
-from receiver.intake import Delivery
-from receiver.jobs import FILES_KEPT_MS
-from receiver.notifications import MAX_TIME_MS, Notification, parse
-from receiver.signatures import HEADER, SignatureKey, sign
-from receiver.storage import credentials, refusals
-from receiver.storage.merging import NewObservation
-from receiver.storage.models import (
+from receiver.callbacks import rejections as refusals
+from receiver.callbacks.intake import Delivery
+from receiver.callbacks.rejections import NewRefusal, keep_refusals
+from receiver.callbacks.store import NewEvent, Receipt, record
+from receiver.database.models import (
     Body,
     Event,
     JobRow,
@@ -29,9 +26,13 @@ from receiver.storage.models import (
     StoredKey,
     TimelineEntry,
 )
-from receiver.storage.refusals import NewRefusal, keep_refusals
-from receiver.storage.store import NewEvent, Receipt, record
-from receiver.storage.vault import Vault
+from receiver.errors import KeysChanged
+from receiver.instances import credentials
+from receiver.instances.encryption import Vault
+from receiver.jobs.job import FILES_KEPT_MS
+from receiver.jobs.projection import NewObservation
+from receiver.openconnectors.notifications import MAX_TIME_MS, Notification, parse
+from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 
 NOW = 1_790_000_000_000  # ms
 MINUTE = 60_000

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.errors import BadParameter
-from receiver.uploads import count_records
+from receiver.web.uploads import count_records
 
 # Neither NUL, which no CSV file holds, nor what UTF-8 cannot write.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver import upstream
 from receiver.errors import (
     UpstreamError,
     UpstreamNonsense,
@@ -17,7 +16,8 @@ from receiver.errors import (
     UpstreamUnclear,
     UpstreamUnreachable,
 )
-from receiver.upstream import LARGEST_ANSWER, MOST_PAGES, TRIES, Answer, Call, Upstream
+from receiver.openconnectors import client as upstream
+from receiver.openconnectors.client import LARGEST_ANSWER, MOST_PAGES, TRIES, Answer, Call, Upstream
 
 BASE = "https://vendor.example.com/elements/api-v2"
 SECRETS = "Element top-secret-token, User top-secret-user"

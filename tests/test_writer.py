@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import receiver
+from receiver.callbacks.writer import Pending, Writer
 from receiver.errors import KeysChanged, ReceiverError, StoreRefused, StoreUnavailable
-from receiver.storage.writer import Pending, Writer
 
 DEADLINE = 60  # seconds; only a broken writer needs them
 ROOT = Path(receiver.__file__).parents[1]
@@ -240,12 +240,12 @@ def test_a_writer_that_hangs_in_a_batch_is_not_alive_until_it_goes_on(
     writer = make_writer()
     first = held(writer, ledger)
     assert writer.alive
-    monkeypatch.setattr("receiver.storage.writer.HANGS_AFTER_SECONDS", 0)
+    monkeypatch.setattr("receiver.callbacks.writer.HANGS_AFTER_SECONDS", 0)
     assert not writer.alive
     ledger.gate.set()
     assert first.result(DEADLINE) == 0
     writer.submit(1).result(DEADLINE)
-    monkeypatch.setattr("receiver.storage.writer.HANGS_AFTER_SECONDS", DEADLINE)
+    monkeypatch.setattr("receiver.callbacks.writer.HANGS_AFTER_SECONDS", DEADLINE)
     assert writer.alive
 
 
@@ -343,7 +343,7 @@ def test_a_commit_with_too_few_or_too_many_results_leaves_nobody_waiting(
 
 FORKING = """
 import json, os, sys, threading
-from receiver.storage.writer import Writer
+from receiver.callbacks.writer import Writer
 
 gate, entered = threading.Event(), threading.Event()
 parent = os.getpid()

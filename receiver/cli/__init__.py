@@ -6,23 +6,24 @@ from importlib import import_module
 
 import click
 
-from receiver import __version__, logs
+from receiver import __version__
 from receiver.cli.exits import INTERRUPTED, SOFTWARE, UNREACHABLE, USAGE, Failure
 from receiver.errors import CredentialError, SettingsError, StoreError
+from receiver.lib import logs
 
 _ROOMS = {
-    "receiver.cli.operate": ("serve", "db", "keys", "tokens"),
+    "receiver.cli.serve": ("serve", "db", "keys", "tokens"),
     "receiver.cli.instances": ("instances",),
-    "receiver.cli.query": ("jobs", "job", "events", "rejections"),
+    "receiver.cli.jobs": ("jobs", "job", "events", "rejections"),
     "receiver.cli.submit": ("objects", "submit"),
     "receiver.cli.reconcile": ("reconcile",),
-    "receiver.cli.forget": ("prune", "erase"),
-    "receiver.cli.check": ("verify", "trigger"),
+    "receiver.cli.maintain": ("prune", "erase"),
+    "receiver.cli.verify": ("verify", "trigger"),
     "receiver.cli.audit": ("audit",),
     "receiver.cli.doctor": ("doctor",),
     "receiver.cli.watch": ("watch", "alarms"),
     "receiver.cli.demo": ("demo",),
-    "receiver.sandbox.command": ("sandbox",),
+    "receiver.openconnectors.sandbox.command": ("sandbox",),
 }
 _ROOM = {name: room for room, names in _ROOMS.items() for name in names}
 

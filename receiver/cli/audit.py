@@ -5,10 +5,10 @@ import sys
 import click
 
 from receiver.cli.exits import JOB_FAILED, OK
-from receiver.cli.operate import opened
 from receiver.cli.output import as_json, show, table
-from receiver.clock import iso
-from receiver.storage import audit as chain
+from receiver.cli.serve import opened
+from receiver.instances import audit as chain
+from receiver.lib.clock import iso
 
 COLUMNS = ("id", "at", "actor", "action", "subject", "detail", "request")
 

@@ -37,7 +37,9 @@ def demo(keep: bool) -> None:
     """Upload the sample contacts to a stand-in of the vendor, and wait for the signed callbacks."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="receiver-demo-")))
-        sample = stack.enter_context(as_file(files("receiver.sandbox") / "contacts.csv"))
+        sample = stack.enter_context(
+            as_file(files("receiver.openconnectors.sandbox") / "contacts.csv")
+        )
         (folder / "sample.csv").write_bytes(sample.read_bytes())
         (folder / "bad.csv").write_bytes(sample.read_bytes() + b"\n" + BAD_ROWS.encode())
         servers = _Servers(stack, folder)

@@ -7,13 +7,13 @@ from dataclasses import asdict
 
 import click
 
-from receiver.checkup import Check, Finding, Patient, fail, machine, selftest, setup
+from receiver.cli.checkup import Check, Finding, Patient, fail, machine, selftest, setup
 from receiver.cli.exits import JOB_FAILED, OK
 from receiver.cli.output import as_json, show
+from receiver.database.engine import Database
 from receiver.errors import StoreError
+from receiver.instances.encryption import Vault
 from receiver.settings import Settings
-from receiver.storage.database import Database
-from receiver.storage.vault import Vault
 
 CHECKS: dict[str, Check] = {
     "database": machine.writable,

@@ -6,13 +6,13 @@ from typing import Any, TypedDict
 import click
 
 from receiver.cli.exits import USAGE, Failure
-from receiver.cli.operate import actor, opened, warn_of
 from receiver.cli.output import as_json, show, table, timed
 from receiver.cli.secret_files import secret, secret_file
-from receiver.clock import now_ms
+from receiver.cli.serve import actor, opened, warn_of
+from receiver.instances import audit, credentials
+from receiver.instances.encryption import Vault
+from receiver.lib.clock import now_ms
 from receiver.settings import INSTANCE_NAME
-from receiver.storage import audit, credentials
-from receiver.storage.vault import Vault
 
 
 class _Given(TypedDict):

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from receiver.clock import iso
+from receiver.lib.clock import iso
 
 as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")
 

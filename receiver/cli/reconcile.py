@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 from receiver.cli.exits import UNREACHABLE
-from receiver.cli.operate import actor, opened
 from receiver.cli.output import as_json, show
-from receiver.clock import now_ms
+from receiver.cli.serve import actor, opened
 from receiver.errors import StoreError
-from receiver.storage.credentials import KeyRing
-from receiver.storage.vault import Vault
+from receiver.instances.credentials import KeyRing
+from receiver.instances.encryption import Vault
+from receiver.lib.clock import now_ms
 
 if TYPE_CHECKING:
-    from receiver.reconciler import Report
+    from receiver.reconcile.reconciler import Report
 
 
 @click.command()
@@ -43,9 +43,9 @@ def reconcile(
     May run on every node at once. Exit code 6 if the vendor failed for an instance.
     """
     # Not above: these import the metrics, which `serve` must do in its workers, after the fork.
-    from receiver.intake import Intake
-    from receiver.reconciler import Reconciler
-    from receiver.upstream import Upstream
+    from receiver.callbacks.intake import Intake
+    from receiver.openconnectors.client import Upstream
+    from receiver.reconcile.reconciler import Reconciler
 
     with opened() as (settings, database):
         ring = KeyRing(database, Vault(settings.encryption_keys), settings.default_keys)

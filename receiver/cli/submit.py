@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 import click
 
+from receiver.cli.jobs import describe, leave, wait_for
 from receiver.cli.output import as_json, plain, show
-from receiver.cli.query import describe, leave, wait_for
 from receiver.cli.remote import Remote, asks_a_receiver
-from receiver.jobs import is_ending
+from receiver.jobs.job import is_ending
 
 UPLOAD_SECONDS = 600
 PAUSE_SECONDS = 1.0

@@ -7,16 +7,16 @@ from typing import Any
 
 import click
 
+from receiver.alarms import store as kept
+from receiver.alarms.channels import targets
+from receiver.alarms.watcher import Watcher
 from receiver.cli.exits import OK, UNREACHABLE
-from receiver.cli.operate import opened
 from receiver.cli.output import as_json, show, table, timed
-from receiver.clock import now_ms
+from receiver.cli.serve import opened
+from receiver.database.alarm_models import Alarm
 from receiver.errors import StoreError
-from receiver.forwarding import Forwarder
-from receiver.notices import targets
-from receiver.storage import alarms as kept
-from receiver.storage.alarm_models import Alarm
-from receiver.watching import Watcher
+from receiver.lib.clock import now_ms
+from receiver.outbound.forwarding import Forwarder
 
 SHOWN = ("kind", "subject", "count", "detail", "raised_at", "last_seen_at", "cleared_at")
 

@@ -6,15 +6,15 @@ from typing import cast
 
 from flask import current_app
 
-from receiver.forwarding import Forwarder
+from receiver.callbacks.intake import Intake
+from receiver.database.engine import Database
 from receiver.health import Health
-from receiver.intake import Intake
+from receiver.instances.encryption import Vault
+from receiver.lib.ratelimit import Limits
 from receiver.metrics import Stored
+from receiver.openconnectors.client import Upstream
+from receiver.outbound.forwarding import Forwarder
 from receiver.settings import Settings
-from receiver.storage.database import Database
-from receiver.storage.vault import Vault
-from receiver.upstream import Upstream
-from receiver.web.limits import Limits
 from receiver.web.waiting import Waiters
 
 

@@ -11,10 +11,10 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from receiver.clock import to_ms
 from receiver.errors import BadParameter, Forbidden, Unauthenticated
-from receiver.storage import tokens
-from receiver.storage.tokens import Bearer
+from receiver.instances import tokens
+from receiver.instances.tokens import Bearer
+from receiver.lib.clock import to_ms
 from receiver.web import Services
 from receiver.web.problems import Answer
 

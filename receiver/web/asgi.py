@@ -16,17 +16,12 @@ from typing import cast
 import msgspec
 from flask import Flask
 
-from receiver.errors import (
-    BodyError,
-    BodyTooLarge,
-    BodyTruncated,
-    ReceiverError,
-    StoreUnavailable,
-)
-from receiver.intake import Delivery, Step
-from receiver.signatures import HEADER
-from receiver.storage.store import Receipt
-from receiver.web import Services, requests
+from receiver.callbacks.intake import Delivery, Step
+from receiver.callbacks.store import Receipt
+from receiver.errors import BodyError, BodyTooLarge, BodyTruncated, ReceiverError, StoreUnavailable
+from receiver.openconnectors.signatures import HEADER
+from receiver.web import Services
+from receiver.web import request_log as requests
 from receiver.web.answers import Question
 from receiver.web.behind import FlaskThreads
 from receiver.web.commits import Commits

@@ -6,7 +6,7 @@ from typing import cast
 from flask import g, request
 
 from receiver.errors import Forbidden
-from receiver.storage.tokens import Bearer
+from receiver.instances.tokens import Bearer
 from receiver.web import answers, services
 from receiver.web.answers import Question
 

@@ -4,9 +4,9 @@ import msgspec
 from flask import Blueprint, Response, g, request
 from werkzeug.routing import BaseConverter
 
+from receiver.callbacks.intake import Delivery
 from receiver.errors import BodyError, BodyTooLarge, BodyTruncated
-from receiver.intake import Delivery
-from receiver.signatures import HEADER
+from receiver.openconnectors.signatures import HEADER
 from receiver.web import services
 
 blueprint = Blueprint("callbacks", __name__)

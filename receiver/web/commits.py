@@ -4,9 +4,9 @@ import asyncio
 from collections import deque
 from contextlib import suppress
 
+from receiver.callbacks.store import Item, Result
+from receiver.callbacks.writer import Pending, Writer
 from receiver.errors import StoreUnavailable
-from receiver.storage.store import Item, Result
-from receiver.storage.writer import Pending, Writer
 
 _PAUSE_SECONDS = 0.02  # between looks at all who wait: while nothing is committed they are many
 

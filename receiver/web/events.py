@@ -2,13 +2,14 @@
 
 from flask import Response
 
-from receiver.clock import iso
+from receiver.database.models import FORGOTTEN
 from receiver.errors import BodyGone, EventGone, NotFound
-from receiver.storage import lists, queries
-from receiver.storage.lists import EventLine
-from receiver.storage.models import FORGOTTEN
-from receiver.storage.overview import summary
-from receiver.web import services, shapes
+from receiver.jobs import lists, queries
+from receiver.jobs.lists import EventLine
+from receiver.jobs.overview import summary
+from receiver.lib.clock import iso
+from receiver.web import schemas as shapes
+from receiver.web import services
 from receiver.web.answers import answer_json, moment, paged, position_of
 from receiver.web.api import asked, blueprint, documented, response
 from receiver.web.auth import check_instances, question, who

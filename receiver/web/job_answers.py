@@ -9,10 +9,11 @@ from msgspec import UNSET
 from werkzeug.http import parse_etags
 
 from receiver.errors import Ambiguous, BadParameter, NotFound
-from receiver.storage import lists
-from receiver.storage.lists import JobLine
-from receiver.storage.queries import JobFilter
-from receiver.web import Services, shapes
+from receiver.jobs import lists
+from receiver.jobs.lists import JobLine
+from receiver.jobs.queries import JobFilter
+from receiver.web import Services
+from receiver.web import schemas as shapes
 from receiver.web.answers import (
     JSON,
     Question,

@@ -4,9 +4,11 @@ import msgspec
 from flask import Response, request
 from msgspec import UNSET, UnsetType
 
-from receiver.storage import failures, lists, queries
-from receiver.storage.lists import JobLine
-from receiver.web import job_answers, services, shapes
+from receiver.jobs import failed_records as failures
+from receiver.jobs import lists, queries
+from receiver.jobs.lists import JobLine
+from receiver.web import job_answers, services
+from receiver.web import schemas as shapes
 from receiver.web.answers import answer_json, paged, position_of
 from receiver.web.api import asked, blueprint, documented, open_blueprint, response
 from receiver.web.auth import check_instances, question, who

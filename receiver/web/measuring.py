@@ -8,13 +8,14 @@ from typing import Any
 
 import structlog
 
-from receiver import __version__, logs
+from receiver import __version__
+from receiver.callbacks.store import database_time
+from receiver.database.engine import Database
 from receiver.errors import StoreError
+from receiver.jobs.gauges import gauges
+from receiver.lib import logs
 from receiver.metrics import Numbers
 from receiver.settings import Settings
-from receiver.storage.database import Database
-from receiver.storage.gauges import gauges
-from receiver.storage.store import database_time
 
 KEPT_SECONDS = 5.0
 _SQLITE = "sqlite:///"

@@ -6,8 +6,8 @@ from flask import Blueprint, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from receiver.database import migrations
 from receiver.errors import StoreError, StoreUnavailable
-from receiver.storage import migrations
 from receiver.web import services
 from receiver.web.answers import answer_json
 from receiver.web.api import response

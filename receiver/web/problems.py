@@ -9,7 +9,6 @@ import structlog
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from receiver import logs
 from receiver.errors import (
     Ambiguous,
     BadParameter,
@@ -29,6 +28,7 @@ from receiver.errors import (
     Unauthenticated,
     UpstreamError,
 )
+from receiver.lib import logs
 
 log = structlog.get_logger()
 

@@ -5,10 +5,11 @@ from typing import Any
 from flask import Response
 from msgspec import Struct
 
-from receiver.quarantine import Quarantine
-from receiver.storage import audit
-from receiver.storage.models import Rejection
-from receiver.web import services, shapes
+from receiver.callbacks.quarantine import Quarantine
+from receiver.database.models import Rejection
+from receiver.instances import audit
+from receiver.web import schemas as shapes
+from receiver.web import services
 from receiver.web.answers import answer_json
 from receiver.web.api import asked, blueprint, documented, response
 from receiver.web.auth import check_instances, check_may_act, who

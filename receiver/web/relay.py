@@ -16,7 +16,6 @@ from flask.blueprints import BlueprintSetupState
 from werkzeug.datastructures import FileStorage
 from werkzeug.routing import BaseConverter
 
-from receiver import upstream
 from receiver.errors import (
     BadParameter,
     CredentialError,
@@ -25,16 +24,19 @@ from receiver.errors import (
     Unauthenticated,
     UpstreamNonsense,
 )
-from receiver.notifications import UNSTORABLE, Notification
-from receiver.storage import audit, credentials, failures, lists, queries
-from receiver.storage.lists import JobLine
-from receiver.storage.merging import NewObservation
-from receiver.uploads import count_records
-from receiver.upstream import CALLBACK_URL_HEADER, Answer, Call
+from receiver.instances import audit, credentials
+from receiver.jobs import failed_records as failures
+from receiver.jobs import lists, queries
+from receiver.jobs.lists import JobLine
+from receiver.jobs.projection import NewObservation
+from receiver.openconnectors import client as upstream
+from receiver.openconnectors.client import CALLBACK_URL_HEADER, Answer, Call
+from receiver.openconnectors.notifications import UNSTORABLE, Notification
 from receiver.web import services
 from receiver.web.answers import holder
 from receiver.web.results import passed_through
 from receiver.web.submitting import observe, send, submit
+from receiver.web.uploads import count_records
 from receiver.web.vendor_shapes import (
     as_listed,
     as_vendor,

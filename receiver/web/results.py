@@ -8,8 +8,8 @@ import structlog
 from flask import g
 
 from receiver.errors import AnswerCut, StoreError, UpstreamError
-from receiver.storage.fetches import note_fetched
-from receiver.upstream import Call
+from receiver.jobs.fetches import note_fetched
+from receiver.openconnectors.client import Call
 from receiver.web import services
 
 log = structlog.get_logger()

@@ -7,13 +7,14 @@ from dataclasses import replace
 import structlog
 from flask import Response, g
 
-from receiver import upstream
 from receiver.errors import StoreError, UpstreamError, UpstreamNonsense, UpstreamUnclear
-from receiver.notifications import Notification
-from receiver.storage import audit, followups
-from receiver.storage.merging import NewObservation
-from receiver.storage.tokens import Bearer
-from receiver.upstream import Answer, Call
+from receiver.instances import audit
+from receiver.instances.tokens import Bearer
+from receiver.jobs.projection import NewObservation
+from receiver.openconnectors import client as upstream
+from receiver.openconnectors.client import Answer, Call
+from receiver.openconnectors.notifications import Notification
+from receiver.reconcile import followups
 from receiver.web import services
 from receiver.web.vendor_shapes import passed_on
 

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 from flask import Response, request
 
+from receiver.database.models import JobRow
 from receiver.errors import BadParameter, UpstreamNonsense
-from receiver.jobs import Job as MergedJob
-from receiver.storage import queries
-from receiver.storage.lists import JobLine
-from receiver.storage.models import JobRow
-from receiver.upstream import NEXT_PAGE_HEADER, Answer
+from receiver.jobs import queries
+from receiver.jobs.job import Job as MergedJob
+from receiver.jobs.lists import JobLine
+from receiver.openconnectors.client import NEXT_PAGE_HEADER, Answer
 
 COUNT_HEADER = "elements-returned-count"
 PAGE_SIZE = 200

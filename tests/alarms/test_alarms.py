@@ -10,19 +10,19 @@ from standardwebhooks import Webhook
 from targets import post_office
 from watched import SECRET, WRITTEN_SECRET, Ward
 
-from receiver.clock import MINUTE_MS
+from receiver.alarms import store as kept
+from receiver.alarms.channels import content, text
+from receiver.alarms.channels import subject as subject_of
+from receiver.alarms.conditions import MOST_EXAMPLES
+from receiver.database.engine import Database
+from receiver.database.models import JobRow, UsualTime
+from receiver.database.nodes import note_node
 from receiver.errors import StoreUnavailable
-from receiver.notices import content, text
-from receiver.notices import subject as subject_of
-from receiver.notifications import Notification
-from receiver.signatures import HEADER
-from receiver.storage import alarms as kept
-from receiver.storage.database import Database
-from receiver.storage.fetches import note_fetched
-from receiver.storage.merging import NewObservation
-from receiver.storage.models import JobRow, UsualTime
-from receiver.storage.nodes import note_node
-from receiver.storage.symptoms import MOST_EXAMPLES
+from receiver.jobs.fetches import note_fetched
+from receiver.jobs.projection import NewObservation
+from receiver.lib.clock import MINUTE_MS
+from receiver.openconnectors.notifications import Notification
+from receiver.openconnectors.signatures import HEADER
 
 HOUR = 60
 

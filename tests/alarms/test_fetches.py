@@ -3,8 +3,8 @@
 import pytest
 from standin import between
 
-from receiver.clock import MINUTE_MS, now_ms
-from receiver.storage.symptoms import symptoms
+from receiver.alarms.conditions import symptoms
+from receiver.lib.clock import MINUTE_MS, now_ms
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import pytest
 from receiving import KEY
 from watched import WRITTEN_SECRET, Ward
 
-from receiver.clock import MINUTE_MS
+from receiver.alarms.store import claim_watch, still_watches
+from receiver.database.alarm_models import Fetch, Node, Notice
 from receiver.errors import StoreError
-from receiver.storage.alarm_models import Fetch, Node, Notice
-from receiver.storage.alarms import claim_watch, still_watches
-from receiver.storage.fetches import note_fetched
+from receiver.jobs.fetches import note_fetched
+from receiver.lib.clock import MINUTE_MS
 
 
 @pytest.fixture

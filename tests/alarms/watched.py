@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from receiving import Receiver
 
-from receiver.clock import MINUTE_MS, now_ms
-from receiver.forwarding import Forwarder
-from receiver.notices import targets
-from receiver.storage import alarms as kept
-from receiver.watching import Watcher
+from receiver.alarms import store as kept
+from receiver.alarms.channels import targets
+from receiver.alarms.watcher import Watcher
+from receiver.lib.clock import MINUTE_MS, now_ms
+from receiver.outbound.forwarding import Forwarder
 
 SECRET = b"a secret for webhooks, 32 bytes."
 WRITTEN_SECRET = "whsec_" + b64encode(SECRET).decode()

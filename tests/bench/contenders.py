@@ -13,7 +13,7 @@ from databases import Base
 from machine import HOST, PYTHON, run, serving
 from sqlalchemy import and_, or_, select
 
-from receiver.storage.models import Event, JobRow
+from receiver.database.models import Event, JobRow
 
 REFERENCE = Path(__file__).parent / "reference"
 ENDPOINT = "00000000-0000-4000-8000-000000000000"

@@ -13,8 +13,8 @@ from databases import Base
 from machine import PYTHON, BenchError, free_port, run
 from wrk import post
 
-from receiver.clock import now_ms
-from receiver.storage.models import Base as Models
+from receiver.database.models import Base as Models
+from receiver.lib.clock import now_ms
 
 DAYS = 180  # over which the rows' times are spread
 FIRST = 100  # jobs made by callbacks

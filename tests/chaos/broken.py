@@ -13,7 +13,7 @@ from processes import PYTHON, ROOT, ChaosError, environment, run
 # Answers as soon as the item is queued.
 HASTY = """
 
-from receiver.storage.writer import Pending as _Pending
+from receiver.callbacks.writer import Pending as _Pending
 
 
 class _Hasty(Writer[Item, Result]):
@@ -61,7 +61,7 @@ TRACE = "the fsync trace"
 BUILDS = (
     Build(
         "answers before the commit",
-        (Edit("receiver/intake.py", r"= Writer\(", "= _Hasty(", HASTY),),
+        (Edit("receiver/callbacks/intake.py", r"= Writer\(", "= _Hasty(", HASTY),),
         "acknowledged, not stored",
         killed=True,
     ),
@@ -69,17 +69,17 @@ BUILDS = (
         "no unique constraint",
         (
             Edit(
-                "receiver/storage/migrations/versions/0001_the_first_tables.py",
+                "receiver/database/migrations/versions/0001_the_first_tables.py",
                 r'("events_identity", "events", \["instance", "sha256")\]',
                 r'\1, "id"]',
             ),
             Edit(
-                "receiver/storage/on_sqlite.py",
+                "receiver/callbacks/on_sqlite.py",
                 r"JOIN events USING \(instance, sha256\)",
                 r"\g<0> WHERE false",
             ),
             Edit(  # equal ones of a batch
-                "receiver/storage/store.py",
+                "receiver/callbacks/store.py",
                 r"setdefault\(\(item.instance, item.sha256, item.key_version\)",
                 "setdefault((item.instance, item.sha256, item.key_version, item.id)",
             ),
@@ -88,12 +88,12 @@ BUILDS = (
     ),
     Build(
         "the last write wins",
-        (Edit("receiver/jobs.py", r"^def join\(", "def _lawful(", LAST_WRITE),),
+        (Edit("receiver/jobs/job.py", r"^def join\(", "def _lawful(", LAST_WRITE),),
         "jobs not as the law says",
     ),
     Build(
         "synchronous=OFF",
-        (Edit("receiver/storage/database.py", "synchronous=FULL", "synchronous=OFF"),),
+        (Edit("receiver/database/engine.py", "synchronous=FULL", "synchronous=OFF"),),
         TRACE,
     ),
 )

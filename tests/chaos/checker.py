@@ -12,7 +12,7 @@ from corpus import UNREADABLE
 from processes import PYTHON, ChaosError, run
 from storm import Storm
 
-from receiver.clock import iso
+from receiver.lib.clock import iso
 
 EVENTS = (
     "SELECT e.id, e.instance, e.sha256, e.kind, e.received_at, e.deliveries, b.body"

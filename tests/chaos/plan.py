@@ -16,7 +16,7 @@ from typing import Any
 from corpus import UNREADABLE
 from oracle import by_law
 
-from receiver.notifications import Notification
+from receiver.openconnectors.notifications import Notification
 
 INSTANCES = ("default", "turning")  # the keys of the second are changed during the run
 SHAPES = (  # status, loaded, failed and completion time as three of the vendor's surfaces have them

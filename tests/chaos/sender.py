@@ -17,7 +17,7 @@ from http_client import Answer, Connections, Lost, Request
 from plan import Delivery
 from processes import ChaosError
 
-from receiver.signatures import HEADER, SignatureKey, sign
+from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 
 PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)  # seconds; then the last one for ever
 TIMEOUT = 25.0  # seconds; longer than any answer may take, so that those are seen, not guessed

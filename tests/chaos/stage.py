@@ -18,7 +18,7 @@ from receivers import Node, Supervisor
 from sender import Sender
 from wires import Wires
 
-from receiver.signatures import SignatureKey
+from receiver.openconnectors.signatures import SignatureKey
 
 INJECTED = Path(__file__).with_name("injected")
 FERNET = "Y2hhb3MgY2hhb3MgY2hhb3MgY2hhb3MgY2hhb3MgISE="

@@ -11,7 +11,7 @@ from http_client import Lost, Request
 from processes import ChaosError, say
 from stage import Stage
 
-from receiver.signatures import HEADER, SignatureKey, sign
+from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 
 RECOVERY, FIRST_REFUSAL, ANSWER = 30.0, 5.0, 10.0  # seconds; what is promised
 PROBES = 4  # accepted in a row by each node, which has several workers

@@ -13,14 +13,16 @@ from random import Random
 
 from cryptography.fernet import Fernet
 
+from receiver.alarms.watcher import Watcher
 from receiver.app import create_app
-from receiver.notifications import Notification
+from receiver.instances import credentials, tokens
+from receiver.jobs import failed_records as failures
+from receiver.jobs.projection import NewObservation
+from receiver.openconnectors.notifications import Notification
+from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
+from receiver.reconcile import followups
+from receiver.reconcile.followups import Claim
 from receiver.settings import Settings
-from receiver.signatures import HEADER, SignatureKey, sign
-from receiver.storage import credentials, failures, followups, tokens
-from receiver.storage.followups import Claim
-from receiver.storage.merging import NewObservation
-from receiver.watching import Watcher
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE

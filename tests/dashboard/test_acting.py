@@ -13,10 +13,10 @@ from receiving import KEY
 from standin import Between, between, made_elsewhere, until
 from visiting import Guest
 
-from receiver.notifications import Notification
-from receiver.signatures import HEADER, SignatureKey, sign
-from receiver.storage import audit, credentials, tokens
-from receiver.storage.merging import NewObservation
+from receiver.instances import audit, credentials, tokens
+from receiver.jobs.projection import NewObservation
+from receiver.openconnectors.notifications import Notification
+from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 
 NEW = SignatureKey("new", b"a key that nobody here knows yet")
 ACTS = (

@@ -6,9 +6,10 @@ import re
 import pytest
 from visiting import Guest, eventually
 
-from receiver.storage import alarms, tokens
-from receiver.storage.erasure import erase as erase_job
-from receiver.storage.nodes import note_node
+from receiver.alarms import store as alarms
+from receiver.database.nodes import note_node
+from receiver.instances import tokens
+from receiver.jobs.erasure import erase as erase_job
 
 MINUTE = 60_000
 

@@ -6,8 +6,8 @@ import pytest
 from visiting import Guest
 
 from receiver.errors import StoreUnavailable
-from receiver.storage import sessions, tokens
-from receiver.web.dashboard.doors import local
+from receiver.instances import sessions, tokens
+from receiver.web.dashboard.sign_in import local
 
 PAGES = (
     *("/jobs", "/jobs/1", "/jobs.csv", "/events", "/alarms", "/refusals"),
@@ -269,6 +269,6 @@ def test_a_path_that_is_not_there_is_a_page_though_the_store_is_away(guest, monk
     def fail(*_):
         raise StoreUnavailable("gone")
 
-    monkeypatch.setattr("receiver.storage.sessions.signed_in", fail)
+    monkeypatch.setattr("receiver.instances.sessions.signed_in", fail)
     answer = guest.get("/nowhere", headers={"Accept": BROWSER})
     assert (answer.status_code, answer.mimetype) == (404, "text/html")

@@ -9,9 +9,12 @@ import pytest
 from showcase import Showcase
 from visiting import PHONE, WIDE, Dashboard, served
 
-from receiver.storage import alarms, failures, followups, tokens
-from receiver.storage.followups import Claim
-from receiver.web.dashboard.words import shown
+from receiver.alarms import store as alarms
+from receiver.instances import tokens
+from receiver.jobs import failed_records as failures
+from receiver.reconcile import followups
+from receiver.reconcile.followups import Claim
+from receiver.web.dashboard.formatting import shown
 
 BIDI = "\u202e\u2066\u200f\u061c\u2028"
 HOSTILE = (

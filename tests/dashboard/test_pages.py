@@ -10,12 +10,12 @@ import pytest
 from cryptography.fernet import Fernet
 from visiting import Guest
 
-from receiver.signatures import SignatureKey
-from receiver.storage import credentials, tokens
-from receiver.storage.failures import keep_errors
-from receiver.storage.followups import Claim
-from receiver.web.dashboard import job_list
-from receiver.web.dashboard.job_list import cell
+from receiver.instances import credentials, tokens
+from receiver.jobs.failed_records import keep_errors
+from receiver.openconnectors.signatures import SignatureKey
+from receiver.reconcile.followups import Claim
+from receiver.web.dashboard import jobs as job_list
+from receiver.web.dashboard.jobs import cell
 
 DONE = {"status": "COMPLETED", "recordsCount": 8, "recordsFailedCount": 2}
 
@@ -238,7 +238,7 @@ def test_the_csv_says_what_the_jobs_say(guest):
 
 
 def test_the_csv_has_all_jobs_however_many(guest, monkeypatch):
-    monkeypatch.setattr("receiver.web.dashboard.job_list.CSV_PAGE", 2)
+    monkeypatch.setattr("receiver.web.dashboard.jobs.CSV_PAGE", 2)
     for number in range(7):
         call(guest.receiver, id=str(number), **DONE)
     found = csv.DictReader(io.StringIO(guest.get("/jobs.csv").text, newline=""))
@@ -264,7 +264,7 @@ def test_a_page_of_an_unforeseen_fault_tells_no_details(guest, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError("what was sent")
 
-    monkeypatch.setattr("receiver.storage.lists.jobs", fail)
+    monkeypatch.setattr("receiver.jobs.lists.jobs", fail)
     answer = guest.get("/jobs")
     assert answer.status_code == 500
     assert "what was sent" not in answer.text

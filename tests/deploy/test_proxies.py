@@ -19,12 +19,13 @@ from proxies import DEPLOY, INSIDE, OUTSIDE, Proxy, running_proxy
 from senders import Load, direct, post
 from sites import Site
 
+from receiver.database import migrations
 from receiver.errors import StoreError
-from receiver.serving import OPTIONS
+from receiver.instances import credentials, tokens
+from receiver.instances.encryption import Vault
+from receiver.openconnectors.signatures import HEADER, sign
+from receiver.server import OPTIONS
 from receiver.settings import Settings
-from receiver.signatures import HEADER, sign
-from receiver.storage import credentials, migrations, tokens
-from receiver.storage.vault import Vault
 
 LIMIT = 1_048_576
 

@@ -18,8 +18,9 @@ import pytest
 from nodes import DEADLINE, KEY, eventually
 
 import receiver
-from receiver.signatures import HEADER, SignatureKey, sign
-from receiver.storage import migrations, tokens
+from receiver.database import migrations
+from receiver.instances import tokens
+from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 
 ROOT = Path(receiver.__file__).parents[1]
 TOKEN_NAME = "e2e"

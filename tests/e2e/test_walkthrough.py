@@ -21,9 +21,10 @@ import httpx
 import pytest
 from cryptography.fernet import Fernet
 
-from receiver import sandbox
-from receiver.storage import credentials, migrations
-from receiver.storage.vault import Vault
+from receiver.database import migrations
+from receiver.instances import credentials
+from receiver.instances.encryption import Vault
+from receiver.openconnectors import sandbox
 
 COMMAND = (sys.executable, "-m", "receiver")
 DEADLINE = 100  # seconds; work that a killed node had claimed comes back after sixty

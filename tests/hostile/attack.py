@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from nodes import KEY
 from proxies import OUTSIDE
 
-from receiver.signatures import HEADER, sign
+from receiver.openconnectors.signatures import HEADER, sign
 
 HOST = f"Host: {OUTSIDE}\r\n".encode()
 BODY = b'{"id":"hostile","status":"RUNNING"}'

@@ -2,7 +2,7 @@
 
 from attack import BODY, CHUNKED, IN_CHUNKS, NEXT, POST, SIGNED, Case, post
 
-from receiver.signatures import HEADER
+from receiver.openconnectors.signatures import HEADER
 
 CASES = [
     Case("chunks", "200 405", post(CHUNKED, body=IN_CHUNKS)),

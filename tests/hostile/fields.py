@@ -2,7 +2,7 @@
 
 from attack import BODY, CLOSE, HOST, LENGTH, POST, SIGNED, Case, headed, line
 
-from receiver.signatures import HEADER
+from receiver.openconnectors.signatures import HEADER
 
 FORWARDED = (
     b"X-Forwarded-For: 6.6.6.6\r\n",

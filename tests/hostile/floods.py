@@ -2,7 +2,7 @@
 
 from attack import BODY, CLOSE, LENGTH, POST, Case, headed, line
 
-from receiver.signatures import HEADER
+from receiver.openconnectors.signatures import HEADER
 
 CASES = [
     Case("40 fields more", "200", headed(*[b"X-%d: a\r\n" % number for number in range(40)])),

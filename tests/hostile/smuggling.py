@@ -14,7 +14,7 @@ from attack import (
     post,
 )
 
-from receiver.signatures import HEADER
+from receiver.openconnectors.signatures import HEADER
 
 CASES = [
     Case(

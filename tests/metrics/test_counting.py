@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from nodes import eventually
 
-from receiver import counting
+from receiver.lib import counting
 
 ALONE = "input()"
 FORKED = "print(os.fork() or signal.pause(), flush=True); input()"

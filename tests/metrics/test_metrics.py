@@ -8,12 +8,12 @@ import sys
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from receiver import upstream
-from receiver.clock import MINUTE_MS, now_ms
+from receiver.database.engine import Database
 from receiver.errors import StoreUnavailable, UpstreamError
-from receiver.signatures import HEADER
-from receiver.storage.database import Database
-from receiver.upstream import Upstream
+from receiver.lib.clock import MINUTE_MS, now_ms
+from receiver.openconnectors import client as upstream
+from receiver.openconnectors.client import Upstream
+from receiver.openconnectors.signatures import HEADER
 
 WRONG = {HEADER: "sha256=" + 43 * "A" + "="}
 

@@ -35,9 +35,9 @@ from mutmut.mutation.mutators import mutation_operators
 ROOT = Path(__file__).parents[2]
 KNOWN = Path(__file__).with_name("equivalent.toml")
 TESTS = {
-    "signatures": ["test_signatures.py", "test_diagnosis.py"],
-    "notifications": ["test_notifications.py"],
-    "jobs": ["test_jobs.py"],
+    "openconnectors.signatures": ["test_signatures.py", "test_diagnosis.py"],
+    "openconnectors.notifications": ["test_notifications.py"],
+    "jobs.job": ["test_jobs.py"],
 }
 # Nothing of the project's configuration: only whether a test fails counts here.
 OPTIONS = ["-c", os.devnull, "--noconftest", "--exitfirst", "--assert=plain", "-pno:cacheprovider"]
@@ -85,10 +85,13 @@ def _is_alias(node: cst.AnnAssign) -> bool:
     return isinstance(named, cst.Name) and named.value == "TypeAlias"
 
 
+def source_of(module: str) -> str:
+    return (ROOT / "receiver" / f"{module.replace('.', '/')}.py").read_text()
+
+
 def mutants_of(module: str) -> Iterator[Mutant]:
     """Make every mutant of a module."""
-    path = ROOT / "receiver" / f"{module}.py"
-    tree = cst.parse_module(path.read_text())
+    tree = cst.parse_module(source_of(module))
     finder = Finder()
     tree.visit(finder)
     before = tree.code.splitlines()
@@ -153,7 +156,7 @@ def started(module: str, source: str, patience: int):
 def baseline(module: str) -> float:
     """Run the tests on the module as it is; give the seconds of a processor they take."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    process = started(module, (ROOT / "receiver" / f"{module}.py").read_text(), MOST_SECONDS)
+    process = started(module, source_of(module), MOST_SECONDS)
     process.join()
     if process.exitcode != pytest.ExitCode.OK:
         sys.exit(f"the tests of {module} fail without any change ({process.exitcode})")

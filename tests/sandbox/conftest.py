@@ -8,9 +8,9 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from receiver import sandbox
-from receiver.sandbox.options import Options
-from receiver.sandbox.server import Running, running
+from receiver.openconnectors import sandbox
+from receiver.openconnectors.sandbox.options import Options
+from receiver.openconnectors.sandbox.server import Running, running
 
 DEADLINE_SECONDS = 30
 ENDINGS = {"COMPLETED", "CANCELLED", "ABORTED", "ERROR"}

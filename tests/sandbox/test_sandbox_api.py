@@ -4,8 +4,8 @@ import socket
 import httpx
 import pytest
 
-from receiver.sandbox.options import Options
-from receiver.sandbox.vendor import create_vendor
+from receiver.openconnectors.sandbox.options import Options
+from receiver.openconnectors.sandbox.vendor import create_vendor
 
 JOB_LIST_KEYS = {
     "id",

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from receiver.sandbox.deliveries import is_loopback
-from receiver.signatures import SignatureKey, verify
+from receiver.openconnectors.sandbox.deliveries import is_loopback
+from receiver.openconnectors.signatures import SignatureKey, verify
 
 KEY = SignatureKey("k-1", b"MySecretEventSignatureKey")
 QUEUED = {"where": "channel='webhook' and status='queued'"}

@@ -7,10 +7,10 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from receiver.sandbox.command import command
-from receiver.sandbox.options import Answer, Faults, Options, Redirect
+from receiver.openconnectors.sandbox.command import command
+from receiver.openconnectors.sandbox.options import Answer, Faults, Options, Redirect
 
-CALL = "from receiver.sandbox.command import command; command()"
+CALL = "from receiver.openconnectors.sandbox.command import command; command()"
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def chosen(monkeypatch):
 
     def choose(*arguments: str) -> Options | str:
         served = []
-        monkeypatch.setattr("receiver.sandbox.command.serve", served.append)
+        monkeypatch.setattr("receiver.openconnectors.sandbox.command.serve", served.append)
         result = CliRunner().invoke(command, arguments)
         return served[0] if served else result.output
 

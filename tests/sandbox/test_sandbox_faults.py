@@ -4,8 +4,8 @@ from threading import enumerate as all_threads
 import httpx
 import pytest
 
-from receiver.sandbox.options import Faults, Options
-from receiver.sandbox.server import running
+from receiver.openconnectors.sandbox.options import Faults, Options
+from receiver.openconnectors.sandbox.server import running
 
 UNTOUCHED = {
     "drop_callbacks": False,
@@ -179,7 +179,7 @@ def test_a_disk_that_fails_aborts_the_job(client, monkeypatch):
     def load(source, target):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("receiver.sandbox.service.load", load)
+    monkeypatch.setattr("receiver.openconnectors.sandbox.service.load", load)
     status = client.ended(client.created())
     assert (status["status"], status["error"]) == (
         "ABORTED",

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.exceptions import HTTPException
 
-from receiver.sandbox import questions
-from receiver.sandbox.deliveries import is_callback_url, is_loopback
+from receiver.openconnectors.sandbox import questions
+from receiver.openconnectors.sandbox.deliveries import is_callback_url, is_loopback
 
 PIECES = ["http://", "127.0.0.1", "[", "::1", "]", ":", "@", "/", "%", "xn--", "..", "99999", "é"]
 URLS = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=7).map("".join)

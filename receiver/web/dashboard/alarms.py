@@ -7,9 +7,9 @@ from urllib.parse import quote, urlencode
 
 from flask import Response
 
-from receiver.notices import TITLES
-from receiver.storage import alarms as store
-from receiver.storage.alarm_models import Alarm
+from receiver.alarms import store
+from receiver.alarms.channels import TITLES
+from receiver.database.alarm_models import Alarm
 from receiver.web import services
 from receiver.web.auth import who
 from receiver.web.dashboard.pages import blueprint, page

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from receiver.storage import lists, queries, watching
-from receiver.storage.queries import EventFilter, JobFilter, RejectionFilter
-from receiver.storage.watching import Place, Watch
+from receiver.jobs import lists, queries, watching
+from receiver.jobs.queries import EventFilter, JobFilter, RejectionFilter
+from receiver.jobs.watching import Place, Watch
 from receiver.web import services
 from receiver.web.auth import who
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from receiver.storage import audit
+from receiver.instances import audit
 from receiver.web import services
 from receiver.web.auth import who
 

@@ -6,8 +6,8 @@ from flask import Response, request
 from msgspec import UNSET
 
 from receiver.errors import BadParameter
-from receiver.notifications import Kind
-from receiver.storage import queries
+from receiver.jobs import queries
+from receiver.openconnectors.notifications import Kind
 from receiver.web.answers import cursor_of, position_of
 from receiver.web.dashboard import asking
 from receiver.web.dashboard.pages import blueprint, page

@@ -9,11 +9,12 @@ import msgspec
 from flask import request
 from msgspec import UNSET
 
-from receiver.clock import iso
 from receiver.errors import BadParameter
-from receiver.storage import queries
-from receiver.storage.watching import Look, Watch
-from receiver.web import services, shapes
+from receiver.jobs import queries
+from receiver.jobs.watching import Look, Watch
+from receiver.lib.clock import iso
+from receiver.web import schemas as shapes
+from receiver.web import services
 from receiver.web.answers import moment
 from receiver.web.auth import check_instances
 from receiver.web.job_answers import wanted_jobs

@@ -7,9 +7,10 @@ from typing import Any
 from flask import Response, g, request
 
 from receiver.errors import NotFound
+from receiver.instances import credentials
+from receiver.jobs import history
+from receiver.jobs.history import Refusing, Vendor
 from receiver.settings import DEFAULT_INSTANCE
-from receiver.storage import credentials, history
-from receiver.storage.history import Refusing, Vendor
 from receiver.web import services
 from receiver.web.auth import check_instances, who
 from receiver.web.dashboard.pages import blueprint, page

@@ -5,18 +5,18 @@ from typing import Any
 from flask import Response, request
 from msgspec import UNSET
 
-from receiver.clock import HOUR_MS
+from receiver.callbacks import rejections as store
+from receiver.callbacks.quarantine import REASONS, Explained, Keys
+from receiver.database.models import Rejection
 from receiver.errors import BadParameter, BodyGone, NotFound
-from receiver.quarantine import REASONS, Explained, Keys
-from receiver.storage import history, queries
-from receiver.storage import refusals as store
-from receiver.storage.models import Rejection
+from receiver.jobs import history, queries
+from receiver.lib.clock import HOUR_MS
 from receiver.web import services
 from receiver.web.answers import cursor_of, position_of
 from receiver.web.auth import check_instances, who
 from receiver.web.dashboard import asking
 from receiver.web.dashboard.instances import reached
-from receiver.web.dashboard.job_page import download, readable
+from receiver.web.dashboard.job import download, readable
 from receiver.web.dashboard.pages import blueprint, page
 from receiver.web.dashboard.paging import link
 

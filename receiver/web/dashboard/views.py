@@ -8,10 +8,10 @@ from urllib.parse import quote
 import msgspec
 from markupsafe import Markup
 
-from receiver.clock import DAY_MS
-from receiver.jobs import Job
+from receiver.jobs.job import Job
+from receiver.lib.clock import DAY_MS
+from receiver.web.dashboard.formatting import left, moment, outcome_word, shown, until
 from receiver.web.dashboard.pages import blueprint, part
-from receiver.web.dashboard.words import left, moment, outcome_word, shown, until
 
 ONE_LINE = 160  # characters
 MOST_LINES = 1024  # kept in a process, at 2 KB mostly

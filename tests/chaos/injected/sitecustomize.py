@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-WHERE, SECONDS = "receiver.intake", 15.0
+WHERE, SECONDS = "receiver.callbacks.intake", 15.0
 FAULTS = Path(os.environ.get("CHAOS_FAULTS", "/nonexistent"))
 
 

@@ -1,0 +1,1 @@
+"""Conditions that need a person, and the channels they are reported on."""

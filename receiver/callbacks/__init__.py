@@ -1,0 +1,1 @@
+"""From an HTTP delivery to a stored event: verify, parse, write, acknowledge."""

@@ -1,0 +1,95 @@
+"""What is wrong with a signature, in words an operator can act on. Offline and pure."""
+
+import hashlib
+import hmac
+import json
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Callable, Iterator
+
+from receiver.errors import CredentialError, SignatureError
+from receiver.openconnectors.signatures import SignatureKey, sign, verify
+
+RIGHT = "the signature is right"
+
+
+def diagnose(body: bytes, header: str | None, secret: bytes) -> tuple[bool, str]:
+    """Tell whether `header` signs `body` with `secret`, and if not, what most likely went wrong."""
+    try:
+        key = SignatureKey("this key", secret)
+        verify(body, header, [key])
+    except CredentialError as error:
+        return False, str(error)
+    except SignatureError as refusal:
+        return False, likely_cause(body, header or "", secret) or str(refusal)
+    return True, RIGHT
+
+
+def likely_cause(body: bytes, header: str, secret: bytes) -> str | None:
+    """Tell what most likely went wrong with a signature that is not right; None: no idea."""
+    if header != header.strip() and _signs(body, header.strip(), secret):
+        return "right key and body, but there are blanks or line ends around the signature"
+    header = header.strip()
+    for text, told in _other_writings(body, secret):
+        if header == text:
+            return told
+    for changed, how in _changed_bodies(body):
+        if _signs(changed, header, secret):
+            return f"the body was changed on its way: the signature is right {how}"
+    for other, how in _changed_keys(secret):
+        if _signs(body, header, other):
+            return f"another key: the signature is right {how}"
+    return None
+
+
+def _signs(body: bytes, header: str, secret: bytes) -> bool:
+    try:
+        return header == sign(body, SignatureKey("variant", secret))
+    except CredentialError:
+        return False
+
+
+def _other_writings(body: bytes, secret: bytes) -> Iterator[tuple[str, str]]:
+    digest = hmac.digest(secret, body, "sha256")
+    right = b64encode(digest).decode()
+    yield f"sha256={digest.hex()}", "right key and body, but the digest is hex; it must be base64"
+    yield digest.hex(), "right key and body, but the digest is hex and lacks `sha256=`"
+    yield right, "right key and body, but `sha256=` is missing before the digest"
+    yield f"sha256={right.rstrip('=')}", "right key and body, but the final `=` is missing"
+    url_safe = urlsafe_b64encode(digest).decode()
+    yield f"sha256={url_safe}", "right key and body, but base64url instead of standard base64"
+    yield f"SHA256={right}", "right key and body, but `sha256=` must be lower case"
+    yield f"sha256={b64encode(digest.hex().encode()).decode()}", "the base64 is of the hex digest"
+    # SHA-1 only to recognise the vendor's scheme of years ago; it proves nothing here.
+    old = b64encode(hmac.new(secret, body, hashlib.sha1).digest()).decode()
+    yield f"sha1={old}", "right key and body, but `sha1=` is no longer accepted"
+
+
+def _changed_bodies(body: bytes) -> Iterator[tuple[bytes, str]]:
+    stripped = body.rstrip(b"\r\n")
+    yield stripped, "without the line end at the end of the body"
+    yield stripped + b"\n", "with a line end after the body"
+    yield body.replace(b"\r\n", b"\n"), "with LF instead of CRLF"
+    yield body.replace(b"\n", b"\r\n"), "with CRLF instead of LF"
+    yield body.removeprefix(b"\xef\xbb\xbf"), "without the byte order mark"
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return
+    writings: tuple[tuple[Callable[[], str], str], ...] = (
+        (lambda: json.dumps(document, separators=(",", ":")), "without blanks"),
+        (lambda: json.dumps(document), "with blanks after commas and colons"),
+        (lambda: json.dumps(document, separators=(",", ":"), sort_keys=True), "with sorted keys"),
+        (lambda: json.dumps(document, indent=2), "indented"),
+    )
+    for write, how in writings:
+        try:
+            written = write().encode()
+        except (ValueError, RecursionError):
+            return
+        yield written, f"for the same JSON written {how}: something re-encoded it"
+
+
+def _changed_keys(secret: bytes) -> Iterator[tuple[bytes, str]]:
+    yield secret.strip(), "without the blanks or line ends around this key"
+    yield secret + b"\n", "with a line end after this key"
+    yield secret.strip(b"\"'"), "without the quotes around this key"

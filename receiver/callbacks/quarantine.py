@@ -1,0 +1,144 @@
+"""Refused deliveries: why, in words an operator can act on, and another try once that is mended."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from receiver.callbacks.diagnosis import likely_cause
+from receiver.callbacks.intake import Delivery, Intake
+from receiver.callbacks.rejections import forget_rejection, quarantined
+from receiver.database.engine import Database
+from receiver.database.models import Rejection
+from receiver.errors import SignatureError
+from receiver.instances.credentials import OpenedKey, opened_keys
+from receiver.instances.encryption import Vault
+from receiver.openconnectors.signatures import SignatureKey, verify
+from receiver.settings import DEFAULT_INSTANCE
+
+BATCH = 100
+
+# What is known of a refusal without any key.
+REASONS = {
+    "missing": "There is no signature: the instance at the vendor has no signature key",
+    "malformed": "The header is not `sha256=` and 44 characters of base64",
+    "hex_digest": "The digest is written in hex; the vendor writes base64",
+    "algorithm": "The header names another algorithm than `sha256=`, or none",
+    "bad_signature": "No key of this instance made this signature for this body",
+    "no_key": "The instance has no key here, so nothing can be proven",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """Why a delivery was refused. mended -- whether its signature is right by now.
+
+    elsewhere -- the other instance whose key made the signature.
+    """
+
+    text: str
+    mended: bool = False
+    elsewhere: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What verifying again came to: how many were looked at, and how many entered as events."""
+
+    looked: int = 0
+    taken: int = 0
+
+
+class Keys:
+    """All signature keys, those of the environment and retired ones too, to explain with."""
+
+    def __init__(self, stored: Sequence[OpenedKey], default_keys: Sequence[SignatureKey]) -> None:
+        given = [OpenedKey(DEFAULT_INSTANCE, key, None) for key in default_keys]
+        self._keys = [*given, *stored]
+
+    @classmethod
+    def read(cls, database: Database, vault: Vault, default_keys: Sequence[SignatureKey]) -> "Keys":
+        """Read them. Raises StoreUnavailable."""
+        with database.read() as session:
+            return cls(opened_keys(session, vault), default_keys)
+
+    def explain(self, refused: Rejection, *, deep: bool = True) -> Explained:
+        """Tell why a delivery was refused, and by whose key it is right.
+
+        deep -- whether to try what most often goes wrong on the way, too.
+        """
+        told = Explained(REASONS.get(refused.reason, refused.reason))
+        if refused.body is None or refused.signature is None:
+            return told
+        body, header = refused.body, refused.signature.decode("latin-1")
+        mine = [each for each in self._keys if each.instance == refused.instance]
+        active = [each for each in mine if each.retired_at is None]
+        if _signed_by(active, body, header):
+            return Explained("The signature is right by now: verify it again", mended=True)
+        retired = _signed_by([each for each in mine if each.retired_at], body, header)
+        if retired:
+            return Explained(f"Signed with the retired key {retired.key.id}")
+        other = _signed_by([each for each in self._keys if each not in mine], body, header)
+        if other:
+            text = "Signed with the key of another instance: its callback URL is that of this one"
+            return Explained(text, elsewhere=other.instance)
+        return (deep and _likely(active, body, header)) or told
+
+
+class Quarantine:
+    """Verifies refused deliveries again."""
+
+    def __init__(self, database: Database, intake: Intake) -> None:
+        self._database, self._intake = database, intake
+
+    def verify_again(
+        self,
+        only: frozenset[str] | None = None,
+        note: Callable[..., None] = lambda *_: None,
+    ) -> Again:
+        """Verify all quarantined deliveries again, or those of some instances.
+
+        Those whose signature is right by now enter as events, the way all do, and leave the
+        quarantine. note -- writes that down, in the same transaction: (session, rejection, event).
+        """
+        looked = taken = after = 0
+        while True:
+            with self._database.read() as session:
+                batch = quarantined(session, only, BATCH, after)
+            for refused in batch:
+                looked += 1
+                taken += self.verify_one(refused, note)
+                after = refused.id
+            if len(batch) < BATCH:
+                return Again(looked, taken)
+
+    def verify_one(self, refused: Rejection, note: Callable[..., None] = lambda *_: None) -> bool:
+        """Verify one again; tell whether it is an event by now."""
+        if refused.body is None or refused.signature is None:
+            return False
+        header = refused.signature.decode("latin-1")
+        delivery = Delivery(refused.instance, refused.body, header, None, refused.peer)
+        receipt = self._intake.receive_again(delivery)
+        if receipt is None:
+            return False
+        with self._database.write() as session:
+            forget_rejection(session, refused.id)
+            note(session, refused, receipt.event)
+        return True
+
+
+def _signed_by(keys: Sequence[OpenedKey], body: bytes, header: str) -> OpenedKey | None:
+    for each in keys:
+        try:
+            verify(body, header, [each.key])
+        except SignatureError:
+            continue
+        return each
+    return None
+
+
+def _likely(keys: Sequence[OpenedKey], body: bytes, header: str) -> Explained | None:
+    """What most likely went wrong, if one of the keys tells."""
+    for each in keys:
+        told = likely_cause(body, header, each.key.secret)
+        if told:
+            return Explained(told[0].upper() + told[1:])
+    return None

@@ -1,0 +1,149 @@
+"""What was refused: counts by reason and by address, and a bounded quarantine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import case, delete, func, insert, or_, select
+from sqlalchemy.orm import Session
+
+from receiver.database.engine import upsert
+from receiver.database.models import RefusedAddress, Rejection, RejectionCount
+from receiver.lib.clock import MINUTE_MS
+
+KEPT_REJECTIONS = 5_000
+KEPT_REJECTIONS_OF_A_PEER = 1_000
+KEPT_REJECTION_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class NewRefusal:
+    """A delivery that was refused. instance -- '' where it is unknown: then it is only counted.
+
+    size -- of the body in bytes. signature -- the header as it came. body -- kept for another look.
+    """
+
+    instance: str
+    reason: str
+    peer: str
+    size: int
+    signature: bytes | None
+    body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class AddressCount:
+    """How often an address was refused in its window, which ends in `left` ms."""
+
+    count: int
+    left: int
+
+
+def keep_refusals(
+    session: Session, refusals: Sequence[NewRefusal], now: int
+) -> dict[str, AddressCount]:
+    """Count refused deliveries, and quarantine those to a known instance; count each address."""
+    _count_refusals(session, refusals, now)
+    named = [refusal for refusal in refusals if refusal.instance]
+    if named:
+        rows = [
+            {
+                "at": now,
+                "instance": refusal.instance,
+                "reason": refusal.reason,
+                "peer": refusal.peer,
+                "size": refusal.size,
+                "signature": refusal.signature,
+                "body": refusal.body,
+            }
+            for refusal in named
+        ]
+        session.execute(insert(Rejection), rows)
+        _trim_quarantine(session)
+    return _count_addresses(session, [refusal.peer for refusal in refusals], now)
+
+
+def quarantined(
+    session: Session, only: frozenset[str] | None, limit: int, after: int = 0
+) -> Sequence[Rejection]:
+    """Give deliveries that may be verified again, oldest first, with ids above `after`.
+
+    only -- the instances, or None for all.
+    """
+    whole = select(Rejection).where(
+        Rejection.id > after, Rejection.body.is_not(None), Rejection.signature.is_not(None)
+    )
+    mine = whole if only is None else whole.where(Rejection.instance.in_(sorted(only)))
+    return session.scalars(mine.order_by(Rejection.id).limit(limit)).all()
+
+
+def rejection(session: Session, id_: int, only: frozenset[str] | None) -> Rejection | None:
+    """Give a quarantined delivery, if it is of one of those instances."""
+    found = session.get(Rejection, id_)
+    return found if found and (only is None or found.instance in only) else None
+
+
+def forget_rejection(session: Session, id_: int) -> None:
+    """Take a delivery out of the quarantine: it is an event by now."""
+    session.execute(delete(Rejection).where(Rejection.id == id_))
+
+
+def _count_refusals(session: Session, refusals: Sequence[NewRefusal], now: int) -> None:
+    tally: dict[tuple[str, str], int] = {}
+    for refusal in refusals:
+        place = refusal.reason, refusal.instance
+        tally[place] = tally.get(place, 0) + 1
+    new = upsert(session, RejectionCount)
+    statement = new.on_conflict_do_update(
+        index_elements=[RejectionCount.minute, RejectionCount.reason, RejectionCount.instance],
+        set_={"count": RejectionCount.count + new.excluded.count},
+    )
+    minute = now // MINUTE_MS
+    session.execute(
+        statement,
+        [
+            {"minute": minute, "reason": reason, "instance": instance, "count": count}
+            for (reason, instance), count in sorted(tally.items())
+        ],
+    )
+
+
+def _count_addresses(session: Session, peers: Sequence[str], now: int) -> dict[str, AddressCount]:
+    new = upsert(session, RefusedAddress)
+    over = RefusedAddress.since <= now - MINUTE_MS
+    statement = new.on_conflict_do_update(
+        index_elements=[RefusedAddress.peer],
+        set_={
+            "since": case((over, now), else_=RefusedAddress.since),
+            "count": case(
+                (over, new.excluded.count), else_=RefusedAddress.count + new.excluded.count
+            ),
+        },
+    ).returning(RefusedAddress.peer, RefusedAddress.count, RefusedAddress.since)
+    rows = [{"peer": peer, "since": now, "count": peers.count(peer)} for peer in sorted(set(peers))]
+    return {
+        peer: AddressCount(count, since + MINUTE_MS - now)
+        for peer, count, since in session.execute(statement, rows)
+    }
+
+
+def _trim_quarantine(session: Session) -> None:
+    """Bound the quarantine in rows, in rows of one address, and in bytes, oldest out."""
+    newest = Rejection.id.desc()
+    ranked = select(
+        Rejection.id,
+        func.row_number().over(order_by=newest).label("place"),
+        func.row_number().over(partition_by=Rejection.peer, order_by=newest).label("of_peer"),
+        func.sum(Rejection.size).over(order_by=newest).label("bytes"),
+    ).subquery()
+    surplus = select(ranked.c.id).where(
+        or_(
+            ranked.c.place > KEPT_REJECTIONS,
+            ranked.c.of_peer > KEPT_REJECTIONS_OF_A_PEER,
+            ranked.c.bytes > KEPT_REJECTION_BYTES,
+        )
+    )
+    # Two nodes that trim at once must not wait for each other.
+    free = select(Rejection.id).where(Rejection.id.in_(surplus)).with_for_update(skip_locked=True)
+    session.execute(
+        delete(Rejection).where(Rejection.id.in_(free)).execution_options(synchronize_session=False)
+    )

@@ -1,0 +1,94 @@
+"""The tables of alarms, of who watches for them, and of what they are seen by."""
+
+from sqlalchemy import Index, Integer, String, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from receiver.database.models import Base, RowNumber
+
+
+class Alarm(Base):
+    """Something wrong, from when it was first seen until it was gone. At most one of each is open.
+
+    subject -- an instance's name, or what else is wrong. count -- the most that were so at once.
+    notified_at, clear_notified_at -- when a notice of it was written; sending is the notice's.
+    """
+
+    __tablename__ = "alarms"
+    id: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    subject: Mapped[str] = mapped_column(String(64))
+    raised_at: Mapped[int]
+    last_seen_at: Mapped[int]
+    count: Mapped[int]
+    detail: Mapped[str]
+    examples: Mapped[str]  # JSON array
+    notified_at: Mapped[int | None]
+    cleared_at: Mapped[int | None]
+    clear_notified_at: Mapped[int | None]
+    __table_args__ = (
+        Index(
+            "alarms_open",
+            *("kind", "subject"),
+            unique=True,
+            sqlite_where=text("cleared_at IS NULL"),
+            postgresql_where=text("cleared_at IS NULL"),
+        ),
+        Index("alarms_by_time", "raised_at", "id"),
+    )
+
+
+class Notice(Base):
+    """A message about alarms, to be sent to one target; its id is the same at each try."""
+
+    __tablename__ = "notices"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    target: Mapped[str] = mapped_column(String(16))
+    body: Mapped[str]  # JSON
+    made_at: Mapped[int]
+    tries: Mapped[int]
+    next_at: Mapped[int | None]  # None: sent or given up
+    sent_at: Mapped[int | None]
+    result: Mapped[str | None]
+    __table_args__ = (
+        Index("notices_by_turn", "next_at"),
+        Index("notices_by_time", "made_at"),
+    )
+
+
+class Watch(Base):
+    """One row: who watches for alarms, and until when nobody else does."""
+
+    __tablename__ = "watch"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    holder: Mapped[str] = mapped_column(String(32))
+    until: Mapped[int]
+
+
+class Rhythm(Base):
+    """How long an instance with jobs under way usually waits for its next event."""
+
+    __tablename__ = "rhythms"
+    instance: Mapped[str] = mapped_column(String(64), primary_key=True)
+    last_at: Mapped[int]  # its newest event; 0: none was seen
+    waiting_since: Mapped[int | None]  # None: no job is under way
+    usual_gap: Mapped[int | None]
+
+
+class Node(Base):
+    """A process that answers: when it was last alive, and since when its answers fail."""
+
+    __tablename__ = "nodes"
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    at: Mapped[int]
+    failing_since: Mapped[int | None]
+    failures: Mapped[int]
+
+
+class Fetch(Base):
+    """A job whose file was fetched through us, so that nobody need be told that it will expire."""
+
+    __tablename__ = "fetches"
+    job: Mapped[str] = mapped_column(String(200), primary_key=True)
+    instance: Mapped[str] = mapped_column(String(64), primary_key=True)
+    at: Mapped[int]
+    __table_args__ = (Index("fetches_by_time", "at"),)

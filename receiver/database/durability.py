@@ -1,0 +1,44 @@
+"""What a database itself says of how durable its commits are."""
+
+from pathlib import Path
+
+from sqlalchemy import select, text
+
+from receiver.callbacks.store import database_time
+from receiver.database.engine import Database
+from receiver.database.models import Heartbeat, RefusedAddress
+
+_SQLITE = ("journal_mode", "synchronous")
+_POSTGRESQL = ("fsync", "full_page_writes", "synchronous_commit", "server_version_num")
+
+
+def promises(database: Database) -> dict[str, str]:
+    """Give the settings that durability depends on, as the database names and writes them."""
+    with database.read() as session:
+        if database.is_sqlite:
+            return {name: str(session.scalar(text(f"PRAGMA {name}"))) for name in _SQLITE}
+        return {name: str(session.scalar(text(f"SHOW {name}"))) for name in _POSTGRESQL}
+
+
+def file_of(database: Database) -> Path | None:
+    """Give SQLite's file; None for PostgreSQL."""
+    return Path(database.engine.url.database).absolute() if database.is_sqlite else None
+
+
+def clock_of(database: Database, here: int) -> int:
+    """Give the database's time, ms; SQLite has none but this machine's."""
+    with database.read() as session:
+        return database_time(session, lambda: here)
+
+
+def last_beat(database: Database) -> int:
+    """Give when a node last said that it can write, ms; 0 for never."""
+    with database.read() as session:
+        return session.scalar(select(Heartbeat.at)) or 0
+
+
+def refusals_of(database: Database, peer: str) -> int:
+    """Give how often an address was refused in its window."""
+    with database.read() as session:
+        count = session.scalar(select(RefusedAddress.count).where(RefusedAddress.peer == peer))
+        return count or 0

@@ -1,0 +1,333 @@
+"""Opening the database, and the ways to use it: `read()`, `write()`, and `rows()` where it counts.
+
+SQLite up to 3.51.2 (but not 3.44.6 and 3.50.7) is reported to lose committed transactions when
+checkpoints race. Checkpoints happen at commit and when the last connection closes, so each write
+transaction and each closing holds one lock, across threads and processes.
+"""
+
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, event, make_url, update
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import sqlite as sqlite_dialect
+from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session
+
+from receiver.database.models import KeyVersion
+from receiver.database.reading import Reader, Statement
+from receiver.errors import SettingsError, StoreRefused, StoreUnavailable
+
+# Classes of SQLSTATE that will be the same at the next try: data, integrity, access and limits.
+_PERMANENT = ("22", "23", "42", "54")
+_SQLITE_PERMANENT = ("SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "SQLITE_RANGE")
+
+PATIENCE_SECONDS = 5.0
+_LOCK_PAUSE_SECONDS = 0.005
+_BUSY_MS = 5000  # for others' locks on an SQLite file, which are short
+_PING_SECONDS = 2.0  # if there is no answer by then, a connection is made anew
+_FRESH_SECONDS = 0.05  # under load no batch should wait for a trip that tells nothing
+
+_POSTGRESQL = {
+    "connect_timeout": 3,
+    "tcp_user_timeout": 5000,  # ms until lost packets end a connection
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "target_session_attrs": "read-write",
+    # A node that hangs in a transaction holds rows that others wait for: it is not waited for long.
+    "options": "-c statement_timeout=7000 -c lock_timeout=2000"
+    " -c idle_in_transaction_session_timeout=5000",
+}
+
+
+class Database:
+    """One database. Threads share it; processes that fork from this one must each make their own.
+
+    url -- as in RECEIVER_DATABASE_URL. Raises SettingsError if it cannot be understood.
+    connections -- how many at most; each thread that reads holds one, and so does the writer.
+    """
+
+    def __init__(self, url: str, *, connections: int = 16) -> None:
+        try:
+            parsed = make_url(url)
+            self.is_sqlite = parsed.get_backend_name() == "sqlite"
+            if not self.is_sqlite:
+                pass
+            self._reader = Reader(parsed, connections, _POSTGRESQL)
+            self._engine = create_engine(
+                parsed,
+                pool_size=connections,
+                max_overflow=0,  # on SQLite, closing a surplus connection would checkpoint unlocked
+                pool_timeout=3,
+                pool_use_lifo=True,  # SQLite forgets what it read once another connection wrote
+                hide_parameters=True,
+                connect_args={"timeout": 5} if self.is_sqlite else _POSTGRESQL,
+            )
+        except (ArgumentError, ValueError):
+            raise SettingsError("RECEIVER_DATABASE_URL is not a database's URL") from None
+        self._driver = self._engine.dialect.loaded_dbapi
+        self._errors = (DBAPIError, self._driver.Error)  # the hot path's come straight from it
+        self._writing = self._engine.execution_options(writes=True)
+        self._lock = _FileLock(str(parsed.database)) if self.is_sqlite else None
+        if self.is_sqlite:
+            event.listen(self._engine, "do_connect", _create)
+            event.listen(self._engine, "connect", _prepare_sqlite)
+            event.listen(self._engine, "begin", _begin_sqlite)
+        else:
+            event.listen(self._engine, "checkin", _note_use)
+            event.listen(self._engine, "checkout", self._ping)
+            from receiver.database.driver import make_impatient
+
+            make_impatient(self._engine)
+
+    @property
+    def engine(self) -> Any:  # noqa: ANN401 - SQLAlchemy's, for storage alone
+        """The engine, for migrations."""
+        return self._engine
+
+    def rows(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        """Rows of one statement, by itself. Raises TooSlow or StoreUnavailable."""
+        with self._store_errors():
+            return self._reader.rows(statement, values)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session for reading; what it changes is not kept."""
+        with self._store_errors(), Session(self._engine) as session, self._fresh_primary(session):
+            yield session
+
+    @contextmanager
+    def write(self, patience: float | None = PATIENCE_SECONDS) -> Iterator[Session]:
+        """A session in one transaction, committed at the end unless an error gets out.
+
+        patience -- seconds to wait for SQLite's lock; None is for ever.
+        Raises StoreUnavailable (nothing is kept, the same may work later) or StoreRefused.
+        """
+        with self.transaction(patience) as connection, Session(connection) as session:
+            yield session
+            session.flush()
+
+    @contextmanager
+    def transaction(self, patience: float | None = PATIENCE_SECONDS) -> Iterator[Connection]:
+        """As `write`, without a session: that takes longer to make than a callback to merge."""
+        with (
+            self._store_errors(),
+            self._exclusive(patience),
+            self._writing.connect() as connection,
+            self._fresh_primary(connection),
+            connection.begin(),
+        ):
+            yield connection
+
+    def prepare(self) -> None:
+        """Put an SQLite file into WAL mode, once and for good; nothing else may use it then."""
+        if self.is_sqlite:
+            with self._store_errors(), self._exclusive(PATIENCE_SECONDS):
+                try:
+                    connection = self._engine.raw_connection()
+                    connection.cursor().execute("PRAGMA journal_mode=WAL").close()
+                    connection.close()
+                except sqlite3.Error as error:
+                    raise StoreUnavailable(f"the file cannot be used: {error}") from None
+
+    def empty_log(self) -> bool:
+        """Have nothing left in SQLite's log of what was overwritten; False while others read it."""
+        if not self.is_sqlite:
+            return True
+        with self._store_errors(), self._exclusive(PATIENCE_SECONDS):
+            connection = self._engine.raw_connection()
+            cursor = connection.cursor()
+            try:
+                # All who write wait meanwhile; a backup may be reading for minutes.
+                cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS // 20}")
+                busy, *_ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+                connection.close()
+        return not busy
+
+    def check_writable(self) -> None:
+        """Commit a write that changes nothing. Raises StoreError if that cannot be done."""
+        with self.write() as session:
+            session.execute(update(KeyVersion).values(version=KeyVersion.version))
+
+    def close(self) -> None:
+        """Close all connections; idempotent."""
+        with self._exclusive(PATIENCE_SECONDS):
+            self._engine.dispose()
+            self._reader.close()
+
+    @contextmanager
+    def _exclusive(self, patience: float | None) -> Iterator[None]:
+        if self._lock is None:
+            yield
+            return
+        self._lock.acquire(patience)
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _ping(self, connection: Any, record: Any, _proxy: object) -> None:  # noqa: ANN401
+        """Before a connection is used, see that it still works, unless it did a moment ago."""
+        used_at = record.info.get("used_at")
+        if used_at is not None and time.monotonic() - used_at > _FRESH_SECONDS:
+            from receiver.database.driver import within
+
+            try:
+                with within(connection, _PING_SECONDS):
+                    self._engine.dialect.do_ping(connection)
+            except self._driver.Error as error:
+                raise InvalidatePoolError("the database was away") from error
+
+    @contextmanager
+    def _store_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except PoolTimeoutError as error:
+            raise StoreUnavailable("no connection to the database is free") from error
+        except UnicodeError as error:  # a lone surrogate never gets as far as the database
+            raise StoreRefused("the database cannot hold this text") from error
+        except self._errors as error:
+            original = _original(error)
+            if is_permanent(original) or isinstance(original, self._driver.DataError):
+                raise StoreRefused(f"the database refuses this: {_code(original)}") from error
+            raise StoreUnavailable(f"the database cannot do this now: {_code(original)}") from error
+
+    @contextmanager
+    def _fresh_primary(self, used: Session | Connection) -> Iterator[None]:
+        """After a failover the old primary refuses writes (25006) on connections that look well."""
+        try:
+            yield
+        except self._errors as error:
+            if _code(_original(error)) == "25006":
+                used.invalidate()
+            raise
+
+
+class _FileLock:
+    """A lock for a database's file, held across processes, that nobody takes twice while one waits.
+
+    The kernel gives a lock to whoever asks first after its release, which is most often who has
+    just let it go: others would wait for seconds. So who wants it stands in a gate, a second lock,
+    until it is his; who let it go finds the gate taken.
+
+    The inner lock comes first: under gevent, a greenlet that waited in flock would stop the very
+    greenlet that holds it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path, self._gate = Path(f"{path}.lock"), Path(f"{path}.gate.lock")
+        self._inner = threading.Lock()
+        self._descriptor = -1
+
+    def acquire(self, patience: float | None) -> None:
+        """Take the lock, within `patience` seconds unless None. Raises StoreUnavailable."""
+        deadline = None if patience is None else time.monotonic() + patience
+        if not self._inner.acquire(timeout=-1 if patience is None else patience):
+            raise StoreUnavailable("another thread holds the database")
+        try:
+            with _opened(self._gate) as gate:
+                _lock(gate, deadline)
+                self._descriptor = os.open(self._path, _LOCK_FLAGS, 0o600)
+                _lock(self._descriptor, deadline)
+        except OSError as error:
+            self.release()
+            raise StoreUnavailable(f"cannot lock the database: {error.strerror}") from error
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let the lock go."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+        self._inner.release()
+
+
+_LOCK_FLAGS = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, _LOCK_FLAGS, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, deadline: float | None) -> None:
+    if deadline is None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise StoreUnavailable("another process holds the database") from None
+            time.sleep(_LOCK_PAUSE_SECONDS)
+        else:
+            return
+
+
+def _create(_dialect: object, _record: object, words: list[str], _named: object) -> None:
+    """Make an empty file for its owner alone: what it will hold is about people.
+
+    Never one that is there: closing it would take away the locks that SQLite holds on it.
+    """
+    with suppress(OSError):  # of which SQLite tells
+        os.close(os.open(words[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+
+def _note_use(_connection: object, record: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
+    record.info["used_at"] = time.monotonic()
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - sqlite3's
+    connection.isolation_level = None  # transactions begin where we say, not where sqlite3 thinks
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_MS}"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
+    writes = connection.get_execution_options().get("writes")
+    connection.connection.driver_connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _original(error: BaseException) -> BaseException:
+    """The driver's own error."""
+    return error.orig or error if isinstance(error, DBAPIError) else error
+
+
+def is_permanent(error: BaseException) -> bool:
+    """Whether the same statement would fail again; decided by code, not by class.
+
+    PostgreSQL says OperationalError, the class of passing faults, of values it will never take.
+    """
+    code = getattr(error, "sqlstate", None)
+    if code is not None:
+        return str(code)[:2] in _PERMANENT
+    return _code(error).startswith(_SQLITE_PERMANENT)
+
+
+def _code(error: BaseException) -> str:
+    code = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
+    return str(code or f"{type(error).__name__}, no answer")
+
+
+def upsert(session: Session, table: Any) -> Any:  # noqa: ANN401 - one of two dialects' inserts
+    """Give the dialect's INSERT, the one that knows ON CONFLICT."""
+    dialect = sqlite_dialect if session.get_bind().dialect.name == "sqlite" else postgresql
+    return dialect.insert(table)

@@ -1,0 +1,1 @@
+"""What became of a job: the law, its projection into rows, queries."""

@@ -1,0 +1,59 @@
+"""Erasing what may be about people from a job, and keeping its outcome.
+
+Goes: the bodies of its events, its failed records, message, file name and callback payload, what
+its client was or would be told and where, and the file name in its submission. Stays: status,
+outcome, counts, times, the timeline (our own words and the vendor's status), hashes and deliveries.
+
+Nothing brings it back: to the job the erasure is one more thing said of it (`jobs.erase`), and what
+is stored for it later, by a callback, a poll or a replay, is stored without.
+
+Out of reach: bodies that named the job but could not be read or were refused, which go by their age
+(`pruning`); files that `reconcile --fetch-results` saved; and, until they are overwritten, backups,
+logs of the database (SQLite's only where `Database.empty_log` fails) and PostgreSQL's dead rows.
+"""
+
+import msgspec
+from sqlalchemy import Delete, Update, delete, select, text, update
+from sqlalchemy.orm import Session
+
+from receiver.database import pruning
+from receiver.database.models import Body, Event, Forward, JobRow, RecordError, Submission
+from receiver.instances import credentials
+from receiver.jobs import job as jobs
+
+NOBODY = ""  # client_url of a job whose client is told nothing more
+
+
+def erase(session: Session, id_: str, instance: str, now: int) -> dict[str, int] | None:
+    """Erase from a job; give how many rows of each kind went, or None if there is no such job."""
+    if session.get_bind().dialect.name == "sqlite":
+        session.execute(text("PRAGMA secure_delete = ON"))  # not only unlinked: overwritten
+    pruning.turn(session)  # before the job: pruning locks in this order
+    named = (JobRow.id == id_, JobRow.instance == instance)
+    row = session.scalar(select(JobRow).where(*named).with_for_update())
+    if row is None:
+        return None
+    job = jobs.erase(jobs.Job(msgspec.json.decode(row.registers)), now)
+    row.registers = msgspec.json.encode(job.registers).decode()
+    row.revision += 1
+    row.updated_at = max(row.updated_at, now)
+    row.client_url = NOBODY
+    row.errors_at = None
+    of_job = select(Event.id).where(Event.job == id_, Event.instance == instance)
+    theirs = update(Submission).where(Submission.job == id_, Submission.instance == instance)
+    return {
+        "bodies": _affected(session, delete(Body).where(Body.event.in_(of_job))),
+        "errors": _affected(
+            session,
+            delete(RecordError).where(RecordError.job == id_, RecordError.instance == instance),
+        ),
+        "forwards": _affected(
+            session, delete(Forward).where(Forward.job == id_, Forward.instance == instance)
+        ),
+        "submissions": _affected(session, theirs.values(file=None)),
+    }
+
+
+def _affected(session: Session, statement: Delete | Update) -> int:
+    aside = statement.execution_options(synchronize_session=False)
+    return credentials.affected(session, aside)

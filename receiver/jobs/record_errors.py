@@ -1,0 +1,37 @@
+"""What the vendor says of a record that it could not load: the cause, and which row it was."""
+
+import re
+
+from receiver.openconnectors.notifications import UNSTORABLE, Number, document
+
+LONGEST_MESSAGE = 500
+
+_MESSAGES = ("message", "error", "errorMessage", "reason", "description", "statusMessage")
+_ROWS = ("row", "rowNumber", "row_number", "line", "lineNumber", "recordNumber", "index")
+
+# What differs between records with the same fault: addresses, quoted values, numbers.
+_VARIABLE = re.compile(r"[^\s@\"'<>]+@[^\s@\"'<>]+|\"[^\"]*\"|'[^']*'|\b\d+\b")
+
+
+def cause(entry: str) -> str:
+    """Give the message of an entry (JSON text), without what differs between records."""
+    found = document(entry.encode())
+    words = [found.get(name) for name in _MESSAGES] if isinstance(found, dict) else [found]
+    texts = (word for word in words if isinstance(word, str) and not isinstance(word, Number))
+    message = next(filter(None, texts), None)
+    text = _VARIABLE.sub("…", message) if message else "no message"
+    return UNSTORABLE.sub("\ufffd", text)[:LONGEST_MESSAGE]
+
+
+def row_of(entry: object) -> int | None:
+    """Give the number of the row, 1 being the first after the header, if the entry tells it.
+
+    entry -- as read by the standard library's json.
+    """
+    if not isinstance(entry, dict):
+        return None
+    for name in _ROWS:
+        row = entry.get(name)
+        if isinstance(row, int) and not isinstance(row, bool) and row > 0:
+            return row
+    return None

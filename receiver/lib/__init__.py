@@ -1,0 +1,1 @@
+"""What any service needs: clock, logs, rate limits."""

@@ -1,0 +1,79 @@
+"""How often one token may ask, and one address may come with a wrong token.
+
+Counted in this process alone: a read must not cost a write. Under N workers, a client that reaches
+all of them gets up to N times as far. Who is over a limit is refused, whatever the token.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+from receiver import metrics
+from receiver.errors import TooManyRequests
+from receiver.lib.peers import network_of
+
+WINDOW_SECONDS = 60.0
+_ROUNDING = 1e-6
+MOST_NAMES = 10_000  # counted at once; a stranger can have many addresses
+
+
+class Limiter:
+    """At most `limit` in a burst, and as many a minute in the long run, for each name.
+
+    clock -- gives seconds that never go back.
+    """
+
+    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pause, self._clock = WINDOW_SECONDS / limit, clock
+        self._guard = threading.Lock()
+        # For each name the time at which all that it did would be paid for, at an even pace.
+        self._paid: dict[str, float] = {}
+
+    def wait(self, name: str) -> float:
+        """Tell for how many seconds nothing more is taken of a name; 0 is now."""
+        ahead = self._paid.get(name, 0.0) - self._clock() if self._paid else 0.0
+        wait = ahead + self._pause - WINDOW_SECONDS
+        return wait if wait > _ROUNDING else 0.0
+
+    def take(self, name: str) -> float:
+        """Count one for a name unless it has to wait; tell for how long, as `wait` does."""
+        with self._guard:
+            wait = self.wait(name)
+            if not wait:
+                self._make_room()
+                self._paid[name] = max(self._paid.get(name, 0.0), self._clock()) + self._pause
+        return wait
+
+    def _make_room(self) -> None:
+        if len(self._paid) >= MOST_NAMES:
+            now = self._clock()
+            live = {name: paid for name, paid in self._paid.items() if paid > now}
+            self._paid = live if len(live) < MOST_NAMES else {}
+
+
+class Limits:
+    """The limits of the API and of signing in.
+
+    requests, failures -- a minute, for a token's name and for an address.
+    """
+
+    def __init__(self, requests: int, failures: int) -> None:
+        self._requests, self._failures = Limiter(requests), Limiter(failures)
+
+    def check_address(self, peer: str) -> None:
+        """Refuse an address that came with too many wrong tokens. Raises TooManyRequests."""
+        _refuse("address", self._failures.wait(network_of(peer)))
+
+    def note_failure(self, peer: str) -> None:
+        """Count a wrong token."""
+        self._failures.take(network_of(peer))
+
+    def check_token(self, name: str) -> None:
+        """Count a request of a valid token. Raises TooManyRequests."""
+        _refuse("token", self._requests.take(name))
+
+
+def _refuse(what: str, wait: float) -> None:
+    if wait:
+        metrics.THROTTLED.labels(what).inc()
+        raise TooManyRequests(what, int(wait) + 1)

@@ -1,0 +1,1 @@
+"""Everything known of the vendor: signatures, notifications, API."""

@@ -1,0 +1,323 @@
+"""The vendor's bulk API: what is asked and how the answer reads is pure; sending is apart.
+
+Paths, parameters and shapes are those of the vendor's OpenAPI document (`BulkApi`). Only what can
+be repeated without harm is repeated; no redirect is followed: it would carry the secrets elsewhere.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import IO, Any
+from urllib.parse import quote
+
+import httpx
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from receiver import metrics
+from receiver.errors import (
+    UpstreamError,
+    UpstreamNonsense,
+    UpstreamRefused,
+    UpstreamUnclear,
+    UpstreamUnreachable,
+)
+from receiver.openconnectors.notifications import (
+    Notification,
+    document,
+    json_text,
+    parse,
+    parse_all,
+)
+
+CALLBACK_URL_HEADER = "Elements-Async-Callback-Url"
+NEXT_PAGE_HEADER = "elements-next-page-token"
+QUEUED = "channel='webhook' and status='queued'"
+
+LARGEST_ANSWER = 16 * 2**20  # bytes; a page of 200 errors is some 100 KiB
+MOST_PAGES = 10_000
+TRIES = 3
+_TIMEOUT = httpx.Timeout(30, connect=5)  # seconds
+_UPLOAD_TIMEOUT = httpx.Timeout(300, connect=5)  # the vendor answers once it has the whole file
+_SECRET = re.compile("(?:Element|User|Organization) (.+?)(?=, (?:User|Organization) |$)")
+_SHORTEST_SECRET = 8  # characters; a shorter one would be taken out of what only looks like it
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request, below the base URL. safe -- whether it may be sent again by itself.
+
+    name -- what is asked, one of a fixed set of words, for the metrics.
+    """
+
+    method: str
+    path: str
+    name: str = "other"
+    safe: bool = False
+    params: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    form: Mapping[str, str] | None = None
+    content: bytes | None = None
+    file: tuple[str, IO[bytes], str] | None = None  # name, open file, content type
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A 2xx answer of the vendor."""
+
+    body: bytes
+    next_page: str | None
+    content_type: str
+
+
+def segment(text: str) -> str:
+    """Write an id, an object or a hub as one segment of a path. Raises UpstreamRefused.
+
+    A segment of dots would lead out of its place, to whatever else our secrets open.
+    """
+    if text in (".", ".."):
+        raise UpstreamRefused("there is no such thing", 404)
+    return quote(text, safe="")
+
+
+def objects(hub: str | None) -> Call:
+    """Ask which objects there are."""
+    return Call(method="GET", path=f"{_hub(hub)}/objects", name="objects", safe=True)
+
+
+def status(job: str, hub: str | None = None) -> Call:
+    """Ask where a job stands."""
+    path = f"{_hub(hub)}/bulk/{segment(job)}/status"
+    return Call(method="GET", path=path, name="status", safe=True)
+
+
+def errors(job: str, page: str | None, hub: str | None = None) -> Call:
+    """Ask for a page of a job's failed records."""
+    path = f"{_hub(hub)}/bulk/{segment(job)}/errors"
+    return Call(method="GET", path=path, name="errors", safe=True, params=_page(page))
+
+
+def jobs(where: str | None, page: str | None, hub: str | None = None) -> Call:
+    """Ask for a page of the job list; where -- like `job_status='RUNNING'`."""
+    params = {"where": where} if where else {}
+    path = f"{_hub(hub)}/bulk/jobs"
+    return Call(method="GET", path=path, name="jobs", safe=True, params={**params, **_page(page)})
+
+
+def cancel(job: str, hub: str | None = None) -> Call:
+    """Ask to end a job."""
+    return Call(method="PUT", path=f"{_hub(hub)}/bulk/{segment(job)}/cancel", name="cancel")
+
+
+def result(job: str, object_name: str, accept: str, hub: str | None = None) -> Call:
+    """Ask for a job's file."""
+    path = f"{_hub(hub)}/bulk/{segment(job)}/{segment(object_name)}"
+    headers = {"Accept": accept}
+    return Call(method="GET", path=path, name="result", safe=True, headers=headers)
+
+
+def queued(*, resend: bool = False) -> Call:
+    """Ask which deliveries the vendor holds back for us, or to send them again."""
+    path = "/notifications/subscriptions/deliveries"
+    method = "PUT" if resend else "GET"
+    name = "resend" if resend else "queue"
+    return Call(method=method, path=path, name=name, safe=True, params={"where": QUEUED})
+
+
+def read_status(answer: Answer, job: str | None = None) -> Notification:
+    """Read where a job stands; job -- the id that was asked for. Raises UpstreamNonsense."""
+    told = parse(answer.body)
+    if told.kind != "bulk_job" or job not in (None, told.job):
+        raise UpstreamNonsense("the vendor's answer is no status of this job")
+    return told
+
+
+def read_jobs(answer: Answer) -> list[Notification]:
+    """Read a page of the job list. Raises UpstreamNonsense."""
+    told = parse_all(answer.body)
+    if told is None:
+        raise UpstreamNonsense("the vendor's answer is no list of jobs")
+    return [each for each in told if each.kind == "bulk_job"]
+
+
+def read_entries(answer: Answer) -> list[str]:
+    """Read an array; give each entry as JSON text. Raises UpstreamNonsense."""
+    try:
+        entries = document(answer.body)
+    except (ValueError, RecursionError):
+        entries = None
+    if not isinstance(entries, list):
+        raise UpstreamNonsense("the vendor's answer is no array")
+    return [json_text(entry) for entry in entries]
+
+
+class Upstream:
+    """Sends calls to the vendor; thread-safe. base_url -- ending in /elements/api-v2."""
+
+    def __init__(self, base_url: str, transport: httpx.BaseTransport | None = None) -> None:
+        self._base_url = base_url
+        self._transport = transport
+        self._patiently = Retrying(
+            retry=retry_if_exception_type(UpstreamUnreachable),
+            stop=stop_after_attempt(TRIES),
+            wait=wait_random_exponential(multiplier=0.2, max=2),
+            reraise=True,
+        )
+
+    @cached_property
+    def _client(self) -> httpx.Client:
+        # Not before it is needed: in a worker that only receives it would be 3 MB of certificates.
+        return httpx.Client(transport=self._transport, timeout=_TIMEOUT, follow_redirects=False)
+
+    def send(
+        self, authorization: str, call: Call, turn: Callable[[], object] | None = None
+    ) -> Answer:
+        """Send a call, again if it is safe and the vendor failed.
+
+        authorization -- the value of the header of that name. turn -- waits before each repetition
+        until there may be one. Raises UpstreamError.
+        """
+        if not call.safe:
+            return self._send(authorization, call)
+        patiently = self._patiently.copy(before_sleep=lambda _: turn() if turn else None)
+        return patiently(self._send, authorization, call)
+
+    @contextmanager
+    def stream(self, authorization: str, call: Call) -> Iterator[tuple[str, Iterator[bytes]]]:
+        """Give the content type and the pieces of an answer of any length."""
+        with (
+            _vendors_faults(call),
+            _measured(call) as measure,
+            self._client.stream(**self._request(authorization, call)) as answer,
+        ):
+            measure.status = answer.status_code
+            if not answer.is_success:
+                body = _unquoted(_capped(answer), authorization)
+                raise _refusal(call, answer.status_code, body)
+            content_type = answer.headers.get("content-type", "application/octet-stream")
+            if content_type.startswith("text/html"):
+                raise UpstreamNonsense("the vendor's answer is a page of HTML, not a file")
+            yield content_type, answer.iter_bytes()
+
+    def pages(
+        self, authorization: str, first: Call, turn: Callable[[], object] | None = None
+    ) -> Iterator[Answer]:
+        """Send a paged call until the vendor has no further page, or names one that was seen."""
+        call, seen = first, set[str | None]()
+        while len(seen) < MOST_PAGES:
+            answer = self.send(authorization, call, turn)
+            yield answer
+            if not answer.next_page or answer.next_page in seen:
+                return
+            seen.add(answer.next_page)
+            call = replace(call, params={**call.params, "nextPage": answer.next_page})
+
+    def close(self) -> None:
+        """Close all connections."""
+        if "_client" in self.__dict__:
+            self._client.close()
+
+    def _send(self, authorization: str, call: Call) -> Answer:
+        with (
+            _vendors_faults(call),
+            _measured(call) as measure,
+            self._client.stream(**self._request(authorization, call)) as answer,
+        ):
+            measure.status = answer.status_code
+            body = _unquoted(_capped(answer), authorization)
+        if not answer.is_success:
+            raise _refusal(call, answer.status_code, body)
+        content_type = answer.headers.get("content-type", "")
+        return Answer(body, answer.headers.get(NEXT_PAGE_HEADER), content_type)
+
+    def _request(self, authorization: str, call: Call) -> dict[str, Any]:
+        return {
+            "method": call.method,
+            "url": self._base_url + call.path,
+            "params": dict(call.params) or None,
+            "headers": {**call.headers, "Authorization": authorization},
+            "data": call.form,
+            "content": call.content,
+            "files": {"file": call.file} if call.file else None,
+            "timeout": _UPLOAD_TIMEOUT if call.file else _TIMEOUT,
+        }
+
+
+@dataclass(slots=True)
+class _Measure:
+    status: int | None = None
+
+
+@contextmanager
+def _measured(call: Call) -> Iterator[_Measure]:
+    """Measure a call from its start to the end of its answer."""
+    measure, began = _Measure(), time.perf_counter()
+    try:
+        yield measure
+    finally:
+        status = f"{measure.status // 100}xx" if measure.status else "none"
+        took = time.perf_counter() - began
+        metrics.UPSTREAM_SECONDS.labels(call.name, status).observe(took)
+
+
+@contextmanager
+def _vendors_faults(call: Call) -> Iterator[None]:
+    try:
+        yield
+    except _NOT_SENT as error:
+        raise UpstreamUnreachable(f"the vendor cannot be reached: {type(error).__name__}") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        name = type(error).__name__
+        status = 504 if isinstance(error, httpx.TimeoutException) else 502
+        if call.safe:
+            raise UpstreamUnreachable(f"the vendor did not answer: {name}", status) from None
+        raise UpstreamUnclear(f"the vendor's answer was cut off: {name}", status) from None
+
+
+def _capped(answer: httpx.Response) -> bytes:
+    body = bytearray()
+    for piece in answer.iter_bytes():
+        body += piece
+        if len(body) > LARGEST_ANSWER:
+            raise UpstreamNonsense(f"the vendor's answer has more than {LARGEST_ANSWER} bytes")
+    return bytes(body)
+
+
+def _unquoted(body: bytes, authorization: str) -> bytes:
+    """Take our secrets out of an answer that quotes them: it goes to clients, logs and tables."""
+    for secret in _SECRET.findall(authorization):
+        if len(secret) >= _SHORTEST_SECRET:
+            for written in (secret, json.dumps(secret)[1:-1], quote(secret, safe="")):
+                body = body.replace(written.encode(), b"[secret]")
+    return body
+
+
+def _refusal(call: Call, status: int, body: bytes) -> UpstreamError:
+    if status == 504 and not call.safe:  # noqa: PLR2004
+        # A gateway gave up waiting; the vendor behind it may not have.
+        return UpstreamUnclear(_message(body) or "the vendor's gateway gave up waiting", status)
+    if status in (408, 429) or status >= 500:  # noqa: PLR2004
+        return UpstreamUnreachable(_message(body) or f"the vendor answered {status}", status)
+    if status < 400:  # noqa: PLR2004
+        return UpstreamNonsense(f"the vendor answered {status}, which is not followed")
+    return UpstreamRefused(_message(body) or f"the vendor answered {status}", status)
+
+
+def _message(body: bytes) -> str | None:
+    try:
+        message = json.loads(body)["message"]
+    except (ValueError, RecursionError, KeyError, TypeError, IndexError):
+        return None
+    return message[:1000] if isinstance(message, str) else None
+
+
+def _hub(hub: str | None) -> str:
+    return f"/hubs/{segment(hub)}" if hub else ""
+
+
+def _page(token: str | None) -> dict[str, str]:
+    return {"nextPage": token} if token else {}

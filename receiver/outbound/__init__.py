@@ -1,0 +1,1 @@
+"""HTTP requests to URLs that others chose."""

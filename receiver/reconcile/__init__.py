@@ -1,0 +1,1 @@
+"""Asking the vendor about jobs whose callback never came."""

@@ -1,1 +1,0 @@
-"""Where verified events, jobs and credentials are kept: SQLite or PostgreSQL, one code path."""

@@ -1,0 +1,294 @@
+"""What the API takes and gives: the structures behind its OpenAPI document."""
+
+import json
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from receiver.database.models import TimelineEntry as TimelineRow
+from receiver.jobs.job import Job as MergedJob
+from receiver.jobs.job import Outcome, Register
+from receiver.jobs.lists import EventLine, JobLine, RejectionLine
+from receiver.lib.clock import iso
+from receiver.openconnectors.notifications import Kind, Source
+
+MAX_LIMIT = 1000
+MAX_WAIT_SECONDS = 60
+
+Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="How many at most")]
+Cursor = Annotated[str, Meta(description="`next` of the page before")]
+Word = Annotated[str, Meta(pattern="^[^\\x00]*$", max_length=1000)]
+Moment = Annotated[
+    str,
+    Meta(
+        description="ISO 8601; without a zone it is UTC",
+        extra_json_schema={"format": "date-time"},
+    ),
+]
+# A time of the API: ISO 8601, UTC.
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+
+
+class JobsQuery(Struct, forbid_unknown_fields=True):
+    """Which jobs; filters may be repeated."""
+
+    instance: list[Word] = []
+    status: list[Word] = []
+    outcome: list[Outcome] = []
+    object: list[Word] = []
+    direction: list[Word] = []
+    updated_after: Moment | UnsetType = UNSET
+    updated_before: Moment | UnsetType = UNSET
+    expires_before: Moment | UnsetType = UNSET
+    q: Annotated[Word, Meta(description="A part of the job's id")] | UnsetType = UNSET
+    limit: Limit = 50
+    cursor: Cursor | UnsetType = UNSET
+
+
+class JobQuery(Struct, forbid_unknown_fields=True):
+    """Which of the jobs with this id, and how long to wait for its end."""
+
+    instance: Word | UnsetType = UNSET
+    wait: Annotated[int, Meta(ge=0, le=MAX_WAIT_SECONDS, description="Seconds")] = 0
+
+
+class InstanceQuery(Struct, forbid_unknown_fields=True):
+    """Which of the jobs with this id."""
+
+    instance: Word | UnsetType = UNSET
+
+
+class ErrorsQuery(Struct, forbid_unknown_fields=True):
+    """Which of the jobs with this id, and which of its failed records."""
+
+    instance: Word | UnsetType = UNSET
+    limit: Limit = 50
+    cursor: Cursor | UnsetType = UNSET
+
+
+class EventsQuery(Struct, forbid_unknown_fields=True):
+    """Which events; filters may be repeated."""
+
+    instance: list[Word] = []
+    kind: list[Kind] = []
+    job: list[Word] = []
+    received_after: Moment | UnsetType = UNSET
+    received_before: Moment | UnsetType = UNSET
+    limit: Limit = 50
+    cursor: Cursor | UnsetType = UNSET
+
+
+class RejectionsQuery(Struct, forbid_unknown_fields=True):
+    """Which refused deliveries; filters may be repeated."""
+
+    instance: list[Word] = []
+    reason: list[Word] = []
+    peer: list[Word] = []
+    after: Moment | UnsetType = UNSET
+    before: Moment | UnsetType = UNSET
+    limit: Limit = 50
+    cursor: Cursor | UnsetType = UNSET
+
+
+class NoQuery(Struct, forbid_unknown_fields=True):
+    """Nothing can be asked for."""
+
+
+class Records(Struct):
+    """Numbers of records; null is unknown."""
+
+    submitted: int | None
+    loaded: int | None
+    failed: int | None
+
+
+class Job(Struct):
+    """A bulk job as it is known now. `status` is the vendor's word, `outcome` is ours."""
+
+    id: str
+    instance: str
+    status: str | None
+    outcome: Outcome
+    object: str | None
+    direction: str | None
+    file: str | None
+    records: Records
+    message: str | None
+    learnt_by: Literal["callback", "poll"] | None
+    submitted_at: Time | None
+    created_at: Time | None
+    ended_at: Time | None
+    updated_at: Time
+    files_expire_at: Time | None
+    conflict: bool
+    callback_payload: Any
+    events: int
+
+
+class JobPage(Struct):
+    """Jobs, newest change first."""
+
+    jobs: list[Job]
+    next: str | None
+
+
+class TimelineEntry(Struct):
+    """What one callback, poll or submission changed, or why it changed nothing."""
+
+    at: Time
+    source: Source
+    status: str | None
+    changed: list[str]
+    note: str | None
+    event: str | None
+
+
+class Timeline(Struct):
+    """What happened to a job, in the order we learnt it."""
+
+    timeline: list[TimelineEntry]
+
+
+class ErrorGroup(Struct):
+    """Failed records with the same message, but for what differs between records."""
+
+    message: str
+    count: int
+    examples: list[Any]
+
+
+class ErrorPage(Struct):
+    """The failed records of a job as the vendor gave them, and all of them by message."""
+
+    errors: list[Any]
+    groups: list[ErrorGroup]
+    next: str | None
+
+
+class Event(Struct):
+    """A verified callback. `key` is the id of the signature key that matched."""
+
+    id: str
+    instance: str
+    kind: Kind
+    job: str | None
+    received_at: Time
+    last_received_at: Time
+    deliveries: int
+    key: str
+    size: int
+    sha256: str
+
+
+class EventPage(Struct):
+    """Events, newest first."""
+
+    events: list[Event]
+    next: str | None
+
+
+class Rejection(Struct):
+    """A delivery that was refused for its signature."""
+
+    id: str
+    at: Time
+    instance: str
+    reason: str
+    peer: str
+    size: int
+
+
+class RejectionPage(Struct):
+    """Refused deliveries, newest first."""
+
+    rejections: list[Rejection]
+    next: str | None
+
+
+class Summary(Struct):
+    """What an operator looks at first. `queued_at_vendor` is null until the vendor was asked."""
+
+    jobs: dict[str, int]
+    overdue: int
+    expiring_24h: int
+    rejections_1h: int
+    lost_callbacks: int
+    queued_at_vendor: int | None
+    unreadable_events: int
+    unclear_submissions: int
+    last_callback_at: Time | None
+
+
+_registers = msgspec.json.Decoder(dict[str, Register])
+
+
+def job(row: JobLine) -> Job:
+    """Show a job."""
+    merged = merged_job(row)
+    payload = merged.text("callback_payload")
+    return Job(
+        row.id,
+        row.instance,
+        merged.status,
+        row.outcome,
+        merged.text("object"),
+        merged.text("direction"),
+        merged.text("file"),
+        Records(merged.submitted, merged.loaded, merged.failed),
+        merged.text("message"),
+        row.learnt_by,
+        iso(merged.submitted_at),
+        iso(merged.created_at),
+        iso(merged.ended_at),
+        str(iso(row.updated_at)),
+        iso(row.files_expire_at),
+        merged.conflict,
+        payload and msgspec.Raw(payload.encode()),
+        row.events,
+    )
+
+
+def merged_job(row: JobLine) -> MergedJob:
+    """Read what the store knows of a job."""
+    return MergedJob(_registers.decode(row.registers))
+
+
+def timeline_entry(row: TimelineRow) -> TimelineEntry:
+    """Show an entry of a job's timeline."""
+    return msgspec.convert(
+        {
+            "at": iso(row.at),
+            "source": row.source,
+            "status": row.status,
+            "changed": json.loads(row.changed),
+            "note": row.note,
+            "event": row.event,
+        },
+        TimelineEntry,
+    )
+
+
+def event(row: EventLine) -> Event:
+    """Show an event."""
+    return msgspec.convert(
+        {
+            "id": row.id,
+            "instance": row.instance,
+            "kind": row.kind,
+            "job": row.job,
+            "received_at": iso(row.received_at),
+            "last_received_at": iso(row.last_received_at),
+            "deliveries": row.deliveries,
+            "key": row.key,
+            "size": row.size,
+            "sha256": row.sha256,
+        },
+        Event,
+    )
+
+
+def rejection(row: RejectionLine) -> Rejection:
+    """Show a refused delivery."""
+    at = str(iso(row.at))
+    return Rejection(str(row.id), at, row.instance, row.reason, row.peer, row.size)
