@@ -3,7 +3,7 @@
 from sqlalchemy import Index, Integer, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from receiver.database.models import Base, RowNumber
+from receiver.database.models import Base, InstanceName, JobId, RowNumber
 
 
 class Alarm(Base):
@@ -64,16 +64,6 @@ class Watch(Base):
     until: Mapped[int]
 
 
-class Rhythm(Base):
-    """How long an instance with jobs under way usually waits for its next event."""
-
-    __tablename__ = "rhythms"
-    instance: Mapped[str] = mapped_column(String(64), primary_key=True)
-    last_at: Mapped[int]  # its newest event; 0: none was seen
-    waiting_since: Mapped[int | None]  # None: no job is under way
-    usual_gap: Mapped[int | None]
-
-
 class Node(Base):
     """A process that answers: when it was last alive, and since when its answers fail."""
 
@@ -88,7 +78,7 @@ class Fetch(Base):
     """A job whose file was fetched through us, so that nobody need be told that it will expire."""
 
     __tablename__ = "fetches"
-    job: Mapped[str] = mapped_column(String(200), primary_key=True)
-    instance: Mapped[str] = mapped_column(String(64), primary_key=True)
+    job: Mapped[JobId] = mapped_column(primary_key=True)
+    instance: Mapped[InstanceName] = mapped_column(primary_key=True)
     at: Mapped[int]
     __table_args__ = (Index("fetches_by_time", "at"),)

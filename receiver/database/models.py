@@ -1,11 +1,14 @@
 """The tables. Times are ms since the epoch; whatever a stranger sent is bytes."""
 
+from typing import Annotated
+
 from sqlalchemy import (
     BigInteger,
     ForeignKey,
     Index,
     Integer,
     LargeBinary,
+    Sequence,
     String,
     Text,
     false,
@@ -16,25 +19,29 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 # SQLite numbers rows by itself only in an INTEGER primary key.
 RowNumber = BigInteger().with_variant(Integer, "sqlite")
 
-# What some indexes are limited to. In full where they are to serve: a parameter would hide it.
-UNDER_WAY = "outcome IN ('pending', 'unknown')"
-UNREADABLE = "kind = 'unreadable'"
-CALLBACK_LOST = "callback_lost"
 
-IS_UNDER_WAY = text(UNDER_WAY)
+def _bytewise(length: int) -> String:
+    """Text that is compared byte by byte on either database, whatever its locale and version."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
+InstanceName = Annotated[str, mapped_column(_bytewise(64))]
+JobId = Annotated[str, mapped_column(_bytewise(200))]
+
+# What some indexes are limited to. In full where they are to serve: a parameter would hide it.
+UNDER_WAY = "under_way"
+NOT_A_JOB = "kind <> 'bulk_job'"
+
+IS_UNDER_WAY = text(f"jobs.{UNDER_WAY}")
+
+# An event's or timeline entry's `n` is its time, ms, and a number: its id and its place in lists.
+NUMBER_BITS = 20
 
 
 def _where(name: str, condition: str, *columns: str) -> Index:
     """An index of some rows only, on either database."""
     some = text(condition)
     return Index(name, *columns, sqlite_where=some, postgresql_where=some)
-
-
-def _where_known(name: str, column: str, *columns: str) -> Index:
-    return _where(name, f"{column} IS NOT NULL", column, *columns)
-
-
-FORGOTTEN = 0  # received_at of an event of which little but the hash is kept
 
 
 class Base(DeclarativeBase):
@@ -47,7 +54,7 @@ class Instance(Base):
     """A connector instance; its secrets are sealed."""
 
     __tablename__ = "instances"
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[InstanceName] = mapped_column(primary_key=True)
     created_at: Mapped[int]
     hub: Mapped[str | None]
     element_token: Mapped[bytes | None]
@@ -60,7 +67,7 @@ class StoredKey(Base):
 
     __tablename__ = "signature_keys"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    instance: Mapped[str] = mapped_column(ForeignKey("instances.name", ondelete="CASCADE"))
+    instance: Mapped[InstanceName] = mapped_column(ForeignKey("instances.name", ondelete="CASCADE"))
     sealed: Mapped[bytes]
     created_at: Mapped[int]
     retired_at: Mapped[int | None]
@@ -104,110 +111,144 @@ class SignIn(Base):
     notice: Mapped[str | None]
 
 
-class Event(Base):
-    """A verified callback. (instance, sha256) is what makes two deliveries one event.
+# Numbers the events and entries of one millisecond over all nodes; SQLite has one writer at a time.
+EVENT_NUMBERS = Sequence("event_numbers", cache=64, metadata=Base.metadata)
 
-    Bodies lie apart, so that they can be dropped while the hash goes on recognising a repeat. An
-    event with received_at FORGOTTEN has hardly more than its id, hash and count of deliveries left.
+
+class Event(Base):
+    """A verified callback, its bytes, and what it changed in its job.
+
+    (instance, job, sha256) is what makes two deliveries one event; it never changes, so that a
+    repeat is recognised for ever. job -- '' where the body is not about one. key -- which signature
+    key matched; '' once the event is forgotten: then little but identity and count are left.
+    changed -- JSON array of names of facts. body -- None once it was pruned or erased.
     """
 
     __tablename__ = "events"
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    instance: Mapped[str] = mapped_column(String(64))
+    n: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=False)
+    instance: Mapped[InstanceName]
+    job: Mapped[JobId]
     sha256: Mapped[bytes]
     kind: Mapped[str]
-    job: Mapped[str | None]
-    received_at: Mapped[int]
-    last_received_at: Mapped[int]
     deliveries: Mapped[int]
+    last_received_at: Mapped[int]
     key: Mapped[str]
     size: Mapped[int]
     webhook_id: Mapped[str | None]
+    headers: Mapped[str | None]  # JSON
+    peer: Mapped[str | None]
+    status: Mapped[str | None]
+    changed: Mapped[str | None]
+    note: Mapped[str | None]
+    body: Mapped[bytes | None]
     __table_args__ = (
-        Index("events_identity", "instance", "sha256", unique=True),
-        Index("events_by_receipt", "received_at", "id"),
-        Index("events_by_instance", "instance", "received_at", "id"),
-        _where("events_by_kind", "kind <> 'bulk_job'", "kind", "received_at", "id"),
-        _where("events_unreadable", UNREADABLE, "instance", "kind"),
-        Index("events_by_job", "job", "received_at", "id"),
+        Index("events_identity", "instance", "job", "sha256", unique=True),
+        Index("events_by_instance", "instance", "n"),
+        _where("events_by_kind", NOT_A_JOB, "kind", "n"),
     )
 
 
-class Body(Base):
-    """The exact bytes of an event."""
+class TimelineEntry(Base):
+    """What a poll or a submission changed in a job, or why it changed nothing.
 
-    __tablename__ = "bodies"
-    event: Mapped[str] = mapped_column(
-        ForeignKey("events.id", ondelete="CASCADE"), primary_key=True
-    )
-    body: Mapped[bytes]
+    With the events of the job, in the order of `n`, it is the job's timeline.
+    """
+
+    __tablename__ = "timeline"
+    n: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=False)
+    instance: Mapped[InstanceName]
+    job: Mapped[JobId]
+    source: Mapped[str]
+    status: Mapped[str | None]
+    changed: Mapped[str]  # JSON array of names of facts
+    note: Mapped[str | None]
+    __table_args__ = (Index("timeline_by_job", "instance", "job"),)
 
 
 class JobRow(Base):
-    """A job: its registers as merged so far, and what lists filter and sort by."""
+    """A job: its registers as merged so far, what it is sorted by, and what is to be done for it.
+
+    facet -- what lists filter by and summaries count. under_way -- the vendor is to be asked for
+    it: its end is not known, or two ends contradict each other.
+    """
 
     __tablename__ = "jobs"
-    id: Mapped[str] = mapped_column(String(200), primary_key=True)
-    instance: Mapped[str] = mapped_column(String(64), primary_key=True)
-    registers: Mapped[str]  # JSON of jobs.Registers
+    instance: Mapped[InstanceName] = mapped_column(primary_key=True)
+    id: Mapped[JobId] = mapped_column(primary_key=True)
+    facet: Mapped[int]
+    updated_at: Mapped[int]
     revision: Mapped[int]
     events: Mapped[int]
     first_seen_at: Mapped[int]
-    updated_at: Mapped[int]
+    files_expire_at: Mapped[int | None]
+    callback_due: Mapped[bool]
+    learnt_by: Mapped[str | None]
+    # Where the client that submitted it wants to be told, after us.
+    client_url: Mapped[str | None]
+    under_way: Mapped[bool]
+    # Under way: when to ask the vendor next (None: when it is overdue), and how often we did.
+    poll_at: Mapped[int | None]
+    polls: Mapped[int] = mapped_column(server_default="0")
+    # How often in a row the vendor did not know it, since when, and when it was closed as lost.
+    misses: Mapped[int] = mapped_column(server_default="0")
+    missing_since: Mapped[int | None]
+    closed_at: Mapped[int | None]
+    # Ended with failed records: when to fetch their errors next; None once they are kept.
+    errors_at: Mapped[int | None]
+    errors_tries: Mapped[int] = mapped_column(server_default="0")
+    registers: Mapped[str]  # JSON of job.Registers
+    __table_args__ = (
+        # A page by filter merges the ranges of its facets; on SQLite each index ends in the key.
+        Index("jobs_by_facet", "facet", "updated_at"),
+        Index("jobs_by_change", "updated_at"),
+        _where("jobs_by_expiry", "files_expire_at IS NOT NULL", "files_expire_at"),
+        _where("jobs_with_errors_due", "errors_at IS NOT NULL", "instance", "errors_at"),
+        _where("jobs_under_way", UNDER_WAY, "instance", "first_seen_at"),
+        {"sqlite_with_rowid": False},
+    )
+
+
+class Facet(Base):
+    """What jobs are filtered by and counted under: the number stands for the tuple of the rest.
+
+    The number is computed from the tuple, never looked up. other -- stands for all tuples of the
+    same instance, outcome and callback_lost beyond those an instance may have: status, object and
+    direction are then those of the job's registers, and a filter by them reads these rows.
+    """
+
+    __tablename__ = "facets"
+    facet: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    instance: Mapped[InstanceName]
     status: Mapped[str | None]
     outcome: Mapped[str]
     object: Mapped[str | None]
     direction: Mapped[str | None]
-    learnt_by: Mapped[str | None]
-    files_expire_at: Mapped[int | None]
-    callback_due: Mapped[bool] = mapped_column(server_default=false())
-    callback_lost: Mapped[bool] = mapped_column(server_default=false())
-    # Where the client that submitted it wants to be told, after us.
-    client_url: Mapped[str | None]
-    # Under way: when to ask the vendor next (None: when it is overdue), and how often we did.
-    poll_at: Mapped[int | None]
-    polls: Mapped[int] = mapped_column(server_default="0")
-    # Ended with failed records: when to fetch their errors next; None once they are kept.
-    errors_at: Mapped[int | None]
-    errors_tries: Mapped[int] = mapped_column(server_default="0")
-    __table_args__ = (
-        Index("jobs_by_change", "updated_at", "id", "instance"),
-        _where("jobs_with_errors_due", "errors_at IS NOT NULL", "instance", "errors_at"),
-        # One for each filter, in the order of pages: see paging.py. At a million jobs on SQLite
-        # they cost 9 us for a new job, and 30 us for each change of one.
-        Index("jobs_by_instance", "instance", "updated_at", "id"),
-        _where_known("jobs_by_status", "status", "updated_at", "id", "instance"),
-        Index("jobs_by_outcome", "outcome", "updated_at", "id", "instance"),
-        _where_known("jobs_by_object", "object", "updated_at", "id", "instance"),
-        _where_known("jobs_by_direction", "direction", "updated_at", "id", "instance"),
-        Index("jobs_by_expiry", "files_expire_at"),
-        _where("jobs_under_way", UNDER_WAY, "outcome", "first_seen_at", "instance", "object"),
-        _where("jobs_lost", CALLBACK_LOST, "updated_at", "id", "instance"),
-        Index("jobs_by_age", "instance", "first_seen_at", "id"),
-    )
+    callback_lost: Mapped[bool]
+    other: Mapped[bool] = mapped_column(server_default=false())
+    __table_args__ = (Index("facets_by_instance", "instance"),)
 
 
-class CounterRow(Base):
-    """How many jobs there are of a kind; `storage.counters` tells of which.
+class Count(Base):
+    """How many jobs a facet has now (hour 0), or has whose files expire in an hour since the epoch.
 
-    Rows that differ in nothing but their slot are added up: each process has a slot of its own to
-    write to, mostly.
+    Rows that differ in nothing but their slot are added up: on PostgreSQL each process writes to a
+    slot of its own, mostly, so that nodes do not wait for each other.
     """
 
-    __tablename__ = "counters"
-    measure: Mapped[str] = mapped_column(String(32), primary_key=True)
-    bucket: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    instance: Mapped[str] = mapped_column(String(64), primary_key=True)
+    __tablename__ = "counts"
+    facet: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    hour: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     slot: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     n: Mapped[int]
+    __table_args__ = ({"sqlite_with_rowid": False},)
 
 
 class RecordError(Base):
     """A record that the vendor could not load, as the vendor tells it."""
 
     __tablename__ = "record_errors"
-    job: Mapped[str] = mapped_column(String(200), primary_key=True)
-    instance: Mapped[str] = mapped_column(String(64), primary_key=True)
+    job: Mapped[JobId] = mapped_column(primary_key=True)
+    instance: Mapped[InstanceName] = mapped_column(primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)
     entry: Mapped[str]  # JSON
     message: Mapped[str]  # what differs between records left out, so that equal causes are equal
@@ -218,14 +259,14 @@ class Submission(Base):
 
     __tablename__ = "submissions"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    instance: Mapped[str] = mapped_column(String(64))
+    instance: Mapped[InstanceName]
     at: Mapped[int]
     object: Mapped[str | None]
     file: Mapped[str | None]
     submitted: Mapped[int | None]
     submitted_by: Mapped[str]
     state: Mapped[str]  # sending, taken, refused, unclear
-    job: Mapped[str | None]
+    job: Mapped[JobId | None]
     __table_args__ = (Index("submissions_by_state", "state", "at"),)
 
 
@@ -234,8 +275,8 @@ class Forward(Base):
 
     __tablename__ = "forwards"
     id: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
-    job: Mapped[str] = mapped_column(String(200))
-    instance: Mapped[str] = mapped_column(String(64))
+    job: Mapped[JobId]
+    instance: Mapped[InstanceName]
     at: Mapped[int]
     url: Mapped[str]
     body: Mapped[bytes]
@@ -249,7 +290,7 @@ class Pace(Base):
     """When an instance's vendor may be asked next, over all nodes, and how it held up."""
 
     __tablename__ = "paces"
-    instance: Mapped[str] = mapped_column(String(64), primary_key=True)
+    instance: Mapped[InstanceName] = mapped_column(primary_key=True)
     next_at: Mapped[int]
     failures: Mapped[int]
     blocked_until: Mapped[int]
@@ -261,7 +302,7 @@ class UsualTime(Base):
     """How long jobs of an object mostly take, so that those that take longer are overdue."""
 
     __tablename__ = "usual_times"
-    instance: Mapped[str] = mapped_column(String(64), primary_key=True)
+    instance: Mapped[InstanceName] = mapped_column(primary_key=True)
     object: Mapped[str] = mapped_column(String(200), primary_key=True)  # '' where none is known
     ms: Mapped[int]
 
@@ -278,34 +319,20 @@ class Retention(Base):
     """One row: when old rows are looked for next, how far they are gone, and what went last.
 
     next_at -- whoever moves it on makes the pass. bodies_before -- no event received before then
-    has a body; errors_before -- nor has a job that changed last before then failed records: no pass
-    need look there again. began_at, ended_at, deleted (JSON, rows by kind) -- the last whole pass.
+    has a body; events_before -- nor is more than its identity left; errors_before -- nor has a job
+    that changed last before then failed records: no pass need look there again.
+    began_at, ended_at, deleted (JSON, rows by kind) -- the last whole pass.
     """
 
     __tablename__ = "retention"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     next_at: Mapped[int]
     bodies_before: Mapped[int]
+    events_before: Mapped[int]
     errors_before: Mapped[int]
     began_at: Mapped[int | None]
     ended_at: Mapped[int | None]
     deleted: Mapped[str | None]
-
-
-class TimelineEntry(Base):
-    """What one event, poll or submission changed in a job, or why it changed nothing."""
-
-    __tablename__ = "timeline"
-    id: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
-    job: Mapped[str] = mapped_column(String(200))
-    instance: Mapped[str] = mapped_column(String(64))
-    at: Mapped[int]
-    source: Mapped[str]
-    status: Mapped[str | None]
-    changed: Mapped[str]  # JSON array of names of facts
-    note: Mapped[str | None]
-    event: Mapped[str | None]
-    __table_args__ = (Index("timeline_by_job", "job", "instance", "id"),)
 
 
 class Rejection(Base):
@@ -314,7 +341,7 @@ class Rejection(Base):
     __tablename__ = "rejections"
     id: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
     at: Mapped[int]
-    instance: Mapped[str] = mapped_column(String(64))
+    instance: Mapped[InstanceName]
     reason: Mapped[str]
     peer: Mapped[str]
     size: Mapped[int]
@@ -329,7 +356,7 @@ class RejectionCount(Base):
     __tablename__ = "rejection_counts"
     minute: Mapped[int] = mapped_column(primary_key=True)
     reason: Mapped[str] = mapped_column(String(32), primary_key=True)
-    instance: Mapped[str] = mapped_column(String(64), primary_key=True)
+    instance: Mapped[InstanceName] = mapped_column(primary_key=True)
     count: Mapped[int]
 
 

@@ -80,10 +80,8 @@ def schema(patient: Patient) -> Finding:
     if found == needed:
         return well("schema", f"at {found}, as this release needs")
     told = f"at {found or 'nothing'}, but this release needs {needed}"
-    if migrations.serves(found):
-        return warn("schema", told, "it works; install the release that it was upgraded for")
-    if migrations.is_newer(found):
-        return fail("schema", told, "look at RECEIVER_DATABASE_URL: no release made this schema")
+    if not migrations.is_known(found):
+        return fail("schema", told, "look at RECEIVER_DATABASE_URL, or install a later release")
     return fail("schema", told, "run `receiver db upgrade`")
 
 

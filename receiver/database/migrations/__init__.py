@@ -41,8 +41,9 @@ def opened(url: str) -> Database:
 def _bring_up(database: Database) -> None:
     database.prepare()
     found = current(database)
-    if _is_ahead(found) or found == newest():
+    if found == newest():
         return
+    _require_ours(found)
     if not database.is_sqlite:
         raise SettingsError("the database's schema is old: run `receiver db upgrade`")
     upgrade(database)
@@ -51,7 +52,7 @@ def _bring_up(database: Database) -> None:
 def upgrade(database: Database, revision: str = "head") -> None:
     """Bring the schema up to `revision`; one node at a time, the others wait.
 
-    That of a later release stays as it is. Raises SettingsError for one that nobody knows.
+    Raises SettingsError if the schema is of no release up to this one.
     """
     from alembic.command import upgrade as alembic_upgrade
 
@@ -65,18 +66,13 @@ def upgrade(database: Database, revision: str = "head") -> None:
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        if not _is_ahead(_found(session)):
-            alembic_upgrade(_config(connection), revision)
+        _require_ours(_found(session))
+        alembic_upgrade(_config(connection), revision)
 
 
-def _is_ahead(found: str | None) -> bool:
-    """Whether the schema is of a later release. Raises SettingsError if it is of none."""
-    if not is_newer(found):
-        return False
-    if not serves(found):
-        raise SettingsError(f"the database's schema, {found!r}, is not one of the receiver's")
-    log.warning("the schema is of a newer release", schema=found, needed=newest())
-    return True
+def _require_ours(found: str | None) -> None:
+    if not is_known(found):
+        raise SettingsError(f"the database's schema, {found!r}, is not one of this receiver's")
 
 
 def downgrade(database: Database, revision: str) -> None:
@@ -88,17 +84,8 @@ def downgrade(database: Database, revision: str) -> None:
 
 
 def is_current(database: Database) -> bool:
-    """Whether this release can work with the schema."""
-    return serves(current(database))
-
-
-def serves(revision: str | None) -> bool:
-    """Whether this release works with a schema of that revision: its own, or a later one.
-
-    A step only ever adds; what is taken away goes when no release that uses it is left. So nodes
-    may be replaced one by one after `receiver db upgrade`, and the release before be brought back.
-    """
-    return revision is not None and revision.isdigit() and revision >= newest()
+    """Whether the schema is the one this release was written for."""
+    return current(database) == newest()
 
 
 def current(database: Database) -> str | None:
@@ -114,9 +101,9 @@ def _found(session: Session) -> str | None:
     return found
 
 
-def is_newer(revision: str | None) -> bool:
-    """Whether a database at this revision was upgraded for a release that came later."""
-    return revision is not None and revision not in _known()
+def is_known(revision: str | None) -> bool:
+    """Whether it is one of this release's, or none at all."""
+    return revision is None or revision in _known()
 
 
 def newest() -> str:
