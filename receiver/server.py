@@ -11,7 +11,7 @@ from gunicorn.app.base import BaseApplication
 from receiver import __version__
 from receiver.errors import SettingsError
 from receiver.lib import counting, logs
-from receiver.settings import Settings
+from receiver.settings import Settings, misspelled
 
 # gunicorn makes unnamed files there, for its workers' heartbeats.
 _MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108
@@ -25,6 +25,8 @@ def announce(server: Any) -> None:  # noqa: ANN401 - gunicorn's
     with contextlib.suppress(SettingsError):  # of which each worker tells
         settings = Settings.from_env(os.environ).shown()
         log.info("started", version=__version__, workers=server.cfg.workers, settings=settings)
+    for name, meant in misspelled(os.environ).items():
+        log.warning("this variable is no setting", name=name, did_you_mean=meant)
 
 
 def take_leave(_server: object) -> None:

@@ -5,14 +5,15 @@ or half set raises a SettingsError of one line.
 """
 
 import re
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from receiver import targets
 from receiver.errors import CredentialError, SettingsError
 from receiver.openconnectors.signatures import SignatureKey
 
@@ -21,8 +22,14 @@ INSTANCE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 FOREVER = 2**62
 DEFAULT_OPEN_CONNECTORS_URL = "https://api.openconnectors.us2.ext.hana.ondemand.com/elements/api-v2"
 
+# Read by the command line, which asks a running receiver.
+_COMMAND_LINE = {"RECEIVER_URL", "RECEIVER_TOKEN"}
+_PREFIXES = ("RECEIVER_", "OPEN_CONNECTORS_", "EVENT_NOTIFICATION_")
+_KUBERNETES = re.compile(r"RECEIVER_(SERVICE_(HOST|PORT)|PORT(\Z|_[0-9]))")
+
 _FERNET_KEY = re.compile("[A-Za-z0-9_-]{43}=")
 _DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])")
+_ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}")
 _UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -34,13 +41,13 @@ class Settings:
     encryption_keys -- Fernet keys, newest first.
     forward_allow -- hosts that clients may name in callback URLs of their own, though private.
     api_rate -- requests a minute that one token may make of one worker process.
-    answer_within -- how long a sender may be kept waiting for a commit before it is sent away: two
-    nodes that a load balancer tries in turn must be through in 10 s.
+    answer_within -- how long a sender waits for a commit at most: two nodes that a load balancer
+    tries in turn must have answered in 10 s.
     keep_bodies, keep_events -- how long; FOREVER is longer than any time since the epoch.
-    alarm_url -- told of alarms, as Standard Webhooks has it, signed with `alarm_secret`.
-    alarm_mail_to -- addresses told of alarms through `smtp_url`: smtp://user@host:587 (STARTTLS
+    alarm_url -- where alarms are POSTed, signed with `alarm_secret` as Standard Webhooks has it.
+    alarm_mail_to -- addresses that get alarms through `smtp_url`: smtp://user@host:587 (STARTTLS
     where it is offered, and always before a password) or smtps://.
-    alarm_failing_percent -- of the vendor's schedule: for how long our answers may fail untold.
+    alarm_failing_percent -- of the vendor's schedule: how long our answers may fail unnoticed.
     log_requests -- whether each request is a line in the log.
     """
 
@@ -77,9 +84,9 @@ class Settings:
         Raises SettingsError, with one line that names the setting and never its value.
         """
         read = _Reader(environment)
-        given = {field_: read(name, convert) for field_, (name, convert) in _NAMES.items()}
-        told = {field_: value for field_, value in given.items() if value is not None}
-        settings = cls(default_keys=_default_keys(read), **told)
+        values = {field_: read(name, convert) for field_, (name, convert) in _NAMES.items()}
+        present = {field_: value for field_, value in values.items() if value is not None}
+        settings = cls(default_keys=_default_keys(read), **present)
         _check_alarms(settings)
         return settings
 
@@ -89,23 +96,39 @@ class Settings:
         return sum(self.vendor_retry_seconds) * 10 * self.alarm_failing_percent
 
     def shown(self) -> dict[str, object]:
-        """What was decided, without secrets, for the log."""
-        plain = {each.name: getattr(self, each.name) for each in fields(self) if each.repr}
+        """Return the settings without secrets, for the log."""
+        plain = {field_.name: getattr(self, field_.name) for field_ in fields(self) if field_.repr}
         keys = [key.id for key in self.default_keys]
         shown = {**plain, "default_keys": keys, "forward_allow": sorted(self.forward_allow)}
         return {**shown, "alarm_url": self.alarm_url and urlsplit(self.alarm_url).hostname}
 
 
+def misspelled(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """Return the variables that look like settings and are none, with the name that was meant.
+
+    Kubernetes sets RECEIVER_PORT, RECEIVER_SERVICE_HOST and their like for a service of that name.
+    """
+    names = {"EVENT_NOTIFICATION_SIGNATURE_KEY", "EVENT_NOTIFICATION_SIGNATURE_KEY_PREVIOUS"}
+    names |= {name for name, _ in _NAMES.values()} | _COMMAND_LINE
+    names |= {f"{name}_FILE" for name in names}
+    unknown = sorted(
+        name
+        for name in environment.keys() - names
+        if name.startswith(_PREFIXES) and not _KUBERNETES.match(name)
+    )
+    return {name: next(iter(get_close_matches(name, names, 1, 0.8)), None) for name in unknown}
+
+
 def _check_alarms(settings: Settings) -> None:
-    """Raise SettingsError where one of two is set that make no sense alone."""
+    """Raise SettingsError where only one is set of two that need each other."""
     user = settings.smtp_url and urlsplit(settings.smtp_url).username
-    for one, other, named in (
+    for one, other, names in (
         (settings.alarm_url, settings.alarm_secret, "RECEIVER_ALARM_URL and RECEIVER_ALARM_SECRET"),
         (settings.alarm_mail_to, settings.smtp_url, "RECEIVER_ALARM_MAIL_TO and RECEIVER_SMTP_URL"),
         (user, settings.smtp_password, "RECEIVER_SMTP_URL's user and RECEIVER_SMTP_PASSWORD"),
     ):
         if bool(one) != bool(other):
-            raise SettingsError(f"{named} go together: set both or neither")
+            raise SettingsError(f"{names} go together: set both or neither")
     url = urlsplit(settings.alarm_url or "https:")
     if url.scheme != "https" and url.hostname not in settings.forward_allow:
         raise SettingsError(
@@ -190,7 +213,7 @@ def _default_keys(read: _Reader) -> tuple[SignatureKey, ...]:
 
 def _database_url(text: str) -> str:
     scheme, separator, rest = text.partition("://")
-    if separator and scheme in ("postgresql", "postgresql+psycopg"):
+    if separator and scheme in ("postgresql", "postgres", "postgresql+psycopg"):
         return f"postgresql+psycopg://{rest}"
     if (
         separator
@@ -200,7 +223,7 @@ def _database_url(text: str) -> str:
         and not rest.startswith(("/:memory:", "/file:"))
     ):
         return text
-    raise ValueError("must be sqlite:///PATH or postgresql+psycopg://...")
+    raise ValueError("must be sqlite:///PATH or postgresql://USER@HOST/NAME")
 
 
 def _fernet_keys(text: str) -> tuple[str, ...]:
@@ -276,6 +299,54 @@ def _rate(text: str) -> float:
     return float(text)
 
 
+def _alarm_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or not text.isascii() or not text.isprintable() or " " in text or "@" in text:
+        raise ValueError("must be a URL like https://alarms.example.com/hook, without user")
+    return text
+
+
+def _alarm_secret(text: str) -> bytes:
+    try:
+        key = b64decode(text.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not text.startswith("whsec_") or not 24 <= len(key) <= 64:  # noqa: PLR2004
+        raise ValueError("must be whsec_ and the base64 of 24 to 64 bytes")
+    return key
+
+
+def _mail_addresses(text: str) -> tuple[str, ...]:
+    found = tuple(text.replace(",", " ").split())
+    if not found or not all(map(_ADDRESS.fullmatch, found)):
+        raise ValueError("must be e-mail addresses separated by spaces")
+    return found
+
+
+def _mail_address(text: str) -> str:
+    if not _ADDRESS.fullmatch(text):
+        raise ValueError("must be an e-mail address")
+    return text
+
+
+def _smtp_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        right = parts.scheme in ("smtp", "smtps") and parts.hostname and parts.port != 0
+    except ValueError:
+        right = False
+    plain = text.isascii() and text.isprintable() and " " not in text
+    if not right or not plain or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError("must be like smtp://user@mail.example.com:587, or smtps://")
+    if parts.password is not None:
+        raise ValueError("must not hold the password: that is RECEIVER_SMTP_PASSWORD_FILE's")
+    return text
+
+
 # Each field but the keys, the setting it is read from, and how. Defaults are the fields' own.
 _NAMES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "database_url": ("RECEIVER_DATABASE_URL", _database_url),
@@ -289,11 +360,11 @@ _NAMES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "forward_allow": ("RECEIVER_FORWARD_ALLOW", _hosts),
     "overdue_after": ("RECEIVER_OVERDUE_AFTER", duration_ms),
     "api_rate": ("RECEIVER_API_RATE", _whole(1, 10**9)),
-    "alarm_url": ("RECEIVER_ALARM_URL", targets.url),
-    "alarm_secret": ("RECEIVER_ALARM_SECRET", targets.secret),
-    "alarm_mail_to": ("RECEIVER_ALARM_MAIL_TO", targets.addresses),
-    "alarm_mail_from": ("RECEIVER_ALARM_MAIL_FROM", targets.address),
-    "smtp_url": ("RECEIVER_SMTP_URL", targets.smtp_url),
+    "alarm_url": ("RECEIVER_ALARM_URL", _alarm_url),
+    "alarm_secret": ("RECEIVER_ALARM_SECRET", _alarm_secret),
+    "alarm_mail_to": ("RECEIVER_ALARM_MAIL_TO", _mail_addresses),
+    "alarm_mail_from": ("RECEIVER_ALARM_MAIL_FROM", _mail_address),
+    "smtp_url": ("RECEIVER_SMTP_URL", _smtp_url),
     "smtp_password": ("RECEIVER_SMTP_PASSWORD", str),
     "alarm_failing_percent": ("RECEIVER_ALARM_FAILING_PERCENT", _whole(1, 100)),
     "log_requests": ("RECEIVER_LOG_REQUESTS", _yes_or_no),

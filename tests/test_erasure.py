@@ -6,11 +6,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from cryptography.fernet import Fernet
 from sqlalchemy import select, text
+from standin import add_instance
 from test_pruning import DAY, age, prune
 
 from receiver.database.engine import Database
@@ -207,6 +210,29 @@ def test_callbacks_that_come_while_a_job_is_erased_leave_nothing(
     assert answers == [200] * 60
     assert traces(receiver) == []
     assert receiver.get("/jobs/1").json["events"] == 62
+
+
+def test_another_instances_job_of_the_same_id_keeps_all_its_bodies(make_receiver, database_url):
+    receiver = make_receiver(database_url, encryption_keys=(Fernet.generate_key().decode(),))
+    add_instance(receiver, "other")
+    receiver.call_back(bulk())
+    erased(receiver)
+
+    def send(number: int) -> list[tuple[int, str, bytes]]:
+        sent = []
+        for instance in ("default", "other"):
+            body = bulk(message=f"{number} to {instance}")
+            answer = receiver.call_back(body, instance)
+            sent.append((answer.status_code, f"/events/{answer.json['event']}/body", body))
+        return sent
+
+    with ThreadPoolExecutor(16) as threads:  # so that batches hold callbacks of both
+        pairs = list(threads.map(send, range(60)))
+    assert {status for pair in pairs for status, *_ in pair} == {200}
+    assert {receiver.get(gone).status_code for (_, gone, _), _ in pairs} == {410}
+    assert [receiver.get(kept).data for _, (_, kept, _) in pairs] == [
+        body for _, (_, _, body) in pairs
+    ]
 
 
 def test_no_byte_of_it_is_left_in_an_sqlite_file(make_receiver, make_database, tmp_path):

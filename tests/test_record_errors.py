@@ -3,10 +3,16 @@
 import csv
 import io
 import json
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nodes import DEADLINE, own_environment
+from standin import ENCRYPTION_KEY, add_instance
 
 from receiver.cli.exits import USAGE, Failure
 from receiver.cli.failed_rows import all_errors, describe_errors, known_errors, write_failed_rows
@@ -93,6 +99,41 @@ def test_the_row_is_a_number_from_one_on(entry, expected):
 def test_whatever_an_entry_is_its_row_is_a_number_or_none(entry):
     row = row_of(json.loads(json_text(entry)))
     assert row is None or row > 0
+
+
+class LongWord(BaseHTTPRequestHandler):
+    """A vendor whose only failed record has a message without a blank."""
+
+    def do_GET(self) -> None:
+        errors = json.dumps([{"row": 1, "message": "a" * 3_000_000}])
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write((errors if "/errors" in self.path else "[]").encode())
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+def test_a_message_of_millions_of_letters_holds_nothing_up(make_receiver, make_database):
+    url = make_database("sqlite")
+    receiver = make_receiver(url, encryption_keys=(ENCRYPTION_KEY,))
+    add_instance(receiver, "gooddata")
+    receiver.call_back(b'{"id": "1", "status": "ERROR", "recordsFailedCount": 1}', "gooddata")
+    with ThreadingHTTPServer(("127.0.0.1", 0), LongWord) as server:
+        threading.Thread(target=server.serve_forever).start()
+        variables = own_environment(
+            RECEIVER_DATABASE_URL=url,
+            RECEIVER_ENCRYPTION_KEYS=ENCRYPTION_KEY,
+            OPEN_CONNECTORS_URL=f"http://127.0.0.1:{server.server_port}/elements/api-v2",
+        )
+        command = [sys.executable, "-m", "receiver", "reconcile"]
+        try:
+            subprocess.run(command, env=variables, timeout=DEADLINE, check=True)
+        finally:
+            server.shutdown()
+    (group,) = receiver.get("/jobs/1/errors?instance=gooddata").json["groups"]
+    assert group["message"] == "a" * LONGEST_MESSAGE
 
 
 # --- the rows to be mended

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.errors import SettingsError
-from receiver.settings import FOREVER, Settings, duration_ms, is_loopback, secret_from_file
+from receiver.settings import (
+    FOREVER,
+    Settings,
+    duration_ms,
+    is_loopback,
+    misspelled,
+    secret_from_file,
+)
 
 KEY = "EVENT_NOTIFICATION_SIGNATURE_KEY"
 SAP = "https://api.openconnectors.us2.ext.hana.ondemand.com/elements/api-v2"
@@ -24,6 +31,7 @@ GOOD = {  # name: (field, {written: read})
             "sqlite:////var/lib/receiver.db": "sqlite:////var/lib/receiver.db",
             "postgresql://u:p@h:5432/d?x=1": "postgresql+psycopg://u:p@h:5432/d?x=1",
             "postgresql+psycopg://u:p@h/d": "postgresql+psycopg://u:p@h/d",
+            "postgres://u:p@h/d": "postgresql+psycopg://u:p@h/d",
             "postgresql:///d?host=/run/pg": "postgresql+psycopg:///d?host=/run/pg",
         },
     ),
@@ -86,7 +94,6 @@ BAD_DURATIONS = ["0m", "15", "m", "15 m", "-1m", "1.5h", "15M", "1w", "01h", "1h
 BAD = {
     "RECEIVER_DATABASE_URL": [
         *("receiver.db", "sqlite://", "sqlite:///", "sqlite://receiver.db", "sqlite:///:memory:"),
-        *("sqlite:/receiver.db", "mysql://u:pw@h/d", "postgres://u:pw@h/d", "postgresql:u:pw@h/d"),
         *("postgresql+psycopg2://u:pw@h/d", "postgresql+asyncpg://u:pw@h/d"),
     ],
     "RECEIVER_ENCRYPTION_KEYS": [
@@ -341,3 +348,20 @@ def test_settings_never_show_a_secret():
     for text in (repr(settings), str(settings), f"{[settings]}"):
         assert "canary" not in text
         assert FERNET[0] not in text
+
+
+def test_a_misspelled_setting_is_noticed_and_kubernetes_variables_are_not():
+    environment = {
+        "RECEIVER_OVERDU_AFTER": "15m",
+        "RECEIVER_FLAVOUR": "sweet",
+        "RECEIVER_DATABASE_URL_FILE": "/run/url",
+        "RECEIVER_TOKEN_FILE": "token",
+        "RECEIVER_PORT": "tcp://10.0.0.1:8000",
+        "RECEIVER_PORT_8000_TCP_ADDR": "10.0.0.1",
+        "RECEIVER_SERVICE_HOST": "10.0.0.1",
+        "PATH": "/bin",
+    }
+    assert misspelled(environment) == {
+        "RECEIVER_FLAVOUR": None,
+        "RECEIVER_OVERDU_AFTER": "RECEIVER_OVERDUE_AFTER",
+    }

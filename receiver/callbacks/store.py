@@ -90,9 +90,17 @@ def record(
     merging = merge_jobs(run, told, now, tally)
     if events or told:
         entries = [entry for merged in merging.jobs for entry in merged.entries]
-        erased = {merged.id for merged in merging.jobs if merged.job.erased_at is not None}
-        # A body that comes after its job was erased is not kept.
-        bodies = [(item.id, item.body) for item in new if item.notification.job not in erased]
+        # A body that comes after its job was erased is not kept; instances may share a job's id.
+        erased = {
+            (merged.id, merged.instance)
+            for merged in merging.jobs
+            if merged.job.erased_at is not None
+        }
+        bodies = [
+            (item.id, item.body)
+            for item in new
+            if (item.notification.job, item.instance) not in erased
+        ]
         run.write(Changes(bodies, merging.changed, entries, counts(tally)))
     follow_up(connection, merging.jobs, now)
     refusals = [item for item in batch if isinstance(item, NewRefusal)]

@@ -110,7 +110,9 @@ def follow_up(connection: Connection, jobs: Iterable[Merged], now: int) -> None:
     """Note what the clients that submitted jobs are to be told, in the same transaction."""
     for merged in jobs:
         for submission in merged.submissions:
-            taken = update(Submission).where(Submission.id == submission)
+            taken = update(Submission).where(
+                Submission.id == submission, Submission.instance == merged.instance
+            )
             connection.execute(taken.values(state="taken", job=merged.id))
         bodies: list[bytes] = []
         for told in merged.forwards:

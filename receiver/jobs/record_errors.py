@@ -5,12 +5,14 @@ import re
 from receiver.openconnectors.notifications import UNSTORABLE, Number, document
 
 LONGEST_MESSAGE = 500
+_LONGEST_READ = 10 * LONGEST_MESSAGE  # of which so much is left after taking out what differs
 
 _MESSAGES = ("message", "error", "errorMessage", "reason", "description", "statusMessage")
 _ROWS = ("row", "rowNumber", "row_number", "line", "lineNumber", "recordNumber", "index")
 
-# What differs between records with the same fault: addresses, quoted values, numbers.
-_VARIABLE = re.compile(r"[^\s@\"'<>]+@[^\s@\"'<>]+|\"[^\"]*\"|'[^']*'|\b\d+\b")
+# What differs between records with the same fault: addresses, quoted values, numbers. Possessive,
+# and an address is looked for only where one may begin: else a long word is read again and again.
+_VARIABLE = re.compile(r"(?<![^\s@\"'<>])[^\s@\"'<>]++@[^\s@\"'<>]++|\"[^\"]*+\"|'[^']*+'|\b\d++\b")
 
 
 def cause(entry: str) -> str:
@@ -19,7 +21,7 @@ def cause(entry: str) -> str:
     words = [found.get(name) for name in _MESSAGES] if isinstance(found, dict) else [found]
     texts = (word for word in words if isinstance(word, str) and not isinstance(word, Number))
     message = next(filter(None, texts), None)
-    text = _VARIABLE.sub("…", message) if message else "no message"
+    text = _VARIABLE.sub("…", message[:_LONGEST_READ]) if message else "no message"
     return UNSTORABLE.sub("\ufffd", text)[:LONGEST_MESSAGE]
 
 

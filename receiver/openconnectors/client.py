@@ -42,7 +42,9 @@ MOST_PAGES = 10_000
 TRIES = 3
 _TIMEOUT = httpx.Timeout(30, connect=5)  # seconds
 _UPLOAD_TIMEOUT = httpx.Timeout(300, connect=5)  # the vendor answers once it has the whole file
-_SECRET = re.compile("(?:Element|User|Organization) (.+?)(?=, (?:User|Organization) |$)")
+_SECRET = re.compile(
+    r"(?:Element|User|Organization) (.+?)(?=, (?:User|Organization) |\Z)", re.DOTALL
+)
 _SHORTEST_SECRET = 8  # characters; a shorter one would be taken out of what only looks like it
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 

@@ -19,6 +19,7 @@ COUNT_HEADER = "elements-returned-count"
 PAGE_SIZE = 200
 LARGEST_PAGE = 2000
 
+_AND = re.compile(r"(?<!\s)\s++and\s++", re.IGNORECASE)
 _CONDITION = re.compile(r"\s*(job_status|object_name|job_direction)\s*=\s*'([^'\0]*)'\s*")
 
 
@@ -66,7 +67,7 @@ def _so_far(job: MergedJob, count: int | None) -> int | None:
 def conditions(where: str | None, instance: str) -> queries.JobFilter | None:
     """Read `where` for an instance; None if the store cannot answer it."""
     named: dict[str, str] = {}
-    for part in re.split(r"\s+and\s+", where, flags=re.IGNORECASE) if where is not None else ():
+    for part in _AND.split(where) if where is not None else ():
         condition = _CONDITION.fullmatch(part)
         if condition is None:
             return None

@@ -18,7 +18,7 @@ CASES = [
     ),
     Case(
         "a chunk extension of 100,000 bytes",
-        "200 405 | 200 405 | 400",
+        "200 405",
         post(CHUNKED, body=IN_CHUNKS.replace(b"\r\n", b";" + b"a" * 100_000 + b"\r\n", 1)),
     ),
     Case(
@@ -36,7 +36,7 @@ CASES = [
     ),
     Case(
         "a chunk's size before a blank",
-        "400 | 200 405 | 200 405",
+        "400 | 200 4xx",
         post(CHUNKED, body=IN_CHUNKS.replace(b"\r\n", b" \r\n", 1)),
     ),
     Case("a chunk's size after a blank", "400", post(CHUNKED, body=b" " + IN_CHUNKS)),
@@ -65,31 +65,31 @@ CASES = [
     ),
     Case(
         "a chunk shorter than its size",
-        "400 | - | -",
+        "400",
         post(CHUNKED, body=b"ff\r\n" + BODY + b"\r\n0\r\n\r\n", then=b""),
         half_close=True,
     ),
     Case(
         "a chunk that ends in a line feed",
-        "400 | 200 405 | 200 405",
+        "400 | 200 4xx",
         post(CHUNKED, body=IN_CHUNKS.replace(b"}\r\n", b"}\n")),
     ),
     Case(
         "chunks without the last",
-        "400 | - | -",
+        "400",
         post(CHUNKED, body=b"%x\r\n%b\r\n" % (len(BODY), BODY), then=b""),
         half_close=True,
     ),
     Case(
         "a last chunk without its line end",
-        "400 | - | -",
+        "400",
         post(CHUNKED, body=IN_CHUNKS[:-2], then=b""),
         half_close=True,
     ),
     Case("a trailer", "200 405", post(CHUNKED, body=IN_CHUNKS[:-2] + b"X-A: b\r\n\r\n")),
     Case(
         "a length in the trailer",
-        "400 | 200 405 | 400 405",
+        "400 | 200 4xx",
         post(CHUNKED, body=IN_CHUNKS[:-2] + b"Content-Length: 1\r\n\r\n"),
     ),
     Case(
@@ -105,7 +105,7 @@ CASES = [
     ),
     Case(
         "a trailer of 200 lines",
-        "431 | 200 405 | 400",
+        "431 | 200 4xx",
         post(CHUNKED, body=IN_CHUNKS[:-2] + b"X-A: b\r\n" * 200 + b"\r\n"),
     ),
 ]

@@ -31,10 +31,10 @@ CASES = [
     Case("bytes over 127 in a value", "200", headed(b"X-A: \xff\xfe\xe9\r\n")),
     Case("a NUL in a name", "400", headed(b"X\0A: b\r\n")),
     Case("a blank in a name", "400", headed(b"X A: b\r\n")),
-    Case("a bracket in a name", "400 | 200 | 400", headed(b"X(A): b\r\n")),
-    Case("bytes over 127 in a name", "400 | 200 | 400", headed(b"X-\xe9: b\r\n")),
+    Case("a bracket in a name", "400 | 200", headed(b"X(A): b\r\n")),
+    Case("bytes over 127 in a name", "400 | 200", headed(b"X-\xe9: b\r\n")),
     Case("no name", "400", headed(b": b\r\n")),
-    Case("no colon", "400 | 200 | 400", headed(b"X-A\r\n")),
+    Case("no colon", "400 | 200", headed(b"X-A\r\n")),
     Case(
         "a signature of bytes over 127",
         "401",
@@ -53,17 +53,17 @@ CASES = [
     ),
     Case(
         "a signature on a folded line",
-        "400 | 400 | 200",
+        "400 | 200",
         POST + SIGNED.replace(b": ", b":\r\n ") + LENGTH + CLOSE + b"\r\n" + BODY,
     ),
     Case(
         "a signature's name with underscores",
-        "401 | 401 | 403",
+        "401",
         POST + SIGNED.replace(b"-", b"_") + LENGTH + CLOSE + b"\r\n" + BODY,
     ),
     Case(
         "a right name, and one with underscores",
-        "200 | 200 | 403",
+        "200",
         headed(SIGNED.replace(b"-", b"_")),
     ),
     Case(
@@ -71,15 +71,15 @@ CASES = [
         "200",
         POST + HEADER.upper().encode() + SIGNED[len(HEADER) :] + LENGTH + CLOSE + b"\r\n" + BODY,
     ),
-    Case("SCRIPT_NAME", "200 | 200 | 403", headed(b"SCRIPT_NAME: /callbacks\r\n")),
+    Case("SCRIPT_NAME", "200", headed(b"SCRIPT_NAME: /callbacks\r\n")),
     Case(
         "SCRIPT_NAME before another path",
-        "405 | 405 | 403",
+        "405",
         line(b"/callbacks/healthz").replace(CLOSE, b"SCRIPT_NAME: /callbacks\r\n" + CLOSE),
     ),
     Case(
         "PATH_INFO",
-        "405 | 405 | 403",
+        "405",
         line(b"/callbacks/default").replace(CLOSE, b"PATH_INFO: /metrics\r\n" + CLOSE),
     ),
     Case(
@@ -105,31 +105,31 @@ CASES = [
     ),
     Case(
         "no host",
-        "200 | 400 | -",
+        "200 | 4xx",
         b"POST /callbacks/default HTTP/1.1\r\n" + SIGNED + LENGTH + CLOSE + b"\r\n" + BODY,
     ),
-    Case("two hosts", "400 | 400 | 200", headed(HOST)),
+    Case("two hosts", "400 | 200", headed(HOST)),
     Case("two different hosts", "400", headed(b"Host: evil.example\r\n")),
-    Case("an empty host", "200 | 400 | -", headed().replace(HOST, b"Host:\r\n")),
+    Case("an empty host", "200 | 4xx", headed().replace(HOST, b"Host:\r\n")),
     Case(
         "a host with two ports",
-        "200 | 200 | -",
+        "200",
         headed().replace(HOST, HOST.replace(b"\r", b":80:80\r")),
     ),
     Case(
         "a host with a path",
-        "200 | 400 | -",
+        "200 | 4xx",
         headed().replace(HOST, HOST.replace(b"\r", b"/metrics\r")),
     ),
-    Case("a host with a user", "200 | - | -", headed().replace(HOST, HOST.replace(b": ", b": a@"))),
+    Case("a host with a user", "200 | 4xx", headed().replace(HOST, HOST.replace(b": ", b": a@"))),
     Case(
         "a host with a final point",
-        "200 | 200 | -",
+        "200",
         headed().replace(HOST, HOST.replace(b"\r", b".\r")),
     ),
     Case("a host in capitals", "200", headed().replace(HOST, HOST.upper())),
-    Case("a host of bytes over 127", "200 | - | -", headed().replace(HOST, b"Host: \xff\xfe\r\n")),
-    Case("an expectation", "200 | 100 200 | 100 200", headed(b"Expect: 100-continue\r\n")),
+    Case("a host of bytes over 127", "200 | 4xx", headed().replace(HOST, b"Host: \xff\xfe\r\n")),
+    Case("an expectation", "200", headed(b"Expect: 100-continue\r\n")),
     Case("another expectation", "200", headed(b"Expect: the-unexpected\r\n")),
     Case(
         "an upgrade to h2c",
@@ -138,7 +138,7 @@ CASES = [
     ),
     Case(
         "an upgrade to a web socket",
-        "403 | 405 | 405",
+        "403",
         line(b"/callbacks/default").replace(
             CLOSE,
             b"".join(WEB_SOCKET),

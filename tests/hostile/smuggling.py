@@ -19,14 +19,14 @@ from receiver.openconnectors.signatures import HEADER
 CASES = [
     Case(
         "length and chunked, chunked shorter",
-        "400 | 400 | 401",
+        "400",
         post(
             b"Content-Length: %d\r\n" % (5 + len(SMUGGLED)), CHUNKED, body=b"0\r\n\r\n" + SMUGGLED
         ),
     ),
     Case(
         "chunked and length, length shorter",
-        "400 | 400 | 401",
+        "400",
         post(
             CHUNKED,
             b"Content-Length: 4\r\n",
@@ -41,38 +41,38 @@ CASES = [
     ),
     Case(
         "identity, then chunked",
-        "200 405 | 400 | 422",
+        "200 405",
         post(b"Transfer-Encoding: identity\r\n", CHUNKED, body=IN_CHUNKS),
     ),
     Case(
         "list: chunked, identity",
-        "400 | 501 | 400",
+        "400",
         post(b"Transfer-Encoding: chunked, identity\r\n", body=IN_CHUNKS),
     ),
     Case(
         "list: gzip, chunked",
-        "200 | 501 | 422",
+        "200",
         post(b"Transfer-Encoding: gzip, chunked\r\n", body=IN_CHUNKS),
     ),
     Case(
         "list: chunked, chunked",
-        "400 | 501 | 400",
+        "400",
         post(b"Transfer-Encoding: chunked, chunked\r\n", body=IN_CHUNKS),
     ),
     Case(
         "xchunked",
-        "501 | 501 | 400",
+        "501",
         post(b"Transfer-Encoding: xchunked\r\n", LENGTH, body=IN_CHUNKS),
     ),
     Case("chunked in capitals", "200 405", post(b"Transfer-Encoding: CHUNKED\r\n", body=IN_CHUNKS)),
     Case(
         "chunked after a vertical tab",
-        "400 | 501 | 400",
+        "400",
         post(b"Transfer-Encoding: \x0bchunked\r\n", LENGTH, body=IN_CHUNKS),
     ),
     Case(
         "chunked in quotes",
-        "501 | 501 | 400",
+        "501",
         post(b'Transfer-Encoding: "chunked"\r\n', LENGTH, body=IN_CHUNKS),
     ),
     Case(
@@ -82,12 +82,12 @@ CASES = [
     ),
     Case(
         "chunked on a folded line",
-        "400 | 400 | 200",
+        "400 | 200",
         post(b"Transfer-Encoding:\r\n chunked\r\n", LENGTH, body=IN_CHUNKS),
     ),
     Case(
         "chunked with an underscore",
-        "200 405 | 200 405 | 403 405",
+        "200 405",
         post(b"Transfer_Encoding: chunked\r\n", LENGTH),
     ),
     Case(
@@ -95,12 +95,12 @@ CASES = [
         "400",
         post(CHUNKED, body=IN_CHUNKS).replace(b"HTTP/1.1", b"HTTP/1.0", 1),
     ),
-    Case("empty encoding", "501 | 501 | 400", post(b"Transfer-Encoding:\r\n", LENGTH)),
-    Case("length twice, the same", "400 | 400 | 200 405", post(LENGTH, LENGTH)),
+    Case("empty encoding", "501", post(b"Transfer-Encoding:\r\n", LENGTH)),
+    Case("length twice, the same", "400 | 200 4xx", post(LENGTH, LENGTH)),
     Case("length twice, different", "400", post(LENGTH, b"Content-Length: 0\r\n")),
     Case(
         "length twice, in a list",
-        "400 | 400 | 200 405",
+        "400 | 200 4xx",
         post(b"Content-Length: %d, %d\r\n" % (len(BODY), len(BODY))),
     ),
     Case("length with a plus", "400", post(b"Content-Length: +%d\r\n" % len(BODY))),
@@ -112,19 +112,19 @@ CASES = [
     Case("length empty", "400", post(b"Content-Length:\r\n")),
     Case(
         "length of 2^64 more",
-        "413 | 400 | 400",
+        "413",
         post(b"Content-Length: %d\r\n" % (2**64 + len(BODY)), then=b""),
         half_close=True,
     ),
     Case("length after zeros", "200 405", post(b"Content-Length: 000000%d\r\n" % len(BODY))),
     Case(
         "no length, and something that looks like a body",
-        "401 200 405 | 401 404 405 | 401 404 405",
+        "401 200 405 | 4xx 4xx 4xx",
         post(body=b"", then=SMUGGLED + NEXT),
     ),
     Case(
         "length zero, and a request behind",
-        "401 200 405 | 401 404 405 | 401 404 405",
+        "401 200 405 | 4xx 4xx 4xx",
         post(b"Content-Length: 0\r\n", body=b"", then=SMUGGLED + NEXT),
     ),
     Case(
@@ -136,10 +136,10 @@ CASES = [
         + SMUGGLED
         + NEXT,
     ),
-    Case("bare line feeds", "400 | 200 405 | 200 405", post(LENGTH).replace(b"\r\n", b"\n")),
+    Case("bare line feeds", "400 | 200 4xx", post(LENGTH).replace(b"\r\n", b"\n")),
     Case(
         "a bare line feed in the head",
-        "400 | 200 405 | 200 405",
+        "400 | 200 4xx",
         post(b"X-A: b\nX-C: d\r\n", LENGTH),
     ),
     Case(
@@ -147,7 +147,7 @@ CASES = [
         "400",
         post(b"X-A: b\rTransfer-Encoding: chunked\r\n", LENGTH),
     ),
-    Case("a folded line", "400 | 400 | 200 405", post(b"X-A: b\r\n c\r\n", LENGTH)),
+    Case("a folded line", "400 | 200 4xx", post(b"X-A: b\r\n c\r\n", LENGTH)),
     Case(
         "a folded first line",
         "400",

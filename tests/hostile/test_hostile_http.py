@@ -13,8 +13,8 @@ import framing
 import pytest
 import request_targets
 import smuggling
-from attack import BODY, CHUNKED, CLOSE, HOST, LENGTH, POST, SIGNED, WAYS, Case
-from nodes import DEADLINE
+from attack import BODY, CHUNKED, CLOSE, HOST, LENGTH, POST, REFUSED, SIGNED, WAYS, Case
+from nodes import DEADLINE, eventually
 from proxies import running_proxy
 from senders import direct, post
 from sites import Site
@@ -25,6 +25,8 @@ CASES = [
     for room in (smuggling, chunks, framing, floods, fields, request_targets)
     for case in room.CASES
 ]
+
+PROBE = b"GET /callbacks/probe HTTP/1.1\r\n" + HOST + CLOSE + b"\r\n"
 
 
 def port_of(way: str, sites: dict[str, Site]) -> int:
@@ -37,15 +39,16 @@ def test_each_attack_is_answered_as_decided(sites, case: Case):
     for way in WAYS:
         answer = exchange(port_of(way, sites), case.sent, half_close=case.half_close)
         got = statuses(answer, head=case.head) or "-"
-        assert (way, got) == (way, case.expected(way)), answer[:500]
+        assert case.allows(way, got), (way, got, case.answers, answer[:500])
         assert way == "direct" or b"# HELP" not in answer  # the metrics
+        assert statuses(exchange(port_of(way, sites), PROBE)) == "405", "the next one's answer"
 
 
 def test_the_corpus_is_large_and_no_answer_tells_of_a_fault():
     assert len(CASES) == len({case.name for case in CASES}) >= 45
     for case in CASES:
-        assert len(case.answers.split(" | ")) in (1, 3), case.name
-        assert not {"500", "502", "503", "504", "?"} & set(case.answers.split()), case.name
+        known = re.fullmatch(r"(-|[1-4]\d\d|501| )+( \| (2\d\d|4xx| )+)?", case.answers)
+        assert known, case.name
 
 
 BROKEN = [
@@ -82,7 +85,6 @@ STALLED = (
     POST + SIGNED + b"Content-Length: 900000\r\n\r\n" + b"a" * 100_000,
     POST + SIGNED + CHUNKED + b"\r\n5\r\nab",
 )
-PROBE = b"GET /callbacks/probe HTTP/1.1\r\n" + HOST + CLOSE + b"\r\n"
 
 
 @contextmanager
@@ -100,14 +102,18 @@ def stalling(port: int, count: int) -> Iterator[list[socket.socket]]:
 @pytest.mark.parametrize("way", WAYS)
 def test_200_stalled_clients_hold_up_nobody(sites, way):
     port = port_of(way, sites)
-    with stalling(port, 200) as wires:
-        for _ in range(10):
-            assert statuses(exchange(port, PROBE)) == "405"
-        with closing(direct(port)) as client:
-            client.host = "hooks.example.com"
-            assert post(client, b"while others stall") == 200
-        # None had to be cut off for that, as each is after ten seconds.
-        assert [wire for wire in wires if not is_held(wire)] == []
+
+    def others_are_answered_meanwhile() -> bool:
+        with stalling(port, 200) as wires:
+            for _ in range(10):
+                assert statuses(exchange(port, PROBE)) == "405"
+            with closing(direct(port)) as client:
+                client.host = "hooks.example.com"
+                assert post(client, b"while others stall") == 200
+            return all(map(is_held, wires))
+
+    # Each is cut off after ten seconds, which a busy machine may need for this: then once more.
+    eventually(others_are_answered_meanwhile, "answers before any stalled client was cut off")
 
 
 def is_held(wire: socket.socket) -> bool:
@@ -136,20 +142,22 @@ SLOW = {  # sent at once, and again and again
 }
 
 
-@pytest.mark.parametrize(("way", "answers"), [("nginx", ""), ("haproxy", "408")])
-def test_slow_clients_are_cut_off_by_the_proxy(sites, tmp_path: Path, way, answers):
+@pytest.mark.parametrize("way", ["nginx", "haproxy"])
+def test_slow_clients_are_cut_off_by_the_proxy(sites, tmp_path: Path, way):
     ports = [node.port for node in sites[way].nodes]
     with running_proxy(way, tmp_path / "hasty", ports, HASTY[way]) as proxy:
-        assert {name: statuses(drip(proxy.plain, *sent)) for name, sent in SLOW.items()} == (
-            dict.fromkeys(SLOW, answers)
-        )
+        answers = {name: statuses(drip(proxy.plain, *sent)) for name, sent in SLOW.items()}
+    assert {name for name, answer in answers.items() if not REFUSED.fullmatch(answer or "-")} == (
+        set()
+    )
 
 
 def drip(port: int, first: bytes, again: bytes) -> bytes:
     """Send something, and then a little more now and then; give what comes back until the end."""
     answer = b""
-    with socket.create_connection(("127.0.0.1", port), 0.2) as wire:
+    with socket.create_connection(("127.0.0.1", port), DEADLINE) as wire:
         wire.sendall(first)
+        wire.settimeout(0.2)
         for _ in range(DEADLINE * 5):
             try:
                 piece = wire.recv(65_536)

@@ -1,0 +1,155 @@
+"""Every regular expression of the receiver reads a megabyte in one go, whatever is in it."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import receiver
+
+ROOT = Path(receiver.__file__).parent
+METHODS = ("search", "match", "fullmatch", "split", "sub", "findall", "finditer")
+PROCESSOR_SECONDS = (
+    20  # for one text: a linear pattern takes a tenth of one, a quadratic one minutes
+)
+READING = """
+import collections, json, re, resource, sys, time
+
+given = json.loads(sys.stdin.read())
+binary = given["binary"]
+pattern = given["pattern"].encode("latin-1") if binary else given["pattern"]
+compiled = re.compile(pattern, given["flags"])
+for piece in given["pieces"]:
+    for start, end in (("", "\\0\\n!"), ("a@", "")):
+        text = start + piece * (1_000_000 // len(piece)) + end
+        text = text.encode("latin-1") if binary else text
+        for method in given["methods"]:
+            until = int(time.process_time()) + 1 + given["seconds"]
+            resource.setrlimit(resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY))
+            arguments = (text[:0], text) if method == "sub" else (text,)
+            found = getattr(compiled, method)(*arguments)
+            if method == "finditer":
+                collections.deque(found, maxlen=0)
+"""
+
+
+def constant(node: ast.AST | None) -> str | None:
+    """The text of a literal; bytes as latin-1."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
+        value = node.value
+        return value.decode("latin-1") if isinstance(value, bytes) else value
+    return None
+
+
+def flags(call: ast.Call) -> int:
+    """All flags of `re` that a call names."""
+    named = [node.attr for node in ast.walk(call) if isinstance(node, ast.Attribute)]
+    values = [getattr(re, name) for name in named if name.isupper() and hasattr(re, name)]
+    return int(sum({int(value) for value in values}))
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, str, ast.Call]]:
+    """Calls of a method of something that has a name: (name, method, call)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            of = node.func.value
+            name = of.id if isinstance(of, ast.Name) else getattr(of, "attr", "")
+            yield name, node.func.attr, node
+
+
+def patterns() -> dict[str, dict]:
+    """All regular expressions in the source, with the methods by which each is used."""
+    found: dict[str, dict] = {}
+    trees = {path: ast.parse(path.read_text("utf-8")) for path in sorted(ROOT.rglob("*.py"))}
+    used: dict[str, set[str]] = {}
+    for tree in trees.values():
+        for name, method, _ in calls(tree):
+            if method in METHODS:
+                used.setdefault(name, set()).add(method)
+    for path, tree in trees.items():
+        names = {
+            id(node.value): node.targets[0].id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        }
+        for name, method, call in calls(tree):
+            if name != "re" or method not in (*METHODS, "compile"):
+                continue
+            where = f"{path.relative_to(ROOT)}:{call.lineno}"
+            text = constant(call.args[0])
+            assert text is not None, f"{where}: not a literal, so nobody can look at it"
+            as_ = used[names[id(call)]] if method == "compile" else {method}
+            binary = isinstance(getattr(call.args[0], "value", None), bytes)
+            found[where] = {
+                "pattern": text,
+                "flags": flags(call),
+                "binary": binary,
+                "methods": sorted(as_),
+            }
+        for node in ast.walk(tree):  # of Werkzeug's converters
+            if (
+                isinstance(node, ast.Assign)
+                and getattr(node.targets[0], "id", "") == "regex"
+                and (text := constant(node.value)) is not None
+            ):
+                where = f"{path.relative_to(ROOT)}:{node.lineno}"
+                found[where] = {
+                    "pattern": text,
+                    "flags": 0,
+                    "binary": False,
+                    "methods": ["match"],
+                }
+    return found
+
+
+PATTERNS = patterns()
+
+
+def pieces(pattern: str) -> list[str]:
+    """What to repeat: characters of all sorts, and the words of the pattern itself."""
+    simple = [
+        "a",
+        "A",
+        "0",
+        "1a",
+        " ",
+        "\t",
+        "=",
+        "'",
+        '"',
+        "@",
+        ".",
+        "-",
+        "/",
+        "\\",
+        "[",
+        "{",
+        ",",
+    ]
+    mixed = ["a.", "a@", "a ", "' ", "='", '\\"', "=a", "x='y' ", "\n"]
+    words = set(re.findall(r"[A-Za-z_]{3,}", pattern))
+    return [
+        *simple,
+        *mixed,
+        *sorted(f"{word} " for word in words),
+        *sorted(f" {w} " for w in words),
+    ]
+
+
+def test_the_search_for_patterns_finds_some():
+    assert len(PATTERNS) > 20
+
+
+@pytest.mark.parametrize("where", PATTERNS)
+def test_a_pattern_reads_a_megabyte_in_linear_time(where):
+    given = {**PATTERNS[where], "seconds": PROCESSOR_SECONDS}
+    given["pieces"] = pieces(given["pattern"])
+    done = subprocess.run(
+        [sys.executable, "-c", READING], input=json.dumps(given), text=True, check=False
+    )
+    assert done.returncode == 0, f"{given['pattern']} takes more than {PROCESSOR_SECONDS} s"
