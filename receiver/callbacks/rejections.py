@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec import Struct
 from sqlalchemy import case, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
-from receiver.database.engine import upsert
+from receiver.database.engine import Database, upsert
 from receiver.database.models import RefusedAddress, Rejection, RejectionCount
+from receiver.database.page import numbers_of, page
+from receiver.jobs.queries import Instances, reachable
 from receiver.lib.clock import MINUTE_MS
 
 KEPT_REJECTIONS = 5_000
@@ -147,3 +150,54 @@ def _trim_quarantine(session: Session) -> None:
     session.execute(
         delete(Rejection).where(Rejection.id.in_(free)).execution_options(synchronize_session=False)
     )
+
+
+class RejectionFilters(Struct, frozen=True, kw_only=True):
+    """Which rejections. An empty sequence or None leaves a filter open; times are ms.
+
+    visible -- the instances that the token reaches.
+    """
+
+    instances: Sequence[str] = ()
+    reasons: Sequence[str] = ()
+    peers: Sequence[str] = ()
+    after: int | None = None
+    before: int | None = None
+    visible: Instances = None
+
+
+class RejectionRecord(Struct, frozen=True):
+    """A quarantined delivery as it is listed; at -- ms."""
+
+    id: int
+    at: int
+    instance: str
+    reason: str
+    peer: str
+    size: int
+
+
+def list_rejections(
+    database: Database, filters: RejectionFilters, limit: int, after: tuple[int, int] | None = None
+) -> list[RejectionRecord]:
+    """Read quarantined deliveries, newest first, from behind the (at, id) `after`.
+
+    They are a few thousand at most, and need no index but that of their order.
+    """
+    instances = reachable(filters.instances, filters.visible)
+    lists = {"instance": instances, "reason": filters.reasons, "peer": filters.peers}
+    where = [
+        getattr(Rejection, name).in_(sorted(values))
+        for name, values in lists.items()
+        if values or values == frozenset()
+    ]
+    if filters.after is not None:
+        where.append(Rejection.at > filters.after)
+    if filters.before is not None:
+        where.append(Rejection.at < filters.before)
+    columns = [getattr(Rejection, name) for name in RejectionRecord.__struct_fields__]
+    order = [Rejection.at, Rejection.id]
+    statement = page(
+        columns, order, where, None, after=after is not None, sqlite=database.is_sqlite
+    )
+    return [RejectionRecord(*row) for row in database.rows(statement, numbers_of(limit, after))]

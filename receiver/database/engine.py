@@ -1,4 +1,4 @@
-"""Opening the database, and the ways to use it: `read()`, `write()`, and `rows()` where it counts.
+"""Opening the database, and the ways to use it: `snapshot()` and `read()`, `write()`.
 
 SQLite up to 3.51.2 (but not 3.44.6 and 3.50.7) is reported to lose committed transactions when
 checkpoints race. Checkpoints happen at commit and when the last connection closes, so each write
@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, create_engine, event, make_url, update
+from sqlalchemy import URL, Connection, Engine, Row, Select, create_engine, event, make_url, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError
@@ -23,14 +23,19 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from receiver.database.models import KeyVersion
-from receiver.database.reading import Reader, Statement
-from receiver.errors import SettingsError, StoreRefused, StoreUnavailable
+from receiver.errors import SettingsError, StoreRefused, StoreUnavailable, TooSlow
 
 # Classes of SQLSTATE that will be the same at the next try: data, integrity, access and limits.
 _PERMANENT = ("22", "23", "42", "54")
 _SQLITE_PERMANENT = ("SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "SQLITE_RANGE")
 
 PATIENCE_SECONDS = 5.0
+READ_SECONDS = 3.0  # for one statement that only reads
+# For a server that hangs and so does not end a statement itself. A statement is sent at most twice,
+# with a connection made in between, and whoever asks shall have an answer within 10 s.
+_HUNG_READ_SECONDS = READ_SECONDS + 0.4
+_TOO_SLOW = ("57014", "SQLITE_INTERRUPT")
+_PROGRESS_STEPS = 10_000  # of SQLite's machine between two looks at the clock; some 0.2 ms
 _LOCK_PAUSE_SECONDS = 0.005
 _BUSY_MS = 5000  # for others' locks on an SQLite file, which are short
 _PING_SECONDS = 2.0  # if there is no answer by then, a connection is made anew
@@ -49,6 +54,9 @@ _POSTGRESQL = {
 }
 
 
+Rows: TypeAlias = Sequence[Row[Any]]
+
+
 class Database:
     """One database. Threads share it; processes that fork from this one must each make their own.
 
@@ -60,49 +68,75 @@ class Database:
         try:
             parsed = make_url(url)
             self.is_sqlite = parsed.get_backend_name() == "sqlite"
-            if not self.is_sqlite:
-                pass
-            self._reader = Reader(parsed, connections, _POSTGRESQL)
-            self._engine = create_engine(
-                parsed,
-                pool_size=connections,
-                max_overflow=0,  # on SQLite, closing a surplus connection would checkpoint unlocked
-                pool_timeout=3,
-                pool_use_lifo=True,  # SQLite forgets what it read once another connection wrote
-                hide_parameters=True,
-                connect_args={"timeout": 5} if self.is_sqlite else _POSTGRESQL,
-            )
+            self._engine = self._make_engine(parsed, connections)
+            # Readers have a pool of their own: however many of them wait, who writes does not.
+            self._reading = self._make_engine(parsed, connections, READ_SECONDS)
         except (ArgumentError, ValueError):
             raise SettingsError("RECEIVER_DATABASE_URL is not a database's URL") from None
         self._driver = self._engine.dialect.loaded_dbapi
         self._errors = (DBAPIError, self._driver.Error)  # the hot path's come straight from it
         self._writing = self._engine.execution_options(writes=True)
         self._lock = _FileLock(str(parsed.database)) if self.is_sqlite else None
-        if self.is_sqlite:
-            event.listen(self._engine, "do_connect", _create)
-            event.listen(self._engine, "connect", _prepare_sqlite)
-            event.listen(self._engine, "begin", _begin_sqlite)
-        else:
-            event.listen(self._engine, "checkin", _note_use)
-            event.listen(self._engine, "checkout", self._ping)
-            from receiver.database.driver import make_impatient
 
-            make_impatient(self._engine)
+    def _make_engine(self, url: URL, connections: int, deadline: float | None = None) -> Engine:
+        """Make a pool of connections; with a deadline (seconds for a statement) they only read."""
+        reads = deadline is not None
+        options: dict[str, Any] = {} if self.is_sqlite or not reads else {"isolation_level": "AUTOCOMMIT"}
+        engine = create_engine(
+            url,
+            pool_size=connections,
+            max_overflow=0,  # on SQLite, closing a surplus connection would checkpoint unlocked
+            pool_timeout=3,
+            pool_use_lifo=True,  # SQLite forgets what it read once another connection wrote
+            hide_parameters=True,
+            connect_args={"timeout": 5} if self.is_sqlite else _POSTGRESQL,
+            **options,
+        )
+        if self.is_sqlite:
+            event.listen(engine, "do_connect", _create)
+            event.listen(engine, "connect", _prepare_sqlite_reader if reads else _prepare_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+            if reads:
+                event.listen(engine, "before_cursor_execute", _set_deadline)
+        else:
+            from receiver.database.postgresql import install_deadline
+
+            event.listen(engine, "checkin", _note_use)
+            event.listen(engine, "checkout", self._ping)
+            if reads:
+                event.listen(engine, "begin", _begin_postgresql_read)
+            install_deadline(engine, _HUNG_READ_SECONDS if reads else None)
+        return engine
 
     @property
     def engine(self) -> Any:  # noqa: ANN401 - SQLAlchemy's, for storage alone
         """The engine, for migrations."""
         return self._engine
 
-    def rows(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+    def rows(self, statement: Select[Any], values: Mapping[str, Any] | None = None) -> Rows:
         """Rows of one statement, by itself. Raises TooSlow or StoreUnavailable."""
-        with self._store_errors():
-            return self._reader.rows(statement, values)
+        try:
+            with self.snapshot() as connection:
+                return connection.execute(statement, values).all()
+        except StoreUnavailable as error:
+            if not getattr(error.__cause__, "connection_invalidated", False):
+                raise
+        with self.snapshot() as connection:  # the server had closed the connection meanwhile
+            return connection.execute(statement, values).all()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A connection that only reads, and sees one state of the database.
+
+        Each statement may take READ_SECONDS. Raises TooSlow or StoreUnavailable.
+        """
+        with self._store_errors(), _slowness(), self._reading.connect() as connection:
+            yield connection
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A session for reading; what it changes is not kept."""
-        with self._store_errors(), Session(self._engine) as session, self._fresh_primary(session):
+        """As `snapshot`, a session."""
+        with self._store_errors(), _slowness(), Session(self._reading) as session:
             yield session
 
     @contextmanager
@@ -164,7 +198,7 @@ class Database:
         """Close all connections; idempotent."""
         with self._exclusive(PATIENCE_SECONDS):
             self._engine.dispose()
-            self._reader.close()
+            self._reading.dispose()
 
     @contextmanager
     def _exclusive(self, patience: float | None) -> Iterator[None]:
@@ -181,10 +215,10 @@ class Database:
         """Before a connection is used, see that it still works, unless it did a moment ago."""
         used_at = record.info.get("used_at")
         if used_at is not None and time.monotonic() - used_at > _FRESH_SECONDS:
-            from receiver.database.driver import within
+            from receiver.database.postgresql import deadline
 
             try:
-                with within(connection, _PING_SECONDS):
+                with deadline(connection, _PING_SECONDS):
                     self._engine.dialect.do_ping(connection)
             except self._driver.Error as error:
                 raise InvalidatePoolError("the database was away") from error
@@ -304,6 +338,39 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 -
 def _begin_sqlite(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
     writes = connection.get_execution_options().get("writes")
     connection.connection.driver_connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _prepare_sqlite_reader(connection: Any, record: Any) -> None:  # noqa: ANN401 - sqlite3's
+    _prepare_sqlite(connection, record)
+    connection.execute("PRAGMA query_only=ON").close()
+    info = record.info
+
+    def is_past_deadline() -> bool:
+        return time.monotonic() > info["deadline"]
+
+    info["deadline"] = float("inf")
+    connection.set_progress_handler(is_past_deadline, _PROGRESS_STEPS)
+
+
+def _set_deadline(connection: Connection, *_statement: object) -> None:
+    connection.info["deadline"] = time.monotonic() + READ_SECONDS
+
+
+def _begin_postgresql_read(connection: Connection) -> None:
+    # In one trip, and for this transaction alone: a pooler may give the next one to another server.
+    timeout = f"SET LOCAL statement_timeout = {READ_SECONDS * 1000:.0f}"
+    begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {timeout}"
+    connection.connection.driver_connection.execute(begin)
+
+
+@contextmanager
+def _slowness() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if _code(_original(error)) in _TOO_SLOW:
+            raise TooSlow("the answer takes too long: narrow the question") from error
+        raise
 
 
 def _original(error: BaseException) -> BaseException:

@@ -232,12 +232,13 @@ class Count(Base):
     """How many jobs a facet has now (hour 0), or has whose files expire in an hour since the epoch.
 
     Rows that differ in nothing but their slot are added up: on PostgreSQL each process writes to a
-    slot of its own, mostly, so that nodes do not wait for each other.
+    slot of its own, mostly, so that nodes do not wait for each other. The hour comes first: what
+    changes lies together then.
     """
 
     __tablename__ = "counts"
-    facet: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     hour: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    facet: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     slot: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     n: Mapped[int]
     __table_args__ = ({"sqlite_with_rowid": False},)

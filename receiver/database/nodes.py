@@ -4,6 +4,9 @@ from sqlalchemy.orm import Session
 
 from receiver.database.alarm_models import Node
 from receiver.database.engine import upsert
+from receiver.lib.clock import MINUTE_MS
+
+NODE_GONE_MS = 2 * MINUTE_MS  # nodes say that they are alive every half minute
 
 
 def note_node(

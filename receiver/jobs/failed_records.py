@@ -1,14 +1,18 @@
 """The failed records of ended jobs: which are to be fetched, and what was fetched."""
 
 from collections.abc import Sequence
-from typing import Any
 
+from msgspec import Struct
 from sqlalchemy import case, delete, exists, func, insert, select, update
 from sqlalchemy.orm import Session
 
+from receiver.database.engine import Database
 from receiver.database.models import Instance, JobRow, RecordError
 from receiver.instances.credentials import affected
 from receiver.reconcile.followups import Claim, claim_of, is_claimed
+
+MAX_GROUPS = 100
+MAX_EXAMPLES = 3
 
 
 def due_errors(session: Session, instance: str, now: int) -> list[Claim]:
@@ -80,29 +84,47 @@ def give_up_errors(session: Session, claim: Claim) -> None:
     session.execute(mine.values(errors_at=None))
 
 
-def errors(
-    session: Session, job: str, instance: str, limit: int, after: int
-) -> Sequence[RecordError]:
-    """Give a job's errors from position `after` on."""
-    mine = select(RecordError).where(RecordError.job == job, RecordError.instance == instance)
-    page = mine.where(RecordError.position >= after).order_by(RecordError.position).limit(limit)
-    return session.scalars(page).all()
+class FailedRecord(Struct, frozen=True):
+    """A record that the vendor could not load. entry -- JSON, as the vendor gave it."""
+
+    position: int
+    entry: str
+    message: str
 
 
-def error_groups(session: Session, job: str, instance: str) -> list[dict[str, Any]]:
-    """Give a job's errors by message, most frequent first, with up to three examples each."""
-    mine = (RecordError.job == job, RecordError.instance == instance)
-    counts = session.execute(
-        select(RecordError.message, func.count().label("count"))
-        .where(*mine)
-        .group_by(RecordError.message)
-        .order_by(func.count().desc(), RecordError.message)
-        .limit(100)
-    ).all()
+class FailedGroup(Struct, frozen=True):
+    """Failed records with one message, and some of them (JSON)."""
+
+    message: str
+    count: int
+    examples: list[str]
+
+
+def list_failed_records(
+    database: Database, job: str, instance: str, limit: int, start: int = 0
+) -> list[FailedRecord]:
+    """Read a job's failed records from position `start` on."""
+    of_job = select(RecordError.position, RecordError.entry, RecordError.message).where(
+        RecordError.job == job, RecordError.instance == instance, RecordError.position >= start
+    )
+    rows = database.rows(of_job.order_by(RecordError.position).limit(limit))
+    return [FailedRecord(*row) for row in rows]
+
+
+def group_failed_records(database: Database, job: str, instance: str) -> list[FailedGroup]:
+    """Read a job's failed records by message, most frequent first."""
     place = func.row_number().over(partition_by=RecordError.message, order_by=RecordError.position)
-    ranked = select(RecordError.message, RecordError.entry, place.label("place")).where(*mine)
-    first = ranked.subquery()
-    examples: dict[str, list[str]] = {}
-    for message, entry, _ in session.execute(select(first).where(first.c.place <= 3)):  # noqa: PLR2004
-        examples.setdefault(message, []).append(entry)
-    return [{"message": row[0], "count": row[1], "examples": examples[row[0]]} for row in counts]
+    count = func.count().over(partition_by=RecordError.message)
+    ranked = (
+        select(RecordError.message, RecordError.entry, place.label("place"), count.label("count"))
+        .where(RecordError.job == job, RecordError.instance == instance)
+        .subquery()
+    )
+    first = select(ranked).where(ranked.c.place <= MAX_EXAMPLES)
+    order = ranked.c.count.desc(), ranked.c.message, ranked.c.place
+    groups: dict[str, FailedGroup] = {}
+    for message, entry, _, total in database.rows(
+        first.order_by(*order).limit(MAX_GROUPS * MAX_EXAMPLES)
+    ):
+        groups.setdefault(message, FailedGroup(message, total, [])).examples.append(entry)
+    return list(groups.values())[:MAX_GROUPS]

@@ -60,9 +60,9 @@ def upgrade(database: Database, revision: str = "head") -> None:
     with database.write() as session, ExitStack() as stack:
         connection = session.connection()
         if connection.dialect.name == "postgresql":
-            from receiver.database.driver import unhurried
+            from receiver.database.postgresql import without_deadline
 
-            stack.enter_context(unhurried(connection))
+            stack.enter_context(without_deadline(connection))
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})

@@ -153,11 +153,11 @@ def _make_tables() -> None:
     )
     op.create_table(
         "counts",
-        sa.Column("facet", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("hour", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("facet", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("slot", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("n", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("facet", "hour", "slot"),
+        sa.PrimaryKeyConstraint("hour", "facet", "slot"),
         sqlite_with_rowid=False,
     )
     op.create_table(

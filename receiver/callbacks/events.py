@@ -1,0 +1,159 @@
+"""Verified callbacks, listed and read back."""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import Select, bindparam, select
+from sqlalchemy import literal_column as literal
+
+from receiver.database.engine import Database
+from receiver.database.models import NOT_A_JOB, NUMBER_BITS, Event, Facet, Retention
+from receiver.database.page import among, hidden, numbers_of, page
+from receiver.jobs.queries import Instances, event_id, reachable
+from receiver.openconnectors.notifications import Kind
+
+_ID = re.compile("[0-9a-f]{16}")
+
+
+class EventFilters(Struct, frozen=True, kw_only=True):
+    """Which events. An empty sequence or None leaves a filter open; times are ms.
+
+    visible -- the instances that the token reaches.
+    """
+
+    instances: Sequence[str] = ()
+    kinds: Sequence[str] = ()
+    jobs: Sequence[str] = ()
+    received_after: int | None = None
+    received_before: int | None = None
+    visible: Instances = None
+
+
+class EventRecord(Struct, frozen=True):
+    """An event as it is read; times are ms. key -- '' once it is forgotten. sha256 -- hex."""
+
+    id: str
+    instance: str
+    kind: Kind
+    job: str | None
+    received_at: int
+    last_received_at: int
+    deliveries: int
+    key: str
+    size: int
+    sha256: str
+    webhook_id: str | None
+
+
+def list_events(
+    database: Database, filters: EventFilters, limit: int, after: str | None = None
+) -> list[EventRecord]:
+    """Read events that are not forgotten, newest first, from behind the one of the id `after`."""
+    instances = reachable(filters.instances, filters.visible)
+    if instances == frozenset():
+        return []
+    last = None if after is None else _number(after)
+    values: dict[str, Any] = {
+        "instance": sorted(instances or ()),
+        "kind": list(filters.kinds),
+        "job": list(filters.jobs),
+        **_times(filters),
+        **numbers_of(limit, None if last is None else [last]),
+    }
+    asked = frozenset(name for name, value in values.items() if value)
+    few = "bulk_job" not in filters.kinds
+    return [_record(row) for row in database.rows(_events(asked, few, database.is_sqlite), values)]
+
+
+def get_event(database: Database, id_: str, visible: Instances = None) -> EventRecord | None:
+    """Read an event; None if there is none that the token sees."""
+    rows = database.rows(_ONE, {"n": _number(id_)})
+    found = _record(rows[0]) if rows else None
+    return found if found and (visible is None or found.instance in visible) else None
+
+
+def get_body(database: Database, id_: str) -> bytes | None:
+    """Read the exact bytes of an event, or None once they were pruned."""
+    return database.rows(_BODY, {"n": _number(id_)})[0][0]  # type: ignore[no-any-return]
+
+
+def _number(id_: str) -> int:
+    """Return the number of an id, or one that no event has."""
+    n = int(id_, 16) if _ID.fullmatch(id_) else -1
+    return n if n < 2**63 else -1
+
+
+def _times(filters: EventFilters) -> dict[str, int]:
+    """Say times as numbers of events: one received at `t` has a number from `t << NUMBER_BITS`."""
+    found = {}
+    if filters.received_after is not None:
+        found["received_after"] = filters.received_after + 1 << NUMBER_BITS
+    if filters.received_before is not None:
+        found["received_before"] = filters.received_before << NUMBER_BITS
+    return found
+
+
+_COLUMNS = (
+    Event.n,
+    Event.instance,
+    Event.kind,
+    Event.job,
+    Event.last_received_at,
+    Event.deliveries,
+    Event.key,
+    Event.size,
+    Event.sha256,
+    Event.webhook_id,
+)
+_ONE = select(*_COLUMNS).where(Event.n == bindparam("n"))
+_BODY = select(Event.body).where(Event.n == bindparam("n"))
+_NUMBER = Event.n.type
+
+
+@lru_cache
+def _events(asked: frozenset[str], few: bool, sqlite: bool) -> Select[Any]:
+    """Make the statement of a page. few -- whether no kind is asked that most events are of."""
+    # What is forgotten is older than what is not: nobody reads past all of it.
+    kept = select(Retention.events_before * literal(str(1 << NUMBER_BITS))).scalar_subquery()
+    n: Any = hidden(Event.n).label("n") if "job" in asked else Event.n
+    where: list[Any] = [Event.key != "", n >= kept]
+    if "received_after" in asked:
+        where.append(n >= bindparam("received_after", type_=_NUMBER))
+    if "received_before" in asked:
+        where.append(n < bindparam("received_before", type_=_NUMBER))
+    ranges: tuple[Any, str] | None = None
+    if "job" in asked:  # which has few: they are sorted
+        where.append(among(Event.job, "job", sqlite=sqlite))
+        if "instance" not in asked:
+            where.append(Event.instance.in_(select(Facet.instance).distinct()))
+    elif "kind" in asked and few:
+        ranges = Event.kind, "kind"
+        where.append(literal(NOT_A_JOB))
+    elif "instance" in asked:
+        ranges = Event.instance, "instance"
+    for name in ("instance", "kind"):
+        if name in asked and (ranges is None or ranges[1] != name):
+            column: Any = getattr(Event, name)
+            shown = column if "job" in asked else column.concat(literal("''"))
+            where.append(among(shown, name, sqlite=sqlite))
+    columns = [n, *_COLUMNS[1:]]
+    return page(columns, [n], where, ranges, after="after_0" in asked, sqlite=sqlite)
+
+
+def _record(row: Any) -> EventRecord:  # noqa: ANN401 - a row of _COLUMNS
+    return EventRecord(
+        event_id(row.n),
+        row.instance,
+        row.kind,
+        row.job or None,
+        row.n >> NUMBER_BITS,
+        row.last_received_at,
+        row.deliveries,
+        row.key,
+        row.size,
+        row.sha256.hex(),
+        row.webhook_id,
+    )

@@ -1,0 +1,391 @@
+"""How it stands, for the API, the front page, the instances page and the metrics.
+
+What could be many is counted in the transaction that changes it, the rest by an index; so it costs
+the same with a million jobs.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    false,
+    func,
+    or_,
+    select,
+)
+from sqlalchemy import literal_column as literal
+from sqlalchemy.orm import Session
+
+from receiver.database.alarm_models import Alarm, Node
+from receiver.database.engine import Database
+from receiver.database.models import (
+    IS_UNDER_WAY,
+    NOT_A_JOB,
+    NUMBER_BITS,
+    Count,
+    Event,
+    Facet,
+    JobRow,
+    Pace,
+    RejectionCount,
+    Retention,
+    Submission,
+    UsualTime,
+)
+from receiver.database.nodes import NODE_GONE_MS
+from receiver.database.page import among
+from receiver.jobs.job import FILES_KEPT_MS, OUTCOMES
+from receiver.jobs.queries import Instances, is_overdue
+from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS
+
+ENDED = ("succeeded", "partial", "failed", "cancelled")
+MAX_COUNTED = 100  # overdue jobs on the front page: how many more there are nobody needs to know
+
+
+class Summary(Struct, kw_only=True):
+    """What an operator looks at first; last_callback_at -- ms."""
+
+    jobs: dict[str, int]
+    overdue: int
+    expiring_24h: int
+    rejections_1h: int
+    lost_callbacks: int
+    queued_at_vendor: int | None
+    unclear_submissions: int
+    unreadable_events: int
+    last_callback_at: int | None
+
+
+class Refusing(Struct, frozen=True):
+    """An instance whose deliveries are rejected since its last callback. since -- ms."""
+
+    since: int
+    count: int
+
+
+class Overview(Struct, kw_only=True):
+    """What the front page shows; times are ms.
+
+    summary -- its overdue jobs are counted up to MAX_COUNTED + 1. ended -- {(start of stretch,
+    outcome): n}. last_callbacks, refusing -- by instance, of all of them. failing_since -- as in
+    `failing_since`. alarms -- how many are open, by kind.
+    """
+
+    summary: Summary
+    ended: Mapping[tuple[int, str], int]
+    last_callbacks: Mapping[str, int]
+    refusing: Mapping[str, Refusing]
+    failing_since: int | None
+    alarms: Mapping[str, int]
+
+
+class Gauges(Struct, kw_only=True):
+    """What the metrics show; times are ms.
+
+    oldest_under_way -- when the oldest job that is under way was first heard of.
+    """
+
+    summary: Summary
+    oldest_under_way: int | None
+    last_callbacks: Mapping[str, int]
+    alarms: Mapping[str, int]
+
+
+class Vendor(Struct, frozen=True):
+    """How the vendor held up when it was last asked for an instance; times are ms."""
+
+    failures: int
+    blocked_until: int
+    queued: int | None
+    queued_asked_at: int | None
+
+
+def summary(database: Database, visible: Instances, now: int, overdue_after: int) -> Summary:
+    """Count what an operator looks at first. overdue_after -- ms."""
+    with database.snapshot() as connection:
+        return _Read(connection, visible, now, overdue_after).summary()
+
+
+def overview(  # noqa: PLR0917 - what the page asks
+    database: Database,
+    visible: Instances,
+    now: int,
+    overdue_after: int,
+    since: int,
+    width: int,
+    back: int,
+) -> Overview:
+    """Read the front page.
+
+    since, width -- where the chart of what ended starts, and its stretches, ms: hours or days.
+    back -- for rejections, ms.
+    """
+    with database.snapshot() as connection:
+        read = _Read(connection, visible, now, overdue_after)
+        last = last_callbacks(connection)
+        return Overview(
+            summary=read.summary(last, most_overdue=MAX_COUNTED + 1),
+            ended=read.ended(since, width),
+            last_callbacks=last,
+            refusing=refusing(connection, now - back, last),
+            failing_since=failing_since(connection, now),
+            alarms=read.alarms(),
+        )
+
+
+def gauges(database: Database, now: int, overdue_after: int) -> Gauges:
+    """Read what the metrics show, of all instances."""
+    with database.snapshot() as connection:
+        read, last = _Read(connection, None, now, overdue_after), last_callbacks(connection)
+        return Gauges(
+            summary=read.summary(last),
+            oldest_under_way=connection.execute(_OLDEST).scalar(),
+            last_callbacks=last,
+            alarms=read.alarms(),
+        )
+
+
+def last_callbacks(connection: Connection) -> dict[str, int]:
+    """Return when each instance's newest event was received, ms."""
+    return {name: n >> NUMBER_BITS for name, n in connection.execute(_LAST_CALLBACKS)}
+
+
+def refusing(connection: Connection, since: int, last: Mapping[str, int]) -> dict[str, Refusing]:
+    """Return which instances' deliveries are rejected since their last callback.
+
+    since -- how far to look back, ms. last -- as `last_callbacks` has it.
+    """
+    found: dict[str, Refusing] = {}
+    for name, minute, count in connection.execute(_REJECTED, {"since": since // MINUTE_MS}):
+        if minute * MINUTE_MS > last.get(name, 0):
+            before = found.get(name, Refusing(minute * MINUTE_MS, 0))
+            found[name] = Refusing(before.since, before.count + int(count))
+    return found
+
+
+def failing_since(connection: Connection, now: int) -> int | None:
+    """Return since when a process that is alive answers callbacks with errors, ms."""
+    return connection.execute(_FAILING, {"now": now}).scalar()
+
+
+def rejections_by_reason(
+    session: Session, visible: Instances, since: int
+) -> list[tuple[str, bool, int]]:
+    """Count rejections since then (ms): (reason, was the instance known, how many)."""
+    named, total = RejectionCount.instance != "", func.sum(RejectionCount.count)
+    where = [RejectionCount.minute > since // MINUTE_MS]
+    if visible is not None:
+        where.append(RejectionCount.instance.in_(sorted(visible)))
+    statement = select(RejectionCount.reason, named, total).where(*where)
+    grouped = statement.group_by(RejectionCount.reason, named)
+    found = session.execute(grouped.order_by(total.desc(), RejectionCount.reason))
+    return [(reason, bool(known), int(n)) for reason, known, n in found]
+
+
+def vendors(session: Session) -> dict[str, Vendor]:
+    """Return how the vendor held up, by instance."""
+    return {
+        row.instance: Vendor(row.failures, row.blocked_until, row.queued, row.queued_asked_at)
+        for row in session.scalars(select(Pace))
+    }
+
+
+def under_way(session: Session, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Count the jobs under way of instances, and return since when the oldest is, ms."""
+    statement = (
+        select(JobRow.instance, func.count(), func.min(JobRow.first_seen_at))
+        .where(IS_UNDER_WAY, JobRow.instance.in_(names))
+        .group_by(JobRow.instance)
+    )
+    return {name: (count, int(oldest)) for name, count, oldest in session.execute(statement)}
+
+
+class _Read:
+    """Counts of one snapshot, of the instances that a token sees."""
+
+    def __init__(
+        self, connection: Connection, visible: Instances, now: int, overdue_after: int
+    ) -> None:
+        self._connection = connection
+        self._sqlite = connection.dialect.name == "sqlite"
+        self._limited = visible is not None
+        self._visible = visible
+        self._now, self._overdue_after = now, overdue_after
+
+    def summary(
+        self, last: Mapping[str, int] | None = None, most_overdue: int | None = None
+    ) -> Summary:
+        now = self._now
+        by_outcome: Counter[str] = Counter()
+        lost = 0
+        for outcome, callback_lost, n in self._rows(_jobs_by_outcome):
+            by_outcome[outcome] += int(n)
+            lost += int(n) * callback_lost
+        first, end = -(-(now + 1) // HOUR_MS), (now + DAY_MS) // HOUR_MS  # whole hours
+        (found,) = self._rows(
+            _numbers,
+            most_overdue is not None,
+            most_overdue=most_overdue,
+            first=first,
+            end=end,
+            first_ms=first * HOUR_MS,
+            end_ms=end * HOUR_MS,
+            tomorrow=now + DAY_MS,
+            hour_ago=(now - HOUR_MS) // MINUTE_MS,
+        )
+        last = last_callbacks(self._connection) if last is None else last
+        seen = [at for name, at in last.items() if self._visible is None or name in self._visible]
+        return Summary(
+            jobs={outcome: by_outcome[outcome] for outcome in OUTCOMES},
+            overdue=int(found.overdue),
+            expiring_24h=int(found.whole or 0) + int(found.begun) + int(found.ending),
+            rejections_1h=int(found.rejections or 0),
+            lost_callbacks=lost,
+            queued_at_vendor=None if found.queued is None else int(found.queued),
+            unclear_submissions=int(found.unclear),
+            unreadable_events=int(found.unreadable),
+            last_callback_at=max(seen, default=None),
+        )
+
+    def ended(self, since: int, width: int) -> dict[tuple[int, str], int]:
+        # The counts name the hour in which the files expire, whole days after the end.
+        hour, hours = (since + FILES_KEPT_MS) // HOUR_MS, width // HOUR_MS
+        return {
+            (stretch * width - FILES_KEPT_MS, outcome): int(n)
+            for outcome, stretch, n in self._rows(_ended, hour=hour, hours=hours)
+        }
+
+    def alarms(self) -> dict[str, int]:
+        return {kind: int(n) for kind, n in self._rows(_open_alarms)}
+
+    def _rows(self, statement: Any, *how: bool, **values: Any) -> Iterable[Row[Any]]:  # noqa: ANN401
+        given = {**values, "now": self._now, "overdue_after": self._overdue_after}
+        if self._limited:
+            given["visible"] = sorted(self._visible or ())
+        made = statement(_Scope(self._limited, self._sqlite), *how)
+        return self._connection.execute(made, given).all()
+
+
+class _Scope(Struct, frozen=True):
+    """Whether a statement is limited to some instances, and for which database it is made."""
+
+    limited: bool
+    sqlite: bool
+
+    def of(self, column: Any) -> list[Any]:  # noqa: ANN401 - SQL expressions
+        return [among(column, "visible", sqlite=self.sqlite)] if self.limited else []
+
+
+def _number(name: str) -> Any:  # noqa: ANN401 - an SQL expression
+    return bindparam(name, type_=BigInteger)
+
+
+@lru_cache
+def _jobs_by_outcome(scope: _Scope) -> Select[Any]:
+    total = select(Facet.outcome, Facet.callback_lost, func.sum(Count.n))
+    jobs = total.join_from(Count, Facet, Facet.facet == Count.facet)
+    now = jobs.where(Count.hour == literal("0"), *scope.of(Facet.instance))
+    return now.group_by(Facet.outcome, Facet.callback_lost)
+
+
+@lru_cache
+def _ended(scope: _Scope) -> Select[Any]:
+    stretch = (Count.hour // _number("hours")).label("stretch")
+    hours = select(Count.facet, stretch, func.sum(Count.n).label("n"))
+    ended = hours.where(Count.hour >= _number("hour")).group_by(Count.facet, stretch).subquery()
+    jobs = select(Facet.outcome, ended.c.stretch, func.sum(ended.c.n)).join_from(
+        ended, Facet, Facet.facet == ended.c.facet
+    )
+    some = jobs.where(Facet.outcome.in_(ENDED), *scope.of(Facet.instance))
+    return some.group_by(Facet.outcome, ended.c.stretch)
+
+
+@lru_cache
+def _open_alarms(scope: _Scope) -> Select[Any]:
+    """Count what is open by kind, as the alarms page shows it."""
+    kinds = select(Alarm.kind, func.count()).where(Alarm.cleared_at.is_(None))
+    if scope.limited:
+        kinds = kinds.where(Alarm.kind != "failing", *scope.of(Alarm.subject))
+    return kinds.group_by(Alarm.kind)
+
+
+@lru_cache
+def _numbers(scope: _Scope, capped: bool) -> Select[Any]:
+    now = _number("now")
+    expires, hour = JobRow.files_expire_at, Count.hour
+    expiring = select(func.count()).select_from(JobRow).where(*scope.of(JobRow.instance))
+    whole = select(func.sum(Count.n)).where(hour >= _number("first"), hour < _number("end"))
+    if scope.limited:
+        whole = whole.join(Facet, Facet.facet == Count.facet).where(*scope.of(Facet.instance))
+    kept = select(Retention.events_before * literal(str(1 << NUMBER_BITS))).scalar_subquery()
+    unreadable = select(func.count()).where(Event.kind == literal("'unreadable'"))
+    forgotten = and_(
+        Submission.state == "sending", Submission.at < now - _number("overdue_after")
+    )
+    unclear = select(func.count()).where(or_(Submission.state == "unclear", forgotten))
+    numbers = {
+        "overdue": _overdue(scope, capped=capped),
+        "whole": whole,
+        "begun": expiring.where(expires > now, expires < _number("first_ms")),
+        "ending": expiring.where(expires >= _number("end_ms"), expires < _number("tomorrow")),
+        "rejections": select(func.sum(RejectionCount.count)).where(
+            RejectionCount.minute > _number("hour_ago"), *scope.of(RejectionCount.instance)
+        ),
+        "queued": select(func.sum(Pace.queued)).where(*scope.of(Pace.instance)),
+        "unclear": unclear.where(*scope.of(Submission.instance)),
+        "unreadable": unreadable.where(
+            literal(NOT_A_JOB), Event.n >= kept, *scope.of(Event.instance)
+        ),
+    }
+    return select(*(number.scalar_subquery().label(name) for name, number in numbers.items()))
+
+
+def _overdue(scope: _Scope, *, capped: bool) -> Select[Any]:
+    """Count overdue jobs, by the index of those under way for so long at least."""
+    names = select(Facet.instance).where(*scope.of(Facet.instance)).distinct().subquery("names")
+    after = _number("overdue_after")
+    shorter = select(func.min(UsualTime.ms)).where(UsualTime.ms < after).scalar_subquery()
+    least = func.coalesce(shorter, after)
+    late = (
+        select(literal("1"))
+        .join_from(names, JobRow, JobRow.instance == names.c.instance)
+        .where(is_overdue(), JobRow.first_seen_at <= _number("now") - least)
+    )
+    if capped:
+        late = late.limit(_number("most_overdue"))
+    return select(func.count()).select_from(late.subquery("late"))
+
+
+def _instances(column: Any) -> Any:  # noqa: ANN401 - a column, and a table of its values
+    """Name the values that begin an index, by one look for each: there are millions of entries."""
+    least = select(func.min(column).label("name"))
+    names = least.cte("names", recursive=True)
+    following = least.where(column > names.c.name).correlate(names).scalar_subquery()
+    return names.union_all(select(following).where(names.c.name.is_not(None)))
+
+
+_WITH_EVENTS = _instances(Event.instance)
+_NEWEST = (
+    select(func.max(Event.n)).where(Event.instance == _WITH_EVENTS.c.name).scalar_subquery()
+)
+_LAST_CALLBACKS = select(_WITH_EVENTS.c.name, _NEWEST).where(_WITH_EVENTS.c.name.is_not(None))
+_REJECTED = (
+    select(RejectionCount.instance, RejectionCount.minute, func.sum(RejectionCount.count))
+    .where(RejectionCount.minute >= _number("since"), RejectionCount.instance != literal("''"))
+    .group_by(RejectionCount.instance, RejectionCount.minute)
+    .order_by(RejectionCount.minute)
+)
+# Of processes that are gone, nobody knows how they would answer.
+_FAILING = select(func.min(Node.failing_since)).where(
+    Node.at > _number("now") - literal(str(NODE_GONE_MS))
+)
+_OLDEST = select(func.min(JobRow.first_seen_at)).where(IS_UNDER_WAY)
