@@ -20,8 +20,8 @@ from receiver.database.engine import Database
 from receiver.database.retention import Retention
 from receiver.errors import SettingsError, StoreError
 from receiver.health import Health
-from receiver.instances.credentials import KeyRing
 from receiver.instances.encryption import Vault
+from receiver.instances.keys import Keys
 from receiver.lib import logs
 from receiver.lib.clock import now_ms
 from receiver.lib.ratelimit import Limits
@@ -74,12 +74,12 @@ def _app(
     logs.configure()
     database = migrations.opened(settings.database_url)
     vault = Vault(settings.encryption_keys)
-    ring = KeyRing(database, vault, settings.default_keys)
-    intake = Intake(settings, database, ring, clock)
+    keys = Keys(vault, settings.default_keys)
+    intake = Intake(settings, database, keys, clock)
     vendor = Upstream(settings.vendor_url, transport)
     forwarder = Forwarder(settings.forward_allow)
     reconciler = Reconciler(settings, database, intake, vendor, clock=clock)
-    teller = Teller(settings, database, ring, forwarder, clock)
+    teller = Teller(settings, database, keys, forwarder, clock)
     retention = Retention(settings, database, clock)
     health = Health(clock)
 

@@ -33,7 +33,8 @@ ReceiverError
 ├── AnswerCut                   an answer to a client that cannot be brought to its end
 └── StoreError                  not in the database
     ├── StoreUnavailable        now; the same again later may work
-    ├── KeysChanged             signature keys were rotated meanwhile: verify again
+    │   ├── LostRace            since another node was faster
+    │   └── KeyUnusable         a key that may have signed this cannot be decrypted
     └── StoreRefused            ever; this row cannot be stored as it is
 """
 
@@ -255,10 +256,16 @@ class StoreUnavailable(StoreError):
     reason = "store_unavailable"
 
 
-class KeysChanged(StoreError):
-    """Signature keys were rotated between verifying and storing: verify again."""
+class LostRace(StoreUnavailable):
+    """Another node changed the same rows meanwhile: the same again will do."""
 
-    reason = "keys_changed"
+    reason = "lost_race"
+
+
+class KeyUnusable(StoreUnavailable):
+    """A key of the instance cannot be decrypted, and no other has signed the delivery."""
+
+    reason = "key_unusable"
 
 
 class StoreRefused(StoreError):

@@ -4,8 +4,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from receiver.callbacks.store import database_time
-from receiver.database.engine import Database
+from receiver.database.engine import Database, database_time
 from receiver.database.nodes import note_node
 from receiver.lib.clock import MINUTE_MS
 

@@ -14,7 +14,7 @@ from receiving import KEY, Receiver
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from receiver.app import create_app
-from receiver.instances import credentials, tokens
+from receiver.instances import keys as signature_keys, registry, tokens
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.client import Upstream
 from receiver.openconnectors.sandbox.options import Faults, Options
@@ -151,10 +151,10 @@ def add_instance(receiver: Receiver, name: str, hub: str | None = None) -> None:
     vault = receiver.services.vault
     with receiver.services.database.write() as session:
         element, secret = f"{name}-element".encode(), f"{name}-secret".encode()
-        credentials.add_instance(
+        registry.add_instance(
             session, vault, name, now_ms(), hub=hub, element_token=element, user_secret=secret
         )
-        credentials.add_key(session, vault, name, KEY.secret, now_ms())
+        signature_keys.add_key(session, vault, name, KEY.secret, now_ms())
 
 
 @contextmanager

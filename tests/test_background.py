@@ -18,7 +18,7 @@ from receiver.app import _app, _close
 from receiver.database.models import UNDER_WAY
 from receiver.database.reading import Reader
 from receiver.database.retention import Retention
-from receiver.instances import credentials
+from receiver.instances import registry
 from receiver.instances.encryption import Vault
 from receiver.jobs import counters
 from receiver.lib.clock import now_ms
@@ -93,7 +93,7 @@ def test_no_work_in_the_background_reads_a_table_that_grows_from_end_to_end(
     database = services.database
     with database.write() as session:
         secrets = {"element_token": b"e-1", "user_secret": b"u-1", "organization_secret": b"o-1"}
-        credentials.add_instance(session, Vault(settings.encryption_keys), "a", 1, **secrets)
+        registry.add_instance(session, Vault(settings.encryption_keys), "a", 1, **secrets)
     reconciler = Reconciler(settings, database, services.intake, services.vendor)
     works = {
         **{f"work {number}": work for number, work in enumerate(background._work)},

@@ -3,7 +3,7 @@
 import pytest
 
 from receiver.errors import CredentialError
-from receiver.instances import credentials
+from receiver.instances import keys as signature_keys
 from receiver.instances.encryption import Vault
 
 
@@ -14,11 +14,11 @@ def test_a_fourth_active_key_is_refused_until_one_is_retired(any_receiver):
     def add(number: int) -> str:
         with database.write() as session:
             secret = f"the signature key number {number}".encode()
-            return credentials.add_key(session, vault, "default", secret, number)
+            return signature_keys.add_key(session, vault, "default", secret, number)
 
     ids = [add(number) for number in range(3)]
     with pytest.raises(CredentialError, match="3 keys already"):
         add(3)
     with database.write() as session:
-        credentials.retire_key(session, ids[0], "default", 4)
+        signature_keys.retire_key(session, ids[0], "default", 4)
     assert add(3)

@@ -24,7 +24,7 @@ from receiver.cli.doctor import CHECKS, OFFLINE, examine
 from receiver.database import migrations
 from receiver.database.engine import Database
 from receiver.database.models import Heartbeat
-from receiver.instances import credentials
+from receiver.instances import keys as signature_keys, registry
 from receiver.instances.encryption import Vault
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.signatures import SignatureKey
@@ -199,9 +199,9 @@ def test_a_full_disk_is_told_of_rather_than_another_that_fills_up(healthy, tmp_p
 
 def add(sick: Patient, name: str, secret: bytes | None = None, **given: bytes) -> None:
     with sick.database.write() as session:
-        credentials.add_instance(session, sick.vault, name, 1, **given)
+        registry.add_instance(session, sick.vault, name, 1, **given)
         if secret:
-            credentials.add_key(session, sick.vault, name, secret, 1)
+            signature_keys.add_key(session, sick.vault, name, secret, 1)
 
 
 def test_keys_that_cannot_be_opened_are_found(healthy):
@@ -232,7 +232,7 @@ def test_an_instance_without_a_key_and_no_instance_at_all_are_found(healthy):
     expect(setup.instances(healthy), "fail", "gooddata are refused: no key")
     with patient(healthy.settings.database_url, default_keys=()) as bare:
         with bare.database.write() as session:
-            credentials.remove_instance(session, "gooddata")
+            registry.remove_instance(session, "gooddata")
         expect(setup.instances(bare), "fail", "there is none")
 
 

@@ -478,14 +478,14 @@ def receiver_of_two(make_receiver: Callable, make_database: Callable) -> Receive
     """Both instances, `default` and `null`, have a job 1."""
     from cryptography.fernet import Fernet  # noqa: PLC0415 - only here
 
-    from receiver.instances import credentials  # noqa: PLC0415 - only here
+    from receiver.instances import keys as signature_keys, registry# noqa: PLC0415 - only here
 
     key = Fernet.generate_key()
     receiver = make_receiver(make_database("sqlite"), encryption_keys=(key.decode(),))
     vault = credentials.Vault(Settings(encryption_keys=(key.decode(),)).encryption_keys)
     with receiver.services.database.write() as session:
-        credentials.add_instance(session, vault, "null", 1)
-        credentials.add_key(session, vault, "null", KEY.secret, 1)
+        registry.add_instance(session, vault, "null", 1)
+        signature_keys.add_key(session, vault, "null", KEY.secret, 1)
     for name in ("default", "null"):
         assert receiver.call_back(b'{"id": "1", "status": "RUNNING"}', name).status_code == 200
     return receiver

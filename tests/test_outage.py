@@ -500,7 +500,7 @@ def test_a_frozen_backend_holds_no_sender_longer_than_promised(make_receiver, po
 
 def test_a_connection_that_hangs_is_given_up_while_it_hangs(make_receiver, postgresql, monkeypatch):
     """Its kernel goes on acknowledging, so that TCP never notices; others can be opened."""
-    monkeypatch.setattr("receiver.database.driver.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("receiver.database.postgresql.PATIENCE_SECONDS", 0.3)
     receiver = make_receiver(postgresql.url)
     assert receiver.call_back(bulk("before")).status_code == 200
     frozen = postgresql.backends()

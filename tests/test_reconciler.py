@@ -29,7 +29,7 @@ from receiver.background import Background
 from receiver.callbacks.store import record
 from receiver.database.models import Instance, JobRow, Pace, Submission
 from receiver.errors import StoreUnavailable
-from receiver.instances import credentials
+from receiver.instances import registry
 from receiver.instances.encryption import Vault
 from receiver.jobs import failed_records as failures
 from receiver.jobs.projection import NewObservation
@@ -484,7 +484,7 @@ def test_secrets_that_cannot_be_opened_block_their_instance_alone(relay):
 
 def test_an_instance_without_secrets_is_left_out(relay):
     with relay.services.database.write() as session:
-        credentials.add_instance(session, Vault(()), "bare", 1)
+        registry.add_instance(session, Vault(()), "bare", 1)
     assert relay.reconciler().one_pass(everything=True).blocked == []
 
 
@@ -883,7 +883,7 @@ def test_the_vendors_queue_is_asked_with_the_organizations_secret(relay):
     with relay.services.database.write() as session:
         vault = Vault(relay.services.settings.encryption_keys)
         secrets = {"element_token": b"e-1", "user_secret": b"u-1", "organization_secret": b"o-1"}
-        credentials.add_instance(session, vault, "queued", 1, **secrets)
+        registry.add_instance(session, vault, "queued", 1, **secrets)
     given = {}
 
     def note(asked: httpx.Request) -> None:

@@ -32,7 +32,7 @@ from standin import (
 from receiver.database.models import Forward, JobRow, Submission
 from receiver.errors import BadParameter
 from receiver.instances import tokens
-from receiver.instances.credentials import KeyRing
+from receiver.instances.keys import Keys
 from receiver.openconnectors import sandbox
 from receiver.openconnectors.client import LARGEST_ANSWER, Upstream
 from receiver.openconnectors.signatures import HEADER, is_valid
@@ -972,7 +972,7 @@ def test_the_walk_through_holds_on_every_database(database_url, sample):
 
 
 def test_an_instance_without_vendor_secrets_is_not_reached(relay):
-    from receiver.instances.credentials import add_instance as add  # noqa: PLC0415
+    from receiver.instances.registry import add_instance as add  # noqa: PLC0415
 
     with relay.services.database.write() as session:
         add(session, relay.services.vault, "bare", 1)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from receiver.callbacks.on_postgresql import OnPostgreSQL
 from receiver.callbacks.store import NewEvent, record
 from receiver.database import migrations
-from receiver.database.arrays import Blobs, Integers, Texts, Truths
+from receiver.database.postgresql import Blobs, Integers, Texts, Truths
 from receiver.database.models import JobRow
 from receiver.openconnectors.notifications import parse
 

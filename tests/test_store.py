@@ -27,7 +27,7 @@ from receiver.database.models import (
     TimelineEntry,
 )
 from receiver.errors import KeysChanged
-from receiver.instances import credentials
+from receiver.instances import keys as signature_keys, registry
 from receiver.instances.encryption import Vault
 from receiver.jobs.job import FILES_KEPT_MS
 from receiver.jobs.projection import NewObservation
@@ -103,8 +103,8 @@ def timeline(receiver, id_="1") -> list[dict]:
 def add_instance(receiver, name, *keys: SignatureKey) -> list[str]:
     vault = Vault(receiver.services.settings.encryption_keys)
     with receiver.services.database.write() as session:
-        credentials.add_instance(session, vault, name, NOW)
-        return [credentials.add_key(session, vault, name, key.secret, NOW) for key in keys]
+        registry.add_instance(session, vault, name, NOW)
+        return [signature_keys.add_key(session, vault, name, key.secret, NOW) for key in keys]
 
 
 # --- one event for equal bodies
@@ -611,7 +611,7 @@ def test_a_retired_key_is_refused_by_every_receiver_from_the_next_request_on(two
     (here, there), ids = two_nodes
     assert (codes(here, *KEYS[:2]), codes(there, *KEYS[:2])) == ([200, 200], [200, 200])
     with here.services.database.write() as session:
-        credentials.retire_key(session, ids[0], "gooddata", NOW)
+        signature_keys.retire_key(session, ids[0], "gooddata", NOW)
     before = count(here, Event)
     assert codes(there, KEYS[0], body=b"never seen before") == [401]
     assert codes(there, KEYS[0]) == [401]  # nor counts it as a delivery
@@ -625,7 +625,7 @@ def test_an_added_key_is_accepted_by_every_receiver_from_the_next_request_on(two
     assert (codes(here, KEYS[2]), codes(there, KEYS[2])) == ([401], [401])
     vault = Vault((FERNET,))
     with here.services.database.write() as session:
-        added = credentials.add_key(session, vault, "gooddata", KEYS[2].secret, NOW)
+        added = signature_keys.add_key(session, vault, "gooddata", KEYS[2].secret, NOW)
     assert codes(there, *KEYS[:3]) == [200, 200, 200]
     assert event(there, there.call_back(b"y", "gooddata", KEYS[2]))["key"] == added
 
@@ -636,7 +636,7 @@ def test_an_added_instance_is_known_at_once_and_a_removed_one_forgotten_at_once(
     add_instance(here, "new", KEYS[3])
     assert there.call_back(b"x", "new", KEYS[3]).status_code == 200
     with here.services.database.write() as session:
-        credentials.remove_instance(session, "new")
+        registry.remove_instance(session, "new")
     assert there.call_back(b"x", "new", KEYS[3]).status_code == 401
     assert there.call_back(b"y", "new", KEYS[3]).status_code == 401
 
@@ -646,7 +646,7 @@ def test_keys_that_another_delivery_had_read_meanwhile_turn_no_right_callback_aw
     codes(there, KEYS[0])  # it knows the keys as they are
     vault = Vault((FERNET,))
     with here.services.database.write() as session:
-        credentials.add_key(session, vault, "gooddata", KEYS[2].secret, NOW)
+        signature_keys.add_key(session, vault, "gooddata", KEYS[2].secret, NOW)
     delivery = Delivery("gooddata", b"y", sign(b"y", KEYS[2]), None, "::1")
     steps = there.services.intake.steps(delivery)
     read_again = next(steps)
@@ -676,9 +676,9 @@ def test_keys_changed_in_the_middle_of_a_batch_turn_no_right_callback_away(two_n
             if stop.is_set():
                 return
             with here.services.database.write() as session:
-                added = credentials.add_key(session, vault, "gooddata", KEYS[2].secret, NOW)
+                added = signature_keys.add_key(session, vault, "gooddata", KEYS[2].secret, NOW)
             with here.services.database.write() as session:
-                credentials.retire_key(session, added, "gooddata", NOW)
+                signature_keys.retire_key(session, added, "gooddata", NOW)
 
     rotating = threading.Thread(target=rotate)
     rotating.start()
@@ -701,7 +701,7 @@ def test_ciphertexts_that_were_swapped_do_not_open_and_other_instances_still_wor
         sealed = {row.id: row.sealed for row in session.scalars(select(StoredKey))}
         for row, content in ((ids[0], sealed[other]), (other, sealed[ids[0]])):
             session.execute(update(StoredKey).where(StoredKey.id == row).values(sealed=content))
-        credentials._count_change(session)
+        registry.count_change(session)
     for node in (here, there):
         answers = [
             node.call_back(b"x", name, key).status_code
@@ -725,7 +725,7 @@ def test_ciphertexts_swapped_within_an_instance_do_not_open_either(two_nodes):
         sealed = {row.id: row.sealed for row in session.scalars(select(StoredKey))}
         for row, content in zip(ids, (sealed[ids[1]], sealed[ids[0]]), strict=True):
             session.execute(update(StoredKey).where(StoredKey.id == row).values(sealed=content))
-        credentials._count_change(session)
+        registry.count_change(session)
     assert codes(there, *KEYS[:2]) == [503, 503]
     assert there.call_back(b"x", "gooddata", KEYS[0]).headers["Retry-After"]
 

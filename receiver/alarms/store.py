@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from receiver.alarms.conditions import Symptom
 from receiver.database.alarm_models import Alarm, Fetch, Node, Notice, Watch
-from receiver.instances.credentials import affected
+from receiver.database.engine import affected
 from receiver.lib.clock import DAY_MS, MINUTE_MS
 
 CALM_MS = 5 * MINUTE_MS  # unseen for so long, an alarm is over; what flickers stays one

@@ -15,9 +15,8 @@ from receiver.alarms import store as alarms
 from receiver.alarms.channels import Message, Target, content
 from receiver.alarms.conditions import symptoms
 from receiver.alarms.store import Told, note_symptoms, write_notice
-from receiver.callbacks.store import database_time
 from receiver.database.alarm_models import Alarm
-from receiver.database.engine import Database
+from receiver.database.engine import Database, database_time
 from receiver.errors import StoreError
 from receiver.jobs.rhythms import learn_rhythms
 from receiver.lib.clock import MINUTE_MS

@@ -1,76 +1,57 @@
-"""The way of a callback: is it really the vendor's, what does it say, keep it once and durably.
+"""The way of a callback: is it really the vendor's, what does it say, store it once and durably.
 
-raw HTTP request → Delivery (untrusted) → verify → parse → write → Receipt
+raw HTTP request → Delivery (untrusted) → judge → write, the verdict confirmed → Receipt
 """
 
-import hashlib
-import secrets
-import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar, cast
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import TypeAlias, TypeVar
 
+import msgspec
 import structlog
 
 from receiver import metrics
-from receiver.callbacks.rejections import AddressCount, NewRefusal
-from receiver.callbacks.store import (
+from receiver.callbacks.deliveries import (
+    AddressCount,
+    Delivery,
+    Failed,
     Item,
-    NewEvent,
+    Judged,
+    NewRejection,
     Receipt,
+    Rejected,
     Result,
-    StaleReplay,
-    keep_unmerged,
-    record,
+    judge,
 )
+from receiver.callbacks.store import Store
 from receiver.callbacks.writer import Writer
 from receiver.database.engine import Database
 from receiver.errors import (
-    KeysChanged,
-    NoSignatureKey,
     ReceiverError,
     SignatureError,
-    SignatureMismatch,
-    StoreError,
-    StoreRefused,
     StoreUnavailable,
     TooManyRefusals,
     UnknownInstance,
 )
-from receiver.instances.credentials import InstanceKeys, KeyRing
+from receiver.instances.keys import Keys
 from receiver.jobs.job import is_ending
 from receiver.jobs.projection import NewObservation
 from receiver.lib import logs
+from receiver.lib.clock import MINUTE_MS
 from receiver.lib.peers import network_of
-from receiver.openconnectors.notifications import Notification, parse
-from receiver.openconnectors.signatures import verify
-from receiver.settings import INSTANCE_NAME, Settings
+from receiver.openconnectors.notifications import Notification
+from receiver.settings import Settings
+
+MAX_ADDRESSES = 10_000  # whose rejections are counted in one process
+
+T = TypeVar("T")
+Done: TypeAlias = Callable[[Receipt | ReceiverError], None]
 
 log = structlog.get_logger()
 
-_MOST_ADDRESSES = 10_000  # remembered as refused too often, in one process
-
-T = TypeVar("T")
-
-# What taking a delivery waits for: an item to be committed, or a call that may block.
-Step: TypeAlias = Item | Callable[[], object]
-# Sent back is the step's result, thrown in its error.
-Steps: TypeAlias = Generator[Step, Any, T]
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """An HTTP request that arrived, still untrusted. body -- the raw bytes, whole.
-
-    request -- its id, where a proxy that is trusted gave it one.
-    """
-
-    instance: str
-    body: bytes
-    signature: str | None
-    webhook_id: str | None
-    peer: str
-    request: str | None = None
+_REJECTIONS = {error.reason: error for error in SignatureError.__subclasses__()}
 
 
 class Intake:
@@ -80,209 +61,159 @@ class Intake:
     """
 
     def __init__(
-        self, settings: Settings, database: Database, ring: KeyRing, clock: Callable[[], int]
+        self, settings: Settings, database: Database, keys: Keys, clock: Callable[[], int]
     ) -> None:
-        self._settings, self._database, self._ring, self._clock = settings, database, ring, clock
-        self.writer: Writer[Item, Result] = Writer(self._commit, self._rescue)
-        self._refused_until: dict[str, int] = {}
+        self._settings, self._keys, self._clock = settings, keys, clock
+        self._addresses = _Addresses(settings.refusals_a_minute, clock)
+        self.writer = Writer(Store(database, keys, clock), self._addresses.note)
+
+    def submit(self, delivery: Delivery, done: Done) -> None:
+        """Judge a delivery and have it stored; never blocks.
+
+        done -- is called once, in the writer's thread unless that takes no more: with a Receipt,
+        which is committed then, or with an error: a SignatureError if the delivery is not proven to
+        be the vendor's, TooManyRefusals if its address failed at that too often, StoreUnavailable.
+        """
+        judged = judge(self._keys.current, delivery)
+        if judged.reason and self._addresses.seconds_left(network_of(delivery.peer)) is not None:
+            judged = msgspec.structs.replace(judged, unrecorded=True)
+
+        def finish(result: Result) -> None:
+            done(self._answer(judged, result))
+
+        try:
+            self.writer.submit(judged, finish, self._settings.answer_within / 1000)
+        except StoreUnavailable as error:
+            finish(Failed(str(error)))
 
     def receive(self, delivery: Delivery) -> Receipt:
-        """Verify and keep a delivery; when this returns, it is committed.
-
-        Raises SignatureError if it is not proven to be the vendor's, TooManyRefusals if its address
-        failed at that too often, StoreUnavailable if it could not be committed in time.
-        """
-        return self._walk(self.steps(delivery))
-
-    def steps(self, delivery: Delivery) -> Steps[Receipt]:
-        """Do as `receive`, but leave the waiting to who takes the steps: thread or event loop."""
-        while True:
-            try:
-                event = yield from self._verified(delivery)
-                receipt = yield event
-            except KeysChanged:
-                yield self._ring.refresh
-            except SignatureError as refusal:
-                raise (yield from self._refused(delivery, refusal)) from None
-            except StoreError:
-                self._count(delivery.instance, "unavailable")
-                raise
-            else:
-                return self._taken(event, cast("Receipt", receipt))
+        """Do as `submit`, and wait. Raises its errors."""
+        answer: Receipt | ReceiverError = self._wait(partial(self.submit, delivery))
+        if isinstance(answer, ReceiverError):
+            raise answer
+        return answer
 
     def receive_again(self, delivery: Delivery) -> Receipt | None:
-        """Take a delivery that was refused if its signature is right by now; else give None.
+        """Take a delivery that was rejected if its signature is right by now; else return None.
 
         Nothing is counted: it was, when it came. Raises StoreUnavailable.
         """
-        return self._walk(self._steps_again(delivery))
-
-    def count_refusal(self, peer: str, reason: str) -> None:
-        """Count a delivery that could not be read as it was sent; who sent it does not wait."""
-        metrics.REFUSALS.labels(reason).inc()
-        metrics.callbacks("", "", "broken").inc()
-        logs.summed(log, "refused", reason, network_of(peer), reason=reason, peer=network_of(peer))
-        try:
-            if not self._is_ignored(network_of(peer)):
-                self.writer.submit(NewRefusal("", reason, network_of(peer), 0, None, None))
-        except StoreUnavailable:
-            pass  # the counter above has it
+        result = self._written(judge(self._keys.current, delivery, unrecorded=True))
+        return result if isinstance(result, Receipt) else None
 
     def observe(self, observation: NewObservation) -> None:
-        """Keep what a poll or a submission told; when this returns, it is committed.
+        """Store what a poll or a submission told; when this returns, it is committed.
 
         Raises StoreUnavailable.
         """
-        self._committed(observation)
+        self._written(observation)
         _note_learnt(observation.notification, self._clock())
 
-    def _taken(self, event: NewEvent, receipt: Receipt) -> Receipt:
+    def count_rejection(self, peer: str, reason: str) -> None:
+        """Count a delivery that could not be read as it was sent; who sent it does not wait."""
+        network = network_of(peer)
+        metrics.REFUSALS.labels(reason).inc()
+        metrics.callbacks("", "", "broken").inc()
+        logs.summed(log, "refused", reason, network, reason=reason, peer=network)
+        if self._addresses.seconds_left(network) is None:
+            with suppress(StoreUnavailable):  # the counter above has it
+                self.writer.submit(NewRejection("", reason, network), _ignore, MINUTE_MS / 1000)
+
+    def _written(self, item: Item) -> Result:
+        seconds = self._settings.answer_within / 1000
+        result: Result = self._wait(lambda done: self.writer.submit(item, done, seconds))
+        if isinstance(result, Failed):
+            raise StoreUnavailable(result.text)
+        return result
+
+    def _wait(self, submit: Callable[[Callable[[T], None]], None]) -> T:
+        """Submit, and return what comes of it. Raises StoreUnavailable when time is over."""
+        come = threading.Event()
+        results: list[T] = []
+
+        def done(result: T) -> None:
+            results.append(result)
+            come.set()
+
+        submit(done)
+        if not come.wait(self._settings.answer_within / 1000):
+            raise StoreUnavailable("not committed in time")
+        return results[0]
+
+    def _answer(self, judged: Judged, result: Result) -> Receipt | ReceiverError:
+        """Count a delivery's result, and say what to answer."""
+        delivery = judged.delivery
+        if isinstance(result, Receipt):
+            self._count_receipt(judged, result)
+            return result
+        if isinstance(result, Rejected):
+            return self._reject(delivery, result.reason)
+        known = delivery.instance in self._keys.current.instances
+        metrics.callbacks(delivery.instance if known else "", "", "unavailable").inc()
+        return StoreUnavailable(result.text if result else "nothing was stored")
+
+    def _count_receipt(self, judged: Judged, receipt: Receipt) -> None:
+        instance, told = judged.delivery.instance, judged.notification
         answer = "duplicate" if receipt.duplicate else "new"
-        metrics.callbacks(event.instance, event.notification.kind, answer).inc()
-        if not receipt.duplicate:
-            _note_learnt(event.notification, self._clock())
-        elif isinstance(receipt, StaleReplay):
-            metrics.STALE_REPLAYS.labels(event.instance).inc()
-            log.warning("stale replay", instance=event.instance, kept_as=receipt.event)
-        return receipt
+        metrics.callbacks(instance, told.kind if told else "", answer).inc()
+        if told and not receipt.duplicate:
+            _note_learnt(told, self._clock())
+        elif receipt.forgotten:
+            metrics.STALE_REPLAYS.labels(instance).inc()
+            log.warning("stale replay", instance=instance, kept_as=receipt.event)
 
-    def _count(self, instance: str, answer: str) -> None:
-        """Count a callback that was not taken; of instances, only those that exist have a name."""
-        known = self._ring.known and self._ring.of(instance) is not None
-        metrics.callbacks(instance if known else "", "", answer).inc()
-
-    def _walk(self, steps: Steps[T]) -> T:
-        """Take steps in this thread, and wait for each."""
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    result = step() if callable(step) else self._committed(step)
-                except ReceiverError as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(result)
-        except StopIteration as end:
-            return cast("T", end.value)
-
-    def _steps_again(self, delivery: Delivery) -> Steps[Receipt | None]:
-        while True:
-            try:
-                event = yield from self._verified(delivery)
-                return cast("Receipt", (yield event))
-            except KeysChanged:
-                yield self._ring.refresh
-            except SignatureError:
-                return None
-
-    def _verified(self, delivery: Delivery) -> Steps[NewEvent]:
-        if not self._ring.known:
-            yield self._ring.refresh
-        seen = self._ring.version
-        try:
-            ring, key = self._check(delivery)
-        except SignatureError:
-            # Before anything is refused: another process may have changed the keys just now, and
-            # another delivery may have had them read since.
-            yield self._ring.refresh
-            if self._ring.version == seen:
-                raise
-            ring, key = self._check(delivery)
-        return NewEvent(
-            id=f"{self._clock():012x}{secrets.token_hex(10)}",
-            instance=delivery.instance,
-            body=delivery.body,
-            sha256=hashlib.sha256(delivery.body).digest(),
-            notification=parse(delivery.body),
-            key=key,
-            key_version=ring.version,
-            webhook_id=delivery.webhook_id,
-        )
-
-    def _check(self, delivery: Delivery) -> tuple[InstanceKeys, str]:
-        named = INSTANCE_NAME.fullmatch(delivery.instance)
-        ring = self._ring.of(delivery.instance) if named else None
-        try:
-            # An unknown instance has no keys, which takes as long as one.
-            key = verify(delivery.body, delivery.signature, ring.keys if ring else ())
-        except SignatureError as refusal:
-            if ring and ring.broken and isinstance(refusal, (SignatureMismatch, NoSignatureKey)):
-                raise StoreUnavailable("a key of this instance cannot be opened") from None
-            if ring:
-                raise
-        if ring is None:
-            raise UnknownInstance("no such instance")
-        return ring, key
-
-    def _committed(self, item: Item) -> Result:
-        pending = self.writer.submit(item)
-        try:
-            return pending.result(self._settings.answer_within / 1000)
-        except TimeoutError:
-            pending.cancel()
-            raise StoreUnavailable("not committed in time") from None
-
-    def _refused(self, delivery: Delivery, refusal: SignatureError) -> Steps[ReceiverError]:
-        """Count and perhaps quarantine a refused delivery; give what to answer."""
-        metrics.REFUSALS.labels(refusal.reason).inc()
+    def _reject(self, delivery: Delivery, reason: str) -> ReceiverError:
+        metrics.REFUSALS.labels(reason).inc()
         peer = network_of(delivery.peer)
-        if self._is_ignored(peer):
-            return self._too_many(peer)
-        known = not isinstance(refusal, UnknownInstance)
-        instance = delivery.instance if known else ""
+        if (seconds := self._addresses.count(peer)) is not None:
+            metrics.REFUSALS.labels(TooManyRefusals.reason).inc()
+            metrics.callbacks("", "", "ignored").inc()
+            return TooManyRefusals(seconds)
+        instance = "" if reason == UnknownInstance.reason else delivery.instance
         metrics.callbacks(instance, "", "refused").inc()
-        named = {"reason": refusal.reason, "peer": peer, "instance": instance}
+        named = {"reason": reason, "peer": peer, "instance": instance}
         id_ = {"request_id": delivery.request} if delivery.request else {}
         logs.summed(log, "refused", *named.values(), **named, **id_)
-        signature = delivery.signature.encode("latin-1", "replace") if delivery.signature else None
-        item = NewRefusal(
-            instance=instance,
-            reason=refusal.reason,
-            peer=peer,
-            size=len(delivery.body),
-            signature=signature if known else None,
-            body=delivery.body if known and signature else None,
-        )
-        try:
-            count = yield item
-        except StoreUnavailable:
-            return refusal  # not counted, but refused it is
-        if isinstance(count, AddressCount) and count.count > self._settings.refusals_a_minute:
-            self._ignore(peer, self._clock() + count.left)
-            return self._too_many(peer)
-        return refusal
+        return _REJECTIONS[reason]("the delivery is not proven to be the vendor's")
 
-    def _is_ignored(self, peer: str) -> bool:
-        return self._refused_until.get(peer, 0) > self._clock()
 
-    def _ignore(self, peer: str, until: int) -> None:
-        if len(self._refused_until) >= _MOST_ADDRESSES:
+class _Addresses:
+    """How often addresses were rejected in their minute: here, and what is heard of other nodes."""
+
+    def __init__(self, limit: int, clock: Callable[[], int]) -> None:
+        self._limit, self._clock = limit, clock
+        self._counts: dict[str, tuple[int, int]] = {}  # and when the minute is over, ms
+
+    def count(self, peer: str) -> int | None:
+        """Count one more; return in how many seconds it is listened to again, or None for now."""
+        now = self._clock()
+        count, until = self._counts.get(peer, (0, 0))
+        if until <= now:
+            count, until = 0, now + MINUTE_MS
+        self._set(peer, count + 1, until)
+        return self.seconds_left(peer)
+
+    def note(self, address: AddressCount) -> None:
+        """Take over what all nodes together have counted."""
+        if address.count > self._counts.get(address.peer, (0, 0))[0]:
+            self._set(address.peer, address.count, self._clock() + address.left)
+
+    def seconds_left(self, peer: str) -> int | None:
+        """Return in how many seconds an address is listened to again, or None for now."""
+        count, until = self._counts.get(peer, (0, 0))
+        left = until - self._clock()
+        return max(1, -(-left // 1000)) if count > self._limit and left > 0 else None
+
+    def _set(self, peer: str, count: int, until: int) -> None:
+        if len(self._counts) >= MAX_ADDRESSES and peer not in self._counts:
             now = self._clock()
-            live = {key: end for key, end in self._refused_until.items() if end > now}
-            self._refused_until = live if len(live) < _MOST_ADDRESSES else {}
-        self._refused_until[peer] = until
+            live = {key: held for key, held in self._counts.items() if held[1] > now}
+            self._counts = live if len(live) < MAX_ADDRESSES else {}
+        self._counts[peer] = count, until
 
-    def _too_many(self, peer: str) -> TooManyRefusals:
-        metrics.REFUSALS.labels(TooManyRefusals.reason).inc()
-        metrics.callbacks("", "", "ignored").inc()
-        left = self._refused_until.get(peer, 0) - self._clock()
-        return TooManyRefusals(max(1, -(-left // 1000)))
 
-    def _commit(self, batch: Sequence[Item]) -> Sequence[Result]:
-        began = time.perf_counter()
-        metrics.QUEUE_LENGTH.set(self.writer.waiting)
-        # For ever: those who wait have deadlines of their own.
-        with self._database.transaction(patience=None) as connection:
-            results = record(connection, batch, self._clock)
-        metrics.BATCH_SIZE.observe(len(batch))
-        metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
-        return results
-
-    def _rescue(self, item: Item, refused: StoreRefused) -> Result:
-        if not isinstance(item, NewEvent):
-            raise refused
-        with self._database.write() as session:
-            return keep_unmerged(session, item, self._clock)
+def _ignore(_result: Result) -> None:
+    """Nobody waits for it."""
 
 
 def _note_learnt(told: Notification, now: int) -> None:

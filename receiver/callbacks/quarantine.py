@@ -3,14 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from receiver.callbacks.deliveries import Delivery
 from receiver.callbacks.diagnosis import likely_cause
-from receiver.callbacks.intake import Delivery, Intake
+from receiver.callbacks.intake import Intake
 from receiver.callbacks.rejections import forget_rejection, quarantined
 from receiver.database.engine import Database
 from receiver.database.models import Rejection
 from receiver.errors import SignatureError
-from receiver.instances.credentials import OpenedKey, opened_keys
 from receiver.instances.encryption import Vault
+from receiver.instances.keys import OpenedKey, opened_keys
 from receiver.openconnectors.signatures import SignatureKey, verify
 from receiver.settings import DEFAULT_INSTANCE
 

@@ -1,12 +1,13 @@
-"""What was refused: counts by reason and by address, and a bounded quarantine."""
+"""What was rejected: counts by reason and by address, and a bounded quarantine."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 from msgspec import Struct
 from sqlalchemy import case, delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
+from receiver.callbacks.deliveries import AddressCount, NewRejection
 from receiver.database.engine import Database, upsert
 from receiver.database.models import RefusedAddress, Rejection, RejectionCount
 from receiver.database.page import numbers_of, page
@@ -18,51 +19,17 @@ KEPT_REJECTIONS_OF_A_PEER = 1_000
 KEPT_REJECTION_BYTES = 64 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class NewRefusal:
-    """A delivery that was refused. instance -- '' where it is unknown: then it is only counted.
-
-    size -- of the body in bytes. signature -- the header as it came. body -- kept for another look.
-    """
-
-    instance: str
-    reason: str
-    peer: str
-    size: int
-    signature: bytes | None
-    body: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class AddressCount:
-    """How often an address was refused in its window, which ends in `left` ms."""
-
-    count: int
-    left: int
-
-
-def keep_refusals(
-    session: Session, refusals: Sequence[NewRefusal], now: int
-) -> dict[str, AddressCount]:
-    """Count refused deliveries, and quarantine those to a known instance; count each address."""
-    _count_refusals(session, refusals, now)
-    named = [refusal for refusal in refusals if refusal.instance]
+def record_rejections(
+    session: Session, rejections: Sequence[NewRejection], now: int
+) -> list[AddressCount]:
+    """Count rejected deliveries, and quarantine those to a known instance; count each address."""
+    _count_rejections(session, rejections, now)
+    named = [rejection for rejection in rejections if rejection.instance]
     if named:
-        rows = [
-            {
-                "at": now,
-                "instance": refusal.instance,
-                "reason": refusal.reason,
-                "peer": refusal.peer,
-                "size": refusal.size,
-                "signature": refusal.signature,
-                "body": refusal.body,
-            }
-            for refusal in named
-        ]
+        rows = [{"at": now, **msgspec.structs.asdict(rejection)} for rejection in named]
         session.execute(insert(Rejection), rows)
         _trim_quarantine(session)
-    return _count_addresses(session, [refusal.peer for refusal in refusals], now)
+    return _count_addresses(session, [rejection.peer for rejection in rejections], now)
 
 
 def quarantined(
@@ -90,10 +57,10 @@ def forget_rejection(session: Session, id_: int) -> None:
     session.execute(delete(Rejection).where(Rejection.id == id_))
 
 
-def _count_refusals(session: Session, refusals: Sequence[NewRefusal], now: int) -> None:
+def _count_rejections(session: Session, rejections: Sequence[NewRejection], now: int) -> None:
     tally: dict[tuple[str, str], int] = {}
-    for refusal in refusals:
-        place = refusal.reason, refusal.instance
+    for rejection in rejections:
+        place = rejection.reason, rejection.instance
         tally[place] = tally.get(place, 0) + 1
     new = upsert(session, RejectionCount)
     statement = new.on_conflict_do_update(
@@ -110,7 +77,7 @@ def _count_refusals(session: Session, refusals: Sequence[NewRefusal], now: int) 
     )
 
 
-def _count_addresses(session: Session, peers: Sequence[str], now: int) -> dict[str, AddressCount]:
+def _count_addresses(session: Session, peers: Sequence[str], now: int) -> list[AddressCount]:
     new = upsert(session, RefusedAddress)
     over = RefusedAddress.since <= now - MINUTE_MS
     statement = new.on_conflict_do_update(
@@ -123,10 +90,10 @@ def _count_addresses(session: Session, peers: Sequence[str], now: int) -> dict[s
         },
     ).returning(RefusedAddress.peer, RefusedAddress.count, RefusedAddress.since)
     rows = [{"peer": peer, "since": now, "count": peers.count(peer)} for peer in sorted(set(peers))]
-    return {
-        peer: AddressCount(count, since + MINUTE_MS - now)
+    return [
+        AddressCount(peer, count, since + MINUTE_MS - now)
         for peer, count, since in session.execute(statement, rows)
-    }
+    ]
 
 
 def _trim_quarantine(session: Session) -> None:

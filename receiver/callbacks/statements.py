@@ -1,57 +1,240 @@
-"""The few statements of the hot path, as each database takes them fastest.
+"""The few statements of the hot path, on one page: what a batch reads and writes.
 
 They go to the driver as they stand, past SQLAlchemy's reading of parameters and results, which cost
 more than the databases did. Each text is always the same, so that sqlite3's cache and psycopg's
 prepared statements know it again.
 
-SQLite is a function call away, and one writer at a time holds it: who holds it may look first, and
-then writes many rows with one statement of each kind.
-PostgreSQL is a round trip away, and other nodes write at once: arrays, three statements for a
-batch, each touching its rows in the order given, which all nodes keep.
+SQLite is a function call away, and one writer at a time holds it: a statement is run for each row.
+PostgreSQL is a round trip away, and other nodes write at once: a statement takes all rows as
+arrays, a column each, and touches them in the order given, which all nodes keep.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection
 
-from receiver.callbacks.on_sqlite import OnSQLite
-from receiver.jobs.rows import Changes, EventRow, JobValues, KeptEvents, Place, StoredJob
+from receiver.database.models import NUMBER_BITS
+from receiver.errors import LostRace
+from receiver.jobs.projection import JobValues, StoredJob
+
+_RACES = ("23505", "40001", "40P01")  # a row was there already, serialization, deadlock
+
+Row = Sequence[Any]
+
+
+class Statement(NamedTuple):
+    """One thing done to many rows. columns -- PostgreSQL's types of a row's values."""
+
+    sqlite: str
+    postgresql: str
+    columns: tuple[str, ...]
+
+
+class Start(NamedTuple):
+    """What a transaction begins with: its time, ms, the version of the keys, and its first `n`."""
+
+    now: int
+    version: int
+    n: int
 
 
 class Statements(Protocol):
-    """The hot path's statements in one transaction. Rows come sorted, or nodes would deadlock."""
+    """The statements in one transaction, on one of the databases."""
 
-    def now(self, clock: Callable[[], int]) -> int:
-        """The time all nodes agree on, ms: PostgreSQL's, or this machine's for SQLite."""
+    def start(self, clock: Callable[[], int]) -> Start:
+        """Tell the time all nodes agree on: PostgreSQL's, or this machine's for SQLite."""
         ...
 
-    def keep_events(self, rows: Sequence[EventRow], clock: Callable[[], int]) -> KeptEvents:
-        """Insert events, or count the repetition of those that are there."""
+    def select(self, statement: Statement, rows: Sequence[Row]) -> list[Row]:
+        """Return what is there of these rows."""
         ...
 
-    def note_keys(self, keys: Iterable[str], now: int) -> None:
-        """Remember when keys last matched, to the minute: more would be a write a callback."""
-        ...
-
-    def known_jobs(self, places: Sequence[Place]) -> list[StoredJob]:
-        """Give those of the jobs that are known already, where that can be told without a trip."""
-        ...
-
-    def add_jobs(self, rows: Sequence[JobValues]) -> list[StoredJob]:
-        """Insert new jobs, and lock and give those that were there after all."""
-        ...
-
-    def write(self, changes: Changes) -> None:
-        """Write all the rest; each of the jobs must be locked, and each locked one be there."""
+    def write(self, statement: Statement, rows: Sequence[Row]) -> None:
+        """Write rows. Raises LostRace if another node was faster: the same again will do."""
         ...
 
 
 def statements(connection: Connection) -> Statements:
-    """The statements in a connection's transaction."""
+    """Return the statements in a connection's transaction."""
     cursor = connection.connection.cursor()
     if connection.dialect.name == "sqlite":
-        return OnSQLite(cursor)
-    from receiver.callbacks.on_postgresql import OnPostgreSQL
+        return _OnSQLite(cursor)
+    from receiver.database.postgresql import arrays
 
-    return OnPostgreSQL(cursor)
+    return _OnPostgreSQL(cursor, arrays)
+
+
+class _OnSQLite:
+    def __init__(self, cursor: Any) -> None:  # noqa: ANN401 - sqlite3's
+        self._cursor = cursor
+
+    def start(self, clock: Callable[[], int]) -> Start:
+        now = clock()
+        end = (now + 1) << NUMBER_BITS
+        version, event, entry = self._cursor.execute(_START_SQLITE, (end,)).fetchone()
+        return Start(now, version, max(now << NUMBER_BITS, (event or 0) + 1, (entry or 0) + 1))
+
+    def select(self, statement: Statement, rows: Sequence[Row]) -> list[Row]:
+        execute = self._cursor.execute
+        return [row for each in rows for row in execute(statement.sqlite, each).fetchall()]
+
+    def write(self, statement: Statement, rows: Sequence[Row]) -> None:
+        self._cursor.executemany(statement.sqlite, rows)
+
+
+class _OnPostgreSQL:
+    def __init__(self, cursor: Any, arrays: Callable[..., list[Any]]) -> None:  # noqa: ANN401 - psycopg's
+        self._cursor, self._arrays = cursor, arrays
+
+    def start(self, clock: Callable[[], int]) -> Start:  # noqa: ARG002 - SQLite's way
+        now, version, number, *_ = self._cursor.execute(_START_POSTGRESQL).fetchone()
+        return Start(now, version, now << NUMBER_BITS | number % (1 << NUMBER_BITS))
+
+    def select(self, statement: Statement, rows: Sequence[Row]) -> list[Row]:
+        return list(self._run(statement, rows).fetchall())
+
+    def write(self, statement: Statement, rows: Sequence[Row]) -> None:
+        if self._run(statement, rows).rowcount != len(rows):
+            raise LostRace("another node changed a row of this batch meanwhile")
+
+    def _run(self, statement: Statement, rows: Sequence[Row]) -> Any:  # noqa: ANN401 - psycopg's
+        try:
+            return self._cursor.execute(statement.postgresql, self._arrays(statement.columns, rows))
+        except Exception as error:
+            if getattr(error, "sqlstate", None) in _RACES:
+                raise LostRace("another node was faster") from error
+            raise
+
+
+def _insert(table: str, columns: Mapping[str, str], conflict: str = "") -> Statement:
+    names, types = ", ".join(columns), tuple(columns.values())
+    into = f"INSERT INTO {table} ({names})"
+    marks = ", ".join("?" * len(columns))
+    return Statement(
+        f"{into} VALUES ({marks}) {conflict}",
+        f"{into} SELECT * FROM {_given(types)} {conflict}",
+        types,
+    )
+
+
+def _select(what: str, table: str, columns: Mapping[str, str]) -> Statement:
+    """Look rows up by a key.
+
+    PostgreSQL locks them, in the order given. Each is looked for by itself, in a subquery that
+    cannot be flattened: a join would be planned by what the table held when it was prepared.
+    """
+    query, types = f"SELECT {what} FROM {table} WHERE ", tuple(columns.values())
+    names = ", ".join(columns)
+    key = " AND ".join(f"{table}.{name} = given.{name}" for name in columns)
+    return Statement(
+        query + " AND ".join(f"{name} = ?" for name in columns),
+        f"SELECT there.* FROM {_given(types)} AS given ({names})"
+        f" CROSS JOIN LATERAL ({query}{key} FOR UPDATE) AS there",
+        types,
+    )
+
+
+def _given(types: Iterable[str]) -> str:
+    return f"unnest({', '.join(f'%s::{type_}[]' for type_ in types)})"
+
+
+_START_SQLITE = """
+SELECT version, (SELECT max(n) FROM events WHERE n < ?1), (SELECT max(n) FROM timeline WHERE n < ?1)
+FROM key_version"""
+# What is planned in this transaction goes by index, however small a table was at the time.
+_START_POSTGRESQL = """
+SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8, version, nextval('event_numbers'),
+       set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
+       set_config('enable_mergejoin', 'off', true)
+FROM key_version"""
+
+_JOB_KEY = {"instance": "text", "id": "text"}
+_IDENTITY = {"instance": "text", "job": "text", "sha256": "bytea"}
+_EVENT = {
+    "n": "int8",
+    **_IDENTITY,
+    "kind": "text",
+    "deliveries": "int8",
+    "last_received_at": "int8",
+    "key": "text",
+    "size": "int8",
+    "webhook_id": "text",
+    "headers": "text",
+    "peer": "text",
+    "status": "text",
+    "changed": "text",
+    "note": "text",
+    "body": "bytea",
+}
+_JOB = {
+    **_JOB_KEY,
+    "facet": "int8",
+    "updated_at": "int8",
+    "revision": "int8",
+    "events": "int8",
+    "first_seen_at": "int8",
+    "files_expire_at": "int8",
+    "callback_due": "bool",
+    "learnt_by": "text",
+    "client_url": "text",
+    "under_way": "bool",
+    "errors_at": "int8",
+    "errors_tries": "int8",
+    "registers": "text",
+}
+_CHANGED = ", ".join(
+    f"{name} = excluded.{name}" for name in JobValues._fields if name not in ("instance", "id")
+)
+
+JOBS = _select(", ".join(StoredJob._fields), "jobs", _JOB_KEY)
+EVENTS = _select("instance, job, sha256, n, key = '' AS forgotten", "events", _IDENTITY)
+FACETS = _select("facet", "facets", {"facet": "int8"})
+
+NEW_EVENTS = _insert("events", _EVENT)
+REPEATED_EVENTS = Statement(
+    "UPDATE events SET deliveries = deliveries + ?, last_received_at = max(last_received_at, ?)"
+    " WHERE n = ?",
+    "UPDATE events SET deliveries = deliveries + more,"
+    " last_received_at = greatest(last_received_at, at)"
+    f" FROM {_given(('int8', 'int8', 'int8'))} AS given (more, at, number) WHERE n = number",
+    ("int8", "int8", "int8"),
+)
+# The revision tells who was faster; PostgreSQL goes by the key whatever it thinks of the table.
+JOB_CHANGES = _insert(
+    "jobs",
+    _JOB,
+    f"ON CONFLICT (instance, id) DO UPDATE SET {_CHANGED}"
+    " WHERE jobs.revision = excluded.revision - 1",
+)
+NEW_ENTRIES = _insert(
+    "timeline",
+    {
+        "n": "int8",
+        "instance": "text",
+        "job": "text",
+        "source": "text",
+        "status": "text",
+        "changed": "text",
+        "note": "text",
+    },
+)
+NEW_FACETS = _insert(
+    "facets",
+    {
+        "facet": "int8",
+        "instance": "text",
+        "status": "text",
+        "outcome": "text",
+        "object": "text",
+        "direction": "text",
+        "callback_lost": "bool",
+        "other": "bool",
+    },
+    "ON CONFLICT (facet) DO UPDATE SET facet = excluded.facet",
+)
+COUNTS = _insert(
+    "counts",
+    {"facet": "int8", "hour": "int8", "slot": "int8", "n": "int8"},
+    "ON CONFLICT (facet, hour, slot) DO UPDATE SET n = counts.n + excluded.n",
+)

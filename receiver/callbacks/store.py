@@ -1,169 +1,373 @@
-"""What a batch writes: events once, their jobs merged, the timeline, and what was refused.
+"""What a batch writes, in one transaction: verdicts confirmed, events once, their jobs merged.
 
-Functions take a Session and never commit. Rows are touched in a fixed order, events before jobs and
-each sorted by key, or two nodes with the same batch in another order would deadlock.
+The verdict belongs to the transaction: the version of the keys is read in it, and what was judged
+by another is judged again, so that a rotation is seen at once by every node. Rows are touched in a
+fixed order, jobs before events before counts and each sorted by key, or two nodes with the same
+batch in another order would deadlock.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import os
+import socket
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import TypeAlias, cast
 
-from sqlalchemy import Connection, select
-from sqlalchemy.orm import Session
+import msgspec
+import structlog
+from sqlalchemy import Connection, func, insert, or_, select, update
 
-from receiver.callbacks.rejections import AddressCount, NewRefusal, keep_refusals
-from receiver.callbacks.statements import statements
-from receiver.database.models import KeyVersion
-from receiver.errors import KeysChanged
-from receiver.jobs.projection import NewObservation, Told, follow_up, merge_jobs
-from receiver.jobs.rows import Changes, EventRow, KeptEvents
-from receiver.jobs.tally import LAST_CALLBACK, Tally, counts
+from receiver import metrics
+from receiver.callbacks import statements as sql
+from receiver.callbacks.deliveries import (
+    AddressCount,
+    Failed,
+    Item,
+    Judged,
+    NewRejection,
+    Receipt,
+    Rejected,
+    Result,
+    judge,
+)
+from receiver.callbacks.rejections import record_rejections
+from receiver.callbacks.statements import Row, Start, Statements, statements
+from receiver.database.engine import Database, database_time
+from receiver.database.models import Event, Facet, Forward, StoredKey, Submission
+from receiver.errors import KeyUnusable, LostRace, StoreError, StoreRefused, UnknownInstance
+from receiver.instances.keys import KEY_PREFIX, Keys
+from receiver.jobs.projection import FacetKey, JobState, NewObservation, StoredJob
+from receiver.lib.clock import MINUTE_MS
+from receiver.lib.peers import network_of
 from receiver.openconnectors.notifications import Notification
 
-KEY_PREFIX = "key-"  # of the ids of signature keys in the database
+MAX_FACETS = 10_000  # of an instance; all beyond share one for each outcome
+MAX_REMEMBERED = 50_000  # facets, in one process
+TRIES = 5  # of a batch that lost races with other nodes
+SLOTS = 16  # of counts: processes with a slot of their own do not wait for each other
+
+Identity: TypeAlias = tuple[str, str, bytes]  # of an event: (instance, job or '', sha256)
+
+log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
-    """A verified callback to be stored. id -- taken if the body is new. sha256 -- of the body.
+class Store:
+    """Writes batches, for whoever is the only writer of its process.
 
-    key -- which signature key matched. key_version -- of the keys it was verified with.
+    clock -- ms since the epoch; PostgreSQL's own is used where there is one.
     """
 
-    id: str
-    instance: str
-    body: bytes
-    sha256: bytes
-    notification: Notification
-    key: str
-    key_version: int
-    webhook_id: str | None = None
+    def __init__(self, database: Database, keys: Keys, clock: Callable[[], int]) -> None:
+        self._database, self._keys, self._clock = database, keys, clock
+        self._slot = 0 if database.is_sqlite else _slot()
+        self._facets: dict[FacetKey, int] = {}  # that are committed
+        self._used: dict[str, int] = {}  # when a key's use was last noted, ms
+        self._rejections: list[NewRejection] = []
 
+    def write(self, batch: Sequence[Item]) -> list[Result]:
+        """Write a batch of at most MAX_BATCH; return each item's result in its place.
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """event -- its id. duplicate -- whether the same body was there before."""
+        An item that the database refuses for good does not fail its neighbours: a callback is then
+        stored as `unreadable`. Whatever else goes wrong gives Failed, and nothing is stored.
+        """
+        try:
+            began = time.perf_counter()
+            results = self._committed(batch)
+        except StoreRefused:
+            if len(batch) > 1:
+                return [result for item in batch for result in self.write([item])]
+            return [self._rescue(batch[0])]
+        except StoreError as error:
+            return [Failed(str(error))] * len(batch)
+        except Exception as error:
+            log.exception("writing a batch failed")
+            return [Failed(f"writing failed: {type(error).__name__}")] * len(batch)
+        metrics.BATCH_SIZE.observe(len(batch))
+        metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
+        return results
 
-    event: str
-    duplicate: bool
+    def write_rejections(self) -> list[AddressCount]:
+        """Count and quarantine what was rejected; return how often its addresses were by now.
 
+        In a transaction of its own, since nobody waits for it: what cannot be written is dropped.
+        """
+        rejections, self._rejections = self._rejections, []
+        if not rejections:
+            return []
+        try:
+            with self._database.write(patience=None) as session:
+                now = database_time(session, self._clock)
+                return record_rejections(session, rejections, now)
+        except StoreError as error:
+            log.warning("rejections are not recorded", count=len(rejections), error=str(error))
+            return []
 
-class StaleReplay(Receipt):
-    """The receipt of a duplicate that came so late that the event was pruned meanwhile."""
+    def _committed(self, batch: Sequence[Item]) -> list[Result]:
+        for attempt in range(1, TRIES + 1):
+            try:
+                # For ever: those who wait have deadlines of their own.
+                with self._database.transaction(patience=None) as connection:
+                    writing = self._write(connection, batch)
+            except LostRace:
+                if attempt == TRIES:
+                    raise
+            else:
+                break
+        self._rejections += writing.rejections
+        if len(self._facets) > MAX_REMEMBERED:
+            self._facets.clear()
+        self._facets |= writing.facets
+        self._used |= writing.noted
+        return writing.results
 
-    __slots__ = ()
+    def _rescue(self, item: Item) -> Result:
+        """Store a verified body whose reading the database refuses, without a job."""
+        if not isinstance(item, Judged):
+            return Failed("the database refuses this")
+        unreadable = msgspec.structs.replace(item, notification=Notification("unreadable"))
+        try:
+            return self._committed([unreadable])[0]
+        except StoreError as error:
+            return Failed(str(error))
 
+    def _write(self, connection: Connection, batch: Sequence[Item]) -> "_Writing":
+        run = statements(connection)
+        start = run.start(self._clock)
+        writing = _Writing(run, start, self._judged(connection, batch, start.version))
+        writing.read()
+        writing.merge()
+        self._add_facets(connection, writing)
+        writing.write(self._facets, self._slot)
+        self._note_use(connection, writing)
+        follow_up(connection, writing.states.values(), start.now)
+        return writing
 
-Item: TypeAlias = NewEvent | NewObservation | NewRefusal
-Result: TypeAlias = Receipt | AddressCount | KeysChanged | None
-
-
-def record(
-    store: Connection | Session, batch: Sequence[Item], clock: Callable[[], int]
-) -> list[Result]:
-    """Write a batch; give each item's result in its place.
-
-    An event gives a Receipt, or KeysChanged if its keys are out of date; a refusal an AddressCount.
-    """
-    connection = store.connection() if isinstance(store, Session) else store
-    run = statements(connection)
-    events = [item for item in batch if isinstance(item, NewEvent)]
-    kept = run.keep_events(_event_rows(events), clock) if events else None
-    now = kept.now if kept else run.now(clock)
-    new = [item for item in events if kept and kept.ids.get(_identity(item)) == item.id]
-    told = [
-        Told(item.instance, item.notification, event=item.id, body=item.body)
-        for item in new
-        if item.notification.kind == "bulk_job"
-    ]
-    # After the events: a submission looks for those that came before it.
-    told += [
-        Told(item.instance, item.notification, observation=item)
-        for item in batch
-        if isinstance(item, NewObservation)
-    ]
-    tally: Tally = defaultdict(int)
-    if kept:
-        run.note_keys(kept.keys, now)
-        tally.update({(LAST_CALLBACK, 0, instance): now for instance, _ in kept.ids})
-    merging = merge_jobs(run, told, now, tally)
-    if events or told:
-        entries = [entry for merged in merging.jobs for entry in merged.entries]
-        # A body that comes after its job was erased is not kept; instances may share a job's id.
-        erased = {
-            (merged.id, merged.instance)
-            for merged in merging.jobs
-            if merged.job.erased_at is not None
-        }
-        bodies = [
-            (item.id, item.body)
-            for item in new
-            if (item.notification.job, item.instance) not in erased
+    def _judged(self, connection: Connection, batch: Sequence[Item], version: int) -> list[Item]:
+        """Judge again what was judged by other keys than those of now."""
+        if all(_is_judged(item, version) for item in batch):
+            return list(batch)
+        keys = self._keys.load(connection)
+        return [
+            item
+            if _is_judged(item, version) or not isinstance(item, Judged)
+            else judge(keys, item.delivery, unrecorded=item.unrecorded)
+            for item in batch
         ]
-        run.write(Changes(bodies, merging.changed, entries, counts(tally)))
-    follow_up(connection, merging.jobs, now)
-    refusals = [item for item in batch if isinstance(item, NewRefusal)]
-    addresses = keep_refusals(Session(connection), refusals, now) if refusals else {}
-    return [_result(item, kept, addresses) for item in batch]
+
+    def _add_facets(self, connection: Connection, writing: "_Writing") -> None:
+        """Insert those facets of a batch's jobs that this process has not seen before."""
+        for key in sorted(
+            {state.facet() for state in writing.changed} - self._facets.keys(), key=_order
+        ):
+            used = key
+            of_instance = select(func.count()).where(Facet.instance == key.instance)
+            if (connection.scalar(of_instance) or 0) >= MAX_FACETS and not writing.run.select(
+                sql.FACETS, [(key.number(),)]
+            ):
+                used = key.as_other()
+            writing.run.write(sql.NEW_FACETS, [(used.number(), *used)])
+            writing.facets[key] = used.number()
+
+    def _note_use(self, connection: Connection, writing: "_Writing") -> None:
+        """Note when keys last matched, to the minute: more would be a write a callback."""
+        now = writing.now
+        for key in sorted(writing.keys):
+            if key.startswith(KEY_PREFIX) and self._used.get(key, 0) <= now - MINUTE_MS:
+                last = StoredKey.last_used_at
+                unnoted = or_(last.is_(None), last <= now - MINUTE_MS)
+                note = update(StoredKey).where(StoredKey.id == key, unnoted)
+                connection.execute(note.values(last_used_at=now))
+                writing.noted[key] = now
 
 
-def keep_unmerged(session: Session, item: NewEvent, clock: Callable[[], int]) -> Receipt:
-    """Keep a verified body whose reading the database refuses, as an event of kind `unreadable`."""
-    unread = replace(
-        item, notification=Notification("unreadable"), key_version=key_version(session)
-    )
-    (receipt,) = record(session, [unread], clock)
-    return cast("Receipt", receipt)
+class _Writing:
+    """A batch while it is written."""
 
+    def __init__(self, run: Statements, start: Start, items: Sequence[Item]) -> None:
+        self.run, self.now, self._n, self._items = run, start.now, start.n, items
+        self.results: list[Result] = [None] * len(items)
+        self.states: dict[tuple[str, str], JobState] = {}
+        self.facets: dict[FacetKey, int] = {}  # those that are new to this process
+        self.keys: set[str] = set()
+        self.noted: dict[str, int] = {}
+        self.rejections: list[NewRejection] = []
+        self._receipts: dict[Identity, Receipt] = {}
+        self._events: list[Row] = []
+        self._jobless: list[Row] = []
+        self._repeated: dict[int, int] = {}
+        self._entries: list[Row] = []
 
-def database_time(session: Session, clock: Callable[[], int]) -> int:
-    """The time all nodes agree on, ms: PostgreSQL's, or this machine's for SQLite."""
-    return statements(session.connection()).now(clock)
+    @property
+    def changed(self) -> list[JobState]:
+        """The jobs whose rows are to be written."""
+        return [state for state in self.states.values() if state.changed]
 
+    def read(self) -> None:
+        """Lock the jobs that are there, and find the events that are.
 
-def key_version(session: Session) -> int:
-    """How often instances and keys were changed."""
-    return session.scalar(select(KeyVersion.version)) or 0
+        A job that is not there has no event either: nothing ever deletes one.
+        """
+        places = sorted({place for item in self._items if (place := _place(item))})
+        rows = self.run.select(sql.JOBS, places) if places else ()
+        stored = {(row[0], row[1]): JobState.from_row(StoredJob._make(row)) for row in rows}
+        self.states = {
+            place: stored.get(place) or JobState(*place, self.now, self.now) for place in places
+        }
+        identities = sorted(
+            {
+                _identity(item)
+                for item in self._items
+                if isinstance(item, Judged) and item.key
+                if (place := _place(item)) is None or place in stored
+            }
+        )
+        for *identity, n, forgotten in (
+            self.run.select(sql.EVENTS, identities) if identities else ()
+        ):
+            self._receipts[tuple(identity)] = Receipt(n, duplicate=True, forgotten=bool(forgotten))
 
+    def merge(self) -> None:
+        """Merge callbacks first: a submission looks for those that came before it."""
+        for place, item in enumerate(self._items):
+            if isinstance(item, Judged):
+                self.results[place] = self._callback(item) if item.key else self._reject(item)
+            elif isinstance(item, NewRejection):
+                self.rejections.append(item)
+        for item in self._items:
+            if isinstance(item, NewObservation):
+                self._observe(item)
 
-def _result(item: Item, kept: KeptEvents | None, addresses: Mapping[str, AddressCount]) -> Result:
-    if isinstance(item, NewRefusal):
-        return addresses[item.peer]
-    if isinstance(item, NewObservation):
-        return None
-    # Its twin may have been kept, but this delivery was not counted.
-    if kept is None or item.key_version != kept.version:
-        return KeysChanged("signature keys were changed meanwhile")
-    kept_as = kept.ids[_identity(item)]
-    kind = StaleReplay if _identity(item) in kept.forgotten else Receipt
-    return kind(kept_as, kept_as != item.id)
+    def write(self, facets: Mapping[FacetKey, int], slot: int) -> None:
+        """Write all of it."""
+        tally: dict[tuple[int, int], int] = {}
+        jobs = []
+        for state in self.changed:
+            key = state.facet()
+            number = self.facets.get(key)
+            values = state.values(facets[key] if number is None else number, self.now)
+            state.count(tally, values)
+            jobs.append(values)
+        counts = [(facet, hour, slot, n) for (facet, hour), n in sorted(tally.items()) if n]
+        for statement, rows in (
+            (sql.JOB_CHANGES, jobs),
+            (sql.NEW_EVENTS, self._events + sorted(self._jobless, key=itemgetter(1, 3))),
+            (sql.REPEATED_EVENTS, [(more, self.now, n) for n, more in self._repeated.items()]),
+            (sql.NEW_ENTRIES, self._entries),
+            (sql.COUNTS, counts),
+        ):
+            if rows:
+                self.run.write(statement, rows)
 
+    def _reject(self, item: Judged) -> Rejected | Failed:
+        if item.reason == KeyUnusable.reason:
+            return Failed("a key of this instance cannot be decrypted")
+        if not item.unrecorded:
+            self.rejections.append(_rejection(item))
+        return Rejected(item.reason)
 
-def _identity(item: NewEvent) -> tuple[str, bytes]:
-    return item.instance, item.sha256
-
-
-def _event_rows(items: Sequence[NewEvent]) -> list[EventRow]:
-    """One row for equal deliveries: twins in one statement would conflict with each other."""
-    twins: dict[tuple[str, bytes, int], list[NewEvent]] = {}
-    for item in items:
-        twins.setdefault((item.instance, item.sha256, item.key_version), []).append(item)
-    rows = []
-    for place in sorted(twins):
-        first = twins[place][0]
-        rows.append(
-            EventRow(
-                id=first.id,
-                instance=first.instance,
-                sha256=first.sha256,
-                kind=first.notification.kind,
-                job=first.notification.job,
-                deliveries=len(twins[place]),
-                key=first.key,
-                size=len(first.body),
-                webhook_id=first.webhook_id,
-                key_version=first.key_version,
+    def _callback(self, item: Judged) -> Receipt:
+        self.keys.add(item.key)
+        identity = _identity(item)
+        receipt = self._receipts.get(identity)
+        if receipt is not None:
+            self._repeated[receipt.n] = self._repeated.get(receipt.n, 0) + 1
+            return receipt
+        delivery, notification = item.delivery, cast("Notification", item.notification)
+        n = self._next()
+        state = self.states.get(identity[:2])
+        changed, note = (
+            state.apply_callback(notification, delivery.body, self.now) if state else (None, None)
+        )
+        # A body that comes after its job was erased is not stored.
+        erased = state is not None and state.job.erased_at is not None
+        (self._events if state else self._jobless).append(
+            (
+                *(n, *identity, notification.kind, 1, self.now, item.key, len(delivery.body)),
+                *(delivery.webhook_id, None, None, notification.status, changed, note),
+                None if erased else delivery.body,
             )
         )
-    return rows
+        self._receipts[identity] = Receipt(n, duplicate=True)
+        return Receipt(n)
+
+    def _observe(self, item: NewObservation) -> None:
+        told = item.notification
+        state = self.states[cast("tuple[str, str]", _place(item))]
+        changed, note = state.apply_observation(item, self.now)
+        self._entries.append(
+            (self._next(), state.instance, state.id, told.source, told.status, changed, note)
+        )
+
+    def _next(self) -> int:
+        self._n += 1
+        return self._n - 1
+
+
+def follow_up(connection: Connection, jobs: Iterable[JobState], now: int) -> None:
+    """Note what the clients that submitted jobs are to be told, in the same transaction."""
+    for state in jobs:
+        for submission in state.submissions:
+            taken = update(Submission).where(Submission.id == submission)
+            connection.execute(taken.values(state="taken", job=state.id))
+        bodies: list[bytes] = []
+        for body in state.forwards:
+            bodies += [body] if body is not None else _so_far(connection, state)
+        if bodies:
+            forward = {"job": state.id, "instance": state.instance, "url": state.client_url}
+            turn = {"at": now, "tries": 0, "next_at": now, "result": None}
+            connection.execute(
+                insert(Forward), [{**forward, **turn, "body": body} for body in bodies]
+            )
+
+
+def _so_far(connection: Connection, state: JobState) -> list[bytes]:
+    """Return the callbacks that overtook the answer to their own submission."""
+    of_job = Event.instance == state.instance, Event.job == state.id, Event.body.is_not(None)
+    return list(connection.scalars(select(Event.body).where(*of_job).order_by(Event.n)))
+
+
+def _place(item: Item) -> tuple[str, str] | None:
+    """Return the job that an item is about: (instance, id)."""
+    if isinstance(item, Judged):
+        job = item.notification and item.notification.job
+        return (item.delivery.instance, job) if job else None
+    if isinstance(item, NewObservation):
+        return item.instance, str(item.notification.job)
+    return None
+
+
+def _identity(item: Judged) -> Identity:
+    job = (item.notification and item.notification.job) or ""
+    return item.delivery.instance, job, item.sha256
+
+
+def _is_judged(item: Item, version: int) -> bool:
+    # A key that could not be decrypted may have been put right since, without a new version.
+    return not isinstance(item, Judged) or (
+        item.version == version and item.reason != KeyUnusable.reason
+    )
+
+
+def _rejection(item: Judged) -> NewRejection:
+    delivery = item.delivery
+    if item.reason == UnknownInstance.reason:
+        return NewRejection("", item.reason, network_of(delivery.peer), len(delivery.body))
+    signature = delivery.signature
+    return NewRejection(
+        delivery.instance,
+        item.reason,
+        network_of(delivery.peer),
+        len(delivery.body),
+        signature.encode("latin-1", "replace") if signature else None,
+        delivery.body if signature else None,
+    )
+
+
+def _order(key: FacetKey) -> int:
+    return key.number()
+
+
+def _slot() -> int:
+    """Return which counts this process adds to."""
+    return (zlib.crc32(socket.gethostname().encode()) + os.getpid()) % SLOTS

@@ -2,7 +2,7 @@
 
 A commit costs the same for one row as for a hundred, so those that arrive while one is under way
 share the next. Nobody waits for a batch to fill. Only `threading` and `queue` are used, looked up
-when called, so that it works in threads, in gevent's greenlets, and for an asyncio task.
+when called, so that it works in threads, in gevent's greenlets, and for an event loop.
 """
 
 import os
@@ -10,123 +10,68 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar, cast
+from typing import NamedTuple, Protocol
 
 import structlog
 
-from receiver.errors import ReceiverError, StoreRefused, StoreUnavailable
+from receiver.callbacks.deliveries import AddressCount, Failed, Item, Result
+from receiver.database.models import MAX_BATCH
+from receiver.errors import StoreUnavailable
+
+MAX_WAITING = 2048
+HANGS_AFTER_SECONDS = 4.5  # in one batch: senders were told to come again by then
 
 log = structlog.get_logger()
 
-I = TypeVar("I")  # noqa: E741 - an item
-R = TypeVar("R")
 
-_STOP = None
-HANGS_AFTER_SECONDS = 4.5  # in one batch: senders were told to come again by then
+class Waiting(NamedTuple):
+    """An item that waits to be written. done -- is called with its result, in another thread."""
 
-
-class Pending(Generic[I, R]):
-    """An item that waits to be committed, and then what became of it.
-
-    What `concurrent.futures.Future` does, but for a lock of its own: that costs as much as all else
-    that is done for a callback in the queue.
-    """
-
-    __slots__ = ("_error", "_event", "_guard", "_result", "_settled", "_taken", "_tell", "item")
-
-    def __init__(
-        self,
-        item: I,
-        tell: "Callable[[Pending[I, R]], None] | None" = None,
-        guard: "threading.Lock | None" = None,
-    ) -> None:
-        self.item, self._tell, self._guard = item, tell, guard or threading.Lock()
-        self._taken = self._settled = False
-        self._event: threading.Event | None = None
-        self._result: R | None = None
-        self._error: BaseException | None = None
-
-    def done(self) -> bool:
-        """Whether its end is known."""
-        return self._settled
-
-    def cancel(self) -> bool:
-        """Have the item left out, unless its batch has begun; tell whether it will be."""
-        with self._guard:
-            return self.take()
-
-    def take(self) -> bool:
-        """Claim it, under the writer's lock: nobody else writes it or leaves it out any more."""
-        taken, self._taken = self._taken, True
-        return not taken
-
-    def settle(self, result: R | None, error: BaseException | None = None) -> None:
-        """Note its end and tell whoever waits."""
-        self._result, self._error = result, error
-        # First this, then the look at `_event`; in `exception` the other way round.
-        self._settled = True
-        if self._event is not None:
-            self._event.set()
-        if self._tell is not None:
-            self._tell(self)
-
-    def result(self, timeout: float | None = None) -> R:
-        """Wait for the result, `timeout` seconds at most.
-
-        Raises the item's error, or TimeoutError.
-        """
-        if error := self.exception(timeout):
-            raise error
-        return cast("R", self._result)
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait as `result` does; give the item's error. Raises TimeoutError."""
-        if not self._settled:
-            self._event = self._event or threading.Event()
-            if not self._settled and not self._event.wait(timeout):
-                raise TimeoutError
-        return self._error
+    item: Item
+    done: Callable[[Result], None]
+    deadline: float  # on the monotonic clock: nobody waits for it any longer
 
 
-class Writer(Generic[I, R]):
+class Writes(Protocol):
+    """What a writer writes to: `store.Store`."""
+
+    def write(self, batch: Sequence[Item]) -> list[Result]:
+        """Write a batch; return each item's result."""
+        ...
+
+    def write_rejections(self) -> list[AddressCount]:
+        """Record what was rejected since."""
+        ...
+
+
+class Writer:
     """Takes items from any thread and commits them in batches from one.
 
-    commit -- writes a batch in one transaction and gives a result for each item; an item's result
-    that is an exception is raised to whoever waits for that item. Raises StoreUnavailable, which
-    all of the batch get, or StoreRefused, upon which the items are committed one by one.
-    rescue -- what to do with a single item that the store refuses for good.
+    note_address -- is told how often an address was rejected.
     """
 
-    def __init__(
-        self,
-        commit: Callable[[Sequence[I]], Sequence[R | ReceiverError]],
-        rescue: Callable[[I, StoreRefused], R],
-        *,
-        capacity: int = 2048,
-        largest_batch: int = 256,
-    ) -> None:
-        self._commit, self._rescue = commit, rescue
-        self._capacity, self._largest_batch = capacity, largest_batch
+    def __init__(self, store: Writes, note_address: Callable[[AddressCount], None]) -> None:
+        self._store, self._note_address = store, note_address
         self._guard = threading.Lock()
         self._pid = 0
         self._began: float | None = None  # the batch that is under way
         self._closed = False
 
-    def submit(self, item: I, tell: Callable[[Pending[I, R]], None] | None = None) -> Pending[I, R]:
-        """Queue an item; what is returned is done once it is committed.
+    def submit(self, item: Item, done: Callable[[Result], None], seconds: float) -> None:
+        """Queue an item.
 
-        tell -- is called with it then, in the writer's thread, and must not block or raise.
+        done -- is called once, in the writer's thread, and must not block or raise.
+        seconds -- after which nobody waits any more: then what was not begun is left out.
         Raises StoreUnavailable if the queue is full or the writer is closed.
         """
-        pending = Pending(item, tell, self._guard)
-        with self._guard:
-            if self._closed:
-                raise StoreUnavailable("the writer is closed")
+        waiting = Waiting(item, done, time.monotonic() + seconds)
+        if self._closed:
+            raise StoreUnavailable("the writer is closed")
+        if self._pid != os.getpid():
             self._start()
-            if self._queue.qsize() >= self._capacity:
-                raise StoreUnavailable("too many are waiting to be stored")
-            self._queue.put(pending)
-        return pending
+        if self._queue.qsize() >= MAX_WAITING:
+            raise StoreUnavailable("too many are waiting to be stored")
+        self._queue.put(waiting)
 
     @property
     def alive(self) -> bool:
@@ -148,63 +93,38 @@ class Writer(Generic[I, R]):
             started = self._pid == os.getpid() and not self._closed
             self._closed = True
         if started:
-            self._queue.put(_STOP)
+            self._queue.put(None)
             self._thread.join()
 
     def _start(self) -> None:
         # A thread does not survive a fork, so each process starts its own at its first item.
-        if self._pid == os.getpid():
-            return
-        self._queue: queue.SimpleQueue[Pending[I, R] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
-        self._pid = os.getpid()
-        self._thread.start()
+        with self._guard:
+            if self._pid != os.getpid():
+                self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
+                self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+                self._pid = os.getpid()
+                self._thread.start()
 
     def _run(self) -> None:
         stopping = False
         while not stopping:
             taken = [self._queue.get()]
-            while len(taken) < self._largest_batch and not self._queue.empty():
+            while len(taken) < MAX_BATCH and not self._queue.empty():
                 taken.append(self._queue.get())
-            stopping = _STOP in taken
-            with self._guard:
-                # Who gave up waiting has cancelled: the sender tries again, so nothing is lost.
-                batch = [pending for pending in taken if pending and pending.take()]
-            if batch:
-                self._began = time.monotonic()
-                self._write(batch)
-                self._began = None
+            stopping = None in taken
+            self._began = now = time.monotonic()
+            batch = [waiting for waiting in taken if waiting is not None]
+            self._write([waiting for waiting in batch if waiting.deadline > now])
+            for waiting in batch:
+                if waiting.deadline <= now:  # the sender tries again, so nothing is lost
+                    waiting.done(Failed("not committed in time"))
+            for address in self._store.write_rejections():
+                self._note_address(address)
+            self._began = None
             del taken, batch  # or bodies would be held until the next one comes
 
-    def _write(self, batch: list[Pending[I, R]]) -> None:
-        try:
-            results = self._commit([pending.item for pending in batch])
-            answered = list(zip(batch, results, strict=True))
-        except StoreRefused as refused:
-            self._write_singly(batch, refused)
-        except BaseException as error:  # noqa: BLE001 - who waits must be answered, whatever broke
-            _fail(batch, error)
-        else:
-            for pending, result in answered:
-                if isinstance(result, ReceiverError):
-                    pending.settle(None, result)
-                else:
-                    pending.settle(result)
-
-    def _write_singly(self, batch: list[Pending[I, R]], refused: StoreRefused) -> None:
-        if len(batch) > 1:
-            for pending in batch:
-                self._write([pending])
-            return
-        try:
-            batch[0].settle(self._rescue(batch[0].item, refused))
-        except BaseException as error:  # noqa: BLE001 - as above
-            _fail(batch, error)
-
-
-def _fail(batch: Sequence[Pending[I, R]], error: BaseException) -> None:
-    if not isinstance(error, ReceiverError):
-        log.error("writing a batch failed", error=type(error).__name__)
-        error = StoreUnavailable(f"writing failed: {type(error).__name__}")
-    for pending in batch:
-        pending.settle(None, error)
+    def _write(self, batch: Sequence[Waiting]) -> None:
+        if batch:
+            results = self._store.write([waiting.item for waiting in batch])
+            for waiting, result in zip(batch, results, strict=True):
+                waiting.done(result)

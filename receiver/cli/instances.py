@@ -9,7 +9,8 @@ from receiver.cli.exits import USAGE, Failure
 from receiver.cli.output import as_json, show, table, timed
 from receiver.cli.secret_files import secret, secret_file
 from receiver.cli.serve import actor, opened, warn_of
-from receiver.instances import audit, credentials
+from receiver.instances import audit, registry
+from receiver.instances import keys as signature_keys
 from receiver.instances.encryption import Vault
 from receiver.lib.clock import now_ms
 from receiver.settings import INSTANCE_NAME
@@ -80,10 +81,10 @@ def add_instance(
         key_id = None
         now, who = now_ms(), actor()
         with database.write() as session:
-            credentials.add_instance(session, vault, name, now, **given)
+            registry.add_instance(session, vault, name, now, **given)
             if key is not None:
-                key_id = credentials.add_key(session, vault, name, key, now)
-                warn_of(key, credentials.shared_with(session, vault, name, key))
+                key_id = signature_keys.add_key(session, vault, name, key, now)
+                warn_of(key, signature_keys.shared_with(session, vault, name, key))
             audit.note(session, at=now, actor=who, action="instance.add", subject=name)
             if key_id is not None:
                 place = f"{name}/{key_id}"
@@ -107,7 +108,7 @@ def set_instance(name: str, **vendors: str | None) -> None:
     if not named:
         raise click.UsageError("name what to set")
     with opened() as (settings, database), database.write() as session:
-        credentials.change_instance(session, Vault(settings.encryption_keys), name, **given)
+        registry.change_instance(session, Vault(settings.encryption_keys), name, **given)
         note = {"actor": actor(), "action": "instance.set", "subject": name, "detail": named}
         audit.note(session, at=now_ms(), **note)
     click.echo(f"{name}: {named} set")
@@ -118,7 +119,7 @@ def set_instance(name: str, **vendors: str | None) -> None:
 def list_instances(json_: bool) -> None:
     """List instances."""
     with opened() as (_, database), database.read() as session:
-        rows = timed(credentials.instances(session))
+        rows = timed(registry.list_instances(session))
     text = table(rows, ("name", "hub", "keys", "vendor_secrets", "created_at"))
     show({"instances": rows}, text, json_)
 
@@ -128,7 +129,7 @@ def list_instances(json_: bool) -> None:
 def remove_instance(name: str) -> None:
     """Forget an instance and its keys; its events and jobs stay."""
     with opened() as (_, database), database.write() as session:
-        credentials.remove_instance(session, name)
+        registry.remove_instance(session, name)
         audit.note(session, at=now_ms(), actor=actor(), action="instance.remove", subject=name)
     click.echo(f"{name} removed")
 

@@ -12,8 +12,8 @@ from receiver.cli.exits import UNREACHABLE
 from receiver.cli.output import as_json, show
 from receiver.cli.serve import actor, opened
 from receiver.errors import StoreError
-from receiver.instances.credentials import KeyRing
 from receiver.instances.encryption import Vault
+from receiver.instances.keys import Keys
 from receiver.lib.clock import now_ms
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def reconcile(
     from receiver.reconcile.reconciler import Reconciler
 
     with opened() as (settings, database):
-        ring = KeyRing(database, Vault(settings.encryption_keys), settings.default_keys)
-        intake = Intake(settings, database, ring, now_ms)
+        keys = Keys(Vault(settings.encryption_keys), settings.default_keys)
+        intake = Intake(settings, database, keys, now_ms)
         vendor = Upstream(settings.vendor_url)
         reconciler = Reconciler(settings, database, intake, vendor, actor=actor())
         try:

@@ -17,7 +17,8 @@ from receiver.cli.output import as_json, show, table, timed
 from receiver.cli.secret_files import secret, secret_file
 from receiver.database import migrations
 from receiver.database.engine import Database
-from receiver.instances import audit, credentials, tokens
+from receiver.instances import audit, tokens
+from receiver.instances import keys as signature_keys
 from receiver.instances.encryption import Vault
 from receiver.lib.clock import iso, now_ms
 from receiver.openconnectors.notifications import MAX_TIME_MS
@@ -106,8 +107,8 @@ def add_key(instance: str, path: str, json_: bool) -> None:
     with opened() as (settings, database), database.write() as session:
         vault = Vault(settings.encryption_keys)
         now = now_ms()
-        key_id = credentials.add_key(session, vault, instance, key, now)
-        warn_of(key, credentials.shared_with(session, vault, instance, key))
+        key_id = signature_keys.add_key(session, vault, instance, key, now)
+        warn_of(key, signature_keys.shared_with(session, vault, instance, key))
         place = f"{instance}/{key_id}"
         audit.note(session, at=now, actor=actor(), action="key.add", subject=place)
     show({"id": key_id, "instance": instance}, key_id, json_)
@@ -123,7 +124,7 @@ def list_keys(instance: str | None, json_: bool) -> None:
     of each callback.
     """
     with opened() as (_, database), database.read() as session:
-        rows = timed(credentials.keys(session, instance))
+        rows = timed(signature_keys.list_keys(session, instance))
     text = table(rows, ("id", "instance", "created_at", "last_used_at", "retired_at"))
     show({"keys": rows}, text, json_)
 
@@ -137,7 +138,7 @@ def retire_key(key: tuple[str, ...]) -> None:
     instance = key[0] if len(key) == 2 else None  # noqa: PLR2004
     with opened() as (_, database), database.write() as session:
         now = now_ms()
-        credentials.retire_key(session, key[-1], instance, now)
+        signature_keys.retire_key(session, key[-1], instance, now)
         audit.note(session, at=now, actor=actor(), action="key.retire", subject=key[-1])
     click.echo(f"{key[-1]} retired")
 

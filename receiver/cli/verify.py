@@ -13,8 +13,8 @@ from receiver.cli.exits import CREDENTIALS, OK, UNREACHABLE, USAGE, Failure
 from receiver.cli.output import as_json, show
 from receiver.cli.secret_files import secret, secret_file
 from receiver.cli.serve import opened
-from receiver.instances.credentials import KeyRing
 from receiver.instances.encryption import Vault
+from receiver.instances.keys import Keys
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.signatures import SignatureKey
 from receiver.settings import DEFAULT_INSTANCE, Settings
@@ -72,8 +72,8 @@ def _key(instance: str, key_file: str | None) -> SignatureKey:
     if instance == DEFAULT_INSTANCE and settings.default_keys:
         return settings.default_keys[0]
     with opened() as (_, database):
-        ring = KeyRing(database, Vault(settings.encryption_keys), settings.default_keys)
-        known = ring.of(instance)
+        keys = Keys(Vault(settings.encryption_keys), settings.default_keys)
+        known = keys.fresh(database).instances.get(instance)
     if known is None or not known.keys:
         raise Failure(USAGE, "no_key", f"there is no usable key of {instance}: give --key-file")
     return known.keys[0]

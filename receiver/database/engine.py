@@ -10,12 +10,26 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
-from sqlalchemy import URL, Connection, Engine, Row, Select, create_engine, event, make_url, update
+from sqlalchemy import (
+    URL,
+    Connection,
+    CursorResult,
+    Delete,
+    Engine,
+    Row,
+    Select,
+    Update,
+    create_engine,
+    event,
+    make_url,
+    text,
+    update,
+)
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError
@@ -28,6 +42,9 @@ from receiver.errors import SettingsError, StoreRefused, StoreUnavailable, TooSl
 # Classes of SQLSTATE that will be the same at the next try: data, integrity, access and limits.
 _PERMANENT = ("22", "23", "42", "54")
 _SQLITE_PERMANENT = ("SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "SQLITE_RANGE")
+
+# The time all nodes agree on, where the database has one, ms.
+TIME = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8"
 
 PATIENCE_SECONDS = 5.0
 READ_SECONDS = 3.0  # for one statement that only reads
@@ -81,7 +98,9 @@ class Database:
     def _make_engine(self, url: URL, connections: int, deadline: float | None = None) -> Engine:
         """Make a pool of connections; with a deadline (seconds for a statement) they only read."""
         reads = deadline is not None
-        options: dict[str, Any] = {} if self.is_sqlite or not reads else {"isolation_level": "AUTOCOMMIT"}
+        options: dict[str, Any] = (
+            {} if self.is_sqlite or not reads else {"isolation_level": "AUTOCOMMIT"}
+        )
         engine = create_engine(
             url,
             pool_size=connections,
@@ -392,6 +411,18 @@ def is_permanent(error: BaseException) -> bool:
 def _code(error: BaseException) -> str:
     code = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
     return str(code or f"{type(error).__name__}, no answer")
+
+
+def affected(session: Session, statement: Delete | Update) -> int:
+    """Run a statement; return how many rows it changed."""
+    return int(cast("CursorResult[Any]", session.execute(statement)).rowcount)
+
+
+def database_time(session: Session, clock: Callable[[], int]) -> int:
+    """Return the time all nodes agree on, ms: PostgreSQL's, or this machine's for SQLite."""
+    if session.get_bind().dialect.name == "sqlite":
+        return clock()
+    return int(session.scalar(text(TIME)) or 0)
 
 
 def upsert(session: Session, table: Any) -> Any:  # noqa: ANN401 - one of two dialects' inserts

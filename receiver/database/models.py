@@ -111,8 +111,12 @@ class SignIn(Base):
     notice: Mapped[str | None]
 
 
-# Numbers the events and entries of one millisecond over all nodes; SQLite has one writer at a time.
-EVENT_NUMBERS = Sequence("event_numbers", cache=64, metadata=Base.metadata)
+# Numbers the events and entries of one millisecond over all nodes, a batch with each step; SQLite
+# has one writer at a time, who looks for the last number.
+MAX_BATCH = 256
+EVENT_NUMBERS = Sequence(
+    "event_numbers", increment=MAX_BATCH, start=0, minvalue=0, metadata=Base.metadata
+)
 
 
 class Event(Base):

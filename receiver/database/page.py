@@ -54,7 +54,7 @@ def contains(column: Column, name: str, *, sqlite: bool) -> Column:
     return (func.instr if sqlite else func.strpos)(column, bindparam(name)) > 0
 
 
-def page(  # noqa: PLR0917 - what a page is of
+def page(
     columns: Sequence[Column],
     order: Sequence[Column],
     where: Sequence[Column],

@@ -42,7 +42,6 @@ from receiver.database.models import (
     Submission,
     TimelineEntry,
 )
-from receiver.instances import credentials
 from receiver.lib.clock import MINUTE_MS
 
 SETTLED_MS = 5 * MINUTE_MS  # what was received longer ago than that is committed, if ever
@@ -202,7 +201,7 @@ def _keyed(column: Any, condition: Callable[[Cutoffs], ColumnElement[bool]]) -> 
 def _affected(session: Session, statement: Delete | Update) -> int:
     # No row of these is in the session, so nothing there need be kept in step.
     aside = statement.execution_options(synchronize_session=False)
-    return credentials.affected(session, aside)
+    return affected(session, aside)
 
 
 def _following(found: Sequence[Place], most: int) -> Place | None:

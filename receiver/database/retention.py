@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
-from receiver.callbacks.store import database_time
 from receiver.database import pruning
-from receiver.database.engine import Database
+from receiver.database.engine import Database, database_time
 from receiver.instances import audit
 from receiver.jobs import counters
 from receiver.lib.clock import MINUTE_MS

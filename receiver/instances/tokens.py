@@ -10,10 +10,10 @@ from typing import Any, Literal, TypeAlias
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
+from receiver.database.engine import affected
 from receiver.database.models import Token
 from receiver.database.reading import Rows, Statement
 from receiver.errors import CredentialError
-from receiver.instances.credentials import affected
 
 Scope: TypeAlias = Literal["read", "operate"]
 

@@ -18,7 +18,6 @@ from sqlalchemy.orm import Session
 
 from receiver.database import pruning
 from receiver.database.models import Body, Event, Forward, JobRow, RecordError, Submission
-from receiver.instances import credentials
 from receiver.jobs import job as jobs
 
 NOBODY = ""  # client_url of a job whose client is told nothing more
@@ -56,4 +55,4 @@ def erase(session: Session, id_: str, instance: str, now: int) -> dict[str, int]
 
 def _affected(session: Session, statement: Delete | Update) -> int:
     aside = statement.execution_options(synchronize_session=False)
-    return credentials.affected(session, aside)
+    return affected(session, aside)

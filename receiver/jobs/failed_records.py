@@ -6,9 +6,8 @@ from msgspec import Struct
 from sqlalchemy import case, delete, exists, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from receiver.database.engine import Database
+from receiver.database.engine import Database, affected
 from receiver.database.models import Instance, JobRow, RecordError
-from receiver.instances.credentials import affected
 from receiver.reconcile.followups import Claim, claim_of, is_claimed
 
 MAX_GROUPS = 100

@@ -1,24 +1,21 @@
-"""Merging what was told into jobs: what they become, what that changed, what is to be done then."""
+"""Applying a batch of notifications to stored jobs."""
 
+import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, insert, select, update
 
-from receiver.callbacks.statements import Statements
-from receiver.database.models import Body, Event, Forward, Submission
 from receiver.jobs.job import Job, changes, join, registers
-from receiver.jobs.rows import Entry, JobValues, Place, StoredJob
-from receiver.jobs.tally import Tally, count_job
+from receiver.lib.clock import HOUR_MS
 from receiver.openconnectors.notifications import Notification
 
-LONGEST_INDEXED_TEXT = 200  # characters; PostgreSQL refuses index entries above 2,704 bytes
+MAX_FACET_TEXT = 200  # characters of a status word or an object's name that lists filter by
 
 
-@dataclass(frozen=True, slots=True)
-class NewObservation:
+class NewObservation(msgspec.Struct, frozen=True, array_like=True, tag="observation"):
     """A poll or a submission, as `notification.source` says, to be merged like a callback.
 
     callback_due -- whether the vendor was told to call us back. client_url -- where the client that
@@ -33,27 +30,79 @@ class NewObservation:
     submission: str | None = None
 
 
-@dataclass(slots=True)
-class Told:
-    """What is to be merged: a new event with its body, or an observation."""
+class FacetKey(NamedTuple):
+    """What a job is filtered by and counted under. other -- see `database.models.Facet`."""
 
     instance: str
-    notification: Notification
-    event: str | None = None
-    body: bytes | None = None
-    observation: NewObservation | None = None
+    status: str | None
+    outcome: str
+    object: str | None
+    direction: str | None
+    callback_lost: bool
+    other: bool = False
+
+    def number(self) -> int:
+        """Return the number that stands for it in rows: computed, so that no node looks it up."""
+        digest = hashlib.sha256(msgspec.json.encode(self)).digest()
+        return int.from_bytes(digest[:8], "big", signed=True)
+
+    def as_other(self) -> "FacetKey":
+        """Return the facet of all those that are beyond what an instance may have."""
+        return FacetKey(
+            self.instance, None, self.outcome, None, None, self.callback_lost, other=True
+        )
+
+
+class StoredJob(NamedTuple):
+    """A job's columns as they are read, its row locked."""
+
+    instance: str
+    id: str
+    facet: int
+    updated_at: int
+    revision: int
+    events: int
+    first_seen_at: int
+    files_expire_at: int | None
+    callback_due: bool
+    client_url: str | None
+    errors_at: int | None
+    errors_tries: int
+    registers: str
+
+
+class JobValues(NamedTuple):
+    """A job's columns as they are written."""
+
+    instance: str
+    id: str
+    facet: int
+    updated_at: int
+    revision: int
+    events: int
+    first_seen_at: int
+    files_expire_at: int | None
+    callback_due: bool
+    learnt_by: str | None
+    client_url: str | None
+    under_way: bool
+    errors_at: int | None
+    errors_tries: int
+    registers: str
 
 
 @dataclass(slots=True)
-class Merged:
+class JobState:
     """A job while a batch is merged into it; what was stored of it comes first.
 
-    forwards -- what its client is to be told; None stands for all callbacks there were so far.
+    counted -- the facet and the hour it is counted under, as stored. forwards -- what its client is
+    to be told; None stands for all callbacks there were so far.
     """
 
-    id: str
     instance: str
+    id: str
     updated_at: int
+    first_seen_at: int
     job: Job = field(default_factory=Job)
     revision: int = 0
     events: int = 0
@@ -61,179 +110,140 @@ class Merged:
     client_url: str | None = None
     errors_at: int | None = None
     errors_tries: int = 0
+    counted: tuple[int, int | None] | None = None
     touched: bool = False
-    entries: list[Entry] = field(default_factory=list)
+    changed: bool = False
     submissions: list[str] = field(default_factory=list)
     forwards: list[bytes | None] = field(default_factory=list)
 
+    @classmethod
+    def from_row(cls, row: StoredJob) -> "JobState":
+        """Take up a stored job."""
+        return cls(
+            instance=row.instance,
+            id=row.id,
+            updated_at=row.updated_at,
+            first_seen_at=row.first_seen_at,
+            job=Job(msgspec.json.decode(row.registers)),
+            revision=row.revision,
+            events=row.events,
+            callback_due=bool(row.callback_due),
+            client_url=row.client_url,
+            errors_at=row.errors_at,
+            errors_tries=row.errors_tries,
+            counted=(row.facet, _hour(row.files_expire_at)),
+        )
 
-@dataclass(slots=True)
-class Merging:
-    """What a batch makes of jobs. changed -- rows that are locked and still to be written."""
+    def apply_callback(
+        self, notification: Notification, body: bytes, now: int
+    ) -> tuple[str, str | None]:
+        """Merge a new event; return what that changed (JSON array of names), or why nothing."""
+        self.events += 1
+        self.callback_due = self.touched = self.changed = True
+        self._forward([body])
+        return self._merge(notification, now)
 
-    jobs: list[Merged] = field(default_factory=list)
-    changed: list[JobValues] = field(default_factory=list)
+    def apply_observation(self, observation: NewObservation, now: int) -> tuple[str, str | None]:
+        """Merge a poll or a submission; return as `apply_callback`."""
+        before = self.job
+        changed, note = self._merge(observation.notification, now)
+        self.touched |= self.job != before
+        self.changed |= self.touched or self.revision == 0
+        if observation.callback_due and not self.callback_due:
+            self.callback_due = self.changed = True
+        if observation.submission is not None:
+            self.submissions.append(observation.submission)
+        if observation.client_url is not None and self.client_url is None:
+            self.client_url, self.changed = observation.client_url, True
+            self._forward([None] if self.events else [_learnt(self)] if self.job.ended else [])
+        elif self.job.ended and not before.ended:
+            self._forward([_learnt(self)])
+        return changed, observation.note or note
 
+    def facet(self) -> FacetKey:
+        """Return what it is to be filtered by and counted under."""
+        job = self.job
+        lost = self.callback_due and job.learnt_by == "poll" and not job.called_back
+        return FacetKey(
+            self.instance,
+            _cut(job.status),
+            job.outcome,
+            _cut(job.text("object")),
+            _cut(job.text("direction")),
+            lost,
+        )
 
-def merge_jobs(statements: Statements, told: Iterable[Told], now: int, tally: Tally) -> Merging:
-    """Merge notifications into their jobs; lock these, insert new ones, and count what changed."""
-    of_job: dict[Place, list[Told]] = {}
-    for each in told:
-        of_job.setdefault((str(each.notification.job), each.instance), []).append(each)
-    merging = Merging()
-    if not of_job:
-        return merging
-    places = sorted(of_job)  # the order in which all nodes lock them
-    stored = _by_place(statements.known_jobs(places))
-    # As if nothing were known of them: one statement then adds them, or tells what is known.
-    new = {
-        place: _merge(Merged(*place, updated_at=now), of_job[place], now)
-        for place in places
-        if place not in stored
-    }
-    if new:
-        stored |= _by_place(statements.add_jobs([values for _, values in new.values()]))
-    for place in places:
-        row = stored.get(place)
-        if row is None:
-            merged, values = new[place]
-        else:
-            merged, values = _merge(_opened(row), of_job[place], now)
-            merging.changed.append(values)
-            count_job(tally, row, -1)
-        count_job(tally, values, 1)
-        merging.jobs.append(merged)
-    return merging
+    def values(self, facet: int, now: int) -> JobValues:
+        """Return its row."""
+        job = self.job
+        return JobValues(
+            instance=self.instance,
+            id=self.id,
+            facet=facet,
+            # Never backwards, or a page by newest change could show a job twice.
+            updated_at=max(self.updated_at, now) if self.touched else self.updated_at,
+            revision=self.revision + 1,
+            events=self.events,
+            first_seen_at=self.first_seen_at,
+            files_expire_at=job.files_expire_at,
+            callback_due=self.callback_due,
+            learnt_by=job.learnt_by,
+            client_url=self.client_url,
+            under_way=job.outcome in ("pending", "unknown"),
+            errors_at=self.errors_at,
+            errors_tries=self.errors_tries,
+            registers=msgspec.json.encode(job.registers).decode(),
+        )
 
+    def count(self, tally: dict[tuple[int, int], int], values: JobValues) -> None:
+        """Note what its new row changes of the counts of jobs, by facet and hour."""
+        counted = values.facet, _hour(values.files_expire_at)
+        if counted == self.counted:
+            return
+        for place, by in ((self.counted, -1), (counted, 1)):
+            if place is not None:
+                facet, hour = place
+                tally[facet, 0] = tally.get((facet, 0), 0) + by
+                if hour is not None:
+                    tally[facet, hour] = tally.get((facet, hour), 0) + by
 
-def follow_up(connection: Connection, jobs: Iterable[Merged], now: int) -> None:
-    """Note what the clients that submitted jobs are to be told, in the same transaction."""
-    for merged in jobs:
-        for submission in merged.submissions:
-            taken = update(Submission).where(
-                Submission.id == submission, Submission.instance == merged.instance
-            )
-            connection.execute(taken.values(state="taken", job=merged.id))
-        bodies: list[bytes] = []
-        for told in merged.forwards:
-            bodies += [told] if told is not None else _so_far(connection, merged)
-        if bodies:
-            forward = {"job": merged.id, "instance": merged.instance, "url": merged.client_url}
-            turn = {"at": now, "tries": 0, "next_at": now, "result": None}
-            connection.execute(
-                insert(Forward), [{**forward, **turn, "body": body} for body in bodies]
-            )
+    def _merge(self, notification: Notification, now: int) -> tuple[str, str | None]:
+        before = self.job
+        self.job = join(before, Job(registers(notification, now)))
+        self._note_errors(before, now)
+        names, note = changes(before, self.job, notification)
+        return msgspec.json.encode(names).decode(), note
 
+    def _note_errors(self, before: Job, now: int) -> None:
+        """Have the errors fetched once a job ended with failed records, and after a reset anew."""
+        job = self.job
+        if not job.failed or not job.ended or job.erased_at is not None:
+            return
+        if _attempt(before) != _attempt(job):
+            self.errors_at, self.errors_tries = now, 0
 
-def _by_place(rows: Iterable[StoredJob]) -> dict[Place, StoredJob]:
-    return {(row.id, row.instance): row for row in rows}
-
-
-def _opened(row: StoredJob) -> Merged:
-    return Merged(
-        id=row.id,
-        instance=row.instance,
-        updated_at=row.updated_at,
-        job=Job(msgspec.json.decode(row.registers)),
-        revision=row.revision,
-        events=row.events,
-        callback_due=bool(row.callback_due),
-        client_url=row.client_url,
-        errors_at=row.errors_at,
-        errors_tries=row.errors_tries,
-    )
-
-
-def _merge(merged: Merged, told: Sequence[Told], now: int) -> tuple[Merged, JobValues]:
-    for each in told:
-        before = merged.job
-        merged.job = join(before, Job(registers(each.notification, now)))
-        merged.events += each.event is not None
-        merged.touched = merged.touched or each.event is not None or merged.job != before
-        merged.entries.append(_entry(merged, before, each, now))
-        _note_errors(merged, before, now)
-        _follow(merged, before, each)
-    return merged, _values(merged, now)
-
-
-def _values(merged: Merged, now: int) -> JobValues:
-    job = merged.job
-    due = merged.callback_due or merged.events > 0
-    learnt_by = job.learnt_by
-    return JobValues(
-        registers=msgspec.json.encode(job.registers).decode(),
-        revision=merged.revision + merged.touched,
-        events=merged.events,
-        # Never backwards, or a page by newest change could show a job twice.
-        updated_at=max(merged.updated_at, now) if merged.touched else merged.updated_at,
-        status=_indexed(job.status),
-        outcome=job.outcome,
-        object=_indexed(job.text("object")),
-        direction=_indexed(job.text("direction")),
-        learnt_by=learnt_by,
-        files_expire_at=job.files_expire_at,
-        callback_due=due,
-        callback_lost=due and learnt_by == "poll" and not job.called_back,
-        client_url=merged.client_url,
-        errors_at=merged.errors_at,
-        errors_tries=merged.errors_tries,
-        id=merged.id,
-        instance=merged.instance,
-    )
-
-
-def _entry(merged: Merged, before: Job, each: Told, now: int) -> Entry:
-    notification = each.notification
-    changed, why_not = changes(before, merged.job, notification)
-    note = (each.observation and each.observation.note) or why_not
-    return (
-        *(merged.id, merged.instance, now, notification.source, notification.status),
-        *(msgspec.json.encode(changed).decode(), note, each.event),
-    )
-
-
-def _note_errors(merged: Merged, before: Job, now: int) -> None:
-    """Have the errors fetched once a job ended with failed records, and after a reset anew."""
-    job = merged.job
-    if not job.failed or not job.ended or job.erased_at is not None:
-        return
-    if _attempt(before) != _attempt(job):
-        merged.errors_at, merged.errors_tries = now, 0
+    def _forward(self, bodies: Sequence[bytes | None]) -> None:
+        if self.client_url:  # '' once the job was erased: nobody is told any more
+            self.forwards += bodies
 
 
 def _attempt(job: Job) -> tuple[object, ...]:
     return job.ended, job.registers.get("status", [])[:2], job.failed, job.loaded
 
 
-def _follow(merged: Merged, before: Job, each: Told) -> None:
-    """Gather what the client that submitted the job is to be told."""
-    observation = each.observation
-    bodies: list[bytes | None] = [each.body] if each.body is not None else []
-    if observation is not None:
-        merged.callback_due = merged.callback_due or observation.callback_due
-        if observation.submission is not None:
-            merged.submissions.append(observation.submission)
-        if observation.client_url is not None and merged.client_url is None:
-            merged.client_url = observation.client_url
-            bodies = [None] if merged.events else [_learnt(merged)] if merged.job.ended else []
-        elif merged.job.ended and not before.ended:
-            bodies = [_learnt(merged)]
-    if merged.client_url:  # '' once the job was erased: nobody is told any more
-        merged.forwards += bodies
+def _hour(files_expire_at: int | None) -> int | None:
+    return None if files_expire_at is None else files_expire_at // HOUR_MS
 
 
-def _so_far(connection: Connection, merged: Merged) -> list[bytes]:
-    """Give the callbacks that overtook the answer to their own submission."""
-    events = select(Body.body).join(Event, Event.id == Body.event)
-    of_job = events.where(Event.job == merged.id, Event.instance == merged.instance)
-    return list(connection.scalars(of_job.order_by(Event.received_at, Event.id)))
+def _cut(text: str | None) -> str | None:
+    return text and text[:MAX_FACET_TEXT]
 
 
-def _learnt(merged: Merged) -> bytes:
+def _learnt(state: JobState) -> bytes:
     """Write the notification that the vendor should have sent, as bulk v2 has it."""
-    job = merged.job
+    job = state.job
     facts = {
-        "id": merged.id,
+        "id": state.id,
         "status": job.status,
         "recordsCount": job.loaded,
         "recordsFailedCount": job.failed,
@@ -244,7 +254,3 @@ def _learnt(merged: Merged) -> bytes:
     if payload is not None:
         told["callback-payload"] = json.loads(payload)
     return json.dumps(told).encode()
-
-
-def _indexed(value: str | None) -> str | None:
-    return value and value[:LONGEST_INDEXED_TEXT]

@@ -7,15 +7,31 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, Select, Subquery, and_, bindparam, exists, func
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    func,
+    or_,
+    select,
+    union_all,
+)
 from sqlalchemy import literal_column as literal
-from sqlalchemy import null, or_, select, union_all
 from sqlalchemy.orm import Session
 
 from receiver.database.alarm_models import Fetch
 from receiver.database.engine import Database, upsert
-from receiver.database.models import IS_UNDER_WAY, NUMBER_BITS, Event, Facet, JobRow
-from receiver.database.models import TimelineEntry, UsualTime
+from receiver.database.models import (
+    IS_UNDER_WAY,
+    NUMBER_BITS,
+    Event,
+    Facet,
+    JobRow,
+    TimelineEntry,
+    UsualTime,
+)
 from receiver.database.page import among, contains, hidden, numbers_of, page
 from receiver.jobs.job import Job, Outcome, Register
 from receiver.lib.clock import DAY_MS

@@ -17,7 +17,6 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
-    false,
     func,
     or_,
     select,
@@ -328,9 +327,7 @@ def _numbers(scope: _Scope, capped: bool) -> Select[Any]:
         whole = whole.join(Facet, Facet.facet == Count.facet).where(*scope.of(Facet.instance))
     kept = select(Retention.events_before * literal(str(1 << NUMBER_BITS))).scalar_subquery()
     unreadable = select(func.count()).where(Event.kind == literal("'unreadable'"))
-    forgotten = and_(
-        Submission.state == "sending", Submission.at < now - _number("overdue_after")
-    )
+    forgotten = and_(Submission.state == "sending", Submission.at < now - _number("overdue_after"))
     unclear = select(func.count()).where(or_(Submission.state == "unclear", forgotten))
     numbers = {
         "overdue": _overdue(scope, capped=capped),
@@ -374,9 +371,7 @@ def _instances(column: Any) -> Any:  # noqa: ANN401 - a column, and a table of i
 
 
 _WITH_EVENTS = _instances(Event.instance)
-_NEWEST = (
-    select(func.max(Event.n)).where(Event.instance == _WITH_EVENTS.c.name).scalar_subquery()
-)
+_NEWEST = select(func.max(Event.n)).where(Event.instance == _WITH_EVENTS.c.name).scalar_subquery()
 _LAST_CALLBACKS = select(_WITH_EVENTS.c.name, _NEWEST).where(_WITH_EVENTS.c.name.is_not(None))
 _REJECTED = (
     select(RejectionCount.instance, RejectionCount.minute, func.sum(RejectionCount.count))

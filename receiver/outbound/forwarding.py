@@ -15,7 +15,7 @@ import httpx
 from receiver.database.engine import Database
 from receiver.database.models import Forward
 from receiver.errors import BadParameter
-from receiver.instances.credentials import KeyRing
+from receiver.instances.keys import Keys
 from receiver.openconnectors.signatures import HEADER, sign
 from receiver.reconcile import followups
 from receiver.settings import Settings
@@ -96,11 +96,11 @@ class Teller:
         self,
         settings: Settings,
         database: Database,
-        ring: KeyRing,
+        keys: Keys,
         forwarder: Forwarder,
         clock: Callable[[], int],
     ) -> None:
-        self._settings, self._database, self._ring = settings, database, ring
+        self._settings, self._database, self._keys = settings, database, keys
         self._forwarder, self._clock = forwarder, clock
 
     def tell_one(self) -> bool:
@@ -120,7 +120,7 @@ class Teller:
 
     def _told(self, forward: Forward) -> tuple[str, bool]:
         """Post; give what came of it, and whether trying again may help."""
-        keys = self._ring.of(forward.instance)
+        keys = self._keys.fresh(self._database).instances.get(forward.instance)
         headers = {"Content-Type": "application/json"}
         if keys is not None and keys.keys:
             headers[HEADER] = sign(forward.body, keys.keys[0])

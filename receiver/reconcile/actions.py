@@ -12,7 +12,8 @@ from receiver.callbacks.intake import Intake
 from receiver.callbacks.trigger import send_signed
 from receiver.database.engine import Database
 from receiver.errors import CredentialError, UpstreamUnreachable
-from receiver.instances import credentials
+from receiver.instances import keys as signature_keys
+from receiver.instances import registry
 from receiver.instances.encryption import Vault
 from receiver.jobs.projection import NewObservation
 from receiver.openconnectors import client as upstream
@@ -90,7 +91,7 @@ class Actions:
         if instance == DEFAULT_INSTANCE and self.settings.default_keys:
             return self.settings.default_keys[0]
         with self.database.read() as session:
-            found = credentials.opened_keys(session, self.vault)
+            found = signature_keys.opened_keys(session, self.vault)
         for each in found:
             if each.instance == instance and each.retired_at is None:
                 return each.key
@@ -98,7 +99,7 @@ class Actions:
 
     def _lane(self, instance: str) -> Lane:
         with self.database.read() as session:
-            found = credentials.vendor_secrets(session, self.vault, instance)
+            found = registry.vendor_secrets(session, self.vault, instance)
         if found is None:
             raise CredentialError(f"{instance} has no vendor secrets to ask with")
         interval = max(1, round(1000 / self.settings.vendor_rate))

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from receiver.database.engine import upsert
+from receiver.database.engine import affected, upsert
 from receiver.database.models import (
     IS_UNDER_WAY,
     Forward,
@@ -32,7 +32,6 @@ from receiver.database.models import (
     Submission,
     UsualTime,
 )
-from receiver.instances.credentials import affected
 from receiver.jobs.job import FILES_KEPT_MS
 
 UNDER_WAY = ("pending", "unknown")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from receiver.database.engine import Database
-from receiver.instances.credentials import VendorSecrets
+from receiver.instances.registry import VendorSecrets
 from receiver.openconnectors import client as upstream
 from receiver.reconcile import followups
 

@@ -23,7 +23,7 @@ from receiver.errors import (
     UpstreamNonsense,
     UpstreamRefused,
 )
-from receiver.instances import audit, credentials
+from receiver.instances import audit, registry
 from receiver.instances.encryption import Vault
 from receiver.jobs import failed_records as failures
 from receiver.jobs import queries
@@ -102,7 +102,7 @@ class Reconciler:
         with self._database.write() as session:
             if followups.beat(session, self._clock()):
                 log.warning("after an outage of ours, all jobs under way are asked for")
-            names = credentials.with_vendor_secrets(session)
+            names = registry.with_vendor_secrets(session)
             patience = self._settings.overdue_after
             unclear = followups.unclear_submissions(session, self._clock(), patience)
             report = Report(
@@ -157,7 +157,7 @@ class Reconciler:
         """Work for an instance until it is done or its vendor fails; tell which."""
         try:
             with self._database.read() as session:
-                vendors = credentials.vendor_secrets(session, self._vault, name)
+                vendors = registry.vendor_secrets(session, self._vault, name)
             if vendors is None:
                 return True
             work(Lane(name, vendors, self._road), report)

@@ -11,14 +11,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import cast
 
-import msgspec
 from flask import Flask
 
-from receiver.callbacks.intake import Delivery, Step
-from receiver.callbacks.store import Receipt
-from receiver.errors import BodyError, BodyTooLarge, BodyTruncated, ReceiverError, StoreUnavailable
+from receiver.callbacks.deliveries import Delivery, Receipt
+from receiver.errors import BodyError, BodyTooLarge, BodyTruncated
 from receiver.openconnectors.signatures import HEADER
 from receiver.web import Services
 from receiver.web import request_log as requests
@@ -61,8 +58,6 @@ class Adapter:
     def __init__(self, flask: Flask, threads: int) -> None:
         self._services: Services = flask.extensions["receiver"]
         self._flask = FlaskThreads(flask, threads)
-        # Keys read anew, which a refusal asks for, must not wait for Flask's threads.
-        self._key_readers = ThreadPoolExecutor(2, "keys")
         self._job_readers = ThreadPoolExecutor(READERS, "jobs")
         self._brought: Commits | None = None
 
@@ -94,9 +89,9 @@ class Adapter:
                 request=self._request_id(headers),
             )
             receipt = await self._received(delivery)
-            answer = Answer(200, _JSON, msgspec.json.encode(receipt))
+            answer = Answer(200, _JSON, receipt.json())
         except BodyError as error:
-            self._services.intake.count_refusal(peer, error.reason)
+            self._services.intake.count_rejection(peer, error.reason)
             answer = answer_to(error, CALLBACKS)
         except Exception as error:  # noqa: BLE001 - whatever broke, the sender is told to come again
             answer = answer_to(error, CALLBACKS)
@@ -159,35 +154,13 @@ class Adapter:
 
     async def _received(self, delivery: Delivery) -> Receipt:
         """Do as `Intake.receive`, without a thread that waits."""
-        steps = self._services.intake.steps(delivery)
-        # One for all steps: each may take its time, but the sender waits for them together.
-        deadline = asyncio.get_running_loop().time() + self._services.settings.answer_within / 1000
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    result = await self._done(step, deadline)
-                except ReceiverError as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(result)
-        except StopIteration as end:
-            return cast("Receipt", end.value)
-
-    async def _done(self, step: Step, deadline: float) -> object:
-        loop = asyncio.get_running_loop()
-        if not callable(step):
-            return await self._commits().of(step, deadline)
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await loop.run_in_executor(self._key_readers, step)
-        except TimeoutError:
-            raise StoreUnavailable("the keys could not be read in time") from None
+        return await self._commits().of(delivery)
 
     def _commits(self) -> Commits:
         # Not before a request: the event loop is not there when a worker makes its application.
         if self._brought is None:
-            self._brought = Commits(self._services.intake.writer, asyncio.get_running_loop())
+            seconds = self._services.settings.answer_within / 1000
+            self._brought = Commits(self._services.intake, asyncio.get_running_loop(), seconds)
         return self._brought
 
     def _request_id(self, headers: Headers) -> str | None:

@@ -1,10 +1,9 @@
 """POST /callbacks/{instance}: a thin view over intake."""
 
-import msgspec
 from flask import Blueprint, Response, g, request
 from werkzeug.routing import BaseConverter
 
-from receiver.callbacks.intake import Delivery
+from receiver.callbacks.deliveries import Delivery
 from receiver.errors import BodyError, BodyTooLarge, BodyTruncated
 from receiver.openconnectors.signatures import HEADER
 from receiver.web import services
@@ -29,7 +28,7 @@ def receive(instance: str) -> Response:
     try:
         body = read_body(services().settings.max_body_bytes)
     except BodyError as error:
-        intake.count_refusal(peer, error.reason)
+        intake.count_rejection(peer, error.reason)
         raise
     receipt = intake.receive(
         Delivery(
@@ -41,7 +40,7 @@ def receive(instance: str) -> Response:
             request=g.request_id,
         )
     )
-    return Response(msgspec.json.encode(receipt), mimetype="application/json")
+    return Response(receipt.json(), mimetype="application/json")
 
 
 def read_body(limit: int) -> bytes:

@@ -24,7 +24,7 @@ from receiver.errors import (
     Unauthenticated,
     UpstreamNonsense,
 )
-from receiver.instances import audit, credentials
+from receiver.instances import audit, registry
 from receiver.jobs import failed_records as failures
 from receiver.jobs import lists, queries
 from receiver.jobs.lists import JobLine
@@ -85,7 +85,7 @@ def _authenticate() -> None:
     secrets_ = None
     if found and found.may_see(given["element"]):
         with services().database.read() as session:
-            secrets_ = credentials.vendor_secrets(session, services().vault, given["element"])
+            secrets_ = registry.vendor_secrets(session, services().vault, given["element"])
     if found is None or secrets_ is None:
         raise Unauthenticated("no such instance with vendor secrets, or no such token")
     if request.method not in ("GET", "HEAD") and found.scope != "operate":

@@ -15,7 +15,7 @@ from cryptography.fernet import Fernet
 
 from receiver.alarms.watcher import Watcher
 from receiver.app import create_app
-from receiver.instances import credentials, tokens
+from receiver.instances import keys as signature_keys, registry, tokens
 from receiver.jobs import failed_records as failures
 from receiver.jobs.projection import NewObservation
 from receiver.openconnectors.notifications import Notification
@@ -96,8 +96,8 @@ class Showcase:
         secret = f"the signature key of {name}".encode()
         vault = self.services.vault
         vendor = {"element_token": b"element", "user_secret": b"user", "hub": hub}
-        credentials.add_instance(session, vault, name, self.at, **vendor)
-        key_id = credentials.add_key(session, vault, name, secret, self.at)
+        registry.add_instance(session, vault, name, self.at, **vendor)
+        key_id = signature_keys.add_key(session, vault, name, secret, self.at)
         self.keys[name] = SignatureKey(key_id, secret)
 
     def watch(self, *moments: int) -> None:

@@ -13,7 +13,7 @@ from receiving import KEY
 from standin import Between, between, made_elsewhere, until
 from visiting import Guest
 
-from receiver.instances import audit, credentials, tokens
+from receiver.instances import audit, keys as signature_keys, tokens
 from receiver.jobs.projection import NewObservation
 from receiver.openconnectors.notifications import Notification
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
@@ -69,7 +69,7 @@ def refuse(receiver: Between, body: bytes, signature: str, instance: str = "good
 
 def keys_of(receiver: Between, instance: str = "gooddata") -> list[dict]:
     with receiver.services.database.read() as session:
-        return credentials.keys(session, instance)
+        return signature_keys.list_keys(session, instance)
 
 
 def only_known(receiver: Between, job: str) -> None:
@@ -188,13 +188,13 @@ def test_a_short_key_or_one_of_another_instance_is_warned_of(desk):
 
 def test_a_refusal_is_explained_as_an_operator_would(desk):
     with desk.receiver.services.database.write() as session:
-        other = credentials.add_key(
+        other = signature_keys.add_key(
             session, desk.receiver.services.vault, "freshbooks", NEW.secret, 1
         )
-        old = credentials.add_key(
+        old = signature_keys.add_key(
             session, desk.receiver.services.vault, "gooddata", b"an old key of gooddata", 2
         )
-        credentials.retire_key(session, old, None, 3)
+        signature_keys.retire_key(session, old, None, 3)
     body = b'{"id": 1, "status": "COMPLETED"}'
     hexed = "sha256=" + hmac.digest(KEY.secret, body, hashlib.sha256).hex()
     for number, (sent, signature, told) in enumerate(
@@ -305,7 +305,7 @@ def test_the_api_verifies_again_too_for_tokens_that_may_act(desk):
         reader = tokens.create_token(session, "looker", "read", 1)
         vault = desk.receiver.services.vault
         for name in ("gooddata", "freshbooks"):
-            credentials.add_key(session, vault, name, NEW.secret, 2)
+            signature_keys.add_key(session, vault, name, NEW.secret, 2)
 
     def ask(query: str = "", token: str = desk.receiver.token):
         headers = {"Authorization": f"Bearer {token}"}
@@ -323,7 +323,7 @@ def test_the_api_verifies_again_too_for_tokens_that_may_act(desk):
 def test_the_command_line_has_them_verified_again(desk, tmp_path):
     refuse(desk.receiver, b"{}", sign(b"{}", NEW))
     with desk.receiver.services.database.write() as session:
-        credentials.add_key(session, desk.receiver.services.vault, "gooddata", NEW.secret, 2)
+        signature_keys.add_key(session, desk.receiver.services.vault, "gooddata", NEW.secret, 2)
     (tmp_path / "token").write_text(desk.receiver.token)
     command = [sys.executable, "-m", "receiver", "rejections", "--verify-again"]
     where = ["--url", desk.receiver.url, "--token-file", str(tmp_path / "token")]

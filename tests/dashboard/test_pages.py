@@ -10,7 +10,7 @@ import pytest
 from cryptography.fernet import Fernet
 from visiting import Guest
 
-from receiver.instances import credentials, tokens
+from receiver.instances import keys as signature_keys, registry, tokens
 from receiver.jobs.failed_records import keep_errors
 from receiver.openconnectors.signatures import SignatureKey
 from receiver.reconcile.followups import Claim
@@ -32,8 +32,8 @@ def second_job(make_receiver, url):
     key = SignatureKey("other", b"a key for another instance")
     with receiver.services.database.write() as session:
         vault = receiver.services.vault
-        credentials.add_instance(session, vault, "other", 1)
-        credentials.add_key(session, vault, "other", key.secret, 1)
+        registry.add_instance(session, vault, "other", 1)
+        signature_keys.add_key(session, vault, "other", key.secret, 1)
     call(receiver, **DONE)
     assert receiver.call_back(b'{"id": "1", "status": "RUNNING"}', "other", key).status_code == 200
     guest = Guest(receiver)

@@ -21,7 +21,7 @@ from sites import Site
 
 from receiver.database import migrations
 from receiver.errors import StoreError
-from receiver.instances import credentials, tokens
+from receiver.instances import registry, tokens
 from receiver.instances.encryption import Vault
 from receiver.openconnectors.signatures import HEADER, sign
 from receiver.server import OPTIONS
@@ -249,7 +249,7 @@ def vendor(site: Site, tmp_path: Path) -> Iterator[None]:
     with database.write() as session, suppress(StoreError):
         vault = Vault((site.encryption_key,))
         secrets = {"element_token": b"token", "user_secret": b"secret"}
-        credentials.add_instance(session, vault, site.proxy.name, 1, hub=None, **secrets)
+        registry.add_instance(session, vault, site.proxy.name, 1, hub=None, **secrets)
     database.close()
     words = ("sandbox", "--bind", site.vendor, "--job-seconds", "3600")
     with (tmp_path / "vendor.log").open("wb") as log:

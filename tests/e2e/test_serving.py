@@ -21,7 +21,7 @@ from conftest import DEADLINE, KEY, SERVE, eventually
 from cryptography.fernet import Fernet
 
 from receiver.database import migrations
-from receiver.instances.credentials import add_instance
+from receiver.instances.registry import add_instance
 from receiver.instances.encryption import Vault
 from receiver.openconnectors.signatures import HEADER, sign
 

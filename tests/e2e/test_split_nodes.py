@@ -23,7 +23,7 @@ from receiver.app import create_app
 from receiver.callbacks.intake import Delivery
 from receiver.callbacks.store import NewEvent, key_version, record
 from receiver.database.models import Event, JobRow, TimelineEntry
-from receiver.instances import credentials
+from receiver.instances import keys as signature_keys, registry
 from receiver.instances.encryption import Vault
 from receiver.lib.clock import iso
 from receiver.openconnectors.notifications import parse
@@ -90,8 +90,8 @@ class Nodes:
         vault = Vault(settings.encryption_keys)
         with self.services[0].database.write() as session:
             for name in ("split", "whole"):
-                credentials.add_instance(session, vault, name, START)
-                credentials.add_key(session, vault, name, KEY.secret, START)
+                registry.add_instance(session, vault, name, START)
+                signature_keys.add_key(session, vault, name, KEY.secret, START)
 
     def deliver(self, node: int, instance: str, body: bytes, at: int) -> None:
         self.now = at

@@ -22,7 +22,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from receiver.database import migrations
-from receiver.instances import credentials
+from receiver.instances import keys as signature_keys, registry
 from receiver.instances.encryption import Vault
 from receiver.openconnectors import sandbox
 
@@ -104,8 +104,8 @@ class World:
                 token, secret = f"{name}-element-token", f"{name}-user-secret"
                 self.secrets += [token, secret]
                 sealed = {"element_token": token.encode(), "user_secret": secret.encode()}
-                credentials.add_instance(session, vault, name, 1, hub="marketing", **sealed)
-                credentials.add_key(session, vault, name, KEY, 1)
+                registry.add_instance(session, vault, name, 1, hub="marketing", **sealed)
+                signature_keys.add_key(session, vault, name, KEY, 1)
         database.close()
 
     def start(self) -> None:

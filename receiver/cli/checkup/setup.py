@@ -1,13 +1,14 @@
 """Keys, instances and settings: what an operator decided."""
 
 import os
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
 from receiver.cli.checkup import Finding, Patient, fail, warn, well
 from receiver.errors import CredentialError
-from receiver.instances import credentials
-from receiver.instances.credentials import InstanceKeys, KeyRing
+from receiver.instances import registry
+from receiver.instances.keys import InstanceKeys, Keys
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES, SignatureKey
 
 HOUR_SECONDS = 3600
@@ -77,23 +78,23 @@ def workers(_patient: Patient) -> Finding:
     return well("workers", "metrics of all workers are counted")
 
 
-def _ring(patient: Patient) -> dict[str, InstanceKeys]:
-    ring = KeyRing(patient.database, patient.vault, patient.settings.default_keys)
-    return {name: held for name in ring.names() if (held := ring.of(name))}
+def _ring(patient: Patient) -> Mapping[str, InstanceKeys]:
+    keys = Keys(patient.vault, patient.settings.default_keys)
+    return keys.fresh(patient.database).instances
 
 
 def _sealed_secrets(patient: Patient) -> list[str]:
     broken = []
     with patient.database.read() as session:
-        for name in credentials.with_vendor_secrets(session):
+        for name in registry.with_vendor_secrets(session):
             try:
-                credentials.vendor_secrets(session, patient.vault, name)
+                registry.vendor_secrets(session, patient.vault, name)
             except CredentialError:
                 broken.append(name)
     return broken
 
 
-def _shared(ring: dict[str, InstanceKeys]) -> list[str]:
+def _shared(ring: Mapping[str, InstanceKeys]) -> list[str]:
     holders: dict[bytes, set[str]] = {}
     for name, held in ring.items():
         for key in held.keys:

@@ -8,7 +8,7 @@ from flask import Response, request, url_for
 
 from receiver.callbacks.quarantine import Quarantine
 from receiver.errors import CredentialError, NotFound
-from receiver.instances import credentials
+from receiver.instances import keys as signature_keys
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES
 from receiver.reconcile.actions import Actions
 from receiver.web import services
@@ -116,8 +116,8 @@ def add_key(name: str) -> Response:
     vault = services().vault
     try:
         with services().database.write() as session:
-            key = credentials.add_key(session, vault, name, secret, services().clock())
-            shared = credentials.shared_with(session, vault, name, secret)
+            key = signature_keys.add_key(session, vault, name, secret, services().clock())
+            shared = signature_keys.shared_with(session, vault, name, secret)
             note(session, "key.add", f"{name}/{key}")
     except CredentialError as error:
         return page("add_key.html", 409, instance=shown, told=str(error))
@@ -149,7 +149,7 @@ def retire_key(name: str, key: str) -> Response:
             danger=True,
         )
     with services().database.write() as session:
-        credentials.retire_key(session, key, name, services().clock())
+        signature_keys.retire_key(session, key, name, services().clock())
         note(session, "key.retire", f"{name}/{key}")
     return _back(back, f"{key} is accepted no longer.")
 

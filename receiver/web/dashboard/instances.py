@@ -7,7 +7,8 @@ from typing import Any
 from flask import Response, g, request
 
 from receiver.errors import NotFound
-from receiver.instances import credentials
+from receiver.instances import keys as signature_keys
+from receiver.instances import registry
 from receiver.jobs import history
 from receiver.jobs.history import Refusing, Vendor
 from receiver.settings import DEFAULT_INSTANCE
@@ -121,8 +122,8 @@ def silences_of(
 
 def instance_views(session: Any, names: Sequence[str]) -> list[InstanceView]:  # noqa: ANN401
     """Give instances with all that is known of them."""
-    rows = {str(row["name"]): row for row in credentials.instances(session)}
-    keys = credentials.keys(session)
+    rows = {str(row["name"]): row for row in registry.list_instances(session)}
+    keys = signature_keys.list_keys(session)
     vendors, under_way = history.vendors(session), history.under_way(session, names)
     views = []
     for silence in silences(names):

@@ -9,7 +9,7 @@ from flask import Response, request
 
 from receiver.database.models import TimelineEntry
 from receiver.errors import BodyGone, NotFound
-from receiver.instances import credentials
+from receiver.instances import registry
 from receiver.jobs import failed_records as failures
 from receiver.jobs import queries, watching
 from receiver.web import services
@@ -58,7 +58,7 @@ def job(id: str) -> Response:  # noqa: A002 - as in the API
             raise NotFound(f"Job {id} is gone.")
         timeline = queries.timeline(session, row.id, row.instance)
         groups = failures.error_groups(session, row.id, row.instance)
-        may_ask = row.instance in credentials.with_vendor_secrets(session)
+        may_ask = row.instance in registry.with_vendor_secrets(session)
     mine = queries.EventFilter(jobs=[row.id], instances=[row.instance])
     events = asking.events(mine, MOST_SHOWN_ENTRIES, None)
     named = {event.id: event for event in events}

@@ -73,7 +73,7 @@ _TABLES = (
 def upgrade() -> None:
     """Make them."""
     if op.get_bind().dialect.name == "postgresql":
-        op.execute("CREATE SEQUENCE event_numbers CACHE 64")
+        op.execute("CREATE SEQUENCE event_numbers INCREMENT 256 MINVALUE 0 START 0")
     _make_tables()
     for row in _ROWS:
         op.execute(f"INSERT INTO {row}")

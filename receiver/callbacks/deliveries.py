@@ -1,0 +1,115 @@
+"""What arrives, the verdict on it, and what became of it: plain values, which cross processes."""
+
+import hashlib
+from typing import TypeAlias
+
+import msgspec
+
+from receiver.errors import KeyUnusable, SignatureError
+from receiver.instances.keys import KeySnapshot
+from receiver.jobs.projection import NewObservation
+from receiver.openconnectors.notifications import Notification, parse
+
+
+class Delivery(msgspec.Struct, frozen=True, array_like=True):
+    """An HTTP request that arrived, still untrusted. body -- the raw bytes, whole.
+
+    request -- its id, where a proxy that is trusted gave it one.
+    """
+
+    instance: str
+    body: bytes
+    signature: str | None
+    webhook_id: str | None
+    peer: str
+    request: str | None = None
+
+
+class Judged(msgspec.Struct, frozen=True, array_like=True, tag="delivery"):
+    """A delivery and the verdict on it: which key signed it, or the reason to reject it.
+
+    version -- of the keys it was judged by. sha256, notification -- of its body, if it is right.
+    unrecorded -- whether nothing is to be recorded of it if it is rejected.
+    """
+
+    delivery: Delivery
+    version: int
+    key: str = ""
+    reason: str = ""
+    sha256: bytes = b""
+    notification: Notification | None = None
+    unrecorded: bool = False
+
+
+class NewRejection(msgspec.Struct, frozen=True, array_like=True, tag="rejection"):
+    """A delivery that was rejected. instance -- '' where it is unknown: then it is only counted.
+
+    size -- of the body in bytes. signature -- the header as it came. body -- kept for another look.
+    """
+
+    instance: str
+    reason: str
+    peer: str
+    size: int = 0
+    signature: bytes | None = None
+    body: bytes | None = None
+
+
+class Receipt(msgspec.Struct, frozen=True, array_like=True, tag="receipt"):
+    """A delivery that is committed. n -- its event's number.
+
+    duplicate -- the body was there before. forgotten -- it came so late that hardly more than the
+    event's hash was left.
+    """
+
+    n: int
+    duplicate: bool = False
+    forgotten: bool = False
+
+    @property
+    def event(self) -> str:
+        """The event's id."""
+        return f"{self.n:016x}"
+
+    def json(self) -> bytes:
+        """Write the answer to the sender."""
+        return b'{"event":"%016x","duplicate":%s}' % (
+            self.n,
+            b"true" if self.duplicate else b"false",
+        )
+
+
+class Rejected(msgspec.Struct, frozen=True, array_like=True, tag="rejected"):
+    """A delivery whose verdict is confirmed: `reason` is the SignatureError's."""
+
+    reason: str
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
+    """Nothing was stored; the same again later may work."""
+
+    text: str
+
+
+class AddressCount(msgspec.Struct, frozen=True, array_like=True, tag="address"):
+    """How often an address was rejected, over all nodes, in its window, which ends in `left` ms."""
+
+    peer: str
+    count: int
+    left: int
+
+
+Item: TypeAlias = Judged | NewObservation | NewRejection
+Result: TypeAlias = Receipt | Rejected | Failed | None
+
+
+def judge(keys: KeySnapshot, delivery: Delivery, *, unrecorded: bool = False) -> Judged:
+    """Return the delivery with the verdict on it. Costs the same for every instance."""
+    try:
+        key = keys.verify(delivery.instance, delivery.body, delivery.signature)
+    except (SignatureError, KeyUnusable) as error:
+        return Judged(delivery, keys.version, reason=error.reason, unrecorded=unrecorded)
+    body = delivery.body
+    return Judged(
+        delivery, keys.version, key, "", hashlib.sha256(body).digest(), parse(body), unrecorded
+    )

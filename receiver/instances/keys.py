@@ -1,0 +1,205 @@
+"""Signature keys: who may send. Encrypted in the database; each process has a snapshot of them."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import Connection, select, update
+from sqlalchemy.orm import Session
+
+from receiver.database.engine import Database, affected
+from receiver.database.models import Instance, StoredKey
+from receiver.errors import (
+    CredentialError,
+    KeyUnusable,
+    NoSignatureKey,
+    SignatureError,
+    SignatureMismatch,
+    UnknownInstance,
+)
+from receiver.instances.encryption import Vault
+from receiver.instances.registry import add_instance, count_change, key_version
+from receiver.openconnectors.signatures import SignatureKey, verify
+from receiver.settings import DEFAULT_INSTANCE
+
+log = structlog.get_logger()
+
+KEY_PREFIX = "key-"  # of the ids of signature keys in the database
+MAX_ACTIVE_KEYS = 3  # each rejected delivery costs an HMAC for each of them
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceKeys:
+    """The keys a delivery is verified with, newest first.
+
+    broken -- whether the instance has keys that cannot be decrypted.
+    """
+
+    keys: tuple[SignatureKey, ...]
+    broken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeySnapshot:
+    """All instances' signature keys as they were at one version. Immutable."""
+
+    version: int
+    instances: Mapping[str, InstanceKeys]
+
+    def verify(self, instance: str, body: bytes, signature: str | None) -> str:
+        """Return the id of the instance's key that signed `body`.
+
+        Raises a SignatureError, or KeyUnusable where a key that cannot be decrypted may have.
+        An unknown instance takes as long as one with a key.
+        """
+        held = self.instances.get(instance)
+        if held is None:
+            return _reject_unknown(body, signature)
+        try:
+            return verify(body, signature, held.keys)
+        except (SignatureMismatch, NoSignatureKey):
+            if held.broken:
+                raise KeyUnusable("a key of this instance cannot be decrypted") from None
+            raise
+
+
+def _reject_unknown(body: bytes, signature: str | None) -> str:
+    try:
+        return verify(body, signature, ())
+    except SignatureError:
+        raise UnknownInstance("no such instance") from None
+
+
+class Keys:
+    """The newest snapshot that this process has read.
+
+    Nobody tells a process of a change: whoever writes reads the version in the same transaction,
+    and judges by a snapshot of that version.
+    """
+
+    def __init__(self, vault: Vault, default_keys: Sequence[SignatureKey]) -> None:
+        self._vault, self._default_keys = vault, tuple(default_keys)
+        self.current = KeySnapshot(-1, {})
+
+    def fresh(self, database: Database) -> KeySnapshot:
+        """Return a snapshot of the keys as they are now. Raises StoreUnavailable."""
+        with database.read() as session:
+            if key_version(session) == self.current.version:
+                return self.current
+            return self.load(session.connection())
+
+    def load(self, connection: Connection) -> KeySnapshot:
+        """Read a snapshot in a transaction; from now on it is the current one."""
+        version = key_version(connection)
+        held: dict[str, list[SignatureKey]] = {
+            name: [] for name in connection.scalars(select(Instance.name))
+        }
+        if self._default_keys:
+            held.setdefault(DEFAULT_INSTANCE, []).extend(self._default_keys)
+        broken = set()
+        active = (
+            select(StoredKey.instance, StoredKey.id, StoredKey.sealed)
+            .where(StoredKey.retired_at.is_(None))
+            .order_by(StoredKey.created_at.desc(), StoredKey.id)
+        )
+        for instance, id_, sealed in connection.execute(active):
+            try:
+                secret = self._vault.open((instance, id_), sealed)
+                held[instance].append(SignatureKey(id_, secret))
+            except CredentialError:
+                broken.add(instance)
+        if version != self.current.version >= 0:
+            log.info("instances or keys were changed", version=version)
+        instances = {name: InstanceKeys(tuple(ks), name in broken) for name, ks in held.items()}
+        self.current = KeySnapshot(version, instances)
+        return self.current
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedKey:
+    """A key as it is needed to explain a rejection."""
+
+    instance: str
+    key: SignatureKey
+    retired_at: int | None
+
+
+def add_key(session: Session, vault: Vault, instance: str, secret: bytes, now: int) -> str:
+    """Add a signature key as the newest of an instance, and give its id.
+
+    Raises CredentialError if the instance is unknown, has MAX_ACTIVE_KEYS already or has this very
+    key, or if the key is empty or ends in a NUL byte.
+    """
+    SignatureKey("in this file", secret)
+    key_id = KEY_PREFIX + secrets.token_hex(4)
+    if session.get(Instance, instance, with_for_update=True) is None:
+        if instance != DEFAULT_INSTANCE:
+            raise CredentialError(f"there is no instance {instance}")
+        add_instance(session, vault, instance, now)
+    active = session.scalars(
+        select(StoredKey).where(StoredKey.instance == instance, StoredKey.retired_at.is_(None))
+    ).all()
+    if len(active) >= MAX_ACTIVE_KEYS:
+        raise CredentialError(f"{instance} has {len(active)} keys already: retire one first")
+    if any(vault.open((instance, key.id), key.sealed) == secret for key in active):
+        raise CredentialError(f"{instance} has this key already")
+    newest = max((key.created_at for key in active), default=0)
+    session.add(
+        StoredKey(
+            id=key_id,
+            instance=instance,
+            sealed=vault.seal((instance, key_id), secret),
+            created_at=max(now, newest + 1),
+        )
+    )
+    session.flush()
+    count_change(session)
+    return key_id
+
+
+def shared_with(session: Session, vault: Vault, instance: str, secret: bytes) -> list[str]:
+    """Other instances that hold the same key: a body of one can be posted to the other."""
+    rows = session.scalars(select(StoredKey).where(StoredKey.instance != instance))
+    return sorted(
+        {row.instance for row in rows if vault.open((row.instance, row.id), row.sealed) == secret}
+    )
+
+
+def retire_key(session: Session, key_id: str, instance: str | None, now: int) -> None:
+    """Accept a key no longer. Raises CredentialError if there is no such key in use."""
+    statement = update(StoredKey).where(StoredKey.id == key_id, StoredKey.retired_at.is_(None))
+    if instance is not None:
+        statement = statement.where(StoredKey.instance == instance)
+    if not affected(session, statement.values(retired_at=now)):
+        raise CredentialError(f"there is no key {key_id} in use")
+    count_change(session)
+
+
+def list_keys(session: Session, instance: str | None = None) -> list[dict[str, object]]:
+    """Every key in the database, newest first in its instance, without secrets."""
+    statement = select(StoredKey).order_by(StoredKey.instance, StoredKey.created_at.desc())
+    if instance is not None:
+        statement = statement.where(StoredKey.instance == instance)
+    return [
+        {
+            "id": row.id,
+            "instance": row.instance,
+            "created_at": row.created_at,
+            "last_used_at": row.last_used_at,
+            "retired_at": row.retired_at,
+        }
+        for row in session.scalars(statement)
+    ]
+
+
+def opened_keys(session: Session, vault: Vault) -> list[OpenedKey]:
+    """Every key in the database that can be opened, newest first, retired ones too."""
+    found = []
+    for row in session.scalars(select(StoredKey).order_by(StoredKey.created_at.desc())):
+        try:
+            key = SignatureKey(row.id, vault.open((row.instance, row.id), row.sealed))
+        except CredentialError:
+            continue
+        found.append(OpenedKey(row.instance, key, row.retired_at))
+    return found
