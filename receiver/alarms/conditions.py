@@ -6,23 +6,45 @@ such as a job that fails, is wrong for an hour.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from sqlalchemy import Boolean, ColumnElement, and_, exists, func, literal_column, select
+from sqlalchemy import Boolean, ColumnElement, exists, func, literal_column, select
 from sqlalchemy.orm import Session
 
-from receiver.database.alarm_models import Fetch, Node, Rhythm
-from receiver.database.models import IS_UNDER_WAY, Event, JobRow, RejectionCount
+from receiver.database.alarm_models import Fetch, Node
+from receiver.database.models import (
+    IS_UNDER_WAY,
+    NOT_A_JOB,
+    NUMBER_BITS,
+    Event,
+    Facet,
+    JobRow,
+    RejectionCount,
+    UsualTime,
+)
+from receiver.database.nodes import NODE_GONE_MS
+from receiver.database.page import hidden
+from receiver.jobs.queries import event_id, is_overdue
+from receiver.jobs.summary import last_callbacks
 from receiver.lib.clock import MINUTE_MS
-from receiver.reconcile.followups import is_overdue
 from receiver.settings import Settings
 
 RECENT_MS = 60 * MINUTE_MS
 EXPIRES_SOON_MS = 24 * 60 * MINUTE_MS
 LEAST_SILENCE_MS = 15 * MINUTE_MS
-GAPS_TO_SILENCE = 4
-NODE_GONE_MS = 2 * MINUTE_MS  # nodes say that they are alive every half minute
+USUAL_TIMES_TO_SILENCE = 2
 MOST_EXAMPLES = 5
+
+Affected: TypeAlias = tuple[str, int, tuple[Any, ...]]  # a group, how many rows, ids of some
+
+# Since when an instance waits for a callback.
+_WAITING = (
+    select(JobRow.instance, func.min(JobRow.first_seen_at))
+    .where(IS_UNDER_WAY, JobRow.callback_due)
+    .group_by(JobRow.instance)
+    .order_by(JobRow.instance)
+)
+_LONGEST_USUAL = select(UsualTime.instance, func.max(UsualTime.ms)).group_by(UsualTime.instance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,34 +72,36 @@ def symptoms(session: Session, settings: Settings, now: int) -> list[Symptom]:
 
 
 def _overdue(session: Session, overdue_after: int, now: int) -> Iterator[Symptom]:
-    late = and_(IS_UNDER_WAY, is_overdue(now, overdue_after))
-    for instance, count, ids in _jobs(session, JobRow.first_seen_at, late):
+    late = _jobs(session, JobRow.first_seen_at, is_overdue(), now=now, overdue_after=overdue_after)
+    for instance, count, ids in late:
         yield Symptom("overdue", instance, count, "under way for longer than is usual", ids)
 
 
 def _failed(session: Session, now: int) -> Iterator[Symptom]:
-    lost = JobRow.outcome.in_(("failed", "partial")), JobRow.updated_at > now - RECENT_MS
-    for instance, count, ids in _jobs(session, JobRow.updated_at.desc(), *lost):
+    facets = select(Facet.facet).where(Facet.outcome.in_(("failed", "partial")))
+    lately = JobRow.facet.in_(facets), JobRow.updated_at > now - RECENT_MS
+    for instance, count, ids in _jobs(session, JobRow.updated_at.desc(), *lately):
         yield Symptom("failed", instance, count, "failed or lost records within an hour", ids)
 
 
 def _unreadable(session: Session, now: int) -> Iterator[Symptom]:
-    # The second condition is that of the index, which SQLite takes for nothing else.
-    kind = Event.kind == "unreadable", literal_column("events.kind <> 'bulk_job'", Boolean())
-    came = *kind, Event.received_at > now - RECENT_MS
-    found = _examples(session, Event.instance, Event.id, Event.received_at.desc(), *came)
-    for instance, count, ids in found:
+    since = (now - RECENT_MS) << NUMBER_BITS
+    came = Event.kind == "unreadable", literal_column(NOT_A_JOB, Boolean()), Event.n > since
+    for instance, count, numbers in _examples(
+        session, Event.instance, Event.n, Event.n.desc(), *came
+    ):
+        ids = tuple(map(event_id, numbers))
         yield Symptom("unreadable", instance, count, "verified, but not readable", ids)
 
 
 def _expiring(session: Session, now: int) -> Iterator[Symptom]:
     fetched = exists().where(Fetch.job == JobRow.id, Fetch.instance == JobRow.instance)
+    of_download = Facet.direction == "DOWNLOAD", Facet.outcome.in_(("succeeded", "partial"))
     soon = (
         JobRow.files_expire_at > now,
         JobRow.files_expire_at <= now + EXPIRES_SOON_MS,
-        # In functions, or SQLite reads all jobs of these words instead of those that expire.
-        func.coalesce(JobRow.direction, "") == "DOWNLOAD",
-        func.coalesce(JobRow.outcome, "").in_(("succeeded", "partial")),
+        # Hidden, or all downloads there ever were would be read instead of those that expire.
+        hidden(JobRow.facet).in_(select(Facet.facet).where(*of_download)),
         ~fetched,
     )
     for instance, count, ids in _jobs(session, JobRow.files_expire_at, *soon):
@@ -103,14 +127,15 @@ def _refused(session: Session, now: int) -> Iterator[Symptom]:
 
 
 def _silent(session: Session, now: int) -> Iterator[Symptom]:
-    waiting = select(Rhythm).where(Rhythm.waiting_since.is_not(None)).order_by(Rhythm.instance)
-    for row in session.scalars(waiting):
-        silence = now - (row.waiting_since or now)
-        if silence >= max(LEAST_SILENCE_MS, GAPS_TO_SILENCE * (row.usual_gap or 0)):
-            of_instance = IS_UNDER_WAY, JobRow.instance == row.instance
+    last = last_callbacks(session.connection())
+    usual = dict(session.execute(_LONGEST_USUAL).tuples().all())
+    for instance, oldest in session.execute(_WAITING):
+        silence = now - max(oldest, last.get(instance, 0))
+        if silence >= max(LEAST_SILENCE_MS, USUAL_TIMES_TO_SILENCE * usual.get(instance, 0)):
+            of_instance = IS_UNDER_WAY, JobRow.instance == instance
             for _, count, ids in _jobs(session, JobRow.first_seen_at, *of_instance):
                 told = f"no event for {silence // MINUTE_MS} minutes, with jobs under way"
-                yield Symptom("silent", row.instance, count, told, ids)
+                yield Symptom("silent", instance, count, told, ids)
 
 
 def _failing(session: Session, failing_after: int, now: int) -> Iterator[Symptom]:
@@ -127,8 +152,8 @@ def _failing(session: Session, failing_after: int, now: int) -> Iterator[Symptom
         yield Symptom("failing", "callbacks", sum(row.failures for row in rows), told, names)
 
 
-def _jobs(session: Session, order: Any, *conditions: Any) -> list[tuple[str, int, tuple[str, ...]]]:  # noqa: ANN401
-    return _examples(session, JobRow.instance, JobRow.id, order, *conditions)
+def _jobs(session: Session, order: Any, *conditions: Any, **values: int) -> list[Affected]:  # noqa: ANN401
+    return _examples(session, JobRow.instance, JobRow.id, order, *conditions, **values)
 
 
 def _examples(
@@ -137,7 +162,8 @@ def _examples(
     id_: Any,  # noqa: ANN401
     order: Any,  # noqa: ANN401
     *conditions: ColumnElement[bool],
-) -> list[tuple[str, int, tuple[str, ...]]]:
+    **values: int,
+) -> list[Affected]:
     """Give for each group how many rows it has, and the ids of some."""
     ranked = (
         select(
@@ -150,7 +176,7 @@ def _examples(
         .subquery()
     )
     first = select(ranked).where(ranked.c.place <= MOST_EXAMPLES)
-    found: dict[str, tuple[int, list[str]]] = {}
-    for row in session.execute(first.order_by(ranked.c.instance, ranked.c.place)):
+    found: dict[str, tuple[int, list[Any]]] = {}
+    for row in session.execute(first.order_by(ranked.c.instance, ranked.c.place), values):
         found.setdefault(row.instance, (int(row.affected), []))[1].append(row.id)
     return [(name, count, tuple(ids)) for name, (count, ids) in found.items()]

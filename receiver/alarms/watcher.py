@@ -18,12 +18,13 @@ from receiver.alarms.store import Told, note_symptoms, write_notice
 from receiver.database.alarm_models import Alarm
 from receiver.database.engine import Database, database_time
 from receiver.errors import StoreError
-from receiver.jobs.rhythms import learn_rhythms
+from receiver.jobs.usual_times import learn_all_usual_times
 from receiver.lib.clock import MINUTE_MS
 from receiver.settings import Settings
 
 PERIOD_MS = MINUTE_MS // 2
 LEASE_MS = 3 * MINUTE_MS
+LEARN_PERIOD_MS = 10 * MINUTE_MS
 
 log = structlog.get_logger()
 
@@ -46,7 +47,7 @@ class Watcher:
         self._settings, self._database, self._clock = settings, database, clock
         self._targets = {target.name: target for target in told}
         self._lease = max(LEASE_MS, 3 * period)
-        self._period, self._next_at = period, 0
+        self._period, self._next_at, self._learn_at = period, 0, 0
         self._me = secrets.token_hex(12)
         self._watches = False
         self._lost: Alarm | None = None  # the database: an alarm that cannot be written down
@@ -77,10 +78,11 @@ class Watcher:
         with self._database.write() as session:
             now = database_time(session, self._clock)
             self._watches = alarms.claim_watch(session, self._me, now, self._lease, force=force)
-            if self._watches:
-                learn_rhythms(session, now)
         if not self._watches:
             return
+        if now >= self._learn_at:
+            self._learn_at = now + LEARN_PERIOD_MS
+            learn_all_usual_times(self._database)
         with self._database.read() as session:
             found = symptoms(session, self._settings, now)
         with self._database.write() as session:

@@ -13,8 +13,8 @@ from receiver.database.engine import Database, database_time
 from receiver.database.retention import Retention
 from receiver.errors import StoreError
 from receiver.instances import audit
-from receiver.jobs import lists
 from receiver.jobs.erasure import erase as erase_job
+from receiver.jobs.queries import find_jobs
 from receiver.lib.clock import now_ms
 from receiver.settings import INSTANCE_NAME, duration_ms
 
@@ -88,7 +88,7 @@ def _is_log_empty(database: Database) -> bool:
 def _instance_of(database: Database, job_id: str, instance: str | None) -> str:
     if "\0" in job_id or (instance is not None and not INSTANCE_NAME.fullmatch(instance)):
         raise Failure(USAGE, "not_found", "no such job is known")
-    rows = lists.jobs_called(database.rows, job_id, instance, None)
+    rows = find_jobs(database, job_id, instance)
     if not rows:
         raise Failure(USAGE, "not_found", f"no job {job_id} is known")
     if len(rows) > 1:

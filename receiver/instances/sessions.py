@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import bindparam, delete, func, literal_column, select, update
 from sqlalchemy.orm import Session
 
+from receiver.database.engine import Database
 from receiver.database.models import Instance, SignIn, Token
-from receiver.database.reading import Rows, Statement
 from receiver.instances.tokens import TOKEN_COLUMNS, Bearer, bearer, bearer_of, token_hash
 from receiver.lib.clock import MINUTE_MS
 
@@ -24,7 +24,7 @@ LONGEST_MS = 7 * 24 * 60 * MINUTE_MS
 _COMMA: Any = literal_column("','")
 _NAMES = select(func.aggregate_strings(Instance.name, _COMMA)).scalar_subquery()
 _SESSION = (SignIn.last_seen_at, SignIn.expires_at, SignIn.notice, _NAMES)
-_SIGNED_IN = Statement(
+_SIGNED_IN = (
     select(*_SESSION, *TOKEN_COLUMNS)
     .select_from(SignIn.__table__.join(Token.__table__, Token.id == SignIn.token))
     .where(SignIn.sha256 == bindparam("sha256"))
@@ -66,9 +66,9 @@ def sign_in(session: Session, token: str, now: int) -> str | None:
     return session_id
 
 
-def signed_in(read: Rows, session_id: str, now: int) -> SignedIn | None:
+def signed_in(database: Database, session_id: str, now: int) -> SignedIn | None:
     """Tell whose a session is, or None if there is none, or it or its token is over."""
-    rows = read(_SIGNED_IN, {"sha256": token_hash(session_id)})
+    rows = database.rows(_SIGNED_IN, {"sha256": token_hash(session_id)})
     if not rows:
         return None
     last_seen_at, expires_at, notice, names, *token = rows[0]

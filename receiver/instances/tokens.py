@@ -10,16 +10,14 @@ from typing import Any, Literal, TypeAlias
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
-from receiver.database.engine import affected
+from receiver.database.engine import Database, affected
 from receiver.database.models import Token
-from receiver.database.reading import Rows, Statement
 from receiver.errors import CredentialError
 
 Scope: TypeAlias = Literal["read", "operate"]
 
 TOKEN_COLUMNS = (Token.name, Token.scope, Token.instances, Token.expires_at, Token.revoked_at)
 _BY_HASH = select(*TOKEN_COLUMNS).where(Token.sha256 == bindparam("sha256"))
-_BY_HASH_ALONE = Statement(_BY_HASH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +58,9 @@ def create_token(
     return token
 
 
-def who_asks(read: Rows, token: str, now: int) -> Bearer | None:
+def who_asks(database: Database, token: str, now: int) -> Bearer | None:
     """As `bearer`, without a Session."""
-    rows = read(_BY_HASH_ALONE, {"sha256": token_hash(token)})
+    rows = database.rows(_BY_HASH, {"sha256": token_hash(token)})
     return bearer_of(rows[0], now) if rows else None
 
 

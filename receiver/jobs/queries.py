@@ -40,6 +40,7 @@ from receiver.openconnectors.notifications import Source
 MAX_TIMELINE = 10_000
 MAX_FACET_TEXT = 200  # characters of a status, object or direction; see `models.Facet`
 FEW = 1_000  # rows that may be sorted instead of being read in order
+ENDED: tuple[Outcome, ...] = ("succeeded", "partial", "failed", "cancelled")
 UNDER_WAY: tuple[Outcome, ...] = ("pending", "unknown")
 
 Instances: TypeAlias = frozenset[str] | None  # what a token may see; None is all

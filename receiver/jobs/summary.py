@@ -43,10 +43,9 @@ from receiver.database.models import (
 from receiver.database.nodes import NODE_GONE_MS
 from receiver.database.page import among
 from receiver.jobs.job import FILES_KEPT_MS, OUTCOMES
-from receiver.jobs.queries import Instances, is_overdue
+from receiver.jobs.queries import ENDED, Instances, is_overdue
 from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS
 
-ENDED = ("succeeded", "partial", "failed", "cancelled")
 MAX_COUNTED = 100  # overdue jobs on the front page: how many more there are nobody needs to know
 
 

@@ -4,6 +4,7 @@ Work is claimed by compare-and-set on the time of its next turn: whoever moves i
 number of nodes may look at once, and work that a dead node had claimed comes back by itself.
 """
 
+import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +14,6 @@ from sqlalchemy import (
     ColumnElement,
     and_,
     case,
-    func,
-    literal_column,
     or_,
     select,
     tuple_,
@@ -25,19 +24,16 @@ from sqlalchemy.orm import Session
 from receiver.database.engine import affected, upsert
 from receiver.database.models import (
     IS_UNDER_WAY,
+    Facet,
     Forward,
     Heartbeat,
     JobRow,
     Pace,
     Submission,
-    UsualTime,
 )
-from receiver.jobs.job import FILES_KEPT_MS
+from receiver.jobs.job import Job
+from receiver.jobs.queries import is_overdue
 
-UNDER_WAY = ("pending", "unknown")
-LEARNT_FROM = 500  # ended jobs
-ENOUGH_TO_LEARN = 5
-LEAST_USUAL_MS = 1_000
 LEASE_MS = 30_000  # until work that a node claimed and never finished may be claimed again
 OUTAGE_MS = 5 * 60_000
 MOST_BROUGHT_FORWARD = 10_000
@@ -59,65 +55,12 @@ def due_polls(
     session: Session, instance: str, now: int, overdue_after: int, *, everything: bool
 ) -> list[Claim]:
     """Give the jobs under way of an instance that should be asked for, longest waiting first."""
-    overdue = and_(JobRow.poll_at.is_(None), is_overdue(now, overdue_after))
+    overdue = and_(JobRow.poll_at.is_(None), is_overdue())
     due = or_(overdue, JobRow.poll_at <= now)
     mine = select(JobRow).where(JobRow.instance == instance, IS_UNDER_WAY)
-    rows = session.scalars((mine if everything else mine.where(due)).order_by(JobRow.first_seen_at))
+    statement = (mine if everything else mine.where(due)).order_by(JobRow.first_seen_at)
+    rows = session.scalars(statement, {"now": now, "overdue_after": overdue_after})
     return [claim_of(row, row.polls) for row in rows]
-
-
-def is_overdue(now: Any, overdue_after: Any) -> ColumnElement[bool]:  # noqa: ANN401 - see below
-    """Whether a job is under way for longer than those of its object usually are.
-
-    now -- ms. overdue_after -- ms, where that is not known yet. Both numbers or SQL expressions.
-    """
-    usual = (
-        select(UsualTime.ms)
-        .where(
-            UsualTime.instance == JobRow.instance,
-            UsualTime.object == func.coalesce(JobRow.object, literal_column("''")),
-        )
-        .scalar_subquery()
-    )
-    over: ColumnElement[bool] = JobRow.first_seen_at + func.coalesce(usual, overdue_after) <= now
-    return over
-
-
-def learn_usual_times(session: Session, instance: str) -> None:
-    """Learn from the latest ended jobs of an instance how long those of each object take.
-
-    Nineteen of twenty ended within half of the time that is learnt; a job that we heard of when it
-    was over tells nothing.
-    """
-    took = JobRow.files_expire_at - FILES_KEPT_MS - JobRow.first_seen_at
-    latest = (
-        select(JobRow.object, took)
-        .where(JobRow.instance == instance, JobRow.files_expire_at.is_not(None), took > 0)
-        .order_by(JobRow.files_expire_at.desc())
-        .limit(LEARNT_FROM)
-    )
-    times: dict[str, list[int]] = {}
-    for name, duration in session.execute(latest):
-        times.setdefault(name or "", []).append(int(duration or 0))
-    new = upsert(session, UsualTime)
-    statement = new.on_conflict_do_update(
-        index_elements=[UsualTime.instance, UsualTime.object], set_={"ms": new.excluded.ms}
-    )
-    rows = [
-        {
-            "instance": instance,
-            "object": name,
-            "ms": max(LEAST_USUAL_MS, 2 * _slowest_but_few(took)),
-        }
-        for name, took in sorted(times.items())
-        if len(took) >= ENOUGH_TO_LEARN
-    ]
-    if rows:
-        session.execute(statement, rows)
-
-
-def _slowest_but_few(durations: list[int]) -> int:
-    return sorted(durations)[(len(durations) - 1) * 19 // 20]
 
 
 def claim_poll(session: Session, claim: Claim, next_at: int) -> bool:
@@ -129,8 +72,9 @@ def claim_poll(session: Session, claim: Claim, next_at: int) -> bool:
 
 def downloads(session: Session, instance: str, now: int) -> list[Claim]:
     """Give the ended downloads of an instance whose files the vendor should still have."""
-    mine = select(JobRow).where(JobRow.instance == instance, JobRow.direction == "DOWNLOAD")
-    ended = mine.where(JobRow.outcome.in_(("succeeded", "partial")), JobRow.files_expire_at > now)
+    of_instance = Facet.instance == instance, Facet.direction == "DOWNLOAD"
+    mine = select(JobRow).join(Facet, Facet.facet == JobRow.facet).where(*of_instance)
+    ended = mine.where(Facet.outcome.in_(("succeeded", "partial")), JobRow.files_expire_at > now)
     return [claim_of(row, 0) for row in session.scalars(ended.order_by(JobRow.files_expire_at))]
 
 
@@ -233,7 +177,8 @@ def beat(session: Session, now: int) -> bool:
 
 def claim_of(row: JobRow, tries: int) -> Claim:
     """Give the claim of a job that was worked on `tries` times."""
-    return Claim(row.id, row.instance, row.object, row.direction, tries)
+    job = Job(json.loads(row.registers))
+    return Claim(row.id, row.instance, job.text("object"), job.text("direction"), tries)
 
 
 def is_claimed(claim: Claim) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

@@ -30,6 +30,7 @@ from receiver.jobs import queries
 from receiver.jobs.job import is_ending
 from receiver.jobs.projection import NewObservation
 from receiver.jobs.record_errors import cause
+from receiver.jobs.usual_times import learn_usual_times
 from receiver.lib.clock import iso, now_ms
 from receiver.openconnectors import client as upstream
 from receiver.openconnectors.notifications import Notification
@@ -141,7 +142,7 @@ class Reconciler:
         report = Report()
 
         def work(lane: Lane, report: Report) -> None:
-            self._learn_usual_times(lane)
+            learn_usual_times(self._database, lane.instance)
             self._poll(lane, report, everything=everything)
             self._find(lane, report)
             self._fetch_errors(lane, report)
@@ -195,10 +196,6 @@ class Reconciler:
             take = partial(followups.claim_poll, claim=claim, next_at=next_at)
             if lane.turn(take):
                 self._ask(lane, report, claim)
-
-    def _learn_usual_times(self, lane: Lane) -> None:
-        with self._database.write() as session:
-            followups.learn_usual_times(session, lane.instance)
 
     def _ask(self, lane: Lane, report: Report, claim: Claim) -> None:
         report.asked += 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import structlog
 
 from receiver.errors import StoreUnavailable, UpstreamRefused
-from receiver.jobs.fetches import note_fetched
+from receiver.jobs.queries import note_fetched
 from receiver.openconnectors import client as upstream
 from receiver.reconcile.followups import Claim
 from receiver.reconcile.pacing import Lane

@@ -8,7 +8,7 @@ import structlog
 from flask import g
 
 from receiver.errors import AnswerCut, StoreError, UpstreamError
-from receiver.jobs.fetches import note_fetched
+from receiver.jobs.queries import note_fetched
 from receiver.openconnectors.client import Call
 from receiver.web import services
 

@@ -5,11 +5,11 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from receiver.callbacks.events import get_event
 from receiver.callbacks.trigger import TIMEOUT_SECONDS, send_signed
 from receiver.cli.checkup import Finding, Patient, fail, warn, well
 from receiver.cli.checkup.setup import newest_key
 from receiver.database import durability
-from receiver.jobs import lists
 from receiver.lib.clock import now_ms
 
 MOST_PROXIES = 16
@@ -35,7 +35,7 @@ def public_url(patient: Patient) -> Finding:
             503: "the receiver there cannot reach its database",
         }.get(sent.status, "something else than the receiver answers: look at the proxy")
         return fail(name, f"a signed callback got {sent.status} from {base}", advice)
-    if lists.event(patient.database.rows, sent.event, None) is None:
+    if get_event(patient.database, sent.event) is None:
         told = f"{base} stored a signed callback, but not in this database"
         return fail(name, told, "doctor and receiver must have the same RECEIVER_DATABASE_URL")
     return well(name, f"a signed callback through {base} was stored as event {sent.event}")

@@ -1,0 +1,52 @@
+"""How long jobs of an object usually take, so that those that take longer are overdue."""
+
+from sqlalchemy import select
+
+from receiver.database.engine import Database, upsert
+from receiver.database.models import IS_UNDER_WAY, JobRow, UsualTime
+from receiver.jobs.queries import ENDED, MAX_FACET_TEXT, Filters, list_jobs
+
+LEARNT_FROM = 500  # ended jobs
+ENOUGH_TO_LEARN = 5
+MIN_USUAL_MS = 1_000
+
+
+def learn_all_usual_times(database: Database) -> None:
+    """Learn of the instances that have jobs under way."""
+    waiting = select(JobRow.instance).where(IS_UNDER_WAY).distinct()
+    for row in database.rows(waiting):
+        learn_usual_times(database, row.instance)
+
+
+def learn_usual_times(database: Database, instance: str) -> None:
+    """Learn from the latest ended jobs of an instance how long those of each object take.
+
+    Nineteen of twenty ended within half of the time that is learnt; a job that we heard of when it
+    was over tells nothing.
+    """
+    times: dict[str, list[int]] = {}
+    latest = Filters(instances=[instance], outcomes=ENDED)
+    for record in list_jobs(database, latest, LEARNT_FROM):
+        took = (record.job.ended_at or 0) - record.first_seen_at
+        if took > 0:
+            times.setdefault((record.job.text("object") or "")[:MAX_FACET_TEXT], []).append(took)
+    rows = [
+        {
+            "instance": instance,
+            "object": name,
+            "ms": max(MIN_USUAL_MS, 2 * _slowest_but_few(took)),
+        }
+        for name, took in sorted(times.items())
+        if len(took) >= ENOUGH_TO_LEARN
+    ]
+    if rows:
+        with database.write() as session:
+            new = upsert(session, UsualTime)
+            statement = new.on_conflict_do_update(
+                index_elements=[UsualTime.instance, UsualTime.object], set_={"ms": new.excluded.ms}
+            )
+            session.execute(statement, rows)
+
+
+def _slowest_but_few(durations: list[int]) -> int:
+    return sorted(durations)[(len(durations) - 1) * 19 // 20]
