@@ -33,8 +33,9 @@ ReceiverError
 ├── AnswerCut                   an answer to a client that cannot be brought to its end
 └── StoreError                  not in the database
     ├── StoreUnavailable        now; the same again later may work
+    │   └── StatementRefused    the database is there, but refused a statement
     ├── KeysChanged             signature keys were rotated meanwhile: verify again
-    └── StoreRefused            ever; this row cannot be stored as it is
+    └── StoreRefused            ever; for what it holds, this row cannot be stored as it is
 """
 
 import errno
@@ -255,6 +256,12 @@ class StoreUnavailable(StoreError):
     reason = "store_unavailable"
 
 
+class StatementRefused(StoreUnavailable):
+    """The database refuses a statement for a fault of ours: one row's, or the setup's."""
+
+    reason = "statement_refused"
+
+
 class KeysChanged(StoreError):
     """Signature keys were rotated between verifying and storing: verify again."""
 
@@ -262,6 +269,6 @@ class KeysChanged(StoreError):
 
 
 class StoreRefused(StoreError):
-    """The database will never take this row as it is."""
+    """For what it holds, the database will never take this row as it is."""
 
     reason = "store_refused"

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar, cast
 
 import structlog
 
-from receiver.errors import ReceiverError, StoreRefused, StoreUnavailable
+from receiver.errors import ReceiverError, StatementRefused, StoreRefused, StoreUnavailable
 
 log = structlog.get_logger()
 
@@ -93,8 +93,9 @@ class Writer(Generic[I, R]):
 
     commit -- writes a batch in one transaction and gives a result for each item; an item's result
     that is an exception is raised to whoever waits for that item. Raises StoreUnavailable, which
-    all of the batch get, or StoreRefused, upon which the items are committed one by one.
-    rescue -- what to do with a single item that the store refuses for good.
+    all of the batch get, or StatementRefused or StoreRefused, upon which the items are committed
+    one by one: a single one must not fail its neighbours.
+    rescue -- what to do with a single item that raises StoreRefused.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class Writer(Generic[I, R]):
         try:
             results = self._commit([pending.item for pending in batch])
             answered = list(zip(batch, results, strict=True))
-        except StoreRefused as refused:
+        except (StatementRefused, StoreRefused) as refused:
             self._write_singly(batch, refused)
         except BaseException as error:  # noqa: BLE001 - who waits must be answered, whatever broke
             _fail(batch, error)
@@ -191,10 +192,15 @@ class Writer(Generic[I, R]):
                 else:
                     pending.settle(result)
 
-    def _write_singly(self, batch: list[Pending[I, R]], refused: StoreRefused) -> None:
+    def _write_singly(
+        self, batch: list[Pending[I, R]], refused: StatementRefused | StoreRefused
+    ) -> None:
         if len(batch) > 1:
             for pending in batch:
                 self._write([pending])
+            return
+        if isinstance(refused, StatementRefused):
+            _fail(batch, refused)
             return
         try:
             batch[0].settle(self._rescue(batch[0].item, refused))

@@ -22,13 +22,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
+from receiver.database import refusals
 from receiver.database.models import KeyVersion
 from receiver.database.reading import Reader, Statement
-from receiver.errors import SettingsError, StoreRefused, StoreUnavailable
-
-# Classes of SQLSTATE that will be the same at the next try: data, integrity, access and limits.
-_PERMANENT = ("22", "23", "42", "54")
-_SQLITE_PERMANENT = ("SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "SQLITE_RANGE")
+from receiver.errors import SettingsError, StatementRefused, StoreRefused, StoreUnavailable
 
 PATIENCE_SECONDS = 5.0
 _LOCK_PAUSE_SECONDS = 0.005
@@ -110,7 +107,8 @@ class Database:
         """A session in one transaction, committed at the end unless an error gets out.
 
         patience -- seconds to wait for SQLite's lock; None is for ever.
-        Raises StoreUnavailable (nothing is kept, the same may work later) or StoreRefused.
+        Raises StoreUnavailable (nothing is kept, the same may work later), or StoreRefused for
+        what a row holds.
         """
         with self.transaction(patience) as connection, Session(connection) as session:
             yield session
@@ -195,13 +193,16 @@ class Database:
             yield
         except PoolTimeoutError as error:
             raise StoreUnavailable("no connection to the database is free") from error
-        except UnicodeError as error:  # a lone surrogate never gets as far as the database
+        except UnicodeEncodeError as error:  # a lone surrogate never gets as far as the database
             raise StoreRefused("the database cannot hold this text") from error
         except self._errors as error:
             original = _original(error)
-            if is_permanent(original) or isinstance(original, self._driver.DataError):
-                raise StoreRefused(f"the database refuses this: {_code(original)}") from error
-            raise StoreUnavailable(f"the database cannot do this now: {_code(original)}") from error
+            code = refusals.code(original)
+            if refusals.is_content(original, self._driver):
+                raise StoreRefused(f"the database refuses what this holds: {code}") from error
+            if refusals.is_statement(original):
+                raise StatementRefused(f"the database refuses a statement: {code}") from error
+            raise StoreUnavailable(f"the database cannot do this now: {code}") from error
 
     @contextmanager
     def _fresh_primary(self, used: Session | Connection) -> Iterator[None]:
@@ -209,7 +210,7 @@ class Database:
         try:
             yield
         except self._errors as error:
-            if _code(_original(error)) == "25006":
+            if refusals.code(_original(error)) == "25006":
                 used.invalidate()
             raise
 
@@ -309,22 +310,6 @@ def _begin_sqlite(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
 def _original(error: BaseException) -> BaseException:
     """The driver's own error."""
     return error.orig or error if isinstance(error, DBAPIError) else error
-
-
-def is_permanent(error: BaseException) -> bool:
-    """Whether the same statement would fail again; decided by code, not by class.
-
-    PostgreSQL says OperationalError, the class of passing faults, of values it will never take.
-    """
-    code = getattr(error, "sqlstate", None)
-    if code is not None:
-        return str(code)[:2] in _PERMANENT
-    return _code(error).startswith(_SQLITE_PERMANENT)
-
-
-def _code(error: BaseException) -> str:
-    code = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
-    return str(code or f"{type(error).__name__}, no answer")
 
 
 def upsert(session: Session, table: Any) -> Any:  # noqa: ANN401 - one of two dialects' inserts
