@@ -41,7 +41,7 @@ from receiver.instances.credentials import InstanceKeys, KeyRing
 from receiver.jobs.job import is_ending
 from receiver.jobs.projection import NewObservation
 from receiver.lib import logs
-from receiver.lib.peers import network_of
+from receiver.lib.ratelimit import network_of
 from receiver.openconnectors.notifications import Notification, parse
 from receiver.openconnectors.signatures import verify
 from receiver.settings import INSTANCE_NAME, Settings

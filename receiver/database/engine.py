@@ -27,6 +27,8 @@ from receiver.database.models import KeyVersion
 from receiver.database.reading import Reader, Statement
 from receiver.errors import SettingsError, StatementRefused, StoreRefused, StoreUnavailable
 
+__all__ = ["Database", "Session", "upsert"]
+
 PATIENCE_SECONDS = 5.0
 _LOCK_PAUSE_SECONDS = 0.005
 _BUSY_MS = 5000  # for others' locks on an SQLite file, which are short
