@@ -1,5 +1,5 @@
-"""For `gunicorn wsgi:app`; `receiver serve` brings its own settings."""
+"""For `gunicorn wsgi:app` in a clone."""
 
-from receiver.app import create_app
+from receiver.wsgi import app
 
-app = create_app()
+__all__ = ["app"]

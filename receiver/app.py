@@ -4,7 +4,8 @@ import atexit
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import httpx
 import structlog
@@ -24,23 +25,19 @@ from receiver.instances.encryption import Vault
 from receiver.instances.keys import Keys
 from receiver.lib import logs
 from receiver.lib.clock import now_ms
-from receiver.lib.ratelimit import Limits
+from receiver.lib.ratelimit import Limits, client_address
 from receiver.metrics import QUEUE_LENGTH, Stored
 from receiver.openconnectors.client import Upstream
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES
 from receiver.outbound.forwarding import Forwarder, Teller
 from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings
-from receiver.web import Services, callbacks, events, jobs, ops, problems, refusals, relay
-from receiver.web import request_log as requests
-from receiver.web.api import blueprint as api
-from receiver.web.api import open_blueprint
+from receiver.web import Services, callbacks, ops, problems, relay, request_log, routes
+from receiver.web.api import ROUTES
 from receiver.web.dashboard import blueprint as dashboard
 from receiver.web.measuring import Measured
-from receiver.web.waiting import Waiters
 
 APP_LOAD_ERROR = 4  # gunicorn gives up on this exit code of a worker, instead of trying for ever
-MOST_WAITERS = 8  # in one process; the other half of its threads stays free for other questions
 
 log = structlog.get_logger()
 
@@ -96,13 +93,12 @@ def _app(
     if told := targets(settings, forwarder):
         work.append(Watcher(settings, database, told, clock).step)
     background = Background(work, beat)
-    waiters = Waiters(MOST_WAITERS)
     if any(len(key.secret) < SHORT_KEY_BYTES for key in settings.default_keys):
         log.warning("a signature key of the instance default is short", bytes=SHORT_KEY_BYTES)
     limits = Limits(settings.api_rate, settings.failed_tokens_a_minute)
     stored = Stored(Measured(settings, database, clock).read)
     services = Services(
-        *(settings, database, intake, waiters, limits, vault, vendor, forwarder, clock),
+        *(settings, database, intake, limits, vault, vendor, forwarder, clock),
         *(health, stored),
     )
     atexit.register(_close, background, intake, database)
@@ -115,16 +111,33 @@ def _flask(services: Services) -> Flask:
     app.url_map.merge_slashes = False
     app.url_map.converters["anything"] = callbacks.AnythingConverter
     app.extensions["receiver"] = services
-    for room in (callbacks.blueprint, api, open_blueprint, ops.blueprint, dashboard):
-        app.register_blueprint(room)
+    for each in (callbacks.blueprint, routes.blueprint(ROUTES), ops.blueprint(), dashboard):
+        app.register_blueprint(each)
     app.register_blueprint(relay.blueprint, url_prefix=relay.BASE)
     app.register_blueprint(relay.blueprint, url_prefix=f"{relay.BASE}/hubs/<hub>", name="hub")
     problems.register(app)
-    requests.register(app)
+    request_log.register(app)
     hops = services.settings.trusted_proxies
-    if hops:
-        app.wsgi_app = ProxyFix(app.wsgi_app, hops, hops, hops)  # type: ignore[method-assign]
+    proxied = ProxyFix(app.wsgi_app, 0, hops, hops)
+    app.wsgi_app = _as_sent(proxied, hops)  # type: ignore[assignment, method-assign]
     return app
+
+
+def _as_sent(wsgi: WSGIApplication, hops: int) -> WSGIApplication:
+    """Take the path from the request line alone, and the address as the trusted proxies have it.
+
+    A server may take a header SCRIPT_NAME off the path: so `/callbacks/metrics` would be
+    `/metrics`, past a proxy that lets out no more than `/callbacks/`.
+    """
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["PATH_INFO"] = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+        environ["SCRIPT_NAME"] = ""
+        forwarded = environ.get("HTTP_X_FORWARDED_FOR")
+        environ["REMOTE_ADDR"] = client_address(environ.get("REMOTE_ADDR", ""), forwarded, hops)
+        return wsgi(environ, start_response)
+
+    return application
 
 
 def _close(background: Background, intake: Intake, database: Database) -> None:
@@ -134,6 +147,3 @@ def _close(background: Background, intake: Intake, database: Database) -> None:
     intake.writer.close()
     with contextlib.suppress(StoreError):  # at the end of the process, there is nothing to save
         database.close()
-
-
-__all__ = ["create_app", "events", "jobs", "refusals"]

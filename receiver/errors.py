@@ -34,8 +34,9 @@ ReceiverError
 └── StoreError                  not in the database
     ├── StoreUnavailable        now; the same again later may work
     │   ├── LostRace            since another node was faster
-    │   └── KeyUnusable         a key that may have signed this cannot be decrypted
-    └── StoreRefused            ever; this row cannot be stored as it is
+    │   ├── KeyUnusable         a key that may have signed this cannot be decrypted
+    │   └── StatementRefused    the database is there, but refused a statement
+    └── StoreRefused            ever; for what it holds, this row cannot be stored as it is
 """
 
 import errno
@@ -256,6 +257,12 @@ class StoreUnavailable(StoreError):
     reason = "store_unavailable"
 
 
+class StatementRefused(StoreUnavailable):
+    """The database refuses a statement for a fault of ours: one row's, or the setup's."""
+
+    reason = "statement_refused"
+
+
 class LostRace(StoreUnavailable):
     """Another node changed the same rows meanwhile: the same again will do."""
 
@@ -269,6 +276,6 @@ class KeyUnusable(StoreUnavailable):
 
 
 class StoreRefused(StoreError):
-    """The database will never take this row as it is."""
+    """For what it holds, the database will never take this row as it is."""
 
     reason = "store_refused"

@@ -71,10 +71,10 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
 
     def load_wsgi(self) -> None:
         """Load the application."""
-        from receiver.web.asgi import Adapter
+        from receiver.web.asgi import Application
 
         super().load_wsgi()
-        self.asgi: Any = Adapter(self.asgi, THREADS)
+        self.asgi: Any = Application(self.asgi, THREADS)
         # What is loaded stays: no collection need look at it again.
         gc.collect()
         gc.freeze()
@@ -95,6 +95,7 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]
     async def _shutdown(self) -> None:
         # Nobody has told a worker whose master is gone; until then it keeps connections alive.
         self.alive = False
+        self.asgi.stop()
         # Proxies keep idle connections for long, and gunicorn would wait for each.
         asyncio.get_running_loop().call_later(IDLE_SECONDS, self._close_idle)
         await super()._shutdown()

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 from flask import Response
 
-from receiver.web.asgi import Adapter
+from receiver.web.asgi import Application
 from receiver.web.behind import MOST_HELD_BYTES
 
 T = TypeVar("T")
@@ -44,13 +44,13 @@ def outcome_of(told: Coroutine[Any, Any, T]) -> T:
         return thread.submit(asyncio.run, told).result()
 
 
-async def messages_of(adapter: Adapter, path: str) -> list[dict]:
+async def messages_of(application: Application, path: str) -> list[dict]:
     told: list[dict] = []
 
     async def send(message: dict) -> None:
         told.append(message)
 
-    await asyncio.wait_for(adapter(scope(path), nothing, send), DEADLINE)
+    await asyncio.wait_for(application(scope(path), nothing, send), DEADLINE)
     return told
 
 
@@ -70,17 +70,17 @@ def test_a_client_that_leaves_a_long_answer_takes_no_thread_along(receiver):
         return Response(pieces())
 
     async def left() -> int:
-        adapter, pieces = Adapter(receiver.app, threads=1), asyncio.Event()
+        application, pieces = Application(receiver.app, threads=1), asyncio.Event()
 
         async def send(message: dict) -> None:
             if message["type"] == "http.response.body":
                 pieces.set()
 
-        request = asyncio.create_task(adapter(scope("/endless"), nothing, send))
+        request = asyncio.create_task(application(scope("/endless"), nothing, send))
         await asyncio.wait_for(pieces.wait(), DEADLINE)
         request.cancel()
         await asyncio.wait([request])
-        return (await messages_of(adapter, "/healthz"))[0]["status"]
+        return (await messages_of(application, "/"))[0]["status"]
 
     assert outcome_of(left()) == 200
     assert ended.wait(DEADLINE)
@@ -105,7 +105,9 @@ def test_pieces_of_no_told_length_are_passed_on_as_they_come(receiver):
             if gathered:
                 first_is_out.set()
 
-        await asyncio.wait_for(Adapter(receiver.app, threads=1)(scope("/slow"), nothing, send), 90)
+        await asyncio.wait_for(
+            Application(receiver.app, threads=1)(scope("/slow"), nothing, send), 90
+        )
         return bytes(gathered)
 
     assert outcome_of(body()) == b"first second"
@@ -117,7 +119,7 @@ def test_an_answer_of_any_size_is_whole_in_the_order_that_asgi_wants(receiver, s
     def sized() -> Response:
         return Response(b"x" * size, status=201)
 
-    start, *pieces = outcome_of(messages_of(Adapter(receiver.app, threads=1), "/sized"))
+    start, *pieces = outcome_of(messages_of(Application(receiver.app, threads=1), "/sized"))
     assert (start["type"], start["status"]) == ("http.response.start", 201)
     assert b"".join(piece["body"] for piece in pieces) == b"x" * size
     assert [piece.get("more_body", False) for piece in pieces] == [True] * (len(pieces) - 1) + [

@@ -20,7 +20,7 @@ from receiver.cli import receiver as command
 from receiver.database import migrations
 from receiver.database.engine import Database
 from receiver.database.models import AuditEntry
-from receiver.errors import StoreError, StoreRefused
+from receiver.errors import StatementRefused, StoreError
 from receiver.instances import audit
 from receiver.lib.clock import now_ms
 
@@ -142,7 +142,7 @@ def test_nodes_that_note_at_once_make_one_chain(database_url):
 def test_the_database_refuses_to_change_what_was_noted(database, statement):
     for number in range(3):
         note(database, str(number))
-    with pytest.raises(StoreRefused), database.write() as session:
+    with pytest.raises(StatementRefused), database.write() as session:
         session.execute(text(statement))
     assert len(entries(database)) == 3
 

@@ -9,8 +9,7 @@ from receiving import Receiver
 
 from receiver.instances import tokens
 from receiver.lib import ratelimit as limits
-from receiver.lib.peers import network_of
-from receiver.lib.ratelimit import Limiter
+from receiver.lib.ratelimit import Limiter, client_address, network_of
 
 WRONG = "rcv_wrong"
 
@@ -93,12 +92,47 @@ def test_what_is_remembered_is_bounded(monkeypatch):
         ("2001:db8::1", "2001:db8::/64"),
         ("2001:db8::ffff:1", "2001:db8::/64"),
         ("::1", "::1"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("::1234", "::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
         ("", "unknown"),
         ("unix:", "unknown"),
     ],
 )
 def test_addresses_are_counted_by_who_owns_them(peer, network):
     assert network_of(peer) == network
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "address"),
+    {
+        "203.0.113.9": "203.0.113.9",
+        "203.0.113.9:51008": "203.0.113.9",
+        "[2001:db8::1]:51008": "2001:db8::1",
+        "[2001:db8::1]": "2001:db8::1",
+        "2001:db8::1": "2001:db8::1",
+        "::ffff:203.0.113.9": "203.0.113.9",
+        "[::ffff:203.0.113.9]:80": "203.0.113.9",
+        "198.51.100.1, 203.0.113.9 ": "203.0.113.9",
+        "203.0.113.9,": "192.0.2.7",
+        "unknown": "192.0.2.7",
+        "_hidden": "192.0.2.7",
+        "203.0.113.9:port": "192.0.2.7",
+        "203.0.113.999": "192.0.2.7",
+        "[": "192.0.2.7",
+        "": "192.0.2.7",
+        None: "192.0.2.7",
+    }.items(),
+)
+def test_the_address_is_the_one_that_the_last_proxy_names_or_the_sockets(forwarded, address):
+    assert client_address("192.0.2.7", forwarded, 1) == address
+    assert client_address("::ffff:192.0.2.7", forwarded, 0) == "192.0.2.7"
+    assert client_address("192.0.2.7", forwarded, 3) == "192.0.2.7"
+
+
+def test_of_two_proxies_the_first_one_names_the_address():
+    named = "6.6.6.6, 203.0.113.9:80, 198.51.100.1"
+    assert client_address("192.0.2.7", named, 2) == "203.0.113.9"
 
 
 # --- over HTTP
@@ -169,3 +203,14 @@ def test_requests_without_any_token_are_not_taken_for_guesses(make_receiver, mak
     receiver: Receiver = make_receiver(make_database("sqlite"), failed_tokens_a_minute=1)
     assert {receiver.client.get("/api/v1/jobs").status_code for _ in range(5)} == {401}
     assert receiver.get("/jobs").status_code == 200
+
+
+@pytest.mark.parametrize("mine", ["203.0.113.9:51008", "::ffff:203.0.113.9", "[2001:db8::1]:9"])
+def test_wrong_tokens_behind_a_proxy_cost_nobody_else_theirs(make_receiver, make_database, mine):
+    settings = {"failed_tokens_a_minute": 1, "trusted_proxies": 1}
+    receiver: Receiver = make_receiver(make_database("sqlite"), **settings)
+    for _ in range(3):
+        receiver.get("/jobs", token=WRONG, **{"X-Forwarded-For": mine})
+    refused(receiver.get("/jobs", **{"X-Forwarded-For": mine}))
+    for other in ("203.0.113.10:51008", "::ffff:203.0.113.10", "[2001:db8:0:1::1]", "odd"):
+        assert receiver.get("/jobs", **{"X-Forwarded-For": other}).status_code == 200

@@ -40,7 +40,7 @@ from receiver.jobs.job import is_ending
 from receiver.jobs.projection import NewObservation
 from receiver.lib import logs
 from receiver.lib.clock import MINUTE_MS
-from receiver.lib.peers import network_of
+from receiver.lib.ratelimit import network_of
 from receiver.openconnectors.notifications import Notification
 from receiver.settings import Settings
 

@@ -35,11 +35,18 @@ from receiver.callbacks.rejections import record_rejections
 from receiver.callbacks.statements import Row, Start, Statements, statements
 from receiver.database.engine import Database, database_time
 from receiver.database.models import Event, Facet, Forward, StoredKey, Submission
-from receiver.errors import KeyUnusable, LostRace, StoreError, StoreRefused, UnknownInstance
+from receiver.errors import (
+    KeyUnusable,
+    LostRace,
+    StatementRefused,
+    StoreError,
+    StoreRefused,
+    UnknownInstance,
+)
 from receiver.instances.keys import KEY_PREFIX, Keys
 from receiver.jobs.projection import FacetKey, JobState, NewObservation, StoredJob
 from receiver.lib.clock import MINUTE_MS
-from receiver.lib.peers import network_of
+from receiver.lib.ratelimit import network_of
 from receiver.openconnectors.notifications import Notification
 
 MAX_FACETS = 10_000  # of an instance; all beyond share one for each outcome
@@ -74,9 +81,11 @@ class Store:
         try:
             began = time.perf_counter()
             results = self._committed(batch)
-        except StoreRefused:
+        except (StatementRefused, StoreRefused) as error:
             if len(batch) > 1:
                 return [result for item in batch for result in self.write([item])]
+            if isinstance(error, StatementRefused):
+                return [Failed(str(error))]
             return [self._rescue(batch[0])]
         except StoreError as error:
             return [Failed(str(error))] * len(batch)

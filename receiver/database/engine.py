@@ -36,12 +36,17 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
+from receiver.database import refusals
 from receiver.database.models import KeyVersion
-from receiver.errors import SettingsError, StoreRefused, StoreUnavailable, TooSlow
+from receiver.errors import (
+    SettingsError,
+    StatementRefused,
+    StoreRefused,
+    StoreUnavailable,
+    TooSlow,
+)
 
-# Classes of SQLSTATE that will be the same at the next try: data, integrity, access and limits.
-_PERMANENT = ("22", "23", "42", "54")
-_SQLITE_PERMANENT = ("SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "SQLITE_RANGE")
+__all__ = ["Database", "Session", "upsert"]
 
 # The time all nodes agree on, where the database has one, ms.
 TIME = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8"
@@ -163,7 +168,8 @@ class Database:
         """A session in one transaction, committed at the end unless an error gets out.
 
         patience -- seconds to wait for SQLite's lock; None is for ever.
-        Raises StoreUnavailable (nothing is kept, the same may work later) or StoreRefused.
+        Raises StoreUnavailable (nothing is kept, the same may work later), or StoreRefused for
+        what a row holds.
         """
         with self.transaction(patience) as connection, Session(connection) as session:
             yield session
@@ -248,13 +254,16 @@ class Database:
             yield
         except PoolTimeoutError as error:
             raise StoreUnavailable("no connection to the database is free") from error
-        except UnicodeError as error:  # a lone surrogate never gets as far as the database
+        except UnicodeEncodeError as error:  # a lone surrogate never gets as far as the database
             raise StoreRefused("the database cannot hold this text") from error
         except self._errors as error:
             original = _original(error)
-            if is_permanent(original) or isinstance(original, self._driver.DataError):
-                raise StoreRefused(f"the database refuses this: {_code(original)}") from error
-            raise StoreUnavailable(f"the database cannot do this now: {_code(original)}") from error
+            code = refusals.code(original)
+            if refusals.is_content(original, self._driver):
+                raise StoreRefused(f"the database refuses what this holds: {code}") from error
+            if refusals.is_statement(original):
+                raise StatementRefused(f"the database refuses a statement: {code}") from error
+            raise StoreUnavailable(f"the database cannot do this now: {code}") from error
 
     @contextmanager
     def _fresh_primary(self, used: Session | Connection) -> Iterator[None]:
@@ -262,7 +271,7 @@ class Database:
         try:
             yield
         except self._errors as error:
-            if _code(_original(error)) == "25006":
+            if refusals.code(_original(error)) == "25006":
                 used.invalidate()
             raise
 
@@ -387,7 +396,7 @@ def _slowness() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if _code(_original(error)) in _TOO_SLOW:
+        if refusals.code(_original(error)) in _TOO_SLOW:
             raise TooSlow("the answer takes too long: narrow the question") from error
         raise
 
@@ -395,22 +404,6 @@ def _slowness() -> Iterator[None]:
 def _original(error: BaseException) -> BaseException:
     """The driver's own error."""
     return error.orig or error if isinstance(error, DBAPIError) else error
-
-
-def is_permanent(error: BaseException) -> bool:
-    """Whether the same statement would fail again; decided by code, not by class.
-
-    PostgreSQL says OperationalError, the class of passing faults, of values it will never take.
-    """
-    code = getattr(error, "sqlstate", None)
-    if code is not None:
-        return str(code)[:2] in _PERMANENT
-    return _code(error).startswith(_SQLITE_PERMANENT)
-
-
-def _code(error: BaseException) -> str:
-    code = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
-    return str(code or f"{type(error).__name__}, no answer")
 
 
 def affected(session: Session, statement: Delete | Update) -> int:

@@ -11,7 +11,7 @@ DAY_MS = 24 * HOUR_MS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOMENT = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?"
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?"
     r"([Zz]|[+-][0-9]{2}:[0-9]{2})?"
 )
 _MS = timedelta(milliseconds=1)
@@ -38,9 +38,12 @@ def _date(days: int) -> str:
 
 
 def to_ms(text: str) -> int:
-    """Read an ISO 8601 time; one without a zone is UTC. Raises ValueError."""
-    if not _MOMENT.fullmatch(text):
+    """Read an ISO 8601 time of any precision; one without a zone is UTC. Raises ValueError."""
+    match = _MOMENT.fullmatch(text)
+    if not match:
         raise ValueError("not a time")
+    if (match[1] or "").startswith(":60"):  # a leap second, which RFC 3339 has and Python has not
+        return to_ms(text[: match.start(1)] + ":59" + text[match.start(1) + 3 :]) + 1000
     moment = datetime.fromisoformat(text.upper())
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return (aware - _EPOCH) // _MS

@@ -1,20 +1,55 @@
-"""How often one token may ask, and one address may come with a wrong token.
+"""How often one token may ask, and one address may come with a wrong token; who an address is.
 
 Counted in this process alone: a read must not cost a write. Under N workers, a client that reaches
 all of them gets up to N times as far. Who is over a limit is refused, whatever the token.
 """
 
+import re
 import threading
 import time
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 from receiver import metrics
 from receiver.errors import TooManyRequests
-from receiver.lib.peers import network_of
 
 WINDOW_SECONDS = 60.0
 _ROUNDING = 1e-6
 MOST_NAMES = 10_000  # counted at once; a stranger can have many addresses
+
+# What may stand around an address in X-Forwarded-For: a port, and brackets for that of IPv6.
+_WITH_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?")
+
+
+def client_address(socket: str, forwarded_for: str | None, hops: int) -> str:
+    """Return the client's address: as the last trusted proxy has it, else the socket's.
+
+    forwarded_for -- X-Forwarded-For. hops -- how many proxies are trusted to add to it; of what
+    was there before they did, nothing is believed.
+    """
+    named = (forwarded_for or "").split(",")
+    address = _address(named[-hops]) if 0 < hops <= len(named) else None
+    return str(address or _address(socket) or socket)
+
+
+def network_of(peer: str) -> str:
+    """Return the network an address is rate-limited under (IPv6: its /64); `unknown` if none."""
+    address = _address(peer)
+    if isinstance(address, IPv6Address) and not address.is_loopback:
+        return str(IPv6Network((int(address), 64), strict=False))
+    return str(address or "unknown")
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """Read an address; one of IPv4 that is written as IPv6 is one of IPv4."""
+    text = text.strip()
+    if match := _WITH_PORT.fullmatch(text):
+        text = match[1] or match[2]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 class Limiter:

@@ -15,7 +15,6 @@ from receiver.metrics import Stored
 from receiver.openconnectors.client import Upstream
 from receiver.outbound.forwarding import Forwarder
 from receiver.settings import Settings
-from receiver.web.waiting import Waiters
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +24,6 @@ class Services:
     settings: Settings
     database: Database
     intake: Intake
-    waiters: Waiters
     limits: Limits
     vault: Vault
     vendor: Upstream

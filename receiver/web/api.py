@@ -1,91 +1,303 @@
-"""What the rooms of the query API share: its door, its document, and Flask's side of answers."""
+"""/api/v1: one table of routes, from which Flask, the ASGI application and the document are made.
 
-import copy
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+A view takes the services and a request whose token and parameters are right, and returns a
+response. It knows no web framework.
+"""
 
-from flask import Blueprint, Response, request
-from spectree import Response as Answers
-from spectree import SpecTree
-from spectree.model_adapter import get_msgspec_model_adapter
-from spectree.models import SecureType, SecurityScheme, SecuritySchemeData
+from collections.abc import Sequence
+from functools import cache, partial
+from typing import Any
+from zlib import crc32
 
-from receiver import __version__
-from receiver.errors import BadParameter
-from receiver.web import problems
-from receiver.web.answers import answer_json, parameters
-from receiver.web.auth import authenticate
-from receiver.web.problems import Answer
+import msgspec
+from werkzeug.http import parse_etags
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
-blueprint.before_request(authenticate)
-
-
-# Like the API, but its views find out themselves who asks, if that matters.
-open_blueprint = Blueprint("open", __name__, url_prefix="/api/v1")
-
-
-spec = SpecTree(
-    "flask",
-    title="Receiver of Open Connectors bulk callbacks",
-    version=__version__,
-    openapi_version="3.1.0",
-    mode="strict",
-    model_adapter=get_msgspec_model_adapter(),
-    validation_error_status=400,
-    validation_error_model=problems.Problem,
-    naming_strategy=lambda model: model.__name__,
-    nested_naming_strategy=lambda _parent, child: child,
-    security_schemes=[
-        SecurityScheme(
-            name="token", data=SecuritySchemeData(type=SecureType.HTTP, scheme="bearer")
-        ),
-    ],
-    security={"token": []},
+from receiver.callbacks.quarantine import Quarantine
+from receiver.database.engine import Session
+from receiver.database.models import FORGOTTEN, Rejection
+from receiver.errors import Ambiguous, BodyGone, EventGone, NotFound
+from receiver.instances import audit
+from receiver.instances.tokens import Bearer
+from receiver.jobs import failed_records, lists, queries
+from receiver.jobs.lists import EventLine, JobLine
+from receiver.jobs.overview import summary
+from receiver.lib.clock import iso
+from receiver.web import Services, schemas
+from receiver.web.auth import require_instance, require_scope
+from receiver.web.http import (
+    JSON,
+    Hold,
+    Request,
+    Response,
+    json_response,
+    optional,
+    page_response,
+    parameters,
+    read_cursor,
+    read_time,
 )
+from receiver.web.openapi import Document, describe
+from receiver.web.problems import response_to
+from receiver.web.routes import ApiRequest, Route, route
+
+# --- jobs
 
 
-def documented(
-    query: type, model: type | None, *refusals: int
-) -> Callable[[Callable[P, Response]], Callable[P, Response]]:
-    """Document a path: its parameters and what it may answer; checking them is left to the path.
-
-    refusals -- statuses besides 400, 401, 429 and 503.
-    """
-    statuses = {f"HTTP_{status}": problems.Problem for status in (400, 401, 429, 503, *refusals)}
-    return spec.validate(
-        query=query, resp=Answers(HTTP_200=model, **statuses), skip_validation=True
+def list_jobs(services: Services, asked: ApiRequest[schemas.JobsQuery]) -> Response:
+    """List jobs, newest change first."""
+    query, bearer = asked.query, asked.bearer
+    require_instance(bearer, query.instance)
+    after = read_cursor(query.cursor, tuple[int, str, str])
+    rows = services.database.rows
+    found = lists.jobs(rows, job_filter(query), bearer.instances, query.limit + 1, after)
+    return page_response(
+        asked.request,
+        "jobs",
+        found,
+        query.limit,
+        show=schemas.job,
+        position=lambda line: (line.updated_at, line.id, line.instance),
     )
 
 
-def asked(model: type[T]) -> T:
-    """Read the parameters of this request. Raises BadParameter."""
-    return parameters(request.query_string.decode("latin-1"), model)
+def job_filter(query: schemas.JobsQuery) -> queries.JobFilter:
+    """Return the store's filter for these parameters. Raises BadParameter."""
+    return queries.JobFilter(
+        instances=query.instance,
+        statuses=query.status,
+        outcomes=query.outcome,
+        objects=query.object,
+        directions=query.direction,
+        updated_after=read_time(query.updated_after),
+        updated_before=read_time(query.updated_before),
+        expires_before=read_time(query.expires_before),
+        text=optional(query.q) or None,
+    )
 
 
-def response(answer: Answer) -> Response:
-    """Give an answer to Flask."""
-    return Response(answer.body, answer.status, answer.headers)
+def show_job(services: Services, asked: ApiRequest[schemas.JobQuery]) -> Response:
+    """Show a job; `wait` holds the answer until it has ended or the seconds are over."""
+    instance, wait = optional(asked.query.instance), asked.query.wait
+
+    def look() -> Response:
+        found = _jobs_called(services, asked, instance)
+        hold = None if not wait or _is_settled(found) else Hold(look, wait)
+        try:
+            return _job_response(_the_one(found, asked.request.id), asked.request, hold)
+        except NotFound as error:
+            return response_to(error, asked.request.path, hold)
+
+    return look()
 
 
-@open_blueprint.get("/openapi.json")
-def document() -> Response:
-    """Describe this API (OpenAPI 3.1)."""
-    if request.args:
-        raise BadParameter("unknown parameter " + ", ".join(sorted(request.args)))
-    described = copy.deepcopy(spec.spec)
-    for operations in described["paths"].values():
-        for operation in operations.values():
-            for status, answer in operation["responses"].items():
-                if status >= "400":
-                    answer["content"] = {problems.MEDIA_TYPE: answer["content"]["application/json"]}
-    body = described["paths"]["/api/v1/events/{id}/body"]["get"]["responses"]["200"]
-    body["content"] = {
-        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+def _jobs_called(services: Services, asked: ApiRequest[Any], instance: str | None) -> list[JobLine]:
+    """Return the jobs of the path's id that the token reaches. Raises Forbidden."""
+    require_instance(asked.bearer, [] if instance is None else [instance])
+    rows = services.database.rows
+    return lists.jobs_called(rows, asked.request.id, instance, asked.bearer.instances)
+
+
+def _is_settled(found: Sequence[JobLine]) -> bool:
+    return len(found) > 1 or any(schemas.merged_job(line).ended for line in found)
+
+
+def _job_response(line: JobLine, request: Request, hold: Hold | None) -> Response:
+    tag = f"{line.updated_at:x}-{line.revision:x}-{crc32(line.instance.encode()):x}"
+    headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
+    if request.if_none_match and parse_etags(request.if_none_match).contains_weak(tag):
+        return Response(304, headers, b"", hold)
+    body = msgspec.json.encode(schemas.job(line))
+    return Response(200, {**JSON, **headers}, body, hold)
+
+
+def _the_one(found: Sequence[JobLine], job_id: str) -> JobLine:
+    """Return the only job of that id. Raises NotFound or Ambiguous."""
+    if not found:
+        raise NotFound(f"no job {job_id} is known")
+    if len(found) > 1:
+        names = ", ".join(sorted(line.instance for line in found))
+        raise Ambiguous(f"job {job_id} is known to {names}: name one with ?instance=")
+    return found[0]
+
+
+def show_timeline(services: Services, asked: ApiRequest[schemas.InstanceQuery]) -> Response:
+    """Tell what happened to a job: what each callback, poll and submission changed, or why not."""
+    job = _the_one(_jobs_called(services, asked, optional(asked.query.instance)), asked.request.id)
+    with services.database.read() as session:
+        entries = queries.timeline(session, job.id, job.instance)
+    return json_response(schemas.Timeline([schemas.timeline_entry(entry) for entry in entries]))
+
+
+def list_errors(services: Services, asked: ApiRequest[schemas.ErrorsQuery]) -> Response:
+    """Give the failed records of a job as the vendor gave them, and all of them by message."""
+    query = asked.query
+    job = _the_one(_jobs_called(services, asked, optional(query.instance)), asked.request.id)
+    (after,) = read_cursor(query.cursor, tuple[int]) or (-1,)
+    with services.database.read() as session:
+        found = failed_records.errors(session, job.id, job.instance, query.limit + 1, after + 1)
+        groups = failed_records.error_groups(session, job.id, job.instance)
+    return page_response(
+        asked.request,
+        "errors",
+        found,
+        query.limit,
+        show=lambda error: msgspec.Raw(error.entry.encode()),
+        position=lambda error: (error.position,),
+        groups=[
+            {**group, "examples": [msgspec.Raw(entry.encode()) for entry in group["examples"]]}
+            for group in groups
+        ],
+    )
+
+
+# --- events, refused deliveries, the summary
+
+
+def list_events(services: Services, asked: ApiRequest[schemas.EventsQuery]) -> Response:
+    """List verified callbacks, newest first."""
+    query, bearer = asked.query, asked.bearer
+    require_instance(bearer, query.instance)
+    wanted = queries.EventFilter(
+        instances=query.instance,
+        kinds=query.kind,
+        jobs=query.job,
+        received_after=read_time(query.received_after),
+        received_before=read_time(query.received_before),
+    )
+    after = read_cursor(query.cursor, tuple[int, str])
+    found = lists.events(services.database.rows, wanted, bearer.instances, query.limit + 1, after)
+    return page_response(
+        asked.request,
+        "events",
+        found,
+        query.limit,
+        show=schemas.event,
+        position=lambda line: (line.received_at, line.id),
+    )
+
+
+def show_event(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Response:
+    """Show a verified callback."""
+    return json_response(schemas.event(_event(services, asked)))
+
+
+def show_body(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Response:
+    """Give the exact bytes of a callback."""
+    event = _event(services, asked)
+    with services.database.read() as session:
+        body = queries.body(session, event.id)
+    if body is None:
+        raise BodyGone(f"the body of {event.id} is kept no longer")
+    headers = {
+        "Content-Type": schemas.BYTES,
+        "Content-Disposition": f'attachment; filename="{event.id}.bin"',
+        "X-Content-Type-Options": "nosniff",
     }
-    job = described["paths"]["/api/v1/jobs/{id}"]["get"]["responses"]
-    job["304"] = {"description": "As the ETag in If-None-Match"}
-    return response(answer_json(described))
+    return Response(200, headers, body)
+
+
+def _event(services: Services, asked: ApiRequest[schemas.NoQuery]) -> EventLine:
+    line = lists.event(services.database.rows, asked.request.id, asked.bearer.instances)
+    if line is None:
+        raise NotFound(f"no event {asked.request.id} is known")
+    if line.received_at == FORGOTTEN:
+        last = iso(line.last_received_at)
+        raise EventGone(f"of {line.id} only the hash is kept; {line.deliveries} deliveries, {last}")
+    return line
+
+
+def list_rejections(services: Services, asked: ApiRequest[schemas.RejectionsQuery]) -> Response:
+    """List deliveries that were refused for their signature, newest first."""
+    query, bearer = asked.query, asked.bearer
+    require_instance(bearer, query.instance)
+    wanted = queries.RejectionFilter(
+        instances=query.instance,
+        reasons=query.reason,
+        peers=query.peer,
+        after=read_time(query.after),
+        before=read_time(query.before),
+    )
+    after = read_cursor(query.cursor, tuple[int, int])
+    found = lists.rejections(
+        services.database.rows, wanted, bearer.instances, query.limit + 1, after
+    )
+    return page_response(
+        asked.request,
+        "rejections",
+        found,
+        query.limit,
+        show=schemas.rejection,
+        position=lambda line: (line.at, line.id),
+    )
+
+
+def verify_again(services: Services, asked: ApiRequest[schemas.InstancesQuery]) -> Response:
+    """Verify quarantined deliveries with the keys there are now; those that are right enter."""
+    bearer, named = asked.bearer, asked.query.instance
+    require_scope(bearer, "operate")
+    require_instance(bearer, named)
+    only = frozenset(named) if named else bearer.instances
+    quarantine = Quarantine(services.database, services.intake)
+    again = quarantine.verify_again(only, partial(record_entry, services, bearer))
+    return json_response(schemas.VerifiedAgain(again.looked, again.taken))
+
+
+def record_entry(
+    services: Services, bearer: Bearer, session: Session, refused: Rejection, event: str
+) -> None:
+    """Record in the audit who had a refused delivery verified again, which is an event by now."""
+    audit.note(
+        session,
+        at=services.clock(),
+        actor=bearer.name,
+        action="refusal.verify",
+        subject=f"{refused.instance}/{event}",
+        detail=f"refused as {refused.reason}",
+    )
+
+
+def show_summary(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Response:
+    """Count what an operator looks at first."""
+    rows, overdue_after = services.database.rows, services.settings.overdue_after
+    counts = summary(rows, asked.bearer.instances, services.clock(), overdue_after)
+    return json_response({**counts, "last_callback_at": iso(counts["last_callback_at"])})
+
+
+# --- the document
+
+
+def show_document(_services: Services, request: Request) -> Response:
+    """Describe this API (OpenAPI 3.1)."""
+    parameters(request.query, schemas.NoQuery)
+    return json_response(_document())
+
+
+@cache
+def _document() -> Document:
+    return describe(_DOCUMENTED)
+
+
+# --- the table
+
+_OF_A_JOB = (403, 404, 409)
+_DOCUMENTED = (
+    route("/jobs", list_jobs, schemas.JobsQuery, schemas.JobPage, 403),
+    route("/jobs/{id}", show_job, schemas.JobQuery, schemas.Job, *_OF_A_JOB),
+    route("/jobs/{id}/events", show_timeline, schemas.InstanceQuery, schemas.Timeline, *_OF_A_JOB),
+    route("/jobs/{id}/errors", list_errors, schemas.ErrorsQuery, schemas.ErrorPage, *_OF_A_JOB),
+    route("/events", list_events, schemas.EventsQuery, schemas.EventPage, 403),
+    route("/events/{id}", show_event, schemas.NoQuery, schemas.Event, 404, 410),
+    route("/events/{id}/body", show_body, schemas.NoQuery, None, 404, 410),
+    route("/rejections", list_rejections, schemas.RejectionsQuery, schemas.RejectionPage, 403),
+    route(
+        "/rejections/verify-again",
+        verify_again,
+        schemas.InstancesQuery,
+        schemas.VerifiedAgain,
+        403,
+        method="POST",
+    ),
+    route("/summary", show_summary, schemas.NoQuery, schemas.Summary),
+)
+_OPEN = Route("GET", "/openapi.json", "show_document", "", show_document, schemas.NoQuery, None, ())
+ROUTES = (*_DOCUMENTED, _OPEN)

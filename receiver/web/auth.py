@@ -1,43 +1,61 @@
-"""Who asks what: a request to the API, and the token that came with it."""
+"""Who asks, and what their token allows."""
 
 from collections.abc import Sequence
 from typing import cast
 
-from flask import g, request
+from flask import g
 
-from receiver.errors import Forbidden
-from receiver.instances.tokens import Bearer
-from receiver.web import answers, services
-from receiver.web.answers import Question
-
-
-def question() -> Question:
-    """This request, for those who answer without Flask."""
-    return Question(
-        path=request.path,
-        query_string=request.query_string.decode("latin-1"),
-        authorization=request.headers.get("Authorization"),
-        if_none_match=request.headers.get("If-None-Match"),
-        peer=request.remote_addr or "",
-    )
+from receiver.errors import Forbidden, Unauthenticated
+from receiver.instances import tokens
+from receiver.instances.tokens import Bearer, Scope
+from receiver.web import Services
+from receiver.web.http import Request
 
 
-def authenticate() -> None:
-    """Find out whose token came with this request. Raises Unauthenticated, TooManyRequests."""
-    g.bearer = answers.authenticated(services(), question())
+def bearer_token(request: Request) -> str:
+    """Return the token of a request. Raises Unauthenticated if it has none."""
+    scheme, _, token = (request.authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthenticated("send a token: Authorization: Bearer <token>")
+    return token.strip()
 
 
-def who() -> Bearer:
-    """Whose token this is."""
+def authenticate(services: Services, peer: str, token: str) -> Bearer | None:
+    """Return a token's bearer, None if it has none; count the request. Raises TooManyRequests."""
+    services.limits.check_address(peer)
+    bearer = tokens.who_asks(services.database.rows, token, services.clock())
+    rate_limit(services, peer, bearer)
+    return bearer
+
+
+def rate_limit(services: Services, peer: str, bearer: Bearer | None) -> None:
+    """Count a request with a token, or one with a wrong token. Raises TooManyRequests."""
+    if bearer is None:
+        services.limits.note_failure(peer)
+    else:
+        services.limits.check_token(bearer.name)
+
+
+def require(bearer: Bearer | None) -> Bearer:
+    """Return the bearer. Raises Unauthenticated if there is none."""
+    if bearer is None:
+        raise Unauthenticated("the token is unknown, expired or revoked")
+    return bearer
+
+
+def require_instance(bearer: Bearer, instances: Sequence[str]) -> None:
+    """Raise Forbidden if one of these instances is beyond the token's reach."""
+    for instance in instances:
+        if not bearer.may_see(instance):
+            raise Forbidden(f"the token does not reach the instance {instance}")
+
+
+def require_scope(bearer: Bearer, scope: Scope) -> None:
+    """Raise Forbidden if the token's scope is another; `operate` includes `read`."""
+    if bearer.scope not in (scope, "operate"):
+        raise Forbidden(f"this needs a token of the scope {scope}")
+
+
+def current_bearer() -> Bearer:
+    """Return the bearer of the session that Flask's current request belongs to."""
     return cast("Bearer", g.bearer)
-
-
-def check_instances(named: Sequence[str]) -> None:
-    """Refuse instances that were asked for by name and that the token does not reach."""
-    answers.check_reach(who(), named)
-
-
-def check_may_act() -> None:
-    """Refuse a token that may only look. Raises Forbidden."""
-    if who().scope != "operate":
-        raise Forbidden("this needs a token of the scope operate")

@@ -1,50 +1,66 @@
 """Health and metrics: /healthz, /readyz, /metrics."""
 
 import os
+from collections.abc import Callable, Mapping
 
-from flask import Blueprint, Response
+import flask
+from flask import Blueprint
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from receiver.database import migrations
 from receiver.errors import StoreError, StoreUnavailable
-from receiver.web import services
-from receiver.web.answers import answer_json
-from receiver.web.api import response
+from receiver.web import Services, services
+from receiver.web.http import Response, json_response
+from receiver.web.problems import flask_response
 
-blueprint = Blueprint("ops", __name__)
-
-
-@blueprint.get("/healthz")
-def healthz() -> Response:
-    """Tell that the process answers, whatever the database does: an outage must not kill nodes."""
-    return response(answer_json({"status": "ok"}))
+HEALTHZ = "/healthz"  # the only one that waits for nothing
 
 
-@blueprint.get("/readyz")
-def readyz() -> Response:
-    """Tell that callbacks can be committed now: writer, database and schema."""
-    if not services().intake.writer.alive:
+def healthz(_services: Services) -> Response:
+    """Say that the process answers, whatever the database does: an outage must not kill nodes."""
+    return json_response({"status": "ok"})
+
+
+def readyz(services: Services) -> Response:
+    """Say that callbacks can be committed now: writer, database and schema."""
+    if not services.intake.writer.alive:
         raise StoreUnavailable("the writer has stopped")
-    database = services().database
-    if not migrations.is_current(database):
+    if not migrations.is_current(services.database):
         raise StoreUnavailable("the schema is not the one of this release")
     try:
-        database.check_writable()
+        services.database.check_writable()
     except StoreError as error:
         raise StoreUnavailable(str(error)) from error
-    return response(answer_json({"status": "ready"}))
+    return json_response({"status": "ready"})
 
 
-@blueprint.get("/metrics")
-def metrics() -> Response:
-    """Give what all workers of this node counted, and what the database knows, for Prometheus."""
+def metrics(services: Services) -> Response:
+    """Return what all workers of this node counted, and what the database knows, for Prometheus."""
     registry: CollectorRegistry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     stored = CollectorRegistry()
-    stored.register(services().stored)
-    return Response(
-        generate_latest(registry) + generate_latest(stored), content_type=CONTENT_TYPE_LATEST
-    )
+    stored.register(services.stored)
+    body = generate_latest(registry) + generate_latest(stored)
+    return Response(200, {"Content-Type": CONTENT_TYPE_LATEST}, body)
+
+
+PROBES: Mapping[str, Callable[[Services], Response]] = {
+    HEALTHZ: healthz,
+    "/readyz": readyz,
+    "/metrics": metrics,
+}
+
+
+def blueprint() -> Blueprint:
+    """Return Flask's rules for the probes."""
+    made = Blueprint("ops", __name__)
+    for path, probe in PROBES.items():
+        made.add_url_rule(path, path.strip("/"), _flask_view(probe))
+    return made
+
+
+def _flask_view(probe: Callable[[Services], Response]) -> Callable[[], flask.Response]:
+    return lambda: flask_response(probe(services()))

@@ -4,9 +4,10 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import flask
 import msgspec
 import structlog
-from flask import Flask, Response, request
+from flask import Flask
 from werkzeug.exceptions import HTTPException
 
 from receiver.errors import (
@@ -29,6 +30,7 @@ from receiver.errors import (
     UpstreamError,
 )
 from receiver.lib import logs
+from receiver.web.http import Hold, Response
 
 log = structlog.get_logger()
 
@@ -45,15 +47,6 @@ class Problem(msgspec.Struct, frozen=True):
     code: str
     detail: str
     type: str = "about:blank"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer before any framework has seen it."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +84,8 @@ _TABLE: dict[type[ReceiverError], _Row] = {
 
 def register(app: Flask) -> None:
     """Have every error of this app answered as a problem document."""
-    app.register_error_handler(HTTPException, answer_to_flasks)
-    app.register_error_handler(Exception, _ours)
+    app.register_error_handler(HTTPException, respond_to_http_exception)
+    app.register_error_handler(Exception, _respond)
 
 
 def problem_of(error: ReceiverError) -> Problem:
@@ -102,13 +95,13 @@ def problem_of(error: ReceiverError) -> Problem:
     return Problem(row.title, status, row.code, row.detail or str(error))
 
 
-def answer_to(error: Exception, path: str) -> Answer:
-    """What is answered to an error of ours, or to one that nobody foresaw, met at a path."""
+def response_to(error: Exception, path: str, hold: Hold | None = None) -> Response:
+    """Return the response to an error of ours, or to one that nobody foresaw, met at a path."""
     if not isinstance(error, ReceiverError):
         # The type alone: the text could hold what was sent, and a log must not.
         log.error("unforeseen error", error=type(error).__name__, path=path)
         fault = Problem("Internal error", 500, "internal", "This is a fault of the receiver.")
-        return _answer(fault, path)
+        return _problem_response(fault, path)
     if isinstance(error, StoreError):
         logs.summed(log, "the store failed", error.reason, reason=error.reason, error=str(error))
     problem = problem_of(error)
@@ -121,32 +114,38 @@ def answer_to(error: Exception, path: str) -> Answer:
         headers["WWW-Authenticate"] = "Bearer"
     elif isinstance(error, (BodyTruncated, BodyTooLarge)):
         headers["Connection"] = "close"  # what follows on it is not a request
-    return _answer(problem, path, headers)
+    return _problem_response(problem, path, headers, hold)
 
 
-def _ours(error: Exception) -> Response:
-    return _response(answer_to(error, request.path))
+def _respond(error: Exception) -> flask.Response:
+    return flask_response(response_to(error, flask.request.path))
 
 
-def answer_to_flasks(error: HTTPException) -> Response:
-    """Answer an error that Flask met before any view did, or that a view raised as Flask's."""
+def respond_to_http_exception(error: HTTPException) -> flask.Response:
+    """Respond to an error that Flask met before any view did, or that a view raised as Flask's."""
     status = error.code or 500
     code = error.name.lower().replace(" ", "_")
     problem = Problem(error.name, status, code, error.description or error.name)
     kept = ("Allow", "Location", "Retry-After")
     headers = {name: value for name, value in error.get_headers() if name in kept}
-    return _response(_answer(problem, request.path, headers))
+    return flask_response(_problem_response(problem, flask.request.path, headers))
 
 
-def _answer(problem: Problem, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+def flask_response(response: Response) -> flask.Response:
+    """Return a response as Flask's."""
+    return flask.Response(response.body, response.status, response.headers)
+
+
+def _problem_response(
+    problem: Problem,
+    path: str,
+    headers: Mapping[str, str] | None = None,
+    hold: Hold | None = None,
+) -> Response:
     document: object = problem
     media_type = MEDIA_TYPE
     if path.startswith(VENDORS_PATHS):
         document = {"requestId": secrets.token_hex(12), "message": problem.detail}
         media_type = "application/json"
     headers = {"Content-Type": media_type, **(headers or {})}
-    return Answer(problem.status, headers, msgspec.json.encode(document))
-
-
-def _response(answer: Answer) -> Response:
-    return Response(answer.body, answer.status, answer.headers)
+    return Response(problem.status, headers, msgspec.json.encode(document), hold)

@@ -33,7 +33,7 @@ from receiver.openconnectors import client as upstream
 from receiver.openconnectors.client import CALLBACK_URL_HEADER, Answer, Call
 from receiver.openconnectors.notifications import UNSTORABLE, Notification
 from receiver.web import services
-from receiver.web.answers import holder
+from receiver.web.auth import authenticate
 from receiver.web.results import passed_through
 from receiver.web.submitting import observe, send, submit
 from receiver.web.uploads import count_records
@@ -81,7 +81,7 @@ def _authenticate() -> None:
     given = {part[1].lower(): part[2] for part in parts if part}
     if None in parts or set(given) != {"element", "user"}:
         raise Unauthenticated("Authorization must be: Element <instance>, User <token>")
-    found = holder(services(), request.remote_addr or "", given["user"])
+    found = authenticate(services(), request.remote_addr or "", given["user"])
     secrets_ = None
     if found and found.may_see(given["element"]):
         with services().database.read() as session:

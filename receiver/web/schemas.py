@@ -13,6 +13,7 @@ from receiver.jobs.lists import EventLine, JobLine, RejectionLine
 from receiver.lib.clock import iso
 from receiver.openconnectors.notifications import Kind, Source
 
+BYTES = "application/octet-stream"
 MAX_LIMIT = 1000
 MAX_WAIT_SECONDS = 60
 
@@ -89,6 +90,12 @@ class RejectionsQuery(Struct, forbid_unknown_fields=True):
     before: Moment | UnsetType = UNSET
     limit: Limit = 50
     cursor: Cursor | UnsetType = UNSET
+
+
+class InstancesQuery(Struct, forbid_unknown_fields=True):
+    """Which instances; all that the token reaches, if none is named."""
+
+    instance: list[Word] = []
 
 
 class NoQuery(Struct, forbid_unknown_fields=True):
@@ -204,6 +211,13 @@ class RejectionPage(Struct):
 
     rejections: list[Rejection]
     next: str | None
+
+
+class VerifiedAgain(Struct):
+    """How many quarantined deliveries were looked at, and how many of them are events by now."""
+
+    looked: int
+    verified: int
 
 
 class Summary(Struct):

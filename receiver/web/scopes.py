@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from receiver.errors import BodyTooLarge, BodyTruncated
-from receiver.web.problems import Answer
+from receiver.lib.ratelimit import client_address
+from receiver.web.http import Response
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -22,13 +23,10 @@ _ABSOLUTE = re.compile(b"https?://[^/]*", re.IGNORECASE)
 
 
 def peer_of(scope: Scope, hops: int) -> str:
-    """Who sent a request, by the proxies that are trusted; the rule is Werkzeug's ProxyFix's."""
-    if hops:
-        told = (header(scope["headers"], b"x-forwarded-for") or "").split(",")
-        if len(told) >= hops:
-            return told[-hops].strip()
+    """Return the address of who sent a request, by the proxies that are trusted."""
     client = scope.get("client")
-    return str(client[0]) if client else ""
+    forwarded = header(scope["headers"], b"x-forwarded-for")
+    return client_address(str(client[0]) if client else "", forwarded, hops)
 
 
 def to_origin_form(scope: Scope) -> None:
@@ -70,13 +68,23 @@ async def drain(receive: Receive) -> None:
                     return
 
 
-async def send_answer(answer: Answer, send: Send) -> None:
-    """Send an answer."""
-    headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
-    if answer.status != 304:  # noqa: PLR2004 - whose length would be that of the body it stands for
-        headers.append((b"content-length", b"%d" % len(answer.body)))
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+async def send_response(response: Response, send: Send, *, is_head: bool = False) -> None:
+    """Send a response."""
+    headers = [(name.lower().encode(), value.encode()) for name, value in response.headers.items()]
+    if response.status != 304:  # noqa: PLR2004 - whose length would be that of the body it stands for
+        headers.append((b"content-length", b"%d" % len(response.body)))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if is_head else response.body})
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that has a body, read before, as its first message."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def received() -> MutableMapping[str, Any]:
+        return messages.pop() if messages else await receive()
+
+    return received
 
 
 def whole(receive: Receive) -> Receive:

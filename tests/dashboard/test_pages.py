@@ -286,3 +286,8 @@ def test_a_filter_bar_is_kept_unless_it_names_very_much(guest, monkeypatch):
     many = "&".join(f"status=s{number}" for number in range(300))
     assert guest.get(f"/jobs?{many}").status_code == 200
     assert [len(bar) <= job_list.LONGEST_BAR for bar in kept.values()] == [True]
+
+
+@pytest.mark.parametrize("query", ["updated_before=AAAA", "cursor=x", "show=x", "status=%00"])
+def test_a_csv_of_what_cannot_be_asked_is_refused(guest, query):
+    assert guest.get(f"/jobs.csv?{query}").status_code == 400

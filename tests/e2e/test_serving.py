@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -61,7 +62,7 @@ def test_a_client_that_closes_its_own_side_after_its_request_gets_its_answer(fra
 PATIENT = (
     sys.executable,
     "-c",
-    "from receiver import cli, serving; serving.OPTIONS['graceful_timeout'] = 600; cli.main()",
+    "from receiver import cli, server; server.OPTIONS['graceful_timeout'] = 600; cli.main()",
     *SERVE[3:],
 )
 
@@ -96,6 +97,16 @@ def test_workers_whose_master_is_gone_end_though_their_connections_are_busy(make
                 assert client.ask("GET", "/healthz")[0] == 200
                 client.connection.auto_open = 0
         assert time.monotonic() < soon
+
+
+def test_told_to_stop_it_answers_those_who_wait_for_a_job(make_database, run):
+    with run(make_database("sqlite"), PATIENT) as served, served.client() as waiting:
+        bearer = {"Authorization": f"Bearer {served.token}"}
+        waiting.connection.request("GET", "/api/v1/jobs/1?wait=60", headers=bearer)
+        assert not select.select([waiting.connection.sock], [], [], 1)[0]
+        served.process.terminate()
+        assert waiting.connection.getresponse().status == 404
+        assert served.process.wait(DEADLINE) == 0
 
 
 def test_after_a_worker_has_ended_the_next_one_starts_and_both_answer(make_database, run):
@@ -173,6 +184,61 @@ def test_a_kept_connection_serves_one_request_after_another(framed):
             assert came, answers
             answers += came
     assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200"] * 3
+
+
+def test_outside_a_clone_and_under_another_worker_no_header_changes_a_path(make_database, run):
+    command = (sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "receiver.wsgi:app")
+    with run(make_database("sqlite"), command) as served:
+        for header in ("SCRIPT_NAME", "PATH_INFO", "X-Forwarded-Prefix", "X-Original-URL"):
+            asked = f"GET /callbacks/metrics HTTP/1.1\r\nHost: x\r\n{header}: /callbacks\r\n\r\n"
+            assert served.raw(asked.encode())[0] == 405
+        assert served.raw(signed(BODY))[0] == 200
+
+
+@contextmanager
+def silent_vendor() -> Iterator[str]:
+    """Takes connections and answers nothing; gives its base URL."""
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/elements/api-v2"
+
+
+def add_vendors_instance(url: str, secret: str) -> None:
+    database = migrations.opened(url)
+    with database.write() as session:
+        tokens_of_vendor = {"element_token": b"element", "user_secret": b"secret"}
+        add_instance(session, Vault([secret]), "gooddata", 1, **tokens_of_vendor)
+    database.close()
+
+
+PROBES = ("/healthz", "/readyz", "/metrics", "/api/v1/summary", "/api/v1/jobs")
+STATUS = "GET /elements/api-v2/bulk/{}/status HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\n\r\n"
+FORM = b"POST /sign-in HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\ntoken="
+
+
+def test_probes_and_the_api_wait_neither_for_the_vendor_nor_for_bodies(make_database, run):
+    url, secret = make_database("sqlite"), Fernet.generate_key().decode()
+    add_vendors_instance(url, secret)
+    with silent_vendor() as vendor, ExitStack() as stack:
+        settings = {"OPEN_CONNECTORS_URL": vendor, "RECEIVER_ENCRYPTION_KEYS": secret}
+        served = stack.enter_context(run(url, (*SERVE, "--workers", "1"), **settings))
+        element = f"Element gooddata, User {served.token}"
+        for number in range(40):
+            address = ("127.0.0.1", served.port)
+            asking = stack.enter_context(socket.create_connection(address, timeout=DEADLINE))
+            asking.sendall(STATUS.format(number, element).encode())
+            unfinished = stack.enter_context(socket.create_connection(address, timeout=DEADLINE))
+            unfinished.sendall(FORM)
+        bearer = {"Authorization": f"Bearer {served.token}"}
+        with served.client() as client:
+            answers = {path: client.ask("GET", path, headers=bearer.items()) for path in PROBES}
+        assert {path: status for path, (status, _) in answers.items()} == dict.fromkeys(PROBES, 200)
+        # Not one of those who ask was answered meanwhile: they still wait.
+        assert is_silent(asking)
+        assert is_silent(unfinished)
+
+
+def is_silent(wire: socket.socket) -> bool:
+    return not select.select([wire], [], [], 0)[0]
 
 
 QUESTIONS = (
@@ -275,11 +341,7 @@ def test_a_result_that_the_vendor_breaks_off_is_cut_and_told_in_one_line(
     make_database, run, worker
 ):
     url, secret = make_database("sqlite"), Fernet.generate_key().decode()
-    database = migrations.opened(url)
-    with database.write() as session:
-        tokens_of_vendor = {"element_token": b"element", "user_secret": b"secret"}
-        add_instance(session, Vault([secret]), "gooddata", 1, **tokens_of_vendor)
-    database.close()
+    add_vendors_instance(url, secret)
     command = (sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "-k", worker)
     bind = ("--bind", "127.0.0.1:0", "wsgi:app")
     with vendor_that_breaks_off() as vendor:

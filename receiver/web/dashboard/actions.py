@@ -1,25 +1,27 @@
 """What tokens of the scope `operate` may do: each page first says what it will do, then does it."""
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from flask import Response, request, url_for
 
 from receiver.callbacks.quarantine import Quarantine
+from receiver.database.engine import Session
+from receiver.database.models import Rejection
 from receiver.errors import CredentialError, NotFound
 from receiver.instances import keys as signature_keys
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES
 from receiver.reconcile.actions import Actions
 from receiver.web import services
-from receiver.web.auth import check_instances, check_may_act, who
+from receiver.web.api import record_entry
+from receiver.web.auth import current_bearer, require_instance, require_scope
 from receiver.web.dashboard.auditing import note
 from receiver.web.dashboard.instances import the_instance
 from receiver.web.dashboard.job import called
 from receiver.web.dashboard.pages import blueprint, page
 from receiver.web.dashboard.refusals import the_refusal
 from receiver.web.dashboard.sign_in import see, tell
-from receiver.web.refusals import entered
 
 View = Callable[..., Response]
 
@@ -30,7 +32,7 @@ def acts(rule: str) -> Callable[[View], View]:
     def decorate(view: View) -> View:
         @wraps(view)
         def guarded(**arguments: Any) -> Response:  # noqa: ANN401 - the route's
-            check_may_act()
+            require_scope(current_bearer(), "operate")
             try:
                 return view(**arguments)
             except CredentialError as error:  # its text never holds the secret
@@ -59,7 +61,7 @@ def ask(id: str) -> Response:  # noqa: A002
             f"One request goes to the vendor with the secrets of {row.instance}.",
             "The answer enters the timeline as a poll, and may change the outcome.",
         )
-    told = _actions().ask(row.instance, row.id, who().name)
+    told = _actions().ask(row.instance, row.id, current_bearer().name)
     _done("job.ask", f"{row.instance}/{row.id}", f"the vendor says {told.status}")
     return _back(back, f"The vendor says {told.status}.")
 
@@ -124,7 +126,7 @@ def add_key(name: str) -> Response:
     told = f"{key} is accepted from now on, beside the others."
     if len(secret) < SHORT_KEY_BYTES:
         told += f" It is short: use {SHORT_KEY_BYTES} bytes or more."
-    if seen := [other for other in shared if who().may_see(other)]:
+    if seen := [other for other in shared if current_bearer().may_see(other)]:
         told += f" {', '.join(seen)} has the same key: bodies can be replayed across."
     return _back(url_for("dashboard.instance", name=name), told)
 
@@ -158,8 +160,8 @@ def retire_key(name: str, key: str) -> Response:
 def verify_again() -> Response:
     """Verify all quarantined deliveries again, or those of an instance."""
     instance = request.args.get("instance") or None
-    check_instances([instance] if instance else [])
-    only = frozenset([instance]) if instance else who().instances
+    require_instance(current_bearer(), [instance] if instance else [])
+    only = frozenset([instance]) if instance else current_bearer().instances
     back = url_for("dashboard.refusals", instance=instance)
     if request.method == "GET":
         return _confirm(
@@ -170,7 +172,7 @@ def verify_again() -> Response:
             "Those whose signature is right enter as events, like any callback, and leave the"
             " quarantine. The others stay.",
         )
-    again = _quarantine().verify_again(only, entered)
+    again = _quarantine().verify_again(only, _record_entry())
     return _back(back, f"{again.taken} of {again.looked} are verified and entered as events.")
 
 
@@ -188,7 +190,7 @@ def verify_one(id: int) -> Response:  # noqa: A002
             "If its signature is right, it enters as an event, like any callback, and leaves the"
             " quarantine.",
         )
-    if _quarantine().verify_one(refused, entered):
+    if _quarantine().verify_one(refused, _record_entry()):
         told = "Verified: the delivery entered as an event."
         return _back(url_for("dashboard.refusals"), told)
     return _back(back, "The signature is still not right; nothing was changed.")
@@ -213,6 +215,10 @@ def _actions() -> Actions:
     return Actions(
         given.settings, given.database, given.intake, given.vault, given.vendor, given.clock
     )
+
+
+def _record_entry() -> Callable[[Session, Rejection, str], None]:
+    return partial(record_entry, services(), current_bearer())
 
 
 def _quarantine() -> Quarantine:

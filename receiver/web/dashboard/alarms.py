@@ -11,7 +11,7 @@ from receiver.alarms import store
 from receiver.alarms.channels import TITLES
 from receiver.database.alarm_models import Alarm
 from receiver.web import services
-from receiver.web.auth import who
+from receiver.web.auth import current_bearer
 from receiver.web.dashboard.pages import blueprint, page
 
 MOST_SHOWN = 100
@@ -41,7 +41,7 @@ class AlarmView:
 @blueprint.get("/alarms")
 def alarms() -> Response:
     """Show alarms, newest first."""
-    visible, now = who().instances, services().clock()
+    visible, now = current_bearer().instances, services().clock()
     with services().database.read() as session:
         unsettled = store.alarms(session, visible, only_open=True, limit=MOST_SHOWN)
         latest = store.alarms(session, visible, only_open=False, limit=MOST_SHOWN)

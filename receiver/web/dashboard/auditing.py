@@ -4,7 +4,7 @@ from typing import Any
 
 from receiver.instances import audit
 from receiver.web import services
-from receiver.web.auth import who
+from receiver.web.auth import current_bearer
 
 
 def note(session: Any, action: str, subject: str, detail: str = "") -> None:  # noqa: ANN401 - storage's
@@ -12,7 +12,7 @@ def note(session: Any, action: str, subject: str, detail: str = "") -> None:  # 
     audit.note(
         session,
         at=services().clock(),
-        actor=who().name,
+        actor=current_bearer().name,
         action=action,
         subject=subject,
         detail=detail,

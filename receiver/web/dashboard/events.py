@@ -8,10 +8,10 @@ from msgspec import UNSET
 from receiver.errors import BadParameter
 from receiver.jobs import queries
 from receiver.openconnectors.notifications import Kind
-from receiver.web.answers import cursor_of, position_of
 from receiver.web.dashboard import asking
 from receiver.web.dashboard.pages import blueprint, page
 from receiver.web.dashboard.paging import link
+from receiver.web.http import read_cursor, write_cursor
 
 A_PAGE = 50
 
@@ -23,7 +23,7 @@ def events() -> Response:
     if kind not in (None, *get_args(Kind)):
         raise BadParameter(f"a kind is one of {', '.join(get_args(Kind))}")
     wanted = queries.EventFilter(kinds=[kind] if kind else [])
-    after = position_of(request.args.get("cursor") or UNSET, (int, str))
+    after = read_cursor(request.args.get("cursor") or UNSET, tuple[int, str])
     rows = asking.events(wanted, A_PAGE + 1, after)
     last = rows[A_PAGE - 1] if len(rows) > A_PAGE else None
     return page(
@@ -31,6 +31,6 @@ def events() -> Response:
         rows=rows[:A_PAGE],
         kind=kind,
         kinds=get_args(Kind),
-        older=last and link(cursor=cursor_of((last.received_at, last.id))),
+        older=last and link(cursor=write_cursor((last.received_at, last.id))),
         newest=link(cursor=None) if after else None,
     )

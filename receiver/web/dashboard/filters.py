@@ -15,9 +15,9 @@ from receiver.jobs.watching import Look, Watch
 from receiver.lib.clock import iso
 from receiver.web import schemas as shapes
 from receiver.web import services
-from receiver.web.answers import moment
-from receiver.web.auth import check_instances
-from receiver.web.job_answers import wanted_jobs
+from receiver.web.api import job_filter
+from receiver.web.auth import current_bearer, require_instance
+from receiver.web.http import read_time
 
 TIMES = {
     "updated_after": "Changed after",
@@ -53,7 +53,7 @@ class Filters:
 
     def wanted(self) -> queries.JobFilter:
         """Say it as the store is asked."""
-        return wanted_jobs(self.query)
+        return job_filter(self.query)
 
     def watch(self) -> Watch | None:
         """What needs a look, if that was asked for."""
@@ -68,7 +68,7 @@ class Filters:
     def field_of(self, name: str) -> str:
         """Write a time filter for an input of the type datetime-local, which knows no zone."""
         value = getattr(self.query, name, UNSET)
-        return "" if value is UNSET else str(iso(moment(value)))[:16]
+        return "" if value is UNSET else str(iso(read_time(value)))[:16]
 
     @property
     def is_detailed(self) -> bool:
@@ -116,6 +116,6 @@ def asked() -> Filters:
         query = msgspec.convert({"limit": A_PAGE, **given}, shapes.JobsQuery, strict=False)
     except msgspec.ValidationError as error:
         raise BadParameter(str(error)) from None
-    check_instances(query.instance)
+    require_instance(current_bearer(), query.instance)
     kept = [pair for pair in pairs if pair[0] not in ("cursor", "newer")]
     return Filters(query, show, kept)

@@ -14,7 +14,7 @@ from receiver.jobs.history import ENDED
 from receiver.lib.clock import DAY_MS, HOUR_MS
 from receiver.reconcile import followups
 from receiver.web import services
-from receiver.web.auth import who
+from receiver.web.auth import current_bearer
 from receiver.web.dashboard.formatting import ago, left
 from receiver.web.dashboard.instances import LOOK_BACK, reached, schedule, silences_of
 from receiver.web.dashboard.pages import blueprint, joined, kept, page, part
@@ -71,7 +71,7 @@ def front() -> Response:
     now, overdue_after = services().clock(), services().settings.overdue_after
     first = now - now % window.width - (window.places - 1) * window.width
     found = glance(
-        *(services().database.rows, who().instances, now, overdue_after),
+        *(services().database.rows, current_bearer().instances, now, overdue_after),
         *(first, window.width, LOOK_BACK * schedule()),
     )
     counts = found.counts
@@ -98,7 +98,7 @@ def _picture(ended: frozenset[tuple[tuple[int, str], int]], first: int, window: 
 def _unclear(now: int) -> list[Any]:
     with services().database.read() as session:
         found = followups.unclear_submissions(session, now, services().settings.overdue_after)
-    return [row for row in found if who().may_see(row.instance)]
+    return [row for row in found if current_bearer().may_see(row.instance)]
 
 
 def _shown(counters: Iterable[Counter]) -> Markup:

@@ -13,7 +13,7 @@ from receiver.jobs import history
 from receiver.jobs.history import Refusing, Vendor
 from receiver.settings import DEFAULT_INSTANCE
 from receiver.web import services
-from receiver.web.auth import check_instances, who
+from receiver.web.auth import current_bearer, require_instance
 from receiver.web.dashboard.pages import blueprint, page
 
 LOOK_BACK = 2  # times the vendor's whole schedule; what was refused before is given up long ago
@@ -72,7 +72,7 @@ def instance(name: str) -> Response:
 
 def the_instance(name: str) -> InstanceView:
     """Give one instance. Raises NotFound, and Forbidden where the token does not reach it."""
-    check_instances([name])
+    require_instance(current_bearer(), [name])
     if name not in reached():
         raise NotFound(f"There is no instance {name}.")
     with services().database.read() as session:
@@ -82,7 +82,7 @@ def the_instance(name: str) -> InstanceView:
 def reached() -> list[str]:
     """Name the instances that the token reaches."""
     given = {DEFAULT_INSTANCE} if services().settings.default_keys else set()
-    return sorted(name for name in given.union(g.instances) if who().may_see(name))
+    return sorted(name for name in given.union(g.instances) if current_bearer().may_see(name))
 
 
 def schedule() -> int:

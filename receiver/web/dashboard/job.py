@@ -13,7 +13,7 @@ from receiver.instances import registry
 from receiver.jobs import failed_records as failures
 from receiver.jobs import queries, watching
 from receiver.web import services
-from receiver.web.auth import check_instances
+from receiver.web.auth import current_bearer, require_instance
 from receiver.web.dashboard import asking
 from receiver.web.dashboard.pages import blueprint, may_operate, page
 from receiver.web.dashboard.views import job_view, pretty, record
@@ -129,7 +129,7 @@ def called(id_: str) -> Sequence[Any]:
     """Give the jobs of that id that the token reaches, in the instance of this request, if any."""
     instance = request.args.get("instance") or None
     if instance is not None:
-        check_instances([instance])
+        require_instance(current_bearer(), [instance])
     return asking.called(id_, instance)
 
 

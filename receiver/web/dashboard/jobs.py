@@ -13,15 +13,16 @@ from markupsafe import Markup
 from msgspec import UNSET
 
 from receiver.jobs.job import OUTCOMES
-from receiver.jobs.watching import Look, Watch, place
+from receiver.jobs.queries import JobFilter
+from receiver.jobs.watching import Look, Place, Watch, place
 from receiver.lib.clock import DAY_MS, iso
 from receiver.web import services
-from receiver.web.answers import cursor_of, position_of
 from receiver.web.dashboard import asking
 from receiver.web.dashboard.filters import SHOWS, TIMES, Filters, asked
 from receiver.web.dashboard.instances import reached
 from receiver.web.dashboard.pages import blueprint, joined, page, part
 from receiver.web.dashboard.views import JobView, job_view, line
+from receiver.web.http import read_cursor, write_cursor
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,8 @@ def jobs() -> Response:
         ],
         count=len(rows),
         order=order,
-        older=filters.url(cursor=cursor_of(place(rows[-1], watch))) if has_older else None,
-        newer=filters.url(newer=cursor_of(place(rows[0], watch))) if has_newer else None,
+        older=filters.url(cursor=write_cursor(place(rows[-1], watch))) if has_older else None,
+        newer=filters.url(newer=write_cursor(place(rows[0], watch))) if has_newer else None,
         newest=filters.url() if has_newer or "cursor" in request.args else None,
     )
 
@@ -113,8 +114,8 @@ def _bar(filters: Filters, instances: tuple[str, ...]) -> Markup:
 def _page(filters: Filters, watch: Watch | None, limit: int) -> tuple[Sequence[Any], bool, bool]:
     """Give the jobs of a page, and whether there are newer and older ones."""
     wanted = filters.wanted()
-    before = position_of(request.args.get("newer") or UNSET, (int, str, str))
-    after = position_of(filters.query.cursor, (int, str, str))
+    before = read_cursor(request.args.get("newer") or UNSET, tuple[int, str, str])
+    after = read_cursor(filters.query.cursor, tuple[int, str, str])
     if before is None:
         rows = asking.jobs(wanted, watch, limit + 1, after)
         return rows[:limit], after is not None, len(rows) > limit
@@ -130,15 +131,14 @@ def jobs_csv() -> Response:
     off, and the browser says that it is not whole.
     """
     filters = asked()
-    rows: Any = stream_with_context(_csv(filters))
+    after = read_cursor(filters.query.cursor, tuple[int, str, str])
+    rows: Any = stream_with_context(_csv(filters.wanted(), filters.watch(), after))
     response = Response(rows, mimetype="text/csv")
     response.headers["Content-Disposition"] = 'attachment; filename="jobs.csv"'
     return response
 
 
-def _csv(filters: Filters) -> Iterator[str]:
-    wanted, watch = filters.wanted(), filters.watch()
-    after = position_of(filters.query.cursor, (int, str, str))
+def _csv(wanted: JobFilter, watch: Watch | None, after: Place | None) -> Iterator[str]:
     yield _csv_text([CSV_COLUMNS])
     while True:
         rows = asking.jobs(wanted, watch, CSV_PAGE, after)

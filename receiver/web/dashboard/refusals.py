@@ -12,13 +12,13 @@ from receiver.errors import BadParameter, BodyGone, NotFound
 from receiver.jobs import history, queries
 from receiver.lib.clock import HOUR_MS
 from receiver.web import services
-from receiver.web.answers import cursor_of, position_of
-from receiver.web.auth import check_instances, who
+from receiver.web.auth import current_bearer, require_instance
 from receiver.web.dashboard import asking
 from receiver.web.dashboard.instances import reached
 from receiver.web.dashboard.job import download, readable
 from receiver.web.dashboard.pages import blueprint, page
 from receiver.web.dashboard.paging import link
+from receiver.web.http import read_cursor, write_cursor
 
 A_PAGE = 50
 LARGEST_EXPLAINED = 16 * 1024  # bytes of a body, in the list
@@ -30,18 +30,18 @@ def refusals() -> Response:
     instance, reason = request.args.get("instance") or None, request.args.get("reason") or None
     if "\0" in f"{instance}{reason}":
         raise BadParameter("a name holds no NUL")
-    check_instances([instance] if instance else [])
+    require_instance(current_bearer(), [instance] if instance else [])
     wanted = queries.RejectionFilter(
         instances=[instance] if instance else [], reasons=[reason] if reason else []
     )
-    after = position_of(request.args.get("cursor") or UNSET, (int, int))
+    after = read_cursor(request.args.get("cursor") or UNSET, tuple[int, int])
     keys = read_keys()
     rows = asking.rejections(wanted, A_PAGE + 1, after)
     with services().database.read() as session:
         shown = [(row, _explained(session, keys, row)) for row in rows[:A_PAGE]]
         names = reached()
-        lately = history.refusals(session, who().instances, services().clock() - HOUR_MS)
-    more = cursor_of((rows[A_PAGE - 1].at, rows[A_PAGE - 1].id)) if len(rows) > A_PAGE else None
+        lately = history.refusals(session, current_bearer().instances, services().clock() - HOUR_MS)
+    more = write_cursor((rows[A_PAGE - 1].at, rows[A_PAGE - 1].id)) if len(rows) > A_PAGE else None
     return page(
         "refusals.html",
         rows=shown,
@@ -80,7 +80,7 @@ def refusal_body(id: int) -> Response:  # noqa: A002
 def the_refusal(id_: int) -> Rejection:
     """Give a quarantined delivery that the token reaches. Raises NotFound."""
     with services().database.read() as session:
-        found = store.rejection(session, id_, who().instances) if id_ < 2**63 else None
+        found = store.rejection(session, id_, current_bearer().instances) if id_ < 2**63 else None
     if found is None:
         raise NotFound("There is no such delivery in the quarantine, which keeps only the latest.")
     return found
@@ -94,7 +94,7 @@ def read_keys() -> Keys:
 
 def seen(why: Explained) -> str:
     """Say why, naming another instance only to those who reach it."""
-    if why.elsewhere and who().may_see(why.elsewhere):
+    if why.elsewhere and current_bearer().may_see(why.elsewhere):
         return f"{why.text} ({why.elsewhere})"
     return why.text
 

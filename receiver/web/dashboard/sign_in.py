@@ -54,7 +54,7 @@ def nowhere(error: HTTPException) -> Response:
     if request.blueprint == blueprint.name:
         return faulty(error)
     if not _wants_page():
-        return problems.answer_to_flasks(error)
+        return problems.respond_to_http_exception(error)
     g.session_id = request.cookies.get(_cookie("session"))
     with suppress(ReceiverError):
         _remember(_signed_in())

@@ -1,0 +1,45 @@
+"""Why a database refused a statement: for what a row holds, or for a fault of ours.
+
+Decided by exact code, never by class: 22 holds faults of a pooler (22P03), 42 the statements that
+it lost (42P05) and permissions, and psycopg says OperationalError, the class of passing faults, of
+values that PostgreSQL will never take. What is not listed as the content's fault is not.
+"""
+
+from typing import Any
+
+# Nothing of class 23: of all constraints none says what a row may hold but keys that we make.
+CONTENT = {
+    "22001": "a text is longer than its column",
+    "22003": "a number is larger than its column",
+    "22021": "a text holds NUL, or bytes that are no text",
+    "22P05": "the database's encoding does not have a character",
+    "54000": "a text is longer than an entry of its index may be",
+    "SQLITE_TOOBIG": "a text or the row is longer than SQLite can hold",
+}
+# Where the same statement would fail again, for one row at least: data, integrity, SQL, limits.
+_STATEMENT = ("22", "23", "42", "54")
+_SQLITE_STATEMENT = ("SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_RANGE")
+
+
+def is_content(error: BaseException, driver: Any) -> bool:  # noqa: ANN401 - a DB-API module
+    """Whether what a row holds caused a driver's error."""
+    if _sent_code(error) is None:
+        return isinstance(error, driver.DataError)  # psycopg itself takes no NUL
+    return _sent_code(error) in CONTENT
+
+
+def is_statement(error: BaseException) -> bool:
+    """Whether the database is there and refused a statement, so that other rows may pass."""
+    state = getattr(error, "sqlstate", None)
+    if state is not None:
+        return str(state).startswith(_STATEMENT)
+    return code(error).startswith(_SQLITE_STATEMENT)
+
+
+def code(error: BaseException) -> str:
+    """Name an error in messages; the driver's own text could hold what was sent."""
+    return _sent_code(error) or f"{type(error).__name__}, no answer"
+
+
+def _sent_code(error: BaseException) -> str | None:
+    return getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)

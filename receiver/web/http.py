@@ -1,0 +1,167 @@
+"""Requests to the API and answers to them, without a web framework: any server may bring them."""
+
+import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeVar, get_origin
+from urllib.parse import parse_qsl, urlencode
+
+import msgspec
+from msgspec import Struct, UnsetType
+from msgspec.structs import fields
+
+from receiver.errors import BadParameter
+from receiver.lib.clock import to_ms
+
+T = TypeVar("T")
+Q = TypeVar("Q", bound=Struct)
+Position = tuple[int | str, ...]  # in a list: what it is sorted by
+
+JSON = {"Content-Type": "application/json"}
+MAX_PARAMETERS = 1000
+_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = (
+    0.05,
+    0.5,
+)  # between looks; growing, so that long waits are cheap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A request, whatever server it came through.
+
+    path -- decoded; id -- what stands for `{id}` in its route. query -- the parameters, encoded.
+    Headers are latin-1, as WSGI has them. peer -- the client's address; empty if it has none.
+    """
+
+    path: str
+    id: str = ""
+    query: str = ""
+    authorization: str | None = None
+    if_none_match: str | None = None
+    peer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer. hold -- how to have a better one, where this one need not be sent at once."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    hold: "Hold | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What is asked for has not happened yet: `look` again, for `seconds` at most."""
+
+    look: Callable[[], Response]
+    seconds: float
+
+    def pauses(self) -> Iterator[float]:
+        """Yield the seconds to wait before each look, until the time is over."""
+        deadline, pause = time.monotonic() + self.seconds, _PAUSE_SECONDS
+        while (left := deadline - time.monotonic()) > 0:
+            yield min(pause, left)
+            pause = min(pause * 1.5, _MAX_PAUSE_SECONDS)
+
+
+def parameters(query: str, model: type[Q]) -> Q:
+    """Read a query string. Raises BadParameter, which names the unknown ones."""
+    values: dict[str, list[str]] = {}
+    for name, value in _pairs(query):
+        values.setdefault(name, []).append(value)
+    lists = _list_fields(model)
+    found = {
+        name: several if len(several) > 1 or lists.get(name) else several[0]
+        for name, several in values.items()
+    }
+    try:
+        return msgspec.convert(found, model, strict=False)
+    except msgspec.ValidationError as error:
+        unknown = sorted(set(values) - set(lists))
+        message = "unknown parameter " + ", ".join(unknown) if unknown else str(error)
+        raise BadParameter(message) from None
+
+
+def _pairs(query: str) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
+    except ValueError:
+        raise BadParameter(f"more than {MAX_PARAMETERS} parameters") from None
+
+
+@cache
+def _list_fields(model: type[Struct]) -> dict[str, bool]:
+    """By name of each parameter, whether it may be repeated."""
+    return {field.name: get_origin(field.type) is list for field in fields(model)}
+
+
+def optional(value: T | UnsetType) -> T | None:
+    """Return a parameter's value; None if it was not sent."""
+    return None if isinstance(value, UnsetType) else value
+
+
+def read_time(text: str | UnsetType) -> int | None:
+    """Read a time parameter as ms since the epoch. Raises BadParameter."""
+    if isinstance(text, UnsetType):
+        return None
+    try:
+        return to_ms(text)
+    except (ValueError, OverflowError):
+        raise BadParameter(f"there is no such time: {text}") from None
+
+
+def read_cursor(cursor: str | UnsetType, shape: type[T]) -> T | None:
+    """Read a cursor of `page_response`; shape -- a tuple type. Raises BadParameter."""
+    if isinstance(cursor, UnsetType):
+        return None
+    try:
+        text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        position = msgspec.json.decode(text, type=shape)
+    except (ValueError, msgspec.MsgspecError, RecursionError):
+        position = None
+    # What no database can even be asked for was not given by us either.
+    if not isinstance(position, tuple) or not all(map(_is_storable, position)):
+        raise BadParameter("cursor is not one that this API gave")
+    return position
+
+
+def _is_storable(value: int | str) -> bool:
+    return value.isprintable() if isinstance(value, str) else abs(value) < 2**63
+
+
+def write_cursor(position: Position) -> str:
+    """Write a position in a list as a cursor."""
+    return urlsafe_b64encode(msgspec.json.encode(position)).decode().rstrip("=")
+
+
+def json_response(content: object, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer 200 with JSON."""
+    return Response(200, {**JSON, **(headers or {})}, msgspec.json.encode(content))
+
+
+def page_response(
+    request: Request,
+    name: str,
+    rows: Sequence[T],
+    limit: int,
+    *,
+    show: Callable[[T], object],
+    position: Callable[[T], Position],
+    **more: object,
+) -> Response:
+    """Answer a page of a list, called `name`, and where the next one begins.
+
+    rows -- one more than `limit`, if there are more. more -- members beside the list.
+    """
+    shown = rows[:limit]
+    following = write_cursor(position(shown[-1])) if len(rows) > limit else None
+    content = {name: [show(row) for row in shown], **more, "next": following}
+    if following is None:
+        return json_response(content)
+    pairs = [pair for pair in _pairs(request.query) if pair[0] != "cursor"]
+    query = urlencode([*pairs, ("cursor", following)])
+    return json_response(content, {"Link": f'<{request.path}?{query}>; rel="next"'})

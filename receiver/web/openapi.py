@@ -1,0 +1,80 @@
+"""The OpenAPI 3.1 document of the API, printed from its routes."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from receiver import __version__
+from receiver.web.problems import MEDIA_TYPE, Problem
+from receiver.web.routes import BASE, Route
+from receiver.web.schemas import BYTES, Job
+
+Document: TypeAlias = dict[str, object]
+
+_COMPONENTS = "#/components/schemas/{name}"
+_PROBLEMS = {
+    400: "A parameter is wrong",
+    401: "A valid token is needed",
+    403: "The token does not allow this",
+    404: "Not found",
+    409: "Several instances have this job",
+    410: "It is kept no longer",
+    429: "Too many requests",
+    503: "Not now; try again",
+}
+_ALWAYS = (400, 401, 429, 503)
+
+
+def describe(routes: Sequence[Route]) -> Document:
+    """Return the document."""
+    contents = [route.content for route in routes if route.content]
+    _, schemas = msgspec.json.schema_components([*contents, Problem], ref_template=_COMPONENTS)
+    paths: dict[str, dict[str, Document]] = {}
+    for route in routes:
+        paths.setdefault(BASE + route.path, {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Receiver of Open Connectors bulk callbacks", "version": __version__},
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"token": []}],
+    }
+
+
+def _operation(route: Route) -> Document:
+    in_path = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+    responses: dict[str, Document] = {"200": _success(route.content)}
+    if route.content is Job:
+        responses["304"] = {"description": "As the ETag in If-None-Match"}
+    for status in sorted({*_ALWAYS, *route.refusals}):
+        content = {MEDIA_TYPE: {"schema": _reference(Problem)}}
+        responses[str(status)] = {"description": _PROBLEMS[status], "content": content}
+    return {
+        "operationId": route.name,
+        "summary": route.summary,
+        "parameters": [*([in_path] if "{id}" in route.path else []), *_parameters(route.query)],
+        "responses": responses,
+    }
+
+
+def _success(content: type[Struct] | None) -> Document:
+    if content is None:
+        binary = {"schema": {"type": "string", "format": "binary"}}
+        return {"description": "The exact bytes", "content": {BYTES: binary}}
+    answered = {"application/json": {"schema": _reference(content)}}
+    return {"description": (content.__doc__ or "").partition("\n")[0], "content": answered}
+
+
+def _reference(model: type[Struct]) -> Document:
+    return {"$ref": _COMPONENTS.format(name=model.__name__)}
+
+
+def _parameters(query: type[Struct]) -> list[Document]:
+    schema = msgspec.json.schema_components([query])[1][query.__name__]
+    properties = schema.get("properties", {})
+    return [{"name": name, "in": "query", "schema": each} for name, each in properties.items()]

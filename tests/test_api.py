@@ -1,0 +1,92 @@
+"""Tags, parameters, times and cursors of the query API."""
+
+import json
+from urllib.parse import quote
+
+import pytest
+from test_interface_api import problem
+
+from receiver.lib.clock import iso, to_ms
+from receiver.web import schemas
+from receiver.web.http import parameters
+
+
+@pytest.fixture
+def stored(receiver):
+    for body in (
+        {"id": "1", "status": "RUNNING", "callback-payload": {"a": [1, None]}},
+        {"id": "2", "status": "A&B", "error": "\u2028 <é>"},
+        {"id": "3", "status": "COMPLETED", "recordsCount": 3, "completionTime": 1_500_000_000_001},
+    ):
+        assert receiver.call_back(json.dumps(body).encode()).status_code == 200
+    return receiver
+
+
+@pytest.mark.parametrize("known", ["{}", "W/{}", '"x", {}', "*"])
+def test_each_way_to_name_the_tag_is_304_without_a_body(stored, known):
+    tag = stored.get("/jobs/1").headers["ETag"]
+    answer = stored.get("/jobs/1", **{"If-None-Match": known.format(tag)})
+    assert (answer.status_code, answer.data, answer.headers["ETag"]) == (304, b"", tag)
+
+
+@pytest.mark.parametrize("known", ['"x"', "", "x", '"', "W/"])
+def test_any_other_tag_is_200(stored, known):
+    assert stored.get("/jobs/1", **{"If-None-Match": known}).status_code == 200
+
+
+def test_a_job_that_changed_is_shown_as_it_is_now(stored):
+    for number in range(3):
+        body = {"id": "1", "status": "RUNNING", "recordsCount": number}
+        assert stored.call_back(json.dumps(body).encode()).status_code == 200
+        shown = stored.get("/jobs/1").json
+        assert shown["records"]["loaded"] == number
+        assert stored.get("/jobs").json["jobs"][0] == shown
+
+
+def test_a_thousand_parameters_are_too_many(stored):
+    assert problem(stored.get("/jobs?" + "&".join(["status=x"] * 1001)), 400)
+
+
+def test_parameters_that_may_be_repeated_are_lists():
+    query = parameters("status=a&status=b+c&object=%2B", schemas.JobsQuery)
+    assert (query.status, query.object, query.limit) == (["a", "b c"], ["+"], 50)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    {
+        "2026-11-22T05:49:00Z": "2026-11-22T05:49:00.000Z",
+        "2026-11-22T05:49:00.123456789Z": "2026-11-22T05:49:00.123Z",
+        "2026-11-22t05:49:00.1z": "2026-11-22T05:49:00.100Z",
+        "2026-11-22 05:49:00.000000000000000000001+01:00": "2026-11-22T04:49:00.000Z",
+        "2016-12-31T23:59:60Z": "2017-01-01T00:00:00.000Z",
+        "2016-12-31T15:59:60.5-08:00": "2017-01-01T00:00:00.500Z",
+        "2026-11-22T05:49": "2026-11-22T05:49:00.000Z",
+    }.items(),
+)
+def test_a_time_of_any_precision_is_read(text, read):
+    assert iso(to_ms(text)) == read
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("AAAA", "2026-11-22T05:49:00.Z", "2026-11-22T05:49:61Z", "2026-11-22T05:49:60:60Z"),
+        *("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "2026-02-30T00:00:00Z"),
+    ],
+)
+def test_what_is_no_time_is_400_or_finds_nothing(stored, value):
+    for name in ("updated_after", "updated_before", "expires_before"):
+        answer = stored.get(f"/jobs?{name}={quote(value)}")
+        assert answer.status_code in (200, 400)
+        if answer.status_code == 400:
+            assert problem(answer, 400) == "bad_parameter"
+
+
+def test_two_changes_in_one_millisecond_have_two_tags(make_receiver, make_database):
+    receiver = make_receiver(make_database("sqlite"), clock=lambda: 1_800_000_000_000)
+    tags = set()
+    for status in ("CREATED", "RUNNING", "COMPLETED"):
+        assert receiver.call_back(json.dumps({"id": "1", "status": status}).encode()).json
+        tags.add(receiver.get("/jobs/1").headers["ETag"])
+    assert len(tags) == 3
