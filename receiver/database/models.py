@@ -37,6 +37,8 @@ IS_UNDER_WAY = text(f"jobs.{UNDER_WAY}")
 # An event's or timeline entry's `n` is its time, ms, and a number: its id and its place in lists.
 NUMBER_BITS = 20
 
+FORGOTTEN = ""  # key of an event of which hardly more than its identity is left
+
 
 def _where(name: str, condition: str, *columns: str) -> Index:
     """An index of some rows only, on either database."""

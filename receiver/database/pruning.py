@@ -13,6 +13,8 @@
 | submissions                   | RECEIVER_KEEP_EVENTS    | the sending               |
 | ids, hashes and counts of events; jobs and outcomes; instances, keys, tokens | ever | |
 
+| counts of what ended in an hour | 31 days               | when the files expired    |
+
 A body never outlives its event. An event that is forgotten stays a row of `events`: the one unique
 index goes on recognising its body, at no cost to the writing of new ones.
 
@@ -28,9 +30,11 @@ from typing import Any, TypeAlias
 from sqlalchemy import ColumnElement, Delete, Update, delete, func, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
+from receiver.database.engine import affected
 from receiver.database.models import (
     FORGOTTEN,
-    Body,
+    NUMBER_BITS,
+    Count,
     Event,
     Forward,
     JobRow,
@@ -42,10 +46,11 @@ from receiver.database.models import (
     Submission,
     TimelineEntry,
 )
-from receiver.lib.clock import MINUTE_MS
+from receiver.lib.clock import HOUR_MS, MINUTE_MS
 
 SETTLED_MS = 5 * MINUTE_MS  # what was received longer ago than that is committed, if ever
 ADDRESSES_KEPT_MS = 60 * MINUTE_MS
+KEPT_HOURS = 31 * 24  # after the files expired; the chart of outcomes goes back so far
 SUBMISSION_STATES = ("sending", "taken", "refused", "unclear")
 
 Place: TypeAlias = tuple[Any, ...]
@@ -116,6 +121,15 @@ def last_pass(session: Session) -> dict[str, Any]:
     }
 
 
+def drop_hours(session: Session, now: int) -> None:
+    """Delete the counts of hours that are over: nobody asks for them any more."""
+    place = Count.facet, Count.hour, Count.slot
+    old = select(*place).where(Count.hour > 0, Count.hour < now // HOUR_MS - KEPT_HOURS)
+    # Whoever counts in one of them just now is not waited for.
+    free = old.with_for_update(skip_locked=True)
+    _affected(session, delete(Count).where(tuple_(*place).in_(free)))
+
+
 def note_pass(session: Session, began: int, ended: int, deleted: Mapping[str, int]) -> Retention:
     """Write down what a whole pass deleted; give the state."""
     state = turn(session)
@@ -126,44 +140,53 @@ def note_pass(session: Session, began: int, ended: int, deleted: Mapping[str, in
 def _bodies(
     session: Session, state: Retention, old: Cutoffs, place: Place | None, most: int
 ) -> Batch:
-    place = place or (max(state.bodies_before, FORGOTTEN + 1), "")
-    found = session.execute(_events(old.bodies, place, most)).all()
-    gone = _affected(session, delete(Body).where(Body.event.in_([id_ for _, id_ in found])))
-    following = _following(found, most)
-    reached = following[0] if following else old.bodies
-    state.bodies_before = max(state.bodies_before, min(reached, old.settled))
+    numbers, following = _events(session, state.bodies_before, old.bodies, place, most)
+    gone = _drop_bodies(session, numbers)
+    state.bodies_before = _reached(state.bodies_before, old.bodies, following, old)
     return Batch(gone, following)
 
 
-def _forget(session: Session, _: Retention, old: Cutoffs, place: Place | None, most: int) -> Batch:
+def _forget(
+    session: Session, state: Retention, old: Cutoffs, place: Place | None, most: int
+) -> Batch:
     """Reduce events to what recognises their bodies."""
-    place = place or (FORGOTTEN + 1, "")
-    # A row that a repeated delivery locks just now is met again in the next pass.
-    free = _events(old.events, place, most).with_for_update(skip_locked=True)
-    found = session.execute(free).all()
-    ids = [id_ for _, id_ in found]
-    # Mostly there is none: but where a clock went back, one was received before the mark.
-    session.execute(delete(Body).where(Body.event.in_(ids)))
-    little = {"kind": "other", "job": None, "key": "", "size": 0, "webhook_id": None}
-    reduced = update(Event).where(Event.id.in_(ids)).values(received_at=FORGOTTEN, **little)
-    return Batch(_affected(session, reduced), _following(found, most))
+    numbers, following = _events(session, state.events_before, old.events, place, most)
+    little = dict.fromkeys(("webhook_id", "headers", "peer", "status", "changed", "note", "body"))
+    whole = update(Event).where(Event.n.in_(numbers), Event.key != FORGOTTEN)
+    gone = _affected(session, whole.values(key=FORGOTTEN, size=0, **little))
+    state.events_before = _reached(state.events_before, old.events, following, old)
+    return Batch(gone, following)
 
 
-def _events(before: int, place: Place, most: int) -> Any:  # noqa: ANN401 - a statement
-    order = (Event.received_at, Event.id)
-    old = select(*order).where(tuple_(*order) > tuple_(*place), Event.received_at < before)
-    return old.order_by(*order).limit(most)
+def _events(
+    session: Session, since: int, before: int, place: Place | None, most: int
+) -> tuple[Sequence[int], Place | None]:
+    """Return the numbers of events received in a span of time (ms), and where to go on."""
+    start = place[0] if place else (since << NUMBER_BITS) - 1
+    old = select(Event.n).where(Event.n > start, Event.n < before << NUMBER_BITS)
+    numbers = session.scalars(old.order_by(Event.n).limit(most)).all()
+    return numbers, (numbers[-1],) if len(numbers) == most else None
+
+
+def _drop_bodies(session: Session, numbers: Sequence[int]) -> int:
+    held = update(Event).where(Event.n.in_(numbers), Event.body.is_not(None))
+    return _affected(session, held.values(body=None))
+
+
+def _reached(mark: int, before: int, following: Place | None, old: Cutoffs) -> int:
+    reached = following[0] >> NUMBER_BITS if following else before
+    return max(mark, min(reached, old.settled))
 
 
 def _errors(
     session: Session, state: Retention, old: Cutoffs, place: Place | None, most: int
 ) -> Batch:
     place = place or (state.errors_before, "", "")
-    order = (JobRow.updated_at, JobRow.id, JobRow.instance)
+    order = (JobRow.updated_at, JobRow.instance, JobRow.id)
     behind = select(*order).where(tuple_(*order) > tuple_(*place), JobRow.updated_at < old.bodies)
     jobs = session.execute(behind.order_by(*order).limit(most)).all()
     key = (RecordError.job, RecordError.instance, RecordError.position)
-    theirs = tuple_(*key[:2]).in_([(id_, instance) for _, id_, instance in jobs])
+    theirs = tuple_(*key[:2]).in_([(id_, instance) for _, instance, id_ in jobs])
     found = session.execute(select(*key).where(theirs).limit(most)).all()
     gone = _affected(session, delete(RecordError).where(tuple_(*key).in_(found)))
     if gone == most:
@@ -185,6 +208,13 @@ def _numbered(table: Any, age: str, *also: ColumnElement[bool]) -> Step:  # noqa
         return Batch(gone, _following(found, most) if ids else None)
 
     return step
+
+
+def _entries(session: Session, _: Retention, old: Cutoffs, __: Place | None, most: int) -> Batch:
+    first = select(TimelineEntry.n).where(TimelineEntry.n < old.events << NUMBER_BITS)
+    numbers = session.scalars(first.order_by(TimelineEntry.n).limit(most)).all()
+    gone = _affected(session, delete(TimelineEntry).where(TimelineEntry.n.in_(numbers)))
+    return Batch(gone, () if len(numbers) == most else None)
 
 
 def _keyed(column: Any, condition: Callable[[Cutoffs], ColumnElement[bool]]) -> Step:  # noqa: ANN401
@@ -232,7 +262,7 @@ STEPS: Mapping[str, Step] = {
     "counts": _keyed(RejectionCount.minute, _old_counts),
     "addresses": _keyed(RefusedAddress.peer, _old_addresses),
     "events": _forget,
-    "timeline": _numbered(TimelineEntry, "events"),
+    "timeline": _entries,
     "submissions": _keyed(Submission.id, _old_submissions),
 }
 
@@ -242,11 +272,11 @@ def _count(table: Any, *conditions: Any) -> Any:  # noqa: ANN401 - SQL expressio
 
 
 def _old_events(before: int) -> ColumnElement[bool]:
-    return Event.received_at.between(FORGOTTEN + 1, before - 1)
+    return Event.n < before << NUMBER_BITS
 
 
 _COUNTS: Mapping[str, Callable[[Cutoffs], Any]] = {
-    "bodies": lambda old: _count(Body, Event.id == Body.event, _old_events(old.bodies)),
+    "bodies": lambda old: _count(Event, Event.body.is_not(None), _old_events(old.bodies)),
     "errors": lambda old: _count(
         RecordError,
         JobRow.id == RecordError.job,
@@ -257,7 +287,7 @@ _COUNTS: Mapping[str, Callable[[Cutoffs], Any]] = {
     "rejections": lambda old: _count(Rejection, Rejection.at < old.bodies),
     "counts": lambda old: _count(RejectionCount, _old_counts(old)),
     "addresses": lambda old: _count(RefusedAddress, _old_addresses(old)),
-    "events": lambda old: _count(Event, _old_events(old.events)),
-    "timeline": lambda old: _count(TimelineEntry, TimelineEntry.at < old.events),
+    "events": lambda old: _count(Event, Event.key != FORGOTTEN, _old_events(old.events)),
+    "timeline": lambda old: _count(TimelineEntry, TimelineEntry.n < old.events << NUMBER_BITS),
     "submissions": lambda old: _count(Submission, _old_submissions(old)),
 }

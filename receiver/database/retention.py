@@ -8,7 +8,6 @@ import structlog
 from receiver.database import pruning
 from receiver.database.engine import Database, database_time
 from receiver.instances import audit
-from receiver.jobs import counters
 from receiver.lib.clock import MINUTE_MS
 from receiver.settings import Settings
 
@@ -84,7 +83,7 @@ class Retention:
             state = pruning.note_pass(session, began, now, deleted)
             if claimed:
                 state.next_at = began + PERIOD_MS
-        counters.recount(self._database, now)
+            pruning.drop_hours(session, now)
         if claimed and any(deleted.values()):
             log.info("too old, and deleted", **deleted)
 

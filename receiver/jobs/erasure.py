@@ -17,7 +17,8 @@ from sqlalchemy import Delete, Update, delete, select, text, update
 from sqlalchemy.orm import Session
 
 from receiver.database import pruning
-from receiver.database.models import Body, Event, Forward, JobRow, RecordError, Submission
+from receiver.database.engine import affected
+from receiver.database.models import Event, Forward, JobRow, RecordError, Submission
 from receiver.jobs import job as jobs
 
 NOBODY = ""  # client_url of a job whose client is told nothing more
@@ -38,10 +39,11 @@ def erase(session: Session, id_: str, instance: str, now: int) -> dict[str, int]
     row.updated_at = max(row.updated_at, now)
     row.client_url = NOBODY
     row.errors_at = None
-    of_job = select(Event.id).where(Event.job == id_, Event.instance == instance)
+    held = (Event.instance == instance, Event.job == id_, Event.body.is_not(None))
+    bodies = update(Event).where(*held)
     theirs = update(Submission).where(Submission.job == id_, Submission.instance == instance)
     return {
-        "bodies": _affected(session, delete(Body).where(Body.event.in_(of_job))),
+        "bodies": _affected(session, bodies.values(body=None)),
         "errors": _affected(
             session,
             delete(RecordError).where(RecordError.job == id_, RecordError.instance == instance),
