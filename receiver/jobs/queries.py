@@ -34,11 +34,11 @@ from receiver.database.models import (
 )
 from receiver.database.page import among, contains, hidden, numbers_of, page
 from receiver.jobs.job import Job, Outcome, Register
+from receiver.jobs.projection import MAX_FACET_TEXT
 from receiver.lib.clock import DAY_MS
 from receiver.openconnectors.notifications import Source
 
 MAX_TIMELINE = 10_000
-MAX_FACET_TEXT = 200  # characters of a status, object or direction; see `models.Facet`
 FEW = 1_000  # rows that may be sorted instead of being read in order
 ENDED: tuple[Outcome, ...] = ("succeeded", "partial", "failed", "cancelled")
 UNDER_WAY: tuple[Outcome, ...] = ("pending", "unknown")
@@ -118,14 +118,21 @@ class JobRecord(Struct, frozen=True):
 
 
 class Entry(Struct, frozen=True):
-    """What one callback, poll or submission changed in a job, or why it changed nothing."""
+    """What one callback, poll or submission changed in a job, or why it changed nothing.
+
+    event -- the id of a callback's event; what follows is of that too.
+    """
 
     at: int
     source: Source
     status: str | None
     changed: list[str]
     note: str | None
-    event: str | None
+    event: str | None = None
+    size: int | None = None
+    key: str | None = None
+    deliveries: int | None = None
+    last_received_at: int | None = None
 
 
 def list_jobs(
@@ -213,8 +220,9 @@ def timeline(database: Database, job: str, instance: str) -> list[Entry]:
             json.loads(changed or "[]"),
             note,
             event_id(n) if source == "callback" else None,
+            *of_event,
         )
-        for n, source, status, changed, note in rows
+        for n, source, status, changed, note, *of_event in rows
     ]
 
 
@@ -411,7 +419,17 @@ _EXPIRING = select(func.count()).select_from(
 )
 _TIMELINE = (
     union_all(
-        select(Event.n, literal("'callback'"), Event.status, Event.changed, Event.note).where(
+        select(
+            Event.n,
+            literal("'callback'"),
+            Event.status,
+            Event.changed,
+            Event.note,
+            Event.size,
+            Event.key,
+            Event.deliveries,
+            Event.last_received_at,
+        ).where(
             Event.instance == bindparam("instance"), Event.job == bindparam("job"), Event.key != ""
         ),
         select(
@@ -420,6 +438,7 @@ _TIMELINE = (
             TimelineEntry.status,
             TimelineEntry.changed,
             TimelineEntry.note,
+            *(literal("NULL"),) * 4,
         ).where(
             TimelineEntry.instance == bindparam("instance"), TimelineEntry.job == bindparam("job")
         ),

@@ -4,7 +4,7 @@ A view takes the services and a request whose token and parameters are right, an
 response. It knows no web framework.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 from zlib import crc32
@@ -12,15 +12,17 @@ from zlib import crc32
 import msgspec
 from werkzeug.http import parse_etags
 
+from receiver.callbacks import events, rejections
+from receiver.callbacks.events import EventRecord
 from receiver.callbacks.quarantine import Quarantine
 from receiver.database.engine import Session
-from receiver.database.models import FORGOTTEN, Rejection
+from receiver.database.models import Rejection
 from receiver.errors import Ambiguous, BodyGone, EventGone, NotFound
 from receiver.instances import audit
 from receiver.instances.tokens import Bearer
-from receiver.jobs import failed_records, lists, queries
-from receiver.jobs.lists import EventLine, JobLine
-from receiver.jobs.overview import summary
+from receiver.jobs import failed_records, queries
+from receiver.jobs.queries import UNDER_WAY, JobRecord
+from receiver.jobs.summary import summary
 from receiver.lib.clock import iso
 from receiver.web import Services, schemas
 from receiver.web.auth import require_instance, require_scope
@@ -48,21 +50,26 @@ def list_jobs(services: Services, asked: ApiRequest[schemas.JobsQuery]) -> Respo
     query, bearer = asked.query, asked.bearer
     require_instance(bearer, query.instance)
     after = read_cursor(query.cursor, tuple[int, str, str])
-    rows = services.database.rows
-    found = lists.jobs(rows, job_filter(query), bearer.instances, query.limit + 1, after)
+    filters = job_filters(query, bearer)
+    found = queries.list_jobs(services.database, filters, query.limit + 1, after)
     return page_response(
         asked.request,
         "jobs",
         found,
         query.limit,
-        show=schemas.job,
-        position=lambda line: (line.updated_at, line.id, line.instance),
+        show=_shown_now(services),
+        position=queries.place_of,
     )
 
 
-def job_filter(query: schemas.JobsQuery) -> queries.JobFilter:
-    """Return the store's filter for these parameters. Raises BadParameter."""
-    return queries.JobFilter(
+def _shown_now(services: Services) -> Callable[[JobRecord], schemas.Job]:
+    now, overdue_after = services.clock(), services.settings.overdue_after
+    return lambda record: schemas.job(record, now, overdue_after)
+
+
+def job_filters(query: schemas.JobsQuery, bearer: Bearer) -> queries.Filters:
+    """Return the filters for these parameters. Raises BadParameter."""
+    return queries.Filters(
         instances=query.instance,
         statuses=query.status,
         outcomes=query.outcome,
@@ -72,6 +79,7 @@ def job_filter(query: schemas.JobsQuery) -> queries.JobFilter:
         updated_before=read_time(query.updated_before),
         expires_before=read_time(query.expires_before),
         text=optional(query.q) or None,
+        visible=bearer.instances,
     )
 
 
@@ -83,39 +91,46 @@ def show_job(services: Services, asked: ApiRequest[schemas.JobQuery]) -> Respons
         found = _jobs_called(services, asked, instance)
         hold = None if not wait or _is_settled(found) else Hold(look, wait)
         try:
-            return _job_response(_the_one(found, asked.request.id), asked.request, hold)
+            record = _the_one(found, asked.request.id)
+            return _job_response(record, asked.request, hold, _shown_now(services))
         except NotFound as error:
             return response_to(error, asked.request.path, hold)
 
     return look()
 
 
-def _jobs_called(services: Services, asked: ApiRequest[Any], instance: str | None) -> list[JobLine]:
+def _jobs_called(
+    services: Services, asked: ApiRequest[Any], instance: str | None
+) -> list[JobRecord]:
     """Return the jobs of the path's id that the token reaches. Raises Forbidden."""
-    require_instance(asked.bearer, [] if instance is None else [instance])
-    rows = services.database.rows
-    return lists.jobs_called(rows, asked.request.id, instance, asked.bearer.instances)
+    bearer = asked.bearer
+    require_instance(bearer, [] if instance is None else [instance])
+    return queries.find_jobs(services.database, asked.request.id, instance, bearer.instances)
 
 
-def _is_settled(found: Sequence[JobLine]) -> bool:
-    return len(found) > 1 or any(schemas.merged_job(line).ended for line in found)
+def _is_settled(found: Sequence[JobRecord]) -> bool:
+    return len(found) > 1 or any(record.outcome not in UNDER_WAY for record in found)
 
 
-def _job_response(line: JobLine, request: Request, hold: Hold | None) -> Response:
-    tag = f"{line.updated_at:x}-{line.revision:x}-{crc32(line.instance.encode()):x}"
+def _job_response(
+    record: JobRecord, request: Request, hold: Hold | None, show: Callable[[JobRecord], schemas.Job]
+) -> Response:
+    shown = show(record)
+    place = crc32(record.instance.encode())
+    tag = f"{record.updated_at:x}-{record.revision:x}-{place:x}{'-overdue' * shown.overdue}"
     headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
     if request.if_none_match and parse_etags(request.if_none_match).contains_weak(tag):
         return Response(304, headers, b"", hold)
-    body = msgspec.json.encode(schemas.job(line))
+    body = msgspec.json.encode(shown)
     return Response(200, {**JSON, **headers}, body, hold)
 
 
-def _the_one(found: Sequence[JobLine], job_id: str) -> JobLine:
+def _the_one(found: Sequence[JobRecord], job_id: str) -> JobRecord:
     """Return the only job of that id. Raises NotFound or Ambiguous."""
     if not found:
         raise NotFound(f"no job {job_id} is known")
     if len(found) > 1:
-        names = ", ".join(sorted(line.instance for line in found))
+        names = ", ".join(sorted(record.instance for record in found))
         raise Ambiguous(f"job {job_id} is known to {names}: name one with ?instance=")
     return found[0]
 
@@ -123,8 +138,7 @@ def _the_one(found: Sequence[JobLine], job_id: str) -> JobLine:
 def show_timeline(services: Services, asked: ApiRequest[schemas.InstanceQuery]) -> Response:
     """Tell what happened to a job: what each callback, poll and submission changed, or why not."""
     job = _the_one(_jobs_called(services, asked, optional(asked.query.instance)), asked.request.id)
-    with services.database.read() as session:
-        entries = queries.timeline(session, job.id, job.instance)
+    entries = queries.timeline(services.database, job.id, job.instance)
     return json_response(schemas.Timeline([schemas.timeline_entry(entry) for entry in entries]))
 
 
@@ -133,9 +147,9 @@ def list_errors(services: Services, asked: ApiRequest[schemas.ErrorsQuery]) -> R
     query = asked.query
     job = _the_one(_jobs_called(services, asked, optional(query.instance)), asked.request.id)
     (after,) = read_cursor(query.cursor, tuple[int]) or (-1,)
-    with services.database.read() as session:
-        found = failed_records.errors(session, job.id, job.instance, query.limit + 1, after + 1)
-        groups = failed_records.error_groups(session, job.id, job.instance)
+    of_job = services.database, job.id, job.instance
+    found = failed_records.list_failed_records(*of_job, query.limit + 1, after + 1)
+    groups = failed_records.group_failed_records(*of_job)
     return page_response(
         asked.request,
         "errors",
@@ -144,7 +158,11 @@ def list_errors(services: Services, asked: ApiRequest[schemas.ErrorsQuery]) -> R
         show=lambda error: msgspec.Raw(error.entry.encode()),
         position=lambda error: (error.position,),
         groups=[
-            {**group, "examples": [msgspec.Raw(entry.encode()) for entry in group["examples"]]}
+            schemas.ErrorGroup(
+                group.message,
+                group.count,
+                [msgspec.Raw(entry.encode()) for entry in group.examples],
+            )
             for group in groups
         ],
     )
@@ -157,22 +175,23 @@ def list_events(services: Services, asked: ApiRequest[schemas.EventsQuery]) -> R
     """List verified callbacks, newest first."""
     query, bearer = asked.query, asked.bearer
     require_instance(bearer, query.instance)
-    wanted = queries.EventFilter(
+    filters = events.EventFilters(
         instances=query.instance,
         kinds=query.kind,
         jobs=query.job,
         received_after=read_time(query.received_after),
         received_before=read_time(query.received_before),
+        visible=bearer.instances,
     )
-    after = read_cursor(query.cursor, tuple[int, str])
-    found = lists.events(services.database.rows, wanted, bearer.instances, query.limit + 1, after)
+    (after,) = read_cursor(query.cursor, tuple[str]) or (None,)
+    found = events.list_events(services.database, filters, query.limit + 1, after)
     return page_response(
         asked.request,
         "events",
         found,
         query.limit,
         show=schemas.event,
-        position=lambda line: (line.received_at, line.id),
+        position=lambda record: (record.id,),
     )
 
 
@@ -184,8 +203,7 @@ def show_event(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Respon
 def show_body(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Response:
     """Give the exact bytes of a callback."""
     event = _event(services, asked)
-    with services.database.read() as session:
-        body = queries.body(session, event.id)
+    body = events.get_body(services.database, event.id)
     if body is None:
         raise BodyGone(f"the body of {event.id} is kept no longer")
     headers = {
@@ -196,38 +214,37 @@ def show_body(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Respons
     return Response(200, headers, body)
 
 
-def _event(services: Services, asked: ApiRequest[schemas.NoQuery]) -> EventLine:
-    line = lists.event(services.database.rows, asked.request.id, asked.bearer.instances)
-    if line is None:
+def _event(services: Services, asked: ApiRequest[schemas.NoQuery]) -> EventRecord:
+    event = events.get_event(services.database, asked.request.id, asked.bearer.instances)
+    if event is None:
         raise NotFound(f"no event {asked.request.id} is known")
-    if line.received_at == FORGOTTEN:
-        last = iso(line.last_received_at)
-        raise EventGone(f"of {line.id} only the hash is kept; {line.deliveries} deliveries, {last}")
-    return line
+    if not event.key:
+        last, times = iso(event.last_received_at), event.deliveries
+        raise EventGone(f"of {event.id} only the hash is kept; {times} deliveries, {last}")
+    return event
 
 
 def list_rejections(services: Services, asked: ApiRequest[schemas.RejectionsQuery]) -> Response:
     """List deliveries that were refused for their signature, newest first."""
     query, bearer = asked.query, asked.bearer
     require_instance(bearer, query.instance)
-    wanted = queries.RejectionFilter(
+    filters = rejections.RejectionFilters(
         instances=query.instance,
         reasons=query.reason,
         peers=query.peer,
         after=read_time(query.after),
         before=read_time(query.before),
+        visible=bearer.instances,
     )
     after = read_cursor(query.cursor, tuple[int, int])
-    found = lists.rejections(
-        services.database.rows, wanted, bearer.instances, query.limit + 1, after
-    )
+    found = rejections.list_rejections(services.database, filters, query.limit + 1, after)
     return page_response(
         asked.request,
         "rejections",
         found,
         query.limit,
         show=schemas.rejection,
-        position=lambda line: (line.at, line.id),
+        position=lambda record: (record.at, record.id),
     )
 
 
@@ -258,9 +275,10 @@ def record_entry(
 
 def show_summary(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Response:
     """Count what an operator looks at first."""
-    rows, overdue_after = services.database.rows, services.settings.overdue_after
-    counts = summary(rows, asked.bearer.instances, services.clock(), overdue_after)
-    return json_response({**counts, "last_callback_at": iso(counts["last_callback_at"])})
+    now, overdue_after = services.clock(), services.settings.overdue_after
+    counts = summary(services.database, asked.bearer.instances, now, overdue_after)
+    shown = {**msgspec.structs.asdict(counts), "last_callback_at": iso(counts.last_callback_at)}
+    return json_response(shown)
 
 
 # --- the document

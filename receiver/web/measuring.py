@@ -11,7 +11,7 @@ import structlog
 from receiver import __version__
 from receiver.database.engine import Database, database_time
 from receiver.errors import StoreError
-from receiver.jobs.gauges import gauges
+from receiver.jobs.summary import gauges
 from receiver.lib import logs
 from receiver.metrics import Numbers
 from receiver.settings import Settings
@@ -39,12 +39,15 @@ class Measured:
                 self._read_at = time.monotonic()
             return self._numbers
 
+    def _now(self) -> int:
+        with self._database.read() as session:
+            return database_time(session, self._clock)
+
     def _look(self) -> Numbers:
         always: dict[str, dict[str, float]] = {**_disks(self._settings), "info": {__version__: 1.0}}
         try:
-            with self._database.read() as session:
-                now = database_time(session, self._clock)
-                seen = gauges(self._database.rows, session, now, self._settings.overdue_after)
+            now = self._now()
+            seen = gauges(self._database, now, self._settings.overdue_after)
         except StoreError as error:
             logs.summed(log, "metrics lack what the database knows", error=str(error))
             return Numbers({"database_up": 0}, always)
@@ -52,22 +55,22 @@ class Measured:
         counted = seen.summary
         plain = {
             "database_up": 1,
-            "overdue_jobs": counted["overdue"],
+            "overdue_jobs": counted.overdue,
             "oldest_job_seconds": 0 if oldest is None else max(0, now - oldest) / 1000,
-            "lost_callbacks": counted["lost_callbacks"],
-            "unreadable_events": counted["unreadable_events"],
-            "expiring_files": counted["expiring_24h"],
-            "rejections_hour": counted["rejections_1h"],
-            "queued_at_vendor": counted["queued_at_vendor"],
-            "unclear_submissions": counted["unclear_submissions"],
+            "lost_callbacks": counted.lost_callbacks,
+            "unreadable_events": counted.unreadable_events,
+            "expiring_files": counted.expiring_24h,
+            "rejections_hour": counted.rejections_1h,
+            "queued_at_vendor": counted.queued_at_vendor,
+            "unclear_submissions": counted.unclear_submissions,
         }
         labelled: dict[str, dict[str, float]] = {
             **always,
-            "jobs": dict(seen.jobs),
+            "jobs": {name: float(n) for name, n in counted.jobs.items()},
             "last_callback_timestamp_seconds": {
                 name: at / 1000 for name, at in seen.last_callbacks.items()
             },
-            "alarms": dict(seen.alarms),
+            "alarms": {kind: float(n) for kind, n in seen.alarms.items()},
         }
         return Numbers(plain, labelled)
 

@@ -25,10 +25,9 @@ from receiver.errors import (
     UpstreamNonsense,
 )
 from receiver.instances import audit, registry
-from receiver.jobs import failed_records as failures
-from receiver.jobs import lists, queries
-from receiver.jobs.lists import JobLine
+from receiver.jobs.failed_records import list_failed_records
 from receiver.jobs.projection import NewObservation
+from receiver.jobs.queries import JobRecord, find_jobs, list_jobs, place_of
 from receiver.openconnectors import client as upstream
 from receiver.openconnectors.client import CALLBACK_URL_HEADER, Answer, Call
 from receiver.openconnectors.notifications import UNSTORABLE, Notification
@@ -41,6 +40,7 @@ from receiver.web.vendor_shapes import (
     as_listed,
     as_vendor,
     conditions,
+    page_place,
     page_size,
     page_start,
     passed_on,
@@ -185,9 +185,9 @@ def status(job_id: str) -> Response:
 def errors(job_id: str) -> Response:
     """Give a page of a job's failed records, from the store where it has them."""
     size, start = page_size(), page_start()
-    with services().database.read() as session:
-        kept = failures.errors(session, job_id, g.instance, size + 1, start or 0)
-        known = bool(kept) or bool(failures.errors(session, job_id, g.instance, 1, 0))
+    of_job = services().database, job_id, g.instance
+    kept = list_failed_records(*of_job, size + 1, start or 0)
+    known = bool(kept) or bool(list_failed_records(*of_job, 1))
     if not known or (start is None and "nextPage" in request.args):
         return passed_on(send(_asked_again(upstream.errors(job_id, None, _hub()))))
     page = kept[:size]
@@ -200,14 +200,13 @@ def errors(job_id: str) -> Response:
 def jobs() -> Response:
     """Give a page of the job list, from the store where it has any of those asked for."""
     wanted = conditions(request.args.get("where"), g.instance)
-    size, start = page_size(), page_start()
-    if wanted is None or (start is None and "nextPage" in request.args):
+    size, place = page_size(), page_place()
+    if wanted is None or (place is None and "nextPage" in request.args):
         return passed_on(send(_asked_again(upstream.jobs(None, None, _hub()))))
-    with services().database.read() as session:
-        rows = queries.jobs_by_age(session, wanted, size + 1, start or 0)
+    rows = list_jobs(services().database, wanted, size + 1, place)
     if not rows:
         return passed_on(send(_asked_again(upstream.jobs(None, None, _hub()))))
-    following = (start or 0) + size if len(rows) > size else None
+    following = write_cursor(place_of(rows[size - 1])) if len(rows) > size else None
     return vendors_page([as_listed(row) for row in rows[:size]], following)
 
 
@@ -282,8 +281,8 @@ def _prefix() -> str:
     return f"/hubs/{upstream.segment(hub)}" if hub else ""
 
 
-def _stored(job_id: str) -> JobLine | None:
+def _stored(job_id: str) -> JobRecord | None:
     if "\0" in job_id:
         raise NotFound("there is no such job")
-    rows = lists.jobs_called(services().database.rows, job_id, g.instance, None)
+    rows = find_jobs(services().database, job_id, g.instance)
     return rows[0] if rows else None

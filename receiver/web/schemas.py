@@ -1,15 +1,14 @@
 """What the API takes and gives: the structures behind its OpenAPI document."""
 
-import json
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from receiver.database.models import TimelineEntry as TimelineRow
-from receiver.jobs.job import Job as MergedJob
-from receiver.jobs.job import Outcome, Register
-from receiver.jobs.lists import EventLine, JobLine, RejectionLine
+from receiver.callbacks.events import EventRecord
+from receiver.callbacks.rejections import RejectionRecord
+from receiver.jobs.job import Outcome
+from receiver.jobs.queries import Entry, JobRecord
 from receiver.lib.clock import iso
 from receiver.openconnectors.notifications import Kind, Source
 
@@ -129,6 +128,7 @@ class Job(Struct):
     updated_at: Time
     files_expire_at: Time | None
     conflict: bool
+    overdue: bool
     callback_payload: Any
     events: int
 
@@ -186,6 +186,7 @@ class Event(Struct):
     key: str
     size: int
     sha256: str
+    webhook_id: str | None
 
 
 class EventPage(Struct):
@@ -234,75 +235,57 @@ class Summary(Struct):
     last_callback_at: Time | None
 
 
-_registers = msgspec.json.Decoder(dict[str, Register])
-
-
-def job(row: JobLine) -> Job:
-    """Show a job."""
-    merged = merged_job(row)
+def job(record: JobRecord, now: int, overdue_after: int) -> Job:
+    """Show a job as it is now, ms. overdue_after -- ms, where its usual time is not known."""
+    merged = record.job
     payload = merged.text("callback_payload")
     return Job(
-        row.id,
-        row.instance,
+        record.id,
+        record.instance,
         merged.status,
-        row.outcome,
+        record.outcome,
         merged.text("object"),
         merged.text("direction"),
         merged.text("file"),
         Records(merged.submitted, merged.loaded, merged.failed),
         merged.text("message"),
-        row.learnt_by,
+        record.learnt_by,
         iso(merged.submitted_at),
         iso(merged.created_at),
         iso(merged.ended_at),
-        str(iso(row.updated_at)),
-        iso(row.files_expire_at),
+        str(iso(record.updated_at)),
+        iso(record.files_expire_at),
         merged.conflict,
+        record.is_overdue(now, overdue_after),
         payload and msgspec.Raw(payload.encode()),
-        row.events,
+        record.events,
     )
 
 
-def merged_job(row: JobLine) -> MergedJob:
-    """Read what the store knows of a job."""
-    return MergedJob(_registers.decode(row.registers))
-
-
-def timeline_entry(row: TimelineRow) -> TimelineEntry:
+def timeline_entry(entry: Entry) -> TimelineEntry:
     """Show an entry of a job's timeline."""
-    return msgspec.convert(
-        {
-            "at": iso(row.at),
-            "source": row.source,
-            "status": row.status,
-            "changed": json.loads(row.changed),
-            "note": row.note,
-            "event": row.event,
-        },
-        TimelineEntry,
-    )
+    at = str(iso(entry.at))
+    return TimelineEntry(at, entry.source, entry.status, entry.changed, entry.note, entry.event)
 
 
-def event(row: EventLine) -> Event:
+def event(record: EventRecord) -> Event:
     """Show an event."""
-    return msgspec.convert(
-        {
-            "id": row.id,
-            "instance": row.instance,
-            "kind": row.kind,
-            "job": row.job,
-            "received_at": iso(row.received_at),
-            "last_received_at": iso(row.last_received_at),
-            "deliveries": row.deliveries,
-            "key": row.key,
-            "size": row.size,
-            "sha256": row.sha256,
-        },
-        Event,
+    return Event(
+        record.id,
+        record.instance,
+        record.kind,
+        record.job,
+        str(iso(record.received_at)),
+        str(iso(record.last_received_at)),
+        record.deliveries,
+        record.key,
+        record.size,
+        record.sha256,
+        record.webhook_id,
     )
 
 
-def rejection(row: RejectionLine) -> Rejection:
-    """Show a refused delivery."""
-    at = str(iso(row.at))
-    return Rejection(str(row.id), at, row.instance, row.reason, row.peer, row.size)
+def rejection(record: RejectionRecord) -> Rejection:
+    """Show a rejected delivery."""
+    at = str(iso(record.at))
+    return Rejection(str(record.id), at, record.instance, record.reason, record.peer, record.size)

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 from flask import Response, request
 
-from receiver.database.models import JobRow
 from receiver.errors import BadParameter, UpstreamNonsense
 from receiver.jobs import queries
 from receiver.jobs.job import Job as MergedJob
-from receiver.jobs.lists import JobLine
+from receiver.jobs.queries import JobRecord, Place
 from receiver.openconnectors.client import NEXT_PAGE_HEADER, Answer
+from receiver.web.http import read_cursor
 
 COUNT_HEADER = "elements-returned-count"
 PAGE_SIZE = 200
@@ -23,9 +23,9 @@ _AND = re.compile(r"(?<!\s)\s++and\s++", re.IGNORECASE)
 _CONDITION = re.compile(r"\s*(job_status|object_name|job_direction)\s*=\s*'([^'\0]*)'\s*")
 
 
-def as_vendor(row: JobLine) -> dict[str, Any]:
+def as_vendor(row: JobRecord) -> dict[str, Any]:
     """Write a job in the shape of the vendor's status, as far as it is known."""
-    job = MergedJob(json.loads(row.registers))
+    job = row.job
     return _known(
         {
             "id": row.id,
@@ -37,9 +37,9 @@ def as_vendor(row: JobLine) -> dict[str, Any]:
     )
 
 
-def as_listed(row: JobRow) -> dict[str, Any]:
+def as_listed(row: JobRecord) -> dict[str, Any]:
     """Write a job in the shape of the vendor's job list."""
-    job = MergedJob(json.loads(row.registers))
+    job = row.job
     return _known(
         {
             "id": int(row.id) if row.id.isascii() and row.id.isdigit() else row.id,
@@ -64,7 +64,7 @@ def _so_far(job: MergedJob, count: int | None) -> int | None:
     return 0 if count is None and not job.ended else count
 
 
-def conditions(where: str | None, instance: str) -> queries.JobFilter | None:
+def conditions(where: str | None, instance: str) -> queries.Filters | None:
     """Read `where` for an instance; None if the store cannot answer it."""
     named: dict[str, str] = {}
     for part in _AND.split(where) if where is not None else ():
@@ -72,7 +72,7 @@ def conditions(where: str | None, instance: str) -> queries.JobFilter | None:
         if condition is None:
             return None
         named[condition[1]] = condition[2]
-    return queries.JobFilter(
+    return queries.Filters(
         instances=[instance],
         statuses=_named(named, "job_status"),
         objects=_named(named, "object_name"),
@@ -98,7 +98,19 @@ def page_start() -> int | None:
     return int(match[1]) if match else None
 
 
-def vendors_page(entries: list[Any], following: int | None) -> Response:
+def page_place() -> Place | None:
+    """Where in a list of jobs the page starts that a token of ours names; None as `page_start`."""
+    token = request.args.get("nextPage", "")
+    if not token.startswith("r"):
+        return None
+    try:
+        place: Place | None = read_cursor(token[1:], tuple[int, str, str])
+    except BadParameter:  # one of the vendor's
+        return None
+    return place
+
+
+def vendors_page(entries: list[Any], following: int | str | None) -> Response:
     """Answer a page; following -- where the next one starts."""
     response = vendors_json(entries)
     response.headers[COUNT_HEADER] = str(len(entries))

@@ -7,7 +7,7 @@ from functools import lru_cache
 import svg
 from markupsafe import Markup
 
-from receiver.jobs.history import ENDED
+from receiver.jobs.queries import ENDED
 from receiver.web.dashboard.pages import joined, kept
 
 HEIGHT = 100

@@ -5,10 +5,11 @@ from typing import get_args
 from flask import Response, request
 from msgspec import UNSET
 
+from receiver.callbacks.events import EventFilters, list_events
 from receiver.errors import BadParameter
-from receiver.jobs import queries
 from receiver.openconnectors.notifications import Kind
-from receiver.web.dashboard import asking
+from receiver.web import services
+from receiver.web.auth import current_bearer
 from receiver.web.dashboard.pages import blueprint, page
 from receiver.web.dashboard.paging import link
 from receiver.web.http import read_cursor, write_cursor
@@ -22,15 +23,15 @@ def events() -> Response:
     kind = request.args.get("kind") or None
     if kind not in (None, *get_args(Kind)):
         raise BadParameter(f"a kind is one of {', '.join(get_args(Kind))}")
-    wanted = queries.EventFilter(kinds=[kind] if kind else [])
-    after = read_cursor(request.args.get("cursor") or UNSET, tuple[int, str])
-    rows = asking.events(wanted, A_PAGE + 1, after)
+    filters = EventFilters(kinds=[kind] if kind else [], visible=current_bearer().instances)
+    (after,) = read_cursor(request.args.get("cursor") or UNSET, tuple[str]) or (None,)
+    rows = list_events(services().database, filters, A_PAGE + 1, after)
     last = rows[A_PAGE - 1] if len(rows) > A_PAGE else None
     return page(
         "events.html",
         rows=rows[:A_PAGE],
         kind=kind,
         kinds=get_args(Kind),
-        older=last and link(cursor=write_cursor((last.received_at, last.id))),
+        older=last and link(cursor=write_cursor((last.id,))),
         newest=link(cursor=None) if after else None,
     )

@@ -11,11 +11,11 @@ from msgspec import UNSET
 
 from receiver.errors import BadParameter
 from receiver.jobs import queries
-from receiver.jobs.watching import Look, Watch
+from receiver.jobs.queries import Show
 from receiver.lib.clock import iso
 from receiver.web import schemas as shapes
 from receiver.web import services
-from receiver.web.api import job_filter
+from receiver.web.api import job_filters
 from receiver.web.auth import current_bearer, require_instance
 from receiver.web.http import read_time
 
@@ -27,7 +27,7 @@ TIMES = {
 A_PAGE = 25
 REPEATED = ("outcome", "status", "instance", "object", "direction")
 # What the front page counts and the API has no filter for.
-SHOWS: Mapping[Look, str] = {
+SHOWS: Mapping[Show, str] = {
     "overdue": "overdue",
     "expiring": "files expire within a day",
     "lost": "callback lost, learnt by poll",
@@ -48,18 +48,17 @@ class Filters:
     """What was asked for. query -- as in the API. show -- one of SHOWS, or None."""
 
     query: shapes.JobsQuery
-    show: Look | None = None
+    show: Show | None = None
     pairs: Sequence[tuple[str, str]] = field(default_factory=list)
 
-    def wanted(self) -> queries.JobFilter:
+    def wanted(self) -> queries.Filters:
         """Say it as the store is asked."""
-        return job_filter(self.query)
-
-    def watch(self) -> Watch | None:
-        """What needs a look, if that was asked for."""
-        if self.show is None:
-            return None
-        return Watch(self.show, services().clock(), services().settings.overdue_after)
+        return msgspec.structs.replace(
+            job_filters(self.query, current_bearer()),
+            show=self.show,
+            now=services().clock(),
+            overdue_after=services().settings.overdue_after,
+        )
 
     def values(self, name: str) -> list[str]:
         """What a filter is set to."""

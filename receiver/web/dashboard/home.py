@@ -1,6 +1,6 @@
 """/: how it stands, at one look; to a stranger, the door."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -9,8 +9,8 @@ from flask import Response, g, request
 from markupsafe import Markup
 
 from receiver.alarms.channels import TITLES
-from receiver.jobs.glance import MOST_COUNTED, Glance, glance
-from receiver.jobs.history import ENDED
+from receiver.jobs.queries import ENDED
+from receiver.jobs.summary import MAX_COUNTED, Overview, Summary, overview
 from receiver.lib.clock import DAY_MS, HOUR_MS
 from receiver.reconcile import followups
 from receiver.web import services
@@ -70,20 +70,20 @@ def front() -> Response:
     window = WINDOWS.get(request.args.get("over", ""), WINDOWS["hours"])
     now, overdue_after = services().clock(), services().settings.overdue_after
     first = now - now % window.width - (window.places - 1) * window.width
-    found = glance(
-        *(services().database.rows, current_bearer().instances, now, overdue_after),
+    found = overview(
+        *(services().database, current_bearer().instances, now, overdue_after),
         *(first, window.width, LOOK_BACK * schedule()),
     )
-    counts = found.counts
+    counts = found.summary
     return page(
         "front.html",
         jobs=_shown(_of_jobs(counts)),
         cares=_shown(_of_cares(counts)),
-        alert=counts["overdue"] > 0 or counts["rejections_1h"] > 0 or bool(found.alarms),
+        alert=counts.overdue > 0 or counts.rejections_1h > 0 or bool(found.alarms),
         alarms={TITLES.get(kind, (kind,))[0]: n for kind, n in sorted(found.alarms.items())},
         silences=_heard(found),
         picture=_picture(frozenset(found.ended.items()), first, window),
-        unclear=_unclear(now) if counts["unclear_submissions"] else (),
+        unclear=_unclear(now) if counts.unclear_submissions else (),
     )
 
 
@@ -105,7 +105,7 @@ def _shown(counters: Iterable[Counter]) -> Markup:
     return joined(kept("counter", counter) for counter in counters)
 
 
-def _heard(found: Glance) -> Markup:
+def _heard(found: Overview) -> Markup:
     said, last = [], found.last_callbacks
     for silence in silences_of(reached(), last, found.refusing, found.failing_since):
         at, until = silence.last_callback_at, silence.gives_up_at
@@ -114,8 +114,8 @@ def _heard(found: Glance) -> Markup:
     return joined(said)
 
 
-def _of_jobs(counts: Mapping[str, Any]) -> list[Counter]:
-    jobs = counts["jobs"]
+def _of_jobs(counts: Summary) -> list[Counter]:
+    jobs = counts.jobs
     under_way = Counter(
         "Under way",
         jobs["pending"] + jobs["unknown"],
@@ -129,30 +129,28 @@ def _of_jobs(counts: Mapping[str, Any]) -> list[Counter]:
     ]
 
 
-def _of_cares(counts: Mapping[str, Any]) -> list[Counter]:
-    queued, unreadable = counts["queued_at_vendor"], counts["unreadable_events"]
+def _of_cares(counts: Summary) -> list[Counter]:
+    queued, unreadable = counts.queued_at_vendor, counts.unreadable_events
     cares = [
         Counter(
             "Overdue",
-            counts["overdue"],
+            counts.overdue,
             "/jobs?show=overdue",
             "pending",
             "failed",
-            most=MOST_COUNTED,
+            most=MAX_COUNTED,
         ),
         Counter(
             "Files expire within a day",
-            counts["expiring_24h"],
+            counts.expiring_24h,
             "/jobs?show=expiring",
             "file",
             "partial",
         ),
-        Counter(
-            "Refused in the last hour", counts["rejections_1h"], "/refusals", "shield", "failed"
-        ),
+        Counter("Refused in the last hour", counts.rejections_1h, "/refusals", "shield", "failed"),
         Counter(
             "Callbacks lost, learnt by poll",
-            counts["lost_callbacks"],
+            counts.lost_callbacks,
             "/jobs?show=lost",
             "poll",
             "partial",

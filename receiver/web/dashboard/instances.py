@@ -9,8 +9,8 @@ from flask import Response, g, request
 from receiver.errors import NotFound
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry
-from receiver.jobs import history
-from receiver.jobs.history import Refusing, Vendor
+from receiver.jobs import summary
+from receiver.jobs.summary import Refusing, Vendor
 from receiver.settings import DEFAULT_INSTANCE
 from receiver.web import services
 from receiver.web.auth import current_bearer, require_instance
@@ -92,11 +92,12 @@ def schedule() -> int:
 
 def silences(names: Sequence[str]) -> list[Silence]:
     """Tell when instances were last heard of."""
-    read, now = services().database.rows, services().clock()
-    last = history.last_callbacks(read)
-    refused = history.refused_since(read, now - LOOK_BACK * schedule())
-    failing = history.failing_since(read, now)
-    return silences_of(names, last, history.refusing(refused, last), failing)
+    now = services().clock()
+    with services().database.snapshot() as connection:
+        last = summary.last_callbacks(connection)
+        refused = summary.refusing(connection, now - LOOK_BACK * schedule(), last)
+        failing = summary.failing_since(connection, now)
+    return silences_of(names, last, refused, failing)
 
 
 def silences_of(
@@ -105,7 +106,7 @@ def silences_of(
     refused: Mapping[str, Refusing],
     failing: int | None,
 ) -> list[Silence]:
-    """Tell when instances were last heard of; the rest as `history` gives it.
+    """Tell when instances were last heard of; the rest as `summary` has it.
 
     Which instance's callbacks are answered with errors is not written down, since they are answered
     so when nothing can be: it may be any that was not heard of since.
@@ -124,7 +125,7 @@ def instance_views(session: Any, names: Sequence[str]) -> list[InstanceView]:  #
     """Give instances with all that is known of them."""
     rows = {str(row["name"]): row for row in registry.list_instances(session)}
     keys = signature_keys.list_keys(session)
-    vendors, under_way = history.vendors(session), history.under_way(session, names)
+    vendors, under_way = summary.vendors(session), summary.under_way(session, names)
     views = []
     for silence in silences(names):
         name = silence.name

@@ -1,20 +1,16 @@
 """/jobs/{id}: all that is known of a job, and the bodies that told it."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from flask import Response, request
 
-from receiver.database.models import TimelineEntry
+from receiver.callbacks.events import EventRecord, get_body, get_event
 from receiver.errors import BodyGone, NotFound
 from receiver.instances import registry
-from receiver.jobs import failed_records as failures
-from receiver.jobs import queries, watching
+from receiver.jobs.failed_records import group_failed_records, list_failed_records
+from receiver.jobs.queries import JobRecord, find_jobs, timeline
 from receiver.web import services
 from receiver.web.auth import current_bearer, require_instance
-from receiver.web.dashboard import asking
 from receiver.web.dashboard.pages import blueprint, may_operate, page
 from receiver.web.dashboard.views import job_view, pretty, record
 
@@ -31,19 +27,6 @@ FACTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry of a timeline, and the event it tells of."""
-
-    row: TimelineEntry
-    event: Any  # its row, or None
-
-    @property
-    def changed(self) -> list[str]:
-        """The names of what it changed."""
-        return [FACTS.get(name, name) for name in json.loads(self.row.changed)]
-
-
 @blueprint.get("/jobs/<string:id>")
 def job(id: str) -> Response:  # noqa: A002 - as in the API
     """Show a job, or which instances have one of that id."""
@@ -52,24 +35,20 @@ def job(id: str) -> Response:  # noqa: A002 - as in the API
         raise NotFound(f"No job {id} is known, or the token does not reach its instance.")
     if len(rows) > 1:
         return page("choose.html", 409, id=id, views=[job_view(row) for row in rows])
+    row = rows[0]
+    of_job = services().database, row.id, row.instance
     with services().database.read() as session:
-        row = watching.job_row(session, id, rows[0].instance)
-        if row is None:
-            raise NotFound(f"Job {id} is gone.")
-        timeline = queries.timeline(session, row.id, row.instance)
-        groups = failures.error_groups(session, row.id, row.instance)
         may_ask = row.instance in registry.with_vendor_secrets(session)
-    mine = queries.EventFilter(jobs=[row.id], instances=[row.instance])
-    events = asking.events(mine, MOST_SHOWN_ENTRIES, None)
-    named = {event.id: event for event in events}
-    entries = [Entry(entry, named.get(entry.event or "")) for entry in timeline]
+    entries = [
+        (entry, [FACTS.get(name, name) for name in entry.changed]) for entry in timeline(*of_job)
+    ]
     return page(
         "job.html",
         view=job_view(row),
         entries=entries[-MOST_SHOWN_ENTRIES:],
         left_out=max(0, len(entries) - MOST_SHOWN_ENTRIES),
         may_ask=may_operate() and may_ask,
-        groups=[{**group, "examples": list(map(record, group["examples"]))} for group in groups],
+        groups=group_failed_records(*of_job),
     )
 
 
@@ -81,8 +60,8 @@ def job_errors(id: str) -> Response:  # noqa: A002
         raise NotFound(f"No job {id} is known there.")
     text = request.args.get("from", "0")
     start = int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else 0  # noqa: PLR2004
-    with services().database.read() as session:
-        found = failures.errors(session, rows[0].id, rows[0].instance, ERRORS_A_PAGE + 1, start)
+    of_job = services().database, rows[0].id, rows[0].instance
+    found = list_failed_records(*of_job, ERRORS_A_PAGE + 1, start)
     return page(
         "job_errors.html",
         view=job_view(rows[0]),
@@ -125,16 +104,17 @@ def readable(body: bytes) -> tuple[str, str | None, bool]:
     return text, None if indented == text else indented, cut
 
 
-def called(id_: str) -> Sequence[Any]:
+def called(id_: str) -> Sequence[JobRecord]:
     """Give the jobs of that id that the token reaches, in the instance of this request, if any."""
     instance = request.args.get("instance") or None
     if instance is not None:
         require_instance(current_bearer(), [instance])
-    return asking.called(id_, instance)
+    return find_jobs(services().database, id_, instance, current_bearer().instances)
 
 
-def _event(event_id: str) -> tuple[Any, bytes | None]:
-    row, body = asking.event(event_id)
-    if row is None:
+def _event(event_id: str) -> tuple[EventRecord, bytes | None]:
+    database = services().database
+    found = get_event(database, event_id, current_bearer().instances)
+    if found is None:
         raise NotFound(f"No event {event_id} is known.")
-    return row, body
+    return found, get_body(database, found.id)

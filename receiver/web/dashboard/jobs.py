@@ -12,12 +12,11 @@ from flask import Response, request, stream_with_context
 from markupsafe import Markup
 from msgspec import UNSET
 
+from receiver.jobs import queries
 from receiver.jobs.job import OUTCOMES
-from receiver.jobs.queries import JobFilter
-from receiver.jobs.watching import Look, Place, Watch, place
+from receiver.jobs.queries import JobRecord, Place, Show, list_jobs, place_of
 from receiver.lib.clock import DAY_MS, iso
 from receiver.web import services
-from receiver.web.dashboard import asking
 from receiver.web.dashboard.filters import SHOWS, TIMES, Filters, asked
 from receiver.web.dashboard.instances import reached
 from receiver.web.dashboard.pages import blueprint, joined, page, part
@@ -38,7 +37,7 @@ class Order:
 
 
 NEWEST = Order("newest change first", "", "Newest", "Newer", "Older", "clock")
-ORDERS: Mapping[Look | None, Order] = {
+ORDERS: Mapping[Show | None, Order] = {
     "overdue": Order("longest under way first", "First heard of ", "First", "Back", "More"),
     "expiring": Order("soonest first", "Files expire ", "First", "Back", "More"),
 }
@@ -75,9 +74,7 @@ _BARS: dict[tuple[Any, ...], Markup] = {}
 def jobs() -> Response:
     """List jobs, newest change first, by day."""
     filters = asked()
-    limit = filters.query.limit
-    watch = filters.watch()
-    rows, has_newer, has_older = _page(filters, watch, limit)
+    rows, has_newer, has_older = _page(filters, filters.query.limit)
     names = tuple(reached())
     now, order = services().clock(), ORDERS.get(filters.show, NEWEST)
     return page(
@@ -88,12 +85,16 @@ def jobs() -> Response:
         instances=names,
         days=[
             (day * DAY_MS, joined(line(row, now, order.changed) for row in group))
-            for day, group in groupby(rows, lambda row: place(row, watch)[0] // DAY_MS)
+            for day, group in groupby(rows, lambda row: place_of(row, filters.show)[0] // DAY_MS)
         ],
         count=len(rows),
         order=order,
-        older=filters.url(cursor=write_cursor(place(rows[-1], watch))) if has_older else None,
-        newer=filters.url(newer=write_cursor(place(rows[0], watch))) if has_newer else None,
+        older=filters.url(cursor=write_cursor(place_of(rows[-1], filters.show)))
+        if has_older
+        else None,
+        newer=filters.url(newer=write_cursor(place_of(rows[0], filters.show)))
+        if has_newer
+        else None,
         newest=filters.url() if has_newer or "cursor" in request.args else None,
     )
 
@@ -111,15 +112,15 @@ def _bar(filters: Filters, instances: tuple[str, ...]) -> Markup:
     return bar
 
 
-def _page(filters: Filters, watch: Watch | None, limit: int) -> tuple[Sequence[Any], bool, bool]:
+def _page(filters: Filters, limit: int) -> tuple[Sequence[JobRecord], bool, bool]:
     """Give the jobs of a page, and whether there are newer and older ones."""
-    wanted = filters.wanted()
+    database, wanted = services().database, filters.wanted()
     before = read_cursor(request.args.get("newer") or UNSET, tuple[int, str, str])
     after = read_cursor(filters.query.cursor, tuple[int, str, str])
     if before is None:
-        rows = asking.jobs(wanted, watch, limit + 1, after)
+        rows = list_jobs(database, wanted, limit + 1, after)
         return rows[:limit], after is not None, len(rows) > limit
-    rows = asking.newer_jobs(wanted, watch, limit + 1, before)
+    rows = list_jobs(database, wanted, limit + 1, before=before)
     return rows[-limit:], len(rows) > limit, True
 
 
@@ -132,20 +133,20 @@ def jobs_csv() -> Response:
     """
     filters = asked()
     after = read_cursor(filters.query.cursor, tuple[int, str, str])
-    rows: Any = stream_with_context(_csv(filters.wanted(), filters.watch(), after))
+    rows: Any = stream_with_context(_csv(filters.wanted(), after))
     response = Response(rows, mimetype="text/csv")
     response.headers["Content-Disposition"] = 'attachment; filename="jobs.csv"'
     return response
 
 
-def _csv(wanted: JobFilter, watch: Watch | None, after: Place | None) -> Iterator[str]:
+def _csv(wanted: queries.Filters, after: Place | None) -> Iterator[str]:
     yield _csv_text([CSV_COLUMNS])
     while True:
-        rows = asking.jobs(wanted, watch, CSV_PAGE, after)
+        rows = list_jobs(services().database, wanted, CSV_PAGE, after)
         yield _csv_text(_csv_row(job_view(row)) for row in rows)
         if len(rows) < CSV_PAGE:
             return
-        after = place(rows[-1], watch)
+        after = place_of(rows[-1], wanted.show)
 
 
 def _csv_row(view: JobView) -> list[str]:

@@ -7,13 +7,13 @@ from msgspec import UNSET
 
 from receiver.callbacks import rejections as store
 from receiver.callbacks.quarantine import REASONS, Explained, Keys
+from receiver.callbacks.rejections import RejectionFilters, list_rejections
 from receiver.database.models import Rejection
 from receiver.errors import BadParameter, BodyGone, NotFound
-from receiver.jobs import history, queries
+from receiver.jobs.summary import rejections_by_reason
 from receiver.lib.clock import HOUR_MS
 from receiver.web import services
 from receiver.web.auth import current_bearer, require_instance
-from receiver.web.dashboard import asking
 from receiver.web.dashboard.instances import reached
 from receiver.web.dashboard.job import download, readable
 from receiver.web.dashboard.pages import blueprint, page
@@ -31,16 +31,20 @@ def refusals() -> Response:
     if "\0" in f"{instance}{reason}":
         raise BadParameter("a name holds no NUL")
     require_instance(current_bearer(), [instance] if instance else [])
-    wanted = queries.RejectionFilter(
-        instances=[instance] if instance else [], reasons=[reason] if reason else []
+    wanted = RejectionFilters(
+        instances=[instance] if instance else [],
+        reasons=[reason] if reason else [],
+        visible=current_bearer().instances,
     )
     after = read_cursor(request.args.get("cursor") or UNSET, tuple[int, int])
     keys = read_keys()
-    rows = asking.rejections(wanted, A_PAGE + 1, after)
+    rows = list_rejections(services().database, wanted, A_PAGE + 1, after)
     with services().database.read() as session:
         shown = [(row, _explained(session, keys, row)) for row in rows[:A_PAGE]]
         names = reached()
-        lately = history.refusals(session, current_bearer().instances, services().clock() - HOUR_MS)
+        lately = rejections_by_reason(
+            session, current_bearer().instances, services().clock() - HOUR_MS
+        )
     more = write_cursor((rows[A_PAGE - 1].at, rows[A_PAGE - 1].id)) if len(rows) > A_PAGE else None
     return page(
         "refusals.html",

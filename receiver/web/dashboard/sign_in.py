@@ -159,7 +159,7 @@ def _signed_in() -> sessions.SignedIn | None:
     if not g.session_id:
         return None
     now = services().clock()
-    found = sessions.signed_in(services().database.rows, g.session_id, now)
+    found = sessions.signed_in(services().database, g.session_id, now)
     if found is not None and found.stale:
         with suppress(StoreError), services().database.write(TOUCH_PATIENCE) as session:
             sessions.touch(session, g.session_id, now)

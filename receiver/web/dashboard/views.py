@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
 from markupsafe import Markup
 
 from receiver.jobs.job import Job
+from receiver.jobs.queries import JobRecord
 from receiver.lib.clock import DAY_MS
 from receiver.web.dashboard.formatting import left, moment, outcome_word, shown, until
 from receiver.web.dashboard.pages import blueprint, part
@@ -24,13 +24,13 @@ _LINES: dict[tuple[Any, ...], Markup] = {}
 class JobView:
     """A job for people; times are ms."""
 
-    row: Any  # a row of a job
+    row: JobRecord
     job: Job
 
     @property
     def outcome(self) -> str:
         """What became of it."""
-        return self.job.outcome
+        return self.row.outcome
 
     @property
     def total(self) -> int:
@@ -45,9 +45,9 @@ class JobView:
         return None if text is None else pretty(text)
 
 
-def job_view(row: Any) -> JobView:  # noqa: ANN401 - a row of a job
+def job_view(row: JobRecord) -> JobView:
     """Show a job."""
-    return JobView(row, Job(msgspec.json.decode(row.registers)))
+    return JobView(row, row.job)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +79,14 @@ class Line:
     changed: Markup
 
 
-def line(row: Any, now: int, changed: str) -> Markup:  # noqa: ANN401 - a row of a job
+def line(row: JobRecord, now: int, changed: str) -> Markup:
     """Say a job in a line of the list. changed -- how much is seen of the time of its change.
 
     Who looks at a list looks at the same jobs again: a line is kept while it says the same.
     """
     expires = row.files_expire_at
     files = None if expires is None else until(expires - now)
-    # Whatever the line says of the job is in its registers, of which no two hash alike by chance.
-    told = row.id, row.instance, row.revision, row.updated_at, hash(row.registers)
+    told = row.id, row.instance, row.revision, row.updated_at, row.outcome
     key = (*told, files, expires is not None and expires < now + DAY_MS, changed)
     said = _LINES.get(key)
     if said is None:
@@ -97,7 +96,7 @@ def line(row: Any, now: int, changed: str) -> Markup:  # noqa: ANN401 - a row of
     return said
 
 
-def _line(row: Any, now: int, changed: str) -> Line:  # noqa: ANN401 - a row of a job
+def _line(row: JobRecord, now: int, changed: str) -> Line:
     view = job_view(row)
     job, outcome = view.job, view.outcome
     good, bad = _bar(view)
@@ -159,6 +158,7 @@ def _files_are(expires: int | None, now: int) -> str:
     return "soon" if expires > now else "dim"
 
 
+@blueprint.app_template_filter()
 def record(text: str) -> str:
     """Show a failed record: on one line if it fits there."""
     return text if len(text) <= ONE_LINE and "\n" not in text else pretty(text)
