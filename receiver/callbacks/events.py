@@ -6,12 +6,12 @@ from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Select, bindparam, select
+from sqlalchemy import bindparam, select
 from sqlalchemy import literal_column as literal
 
 from receiver.database.engine import Database
 from receiver.database.models import NOT_A_JOB, NUMBER_BITS, Event, Facet, Retention
-from receiver.database.page import among, hidden, numbers_of, page
+from receiver.database.page import Selection, among, hidden, numbers_of, page
 from receiver.jobs.queries import Instances, event_id, reachable
 from receiver.openconnectors.notifications import Kind
 
@@ -114,7 +114,7 @@ _NUMBER = Event.n.type
 
 
 @lru_cache
-def _events(asked: frozenset[str], few: bool, sqlite: bool) -> Select[Any]:
+def _events(asked: frozenset[str], few: bool, sqlite: bool) -> Selection:
     """Make the statement of a page. few -- whether no kind is asked that most events are of."""
     # What is forgotten is older than what is not: nobody reads past all of it.
     kept = select(Retention.events_before * literal(str(1 << NUMBER_BITS))).scalar_subquery()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 from sqlalchemy import (
     URL,
@@ -21,8 +21,7 @@ from sqlalchemy import (
     CursorResult,
     Delete,
     Engine,
-    Row,
-    Select,
+    Executable,
     Update,
     create_engine,
     event,
@@ -74,9 +73,6 @@ _POSTGRESQL = {
     "options": "-c statement_timeout=7000 -c lock_timeout=2000"
     " -c idle_in_transaction_session_timeout=5000",
 }
-
-
-Rows: TypeAlias = Sequence[Row[Any]]
 
 
 class Database:
@@ -137,7 +133,7 @@ class Database:
         """The engine, for migrations."""
         return self._engine
 
-    def rows(self, statement: Select[Any], values: Mapping[str, Any] | None = None) -> Rows:
+    def rows(self, statement: Executable, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
         """Rows of one statement, by itself. Raises TooSlow or StoreUnavailable."""
         try:
             with self.snapshot() as connection:
@@ -374,7 +370,7 @@ def _prepare_sqlite_reader(connection: Any, record: Any) -> None:  # noqa: ANN40
     info = record.info
 
     def is_past_deadline() -> bool:
-        return time.monotonic() > info["deadline"]
+        return bool(time.monotonic() > info["deadline"])
 
     info["deadline"] = float("inf")
     connection.set_progress_handler(is_past_deadline, _PROGRESS_STEPS)
@@ -388,7 +384,8 @@ def _begin_postgresql_read(connection: Connection) -> None:
     # In one trip, and for this transaction alone: a pooler may give the next one to another server.
     timeout = f"SET LOCAL statement_timeout = {READ_SECONDS * 1000:.0f}"
     begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {timeout}"
-    connection.connection.driver_connection.execute(begin)
+    driver: Any = connection.connection.driver_connection
+    driver.execute(begin)
 
 
 @contextmanager

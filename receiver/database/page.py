@@ -13,6 +13,7 @@ from sqlalchemy import (
     ARRAY,
     JSON,
     ColumnElement,
+    FromClause,
     Integer,
     Select,
     any_,
@@ -23,8 +24,10 @@ from sqlalchemy import (
     true,
     tuple_,
 )
+from sqlalchemy.orm import InstrumentedAttribute
 
-Column: TypeAlias = ColumnElement[Any]
+Column: TypeAlias = ColumnElement[Any] | InstrumentedAttribute[Any]
+Selection: TypeAlias = Select[*tuple[Any, ...]]
 
 # Seen by the planner of PostgreSQL, which would rather sort all rows for a number that it is not.
 LIMIT: Any = bindparam("limit", type_=Integer, literal_execute=True)
@@ -37,16 +40,16 @@ def numbers_of(limit: int, after: Sequence[object] | None) -> dict[str, object]:
     return {"limit": limit, "depth": limit - 1, **places}
 
 
-def among(column: Any, name: str, *, sqlite: bool) -> Column:  # noqa: ANN401 - an SQL expression
+def among(column: Column, name: str, *, sqlite: bool) -> Column:
     """Whether a column holds one of the values named `name`, however many they are."""
     if sqlite:
-        return column.in_(select(_each(name).c.value))  # type: ignore[no-any-return]
-    return column == any_(bindparam(name, type_=ARRAY(column.type)))  # type: ignore[no-any-return]
+        return column.in_(select(_each(name).c.value))
+    return column == any_(bindparam(name, type_=ARRAY(column.type)))
 
 
-def hidden(column: Any) -> Column:  # noqa: ANN401 - a column of numbers
+def hidden(column: Column) -> Column:
     """A column, said so that no index of it looks useful."""
-    return column + literal_column("0")  # type: ignore[no-any-return]
+    return column + literal_column("0")
 
 
 def contains(column: Column, name: str, *, sqlite: bool) -> Column:
@@ -63,7 +66,7 @@ def page(
     after: bool,
     ascending: bool = False,
     sqlite: bool,
-) -> Select[Any]:
+) -> Selection:
     """Make a page of rows.
 
     order -- a time, and what identifies a row among those of that time, all of them in `columns`.
@@ -89,7 +92,7 @@ def page(
         return rows.order_by(*by).limit(LIMIT)
     # Each range in its order and limit, or PostgreSQL would rather read the list in its order.
     each = rows.order_by(*by).limit(LIMIT).correlate(values).lateral("of_range")
-    merged = [_sorted(each.c[column.key], ascending) for column in order]
+    merged = [_sorted(each.c[str(column.key)], ascending) for column in order]
     return select(each).select_from(values.join(each, true())).order_by(*merged).limit(LIMIT)
 
 
@@ -101,14 +104,14 @@ def _behind(order: Sequence[Column], ascending: bool) -> list[Column]:
     return [order[0] <= last[0], here < there]
 
 
-def _sorted(column: Any, ascending: bool) -> Any:  # noqa: ANN401 - SQL expressions
+def _sorted(column: Column, ascending: bool) -> ColumnElement[Any]:
     return column.asc() if ascending else column.desc()
 
 
-def _each(name: str) -> Any:  # noqa: ANN401 - a table of one column
+def _each(name: str) -> FromClause:
     return func.json_each(bindparam(name, type_=JSON)).table_valued("value").alias(f"each_{name}")
 
 
-def _unnested(name: str, column: Column) -> Any:  # noqa: ANN401 - a table of one column
+def _unnested(name: str, column: Column) -> FromClause:
     values = func.unnest(bindparam(name, type_=ARRAY(column.type)))
     return values.table_valued("value", name=f"each_{name}").render_derived()

@@ -10,7 +10,6 @@ from msgspec import Struct
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Select,
     and_,
     bindparam,
     func,
@@ -32,7 +31,7 @@ from receiver.database.models import (
     TimelineEntry,
     UsualTime,
 )
-from receiver.database.page import among, contains, hidden, numbers_of, page
+from receiver.database.page import Column, Selection, among, contains, hidden, numbers_of, page
 from receiver.jobs.job import Job, Outcome, Register
 from receiver.jobs.projection import MAX_FACET_TEXT
 from receiver.lib.clock import DAY_MS
@@ -72,7 +71,7 @@ class Filters(Struct, frozen=True, kw_only=True):
     def values(self) -> dict[str, Any]:
         """Name the values of what is asked."""
         instances = sorted(reachable(self.instances, self.visible) or ())
-        lists = {
+        lists: dict[str, Any] = {
             "instance": instances,
             "status": [status[:MAX_FACET_TEXT] for status in self.statuses],
             "outcome": list(self.outcomes),
@@ -81,7 +80,7 @@ class Filters(Struct, frozen=True, kw_only=True):
             "text": self.text,
         }
         times = {name: getattr(self, name) for name in _BOUNDS}
-        asked = {name: value for name, value in lists.items() if value}
+        asked: dict[str, Any] = {name: value for name, value in lists.items() if value}
         asked |= {name: value for name, value in times.items() if value is not None}
         if self.show == "lost":
             asked["callback_lost"] = [True]
@@ -241,7 +240,7 @@ def is_overdue() -> ColumnElement[bool]:
         .select_from(Facet.__table__.outerjoin(UsualTime, _IS_USUAL))
         .where(Facet.facet == JobRow.facet, _one_of(Facet.outcome, UNDER_WAY))
     )
-    seen_before = bindparam("now") - usual.correlate(JobRow).scalar_subquery()
+    seen_before: Column = bindparam("now") - usual.correlate(JobRow).scalar_subquery()
     return and_(IS_UNDER_WAY, JobRow.first_seen_at <= seen_before)
 
 
@@ -297,7 +296,7 @@ def _facets(
 
 
 @lru_cache
-def _matching(asked: frozenset[str], sqlite: bool) -> Select[Any]:
+def _matching(asked: frozenset[str], sqlite: bool) -> Selection:
     """Select the facets whose jobs may match."""
     where = []
     for name in sorted(asked):
@@ -311,7 +310,7 @@ def _are_few(connection: Connection, expires_before: int) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _jobs(plan: _Plan, asked: frozenset[str], *, few: bool) -> Select[Any]:
+def _jobs(plan: _Plan, asked: frozenset[str], *, few: bool) -> Selection:
     """Make the statement of a page. few -- whether so few expire in time that they are sorted."""
     time = getattr(JobRow, _TIMES.get(plan.show, "updated_at"))
     ranges: tuple[Any, str] | None = None
@@ -364,6 +363,7 @@ def _conditions(plan: _Plan, asked: frozenset[str], *, few: bool) -> list[Any]:
 
 def _register(name: str, place: int, *, sqlite: bool) -> Any:  # noqa: ANN401 - an SQL expression
     """Read a text of a job's registers, cut as facets' texts are."""
+    value: Column
     if sqlite:
         value = func.json_extract(JobRow.registers, literal(f"'$.{name}[{place}]'"))
     else:
@@ -371,7 +371,7 @@ def _register(name: str, place: int, *, sqlite: bool) -> Any:  # noqa: ANN401 - 
     return func.substr(value, literal("1"), literal(str(MAX_FACET_TEXT)), type_=Facet.status.type)
 
 
-def _whole(jobs: Any) -> Select[Any]:  # noqa: ANN401 - a table or subquery
+def _whole(jobs: Any) -> Selection:  # noqa: ANN401 - a table or subquery
     """Add what is known of jobs by their facets."""
     names = (column.key for column in _COLUMNS)
     facts = (Facet.outcome, Facet.callback_lost, UsualTime.ms.label("usual_ms"))
@@ -381,7 +381,7 @@ def _whole(jobs: Any) -> Select[Any]:  # noqa: ANN401 - a table or subquery
     )
 
 
-def _one_of(column: Any, words: Sequence[str]) -> Any:  # noqa: ANN401 - SQL expressions
+def _one_of(column: Column, words: Sequence[str]) -> Column:
     return column.in_([literal(f"'{word}'") for word in words])
 
 
@@ -417,7 +417,7 @@ _EXPIRING = select(func.count()).select_from(
     .limit(literal(str(FEW)))
     .subquery()
 )
-_TIMELINE = (
+_TIMELINE: Any = (
     union_all(
         select(
             Event.n,

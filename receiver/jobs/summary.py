@@ -5,7 +5,7 @@ the same with a million jobs.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,8 +13,6 @@ from msgspec import Struct
 from sqlalchemy import (
     BigInteger,
     Connection,
-    Row,
-    Select,
     and_,
     bindparam,
     func,
@@ -41,7 +39,7 @@ from receiver.database.models import (
     UsualTime,
 )
 from receiver.database.nodes import NODE_GONE_MS
-from receiver.database.page import among
+from receiver.database.page import Column, Selection, among
 from receiver.jobs.job import FILES_KEPT_MS, OUTCOMES
 from receiver.jobs.queries import ENDED, Instances, is_overdue
 from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS
@@ -265,7 +263,7 @@ class _Read:
     def alarms(self) -> dict[str, int]:
         return {kind: int(n) for kind, n in self._rows(_open_alarms)}
 
-    def _rows(self, statement: Any, *how: bool, **values: Any) -> Iterable[Row[Any]]:  # noqa: ANN401
+    def _rows(self, statement: Any, *how: bool, **values: Any) -> Sequence[Any]:  # noqa: ANN401
         given = {**values, "now": self._now, "overdue_after": self._overdue_after}
         if self._limited:
             given["visible"] = sorted(self._visible or ())
@@ -279,7 +277,7 @@ class _Scope(Struct, frozen=True):
     limited: bool
     sqlite: bool
 
-    def of(self, column: Any) -> list[Any]:  # noqa: ANN401 - SQL expressions
+    def of(self, column: Column) -> list[Column]:
         return [among(column, "visible", sqlite=self.sqlite)] if self.limited else []
 
 
@@ -288,7 +286,7 @@ def _number(name: str) -> Any:  # noqa: ANN401 - an SQL expression
 
 
 @lru_cache
-def _jobs_by_outcome(scope: _Scope) -> Select[Any]:
+def _jobs_by_outcome(scope: _Scope) -> Selection:
     total = select(Facet.outcome, Facet.callback_lost, func.sum(Count.n))
     jobs = total.join_from(Count, Facet, Facet.facet == Count.facet)
     now = jobs.where(Count.hour == literal("0"), *scope.of(Facet.instance))
@@ -296,7 +294,7 @@ def _jobs_by_outcome(scope: _Scope) -> Select[Any]:
 
 
 @lru_cache
-def _ended(scope: _Scope) -> Select[Any]:
+def _ended(scope: _Scope) -> Selection:
     stretch = (Count.hour // _number("hours")).label("stretch")
     hours = select(Count.facet, stretch, func.sum(Count.n).label("n"))
     ended = hours.where(Count.hour >= _number("hour")).group_by(Count.facet, stretch).subquery()
@@ -308,7 +306,7 @@ def _ended(scope: _Scope) -> Select[Any]:
 
 
 @lru_cache
-def _open_alarms(scope: _Scope) -> Select[Any]:
+def _open_alarms(scope: _Scope) -> Selection:
     """Count what is open by kind, as the alarms page shows it."""
     kinds = select(Alarm.kind, func.count()).where(Alarm.cleared_at.is_(None))
     if scope.limited:
@@ -317,7 +315,7 @@ def _open_alarms(scope: _Scope) -> Select[Any]:
 
 
 @lru_cache
-def _numbers(scope: _Scope, capped: bool) -> Select[Any]:
+def _numbers(scope: _Scope, capped: bool) -> Selection:
     now = _number("now")
     expires, hour = JobRow.files_expire_at, Count.hour
     expiring = select(func.count()).select_from(JobRow).where(*scope.of(JobRow.instance))
@@ -345,13 +343,13 @@ def _numbers(scope: _Scope, capped: bool) -> Select[Any]:
     return select(*(number.scalar_subquery().label(name) for name, number in numbers.items()))
 
 
-def _overdue(scope: _Scope, *, capped: bool) -> Select[Any]:
+def _overdue(scope: _Scope, *, capped: bool) -> Selection:
     """Count overdue jobs, by the index of those under way for so long at least."""
     names = select(Facet.instance).where(*scope.of(Facet.instance)).distinct().subquery("names")
     after = _number("overdue_after")
     shorter = select(func.min(UsualTime.ms)).where(UsualTime.ms < after).scalar_subquery()
     least = func.coalesce(shorter, after)
-    late = (
+    late: Selection = (
         select(literal("1"))
         .join_from(names, JobRow, JobRow.instance == names.c.instance)
         .where(is_overdue(), JobRow.first_seen_at <= _number("now") - least)

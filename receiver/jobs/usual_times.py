@@ -4,7 +4,8 @@ from sqlalchemy import select
 
 from receiver.database.engine import Database, upsert
 from receiver.database.models import IS_UNDER_WAY, JobRow, UsualTime
-from receiver.jobs.queries import ENDED, MAX_FACET_TEXT, Filters, list_jobs
+from receiver.jobs.projection import MAX_FACET_TEXT
+from receiver.jobs.queries import ENDED, Filters, list_jobs
 
 LEARNT_FROM = 500  # ended jobs
 ENOUGH_TO_LEARN = 5

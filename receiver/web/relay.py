@@ -33,6 +33,7 @@ from receiver.openconnectors.client import CALLBACK_URL_HEADER, Answer, Call
 from receiver.openconnectors.notifications import UNSTORABLE, Notification
 from receiver.web import services
 from receiver.web.auth import authenticate
+from receiver.web.http import write_cursor
 from receiver.web.results import passed_through
 from receiver.web.submitting import observe, send, submit
 from receiver.web.uploads import count_records

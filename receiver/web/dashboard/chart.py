@@ -61,7 +61,7 @@ def chart(counts: Mapping[tuple[int, str], int], first: int, width: int, places:
     view = f'viewBox="0 0 {places} {HEIGHT}" preserveAspectRatio="none"'
     drawing = f'<svg class="chart" {view} aria-hidden="true">{_lines(places)}{piles}</svg>'
     newest = (kept("stretch", bar.start, width, bar.key) for bar in reversed(bars))
-    totals = {name: sum(bar.counts[name] for bar in bars) for name in ENDED}
+    totals: dict[str, int] = {name: sum(bar.counts[name] for bar in bars) for name in ENDED}
     return Chart(bars, top, drawing, joined(newest), totals)
 
 
