@@ -263,7 +263,7 @@ class StatementRefused(StoreUnavailable):
     reason = "statement_refused"
 
 
-class LostRace(StoreUnavailable):
+class LostRace(StatementRefused):
     """Another node changed the same rows meanwhile: the same again will do."""
 
     reason = "lost_race"

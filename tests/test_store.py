@@ -1,4 +1,4 @@
-"""What is kept: each event once, byte for byte, its job, and what was refused."""
+"""What is stored: each event once, byte for byte, its job, and what was rejected."""
 
 import hashlib
 import json
@@ -8,16 +8,17 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import msgspec
 import pytest
 from cryptography.fernet import Fernet
+from nodes import eventually
 from sqlalchemy import func, select, update
+from storing import Stored, bulk
 
-from receiver.callbacks import rejections as refusals
-from receiver.callbacks.intake import Delivery
-from receiver.callbacks.rejections import NewRefusal, keep_refusals
-from receiver.callbacks.store import NewEvent, Receipt, record
+from receiver.callbacks import rejections
+from receiver.callbacks.deliveries import NewRejection, Receipt
+from receiver.callbacks.rejections import record_rejections
 from receiver.database.models import (
-    Body,
     Event,
     JobRow,
     RefusedAddress,
@@ -26,13 +27,13 @@ from receiver.database.models import (
     StoredKey,
     TimelineEntry,
 )
-from receiver.errors import KeysChanged
-from receiver.instances import keys as signature_keys, registry
+from receiver.instances import keys as signature_keys
+from receiver.instances import registry
 from receiver.instances.encryption import Vault
 from receiver.jobs.job import FILES_KEPT_MS
 from receiver.jobs.projection import NewObservation
 from receiver.openconnectors.notifications import MAX_TIME_MS, Notification, parse
-from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
+from receiver.openconnectors.signatures import HEADER, SignatureKey
 
 NOW = 1_790_000_000_000  # ms
 MINUTE = 60_000
@@ -50,26 +51,10 @@ class Clock:
         return self.now
 
 
-def bulk(job="1", status="COMPLETED", **facts) -> bytes:
-    return json.dumps({"id": job, "status": status, **facts}).encode()
-
-
-def new_event(body: bytes, instance: str = "default", version: int = 0, **changes) -> NewEvent:
-    event = NewEvent(
-        id=os.urandom(16).hex(),
-        instance=instance,
-        body=body,
-        sha256=hashlib.sha256(body).digest(),
-        notification=parse(body),
-        key="environment",
-        key_version=version,
-    )
-    return replace(event, **changes)
-
-
-def write(receiver, items, now: int = NOW):
-    with receiver.services.database.write() as session:
-        return record(session, items, lambda: now)
+def write(receiver, *items, now: int = NOW):
+    """Write a batch of bodies or observations in one transaction."""
+    stored = Stored(receiver.services.database, now=now)
+    return stored.write(*items)
 
 
 def count(receiver, table, *conditions) -> int:
@@ -111,25 +96,20 @@ def add_instance(receiver, name, *keys: SignatureKey) -> list[str]:
 
 
 def test_twins_in_one_batch_are_one_event_of_several_deliveries(any_receiver):
-    items = [new_event(bulk()) for _ in range(3)]
-    other = new_event(bulk("2"))
-    results = write(any_receiver, [items[0], other, items[1], items[2]])
-    kept = results[0].event
-    assert kept in {item.id for item in items}
-    assert Counter(results) == Counter(
-        [Receipt(kept, False), Receipt(kept, True), Receipt(kept, True), Receipt(other.id, False)]  # noqa: FBT003
-    )
-    assert any_receiver.get(f"/events/{kept}").json["deliveries"] == 3
-    assert (count(any_receiver, Event), count(any_receiver, Body)) == (2, 2)
+    receipts = write(any_receiver, bulk(), bulk("2"), bulk(), bulk())
+    assert [receipt.duplicate for receipt in receipts] == [False, False, True, True]
+    first, other = receipts[0].event, receipts[1].event
+    assert [receipt.event for receipt in receipts] == [first, other, first, first]
+    assert any_receiver.get(f"/events/{first}").json["deliveries"] == 3
+    assert count(any_receiver, Event) == 2
     assert (job(any_receiver)["events"], len(timeline(any_receiver))) == (1, 1)
 
 
 def test_of_twins_exactly_one_is_told_that_it_is_new(any_receiver):
-    submit = any_receiver.services.intake.writer.submit
-    futures = [submit(new_event(bulk())) for _ in range(40)]
-    receipts = [future.result(DEADLINE) for future in futures]
-    assert [receipt.duplicate for receipt in receipts].count(False) == 1
-    assert len({receipt.event for receipt in receipts}) == 1
+    with ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(lambda _: any_receiver.call_back(bulk()).json, range(40)))
+    assert [answer["duplicate"] for answer in answers].count(False) == 1
+    assert len({answer["event"] for answer in answers}) == 1
     assert rows(any_receiver, Event.deliveries) == [(40,)]
 
 
@@ -244,9 +224,9 @@ def test_job_and_timeline_say_what_each_event_changed(any_receiver):
 
 def test_a_batch_changes_a_job_as_its_items_would_one_by_one(any_receiver):
     words = ("CREATED", "COMPLETED", "RUNNING", "STARTED")
-    write(any_receiver, [new_event(bulk("a", word)) for word in words])
+    write(any_receiver, *(bulk("a", word) for word in words))
     for word in words:
-        write(any_receiver, [new_event(bulk("b", word))])
+        write(any_receiver, bulk("b", word))
     a, b = job(any_receiver, "a"), job(any_receiver, "b")
     arrival = {"id", "updated_at", "ended_at", "files_expire_at"}  # PostgreSQL's clock goes on
     assert {k: v for k, v in a.items() if k not in arrival} == {
@@ -263,7 +243,7 @@ def test_polls_and_submissions_are_in_the_timeline_and_no_events(any_receiver):
     )
     poll = Notification("bulk_job", "1", "COMPLETED", loaded=3, source="poll")
     observations = [NewObservation("default", submission), NewObservation("default", poll, "asked")]
-    assert write(any_receiver, observations) == [None, None]
+    assert write(any_receiver, *observations) == [None, None]
     any_receiver.call_back(bulk(recordsCount=3))
     seen = job(any_receiver)
     assert (seen["outcome"], seen["learnt_by"], seen["events"]) == ("succeeded", "poll", 1)
@@ -274,7 +254,7 @@ def test_polls_and_submissions_are_in_the_timeline_and_no_events(any_receiver):
 
 
 def test_an_observation_equal_to_a_body_does_not_make_it_a_duplicate(any_receiver):
-    write(any_receiver, [NewObservation("default", replace(parse(bulk()), source="poll"))])
+    write(any_receiver, NewObservation("default", replace(parse(bulk()), source="poll")))
     assert any_receiver.call_back(bulk()).json["duplicate"] is False
 
 
@@ -299,16 +279,17 @@ def test_two_receivers_with_the_same_batch_in_opposite_orders_never_deadlock(
         duplicates = []
         for turn in range(30):
             bodies = [bulk(name, "RUNNING", turn=turn) for name in jobs]
-            events = [new_event(body) for body in (bodies if lane else bodies[::-1])]
+            bodies = bodies if lane else bodies[::-1]
             start.wait()
-            receipts = write(nodes[lane], events)
-            duplicates += [receipt.duplicate for receipt in receipts]
-            observations = [
-                NewObservation("default", replace(parse(event.body), source="poll"))
-                for event in events
-            ]
+            duplicates += [receipt.duplicate for receipt in write(nodes[lane], *bodies)]
             start.wait()
-            write(nodes[lane], observations)
+            write(
+                nodes[lane],
+                *(
+                    NewObservation("default", replace(parse(body), source="poll"))
+                    for body in bodies
+                ),
+            )
         return duplicates
 
     with ThreadPoolExecutor(2) as threads:
@@ -428,17 +409,16 @@ def test_a_reading_that_the_database_refuses_costs_neither_its_body_nor_its_neig
     poison, any_receiver
 ):
     """The parser gives no such reading; should it ever, the event must not become an outage."""
-    writer = any_receiver.services.intake.writer
-    bad = new_event(b"poisoned")
+    stored = Stored(any_receiver.services.database)
     reading = replace(Notification("bulk_job", "7", "COMPLETED"), **poison)
-    items = [new_event(bulk("1")), replace(bad, notification=reading), new_event(bulk("2"))]
-    receipts = [future.result(DEADLINE) for future in map(writer.submit, items)]
-    assert receipts == [Receipt(item.id, False) for item in items]  # noqa: FBT003
-    assert any_receiver.get(f"/events/{bad.id}/body").data == b"poisoned"
+    bad = msgspec.structs.replace(stored.judged(b"poisoned"), notification=reading)
+    receipts = stored.write(bulk("1"), bad, bulk("2"))
+    assert [(type(receipt), receipt.duplicate) for receipt in receipts] == [(Receipt, False)] * 3
+    assert any_receiver.get(f"/events/{receipts[1].event}/body").data == b"poisoned"
     assert [job(any_receiver, id_)["events"] for id_ in "12"] == [1, 1]
 
 
-# --- what was refused
+# --- what was rejected
 
 
 def forged(receiver, body=b"x", instance="default", header="sha256=" + "A" * 43 + "=", peer=None):
@@ -455,6 +435,7 @@ def test_refusals_are_counted_by_reason_and_known_instance(any_receiver):
     assert forged(any_receiver, instance="nobody").status_code == 401
     assert forged(any_receiver, instance="x" * 65).status_code == 401
     assert forged(any_receiver, header="sha1=" + "A" * 27 + "=").status_code == 401
+    eventually(lambda: rows(any_receiver, func.sum(RejectionCount.count)) == [(7,)])
     columns = (RejectionCount.reason, RejectionCount.instance, func.sum(RejectionCount.count))
     with any_receiver.services.database.read() as session:
         counted = session.execute(select(*columns).group_by(*columns[:2]))
@@ -473,10 +454,9 @@ def test_a_body_that_is_too_large_is_counted_for_no_instance(make_receiver, data
     receiver = make_receiver(database_url, max_body_bytes=10)
     assert receiver.call_back(b"x" * 10).status_code == 200
     assert receiver.call_back(b"x" * 11).status_code == 413
-    assert receiver.call_back(b"y" * 10).status_code == 200  # by then, the count is committed
     columns = (RejectionCount.reason, RejectionCount.instance, RejectionCount.count)
-    assert rows(receiver, *columns) == [("too_large", "", 1)]
-    assert (count(receiver, Rejection), count(receiver, Event)) == (0, 2)
+    eventually(lambda: rows(receiver, *columns) == [("too_large", "", 1)])
+    assert (count(receiver, Rejection), count(receiver, Event)) == (0, 1)
 
 
 def test_a_refusal_is_quarantined_with_header_and_body_if_it_may_be_the_vendors(any_receiver):
@@ -484,6 +464,7 @@ def test_a_refusal_is_quarantined_with_header_and_body_if_it_may_be_the_vendors(
     forged(any_receiver, b"signed wrongly", header=header, peer="192.0.2.7")
     forged(any_receiver, b"not signed at all", header=None)
     forged(any_receiver, b"for nobody", instance="nobody")
+    eventually(lambda: count(any_receiver, Rejection) == 2)
     columns = (Rejection.reason, Rejection.instance, Rejection.peer, Rejection.size)
     assert rows(
         any_receiver, *columns, Rejection.signature, Rejection.body, order=Rejection.id
@@ -501,13 +482,14 @@ def test_a_refusal_is_quarantined_with_header_and_body_if_it_may_be_the_vendors(
 def test_the_addresses_of_one_ipv6_customer_count_as_one(any_receiver):
     for peer in ("2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1"):
         forged(any_receiver, peer=peer)
+    eventually(lambda: rows(any_receiver, func.sum(RefusedAddress.count)) == [(3,)])
     assert rows(
         any_receiver, RefusedAddress.peer, RefusedAddress.count, order=RefusedAddress.peer
     ) == [("2001:db8:0:1::/64", 1), ("2001:db8::/64", 2)]
 
 
-def refusal(number: int, peer: str = "192.0.2.1", size: int = 10) -> NewRefusal:
-    return NewRefusal("default", "bad_signature", peer, size, b"sha256=", b"%010d" % number)
+def rejection(number: int, peer: str = "192.0.2.1", size: int = 10) -> NewRejection:
+    return NewRejection("default", "bad_signature", peer, size, b"sha256=", b"%010d" % number)
 
 
 def quarantined(receiver) -> list[int]:
@@ -516,40 +498,40 @@ def quarantined(receiver) -> list[int]:
 
 def keep(receiver, items) -> None:
     with receiver.services.database.write() as session:
-        keep_refusals(session, items, NOW)
+        record_rejections(session, items, NOW)
 
 
 def test_the_quarantine_is_bounded_in_rows_oldest_out(any_receiver, monkeypatch):
-    monkeypatch.setattr(refusals, "KEPT_REJECTIONS", 20)
+    monkeypatch.setattr(rejections, "KEPT_REJECTIONS", 20)
     for first in range(0, 60, 5):
-        keep(any_receiver, [refusal(n, f"192.0.2.{n}") for n in range(first, first + 5)])
+        keep(any_receiver, [rejection(n, f"192.0.2.{n}") for n in range(first, first + 5)])
     assert quarantined(any_receiver) == list(range(40, 60))
     assert count(any_receiver, RefusedAddress) == 60
 
 
 def test_one_address_cannot_drive_the_others_out_of_the_quarantine(any_receiver, monkeypatch):
-    monkeypatch.setattr(refusals, "KEPT_REJECTIONS_OF_A_PEER", 5)
-    keep(any_receiver, [refusal(0, "192.0.2.2")])
+    monkeypatch.setattr(rejections, "KEPT_REJECTIONS_OF_A_PEER", 5)
+    keep(any_receiver, [rejection(0, "192.0.2.2")])
     for number in range(1, 30):
-        keep(any_receiver, [refusal(number)])
+        keep(any_receiver, [rejection(number)])
     assert quarantined(any_receiver) == [0, 25, 26, 27, 28, 29]
 
 
 def test_the_quarantine_is_bounded_in_bytes_oldest_out(any_receiver, monkeypatch):
-    monkeypatch.setattr(refusals, "KEPT_REJECTION_BYTES", 1000)
-    keep(any_receiver, [refusal(n, size=300) for n in range(6)])
+    monkeypatch.setattr(rejections, "KEPT_REJECTION_BYTES", 1000)
+    keep(any_receiver, [rejection(n, size=300) for n in range(6)])
     assert quarantined(any_receiver) == [3, 4, 5]
-    keep(any_receiver, [refusal(6, size=1000)])
+    keep(any_receiver, [rejection(6, size=1000)])
     assert quarantined(any_receiver) == [6]
-    keep(any_receiver, [refusal(7, size=1001)])
+    keep(any_receiver, [rejection(7, size=1001)])
     assert quarantined(any_receiver) == []
 
 
 def test_the_true_bounds_hold_for_a_flood_from_many_addresses(receiver):
     for first in range(0, 6_400, 200):
-        keep(receiver, [refusal(n, f"192.0.2.{n % 4}", 1) for n in range(first, first + 200)])
+        keep(receiver, [rejection(n, f"192.0.2.{n % 4}", 1) for n in range(first, first + 200)])
     assert quarantined(receiver) == list(range(2_400, 6_400))
-    keep(receiver, [refusal(n, f"198.51.100.{n % 200}", 1) for n in range(6_400, 8_000)])
+    keep(receiver, [rejection(n, f"198.51.100.{n % 200}", 1) for n in range(6_400, 8_000)])
     assert quarantined(receiver) == list(range(3_000, 8_000))
 
 
@@ -559,23 +541,30 @@ def test_over_the_limit_an_address_gets_429_from_every_receiver_but_a_right_sign
     nodes = [make_receiver(database_url, refusals_a_minute=6) for _ in range(2)]
     codes = [forged(nodes[turn % 2], b"%d" % turn).status_code for turn in range(6)]
     assert codes == [401] * 6
-    answers = [forged(node) for node in (*nodes, *nodes)]
-    assert [answer.status_code for answer in answers] == [429] * 4
+    # Each knows its own count at once, and that of all nodes once theirs is written.
+    answers = [
+        eventually(lambda node=node: (told := forged(node)).status_code == 429 and told)
+        for node in nodes
+    ]
     assert all(1 <= int(answer.headers["Retry-After"]) <= 60 for answer in answers)
     assert answers[0].json["code"] == "rate_limited"
     assert [forged(node, instance="nobody").status_code for node in nodes] == [429, 429]
     assert [forged(node, peer="192.0.2.9").status_code for node in nodes] == [401, 401]
+    eventually(lambda: count(nodes[0], Rejection, Rejection.peer == "192.0.2.9") == 2)
+    recorded = count(nodes[0], Rejection)
     right = [node.call_back(bulk(str(number))) for number, node in enumerate(nodes)]
     assert [answer.status_code for answer in right] == [200, 200]
-    assert count(nodes[0], Rejection) == 10  # what is answered 429 costs no more rows
+    for node in nodes:  # what is answered 429 costs no more rows
+        assert [forged(node).status_code for _ in range(5)] == [429] * 5
+        assert node.call_back(b"written by then").status_code == 200
+    assert count(nodes[0], Rejection) == recorded
 
 
 def test_the_limit_is_600_a_minute(make_receiver, make_database):
     clock = Clock()
     receiver = make_receiver(make_database("sqlite"), clock=clock)
     assert receiver.services.settings.refusals_a_minute == 600
-    keep(receiver, [refusal(n, "127.0.0.1") for n in range(599)])
-    assert [forged(receiver).status_code for _ in range(3)] == [401, 429, 429]
+    assert [forged(receiver).status_code for _ in range(602)] == [401] * 600 + [429] * 2
 
 
 def test_when_the_minute_is_over_an_address_is_listened_to_again(make_receiver, make_database):
@@ -641,29 +630,14 @@ def test_an_added_instance_is_known_at_once_and_a_removed_one_forgotten_at_once(
     assert there.call_back(b"y", "new", KEYS[3]).status_code == 401
 
 
-def test_keys_that_another_delivery_had_read_meanwhile_turn_no_right_callback_away(two_nodes):
-    (here, there), _ = two_nodes
-    codes(there, KEYS[0])  # it knows the keys as they are
-    vault = Vault((FERNET,))
-    with here.services.database.write() as session:
-        signature_keys.add_key(session, vault, "gooddata", KEYS[2].secret, NOW)
-    delivery = Delivery("gooddata", b"y", sign(b"y", KEYS[2]), None, "::1")
-    steps = there.services.intake.steps(delivery)
-    read_again = next(steps)
-    there.services.intake.receive(delivery)  # has them read first
-    assert isinstance(steps.send(read_again()), NewEvent)
-
-
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_a_twin_that_was_verified_with_outdated_keys_is_not_acknowledged_uncounted(
-    any_receiver, order
-):
-    twins = [new_event(bulk(), version=version) for version in order]
-    current = order.index(0)
-    results = write(any_receiver, twins)
-    assert results[current] == Receipt(twins[current].id, duplicate=False)
-    assert isinstance(results[1 - current], KeysChanged)
-    assert rows(any_receiver, Event.deliveries) == [(1,)]
+def test_what_was_judged_by_outdated_keys_is_judged_again_right_or_wrong(any_receiver):
+    stored = Stored(any_receiver.services.database)
+    early = [stored.judged(bulk()), stored.judged(b"x", key=KEYS[2])]
+    with any_receiver.services.database.write() as session:
+        registry.count_change(session)
+    receipt, rejected, twin = stored.write(*early, bulk())
+    assert (receipt.duplicate, rejected.reason, twin.duplicate) == (False, "bad_signature", True)
+    assert rows(any_receiver, Event.deliveries) == [(2,)]
 
 
 def test_keys_changed_in_the_middle_of_a_batch_turn_no_right_callback_away(two_nodes):
@@ -730,7 +704,7 @@ def test_ciphertexts_swapped_within_an_instance_do_not_open_either(two_nodes):
     assert there.call_back(b"x", "gooddata", KEYS[0]).headers["Retry-After"]
 
 
-def test_a_lost_encryption_key_is_an_outage_of_that_instance_and_not_a_refusal(
+def test_a_lost_encryption_key_is_an_outage_of_that_instance_and_not_a_rejection(
     make_receiver, database_url
 ):
     add_instance(make_receiver(database_url, encryption_keys=(FERNET,)), "gooddata", KEYS[0])

@@ -89,9 +89,6 @@ class Store:
             return [self._rescue(batch[0])]
         except StoreError as error:
             return [Failed(str(error))] * len(batch)
-        except Exception as error:
-            log.exception("writing a batch failed")
-            return [Failed(f"writing failed: {type(error).__name__}")] * len(batch)
         metrics.BATCH_SIZE.observe(len(batch))
         metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
         return results

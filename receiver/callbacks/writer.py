@@ -118,13 +118,26 @@ class Writer:
             for waiting in batch:
                 if waiting.deadline <= now:  # the sender tries again, so nothing is lost
                     waiting.done(Failed("not committed in time"))
-            for address in self._store.write_rejections():
-                self._note_address(address)
+            self._write_rejections()
             self._began = None
             del taken, batch  # or bodies would be held until the next one comes
 
     def _write(self, batch: Sequence[Waiting]) -> None:
-        if batch:
+        if not batch:
+            return
+        try:
             results = self._store.write([waiting.item for waiting in batch])
-            for waiting, result in zip(batch, results, strict=True):
-                waiting.done(result)
+            answered = list(zip(batch, results, strict=True))
+        except BaseException as error:  # noqa: BLE001 - who waits must be answered, whatever broke
+            log.error("writing a batch failed", error=type(error).__name__)  # noqa: TRY400 - a trace may hold what was sent
+            failed = Failed(f"writing failed: {type(error).__name__}")
+            answered = [(waiting, failed) for waiting in batch]
+        for waiting, result in answered:
+            waiting.done(result)
+
+    def _write_rejections(self) -> None:
+        try:
+            for address in self._store.write_rejections():
+                self._note_address(address)
+        except BaseException as error:  # noqa: BLE001 - as above; nobody waits for these
+            log.error("recording rejections failed", error=type(error).__name__)  # noqa: TRY400
