@@ -18,6 +18,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import SelectBase
 from sqlalchemy.sql.functions import FunctionElement
 
+from receiver.database.sqlite_file import SQLiteFile
 from receiver.errors import TooSlow
 
 PATIENCE_SECONDS = 3.0
@@ -94,10 +95,16 @@ Rows: TypeAlias = Callable[[Statement, Mapping[str, Any]], Sequence[Sequence[Any
 class Reader:
     """Connections that only read, in autocommit; threads share them.
 
-    connect_args -- for PostgreSQL's driver.
+    connect_args -- for PostgreSQL's driver. file -- that SQLite is to read.
     """
 
-    def __init__(self, url: URL, connections: int, connect_args: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        url: URL,
+        connections: int,
+        connect_args: Mapping[str, Any],
+        file: SQLiteFile | None = None,
+    ) -> None:
         self._sqlite = url.get_backend_name() == "sqlite"
         told = [f"-c {name}={value}" for name, value in _SESSION.items()]
         options = " ".join([connect_args.get("options", ""), *told])
@@ -112,7 +119,8 @@ class Reader:
             hide_parameters=True,
             connect_args={"isolation_level": None} if self._sqlite else theirs,
         )
-        if self._sqlite:
+        if file:
+            event.listen(self._engine, "do_connect", file.before_connect)
             event.listen(self._engine, "connect", _prepare_sqlite)
         else:
             from receiver.database.driver import make_impatient
