@@ -2,7 +2,8 @@
 # Bring a backup back into an empty database:   restore.sh FOLDER/receiver-....sqlite|dump
 #
 # RECEIVER_DATABASE_URL or RECEIVER_DATABASE_URL_FILE names where to: an SQLite file that is not there yet, or
-# a PostgreSQL database that exists and has no tables. Anything else is refused: nothing is overwritten. Then:
+# a PostgreSQL database that exists and has no tables. Anything else is refused: nothing is overwritten, and no
+# SQLite file is put where a receiver runs, which would go on with the one it had. Then:
 #
 #   receiver db upgrade            # if the release is newer than the backup
 #   receiver keys list             # needs the RECEIVER_ENCRYPTION_KEYS of the time of the backup
@@ -31,6 +32,8 @@ case $1:$RECEIVER_DATABASE_URL in
     for there in "$database" "$database-wal" "$database-shm"; do
         [ ! -e "$there" ] || fail "$there is there already"
     done
+    exec 9>>"$database.open.lock" # shared by each receiver that has the file open, though it was deleted
+    flock --exclusive --nonblock 9 || fail "a receiver has $database open: stop it first"
     partial=$(mktemp "$database.XXXXXX")
     trap 'rm -f "$partial"' EXIT
     cat "$1" >"$partial"

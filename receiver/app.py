@@ -87,6 +87,7 @@ def _app(
 
     def look() -> bool:  # though the writer stands still, and its batches tell nothing
         QUEUE_LENGTH.set(intake.writer.waiting)
+        database.watch_file()
         return False
 
     work = [reconciler.fetch_errors, teller.tell_one, retention.step, look]

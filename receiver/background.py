@@ -48,12 +48,14 @@ class Background:
         return False
 
     def _run(self, work: Callable[[], bool], pause: float) -> None:
-        more = True
+        more, why = True, ""
         while not self._closed.wait(0 if more else pause):
-            more = False
+            more, before, why = False, why, ""
             try:
                 more = work()
             except StoreError as error:
-                log.warning("background work waits for the database", error=str(error))
+                why = str(error)
+                if why != before:  # an outage is a line, not one a second
+                    log.warning("background work waits for the database", error=why)
             except Exception as error:  # noqa: BLE001 - one odd row must not end all later work
                 log.error("background work failed", error=type(error).__name__)  # noqa: TRY400

@@ -5,14 +5,10 @@ checkpoints race. Checkpoints happen at commit and when the last connection clos
 transaction and each closing holds one lock, across threads and processes.
 """
 
-import fcntl
-import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any, cast
 
 from sqlalchemy import (
@@ -37,6 +33,7 @@ from sqlalchemy.orm import Session
 
 from receiver.database import refusals
 from receiver.database.models import KeyVersion
+from receiver.database.sqlite_file import PATIENCE_SECONDS, FileLock, SQLiteFile
 from receiver.errors import (
     SettingsError,
     StatementRefused,
@@ -50,14 +47,12 @@ __all__ = ["Database", "Session", "upsert"]
 # The time all nodes agree on, where the database has one, ms.
 TIME = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::int8"
 
-PATIENCE_SECONDS = 5.0
 READ_SECONDS = 3.0  # for one statement that only reads
 # For a server that hangs and so does not end a statement itself. A statement is sent at most twice,
 # with a connection made in between, and whoever asks shall have an answer within 10 s.
 _HUNG_READ_SECONDS = READ_SECONDS + 0.4
 _TOO_SLOW = ("57014", "SQLITE_INTERRUPT")
 _PROGRESS_STEPS = 10_000  # of SQLite's machine between two looks at the clock; some 0.2 ms
-_LOCK_PAUSE_SECONDS = 0.005
 _BUSY_MS = 5000  # for others' locks on an SQLite file, which are short
 _PING_SECONDS = 2.0  # if there is no answer by then, a connection is made anew
 _FRESH_SECONDS = 0.05  # under load no batch should wait for a trip that tells nothing
@@ -86,6 +81,7 @@ class Database:
         try:
             parsed = make_url(url)
             self.is_sqlite = parsed.get_backend_name() == "sqlite"
+            self._file = SQLiteFile(str(parsed.database)) if self.is_sqlite else None
             self._engine = self._make_engine(parsed, connections)
             # Readers have a pool of their own: however many of them wait, who writes does not.
             self._reading = self._make_engine(parsed, connections, READ_SECONDS)
@@ -94,7 +90,7 @@ class Database:
         self._driver = self._engine.dialect.loaded_dbapi
         self._errors = (DBAPIError, self._driver.Error)  # the hot path's come straight from it
         self._writing = self._engine.execution_options(writes=True)
-        self._lock = _FileLock(str(parsed.database)) if self.is_sqlite else None
+        self._lock = FileLock(str(parsed.database)) if self.is_sqlite else None
 
     def _make_engine(self, url: URL, connections: int, deadline: float | None = None) -> Engine:
         """Make a pool of connections; with a deadline (seconds for a statement) they only read."""
@@ -112,8 +108,8 @@ class Database:
             connect_args={"timeout": 5} if self.is_sqlite else _POSTGRESQL,
             **options,
         )
-        if self.is_sqlite:
-            event.listen(engine, "do_connect", _create)
+        if self._file:
+            event.listen(engine, "do_connect", self._file.before_connect)
             event.listen(engine, "connect", _prepare_sqlite_reader if reads else _prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
             if reads:
@@ -178,10 +174,13 @@ class Database:
             self._store_errors(),
             self._exclusive(patience),
             self._writing.connect() as connection,
-            self._fresh_primary(connection),
-            connection.begin(),
         ):
-            yield connection
+            with self._fresh_primary(connection), connection.begin():
+                if self._file:
+                    self._file.begin_check()
+                yield connection
+            if self._file:
+                self._file.check()  # or what was committed to a file that is gone is acknowledged
 
     def prepare(self) -> None:
         """Put an SQLite file into WAL mode, once and for good; nothing else may use it then."""
@@ -215,11 +214,18 @@ class Database:
         with self.write() as session:
             session.execute(update(KeyVersion).values(version=KeyVersion.version))
 
+    def watch_file(self) -> None:
+        """Tell in the log, once, that an SQLite file was deleted or replaced while it is open."""
+        if self._file:
+            self._file.watch()
+
     def close(self) -> None:
         """Close all connections; idempotent."""
         with self._exclusive(PATIENCE_SECONDS):
             self._engine.dispose()
             self._reading.dispose()
+            if self._file:
+                self._file.close()
 
     @contextmanager
     def _exclusive(self, patience: float | None) -> Iterator[None]:
@@ -270,83 +276,6 @@ class Database:
             if refusals.code(_original(error)) == "25006":
                 used.invalidate()
             raise
-
-
-class _FileLock:
-    """A lock for a database's file, held across processes, that nobody takes twice while one waits.
-
-    The kernel gives a lock to whoever asks first after its release, which is most often who has
-    just let it go: others would wait for seconds. So who wants it stands in a gate, a second lock,
-    until it is his; who let it go finds the gate taken.
-
-    The inner lock comes first: under gevent, a greenlet that waited in flock would stop the very
-    greenlet that holds it.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path, self._gate = Path(f"{path}.lock"), Path(f"{path}.gate.lock")
-        self._inner = threading.Lock()
-        self._descriptor = -1
-
-    def acquire(self, patience: float | None) -> None:
-        """Take the lock, within `patience` seconds unless None. Raises StoreUnavailable."""
-        deadline = None if patience is None else time.monotonic() + patience
-        if not self._inner.acquire(timeout=-1 if patience is None else patience):
-            raise StoreUnavailable("another thread holds the database")
-        try:
-            with _opened(self._gate) as gate:
-                _lock(gate, deadline)
-                self._descriptor = os.open(self._path, _LOCK_FLAGS, 0o600)
-                _lock(self._descriptor, deadline)
-        except OSError as error:
-            self.release()
-            raise StoreUnavailable(f"cannot lock the database: {error.strerror}") from error
-        except BaseException:
-            self.release()
-            raise
-
-    def release(self) -> None:
-        """Let the lock go."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = -1
-        self._inner.release()
-
-
-_LOCK_FLAGS = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, _LOCK_FLAGS, 0o600)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, deadline: float | None) -> None:
-    if deadline is None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise StoreUnavailable("another process holds the database") from None
-            time.sleep(_LOCK_PAUSE_SECONDS)
-        else:
-            return
-
-
-def _create(_dialect: object, _record: object, words: list[str], _named: object) -> None:
-    """Make an empty file for its owner alone: what it will hold is about people.
-
-    Never one that is there: closing it would take away the locks that SQLite holds on it.
-    """
-    with suppress(OSError):  # of which SQLite tells
-        os.close(os.open(words[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
 
 def _note_use(_connection: object, record: Any) -> None:  # noqa: ANN401 - SQLAlchemy's

@@ -1,0 +1,170 @@
+"""An SQLite file that is deleted or replaced under a running receiver: nothing is acknowledged."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+from nodes import DEADLINE, KEY, Node, eventually, own_environment, running_nodes
+from proxies import DEPLOY
+
+from receiver.openconnectors.signatures import HEADER, sign
+
+LOST = "was deleted or replaced"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "receiver.db"
+
+
+@pytest.fixture
+def node(file: Path, tmp_path: Path) -> Iterator[Node]:
+    file.parent.mkdir()
+    with running_nodes(f"sqlite:///{file}", tmp_path, 1) as [node]:
+        assert call_back(node, "before") == 200
+        yield node
+
+
+def ask(node: Node, method: str, path: str, body: bytes = b"", **headers: str) -> int:
+    connection = HTTPConnection("127.0.0.1", node.port, timeout=DEADLINE)
+    try:
+        connection.request(method, path, body, headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def call_back(node: Node, job: str) -> int:
+    body = json.dumps({"id": job, "status": "COMPLETED"}).encode()
+    return ask(node, "POST", "/callbacks/default", body, **{HEADER: sign(body, KEY)})
+
+
+def ready(node: Node) -> int:
+    return ask(node, "GET", "/readyz")
+
+
+def errors(node: Node) -> list[str]:
+    lines = node.log.read_text(errors="replace").splitlines()
+    return [line for line in lines if LOST in line and '"level": "error"' in line]
+
+
+def parts(file: Path, *but: str) -> list[Path]:
+    """The file and all that lies beside it, but for some suffixes."""
+    return [path for path in file.parent.iterdir() if path.name.removeprefix(file.name) not in but]
+
+
+def delete_all(file: Path) -> None:
+    for path in parts(file):
+        path.unlink()
+
+
+def delete_one(suffix: str) -> Callable[[Path], None]:
+    def delete(file: Path) -> None:
+        file.with_name(file.name + suffix).unlink()
+
+    return delete
+
+
+def replace(file: Path) -> None:
+    copy = file.with_suffix(".copy")
+    shutil.copy(file, copy)
+    copy.rename(file)
+
+
+def move_away(file: Path) -> None:
+    file.parent.rename(file.parent.with_name("elsewhere"))
+    file.parent.mkdir()
+
+
+@pytest.mark.parametrize(
+    "take",
+    [delete_all, delete_one(""), delete_one("-wal"), delete_one("-shm"), replace, move_away],
+    ids=["all", "the file", "its log", "its index", "replaced", "folder"],
+)
+def test_nothing_is_acknowledged_and_it_is_said_once(take, node, file):
+    take(file)
+    assert [call_back(node, f"after-{number}") for number in range(4)] == [503] * 4
+    assert ready(node) == 503
+    assert ask(node, "GET", "/healthz") == 200
+    eventually(lambda: errors(node))
+    assert [call_back(node, f"later-{number}") for number in range(4)] == [503] * 4
+    assert len(errors(node)) == 1
+
+
+def test_it_is_said_though_nobody_calls(node, file):
+    delete_all(file)
+    eventually(lambda: errors(node))
+
+
+def test_what_is_put_back_is_used_again(node, file):
+    aside = file.with_name("aside.db")
+    file.rename(aside)
+    assert call_back(node, "meanwhile") == 503
+    aside.rename(file)
+    eventually(lambda: ready(node) == 200)
+    assert call_back(node, "meanwhile") == 200
+
+
+def test_what_was_put_in_its_place_is_used_after_a_restart(node, file):
+    replace(file)
+    assert call_back(node, "meanwhile") == 503
+    node.terminate()
+    node.start()
+    node.wait()
+    assert call_back(node, "meanwhile") == 200
+
+
+def test_nobody_who_reads_makes_the_file_anew(node, file):
+    delete_all(file)
+    for path in ("/api/v1/jobs", "/metrics", "/readyz", "/"):
+        ask(node, "GET", path, Authorization="Bearer unknown")
+    eventually(lambda: errors(node))
+    assert not file.exists()
+
+
+def test_all_files_are_for_their_owner_alone(node, file):
+    assert {path.stat().st_mode & 0o777 for path in parts(file)} == {0o600}
+    assert {f"{file.name}{suffix}" for suffix in ("", "-wal", "-shm", ".open.lock")} <= {
+        path.name for path in parts(file)
+    }
+
+
+def test_files_that_others_could_read_are_closed_to_them_at_the_start(node, file):
+    node.kill()  # so that the log stays
+    for path in parts(file):
+        path.chmod(0o644)
+    node.start()
+    node.wait()
+    assert call_back(node, "after") == 200
+    assert {path.stat().st_mode & 0o777 for path in parts(file)} == {0o600}
+
+
+# --- deploy/restore.sh
+
+
+def script(name: str, argument: Path, file: Path) -> subprocess.CompletedProcess[str]:
+    variables = own_environment(RECEIVER_DATABASE_URL=f"sqlite:///{file}", PYTHON=sys.executable)
+    command = [str(DEPLOY / name), str(argument)]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("but", [(".open.lock",), ()], ids=["the database", "all"])
+def test_nothing_is_restored_where_a_receiver_runs(but, node, file, tmp_path):
+    backup = Path(script("backup.sh", tmp_path, file).stdout.strip())
+    for path in parts(file, *but):
+        path.unlink()
+    eventually(file.with_name(f"{file.name}.open.lock").exists)
+    refused = script("restore.sh", backup, file)
+    assert (refused.returncode, "stop it first" in refused.stderr) == (1, True)
+    assert not file.exists()
+    node.terminate()
+    restored = script("restore.sh", backup, file)
+    assert restored.returncode == 0, restored.stderr
+    node.start()
+    node.wait()
+    assert call_back(node, "before") == 200  # kept, and so a duplicate
