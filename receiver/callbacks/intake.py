@@ -120,8 +120,10 @@ class Intake:
                 self.writer.submit(NewRejection("", reason, network), _ignore, MINUTE_MS / 1000)
 
     def _written(self, item: Item) -> Result:
-        seconds = self._settings.answer_within / 1000
-        result: Result = self._wait(lambda done: self.writer.submit(item, done, seconds))
+        def submit(done: Callable[[Result], None]) -> None:
+            self.writer.submit(item, done, self._settings.answer_within / 1000)
+
+        result = self._wait(submit)
         if isinstance(result, Failed):
             raise StoreUnavailable(result.text)
         return result
