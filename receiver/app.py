@@ -47,17 +47,19 @@ def create_app(
     *,
     clock: Callable[[], int] = now_ms,
     transport: httpx.BaseTransport | None = None,
+    writer: str | None = None,
 ) -> Flask:
     """Make the WSGI application.
 
     settings -- read from the environment if None; then a wrong one ends the process with one line,
     and background work is done.
-    clock -- gives ms since the epoch. transport -- carries requests to the vendor.
+    clock -- gives ms since the epoch. transport -- carries requests to the vendor. writer -- see
+    `Intake`.
     """
     if settings is not None:
-        return _app(settings, clock, transport)[0]
+        return _app(settings, clock, transport, writer)[0]
     try:
-        app, background = _app(Settings.from_env(os.environ), clock, transport)
+        app, background = _app(Settings.from_env(os.environ), clock, transport, writer)
     except SettingsError as error:
         sys.stderr.write(f"receiver: {error}\n")
         raise SystemExit(APP_LOAD_ERROR) from None
@@ -66,13 +68,16 @@ def create_app(
 
 
 def _app(
-    settings: Settings, clock: Callable[[], int], transport: httpx.BaseTransport | None
+    settings: Settings,
+    clock: Callable[[], int],
+    transport: httpx.BaseTransport | None,
+    writer: str | None,
 ) -> tuple[Flask, Background]:
     logs.configure()
     database = migrations.opened(settings.database_url)
     vault = Vault(settings.encryption_keys)
     keys = Keys(vault, settings.default_keys)
-    intake = Intake(settings, database, keys, clock)
+    intake = Intake(settings, database, keys, clock, writer)
     vendor = Upstream(settings.vendor_url, transport)
     forwarder = Forwarder(settings.forward_allow)
     reconciler = Reconciler(settings, database, intake, vendor, clock=clock)

@@ -2,7 +2,14 @@
 
 import contextlib
 import os
+import socket
+import subprocess  # nosec B404
+import sys
+import threading
+import time
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import structlog
@@ -15,6 +22,9 @@ from receiver.settings import Settings, misspelled
 
 # gunicorn makes unnamed files there, for its workers' heartbeats.
 _MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108
+
+AGAIN_SECONDS = 0.05  # until a writer that ended is started again
+SOON_SECONDS = 1.0  # the same for one that ended so soon after its start
 
 log = structlog.get_logger()
 
@@ -60,8 +70,8 @@ OPTIONS: dict[str, Any] = {
 class _Server(BaseApplication):  # type: ignore[misc]
     """gunicorn with options given here; the app is made in each worker, after the fork."""
 
-    def __init__(self, options: dict[str, Any]) -> None:
-        self._options = options
+    def __init__(self, options: dict[str, Any], writer: str | None) -> None:
+        self._options, self._writer = options, writer
         super().__init__()
 
     def load_config(self) -> None:
@@ -72,7 +82,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         # Not before the fork, nor before gevent has patched what the app imports.
         from receiver.app import create_app
 
-        return create_app()
+        return create_app(writer=self._writer)
 
 
 def _forget_worker(_server: object, worker: Any) -> None:  # noqa: ANN401 - gunicorn's
@@ -86,7 +96,46 @@ def serve(bind: str, workers: int | None) -> None:
     options = {**OPTIONS, "bind": bind, "child_exit": _forget_worker}
     if workers is not None:
         options["workers"] = workers
-    with counting.folder() as folder:
+    with counting.folder() as folder, TemporaryDirectory(prefix="receiver-") as private:
         # prometheus_client reads this when it is first imported, which is in the workers.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-        _Server(options).run()
+        writer = None
+        if options["workers"] > 1 and _is_sqlite():
+            writer = f"{private}/writer"
+            options["when_ready"] = partial(_start_writer, _listener(writer), os.pipe())
+        _Server(options, writer).run()
+
+
+def _is_sqlite() -> bool:
+    with contextlib.suppress(SettingsError):  # of which each worker tells
+        return Settings.from_env(os.environ).database_url.startswith("sqlite")
+    return False
+
+
+def _listener(path: str) -> socket.socket:
+    """Listen for workers: who connects while the writer is away waits for it."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    return listener
+
+
+def _start_writer(listener: socket.socket, life: tuple[int, int], server: Any) -> None:  # noqa: ANN401 - gunicorn's
+    """Start the process that writes for all workers, and watch it.
+
+    life -- a pipe of which the workers, as they are forked, and this process hold the writing end:
+    the writer ends once none of them is left.
+    """
+    announce(server)
+    given = (listener.fileno(), life[0])
+    command = [sys.executable, "-m", "receiver.callbacks.writer_process", *map(str, given)]
+
+    def watch() -> None:
+        while True:
+            began = time.monotonic()
+            subprocess.Popen(command, pass_fds=given).wait()  # noqa: S603 - our own module
+            log.error("the process that writes has ended, and is started again")
+            lived = time.monotonic() - began
+            time.sleep(AGAIN_SECONDS if lived > SOON_SECONDS else SOON_SECONDS)
+
+    threading.Thread(target=watch, name="writer", daemon=True).start()

@@ -14,7 +14,8 @@ from receiving import KEY, Receiver
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from receiver.app import create_app
-from receiver.instances import keys as signature_keys, registry, tokens
+from receiver.instances import keys as signature_keys
+from receiver.instances import registry, tokens
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.client import Upstream
 from receiver.openconnectors.sandbox.options import Faults, Options

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from receiver.database.reading import Reader
 from receiving import KEY
 from sqlalchemy import Engine, event
 from standin import ENCRYPTION_KEY
@@ -16,7 +17,6 @@ from standin import ENCRYPTION_KEY
 from receiver.alarms.watcher import Watcher
 from receiver.app import _app, _close
 from receiver.database.models import UNDER_WAY
-from receiver.database.reading import Reader
 from receiver.database.retention import Retention
 from receiver.instances import registry
 from receiver.instances.encryption import Vault

@@ -24,7 +24,8 @@ from receiver.cli.doctor import CHECKS, OFFLINE, examine
 from receiver.database import migrations
 from receiver.database.engine import Database
 from receiver.database.models import Heartbeat
-from receiver.instances import keys as signature_keys, registry
+from receiver.instances import keys as signature_keys
+from receiver.instances import registry
 from receiver.instances.encryption import Vault
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.signatures import SignatureKey

@@ -478,11 +478,13 @@ def receiver_of_two(make_receiver: Callable, make_database: Callable) -> Receive
     """Both instances, `default` and `null`, have a job 1."""
     from cryptography.fernet import Fernet  # noqa: PLC0415 - only here
 
-    from receiver.instances import keys as signature_keys, registry# noqa: PLC0415 - only here
+    from receiver.instances import keys as signature_keys  # noqa: PLC0415 - only here
+    from receiver.instances import registry  # noqa: PLC0415
+    from receiver.instances.encryption import Vault  # noqa: PLC0415
 
     key = Fernet.generate_key()
     receiver = make_receiver(make_database("sqlite"), encryption_keys=(key.decode(),))
-    vault = credentials.Vault(Settings(encryption_keys=(key.decode(),)).encryption_keys)
+    vault = Vault(Settings(encryption_keys=(key.decode(),)).encryption_keys)
     with receiver.services.database.write() as session:
         registry.add_instance(session, vault, "null", 1)
         signature_keys.add_key(session, vault, "null", KEY.secret, 1)

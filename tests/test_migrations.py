@@ -327,19 +327,6 @@ def test_a_schema_nobody_knows_stops_the_start_with_one_line(kind, make_empty):
         assert shape(database) == before
 
 
-def test_beside_the_schema_of_the_next_release_callbacks_are_taken(make_receiver, empty_url):
-    with opened(empty_url) as database:
-        migrations.upgrade(database)
-        with database.write() as session:
-            session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-        receiver_ = make_receiver(empty_url)
-        assert receiver_.call_back(b"beside").status_code == 200
-        assert receiver_.client.get("/readyz").status_code == 200
-        before = shape(database)
-        migrations.upgrade(database)
-        assert (migrations.current(database), shape(database)) == ("9999", before)
-
-
 def test_a_receiver_whose_schema_was_taken_away_answers_503_and_recovers(make_receiver, empty_url):
     with opened(empty_url) as database:
         migrations.upgrade(database)

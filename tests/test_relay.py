@@ -536,9 +536,9 @@ ALLOWED = {"forward_allow": frozenset({"127.0.0.1"})}
 def teller(relay: Between, clock: Callable[[], int] | None = None) -> Teller:
     """What a restarted node tells clients with."""
     services = relay.services
-    ring = KeyRing(services.database, services.vault, ())
+    keys = Keys(services.vault, ())
     settings = services.settings
-    return Teller(settings, services.database, ring, services.forwarder, clock or services.clock)
+    return Teller(settings, services.database, keys, services.forwarder, clock or services.clock)
 
 
 def forwards(relay: Between) -> list[tuple[int, str | None, bool]]:

@@ -27,6 +27,7 @@ from receiver.callbacks.deliveries import (
 )
 from receiver.callbacks.store import Store
 from receiver.callbacks.writer import Writer
+from receiver.callbacks.writer_process import RemoteWriter
 from receiver.database.engine import Database
 from receiver.errors import (
     ReceiverError,
@@ -41,7 +42,7 @@ from receiver.jobs.projection import NewObservation
 from receiver.lib import logs
 from receiver.lib.clock import MINUTE_MS
 from receiver.lib.ratelimit import network_of
-from receiver.openconnectors.notifications import Notification
+from receiver.openconnectors.notifications import Notification, parse
 from receiver.settings import Settings
 
 MAX_ADDRESSES = 10_000  # whose rejections are counted in one process
@@ -57,15 +58,26 @@ _REJECTIONS = {error.reason: error for error in SignatureError.__subclasses__()}
 class Intake:
     """Takes deliveries: one for a process, used by all its threads.
 
-    clock -- ms since the epoch; PostgreSQL's own is used where there is one.
+    clock -- ms since the epoch; PostgreSQL's own is used where there is one. writer -- the socket
+    of a process that writes for all of a server's workers; without, a thread does it for this one.
     """
 
     def __init__(
-        self, settings: Settings, database: Database, keys: Keys, clock: Callable[[], int]
+        self,
+        settings: Settings,
+        database: Database,
+        keys: Keys,
+        clock: Callable[[], int],
+        writer: str | None = None,
     ) -> None:
         self._settings, self._keys, self._clock = settings, keys, clock
         self._addresses = _Addresses(settings.refusals_a_minute, clock)
-        self.writer = Writer(Store(database, keys, clock), self._addresses.note)
+        note = self._addresses.note
+        self.writer: Writer | RemoteWriter = (
+            RemoteWriter(writer, database, keys, note)
+            if writer
+            else Writer(Store(database, keys, clock), note)
+        )
 
     def submit(self, delivery: Delivery, done: Done) -> None:
         """Judge a delivery and have it stored; never blocks.
@@ -155,10 +167,12 @@ class Intake:
         return StoreUnavailable(result.text if result else "nothing was stored")
 
     def _count_receipt(self, judged: Judged, receipt: Receipt) -> None:
-        instance, told = judged.delivery.instance, judged.notification
+        instance = judged.delivery.instance
+        # None if this process's keys were not those of the verdict.
+        told = judged.notification or parse(judged.delivery.body)
         answer = "duplicate" if receipt.duplicate else "new"
-        metrics.callbacks(instance, told.kind if told else "", answer).inc()
-        if told and not receipt.duplicate:
+        metrics.callbacks(instance, told.kind, answer).inc()
+        if not receipt.duplicate:
             _note_learnt(told, self._clock())
         elif receipt.forgotten:
             metrics.STALE_REPLAYS.labels(instance).inc()

@@ -112,32 +112,45 @@ class Writer:
             while len(taken) < MAX_BATCH and not self._queue.empty():
                 taken.append(self._queue.get())
             stopping = None in taken
-            self._began = now = time.monotonic()
-            batch = [waiting for waiting in taken if waiting is not None]
-            self._write([waiting for waiting in batch if waiting.deadline > now])
-            for waiting in batch:
-                if waiting.deadline <= now:  # the sender tries again, so nothing is lost
-                    waiting.done(Failed("not committed in time"))
-            self._write_rejections()
-            self._began = None
-            del taken, batch  # or bodies would be held until the next one comes
-
-    def _write(self, batch: Sequence[Waiting]) -> None:
-        if not batch:
-            return
-        try:
-            results = self._store.write([waiting.item for waiting in batch])
-            answered = list(zip(batch, results, strict=True))
-        except BaseException as error:  # noqa: BLE001 - who waits must be answered, whatever broke
-            log.error("writing a batch failed", error=type(error).__name__)  # noqa: TRY400 - a trace may hold what was sent
-            failed = Failed(f"writing failed: {type(error).__name__}")
-            answered = [(waiting, failed) for waiting in batch]
-        for waiting, result in answered:
-            waiting.done(result)
-
-    def _write_rejections(self) -> None:
-        try:
-            for address in self._store.write_rejections():
+            self._began = time.monotonic()
+            write_batch(self._store, [waiting for waiting in taken if waiting is not None])
+            for address in write_rejections(self._store):
                 self._note_address(address)
-        except BaseException as error:  # noqa: BLE001 - as above; nobody waits for these
-            log.error("recording rejections failed", error=type(error).__name__)  # noqa: TRY400
+            self._began = None
+            del taken  # or bodies would be held until the next one comes
+
+
+def write_batch(store: Writes, batch: Sequence[Waiting]) -> None:
+    """Write what somebody still waits for, and answer all in their order, whatever breaks."""
+    now = time.monotonic()
+    results = iter(_written(store, [waiting.item for waiting in batch if waiting.deadline > now]))
+    for waiting in batch:
+        # Of what is left out nothing is lost: the sender tries again.
+        is_late = waiting.deadline <= now
+        waiting.done(Failed("not committed in time") if is_late else next(results))
+
+
+def _written(store: Writes, items: Sequence[Item]) -> list[Result]:
+    try:
+        results = store.write(items) if items else []
+        if len(results) == len(items):
+            return results
+        error: BaseException = IndexError("not a result for each")
+    except BaseException as raised:  # noqa: BLE001 - who waits must be answered
+        error = raised
+    return [Failed(f"writing failed: {_log_failure(error)}")] * len(items)
+
+
+def write_rejections(store: Writes) -> list[AddressCount]:
+    """Record what was rejected; nobody waits for that, and nothing it raises matters."""
+    try:
+        return store.write_rejections()
+    except BaseException as error:  # noqa: BLE001 - as it says
+        _log_failure(error)
+        return []
+
+
+def _log_failure(error: BaseException) -> str:
+    name = type(error).__name__
+    log.error("writing failed", error=name)  # without a trace, which may hold what was sent
+    return name

@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from receiver.jobs.fetches import note_fetched
 from sqlalchemy import insert, update
 from standardwebhooks import Webhook
 from targets import post_office
@@ -18,7 +19,6 @@ from receiver.database.engine import Database
 from receiver.database.models import JobRow, UsualTime
 from receiver.database.nodes import note_node
 from receiver.errors import StoreUnavailable
-from receiver.jobs.fetches import note_fetched
 from receiver.jobs.projection import NewObservation
 from receiver.lib.clock import MINUTE_MS
 from receiver.openconnectors.notifications import Notification

@@ -7,13 +7,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from receiver.jobs.fetches import note_fetched
 from receiving import KEY
 from watched import WRITTEN_SECRET, Ward
 
 from receiver.alarms.store import claim_watch, still_watches
 from receiver.database.alarm_models import Fetch, Node, Notice
 from receiver.errors import StoreError
-from receiver.jobs.fetches import note_fetched
 from receiver.lib.clock import MINUTE_MS
 
 

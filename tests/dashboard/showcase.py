@@ -15,7 +15,8 @@ from cryptography.fernet import Fernet
 
 from receiver.alarms.watcher import Watcher
 from receiver.app import create_app
-from receiver.instances import keys as signature_keys, registry, tokens
+from receiver.instances import keys as signature_keys
+from receiver.instances import registry, tokens
 from receiver.jobs import failed_records as failures
 from receiver.jobs.projection import NewObservation
 from receiver.openconnectors.notifications import Notification

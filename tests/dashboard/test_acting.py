@@ -13,7 +13,8 @@ from receiving import KEY
 from standin import Between, between, made_elsewhere, until
 from visiting import Guest
 
-from receiver.instances import audit, keys as signature_keys, tokens
+from receiver.instances import audit, tokens
+from receiver.instances import keys as signature_keys
 from receiver.jobs.projection import NewObservation
 from receiver.openconnectors.notifications import Notification
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign

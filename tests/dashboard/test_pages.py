@@ -10,7 +10,8 @@ import pytest
 from cryptography.fernet import Fernet
 from visiting import Guest
 
-from receiver.instances import keys as signature_keys, registry, tokens
+from receiver.instances import keys as signature_keys
+from receiver.instances import registry, tokens
 from receiver.jobs.failed_records import keep_errors
 from receiver.openconnectors.signatures import SignatureKey
 from receiver.reconcile.followups import Claim

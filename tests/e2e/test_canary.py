@@ -30,8 +30,8 @@ from receiver.app import create_app
 from receiver.callbacks.intake import Delivery
 from receiver.cli.remote import Remote
 from receiver.errors import ReceiverError
-from receiver.instances.registry import VendorSecrets
 from receiver.instances.encryption import Vault
+from receiver.instances.registry import VendorSecrets
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 from receiver.settings import Settings
 

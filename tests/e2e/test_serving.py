@@ -22,8 +22,8 @@ from conftest import DEADLINE, KEY, SERVE, eventually
 from cryptography.fernet import Fernet
 
 from receiver.database import migrations
-from receiver.instances.registry import add_instance
 from receiver.instances.encryption import Vault
+from receiver.instances.registry import add_instance
 from receiver.openconnectors.signatures import HEADER, sign
 
 BODY = b'{"id": "1", "status": "COMPLETED"}'

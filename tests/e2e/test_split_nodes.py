@@ -23,7 +23,8 @@ from receiver.app import create_app
 from receiver.callbacks.intake import Delivery
 from receiver.callbacks.store import NewEvent, key_version, record
 from receiver.database.models import Event, JobRow, TimelineEntry
-from receiver.instances import keys as signature_keys, registry
+from receiver.instances import keys as signature_keys
+from receiver.instances import registry
 from receiver.instances.encryption import Vault
 from receiver.lib.clock import iso
 from receiver.openconnectors.notifications import parse

@@ -22,7 +22,8 @@ import pytest
 from cryptography.fernet import Fernet
 
 from receiver.database import migrations
-from receiver.instances import keys as signature_keys, registry
+from receiver.instances import keys as signature_keys
+from receiver.instances import registry
 from receiver.instances.encryption import Vault
 from receiver.openconnectors import sandbox
 
