@@ -67,11 +67,11 @@ def failing_sqlite() -> Iterator[Fail]:
     codes: list[str | None] = [None]
 
     class Cursor(sqlite3.Cursor):
-        def execute(self, statement: str, values: Any = ()) -> sqlite3.Cursor:
-            bad = any(isinstance(value, str) and value.startswith("bad") for value in values)
+        def executemany(self, statement: str, rows: Any) -> sqlite3.Cursor:
+            bad = any(str(value).startswith("bad") for row in rows for value in row)
             if codes[-1] and "INTO jobs" in statement and bad:
                 raise sqlite_error(codes[-1])
-            return super().execute(statement, values)
+            return super().executemany(statement, rows)
 
     class Connection(sqlite3.Connection):
         def cursor(self, factory: Any = Cursor) -> sqlite3.Cursor:

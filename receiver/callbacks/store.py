@@ -131,7 +131,9 @@ class Store:
         """Store a verified body whose reading the database refuses, without a job."""
         if not isinstance(item, Judged):
             return Failed("the database refuses this")
-        unreadable = msgspec.structs.replace(item, notification=Notification("unreadable"))
+        # By the keys of now, or the body would be read again with the next verdict.
+        judged = judge(self._keys.current, item.delivery, unrecorded=item.unrecorded)
+        unreadable = msgspec.structs.replace(judged, notification=Notification("unreadable"))
         try:
             return self._committed([unreadable])[0]
         except StoreError as error:

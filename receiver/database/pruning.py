@@ -140,9 +140,10 @@ def note_pass(session: Session, began: int, ended: int, deleted: Mapping[str, in
 def _bodies(
     session: Session, state: Retention, old: Cutoffs, place: Place | None, most: int
 ) -> Batch:
-    numbers, following = _events(session, state.bodies_before, old.bodies, place, most)
-    gone = _drop_bodies(session, numbers)
-    state.bodies_before = _reached(state.bodies_before, old.bodies, following, old)
+    numbers, following, reached = _events(session, state.bodies_before, old.bodies, place, most)
+    held = update(Event).where(Event.n.in_(numbers), Event.body.is_not(None))
+    gone = _affected(session, held.values(body=None))
+    state.bodies_before = max(state.bodies_before, min(reached, old.settled))
     return Batch(gone, following)
 
 
@@ -150,32 +151,32 @@ def _forget(
     session: Session, state: Retention, old: Cutoffs, place: Place | None, most: int
 ) -> Batch:
     """Reduce events to what recognises their bodies."""
-    numbers, following = _events(session, state.events_before, old.events, place, most)
+    numbers, following, reached = _events(session, state.events_before, old.events, place, most)
     little = dict.fromkeys(("webhook_id", "headers", "peer", "status", "changed", "note", "body"))
     whole = update(Event).where(Event.n.in_(numbers), Event.key != FORGOTTEN)
     gone = _affected(session, whole.values(key=FORGOTTEN, size=0, **little))
-    state.events_before = _reached(state.events_before, old.events, following, old)
+    state.events_before = max(state.events_before, min(reached, old.settled))
     return Batch(gone, following)
 
 
 def _events(
     session: Session, since: int, before: int, place: Place | None, most: int
-) -> tuple[Sequence[int], Place | None]:
-    """Return the numbers of events received in a span of time (ms), and where to go on."""
-    start = place[0] if place else (since << NUMBER_BITS) - 1
-    old = select(Event.n).where(Event.n > start, Event.n < before << NUMBER_BITS)
-    numbers = session.scalars(old.order_by(Event.n).limit(most)).all()
-    return numbers, (numbers[-1],) if len(numbers) == most else None
+) -> tuple[Sequence[int], Place | None, int]:
+    """Lock events that were received in a span of time, ms.
 
-
-def _drop_bodies(session: Session, numbers: Sequence[int]) -> int:
-    held = update(Event).where(Event.n.in_(numbers), Event.body.is_not(None))
-    return _affected(session, held.values(body=None))
-
-
-def _reached(mark: int, before: int, following: Place | None, old: Cutoffs) -> int:
-    reached = following[0] >> NUMBER_BITS if following else before
-    return max(mark, min(reached, old.settled))
+    Returns their numbers, where to go on, and up to when none was left out: whatever a repeated
+    delivery locks just now is for the next pass.
+    """
+    start, left_out = place or ((since << NUMBER_BITS) - 1, None)
+    span = select(Event.n).where(Event.n > start, Event.n < before << NUMBER_BITS)
+    numbers = session.scalars(span.order_by(Event.n).limit(most)).all()
+    lock = select(Event.n).where(Event.n.in_(numbers)).with_for_update(skip_locked=True)
+    free = session.scalars(lock).all()
+    if left_out is None and len(free) < len(numbers):
+        left_out = min(set(numbers).difference(free))
+    following = (numbers[-1], left_out) if len(numbers) == most else None
+    reached = numbers[-1] if following else before << NUMBER_BITS
+    return free, following, (reached if left_out is None else left_out) >> NUMBER_BITS
 
 
 def _errors(
