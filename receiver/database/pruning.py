@@ -79,7 +79,7 @@ Step: TypeAlias = Callable[[Session, Retention, Cutoffs, Place | None, int], Bat
 
 def cutoffs(now: int, keep_bodies: int, keep_events: int) -> Cutoffs:
     """Give what is too old `now` (ms), for times to keep (ms)."""
-    events = now - keep_events
+    events = max(0, now - keep_events)
     bodies = max(now - keep_bodies, events)
     return Cutoffs(bodies, events, now - ADDRESSES_KEPT_MS, now - SETTLED_MS)
 
