@@ -546,7 +546,7 @@ def replayed(database: Database, clock: Clock, told: list[tuple], *, pruned: boo
 
 
 def seen(row: JobRow) -> tuple[object, ...]:
-    job = Job(json.loads(row.registers))
+    job = Job.decode(row.registers)
     return job.status, job.conflict, job.text("message"), job.failed, job.loaded
 
 

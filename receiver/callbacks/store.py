@@ -16,7 +16,7 @@ from receiver.callbacks.rejections import AddressCount, NewRefusal, keep_refusal
 from receiver.callbacks.statements import statements
 from receiver.database.models import KeyVersion
 from receiver.errors import KeysChanged
-from receiver.jobs.projection import NewObservation, Told, follow_up, merge_jobs
+from receiver.jobs.projection import NewObservation, Update, follow_up, merge_jobs
 from receiver.jobs.rows import Changes, EventRow, KeptEvents
 from receiver.jobs.tally import LAST_CALLBACK, Tally, counts
 from receiver.openconnectors.notifications import Notification
@@ -72,14 +72,14 @@ def record(
     kept = run.keep_events(_event_rows(events), clock) if events else None
     now = kept.now if kept else run.now(clock)
     new = [item for item in events if kept and kept.ids.get(_identity(item)) == item.id]
-    told = [
-        Told(item.instance, item.notification, event=item.id, body=item.body)
+    updates = [
+        Update(item.instance, item.notification, event=item.id, body=item.body)
         for item in new
         if item.notification.kind == "bulk_job"
     ]
     # After the events: a submission looks for those that came before it.
-    told += [
-        Told(item.instance, item.notification, observation=item)
+    updates += [
+        Update(item.instance, item.notification, observation=item)
         for item in batch
         if isinstance(item, NewObservation)
     ]
@@ -87,22 +87,18 @@ def record(
     if kept:
         run.note_keys(kept.keys, now)
         tally.update({(LAST_CALLBACK, 0, instance): now for instance, _ in kept.ids})
-    merging = merge_jobs(run, told, now, tally)
-    if events or told:
-        entries = [entry for merged in merging.jobs for entry in merged.entries]
+    states, changed = merge_jobs(run, updates, now, tally)
+    if events or updates:
+        entries = [entry for state in states for entry in state.entries]
         # A body that comes after its job was erased is not kept; instances may share a job's id.
-        erased = {
-            (merged.id, merged.instance)
-            for merged in merging.jobs
-            if merged.job.erased_at is not None
-        }
+        erased = {(state.id, state.instance) for state in states if state.job.erased_at is not None}
         bodies = [
             (item.id, item.body)
             for item in new
             if (item.notification.job, item.instance) not in erased
         ]
-        run.write(Changes(bodies, merging.changed, entries, counts(tally)))
-    follow_up(connection, merging.jobs, now)
+        run.write(Changes(bodies, changed, entries, counts(tally)))
+    follow_up(connection, states, now)
     refusals = [item for item in batch if isinstance(item, NewRefusal)]
     addresses = keep_refusals(Session(connection), refusals, now) if refusals else {}
     return [_result(item, kept, addresses) for item in batch]

@@ -20,8 +20,10 @@ RowNumber = BigInteger().with_variant(Integer, "sqlite")
 UNDER_WAY = "outcome IN ('pending', 'unknown')"
 UNREADABLE = "kind = 'unreadable'"
 CALLBACK_LOST = "callback_lost"
+CONTESTED = "contested"
 
 IS_UNDER_WAY = text(UNDER_WAY)
+IS_CONTESTED = text(CONTESTED)
 
 
 def _where(name: str, condition: str, *columns: str) -> Index:
@@ -149,7 +151,7 @@ class JobRow(Base):
     __tablename__ = "jobs"
     id: Mapped[str] = mapped_column(String(200), primary_key=True)
     instance: Mapped[str] = mapped_column(String(64), primary_key=True)
-    registers: Mapped[str]  # JSON of jobs.Registers
+    registers: Mapped[str]  # JSON of jobs.job.Registers
     revision: Mapped[int]
     events: Mapped[int]
     first_seen_at: Mapped[int]
@@ -164,7 +166,9 @@ class JobRow(Base):
     callback_lost: Mapped[bool] = mapped_column(server_default=false())
     # Where the client that submitted it wants to be told, after us.
     client_url: Mapped[str | None]
-    # Under way: when to ask the vendor next (None: when it is overdue), and how often we did.
+    # Its endings contradict each other, and the vendor has not been asked since.
+    contested: Mapped[bool] = mapped_column(server_default=false())
+    # Under way or contested: when to ask next (None: when it is overdue), and how often we did.
     poll_at: Mapped[int | None]
     polls: Mapped[int] = mapped_column(server_default="0")
     # Ended with failed records: when to fetch their errors next; None once they are kept.
@@ -182,6 +186,7 @@ class JobRow(Base):
         _where_known("jobs_by_direction", "direction", "updated_at", "id", "instance"),
         Index("jobs_by_expiry", "files_expire_at"),
         _where("jobs_under_way", UNDER_WAY, "outcome", "first_seen_at", "instance", "object"),
+        _where("jobs_contested", CONTESTED, "instance"),
         _where("jobs_lost", CALLBACK_LOST, "updated_at", "id", "instance"),
         Index("jobs_by_age", "instance", "first_seen_at", "id"),
     )

@@ -6,18 +6,29 @@ Functions take `Database.rows`: no Session, no ORM.
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple, cast
 
-from sqlalchemy import Table, bindparam, select
+from sqlalchemy import Table, bindparam, case, func, literal_column, select
 
-from receiver.database.models import FORGOTTEN, Event, JobRow, Rejection, Token
+from receiver.database.models import (
+    FORGOTTEN,
+    IS_UNDER_WAY,
+    Event,
+    JobRow,
+    Rejection,
+    Token,
+    UsualTime,
+)
 from receiver.database.paging import Listing, Wanted, page
 from receiver.database.reading import Hex, Rows, Statement
 from receiver.instances.tokens import TOKEN_COLUMNS, Bearer, bearer_of, token_hash
-from receiver.jobs.job import Outcome
+from receiver.jobs.job import UNDER_WAY, Outcome
 from receiver.jobs.queries import EventFilter, Instances, JobFilter, RejectionFilter
 
 
 class JobLine(NamedTuple):
-    """What is shown of a job, or says whether to show it. registers -- JSON of jobs.Registers."""
+    """What is shown of a job, or says whether to show it. registers -- JSON of job.Registers.
+
+    usual_ms -- how long those of its object take, where that is known and it is under way.
+    """
 
     id: str
     instance: str
@@ -28,6 +39,13 @@ class JobLine(NamedTuple):
     revision: int
     events: int
     updated_at: int
+    first_seen_at: int
+    usual_ms: int | None
+
+    def overdue(self, now: int, overdue_after: int) -> bool:
+        """Whether it takes longer than it should; overdue_after -- ms, where nothing is usual."""
+        due_after = overdue_after if self.usual_ms is None else self.usual_ms
+        return self.outcome in UNDER_WAY and self.first_seen_at + due_after <= now
 
 
 class EventLine(NamedTuple):
@@ -60,8 +78,20 @@ _JOB = cast("Table", JobRow.__table__).c
 _EVENT = cast("Table", Event.__table__).c
 _REJECTION = cast("Table", Rejection.__table__).c
 _TOKEN = cast("Table", Token.__table__).c
+_USUAL = cast("Table", UsualTime.__table__).c
 
-JOB_COLUMNS = tuple(_JOB[name] for name in JobLine._fields)
+_USUAL_MS = (
+    select(_USUAL.ms)
+    .where(
+        _USUAL.instance == _JOB.instance,
+        _USUAL.object == func.coalesce(_JOB.object, literal_column("''")),
+    )
+    .scalar_subquery()
+)
+JOB_COLUMNS = (
+    *(_JOB[name] for name in JobLine._fields[:-1]),
+    case((IS_UNDER_WAY, _USUAL_MS)).label("usual_ms"),
+)
 _EVENT_COLUMNS = (
     *(_EVENT[name] for name in EventLine._fields[:-1]),
     Hex(_EVENT.sha256).label("sha256"),

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from receiver.database.models import Body, JobRow, TimelineEntry
+from receiver.jobs.job import Job
 
 LONGEST_TIMELINE = 10_000
 
@@ -64,10 +65,12 @@ def jobs_by_age(session: Session, wanted: JobFilter, limit: int, offset: int) ->
     return session.scalars(statement.limit(limit).offset(offset)).all()
 
 
-def known_jobs(session: Session, instance: str, ids: Sequence[str]) -> set[str]:
-    """Give those of the ids that are known for an instance."""
-    known = select(JobRow.id).where(JobRow.instance == instance, JobRow.id.in_(ids))
-    return set(session.scalars(known))
+def open_jobs(session: Session, instance: str, ids: Sequence[str]) -> dict[str, Job]:
+    """Return by id those of the ids that an instance knows and that were not closed as lost."""
+    known = select(JobRow.id, JobRow.registers).where(
+        JobRow.instance == instance, JobRow.id.in_(ids), JobRow.outcome != "lost"
+    )
+    return {id_: Job.decode(registers) for id_, registers in session.execute(known)}
 
 
 def timeline(session: Session, id_: str, instance: str) -> Sequence[TimelineEntry]:

@@ -6,7 +6,7 @@ What needs a look is found by its own index; other filters then leave out some o
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 from sqlalchemy import (
     String,
@@ -22,34 +22,18 @@ from sqlalchemy.orm import Session
 
 from receiver.database.models import CALLBACK_LOST, IS_UNDER_WAY, JobRow
 from receiver.database.reading import Contains, Rows, Statement
-from receiver.jobs.job import Outcome
-from receiver.jobs.lists import JOB_COLUMNS, JOBS, wanted_jobs
+from receiver.jobs.job import UNDER_WAY
+from receiver.jobs.lists import JOB_COLUMNS, JOBS, JobLine, wanted_jobs
 from receiver.jobs.overview import number, overdue
 from receiver.jobs.queries import Instances, JobFilter
 from receiver.lib.clock import DAY_MS
-from receiver.reconcile.followups import UNDER_WAY, is_overdue
+from receiver.reconcile.followups import is_overdue
 
 Look: TypeAlias = Literal["overdue", "expiring", "lost"]
 Place: TypeAlias = tuple[int, str, str]  # (time, id, instance) of a row, by which lists are sorted
 
 
-class WatchedLine(NamedTuple):
-    """A job as in `lists.JobLine`, and when it was first heard of."""
-
-    id: str
-    instance: str
-    registers: str
-    outcome: Outcome
-    learnt_by: Literal["callback", "poll"] | None
-    files_expire_at: int | None
-    revision: int
-    events: int
-    updated_at: int
-    first_seen_at: int
-
-
 _JOB = cast("Table", JobRow.__table__).c
-_COLUMNS = (*JOB_COLUMNS, _JOB.first_seen_at)
 _ORDERS: dict[Look, list[Any]] = {
     "overdue": [_JOB.first_seen_at, _JOB.id, _JOB.instance],
     "expiring": [_JOB.files_expire_at, _JOB.id, _JOB.instance],
@@ -105,7 +89,7 @@ def watched(
     *,
     limit: int,
     after: Place | None,
-) -> list[WatchedLine]:
+) -> list[JobLine]:
     """Give the jobs that need a look, most pressing first, from behind `after`."""
     asked = wanted_jobs(wanted, visible, after)
     if not all(asked.facets.values()):
@@ -128,7 +112,7 @@ def watched(
         after=after is not None,
         limit=limit,
     )
-    return [WatchedLine(*row) for row in read(_watched(shape), values)]
+    return [JobLine(*row) for row in read(_watched(shape), values)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +135,7 @@ def _watched(shape: _Shape) -> Statement:
     none: Any = literal_column("0")
     ways = []
     for mine in _looked_for(shape.look):
-        way = select(*_COLUMNS).where(*mine, *_filtered(shape))
+        way = select(*JOB_COLUMNS).where(*mine, *_filtered(shape))
         if shape.after:
             way = way.where(_behind(shape.look))
         ways.append(way.order_by(*order).limit(most).offset(none))

@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 
 from receiver.database.engine import upsert
 from receiver.database.models import (
+    IS_CONTESTED,
     IS_UNDER_WAY,
     Forward,
     Heartbeat,
@@ -35,7 +36,6 @@ from receiver.database.models import (
 from receiver.instances.credentials import affected
 from receiver.jobs.job import FILES_KEPT_MS
 
-UNDER_WAY = ("pending", "unknown")
 LEARNT_FROM = 500  # ended jobs
 ENOUGH_TO_LEARN = 5
 LEAST_USUAL_MS = 1_000
@@ -59,11 +59,14 @@ class Claim:
 def due_polls(
     session: Session, instance: str, now: int, overdue_after: int, *, everything: bool
 ) -> list[Claim]:
-    """Give the jobs under way of an instance that should be asked for, longest waiting first."""
+    """Give the jobs of an instance that should be asked for: contested ones, then the oldest."""
     overdue = and_(JobRow.poll_at.is_(None), is_overdue(now, overdue_after))
-    due = or_(overdue, JobRow.poll_at <= now)
-    mine = select(JobRow).where(JobRow.instance == instance, IS_UNDER_WAY)
-    rows = session.scalars((mine if everything else mine.where(due)).order_by(JobRow.first_seen_at))
+    mine = select(JobRow).where(JobRow.instance == instance).order_by(JobRow.first_seen_at)
+    contested, under_way = mine.where(IS_CONTESTED), mine.where(IS_UNDER_WAY)
+    if not everything:
+        contested = contested.where(JobRow.poll_at <= now)
+        under_way = under_way.where(or_(overdue, JobRow.poll_at <= now))
+    rows = [*session.scalars(contested), *session.scalars(under_way)]
     return [claim_of(row, row.polls) for row in rows]
 
 
@@ -122,10 +125,10 @@ def _slowest_but_few(durations: list[int]) -> int:
 
 
 def claim_poll(session: Session, claim: Claim, next_at: int) -> bool:
-    """Take a poll; False if another node did, or if the job has ended meanwhile."""
+    """Take a poll; False if another node did, or if there is nothing to ask any more."""
     mine = update(JobRow).where(*is_claimed(claim), JobRow.polls == claim.tries)
-    under_way = mine.where(IS_UNDER_WAY)
-    return affected(session, under_way.values(poll_at=next_at, polls=JobRow.polls + 1)) == 1
+    open_ = mine.where(or_(IS_UNDER_WAY, IS_CONTESTED))
+    return affected(session, open_.values(poll_at=next_at, polls=JobRow.polls + 1)) == 1
 
 
 def downloads(session: Session, instance: str, now: int) -> list[Claim]:

@@ -19,6 +19,7 @@ from receiver.errors import Ambiguous, BodyGone, EventGone, NotFound
 from receiver.instances import audit
 from receiver.instances.tokens import Bearer
 from receiver.jobs import failed_records, lists, queries
+from receiver.jobs.job import UNDER_WAY
 from receiver.jobs.lists import EventLine, JobLine
 from receiver.jobs.overview import summary
 from receiver.lib.clock import iso
@@ -48,14 +49,16 @@ def list_jobs(services: Services, asked: ApiRequest[schemas.JobsQuery]) -> Respo
     query, bearer = asked.query, asked.bearer
     require_instance(bearer, query.instance)
     after = read_cursor(query.cursor, tuple[int, str, str])
-    rows = services.database.rows
+    rows, now = services.database.rows, services.clock()
     found = lists.jobs(rows, job_filter(query), bearer.instances, query.limit + 1, after)
     return page_response(
         asked.request,
         "jobs",
         found,
         query.limit,
-        show=schemas.job,
+        show=lambda line: schemas.job(
+            line, overdue=line.overdue(now, services.settings.overdue_after)
+        ),
         position=lambda line: (line.updated_at, line.id, line.instance),
     )
 
@@ -83,7 +86,9 @@ def show_job(services: Services, asked: ApiRequest[schemas.JobQuery]) -> Respons
         found = _jobs_called(services, asked, instance)
         hold = None if not wait or _is_settled(found) else Hold(look, wait)
         try:
-            return _job_response(_the_one(found, asked.request.id), asked.request, hold)
+            line = _the_one(found, asked.request.id)
+            overdue = line.overdue(services.clock(), services.settings.overdue_after)
+            return _job_response(line, asked.request, hold, overdue=overdue)
         except NotFound as error:
             return response_to(error, asked.request.path, hold)
 
@@ -98,15 +103,17 @@ def _jobs_called(services: Services, asked: ApiRequest[Any], instance: str | Non
 
 
 def _is_settled(found: Sequence[JobLine]) -> bool:
-    return len(found) > 1 or any(schemas.merged_job(line).ended for line in found)
+    return len(found) > 1 or any(line.outcome not in UNDER_WAY for line in found)
 
 
-def _job_response(line: JobLine, request: Request, hold: Hold | None) -> Response:
-    tag = f"{line.updated_at:x}-{line.revision:x}-{crc32(line.instance.encode()):x}"
+def _job_response(line: JobLine, request: Request, hold: Hold | None, *, overdue: bool) -> Response:
+    # That it is overdue changes no row.
+    place = f"{crc32(line.instance.encode()):x}{'-overdue' if overdue else ''}"
+    tag = f"{line.updated_at:x}-{line.revision:x}-{place}"
     headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
     if request.if_none_match and parse_etags(request.if_none_match).contains_weak(tag):
         return Response(304, headers, b"", hold)
-    body = msgspec.json.encode(schemas.job(line))
+    body = msgspec.json.encode(schemas.job(line, overdue=overdue))
     return Response(200, {**JSON, **headers}, body, hold)
 
 

@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from receiver.database.models import TimelineEntry as TimelineRow
 from receiver.jobs.job import Job as MergedJob
-from receiver.jobs.job import Outcome, Register
+from receiver.jobs.job import Outcome
 from receiver.jobs.lists import EventLine, JobLine, RejectionLine
 from receiver.lib.clock import iso
 from receiver.openconnectors.notifications import Kind, Source
@@ -108,6 +108,9 @@ class Records(Struct):
     submitted: int | None
     loaded: int | None
     failed: int | None
+    reported: Annotated[
+        int | None, Meta(description="The vendor's own count, as it came: of all or of the loaded")
+    ]
 
 
 class Job(Struct):
@@ -129,6 +132,7 @@ class Job(Struct):
     updated_at: Time
     files_expire_at: Time | None
     conflict: bool
+    overdue: bool
     callback_payload: Any
     events: int
 
@@ -234,10 +238,7 @@ class Summary(Struct):
     last_callback_at: Time | None
 
 
-_registers = msgspec.json.Decoder(dict[str, Register])
-
-
-def job(row: JobLine) -> Job:
+def job(row: JobLine, *, overdue: bool) -> Job:
     """Show a job."""
     merged = merged_job(row)
     payload = merged.text("callback_payload")
@@ -249,7 +250,7 @@ def job(row: JobLine) -> Job:
         merged.text("object"),
         merged.text("direction"),
         merged.text("file"),
-        Records(merged.submitted, merged.loaded, merged.failed),
+        Records(merged.submitted, merged.loaded, merged.failed, merged.reported),
         merged.text("message"),
         row.learnt_by,
         iso(merged.submitted_at),
@@ -258,6 +259,7 @@ def job(row: JobLine) -> Job:
         str(iso(row.updated_at)),
         iso(row.files_expire_at),
         merged.conflict,
+        overdue,
         payload and msgspec.Raw(payload.encode()),
         row.events,
     )
@@ -265,7 +267,7 @@ def job(row: JobLine) -> Job:
 
 def merged_job(row: JobLine) -> MergedJob:
     """Read what the store knows of a job."""
-    return MergedJob(_registers.decode(row.registers))
+    return MergedJob.decode(row.registers)
 
 
 def timeline_entry(row: TimelineRow) -> TimelineEntry:

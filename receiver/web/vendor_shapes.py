@@ -12,6 +12,7 @@ from receiver.database.models import JobRow
 from receiver.errors import BadParameter, UpstreamNonsense
 from receiver.jobs import queries
 from receiver.jobs.job import Job as MergedJob
+from receiver.jobs.job import is_fault
 from receiver.jobs.lists import JobLine
 from receiver.openconnectors.client import NEXT_PAGE_HEADER, Answer
 
@@ -20,34 +21,35 @@ PAGE_SIZE = 200
 LARGEST_PAGE = 2000
 
 _AND = re.compile(r"(?<!\s)\s++and\s++", re.IGNORECASE)
+_NUMBER = re.compile(r"0|[1-9][0-9]*")  # an id that a number writes as well
 _CONDITION = re.compile(r"\s*(job_status|object_name|job_direction)\s*=\s*'([^'\0]*)'\s*")
 
 
 def as_vendor(row: JobLine) -> dict[str, Any]:
     """Write a job in the shape of the vendor's status, as far as it is known."""
-    job = MergedJob(json.loads(row.registers))
+    job = MergedJob.decode(row.registers)
     return _known(
         {
             "id": row.id,
             "status": job.status,
-            "recordsCount": _so_far(job, job.loaded),
+            "recordsCount": _so_far(job, job.reported),
             "recordsFailedCount": _so_far(job, job.failed),
-            "error": job.text("message"),
+            "error" if is_fault(job.status) else "message": job.text("message"),
         }
     )
 
 
 def as_listed(row: JobRow) -> dict[str, Any]:
     """Write a job in the shape of the vendor's job list."""
-    job = MergedJob(json.loads(row.registers))
+    job = MergedJob.decode(row.registers)
     return _known(
         {
-            "id": int(row.id) if row.id.isascii() and row.id.isdigit() else row.id,
+            "id": int(row.id) if _NUMBER.fullmatch(row.id) else row.id,
             "status": job.status,
             "job_state": job.status,
             "object_name": job.text("object"),
             "job_direction": job.text("direction"),
-            "record_count": _so_far(job, job.loaded),
+            "record_count": _so_far(job, job.reported),
             "error_count": _so_far(job, job.failed),
             "createdDate": job.created_at,
             "completion_time": job.ended_at,

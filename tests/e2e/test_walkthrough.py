@@ -223,7 +223,12 @@ def test_the_seeds_curls_work_for_both_instances(tmp_path, make_database, run, k
                     status = client.get(f"{hub}/bulk/{job_id}/status").json()
                 assert (status["id"], status["status"]) == (job_id, "COMPLETED")
                 assert (job["outcome"], job["learnt_by"]) == ("succeeded", "callback")
-                assert job["records"] == {"submitted": 10, "loaded": 10, "failed": 0}
+                assert job["records"] == {
+                    "submitted": 10,
+                    "loaded": 10,
+                    "failed": 0,
+                    "reported": 10,
+                }
 
 
 def test_an_upload_in_chunks_arrives_whole_and_one_that_breaks_off_not_at_all(alone):
@@ -365,7 +370,7 @@ def test_an_upload_of_200_mb_stays_below_100_mb_of_memory(alone):
     print(f"idle {[size // MIB for size in idle.values()]} MiB, above {above} MiB")  # noqa: T201
     assert max(above.values()) < 100
     job = alone.ended(str(answer.json()["id"]))
-    assert job["records"] == {"submitted": rows, "loaded": rows, "failed": 0}
+    assert job["records"] == {"submitted": rows, "loaded": rows, "failed": 0, "reported": rows}
 
 
 # --- the command line

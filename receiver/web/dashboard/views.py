@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
 from markupsafe import Markup
 
 from receiver.jobs.job import Job
@@ -30,7 +29,7 @@ class JobView:
     @property
     def outcome(self) -> str:
         """What became of it."""
-        return self.job.outcome
+        return str(self.row.outcome)
 
     @property
     def total(self) -> int:
@@ -47,7 +46,7 @@ class JobView:
 
 def job_view(row: Any) -> JobView:  # noqa: ANN401 - a row of a job
     """Show a job."""
-    return JobView(row, Job(msgspec.json.decode(row.registers)))
+    return JobView(row, Job.decode(row.registers))
 
 
 @dataclass(frozen=True, slots=True)
