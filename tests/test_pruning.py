@@ -461,7 +461,7 @@ def test_the_pass_is_claimed_by_one_node_on_postgresql_too(make_receiver, make_d
     done: list[int] = []
 
     def work(worker: Retention) -> None:
-        at_once.wait(30)
+        at_once.wait(60)
         done.append(steps(worker))
 
     threads = [threading.Thread(target=work, args=(worker,)) for worker in workers]

@@ -12,10 +12,10 @@ from itertools import pairwise
 
 import httpx
 import pytest
+from nodes import DEADLINE
 from sqlalchemy import select, update
 from standin import (
     BAD_ROWS,
-    DEADLINE_SECONDS,
     ROWS,
     Between,
     between,
@@ -896,7 +896,7 @@ def test_slow_work_stops_neither_other_work_nor_the_heart(monkeypatch):
     release, beats, done = threading.Event(), [], []
 
     def slow() -> bool:
-        return release.wait(DEADLINE_SECONDS) and False
+        return release.wait(DEADLINE) and False
 
     def failing() -> bool:
         done.append(len(done))

@@ -37,7 +37,7 @@ from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 NOW = 1_790_000_000_000  # ms
 MINUTE = 60_000
 FERNET = Fernet.generate_key().decode()
-DEADLINE = 30  # seconds
+DEADLINE = 60  # seconds
 
 
 class Clock:

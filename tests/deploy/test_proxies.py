@@ -316,8 +316,8 @@ def test_what_a_client_says_of_itself_is_not_believed(site):
 
 
 SMALL_RATES = {
-    "nginx": [("rate=1000r/s", "rate=1r/s"), ("burst=5000", "burst=20")],
-    "haproxy": [("gt 15000", "gt 21")],
+    "nginx": [("rate=1000r/s", "rate=1r/m"), ("burst=5000", "burst=20")],
+    "haproxy": [("http_req_rate(10s)", "http_req_rate(10m)"), ("gt 15000", "gt 21")],
 }
 
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import debian
 import httpx
 import pytest
 from conftest import ROOT, eventually
@@ -209,10 +210,10 @@ def deliveries(duty: Duty, state: str) -> list[Any]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a disk of its own")
 def test_the_disk_is_full(make_duty, tmp_path):
     """On a small disk in a mount namespace of its own."""
-    disk = tmp_path / "disk"
+    unshare, disk = debian.can_mount(), tmp_path / "disk"
     disk.mkdir()
     mount = f"mount -t tmpfs -o size=16m tmpfs {disk} && echo ready && exec sleep 600"
-    holder = subprocess.Popen(["unshare", "--mount", "sh", "-c", mount], stdout=subprocess.PIPE)
+    holder = subprocess.Popen([*unshare, "sh", "-c", mount], stdout=subprocess.PIPE)
     try:
         assert holder.stdout.readline() == b"ready\n"
         inside = ["nsenter", f"--target={holder.pid}", "--mount", f"--wdns={tmp_path}"]

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import debian
 import httpx
 import pytest
 from conftest import DEADLINE, KEY, SERVE, eventually
@@ -311,7 +312,16 @@ def test_who_uploads_a_large_file_with_a_wrong_token_is_told_so(framed, tmp_path
     assert (answer.status_code, "no such token" in answer.json()["message"]) == (401, True)
     words = ("--silent", "--write-out", "%{http_code}", "--output", str(tmp_path / "answer"))
     sending = ("--header", "Expect:", "--header", f"Authorization: {wrong}", "--form")
-    curl = ["curl", *words, *sending, f"file=@{file}", "--noproxy", "*", url]
+    curl = [
+        debian.program("curl"),
+        "--disable",
+        *words,
+        *sending,
+        f"file=@{file}",
+        "--noproxy",
+        "*",
+        url,
+    ]
     told = subprocess.run(curl, capture_output=True, text=True, timeout=DEADLINE, check=True)
     assert told.stdout == "401"
 

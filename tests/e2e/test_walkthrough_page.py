@@ -10,7 +10,8 @@ from typing import NamedTuple
 import httpx
 import pytest
 from conftest import ROOT, eventually
-from duty import Duty, free_port
+from duty import Duty
+from nodes import free_port
 
 PAGE = (ROOT / "docs" / "walkthrough.md").read_text()
 END = "end of block"
