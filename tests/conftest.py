@@ -1,10 +1,12 @@
 """Databases as in production: SQLite in a file, PostgreSQL 18 (from PyPI) and 15 (Debian's)."""
 
+import ast
 import atexit
 import functools
 import gc
 import itertools
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -85,6 +87,36 @@ _COUNTING = "COVERAGE_PROCESS_CONFIG"
 _counting = os.environ.pop(_COUNTING, None) if "PYTEST_XDIST_WORKER" in os.environ else None
 
 
+# What a module may know of the receiver if its tests are to hold whatever moves inside.
+OUTSIDE = re.compile(
+    r"receiver(\.(__version__|app|cli|settings|openconnectors\.signatures)(\.\w+)?)?"
+)
+
+
+@functools.cache
+def is_outside(module: Path) -> bool:
+    """Whether a module imports and patches nothing else of the receiver, nor reaches it."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        match node:
+            case ast.Import(names):
+                found |= {one.name for one in names}
+            case ast.ImportFrom(name, names):
+                found |= {f"{name}.{one.name}" for one in names}
+            case ast.Constant(str(name)) if re.fullmatch(r"receiver(\.\w+){2,}", name):
+                found.add(name)
+            case ast.Attribute(attr="services"):
+                found.add("receiver.services")
+    return all(OUTSIDE.fullmatch(name) for name in found if re.match(r"receiver\b", name))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if is_outside(item.path):
+        item.add_marker("outside")
+    if "postgresql15" in item.name:  # the tests on 18 are the same
+        item.add_marker("slow")
+
+
 def pytest_report_header() -> Iterator[str]:
     """What is not ours, and is of another version on another machine."""
     yield f"SQLite: {sqlite3.sqlite_version}"
@@ -99,6 +131,7 @@ def pytest_xdist_auto_num_workers() -> int | None:
     return max(2, len(os.sched_getaffinity(0)) * 3 // 2)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with what takes long, in each of xdist's processes; a module's tests stay together.
 

@@ -18,7 +18,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from receiver.database import migrations
 from receiver.database.engine import Database
+from receiver.instances import credentials, tokens
+from receiver.instances.encryption import Vault
 from receiver.openconnectors.signatures import SignatureKey
 
 DEADLINE = 60  # seconds; only what is broken needs them
@@ -68,6 +71,32 @@ def stored(database_url: str) -> list[bytes]:
         bodies = [bytes(body) for (body,) in session.execute(text("SELECT body FROM bodies"))]
     database.close()
     return bodies
+
+
+def make_token(database_url: str, name: str = "test") -> str:
+    """A token that may act."""
+    database = migrations.opened(database_url)
+    with database.write() as session:
+        token = tokens.create_token(session, name, "operate", 1)
+    database.close()
+    return token
+
+
+def add_instance(
+    database_url: str, encryption_key: str, name: str, *keys: bytes, hub: str | None = None
+) -> list[str]:
+    """Add an instance with these signature keys; give its two secrets at the vendor."""
+    secrets = [f"{name}-element-token", f"{name}-user-secret"]
+    element, user = (secret.encode() for secret in secrets)
+    database, vault = migrations.opened(database_url), Vault([encryption_key])
+    with database.write() as session:
+        credentials.add_instance(
+            session, vault, name, 1, hub=hub, element_token=element, user_secret=user
+        )
+        for key in keys:
+            credentials.add_key(session, vault, name, key, 1)
+    database.close()
+    return secrets
 
 
 @dataclass

@@ -35,6 +35,8 @@ from receiver.instances.encryption import Vault
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 from receiver.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 WINDOW = 10  # characters in a row that are no accident
 BODY = b'{"id": "77", "status": "COMPLETED"}'
 PASSWORD = "the database's password"

@@ -173,6 +173,7 @@ def connected_to(worker: int, served: Any) -> Any:
     return pytest.fail(f"200 connections, and none to worker {worker}")
 
 
+@pytest.mark.slow
 def test_of_5000_pairs_at_the_same_instant_at_two_workers_each_is_one_event(served):
     lanes, pairs = 8, 625
     one, other = served.workers
@@ -341,6 +342,7 @@ def gunicorn(*options: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", *options, "wsgi:app")
 
 
+@pytest.mark.slow
 def test_under_gevent_2000_callbacks_are_all_kept(make_database, run):
     bodies = [bulk(str(number)) for number in range(2000)]
     with run(make_database("sqlite"), gunicorn("-k", "gevent", "-w", "2")) as served:
@@ -544,6 +546,7 @@ def test_when_it_is_terminated_under_load_all_that_was_acknowledged_is_kept(serv
     expect_all_acknowledged_kept(load, kept(served))
 
 
+@pytest.mark.slow
 def test_when_workers_are_killed_under_load_all_that_was_acknowledged_is_kept(served):
     with Load(lambda: direct(served.port), lanes=8) as load:
         load.more(200)

@@ -20,6 +20,8 @@ from sqlalchemy import text
 from receiver.database import migrations
 from receiver.database.engine import Database
 
+pytestmark = pytest.mark.slow
+
 PAGE = (ROOT / "docs" / "runbook.md").read_text()
 
 

@@ -19,19 +19,16 @@ from typing import Any
 import httpx
 import pytest
 from cryptography.fernet import Fernet
-from nodes import DEADLINE, eventually, free_port
+from nodes import DEADLINE, add_instance, eventually, free_port
 
-from receiver.database import migrations
-from receiver.instances import credentials
-from receiver.instances.encryption import Vault
-from receiver.openconnectors import sandbox
+import receiver
 
 COMMAND = (sys.executable, "-m", "receiver")
 INSTANCES = ("gooddata", "freshbooks")
 KEY = b"a signature key of both instances"
 PATIENCE = 180  # seconds; work that a killed node had claimed comes back after sixty
 OBJECTS = ["activities", "contact", "campaign", "list", "account"]
-SAMPLE = Path(sandbox.__file__).with_name("contacts.csv")
+SAMPLE = Path(receiver.__file__).with_name("openconnectors") / "sandbox/contacts.csv"
 ROWS = b"email,name\na@example.com,A\nb@example.com,B\n"
 BAD_ROWS = ROWS + b"not-an-address,C\n,D\n"
 SETTINGS = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_")
@@ -83,15 +80,10 @@ class World:
         self.sandbox = line.split()[-1].removesuffix("/elements/api-v2")
 
     def add_instances(self) -> None:
-        database, vault = migrations.opened(self.database_url), Vault(self.secrets[:1])
-        with database.write() as session:
-            for name in INSTANCES:
-                token, secret = f"{name}-element-token", f"{name}-user-secret"
-                self.secrets += [token, secret]
-                sealed = {"element_token": token.encode(), "user_secret": secret.encode()}
-                credentials.add_instance(session, vault, name, 1, hub="marketing", **sealed)
-                credentials.add_key(session, vault, name, KEY, 1)
-        database.close()
+        for name in INSTANCES:
+            self.secrets += add_instance(
+                self.database_url, self.secrets[0], name, KEY, hub="marketing"
+            )
 
     def start(self) -> None:
         serve = (*COMMAND, "serve", "--bind", f"127.0.0.1:{self.port}", "--workers", "2")
@@ -235,6 +227,7 @@ def test_an_upload_in_chunks_arrives_whole_and_one_that_breaks_off_not_at_all(al
     assert alone.asked() == before
 
 
+@pytest.mark.slow
 def test_200_jobs_whose_callbacks_never_came_are_right_by_polling_alone(alone):
     alone.faults(drop_callbacks=True)
     with ThreadPoolExecutor(8) as pool:
@@ -253,6 +246,7 @@ def test_200_jobs_whose_callbacks_never_came_are_right_by_polling_alone(alone):
     assert alone.told("reconcile", "--all")[1]["asked"] == 0
 
 
+@pytest.mark.slow
 def test_killed_between_upload_and_callback_nothing_is_missing(alone):
     alone.faults(delay_callbacks=1.0)
     ids: list[str] = []
@@ -287,6 +281,7 @@ def test_killed_between_callback_and_errors_nothing_is_missing(alone):
     assert alone.job(job_id)["outcome"] == "partial"
 
 
+@pytest.mark.slow
 def test_killed_while_the_vendor_takes_an_upload_its_fate_is_told(alone):
     sent, lost = 0, []
 
@@ -329,6 +324,7 @@ def test_killed_while_the_vendor_takes_an_upload_its_fate_is_told(alone):
     assert uploads() == sent
 
 
+@pytest.mark.slow
 def test_1000_uploads_that_are_overtaken_are_1000_jobs_and_none_double(alone):
     alone.faults(overtake=True)
 
@@ -356,6 +352,7 @@ def memory(pid: int, what: str) -> int:
     return int(re.search(rf"^{what}:\s+([0-9]+) kB$", status, re.MULTILINE)[1]) * 1024
 
 
+@pytest.mark.slow
 def test_an_upload_of_200_mb_stays_below_100_mb_of_memory(alone):
     line = b"someone-%08d@example.com," + b"x" * 60_000 + b"\n"
     big = alone.folder / "big.csv"
@@ -416,6 +413,7 @@ def test_the_command_line_walks_all_the_way(alone):
     assert (created[0], set(created[1])) == (0, {"id", "status", "instanceId"})
 
 
+@pytest.mark.slow
 def test_the_command_line_fails_in_json_too(alone, tmp_path):
     sample, empty = alone.file("sample.csv", ROWS), alone.file("empty.csv", b"")
     gooddata = ("--object", "contact", "--instance", "gooddata")
@@ -453,6 +451,7 @@ def test_the_command_line_fails_in_json_too(alone, tmp_path):
     assert failure("submit", str(sample), *gooddata) == (6, "unreachable")
 
 
+@pytest.mark.slow
 def test_prune_and_results_from_the_command_line(alone):
     job_id = alone.upload()
     alone.ended(job_id)
