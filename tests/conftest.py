@@ -185,6 +185,15 @@ def cluster_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture
+def own_cluster(cluster_folder: Path) -> Path:
+    """Where a test's own PostgreSQL may keep its files.
+
+    Not in pytest's folder: each run that begins closes that to PostgreSQL's user, this run's too.
+    """
+    return cluster_folder / f"own-{os.urandom(4).hex()}"
+
+
 @pytest.fixture(scope="session")
 def postgresql18(cluster_folder: Path) -> Iterator[str]:
     server = get_server(cluster_folder / "18", cleanup_mode="delete")

@@ -67,9 +67,9 @@ def test_of_a_healthy_receiver_every_check_is_ok(database_url, syncing, monkeypa
 
 
 @pytest.fixture
-def own_postgresql(tmp_path: Path) -> Iterator[str]:
+def own_postgresql(own_cluster: Path) -> Iterator[str]:
     """A server whose settings may be spoilt."""
-    server = get_server(tmp_path / "pg", cleanup_mode="delete")
+    server = get_server(own_cluster, cleanup_mode="delete")
     url = server.get_uri().replace("postgresql:", "postgresql+psycopg:", 1)
     database = Database(url)
     migrations.upgrade(database)

@@ -359,8 +359,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("pg-own"))
+def server(cluster_folder: Path) -> Iterator[Server]:
+    server = Server(cluster_folder / f"outage-{os.urandom(4).hex()}")
     yield server
     server.delete()
 

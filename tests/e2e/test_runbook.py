@@ -60,8 +60,8 @@ def test_each_entry_says_where_to_look_what_to_do_and_when_it_is_over():
     assert {name for name, steps in BLOCKS.items() if set(steps) < {"look", "do", "proof"}} == set()
 
 
-def test_the_database_is_down(make_duty, tmp_path):
-    server = get_server(tmp_path / "pg", cleanup_mode="stop")
+def test_the_database_is_down(make_duty, own_cluster):
+    server = get_server(own_cluster, cleanup_mode="stop")
     steps = BLOCKS["The database is down"]
     duty = make_duty(server.get_uri().replace("postgresql:", "postgresql+psycopg:", 1))
     try:
@@ -72,7 +72,7 @@ def test_the_database_is_down(make_duty, tmp_path):
         told = duty.run(steps["look"], code=1)
         assert "store_unavailable" in told
         assert "fail  schema" in told
-        server = get_server(tmp_path / "pg", cleanup_mode="stop")
+        server = get_server(own_cluster, cleanup_mode="stop")
         eventually(lambda: duty.readiness() == 200, "recovery by itself")
         duty.run(steps["do"])
         duty.run(steps["proof"])
