@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from receiver.database import migrations
-from receiver.database.engine import Database
 from receiver.instances import credentials, tokens
 from receiver.instances.encryption import Vault
 from receiver.openconnectors.signatures import SignatureKey
@@ -65,11 +64,11 @@ def own_environment(**settings: str) -> dict[str, str]:
 
 
 def stored(database_url: str) -> list[bytes]:
-    """The bodies in a database, read past the receiver."""
-    database = Database(database_url)
-    with database.read() as session:
-        bodies = [bytes(body) for (body,) in session.execute(text("SELECT body FROM bodies"))]
-    database.close()
+    """The bodies in a database, read past the receiver and its deadlines."""
+    engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://", 1))
+    with engine.connect() as connection:
+        bodies = [bytes(body) for (body,) in connection.execute(text("SELECT body FROM bodies"))]
+    engine.dispose()
     return bodies
 
 

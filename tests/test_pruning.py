@@ -550,6 +550,7 @@ def seen(row: JobRow) -> tuple[object, ...]:
     return job.status, job.conflict, job.text("message"), job.failed, job.loaded
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=60, deadline=None)
 @given(told=histories)
 def test_however_deliveries_replays_and_passes_alternate_answers_and_outcomes_are_the_same(

@@ -111,6 +111,7 @@ def outcome(status: str, failed: int | None, loaded: int | None) -> str:
     return words.get(status, "pending")
 
 
+@pytest.mark.slow
 def test_300_jobs_told_in_any_order_and_three_times_are_as_the_law_says(served):
     chance = random.Random(20261122)
     told = {
