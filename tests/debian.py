@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,21 @@ PACKAGES = {  # with the libraries that not every machine has
         *("systemd", "libsystemd-shared", "libapparmor1", "libip4tc2", "libkmod2", "libseccomp2")
     ],
 }
+VERSIONS = {  # what a program is asked for its version
+    "nginx": "-v",
+    "haproxy": "-v",
+    **dict.fromkeys(("promtool", "systemd-analyze", "chromium", "strace", "curl"), "--version"),
+    "/usr/lib/postgresql/15/bin/postgres": "--version",
+}
 
 
 def program(name: str) -> str:
     """The path of a program; skips the test, or fails it in CI, if there is none."""
     found = _found(name)
     if found is None:
-        missing = f"{name} is missing: `make test` fetches it where Debian's archive can be reached"
+        missing = f"{name} is missing"
+        if name in PACKAGES:
+            missing += ": `make test` fetches it where Debian's archive can be reached"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
     return found
 
@@ -42,17 +51,43 @@ def environment() -> dict[str, str]:
     return {**os.environ, **({"LD_LIBRARY_PATH": path} if path else {})}
 
 
+def can_mount() -> list[str]:
+    """A command that runs another in a mount namespace of its own; skips the test without one."""
+    unshare = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    if subprocess.run([*unshare, "true"], stderr=subprocess.DEVNULL, check=False).returncode:
+        missing = "this machine lets nobody make a mount namespace"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    return unshare
+
+
+def versions() -> Iterator[str]:
+    """What each program says of its version, if it is there."""
+    for name, word in VERSIONS.items():
+        said = "none"
+        if path := _found(name):
+            command = [path, word]
+            ran = subprocess.run(
+                command, env=environment(), capture_output=True, text=True, check=False
+            )
+            said = next(iter((ran.stdout + ran.stderr).splitlines()), "nothing")
+        yield f"{name}: {said}"
+
+
 def fetch() -> None:
-    """Fetch what is missing."""
+    """Fetch what is missing, with the machine's list of packages; if that is old or none, anew."""
     wanted = [name for name in PACKAGES if _found(name) is None]
     if not wanted:
         return
     packages = [package for name in wanted for package in PACKAGES[name]]
     try:
-        if not _unpacked(packages):
-            root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-            subprocess.run([*root, "apt-get", "update", "-qq"], check=False)
-            _unpacked(packages)
+        with tempfile.TemporaryDirectory() as folder:
+            # apt drops its rights, and then must be able to write where it puts things.
+            Path(folder).chmod(0o777)
+            if not _unpacked(packages, Path(folder)):
+                Path(folder, "lists/partial").mkdir(parents=True)
+                own = ["-o", f"Dir::State::lists={folder}/lists", "-o", f"Dir::Cache={folder}"]
+                subprocess.run(["apt-get", "update", "-qq", *own], check=False)
+                _unpacked(packages, Path(folder), *own)
     except OSError as error:
         sys.stderr.write(f"{error.filename} is not installed: is this no Debian?\n")
     for name in wanted:
@@ -65,15 +100,12 @@ def _found(name: str) -> str | None:
     return shutil.which(name) or shutil.which(name, path=":".join(folders))
 
 
-def _unpacked(packages: list[str]) -> bool:
-    # apt drops its rights for a download, and then must be able to write where it puts it.
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o777)
-        download = ["apt-get", "download", "-qq", *packages]
-        if subprocess.run(download, cwd=folder, check=False).returncode:
-            return False
-        for package in Path(folder).glob("*.deb"):
-            subprocess.run(["dpkg-deb", "--extract", str(package), str(FETCHED)], check=True)
+def _unpacked(packages: list[str], folder: Path, *options: str) -> bool:
+    download = ["apt-get", "download", "-qq", *options, *packages]
+    if subprocess.run(download, cwd=folder, check=False).returncode:
+        return False
+    for package in folder.glob("*.deb"):
+        subprocess.run(["dpkg-deb", "--extract", str(package), str(FETCHED)], check=True)
     return True
 
 

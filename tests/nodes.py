@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,28 +16,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
-from receiver.database.engine import Database
+from receiver.database import migrations
+from receiver.instances import keys as signature_keys
+from receiver.instances import registry, tokens
+from receiver.instances.encryption import Vault
 from receiver.openconnectors.signatures import SignatureKey
 
 DEADLINE = 60  # seconds; only what is broken needs them
 KEY = SignatureKey("environment", b"a signature key that no log may show")
 SERVE = (sys.executable, "-m", "receiver", "serve")
-_OURS = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_", "GUNICORN_", "PROMETHEUS_")
+OURS = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_", "GUNICORN_", "PROMETHEUS_")
 # Below what the system gives to outgoing connections; each worker of pytest has ports of its own.
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _PORTS = itertools.count(14_000 + 500 * (_WORKER % 32) + os.getpid() % 250)
 
 
-def eventually(condition: Callable[[], Any], what: str = "what was waited for") -> Any:
-    """Look again and again; give the first true answer, or fail at the deadline."""
-    pause = threading.Event()
-    for _ in range(DEADLINE * 20):
-        if answer := condition():
-            return answer
-        pause.wait(0.05)
-    return pytest.fail(f"{what} never came to be")
+def eventually(
+    condition: Callable[[], Any], what: str = "what was waited for", *, within: float = DEADLINE
+) -> Any:
+    """Look again and again; return the first true answer, or fail after so many seconds."""
+    pause, deadline = threading.Event(), time.monotonic() + within
+    while not (answer := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} never came to be")
+        pause.wait(0.02)
+    return answer
 
 
 def free_port() -> int:
@@ -54,17 +60,43 @@ def free_port() -> int:
 
 def own_environment(**settings: str) -> dict[str, str]:
     """This process's environment with these settings of the receiver and no others."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     return {**inherited, **settings}
 
 
 def stored(database_url: str) -> list[bytes]:
-    """The bodies in a database, read past the receiver."""
-    database = Database(database_url)
-    with database.read() as session:
-        bodies = [bytes(body) for (body,) in session.execute(text("SELECT body FROM bodies"))]
-    database.close()
+    """The bodies in a database, read past the receiver and its deadlines."""
+    engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://", 1))
+    with engine.connect() as connection:
+        bodies = [bytes(body) for (body,) in connection.execute(text("SELECT body FROM events"))]
+    engine.dispose()
     return bodies
+
+
+def make_token(database_url: str, name: str = "test") -> str:
+    """A token that may act."""
+    database = migrations.opened(database_url)
+    with database.write() as session:
+        token = tokens.create_token(session, name, "operate", 1)
+    database.close()
+    return token
+
+
+def add_instance(
+    database_url: str, encryption_key: str, name: str, *keys: bytes, hub: str | None = None
+) -> list[str]:
+    """Add an instance with these signature keys; give its two secrets at the vendor."""
+    secrets = [f"{name}-element-token", f"{name}-user-secret"]
+    element, user = (secret.encode() for secret in secrets)
+    database, vault = migrations.opened(database_url), Vault([encryption_key])
+    with database.write() as session:
+        registry.add_instance(
+            session, vault, name, 1, hub=hub, element_token=element, user_secret=user
+        )
+        for key in keys:
+            signature_keys.add_key(session, vault, name, key, 1)
+    database.close()
+    return secrets
 
 
 @dataclass

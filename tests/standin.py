@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx
 import msgspec
-import pytest
 from cryptography.fernet import Fernet
 from flask import Flask
+from nodes import eventually as until
 from receiving import KEY, Receiver
 from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -24,22 +24,11 @@ from receiver.openconnectors.signatures import SignatureKey
 from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings
 
-DEADLINE_SECONDS = 30
 ENCRYPTION_KEY = Fernet.generate_key().decode()
 INSTANCES = ("gooddata", "freshbooks")
 ROWS = b"email,name\na@example.com,A\nb@example.com,B\n"
 BAD_ROWS = ROWS + b"not-an-address,C\n,D\n"
 SECRETS = tuple(f"{name}-{kind}" for name in INSTANCES for kind in ("element", "secret"))
-
-
-def until(is_so: Callable[[], Any]) -> Any:
-    """Look until it is so, and give what was seen; fail at the deadline."""
-    pause = threading.Event()
-    for _ in range(DEADLINE_SECONDS * 50):
-        if seen := is_so():
-            return seen
-        pause.wait(0.02)
-    pytest.fail("it did not become so before the deadline")
 
 
 class _Quiet(WSGIRequestHandler):

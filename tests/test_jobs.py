@@ -4,7 +4,6 @@ The oracle computes each fact from the whole set of notifications, by the words 
 code joins one notification after another. They must agree, whatever comes in whatever order.
 """
 
-import json
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -12,31 +11,34 @@ from typing import Any
 import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
-from oracle import DAY, TEXTS, by_law, key
+from oracle import DAY, TEXTS, Said, by_law, key
 
 from receiver.jobs.job import (
-    ENDED_RANK,
     OUTCOMES,
     Job,
     changes,
     erase,
     is_ending,
+    is_fault,
     join,
-    merge,
-    registers,
+    must_ask,
 )
 from receiver.lib.clock import iso
-from receiver.openconnectors.notifications import MAX_TIME_MS, Notification
+from receiver.openconnectors.notifications import MAX_TIME_MS
 
 
 def shown(job: Job) -> dict[str, Any]:
     """Everything a job shows, by the code."""
     shows = {name: job.text(name) for name in TEXTS}
     names = [name for name, value in vars(Job).items() if isinstance(value, property)]
-    return shows | {name: getattr(job, name) for name in names}
+    return shows | {name: getattr(job, name) for name in (*names, "attempt", "conflict")}
 
 
-def fold(told: list[Notification]) -> Job:
+def merge(job: Job, said: Said) -> Job:
+    return join(job, Job.of(said, said.received_at))
+
+
+def fold(told: list[Said]) -> Job:
     return reduce(merge, told, Job())
 
 
@@ -44,13 +46,14 @@ def maybe(*values: object) -> st.SearchStrategy[Any]:
     return st.sampled_from([None, None, *values])
 
 
-def said(status: str, **facts: Any) -> Notification:
-    return Notification("bulk_job", "1234", status, **facts)
+def said(status: str, **facts: Any) -> Said:
+    return Said("bulk_job", "1234", status, **facts)
 
 
 WORDS = (
     *("CREATED", "STARTED", "RUNNING", "running", "CANCELLATION_PENDING", "PAUSED", "paused", "ZZ"),
     *("CANCELLED", "CANCELED", "ABORTED", "aborted", "ERROR", "COMPLETED", "COMPLETE", "complete"),
+    "Success",
 )
 counts = maybe(0, 1, 2, 3)
 notifications = st.builds(
@@ -58,9 +61,10 @@ notifications = st.builds(
     status=st.sampled_from(WORDS) | st.sampled_from(["COMPLETED", "COMPLETE", "ERROR"]),
     attempt=st.sampled_from([0, 0, 1, 2]),
     completed_at=maybe(0, 1000, 2000),
-    loaded=counts,
+    reported=counts,
     failed=counts,
     submitted=counts,
+    asked_at=maybe(0, 100, 150, 250, 10**9),
     submitted_at=maybe(10, 20),
     created_at=maybe(0, 5, 6),
     message=maybe("", "a", "b"),
@@ -120,27 +124,18 @@ def test_nothing_that_is_said_before_or_after_brings_back_what_was_erased(before
     assert erase(job, at + 1) == job
 
 
-def test_of_what_was_erased_a_release_that_reads_the_registers_as_they_are_finds_no_word():
-    job = fold([said("ERROR", message="m", file="/f", callback_payload='{"a": 1}')])
-    kept = erase(job, 7).registers
-    texts = {"message": "", "file": "", "callback_payload": "null"}
-    assert {name: kept[name] for name in texts} == {
-        name: [ENDED_RANK + 1, 0, 0, 0, "", text] for name, text in texts.items()
-    }
-    assert kept["erased"] == [-7]
-
-
 @given(histories)
 def test_a_job_survives_being_stored_as_json(told):
     job = fold(told)
-    assert Job(json.loads(json.dumps(job.registers))) == job
+    assert Job.decode(job.encode()) == job
 
 
 @given(histories, notifications)
-def test_an_ended_job_stays_ended(told, late):
+def test_an_ended_job_stays_ended_until_it_runs_again(told, late):
     before, after = fold(told), fold([*told, late])
-    assert after.ended >= before.ended
-    assert after.learnt_by is not None or not before.learnt_by
+    runs_again = late.attempt > before.attempt
+    assert after.ended >= before.ended or runs_again
+    assert after.learnt_by is not None or not before.learnt_by or runs_again
 
 
 @settings(max_examples=1000)
@@ -148,9 +143,9 @@ def test_an_ended_job_stays_ended(told, late):
 @example([], said("RUNNING"))
 # One register alone, and what it has a say in.
 @example([said("RUNNING")], said("CREATED", submitted=5))
-@example([said("COMPLETED", loaded=8)], said("CREATED", submitted=10))
+@example([said("COMPLETED", reported=8)], said("CREATED", submitted=10))
 @example([said("COMPLETED", completed_at=1)], said("COMPLETED", completed_at=1, failed=2))
-@example([said("COMPLETED", loaded=3)], said("ERROR", attempt=1))
+@example([said("COMPLETED", reported=3)], said("ERROR", attempt=1))
 def test_a_notification_changes_what_then_shows_differently_or_says_why_it_changed_nothing(
     told, late
 ):
@@ -159,8 +154,8 @@ def test_a_notification_changes_what_then_shows_differently_or_says_why_it_chang
     changed, note = changes(before, after, late)
     was, now = shown(before), shown(after)
     # Counts are one fact, `ended` and `files_expire_at` follow from others, `called_back` is ours.
-    derived = {"ended", "files_expire_at", "called_back"}
-    records = {"submitted", "loaded", "failed"}
+    derived = {"ended", "files_expire_at", "called_back", "attempt"}
+    records = {"submitted", "loaded", "failed", "reported"}
     differing = {name for name in was if was[name] != now[name]} - derived
     assert set(changed) == {"records" if name in records else name for name in differing}
     if now["conflict"] > was["conflict"]:
@@ -191,8 +186,10 @@ def test_a_notification_changes_what_then_shows_differently_or_says_why_it_chang
         ({"status": "COMPLETED"}, {"status": "CANCELLED", "completed_at": 1}),
         ({"status": "COMPLETED", "completed_at": 1}, {"status": "CANCELLED", "completed_at": 2}),
         ({"status": "COMPLETED", "completed_at": 9}, {"status": "CANCELLED", "attempt": 1}),
-        ({"status": "RUNNING", "attempt": 9, "completed_at": 9}, {"status": "CANCELED"}),
-        ({"status": "RUNNING", "attempt": 9, "completed_at": 9}, {"status": "running"}),
+        ({"status": "RUNNING", "completed_at": 9}, {"status": "CANCELED"}),
+        ({"status": "RUNNING", "completed_at": 9}, {"status": "running"}),
+        ({"status": "COMPLETED", "completed_at": 9}, {"status": "CREATED", "attempt": 1}),
+        ({"status": "ERROR"}, {"status": "success"}),
     ],
 )
 def test_the_greater_key_is_the_status(lesser, greater):
@@ -201,7 +198,7 @@ def test_the_greater_key_is_the_status(lesser, greater):
 
 
 @pytest.mark.parametrize(
-    ("status", "submitted", "loaded", "failed", "outcome"),
+    ("status", "submitted", "reported", "failed", "outcome"),
     [
         ("COMPLETED", 10, 10, 0, "succeeded"),
         ("COMPLETED", None, None, None, "succeeded"),  # unknown counts prove nothing
@@ -217,7 +214,14 @@ def test_the_greater_key_is_the_status(lesser, greater):
         ("COMPLETED", 10, None, 2, "partial"),
         ("COMPLETED", 10, 9, None, "partial"),
         ("COMPLETED", 10, 9, 0, "partial"),
-        ("COMPLETED", 10, 0, 0, "partial"),
+        ("COMPLETED", 10, 0, 0, "failed"),
+        ("COMPLETED", 10, 0, None, "failed"),
+        ("COMPLETED", 0, 0, None, "succeeded"),
+        ("COMPLETED", 10, 10, 2, "partial"),  # the total was reported
+        ("COMPLETED", 10, 10, 10, "failed"),
+        ("COMPLETED", 10, 1, 9, "partial"),
+        ("COMPLETED", None, 2, 2, "failed"),
+        ("success", 10, 10, 0, "succeeded"),
         ("COMPLETED", 10, 0, 10, "failed"),
         ("COMPLETED", None, 0, 1, "failed"),
         ("COMPLETED", 10, 0, 1, "failed"),
@@ -240,11 +244,43 @@ def test_the_greater_key_is_the_status(lesser, greater):
         ("\u017ftarted", None, None, None, "unknown"),  # upper() would make it STARTED
     ],
 )
-def test_an_outcome_is_what_the_law_says(status, submitted, loaded, failed, outcome):
-    job = fold([said(status, submitted=submitted, loaded=loaded, failed=failed)])
+def test_an_outcome_is_what_the_law_says(status, submitted, reported, failed, outcome):
+    job = fold([said(status, submitted=submitted, reported=reported, failed=failed)])
     assert job.outcome == outcome
     assert outcome in OUTCOMES
     assert job.ended == is_ending(status) == (outcome not in ("pending", "unknown"))
+    assert is_fault(status) == (status.upper() in ("ERROR", "ABORTED"))
+
+
+@pytest.mark.parametrize(
+    ("submitted", "failed", "reported", "loaded"),
+    [
+        (None, None, None, None),
+        (10, 3, None, None),
+        (10, None, 7, 7),
+        (10, 0, 7, 7),
+        (10, 0, 12, 12),
+        (10, 3, 7, 7),
+        (10, 3, 6, 6),
+        (10, 3, 8, 5),
+        (10, 3, 10, 7),
+        (2, 2, 2, 0),
+        (1, 1, 1, 0),
+        (1, 3, 2, 0),
+        (None, 3, 7, 7),
+        (None, 3, 3, 0),
+        (None, 3, 2, 2),
+        (None, 3, 0, 0),
+    ],
+)
+def test_what_was_loaded_is_worked_out_from_what_was_reported(submitted, failed, reported, loaded):
+    facts = {"failed": failed, "reported": reported}
+    for told in (
+        [said("COMPLETED", submitted=submitted, **facts)],
+        [said("COMPLETED", **facts), said("CREATED", submitted=submitted)],
+    ):
+        job = fold(told)
+        assert (job.loaded, job.reported, job.failed) == (loaded, reported, failed)
 
 
 def test_of_a_job_of_which_nothing_was_said_nothing_is_known():
@@ -252,31 +288,31 @@ def test_of_a_job_of_which_nothing_was_said_nothing_is_known():
 
 
 def test_counts_are_hidden_as_soon_as_the_status_moves_on():
-    running = said("RUNNING", loaded=5, failed=1, submitted=10)
+    running = said("RUNNING", reported=5, failed=1, submitted=10)
     ended = fold([running, said("COMPLETED")])
     assert (ended.loaded, ended.failed, ended.submitted, ended.outcome) == (
         *(None, None, 10),
         "succeeded",
     )
     assert fold([running]).loaded == 5
-    assert fold([running, said("STARTED", loaded=9)]).loaded == 5
+    assert fold([running, said("STARTED", reported=9)]).loaded == 5
 
 
 def test_counts_of_an_earlier_attempt_are_hidden():
-    first = said("COMPLETED", loaded=0, failed=10)
+    first = said("COMPLETED", reported=0, failed=10)
     assert fold([first, said("COMPLETED", attempt=1)]).failed is None
-    assert fold([first, said("COMPLETED", attempt=1, failed=3, loaded=7)]).failed == 3
+    assert fold([first, said("COMPLETED", attempt=1, failed=3, reported=7)]).failed == 3
 
 
 def test_a_callback_without_counts_does_not_hide_those_of_the_same_ending():
-    polled = said("COMPLETED", loaded=8, failed=2, source="poll")
+    polled = said("COMPLETED", reported=8, failed=2, source="poll")
     job = fold([polled, said("COMPLETED", completed_at=1000)])
     assert (job.loaded, job.failed, job.outcome) == (8, 2, "partial")
 
 
 def test_of_two_pairs_of_counts_one_is_kept_whole():
-    job = fold([said("COMPLETED", loaded=9, failed=1), said("COMPLETED", loaded=1, failed=2)])
-    assert (job.loaded, job.failed) == (1, 2)
+    job = fold([said("COMPLETED", reported=9, failed=1), said("COMPLETED", reported=1, failed=2)])
+    assert (job.reported, job.failed) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -290,21 +326,111 @@ def test_of_two_pairs_of_counts_one_is_kept_whole():
         ([("ERROR", 0), ("COMPLETED", 1)], False),
         ([("ERROR", 0), ("COMPLETED", 0), ("COMPLETED", 1)], False),
         ([("COMPLETED", 0), ("COMPLETED", 1), ("ERROR", 1)], True),
-        ([("RUNNING", 5), ("COMPLETED", 0)], False),
+        ([("COMPLETED", 0), ("ERROR", 0), ("RUNNING", 1)], False),
+        ([("COMPLETED", 0), ("Success", 0)], False),
         ([("COMPLETED", 0), ("SUSPENDED", 0)], False),
     ],
 )
-def test_only_endings_of_the_last_ended_attempt_contradict_each_other(endings, conflict):
+def test_only_endings_of_the_present_attempt_contradict_each_other(endings, conflict):
     assert fold([said(status, attempt=attempt) for status, attempt in endings]).conflict == conflict
+
+
+POLLED = {"source": "poll", "received_at": 900}
+
+
+def test_while_endings_contradict_each_other_the_latest_poll_decides():
+    error = said("ERROR", completed_at=50, failed=9, reported=0, received_at=100)
+    done = said("COMPLETED", received_at=200)
+    first = said("CANCELLED", failed=1, reported=7, asked_at=300, **POLLED)
+    last = said("COMPLETED", failed=2, reported=8, asked_at=400, **POLLED)
+    job = fold([error, done])
+    assert (job.status, job.conflict, job.failed, job.ended_at) == ("ERROR", True, 9, 50)
+    job = fold([error, done, first])
+    assert (job.status, job.failed, job.reported, job.ended_at) == ("CANCELLED", 1, 7, 900)
+    job = fold([error, last, first, done])
+    assert (job.status, job.failed, job.reported, job.ended_at) == ("COMPLETED", 2, 8, 900)
+
+
+def test_a_poll_decides_by_when_it_was_asked_for_and_not_by_when_it_was_answered():
+    late_answer = said("ERROR", asked_at=300, source="poll", received_at=900)
+    early_answer = said("COMPLETED", asked_at=400, source="poll", received_at=500)
+    assert fold([early_answer, late_answer]).status == "COMPLETED"
+
+
+def test_a_clock_that_is_ahead_does_not_make_a_poll_the_latest_for_ever():
+    ahead = said("ERROR", asked_at=10**12, source="poll", received_at=500)
+    later = said("COMPLETED", asked_at=600, source="poll", received_at=700)
+    assert fold([ahead, later]).status == "COMPLETED"
+
+
+def test_without_a_contradiction_a_poll_is_a_word_like_any_other():
+    timed = said("COMPLETED", completed_at=50, received_at=100)
+    assert fold([timed, said("complete", asked_at=800, **POLLED)]).status == "COMPLETED"
+
+
+def test_a_poll_decides_nothing_of_another_attempt():
+    polled = said("CANCELLED", asked_at=800, **POLLED)
+    again = [said("COMPLETED", attempt=1), said("ERROR", attempt=1)]
+    assert fold([*again, polled]).status == "COMPLETED"
+    assert fold([*again, replace(polled, attempt=1)]).status == "CANCELLED"
+
+
+def test_a_poll_that_is_no_ending_decides_nothing():
+    told = [said("COMPLETED"), said("ERROR", completed_at=1)]
+    assert fold([*told, said("RUNNING", asked_at=800, **POLLED)]).status == "ERROR"
+
+
+def test_a_deciding_poll_without_counts_leaves_those_told_of_the_same_ending():
+    told = [said("COMPLETED", reported=8, failed=2), said("ERROR")]
+    assert fold([*told, said("COMPLETED", asked_at=800, **POLLED)]).failed == 2
+    assert fold([*told, said("ERROR", asked_at=800, **POLLED)]).failed is None
+
+
+CALLBACK, POLL = said("ERROR", received_at=100), said("COMPLETED", asked_at=800, **POLLED)
+OTHER_POLL = replace(POLL, status="ABORTED", asked_at=900)
+
+
+@pytest.mark.parametrize(
+    ("told", "late", "ask"),
+    [
+        ([], CALLBACK, None),
+        ([CALLBACK], said("RUNNING"), None),
+        ([CALLBACK], replace(CALLBACK, reported=7), None),
+        ([CALLBACK], said("COMPLETED"), True),
+        ([CALLBACK], POLL, True),  # two sources, two endings: once more
+        ([CALLBACK, POLL], OTHER_POLL, False),
+        ([CALLBACK, POLL], said("CANCELLED"), True),
+        ([CALLBACK, POLL], said("RUNNING"), None),
+        ([CALLBACK, POLL], said("RUNNING", attempt=1), False),
+        ([CALLBACK, POLL], said("COMPLETED", attempt=1), False),
+        ([CALLBACK, replace(POLL, attempt=1)], said("COMPLETED"), None),
+        ([CALLBACK, POLL, said("RUNNING", attempt=1)], said("CANCELLED"), None),
+        ([replace(CALLBACK, attempt=1), replace(POLL, attempt=1)], said("CANCELLED"), None),
+    ],
+)
+def test_the_vendor_is_asked_when_endings_contradict_each_other_until_it_answers(told, late, ask):
+    before = fold(told)
+    assert must_ask(before, merge(before, late), late) is ask
 
 
 def test_who_told_of_an_ending_first_is_who_received_it_earliest():
     early = said("ERROR", source="poll", received_at=100)
-    late = said("COMPLETED", attempt=1, source="callback", received_at=200)
+    late = said("COMPLETED", source="callback", received_at=200)
     under_way = said("RUNNING", source="callback", received_at=50)
     assert fold([late, early, under_way]).learnt_by == "poll"
     assert fold([late, under_way]).learnt_by == "callback"
     assert fold([under_way]).learnt_by is None
+
+
+def test_who_told_of_the_ending_of_an_earlier_attempt_does_not_count():
+    polled = said("ERROR", source="poll", received_at=100)
+    called = said("COMPLETED", source="callback", attempt=1, received_at=200)
+    assert (fold([polled, called]).learnt_by, fold([polled, called]).called_back) == (
+        "callback",
+        True,
+    )
+    again = fold([polled, called, said("RUNNING", attempt=2)])
+    assert (again.learnt_by, again.called_back, again.outcome) == (None, False, "pending")
 
 
 def test_a_job_ended_when_the_vendor_says_else_when_we_heard_of_the_winner():
@@ -344,10 +470,10 @@ def test_null_is_no_value_but_an_empty_text_and_zero_are():
         ([said("RUNNING")], said("RUNNING"), [], "nothing new"),
         ([said("COMPLETED")], said("RUNNING"), [], "stale: the job was already COMPLETED"),
         ([said("RUNNING")], said("CREATED", object="list"), ["object"], None),
-        ([said("RUNNING")], said("RUNNING", loaded=5), ["records"], None),
+        ([said("RUNNING")], said("RUNNING", reported=5), ["records"], None),
         (
             [said("COMPLETED")],
-            said("RUNNING", loaded=5),
+            said("RUNNING", reported=5),
             [],
             "stale: the job was already COMPLETED",
         ),
@@ -377,23 +503,5 @@ def test_the_timeline_says_what_changed_or_why_nothing_did(told, late, changed, 
     assert changes(before, merge(before, late), late) == (changed, note)
 
 
-def test_registers_are_written_as_rows_of_other_releases_hold_them():
-    """Rows are compared across releases: none of these numbers may ever change."""
-
-    def status(word: str) -> list[int | str]:
-        return registers(Notification("bulk_job", "1", word), 7)["status"]
-
-    ranks = {"CREATED": 0, "STARTED": 1, "RUNNING": 2, "new": 3, "CANCELLATION_PENDING": 4}
-    assert {word: status(word) for word in ranks} == {
-        word: [rank, 0, 0, 0, word, -7] for word, rank in ranks.items()
-    }
-    endings = {"CANCELLED": 1, "ABORTED": 2, "ERROR": 3, "COMPLETED": 4}
-    assert {word: status(word) for word in endings} == {
-        word: [5, 0, 0, precedence, word, -7] for word, precedence in endings.items()
-    }
-    told = registers(Notification("bulk_job", "1", "ERROR"), 7)
-    assert (told["learnt"], told["called"]) == ([-7, 1], [-7])
-
-
 def test_a_notification_without_a_status_has_the_empty_word():
-    assert merge(Job(), Notification("bulk_job", "1")).status == ""
+    assert merge(Job(), Said("bulk_job", "1")).status == ""

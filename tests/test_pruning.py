@@ -489,7 +489,7 @@ def test_the_pass_is_claimed_by_one_node_on_postgresql_too(make_receiver, make_d
     done: list[int] = []
 
     def work(worker: Retention) -> None:
-        at_once.wait(30)
+        at_once.wait(60)
         done.append(steps(worker))
 
     threads = [threading.Thread(target=work, args=(worker,)) for worker in workers]
@@ -575,10 +575,11 @@ def replayed(database: Database, clock: Clock, told: list[tuple], *, pruned: boo
 
 
 def seen(row: JobRow) -> tuple[object, ...]:
-    job = Job(json.loads(row.registers))
+    job = Job.decode(row.registers)
     return job.outcome, job.status, job.conflict, job.text("message"), job.failed, job.loaded
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=60, deadline=None)
 @given(told=histories)
 def test_however_deliveries_replays_and_passes_alternate_answers_and_outcomes_are_the_same(

@@ -12,10 +12,10 @@ from itertools import pairwise
 
 import httpx
 import pytest
+from nodes import DEADLINE
 from sqlalchemy import select, update
 from standin import (
     BAD_ROWS,
-    DEADLINE_SECONDS,
     ROWS,
     Between,
     between,
@@ -23,10 +23,10 @@ from standin import (
     made_elsewhere,
     until,
 )
+from storing import Stored
 
 from receiver.app import create_app
 from receiver.background import Background
-from receiver.callbacks.store import record
 from receiver.database.models import Instance, JobRow, Pace, Submission
 from receiver.errors import StoreUnavailable
 from receiver.instances import registry
@@ -108,14 +108,14 @@ def test_with_all_callbacks_dropped_every_outcome_is_right_within_half_an_hour(r
 
     settings = Settings(encryption_keys=relay.services.settings.encryption_keys)
     reconciler = relay.reconciler(clock=clock, sleep=sleep, settings=settings)
-    asked = []
+    asked = 0
     while clock.ahead < 30 * MINUTE - RAREST_PASS:
         for _ in range(RAREST_PASS * 2 // MINUTE):
             clock.ahead += MINUTE // 2
             reconciler.beat()  # as workers do; or it would look like an outage of ours
-        asked.append(reconciler.one_pass().asked)
+        asked += reconciler.one_pass().asked
     assert clock.ahead <= 30 * MINUTE
-    assert (asked[0], sum(asked)) == (0, 30)  # none before it was overdue, none twice
+    assert asked == 0  # the job list tells it
     assert outcomes(relay, good) == {("succeeded", "poll"): 20}
     assert outcomes(relay, bad) == {("partial", "poll"): 10}
 
@@ -126,7 +126,12 @@ def test_polls_feed_the_same_door_in_every_shape(make_database, shape):
         ids = dropped(relay, 2, content=BAD_ROWS)
         relay.reconciler().one_pass(everything=True)
         assert outcomes(relay, ids) == {("partial", "poll"): 2}
-        assert relay.job(ids[0])["records"] == {"submitted": 4, "loaded": 2, "failed": 2}
+        assert relay.job(ids[0])["records"] == {
+            "submitted": 4,
+            "loaded": 2,
+            "failed": 2,
+            "reported": 2,
+        }
 
 
 def test_a_lost_callback_that_comes_late_is_lost_no_longer(relay):
@@ -148,27 +153,33 @@ def test_a_poll_before_a_callback_does_not_make_the_callback_a_duplicate(relay):
     assert relay.job(job_id)["conflict"] is False
 
 
+def unlisted(relay: Between, count: int) -> None:
+    """Jobs under way at a vendor who does not list them."""
+    for number in range(count):
+        body = {"id": f"unlisted-{number}", "status": "RUNNING", "objectName": "contact"}
+        relay.call_back(json.dumps(body).encode(), "gooddata")
+
+
 def test_what_is_not_overdue_is_left_alone(relay):
-    dropped(relay, 3)
+    unlisted(relay, 3)
     clock = Later(15 * MINUTE - 5_000)
     assert relay.reconciler(clock=clock).one_pass().asked == 0
     clock.ahead += 10_000
-    report = relay.reconciler(clock=clock).one_pass()
-    assert (report.asked, report.ended) == (3, 3)
+    assert relay.reconciler(clock=clock).one_pass().asked == 3
 
 
 def took_100_s(relay: Between, count: int) -> None:
     for number in range(count):
         for at, status in ((1_000_000, "RUNNING"), (1_100_000, "COMPLETED")):
             told = Notification("bulk_job", f"old-{number}", status, object="contact")
-            with relay.services.database.write() as session:
-                record(session, [NewObservation("gooddata", told)], lambda at=at: at)
+            stored = Stored(relay.services.database, now=at)
+            stored.write(NewObservation("gooddata", told))
 
 
 def test_where_an_objects_usual_time_is_known_that_tells_what_is_overdue(relay):
     """Ten jobs took 100 s: one that takes twice as long is overdue, long before 15 minutes."""
     took_100_s(relay, 10)
-    dropped(relay, 3)
+    unlisted(relay, 3)
     clock = Later(0)
     assert relay.reconciler(clock=clock).one_pass().asked == 0  # and learns
     clock.ahead = 190_000
@@ -180,7 +191,7 @@ def test_where_an_objects_usual_time_is_known_that_tells_what_is_overdue(relay):
 
 def test_too_few_jobs_teach_no_usual_time(relay):
     took_100_s(relay, ENOUGH_TO_LEARN - 1)
-    dropped(relay, 1)
+    unlisted(relay, 1)
     clock = Later(0)
     relay.reconciler(clock=clock).one_pass()
     clock.ahead = 250_000
@@ -212,6 +223,45 @@ def test_an_ended_job_is_asked_for_no_more(relay):
     assert relay.asked(STATUSES, job_id) == 0
 
 
+def test_a_job_that_runs_again_is_asked_for(relay):
+    (job_id,) = dropped(relay, 1)
+    for told in ({"status": "ERROR"}, {"status": "RUNNING", "job_reset_attempt": 1}):
+        relay.call_back(json.dumps({"id": job_id, **told}).encode(), "gooddata")
+    assert relay.job(job_id)["outcome"] == "pending"
+    clock = Later(15 * MINUTE + 5_000)
+    assert relay.reconciler(clock=clock).one_pass().asked == 1
+
+
+@pytest.mark.parametrize("contradicting", ["ERROR", "CANCELLED"])
+def test_where_endings_contradict_each_other_the_vendor_is_asked_at_once(relay, contradicting):
+    (job_id,) = dropped(relay, 1)
+    late = {"completionTime": 2_000_000_000_000}
+    for told in ({"status": "ABORTED"}, {"status": contradicting, **late}):
+        relay.call_back(json.dumps({"id": job_id, **told}).encode(), "gooddata")
+    job = relay.job(job_id)
+    assert (job["status"], job["conflict"]) == (contradicting, True)
+    report = relay.reconciler().one_pass()
+    assert (report.asked, report.ended) == (1, 1)
+    job = relay.job(job_id)
+    assert (job["status"], job["outcome"], job["conflict"]) == ("COMPLETED", "succeeded", True)
+    assert relay.reconciler().one_pass(everything=True).asked == 0
+    relay.call_back(json.dumps({"id": job_id, "status": "ERROR", "more": 1}).encode(), "gooddata")
+    assert relay.job(job_id)["status"] == "COMPLETED"
+    assert relay.reconciler().one_pass().asked == 1  # for what has been said since
+
+
+def test_the_job_list_teaches_what_differs_of_jobs_that_are_known(relay):
+    (job_id,) = dropped(relay, 1)
+    report = relay.reconciler().one_pass()  # which is not overdue
+    assert (report.asked, report.found) == (0, 0)
+    assert outcomes(relay, [job_id]) == {("succeeded", "poll"): 1}
+    entries = relay.get(f"/jobs/{job_id}/events?instance=gooddata").json["timeline"]
+    assert entries[-1]["note"] == "found in the vendor's job list"
+    relay.reconciler().one_pass()
+    after = relay.get(f"/jobs/{job_id}/events?instance=gooddata").json["timeline"]
+    assert len(after) == len(entries)
+
+
 def test_a_job_the_vendor_does_not_know_stops_nobody_else(relay):
     relay.call_back(b'{"id": "99999", "status": "RUNNING"}', "gooddata")
     ids = dropped(relay, 3)
@@ -237,7 +287,7 @@ def test_an_odd_id_stops_nobody_else_either(relay, odd):
 def test_jobs_that_nobody_told_us_of_are_found_in_the_job_list(relay):
     ours = relay.uploaded()
     relay.ended(ours)
-    theirs = [made_elsewhere(relay), made_elsewhere(relay, rows=BAD_ROWS)]
+    theirs = [made_elsewhere(relay), made_elsewhere(relay, rows=BAD_ROWS + b",E\n")]
     other = made_elsewhere(relay, "freshbooks")
     relay.ended_at_vendor(*theirs, other)
     assert relay.reconciler().one_pass().found == 3
@@ -500,16 +550,14 @@ def test_a_vendor_that_answers_html_is_blocked_and_changes_nothing(relay):
 
 
 def test_after_an_outage_of_ours_all_polls_come_first(relay):
-    ids = dropped(relay, 4)
+    unlisted(relay, 4)
     clock = Later()
     node = relay.reconciler(clock=clock)
     node.beat()
     clock.ahead += 4 * MINUTE
     assert node.one_pass().asked == 0  # no outage, and none is overdue
     clock.ahead += 6 * MINUTE
-    report = node.one_pass()
-    assert (report.asked, report.ended) == (4, 4)
-    assert outcomes(relay, ids) == {("succeeded", "poll"): 4}
+    assert node.one_pass().asked == 4
 
 
 def test_a_beat_that_notices_an_outage_leaves_the_asking_to_whoever_comes(relay):
@@ -666,8 +714,7 @@ def test_queued_deliveries_are_counted_and_sent_again_on_demand(make_database):
             assert relay.summary()["queued_at_vendor"] == 2
             report = relay.reconciler().one_pass(redeliver=True)
             assert (report.queued, report.redelivered) == (2, 2)
-            jobs = [relay.ended(job_id) for job_id in ids]
-            assert [job["learnt_by"] for job in jobs] == ["callback"] * 2
+            until(lambda: all(relay.job(job_id)["events"] for job_id in ids))
             assert relay.reconciler().one_pass(redeliver=True).redelivered == 0
             assert relay.summary()["queued_at_vendor"] == 0
 
@@ -849,7 +896,7 @@ def test_slow_work_stops_neither_other_work_nor_the_heart(monkeypatch):
     release, beats, done = threading.Event(), [], []
 
     def slow() -> bool:
-        return release.wait(DEADLINE_SECONDS) and False
+        return release.wait(DEADLINE) and False
 
     def failing() -> bool:
         done.append(len(done))

@@ -92,7 +92,7 @@ def test_the_seeds_three_calls_work_as_they_stand(relay, instance, hub, sample):
 
     job = relay.job(job_id, instance)
     assert (job["outcome"], job["learnt_by"]) == ("succeeded", "callback")
-    assert job["records"] == {"submitted": 10, "loaded": 10, "failed": 0}
+    assert job["records"] == {"submitted": 10, "loaded": 10, "failed": 0, "reported": 10}
     assert (job["object"], job["direction"], job["file"]) == ("contact", "UPLOAD", "/sample.csv")
 
 
@@ -458,7 +458,7 @@ def test_failed_records_make_a_job_partial_and_their_errors_are_fetched(relay):
     job_id = relay.uploaded(BAD_ROWS)
     job = relay.ended(job_id)
     assert (job["outcome"], job["status"]) == ("partial", "COMPLETED")
-    assert job["records"] == {"submitted": 4, "loaded": 2, "failed": 2}
+    assert job["records"] == {"submitted": 4, "loaded": 2, "failed": 2, "reported": 2}
     assert relay.reconciler().fetch_errors() is True
     found = relay.get(f"/jobs/{job_id}/errors?instance=gooddata").json
     assert [entry["row"] for entry in found["errors"]] == [3, 4]
@@ -476,7 +476,7 @@ def test_a_callback_that_overtakes_the_answer_is_neither_lost_nor_doubled(relay)
     job_id = relay.uploaded(BAD_ROWS)
     job = relay.job(job_id)
     assert (job["outcome"], job["learnt_by"], job["events"]) == ("partial", "callback", 1)
-    assert job["records"] == {"submitted": 4, "loaded": 2, "failed": 2}
+    assert job["records"] == {"submitted": 4, "loaded": 2, "failed": 2, "reported": 2}
     timeline = relay.get(f"/jobs/{job_id}/events?instance=gooddata").json["timeline"]
     assert [entry["source"] for entry in timeline] == ["callback", "submission"]
     assert job["file"] == "/sample.csv"
@@ -961,7 +961,7 @@ def test_the_walk_through_holds_on_every_database(database_url, sample):
         job_id = relay.uploaded(sample)
         job = relay.job(job_id)
         assert (job["outcome"], job["learnt_by"]) == ("succeeded", "callback")
-        assert job["records"] == {"submitted": 10, "loaded": 10, "failed": 0}
+        assert job["records"] == {"submitted": 10, "loaded": 10, "failed": 0, "reported": 10}
         bad = relay.uploaded(BAD_ROWS)
         relay.reconciler().fetch_errors()
         assert len(relay.vendors("GET", f"/bulk/{bad}/errors").json()) == 2

@@ -140,6 +140,7 @@ def judged(body: bytes, header: str | None, keys: list[bytes]) -> int | None:
         return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_delivery_is_falsely_accepted_or_refused(part):
     dice = random.Random(f"{SEED} {part}")

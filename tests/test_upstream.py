@@ -239,6 +239,12 @@ def test_what_is_no_status_of_that_job_is_nonsense(body):
         upstream.read_status(Answer(body, None, "application/json"), "1234")
 
 
+def test_a_status_without_an_id_is_that_of_the_job_that_was_asked_for():
+    told = {"batchId": 3, "status": "Completed", "numOfLeadsProcessed": 9, "numOfRowsFailed": 2}
+    seen = upstream.read_status(answered(told), "1234")
+    assert (seen.job, seen.status, seen.reported, seen.failed) == ("1234", "Completed", 9, 2)
+
+
 def test_a_page_of_the_job_list_gives_its_jobs_and_leaves_out_what_is_none():
     listed = [{"id": 7, "job_state": "RUNNING"}, {"id": None}, 3, {"id": "8", "status": "ERROR"}]
     assert [each.job for each in upstream.read_jobs(answered(listed))] == ["7", "8"]

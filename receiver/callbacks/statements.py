@@ -179,6 +179,8 @@ _JOB = {
     "learnt_by": "text",
     "client_url": "text",
     "under_way": "bool",
+    "poll_at": "int8",
+    "polls": "int8",
     "errors_at": "int8",
     "errors_tries": "int8",
     "registers": "text",
@@ -200,12 +202,13 @@ REPEATED_EVENTS = Statement(
     f" FROM {_given(('int8', 'int8', 'int8'))} AS given (more, at, number) WHERE n = number",
     ("int8", "int8", "int8"),
 )
-# The revision tells who was faster; PostgreSQL goes by the key whatever it thinks of the table.
-JOB_CHANGES = _insert(
+NEW_JOBS = _insert("jobs", _JOB)
+# By upsert, though all are there, since PostgreSQL then goes by the key.
+CHANGED_JOBS = _insert(
     "jobs",
     _JOB,
-    f"ON CONFLICT (instance, id) DO UPDATE SET {_CHANGED}"
-    " WHERE jobs.revision = excluded.revision - 1",
+    f"ON CONFLICT (instance, id) DO UPDATE SET {_CHANGED},"
+    " misses = 0, missing_since = NULL, closed_at = NULL",
 )
 NEW_ENTRIES = _insert(
     "timeline",

@@ -249,16 +249,18 @@ class _Writing:
     def write(self, facets: Mapping[FacetKey, int], slot: int) -> None:
         """Write all of it."""
         tally: dict[tuple[int, int], int] = {}
-        jobs = []
+        new: list[Row] = []
+        changed: list[Row] = []
         for state in self.changed:
             key = state.facet()
             number = self.facets.get(key)
             values = state.values(facets[key] if number is None else number, self.now)
             state.count(tally, values)
-            jobs.append(values)
+            (new if state.counted is None else changed).append(values)
         counts = [(facet, hour, slot, n) for (facet, hour), n in sorted(tally.items()) if n]
         for statement, rows in (
-            (sql.JOB_CHANGES, jobs),
+            (sql.NEW_JOBS, new),
+            (sql.CHANGED_JOBS, changed),
             (sql.NEW_EVENTS, self._events + sorted(self._jobless, key=itemgetter(1, 3))),
             (sql.REPEATED_EVENTS, [(more, self.now, n) for n, more in self._repeated.items()]),
             (sql.NEW_ENTRIES, self._entries),
@@ -316,7 +318,8 @@ def follow_up(connection: Connection, jobs: Iterable[JobState], now: int) -> Non
     """Note what the clients that submitted jobs are to be told, in the same transaction."""
     for state in jobs:
         for submission in state.submissions:
-            taken = update(Submission).where(Submission.id == submission)
+            of_instance = Submission.instance == state.instance
+            taken = update(Submission).where(Submission.id == submission, of_instance)
             connection.execute(taken.values(state="taken", job=state.id))
         bodies: list[bytes] = []
         for body in state.forwards:

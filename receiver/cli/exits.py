@@ -14,6 +14,7 @@ _BY_OUTCOME = {
     "succeeded": OK,
     "failed": JOB_FAILED,
     "cancelled": JOB_FAILED,
+    "lost": JOB_FAILED,
     "partial": RECORDS_FAILED,
     "pending": STILL_RUNNING,
     "unknown": STILL_RUNNING,

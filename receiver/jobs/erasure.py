@@ -12,7 +12,6 @@ Out of reach: bodies that named the job but could not be read or were refused, w
 logs of the database (SQLite's only where `Database.empty_log` fails) and PostgreSQL's dead rows.
 """
 
-import msgspec
 from sqlalchemy import Delete, Update, delete, select, text, update
 from sqlalchemy.orm import Session
 
@@ -33,8 +32,7 @@ def erase(session: Session, id_: str, instance: str, now: int) -> dict[str, int]
     row = session.scalar(select(JobRow).where(*named).with_for_update())
     if row is None:
         return None
-    job = jobs.erase(jobs.Job(msgspec.json.decode(row.registers)), now)
-    row.registers = msgspec.json.encode(job.registers).decode()
+    row.registers = jobs.erase(jobs.Job.decode(row.registers), now).encode()
     row.revision += 1
     row.updated_at = max(row.updated_at, now)
     row.client_url = NOBODY

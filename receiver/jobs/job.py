@@ -1,77 +1,142 @@
 """What became of a job: a join over everything that was ever said of it.
 
-A job is a handful of registers, each a list that compares from left to right and only ever grows:
-merging keeps the greater of two. That makes merging commutative, associative and idempotent, so
-neither the order nor the number nor the grouping of deliveries can change an outcome, and two nodes
-that saw different halves agree as soon as they meet.
+A job is a fixed set of registers, each a tuple that compares from left to right and only ever
+grows: merging keeps the greater of two. That makes merging commutative, associative and idempotent,
+so neither the order nor the number nor the grouping of deliveries can change an outcome, and two
+nodes that saw different halves agree as soon as they meet.
 
 The rules are "The law of jobs"; every order is data below, not code.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Literal, TypeAlias
+from functools import partial
+from typing import Literal, TypeAlias, get_args
+
+import msgspec
+from msgspec.structs import astuple, replace
 
 from receiver.openconnectors.notifications import MAX_TIME_MS, Notification
 
-Outcome: TypeAlias = Literal["pending", "succeeded", "partial", "failed", "cancelled", "unknown"]
-OUTCOMES: tuple[Outcome, ...] = (
-    "pending",
-    "succeeded",
-    "partial",
-    "failed",
-    "cancelled",
-    "unknown",
-)
+# `lost` is no part of the law: it is what a stored job under way is closed as, and goes with the
+# next word that is merged into it, whatever that says.
+Outcome: TypeAlias = Literal[
+    "pending", "succeeded", "partial", "failed", "cancelled", "unknown", "lost"
+]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+UNDER_WAY: tuple[Outcome, ...] = ("pending", "unknown")
 
-SPELLINGS = {"COMPLETE": "COMPLETED", "CANCELED": "CANCELLED"}
+SPELLINGS = {"COMPLETE": "COMPLETED", "SUCCESS": "COMPLETED", "CANCELED": "CANCELLED"}
 RANKS = {"CREATED": 0, "STARTED": 1, "RUNNING": 2, "CANCELLATION_PENDING": 4}
 UNKNOWN_RANK = 3
 ENDED_RANK = 5
 ENDINGS = {"CANCELLED": 1, "ABORTED": 2, "ERROR": 3, "COMPLETED": 4}  # word: precedence
 
-# What may be about people, and what stands in its place once it was erased: above every key, so
-# that nothing said later takes the place again, and harmless to who reads the register as it is.
-_ERASED: Mapping[str, str] = {"message": "", "file": "", "callback_payload": "null"}
-_ERASED_RANK = ENDED_RANK + 1
-
 # The vendor keeps results and uploaded files for at most three days ("assumed": no page promises
 # them for as long).
 FILES_KEPT_MS = 3 * 24 * 3600 * 1000
 
-# Flat lists that compare position by position; the first five items are mostly a status key.
-Register: TypeAlias = list[int | str]
-Registers: TypeAlias = Mapping[str, Register]
+Key: TypeAlias = tuple[int, int, int, int, str]  # (attempt, rank, time, precedence, word)
+Status: TypeAlias = tuple[Key, int]  # and minus the time of receipt: of equal keys the earliest
+Counts: TypeAlias = tuple[int, int]  # (failed, reported), each -1 where it is null
+Text: TypeAlias = tuple[Key, str] | None
+TextName: TypeAlias = Literal["message", "object", "direction", "file", "callback_payload"]
 
+_NO_COUNTS: Counts = (-1, -1)
 _SOURCES: tuple[Literal["poll", "callback"], ...] = ("poll", "callback")
+
+
+class Registers(msgspec.Struct, frozen=True, array_like=True):
+    """All that is stored of a job; None is less than any value. Times are ms.
+
+    submitted_at, erased -- negative, so that the earliest is the greatest.
+    best, worst -- (attempt, precedence) and (attempt, -precedence) of endings.
+    learnt -- (attempt, minus the time of receipt, index in _SOURCES) of endings.
+    called -- the attempt of which a callback told an ending.
+    polled -- of polls that told an ending: (attempt, when they were sent, status, counts).
+    """
+
+    status: Status | None = None
+    counts: tuple[Key, Counts] | None = None
+    message: Text = None
+    object: Text = None
+    direction: Text = None
+    file: Text = None
+    callback_payload: Text = None
+    created_at: tuple[Key, int] | None = None
+    submitted: int | None = None
+    submitted_at: int | None = None
+    best: tuple[int, int] | None = None
+    worst: tuple[int, int] | None = None
+    learnt: tuple[int, int, int] | None = None
+    called: int | None = None
+    polled: tuple[int, int, Status, Counts] | None = None
+    erased: int | None = None
+
+
+_NOTHING = Registers()
+_decode = msgspec.json.Decoder(Registers).decode
+_encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as far as it is known: `Job()` is one of which nothing was said yet."""
+    """A job as far as it is known: `Job()` is one of which nothing was said yet.
 
-    registers: Registers = field(default_factory=dict)
+    attempt -- how often it was reset. conflict -- whether two endings of this attempt differ.
+    """
+
+    registers: Registers = _NOTHING
+    attempt: int = field(init=False, compare=False)
+    conflict: bool = field(init=False, compare=False)
+    _status: Status | None = field(init=False, compare=False, repr=False)
+    _counts: Counts = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # All other facts follow from these, so they are worked out once.
+        status, best, worst = self.registers.status, self.registers.best, self.registers.worst
+        attempt = status[0][0] if status else 0
+        conflict = bool(best and worst and best[0] == attempt and best[1] != -worst[1])
+        status, counts = _decisive(self.registers, attempt if conflict else None)
+        freeze = partial(object.__setattr__, self)  # as a frozen dataclass has it done
+        freeze("attempt", attempt)
+        freeze("conflict", conflict)
+        freeze("_status", status)
+        freeze("_counts", counts)
+
+    @staticmethod
+    def of(notification: Notification, received_at: int) -> "Job":
+        """Return the job of which nothing but a notification of kind bulk_job is known.
+
+        received_at -- when it was first received, ms.
+        """
+        return Job(_registers(notification, received_at))
+
+    @staticmethod
+    def decode(registers: str | bytes) -> "Job":
+        """Read a job as it was stored."""
+        return Job(_decode(registers))
+
+    def encode(self) -> str:
+        """Write the job as it is stored: JSON."""
+        return _encode(self.registers).decode()
 
     @property
     def status(self) -> str | None:
         """The vendor's word, as it came."""
-        register = self.registers.get("status")
-        return str(register[4]) if register else None
+        return self._status[0][4] if self._status else None
 
     @property
     def ended(self) -> bool:
         """Whether the vendor said that the job is over."""
-        register = self.registers.get("status")
-        return register is not None and register[0] == ENDED_RANK
+        return self._status is not None and self._status[0][1] == ENDED_RANK
 
     @property
     def ended_at(self) -> int | None:
         """When it ended, ms: as the vendor says, else when we first heard of that ending."""
-        if not self.ended:
+        if self._status is None or not self.ended:
             return None
-        status = self.registers["status"]
-        return int(status[2]) or -int(status[5])
+        key, received_at = self._status
+        return key[2] or -received_at
 
     @property
     def files_expire_at(self) -> int | None:
@@ -94,68 +159,67 @@ class Job:
     @property
     def failed(self) -> int | None:
         """How many records the vendor could not load."""
-        return self._count(5)
+        return _or_none(self._counts[0])
+
+    @property
+    def reported(self) -> int | None:
+        """How many records the vendor counted: those loaded or all, which is documented nowhere."""
+        return _or_none(self._counts[1])
 
     @property
     def loaded(self) -> int | None:
-        """How many records the vendor loaded."""
-        return self._count(6)
+        """How many records the vendor loaded, worked out from what it counted."""
+        failed, reported, submitted = self.failed, self.reported, self.submitted
+        if not failed or reported is None:
+            return reported
+        if submitted is None:
+            return 0 if reported == failed else reported
+        return reported if reported + failed <= submitted else max(0, reported - failed)
 
     @property
     def submitted(self) -> int | None:
         """How many records were sent to the vendor."""
-        register = self.registers.get("submitted")
-        return int(register[0]) if register else None
+        return self.registers.submitted
 
     @property
     def submitted_at(self) -> int | None:
         """When they were sent, ms."""
-        register = self.registers.get("submitted_at")
-        return -int(register[0]) if register else None
+        at = self.registers.submitted_at
+        return None if at is None else -at
 
     @property
     def created_at(self) -> int | None:
         """When the vendor says the job was made, ms."""
-        register = self.registers.get("created_at")
-        return int(register[5]) if register else None
-
-    @property
-    def conflict(self) -> bool:
-        """Whether two different endings were told for the last attempt that ended."""
-        registers = self.registers
-        return "best" in registers and registers["best"][1] != -int(registers["worst"][1])
+        register = self.registers.created_at
+        return register[1] if register else None
 
     @property
     def learnt_by(self) -> Literal["callback", "poll"] | None:
-        """What told of an ending first."""
-        register = self.registers.get("learnt")
-        return _SOURCES[int(register[1])] if register else None
+        """What told of the present attempt's ending first."""
+        learnt = self.registers.learnt
+        return _SOURCES[learnt[2]] if learnt and learnt[0] == self.attempt else None
 
     @property
     def called_back(self) -> bool:
-        """Whether a callback told of an ending, first or not."""
-        return "called" in self.registers
+        """Whether a callback told of the present attempt's ending, first or not."""
+        return self.registers.called == self.attempt
 
-    def text(self, name: str) -> str | None:
-        """The text register `name`: message, object, direction, file or callback_payload."""
-        register = self.registers.get(name)
-        return str(register[5]) if register and register[0] != _ERASED_RANK else None
+    def text(self, name: TextName) -> str | None:
+        """Return a register that is text."""
+        register: Text = getattr(self.registers, name)
+        return register[1] if register else None
 
     @property
     def erased_at(self) -> int | None:
         """When what may be about people was taken from it, ms; it does not come back."""
-        register = self.registers.get("erased")
-        return -int(register[0]) if register else None
-
-    def _count(self, position: int) -> int | None:
-        counts, status = self.registers.get("counts"), self.registers.get("status")
-        if not counts or not status or counts[0] != status[0] or counts[1] != status[1]:
-            return None  # counts of an earlier rank or attempt say nothing of this one
-        return None if counts[position] == -1 else int(counts[position])
+        at = self.registers.erased
+        return None if at is None else -at
 
     def _how_well(self) -> Outcome:
         failed, loaded, submitted = self.failed or 0, self.loaded, self.submitted
         if failed and (loaded == 0 or (submitted is not None and failed >= submitted)):
+            return "failed"
+        if loaded == 0 and submitted:
             return "failed"
         short = loaded is not None and submitted is not None and loaded < submitted
         return "partial" if failed or short else "succeeded"
@@ -166,129 +230,161 @@ def is_ending(status: str | None) -> bool:
     return canonical(status or "") in ENDINGS
 
 
+def is_fault(status: str | None) -> bool:
+    """Whether a status word says that a job was ended by a fault."""
+    return canonical(status or "") in ("ERROR", "ABORTED")
+
+
 def canonical(status: str) -> str:
-    """Give the one spelling of a status word."""
+    """Return the one spelling of a status word."""
     word = status.upper() if status.isascii() else status
     return SPELLINGS.get(word, word)
 
 
-def merge(job: Job, notification: Notification) -> Job:
-    """Give the job as it is known once `notification`, of kind bulk_job, is known too."""
-    return join(job, Job(registers(notification, notification.received_at)))
-
-
 def join(one: Job, other: Job) -> Job:
-    """Give what both know together."""
-    if not one.registers:
+    """Return what both know together."""
+    if one.registers is _NOTHING:
         return other
-    greater = dict(one.registers)
-    for name, register in other.registers.items():
-        if name not in greater or register > greater[name]:
-            greater[name] = register
-    return Job(greater)
+    pairs = zip(astuple(one.registers), astuple(other.registers), strict=True)
+    greater = Registers(
+        *[b if a is None or (b is not None and b > a) else a for a, b in pairs]  # None is least
+    )
+    if greater.erased is None:
+        return Job(greater)
+    return Job(replace(greater, message=None, file=None, callback_payload=None))
 
 
 def erase(job: Job, at: int) -> Job:
-    """Give the job without what may be about people: message, file and callback payload.
+    """Return the job without what may be about people: message, file and callback payload.
 
     An erasure is merged like anything said of a job, so the order of the two does not matter.
     """
-    gone: dict[str, Register] = {
-        name: [_ERASED_RANK, 0, 0, 0, "", nothing] for name, nothing in _ERASED.items()
-    }
-    return join(job, Job({"erased": [-at], **gone}))
+    return join(job, Job(Registers(erased=-at)))
 
 
-def registers(notification: Notification, received_at: int) -> dict[str, Register]:
-    """Write a notification of kind bulk_job as the job that knows nothing else.
+def must_ask(before: Job, after: Job, notification: Notification) -> bool | None:
+    """Say whether the vendor must be asked about endings that contradict each other.
 
-    received_at -- when it was first received, ms.
+    True: a callback contradicts, or the first poll that does. False: a poll has answered, or the
+    job runs again. None: the notification is not about that.
     """
-    key = _key(notification)
-    told: dict[str, Register] = {"status": [*key, -received_at]}
-    if notification.failed is not None or notification.loaded is not None:
-        told["counts"] = [*key, _or_none(notification.failed), _or_none(notification.loaded)]
-    for name in ("message", "object", "direction", "file", "created_at", "callback_payload"):
-        value = getattr(notification, name)
-        if value is not None:
-            told[name] = [*key, value]
-    if notification.submitted is not None:
-        told["submitted"] = [notification.submitted]
-    if notification.submitted_at is not None:
-        told["submitted_at"] = [-notification.submitted_at]
-    if key[0] == ENDED_RANK:
-        _, attempt, _, precedence, _ = key
-        told["best"] = [attempt, precedence]
-        told["worst"] = [attempt, -precedence]
-        told["learnt"] = [-received_at, int(notification.source == "callback")]
-        if notification.source == "callback":
-            told["called"] = [-received_at]
-    return told
+    if not after.conflict:
+        return False if before.conflict else None
+    if notification.attempt != after.attempt or not is_ending(notification.status):
+        return None
+    return notification.source != "poll" or not before.conflict
+
+
+def is_news(notification: Notification, job: Job | None, received_at: int) -> bool:
+    """Whether a notification tells of a job anything that was not known of it."""
+    if job is None:
+        return True
+    after = join(job, Job.of(notification, received_at))
+    return _facts(after) != _facts(job)
 
 
 def changes(before: Job, after: Job, notification: Notification) -> tuple[list[str], str | None]:
-    """Tell what a notification changed, or why it changed nothing: (names of facts, note)."""
-    was = before.registers
-    # Joining keeps the very list that was not outdone.
-    outdone = [name for name, register in after.registers.items() if was.get(name) is not register]
-    changed = [
-        name
-        for name, fact, nothing in _suspects(frozenset(outdone))
-        if fact(after) != (fact(before) if was else nothing)
-    ]
+    """Return what a notification changed, or why it changed nothing: (names of facts, note)."""
+    facts = zip(FACTS, _facts(before), _facts(after), strict=True)
+    changed = [name for name, was, is_ in facts if was != is_]
     if after.conflict and not before.conflict:
         return changed, f"contradicts another ending of this job ({before.status})"
     if changed:
         return changed, None
-    key: Register = [*_key(notification)]
-    if key < was["status"][:5]:
+    status = before.registers.status
+    if status and _key(notification) < status[0]:
         return changed, f"stale: the job was already {before.status}"
     return changed, "nothing new"
 
 
-@lru_cache
-def _suspects(outdone: frozenset[str]) -> list[tuple[str, Callable[[Job], object], object]]:
-    """Facts that may have changed with these registers, each as it is while nothing is known."""
-    names = set().union(*(_TOLD_BY[name] for name in outdone))
-    return [(name, fact, fact(Job())) for name, fact in _FACTS.items() if name in names]
+def _decisive(registers: Registers, contested: int | None) -> tuple[Status | None, Counts]:
+    """Return the status and the counts that show.
+
+    contested -- the attempt of which different endings were told: the latest poll decides.
+    """
+    status, counts, polled = registers.status, registers.counts, registers.polled
+    if polled and polled[0] == contested:
+        status = polled[2]
+        if polled[3] != _NO_COUNTS:
+            return status, polled[3]
+    # Counts of another attempt, rank or ending say nothing of this one.
+    shows = status and counts and _ending(counts[0]) == _ending(status[0])
+    return status, counts[1] if counts and shows else _NO_COUNTS
 
 
-def _key(notification: Notification) -> tuple[int, int, int, int, str]:
+def _facts(job: Job) -> tuple[object, ...]:
+    if job.registers is _NOTHING:
+        return _FACTS_OF_NOTHING
+    return (
+        job.status,
+        job.outcome,
+        (job.submitted, job.loaded, job.failed, job.reported),
+        job.text("message"),
+        job.text("object"),
+        job.text("direction"),
+        job.text("file"),
+        job.created_at,
+        job.submitted_at,
+        job.ended_at,
+        job.text("callback_payload"),
+        job.conflict,
+        job.learnt_by,
+    )
+
+
+# What the timeline speaks of, in the order of `_facts`.
+FACTS = (
+    *("status", "outcome", "records", "message", "object", "direction", "file"),
+    *("created_at", "submitted_at", "ended_at", "callback_payload", "conflict", "learnt_by"),
+)
+
+
+def _registers(told: Notification, received_at: int) -> Registers:
+    key = _key(told)
+    attempt, rank, _, precedence, _ = key
+    status: Status = key, -received_at
+    counts: Counts = _or_less(told.failed), _or_less(told.reported)
+    ended, by_callback = rank == ENDED_RANK, told.source == "callback"
+    # The receipt bounds the word of a node whose clock is ahead.
+    asked_at = received_at if told.asked_at is None else min(told.asked_at, received_at)
+    return Registers(
+        status,
+        None if counts == _NO_COUNTS else (key, counts),
+        None if told.message is None else (key, told.message),
+        None if told.object is None else (key, told.object),
+        None if told.direction is None else (key, told.direction),
+        None if told.file is None else (key, told.file),
+        None if told.callback_payload is None else (key, told.callback_payload),
+        None if told.created_at is None else (key, told.created_at),
+        told.submitted,
+        None if told.submitted_at is None else -told.submitted_at,
+        (attempt, precedence) if ended else None,
+        (attempt, -precedence) if ended else None,
+        (attempt, -received_at, int(by_callback)) if ended else None,
+        attempt if ended and by_callback else None,
+        (attempt, asked_at, status, counts) if ended and told.source == "poll" else None,
+    )
+
+
+def _key(notification: Notification) -> Key:
     word = notification.status or ""
     precedence = ENDINGS.get(canonical(word))
     if precedence is None:
-        return RANKS.get(canonical(word), UNKNOWN_RANK), 0, 0, 0, word
-    return ENDED_RANK, notification.attempt, notification.completed_at or 0, precedence, word
+        return notification.attempt, RANKS.get(canonical(word), UNKNOWN_RANK), 0, 0, word
+    return notification.attempt, ENDED_RANK, notification.completed_at or 0, precedence, word
 
 
-def _or_none(count: int | None) -> int:
+def _ending(key: Key) -> tuple[int, int, int]:
+    attempt, rank, _, precedence, _ = key
+    return attempt, rank, precedence
+
+
+def _or_less(count: int | None) -> int:
     return -1 if count is None else count
 
 
-# What the timeline speaks of.
-_FACTS: Mapping[str, Callable[[Job], object]] = {
-    "status": lambda job: job.status,
-    "outcome": lambda job: job.outcome,
-    "records": lambda job: (job.submitted, job.loaded, job.failed),
-    "message": lambda job: job.text("message"),
-    "object": lambda job: job.text("object"),
-    "direction": lambda job: job.text("direction"),
-    "file": lambda job: job.text("file"),
-    "created_at": lambda job: job.created_at,
-    "submitted_at": lambda job: job.submitted_at,
-    "ended_at": lambda job: job.ended_at,
-    "callback_payload": lambda job: job.text("callback_payload"),
-    "conflict": lambda job: job.conflict,
-    "learnt_by": lambda job: job.learnt_by,
-}
-# Which of these a register has a say in; of the registers not named here, the fact of its name.
-_TOLD_BY: Mapping[str, frozenset[str]] = {
-    **{name: frozenset({name}) for name in _FACTS},
-    "status": frozenset({"status", "outcome", "records", "ended_at"}),
-    "counts": frozenset({"outcome", "records"}),
-    "submitted": frozenset({"outcome", "records"}),
-    "best": frozenset({"conflict"}),
-    "worst": frozenset({"conflict"}),
-    "learnt": frozenset({"learnt_by"}),
-    "called": frozenset(),
-}
+def _or_none(count: int) -> int | None:
+    return None if count == -1 else count
+
+
+_FACTS_OF_NOTHING = _facts(Job(Registers()))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from receiver.jobs.job import Job, changes, join, registers
+from receiver.jobs.job import UNDER_WAY, Job, changes, is_fault, join, must_ask
 from receiver.lib.clock import HOUR_MS
 from receiver.openconnectors.notifications import Notification
 
@@ -66,6 +66,10 @@ class StoredJob(NamedTuple):
     files_expire_at: int | None
     callback_due: bool
     client_url: str | None
+    under_way: bool
+    poll_at: int | None
+    polls: int
+    closed_at: int | None
     errors_at: int | None
     errors_tries: int
     registers: str
@@ -86,6 +90,8 @@ class JobValues(NamedTuple):
     learnt_by: str | None
     client_url: str | None
     under_way: bool
+    poll_at: int | None
+    polls: int
     errors_at: int | None
     errors_tries: int
     registers: str
@@ -95,8 +101,9 @@ class JobValues(NamedTuple):
 class JobState:
     """A job while a batch is merged into it; what was stored of it comes first.
 
-    counted -- the facet and the hour it is counted under, as stored. forwards -- what its client is
-    to be told; None stands for all callbacks there were so far.
+    counted -- the facet and the hour it is counted under, as stored. contested -- its endings
+    contradict each other, and the vendor has not answered since. closed -- as lost. forwards --
+    what its client is to be told; None stands for all callbacks there were so far.
     """
 
     instance: str
@@ -108,6 +115,10 @@ class JobState:
     events: int = 0
     callback_due: bool = False
     client_url: str | None = None
+    contested: bool = False
+    poll_at: int | None = None
+    polls: int = 0
+    closed: bool = False
     errors_at: int | None = None
     errors_tries: int = 0
     counted: tuple[int, int | None] | None = None
@@ -119,16 +130,21 @@ class JobState:
     @classmethod
     def from_row(cls, row: StoredJob) -> "JobState":
         """Take up a stored job."""
+        job = Job.decode(row.registers)
         return cls(
             instance=row.instance,
             id=row.id,
             updated_at=row.updated_at,
             first_seen_at=row.first_seen_at,
-            job=Job(msgspec.json.decode(row.registers)),
+            job=job,
             revision=row.revision,
             events=row.events,
             callback_due=bool(row.callback_due),
             client_url=row.client_url,
+            contested=bool(row.under_way) and job.outcome not in UNDER_WAY,
+            poll_at=row.poll_at,
+            polls=row.polls,
+            closed=row.closed_at is not None,
             errors_at=row.errors_at,
             errors_tries=row.errors_tries,
             counted=(row.facet, _hour(row.files_expire_at)),
@@ -147,8 +163,6 @@ class JobState:
         """Merge a poll or a submission; return as `apply_callback`."""
         before = self.job
         changed, note = self._merge(observation.notification, now)
-        self.touched |= self.job != before
-        self.changed |= self.touched or self.revision == 0
         if observation.callback_due and not self.callback_due:
             self.callback_due = self.changed = True
         if observation.submission is not None:
@@ -182,17 +196,19 @@ class JobState:
             facet=facet,
             # Never backwards, or a page by newest change could show a job twice.
             updated_at=max(self.updated_at, now) if self.touched else self.updated_at,
-            revision=self.revision + 1,
+            revision=self.revision + self.touched,
             events=self.events,
             first_seen_at=self.first_seen_at,
             files_expire_at=job.files_expire_at,
             callback_due=self.callback_due,
             learnt_by=job.learnt_by,
             client_url=self.client_url,
-            under_way=job.outcome in ("pending", "unknown"),
+            under_way=self.contested or job.outcome in UNDER_WAY,
+            poll_at=self.poll_at,
+            polls=self.polls,
             errors_at=self.errors_at,
             errors_tries=self.errors_tries,
-            registers=msgspec.json.encode(job.registers).decode(),
+            registers=job.encode(),
         )
 
     def count(self, tally: dict[tuple[int, int], int], values: JobValues) -> None:
@@ -209,9 +225,15 @@ class JobState:
 
     def _merge(self, notification: Notification, now: int) -> tuple[str, str | None]:
         before = self.job
-        self.job = join(before, Job(registers(notification, now)))
-        self._note_errors(before, now)
+        self.job = join(before, Job.of(notification, now))
         names, note = changes(before, self.job, notification)
+        if self.closed and "outcome" not in names:
+            names, note = [*names, "outcome"], "the job was closed, and is open again"
+        self.closed = False
+        self.touched |= bool(names)
+        self.changed |= self.job != before or bool(names)
+        self._note_errors(before, now)
+        self._note_polling(before, notification, now)
         return msgspec.json.encode(names).decode(), note
 
     def _note_errors(self, before: Job, now: int) -> None:
@@ -219,16 +241,26 @@ class JobState:
         job = self.job
         if not job.failed or not job.ended or job.erased_at is not None:
             return
-        if _attempt(before) != _attempt(job):
+        if _ending(before) != _ending(job):
             self.errors_at, self.errors_tries = now, 0
+
+    def _note_polling(self, before: Job, notification: Notification, now: int) -> None:
+        """Have the vendor asked at once where endings contradict each other, until it answers."""
+        ask = must_ask(before, self.job, notification)
+        if ask is not None:
+            self.contested, self.poll_at, self.polls = ask, now if ask else None, 0
+            self.changed = True
+        if before.status is not None and before.attempt < self.job.attempt and not self.job.ended:
+            # It runs again: how long it takes counts from now on.
+            self.first_seen_at, self.poll_at, self.polls = now, None, 0
 
     def _forward(self, bodies: Sequence[bytes | None]) -> None:
         if self.client_url:  # '' once the job was erased: nobody is told any more
             self.forwards += bodies
 
 
-def _attempt(job: Job) -> tuple[object, ...]:
-    return job.ended, job.registers.get("status", [])[:2], job.failed, job.loaded
+def _ending(job: Job) -> tuple[object, ...]:
+    return job.ended, job.attempt, job.failed, job.reported
 
 
 def _hour(files_expire_at: int | None) -> int | None:
@@ -245,9 +277,9 @@ def _learnt(state: JobState) -> bytes:
     facts = {
         "id": state.id,
         "status": job.status,
-        "recordsCount": job.loaded,
+        "recordsCount": job.reported,
         "recordsFailedCount": job.failed,
-        "error": job.text("message"),
+        "error" if is_fault(job.status) else "message": job.text("message"),
     }
     told = {name: value for name, value in facts.items() if value is not None}
     payload = job.text("callback_payload")

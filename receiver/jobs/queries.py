@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
-import msgspec
 from msgspec import Struct
 from sqlalchemy import (
     ColumnElement,
@@ -32,7 +31,7 @@ from receiver.database.models import (
     UsualTime,
 )
 from receiver.database.page import Column, Selection, among, contains, hidden, numbers_of, page
-from receiver.jobs.job import Job, Outcome, Register
+from receiver.jobs.job import UNDER_WAY, Job, Outcome
 from receiver.jobs.projection import MAX_FACET_TEXT
 from receiver.lib.clock import DAY_MS
 from receiver.openconnectors.notifications import Source
@@ -40,7 +39,6 @@ from receiver.openconnectors.notifications import Source
 MAX_TIMELINE = 10_000
 FEW = 1_000  # rows that may be sorted instead of being read in order
 ENDED: tuple[Outcome, ...] = ("succeeded", "partial", "failed", "cancelled")
-UNDER_WAY: tuple[Outcome, ...] = ("pending", "unknown")
 
 Instances: TypeAlias = frozenset[str] | None  # what a token may see; None is all
 Show: TypeAlias = Literal["overdue", "expiring", "lost"]
@@ -194,10 +192,12 @@ def reachable(instances: Sequence[str], visible: Instances) -> Instances:
     return frozenset(instances) if visible is None else visible.intersection(instances)
 
 
-def known_jobs(session: Session, instance: str, ids: Sequence[str]) -> set[str]:
-    """Return those of the ids that are known for an instance."""
-    known = select(JobRow.id).where(JobRow.instance == instance, JobRow.id.in_(ids))
-    return set(session.scalars(known))
+def open_jobs(session: Session, instance: str, ids: Sequence[str]) -> dict[str, Job]:
+    """Return by id those of the ids that an instance knows and that were not closed as lost."""
+    known = select(JobRow.id, JobRow.registers).where(
+        JobRow.instance == instance, JobRow.id.in_(ids), JobRow.closed_at.is_(None)
+    )
+    return {id_: Job.decode(registers) for id_, registers in session.execute(known)}
 
 
 def note_fetched(session: Session, job: str, instance: str, now: int) -> None:
@@ -262,7 +262,7 @@ _FACETS = {
     "callback_lost": Facet.callback_lost,
 }
 # Where a job's registers hold what its facet does not, if that stands for many.
-_REGISTERS = {"status": ("status", 4), "object": ("object", 5), "direction": ("direction", 5)}
+_REGISTERS = {"status": (0, 0, 4), "object": (3, 1), "direction": (4, 1)}
 _BOUNDS = {
     "updated_after": JobRow.updated_at,
     "updated_before": JobRow.updated_at,
@@ -356,18 +356,20 @@ def _conditions(plan: _Plan, asked: frozenset[str], *, few: bool) -> list[Any]:
     if "others" in asked:
         for name in sorted(_REGISTERS.keys() & asked):
             of_many = among(hidden(JobRow.facet), "others", sqlite=plan.sqlite)
-            value = _register(*_REGISTERS[name], sqlite=plan.sqlite)
+            value = _register(_REGISTERS[name], sqlite=plan.sqlite)
             where.append(or_(~of_many, among(value, name, sqlite=plan.sqlite)))
     return where
 
 
-def _register(name: str, place: int, *, sqlite: bool) -> Any:  # noqa: ANN401 - an SQL expression
+def _register(place: Sequence[int], *, sqlite: bool) -> Any:  # noqa: ANN401 - an SQL expression
     """Read a text of a job's registers, cut as facets' texts are."""
     value: Column
     if sqlite:
-        value = func.json_extract(JobRow.registers, literal(f"'$.{name}[{place}]'"))
+        value = func.json_extract(
+            JobRow.registers, literal(f"'${''.join(f'[{n}]' for n in place)}'")
+        )
     else:
-        value = literal(f"(jobs.registers::json #>> '{{{name},{place}}}')")
+        value = literal(f"(jobs.registers::json #>> '{{{','.join(map(str, place))}}}')")
     return func.substr(value, literal("1"), literal(str(MAX_FACET_TEXT)), type_=Facet.status.type)
 
 
@@ -385,14 +387,11 @@ def _one_of(column: Column, words: Sequence[str]) -> Column:
     return column.in_([literal(f"'{word}'") for word in words])
 
 
-_registers = msgspec.json.Decoder(dict[str, Register])
-
-
 def _record(row: Any) -> JobRecord:  # noqa: ANN401 - a row of `_whole`
     return JobRecord(
         row.id,
         row.instance,
-        Job(_registers.decode(row.registers)),
+        Job.decode(row.registers),
         row.outcome,
         row.learnt_by,
         row.files_expire_at,

@@ -132,7 +132,7 @@ def queued(*, resend: bool = False) -> Call:
 
 def read_status(answer: Answer, job: str | None = None) -> Notification:
     """Read where a job stands; job -- the id that was asked for. Raises UpstreamNonsense."""
-    told = parse(answer.body)
+    told = parse(answer.body, job)
     if told.kind != "bulk_job" or job not in (None, told.job):
         raise UpstreamNonsense("the vendor's answer is no status of this job")
     return told

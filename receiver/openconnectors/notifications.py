@@ -20,18 +20,23 @@ MAX_ID = 200
 MAX_COUNT = 2**63 - 1
 MAX_TIME_MS = 253_402_300_799_999  # the last millisecond of the year 9999
 
-# One fact, its spellings: bulk v1/v2, bulk v3, the job list. The first usable one is taken.
+# One fact, its spellings: bulk v1/v2, bulk v3, the job list, the document's BulkStatus.
+# The first usable one is taken.
 STATUS = ("status", "jobStatus", "job_state")
-LOADED = ("recordsCount", "recordCount", "record_count")
-FAILED = ("recordsFailedCount", "errorCount", "error_count")
-MESSAGE = ("error", "message", "statusMessage")
+REPORTED = ("recordsCount", "recordCount", "record_count", "numOfLeadsProcessed")
+FAILED = ("recordsFailedCount", "errorCount", "error_count", "numOfRowsFailed")
+MESSAGE = ("error", "message", "infoMessage", "statusMessage")
 OBJECT = ("objectName", "object_name")
 DIRECTION = ("jobDirection", "job_direction")
-CREATED_AT = ("createdDate",)
-COMPLETED_AT = ("completionTime", "completion_time")
+CREATED_AT = ("createdDate", "bulk_start_time")
+COMPLETED_AT = ("completionTime", "completion_time", "bulk_finish_time")
 ATTEMPT = ("job_reset_attempt", "jobResetAttempt")
 CALLBACK_PAYLOAD = ("callback-payload", "callbackPayload", "callback_payload")
 
+# What tells the one shape without an id from any other JSON that has a status.
+_WITHOUT_ID = frozenset(
+    ("batchId", "numOfLeadsProcessed", "numOfRowsFailed", "numOfRowsWithWarning")
+)
 _ID = re.compile(r"[A-Za-z0-9._:~-]{1,200}")
 # A string, ended or not, or a bracket; possessive, or hostile text would be read again and again.
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
@@ -46,8 +51,8 @@ class Notification:
 
     job -- the job's id as text. status -- the vendor's word as it came.
     attempt -- how often the job was reset before. completed_at, created_at -- ms since the epoch.
-    loaded, failed, submitted -- numbers of records. callback_payload -- JSON text.
-    source, received_at (ms since the epoch) -- how and when we learnt it; set when it is stored.
+    reported, failed, submitted -- numbers of records. callback_payload -- JSON text.
+    source -- how we learnt it. asked_at -- when a poll was sent, ms since the epoch.
     A fact that the body does not tell is None.
     """
 
@@ -56,7 +61,7 @@ class Notification:
     status: str | None = None
     attempt: int = 0
     completed_at: int | None = None
-    loaded: int | None = None
+    reported: int | None = None
     failed: int | None = None
     message: str | None = None
     object: str | None = None
@@ -67,7 +72,7 @@ class Notification:
     submitted: int | None = None
     submitted_at: int | None = None
     source: Source = "callback"
-    received_at: int = 0
+    asked_at: int | None = None
 
 
 class Number(str):
@@ -76,13 +81,16 @@ class Number(str):
     __slots__ = ()
 
 
-def parse(body: bytes) -> Notification:
-    """Read a verified body; total over arbitrary bytes."""
+def parse(body: bytes, asked_for: str | None = None) -> Notification:
+    """Read a verified body; total over arbitrary bytes.
+
+    asked_for -- of an answer, the id that was asked for: one shape of the vendor's has none.
+    """
     try:
         value = document(body)
     except (ValueError, RecursionError):
         return Notification("unreadable")
-    return _read(value) if isinstance(value, dict) else Notification("other")
+    return _read(value, asked_for) if isinstance(value, dict) else Notification("other")
 
 
 def parse_all(body: bytes) -> list[Notification] | None:
@@ -104,8 +112,8 @@ def document(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
     return _DECODER.decode(text)
 
 
-def _read(document: Mapping[str, Any]) -> Notification:
-    job = _job_id(document.get("id"))
+def _read(document: Mapping[str, Any], asked_for: str | None = None) -> Notification:
+    job = _job_id(document.get("id", None if _WITHOUT_ID.isdisjoint(document) else asked_for))
     status = _first(document, STATUS, lambda value: _text(value) or None)
     if job and status:
         return _bulk_job(document, job, status)
@@ -184,7 +192,7 @@ def _bulk_job(document: Mapping[str, Any], job: str, status: str) -> Notificatio
         status=status,
         attempt=_first(document, ATTEMPT, _count) or 0,
         completed_at=_first(document, COMPLETED_AT, _time) or None,
-        loaded=_first(document, LOADED, _count),
+        reported=_first(document, REPORTED, _count),
         failed=_first(document, FAILED, _count),
         message=_first(document, MESSAGE, _words),
         object=_first(document, OBJECT, _text),

@@ -51,9 +51,11 @@ class Actions:
         """
         lane = self._lane(instance)
         self._turn(lane)
+        asked_at = self.clock()
         told = upstream.read_status(lane.send(upstream.status(job, lane.secrets.hub)), job)
         note = f"asked for by {by}"
-        self.intake.observe(NewObservation(instance, replace(told, source="poll"), note))
+        polled = replace(told, source="poll", asked_at=asked_at)
+        self.intake.observe(NewObservation(instance, polled, note))
         return told
 
     def resend(self, instance: str) -> int:

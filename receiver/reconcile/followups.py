@@ -54,7 +54,7 @@ class Claim:
 def due_polls(
     session: Session, instance: str, now: int, overdue_after: int, *, everything: bool
 ) -> list[Claim]:
-    """Give the jobs under way of an instance that should be asked for, longest waiting first."""
+    """Return the jobs of an instance that should be asked for, longest waiting first."""
     overdue = and_(JobRow.poll_at.is_(None), is_overdue())
     due = or_(overdue, JobRow.poll_at <= now)
     mine = select(JobRow).where(JobRow.instance == instance, IS_UNDER_WAY)
@@ -64,10 +64,10 @@ def due_polls(
 
 
 def claim_poll(session: Session, claim: Claim, next_at: int) -> bool:
-    """Take a poll; False if another node did, or if the job has ended meanwhile."""
+    """Take a poll; False if another node did, or if there is nothing to ask any more."""
     mine = update(JobRow).where(*is_claimed(claim), JobRow.polls == claim.tries)
-    under_way = mine.where(IS_UNDER_WAY)
-    return affected(session, under_way.values(poll_at=next_at, polls=JobRow.polls + 1)) == 1
+    open_ = mine.where(IS_UNDER_WAY)
+    return affected(session, open_.values(poll_at=next_at, polls=JobRow.polls + 1)) == 1
 
 
 def downloads(session: Session, instance: str, now: int) -> list[Claim]:

@@ -27,7 +27,7 @@ from receiver.instances import audit, registry
 from receiver.instances.encryption import Vault
 from receiver.jobs import failed_records as failures
 from receiver.jobs import queries
-from receiver.jobs.job import is_ending
+from receiver.jobs.job import is_ending, is_news
 from receiver.jobs.projection import NewObservation
 from receiver.jobs.record_errors import cause
 from receiver.jobs.usual_times import learn_usual_times
@@ -199,6 +199,7 @@ class Reconciler:
 
     def _ask(self, lane: Lane, report: Report, claim: Claim) -> None:
         report.asked += 1
+        asked_at = self._clock()
         try:
             call = upstream.status(claim.job, lane.secrets.hub)
             told = upstream.read_status(lane.send(call), claim.job)
@@ -207,32 +208,37 @@ class Reconciler:
                 raise
             log.warning("the vendor does not know this job", instance=lane.instance, job=claim.job)
             return
-        self._observe(lane, told)
+        self._observe(lane, told, asked_at)
         report.ended += is_ending(told.status)
 
     def _find(self, lane: Lane, report: Report) -> None:
-        """Look through the newest pages of the job list for jobs that nobody told us of."""
+        """Look through the newest pages of the job list for what nobody told us."""
         first = upstream.jobs(None, None, lane.secrets.hub)
         try:
             lane.turn()
+            asked_at = self._clock()
             for number, answer in enumerate(lane.pages(first)):
                 told = upstream.read_jobs(answer)
                 with self._database.read() as session:
+                    now = self._clock()
                     ids = [str(each.job) for each in told]
-                    known = queries.known_jobs(session, lane.instance, ids)
-                new = [each for each in told if each.job not in known]
-                for each in new:
-                    report.found += 1
-                    self._observe(lane, each, "found in the vendor's job list")
-                if not new or number + 1 >= LIST_PAGES:
+                    known = queries.open_jobs(session, lane.instance, ids)
+                news = [each for each in told if is_news(each, known.get(str(each.job)), now)]
+                for each in news:
+                    report.found += each.job not in known
+                    self._observe(lane, each, asked_at, "found in the vendor's job list")
+                if not news or number + 1 >= LIST_PAGES:
                     return
         except (UpstreamRefused, UpstreamNonsense) as error:
             if error.status == 401:  # noqa: PLR2004
                 raise
             log.info("the vendor has no job list", instance=lane.instance, error=str(error))
 
-    def _observe(self, lane: Lane, told: Notification, note: str | None = None) -> None:
-        self._intake.observe(NewObservation(lane.instance, replace(told, source="poll"), note))
+    def _observe(
+        self, lane: Lane, told: Notification, asked_at: int, note: str | None = None
+    ) -> None:
+        polled = replace(told, source="poll", asked_at=asked_at)
+        self._intake.observe(NewObservation(lane.instance, polled, note))
 
     def _fetch_errors(self, lane: Lane, report: Report) -> None:
         with self._database.read() as session:

@@ -21,7 +21,8 @@ from receiver.errors import Ambiguous, BodyGone, EventGone, NotFound
 from receiver.instances import audit
 from receiver.instances.tokens import Bearer
 from receiver.jobs import failed_records, queries
-from receiver.jobs.queries import UNDER_WAY, JobRecord
+from receiver.jobs.job import UNDER_WAY
+from receiver.jobs.queries import JobRecord
 from receiver.jobs.summary import summary
 from receiver.lib.clock import iso
 from receiver.web import Services, schemas

@@ -176,8 +176,9 @@ def status(job_id: str) -> Response:
     """Tell where a job stands; the vendor is asked only for a job that the store does not know."""
     row = _stored(job_id)
     if row is None:
+        now = services().clock()
         answer = send(upstream.status(job_id, _hub()))
-        observe(NewObservation(g.instance, _polled(answer, job_id)))
+        observe(NewObservation(g.instance, _polled(answer, job_id, now)))
         return passed_on(answer)
     return vendors_json(as_vendor(row))
 
@@ -219,7 +220,7 @@ def cancel(job_id: str) -> Response:
         audit.note(session, at=now, actor=g.bearer.name, action="cancel", subject=place)
     answer = send(upstream.cancel(job_id, _hub()))
     try:
-        observe(NewObservation(g.instance, _polled(answer, job_id), "answer to a cancel"))
+        observe(NewObservation(g.instance, _polled(answer, job_id, now), "answer to a cancel"))
     except UpstreamNonsense:
         log.info("the answer to a cancel tells no status", instance=g.instance, job=job_id)
     return passed_on(answer)
@@ -240,8 +241,8 @@ def result(job_id: str, object_name: str) -> Response:
     return Response(body, headers=headers, content_type=content_type)
 
 
-def _polled(answer: Answer, job_id: str) -> Notification:
-    return replace(upstream.read_status(answer, job_id), source="poll")
+def _polled(answer: Answer, job_id: str, asked_at: int) -> Notification:
+    return replace(upstream.read_status(answer, job_id), source="poll", asked_at=asked_at)
 
 
 def _asked_again(call: Call) -> Call:

@@ -107,6 +107,9 @@ class Records(Struct):
     submitted: int | None
     loaded: int | None
     failed: int | None
+    reported: Annotated[
+        int | None, Meta(description="The vendor's own count, as it came: of all or of the loaded")
+    ]
 
 
 class Job(Struct):
@@ -247,7 +250,7 @@ def job(record: JobRecord, now: int, overdue_after: int) -> Job:
         merged.text("object"),
         merged.text("direction"),
         merged.text("file"),
-        Records(merged.submitted, merged.loaded, merged.failed),
+        Records(merged.submitted, merged.loaded, merged.failed, merged.reported),
         merged.text("message"),
         record.learnt_by,
         iso(merged.submitted_at),

@@ -11,6 +11,7 @@ from flask import Response, request
 from receiver.errors import BadParameter, UpstreamNonsense
 from receiver.jobs import queries
 from receiver.jobs.job import Job as MergedJob
+from receiver.jobs.job import is_fault
 from receiver.jobs.queries import JobRecord, Place
 from receiver.openconnectors.client import NEXT_PAGE_HEADER, Answer
 from receiver.web.http import read_cursor
@@ -20,6 +21,7 @@ PAGE_SIZE = 200
 LARGEST_PAGE = 2000
 
 _AND = re.compile(r"(?<!\s)\s++and\s++", re.IGNORECASE)
+_NUMBER = re.compile(r"0|[1-9][0-9]*")  # an id that a number writes as well
 _CONDITION = re.compile(r"\s*(job_status|object_name|job_direction)\s*=\s*'([^'\0]*)'\s*")
 
 
@@ -30,9 +32,9 @@ def as_vendor(row: JobRecord) -> dict[str, Any]:
         {
             "id": row.id,
             "status": job.status,
-            "recordsCount": _so_far(job, job.loaded),
+            "recordsCount": _so_far(job, job.reported),
             "recordsFailedCount": _so_far(job, job.failed),
-            "error": job.text("message"),
+            "error" if is_fault(job.status) else "message": job.text("message"),
         }
     )
 
@@ -42,12 +44,12 @@ def as_listed(row: JobRecord) -> dict[str, Any]:
     job = row.job
     return _known(
         {
-            "id": int(row.id) if row.id.isascii() and row.id.isdigit() else row.id,
+            "id": int(row.id) if _NUMBER.fullmatch(row.id) else row.id,
             "status": job.status,
             "job_state": job.status,
             "object_name": job.text("object"),
             "job_direction": job.text("direction"),
-            "record_count": _so_far(job, job.loaded),
+            "record_count": _so_far(job, job.reported),
             "error_count": _so_far(job, job.failed),
             "createdDate": job.created_at,
             "completion_time": job.ended_at,

@@ -218,7 +218,7 @@ def test_a_notice_is_bounded_though_all_instances_fail_at_once(ward, webhook, of
                 {
                     "id": f"{number:0200}",
                     "instance": f"{number:064}",
-                    "registers": "{}",
+                    "registers": "[]",
                     "revision": 0,
                     "events": 0,
                     "first_seen_at": ward.now,

@@ -29,7 +29,8 @@ class _Hasty(Writer[Item, Result]):
 LAST_WRITE = """
 
 def join(one, other):
-    return Job({**one.registers, **other.registers})
+    pairs = zip(astuple(one.registers), astuple(other.registers), strict=True)
+    return Job(Registers(*[old if new is None else new for old, new in pairs]))
 """
 
 

@@ -85,7 +85,7 @@ def _wrong_jobs(storm: Storm, stored: Iterable[Stored]) -> int:
 def _facts(law: dict[str, Any]) -> dict[str, Any]:
     """What the law says, as the API shows it."""
     same = ("status", "outcome", "message", "object", "direction", "conflict", "learnt_by", "file")
-    counts = ("submitted", "loaded", "failed")
+    counts = ("submitted", "loaded", "failed", "reported")
     payload = law["callback_payload"]
     return {
         **{name: law[name] for name in same},

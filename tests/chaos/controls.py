@@ -22,7 +22,7 @@ c.execute("DELETE FROM timeline WHERE event = ?", ids[1:2])
 c.execute("UPDATE events SET deliveries = 1000 WHERE id = ?", ids[2:3])
 c.execute("UPDATE events SET kind = 'other' WHERE id = ?", ids[3:4])
 c.execute("UPDATE events SET sha256 = x'00' WHERE id = ?", ids[4:5])
-c.execute("UPDATE jobs SET registers = '{}' WHERE rowid = 1")
+c.execute("UPDATE jobs SET registers = '[]' WHERE rowid = 1")
 c.commit()
 """
 TAMPERED = {

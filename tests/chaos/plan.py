@@ -14,12 +14,10 @@ from itertools import count
 from typing import Any
 
 from corpus import UNREADABLE
-from oracle import by_law
-
-from receiver.openconnectors.notifications import Notification
+from oracle import Said, by_law
 
 INSTANCES = ("default", "turning")  # the keys of the second are changed during the run
-SHAPES = (  # status, loaded, failed and completion time as three of the vendor's surfaces have them
+SHAPES = (  # how three of the vendor's surfaces spell status, reported, failed, completion time
     ("status", "recordsCount", "recordsFailedCount", "completionTime"),
     ("jobStatus", "recordCount", "errorCount", "completionTime"),
     ("job_state", "record_count", "error_count", "completion_time"),
@@ -50,7 +48,7 @@ class Plan:
 
     chance: random.Random
     nodes: list[str]
-    told: dict[tuple[str, str], dict[bytes, Notification]] = field(default_factory=dict)
+    told: dict[tuple[str, str], dict[bytes, Said]] = field(default_factory=dict)
     sent: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -120,7 +118,7 @@ class Plan:
             facts = self._facts()
             body = self._spelt(job, facts)
             sha256 = hashlib.sha256(body).digest()
-            self._told[job, instance][sha256] = Notification("bulk_job", job, **facts)
+            self._told[job, instance][sha256] = Said("bulk_job", job, **facts)
             bodies.append((instance, body))
         return bodies
 
@@ -131,7 +129,7 @@ class Plan:
         facts: dict[str, Any] = {"status": chance.choice(ENDINGS if ended else UNDER_WAY)}
         if ended:
             facts["failed"] = chance.choice([None, 0, 1, 3])
-            facts["loaded"] = chance.choice([None, 0, 2, 10])
+            facts["reported"] = chance.choice([None, 0, 2, 10])
             facts["completed_at"] = chance.choice([None, FIRST_ENDED, FIRST_ENDED + 1])
             facts["attempt"] = chance.choice([0, 0, 0, 1])
         for name, values in (
@@ -147,7 +145,7 @@ class Plan:
 
     def _spelt(self, job: str, facts: dict[str, Any]) -> bytes:
         shape = self.chance.choice(SHAPES)
-        names = dict(zip(("status", "loaded", "failed", "completed_at"), shape, strict=True))
+        names = dict(zip(("status", "reported", "failed", "completed_at"), shape, strict=True))
         names |= {"message": "error", "object": "objectName", "direction": "jobDirection"}
         names |= {"created_at": "createdDate", "attempt": "job_reset_attempt"}
         told = {names[fact]: facts[fact] for fact in names if facts.get(fact) is not None}

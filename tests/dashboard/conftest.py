@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from nodes import DEADLINE
+from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 from receiving import Receiver
 from showcase import Showcase
 from visiting import WIDE, Dashboard, Guest, Visitor, served
@@ -30,7 +31,7 @@ ARGUMENTS = [
 @pytest.fixture(scope="session")
 def chromium() -> Path:
     """Debian's Chromium; installed by apt where we may, else the tests that need it say so."""
-    with Path("/tmp/receiver-chromium.lock").open("w") as lock:
+    with Path(__file__).open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one of the test processes installs it
         if not CHROMIUM.exists() and os.geteuid() == 0:
             environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
@@ -46,6 +47,7 @@ def chromium() -> Path:
 @pytest.fixture(scope="session")
 def browser(chromium: Path) -> Iterator[Browser]:
     with sync_playwright() as playwright:
+        expect.set_options(timeout=DEADLINE * 1000)
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield browser
         browser.close()
@@ -81,6 +83,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
 
     def come(dashboard: Dashboard, **options: Any) -> Visitor:
         context = browser.new_context(**{"viewport": WIDE, **options})
+        context.set_default_timeout(DEADLINE * 1000)
         contexts.append(context)
         visitors.append(Visitor(dashboard, context))
         return visitors[-1]

@@ -144,7 +144,7 @@ class Showcase:
                 "bulk_job",
                 job=job,
                 status=told["status"],
-                loaded=told.get("recordsCount"),
+                reported=told.get("recordsCount"),
                 failed=told.get("recordsFailedCount"),
                 source="poll",
             )

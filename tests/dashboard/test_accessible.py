@@ -6,6 +6,8 @@ from visiting import PHONE, WIDE
 
 from receiver.web.dashboard import blueprint
 
+pytestmark = pytest.mark.slow
+
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 

@@ -4,19 +4,17 @@ import os
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
+from nodes import DEADLINE, eventually
 from playwright.sync_api import BrowserContext, Page
 from receiving import Receiver
 from showcase import ENCRYPTION_KEY, Showcase
 
-DEADLINE = 60  # seconds; only a receiver that does not start or stop needs them
 WIDE = {"width": 1280, "height": 900}
 PHONE = {"width": 360, "height": 740}
 
@@ -65,16 +63,6 @@ def served(database_url: str, folder: Path, *, port: int = 0, **environment: str
         process.wait(DEADLINE)
     written = log.read_text(errors="replace")
     assert "Traceback" not in written, written
-
-
-def eventually(condition: Callable[[], Any]) -> Any:
-    """Look again and again; give the first true answer, or fail at the deadline."""
-    pause = threading.Event()
-    for _ in range(DEADLINE * 20):
-        if answer := condition():
-            return answer
-        pause.wait(0.05)
-    return pytest.fail("what was waited for never came to be")
 
 
 class Visitor:

@@ -2,14 +2,13 @@
 
 import ipaddress
 import json
-import os
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
-import pytest
+import debian
 import yaml
 from manifests import BIN, GRACE, are_settings, checked, is_command
 from nodes import KEY, Node, eventually, free_port, own_environment
@@ -85,10 +84,7 @@ exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
 
 
 def test_what_the_image_runs_needs_no_writable_root_and_no_capability(tmp_path):
-    unshare = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
-    if subprocess.run([*unshare, "true"], stderr=subprocess.DEVNULL, check=False).returncode:
-        missing = "this machine lets nobody make a mount namespace"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    unshare = debian.can_mount()
     port = free_port()
     words = [*json.loads(said("ENTRYPOINT")[0]), *json.loads(said("CMD")[0])]
     program, *arguments = [word.replace(":8000", f":{port}") for word in words]

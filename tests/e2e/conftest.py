@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from nodes import DEADLINE, KEY, eventually
+from nodes import DEADLINE, KEY, eventually, make_token
 
 import receiver
-from receiver.database import migrations
-from receiver.instances import tokens
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 
 ROOT = Path(receiver.__file__).parents[1]
@@ -147,20 +145,12 @@ class Served:
         return self.process.wait(DEADLINE)
 
 
-def make_token(database_url: str) -> str:
-    database = migrations.opened(database_url)
-    with database.write() as session:
-        token = tokens.create_token(session, TOKEN_NAME, "operate", 1)
-    database.close()
-    return token
-
-
 @contextmanager
 def running(
     database_url: str, folder: Path, command: Iterable[str] = SERVE, **environment: str
 ) -> Iterator[Served]:
     """Run a receiver until the end; fail if it wrote a traceback or a secret to its log."""
-    token = make_token(database_url)
+    token = make_token(database_url, TOKEN_NAME)
     own = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_", "GUNICORN_", "PROMETHEUS_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     variables = {

@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from contextlib import ExitStack, suppress
@@ -15,6 +14,7 @@ from typing import Any
 import httpx
 from conftest import ROOT, eventually
 from cryptography.fernet import Fernet
+from nodes import free_port
 
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 
@@ -28,13 +28,6 @@ for line in sys.argv[1:]:
     receiver.main(shlex.split(line), standalone_mode=False)
 """
 SECRETS = ("signature-key", "element-token", "user-secret", "organization-secret")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass
@@ -139,7 +132,7 @@ class Duty:
 
     def readiness(self) -> int:
         with suppress(httpx.TransportError):
-            return httpx.get(f"{self.url}/readyz", trust_env=False, timeout=30).status_code
+            return httpx.get(f"{self.url}/readyz", trust_env=False).status_code
         return 0
 
     def run(self, commands: str, *, each: bool = True, code: int = 0) -> str:

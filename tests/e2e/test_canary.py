@@ -35,6 +35,8 @@ from receiver.instances.registry import VendorSecrets
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 from receiver.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 WINDOW = 10  # characters in a row that are no accident
 BODY = b'{"id": "77", "status": "COMPLETED"}'
 PASSWORD = "the database's password"
@@ -394,7 +396,7 @@ def dumped(url: str) -> bytes:
 
 
 @contextmanager
-def database_of(kind: str, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+def database_of(kind: str, folder: Path, cluster: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     """Give a database's URL, and what takes the database away."""
     if kind == "sqlite":
         url = f"sqlite:///{folder}/receiver.db"
@@ -405,14 +407,14 @@ def database_of(kind: str, folder: Path) -> Iterator[tuple[str, Callable[[], Non
 
         yield url, take_away
         return
-    server = get_server(folder / "pg", cleanup_mode="delete")
+    server = get_server(cluster, cleanup_mode="delete")
     yield server.get_uri().replace("postgresql:", "postgresql+psycopg:", 1), server.cleanup
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_no_secret_leaves_a_trace(kind, secrets, echo, tmp_path):
+def test_no_secret_leaves_a_trace(kind, secrets, echo, tmp_path, own_cluster):
     vendor, vendor_url = echo
-    with database_of(kind, tmp_path) as (url, take_away):
+    with database_of(kind, tmp_path, own_cluster) as (url, take_away):
         with_password = make_url(url)
         if kind == "postgresql":  # which asks for none, and is told one
             with_password = with_password.set(password=secrets[PASSWORD])

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import debian
 import httpx
 import pytest
 from conftest import ROOT, eventually
@@ -18,6 +19,8 @@ from sqlalchemy import text
 
 from receiver.database import migrations
 from receiver.database.engine import Database
+
+pytestmark = pytest.mark.slow
 
 PAGE = (ROOT / "docs" / "runbook.md").read_text()
 
@@ -57,8 +60,8 @@ def test_each_entry_says_where_to_look_what_to_do_and_when_it_is_over():
     assert {name for name, steps in BLOCKS.items() if set(steps) < {"look", "do", "proof"}} == set()
 
 
-def test_the_database_is_down(make_duty, tmp_path):
-    server = get_server(tmp_path / "pg", cleanup_mode="stop")
+def test_the_database_is_down(make_duty, own_cluster):
+    server = get_server(own_cluster, cleanup_mode="stop")
     steps = BLOCKS["The database is down"]
     duty = make_duty(server.get_uri().replace("postgresql:", "postgresql+psycopg:", 1))
     try:
@@ -69,7 +72,7 @@ def test_the_database_is_down(make_duty, tmp_path):
         told = duty.run(steps["look"], code=1)
         assert "store_unavailable" in told
         assert "fail  schema" in told
-        server = get_server(tmp_path / "pg", cleanup_mode="stop")
+        server = get_server(own_cluster, cleanup_mode="stop")
         eventually(lambda: duty.readiness() == 200, "recovery by itself")
         duty.run(steps["do"])
         duty.run(steps["proof"])
@@ -209,10 +212,10 @@ def deliveries(duty: Duty, state: str) -> list[Any]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a disk of its own")
 def test_the_disk_is_full(make_duty, tmp_path):
     """On a small disk in a mount namespace of its own."""
-    disk = tmp_path / "disk"
+    unshare, disk = debian.can_mount(), tmp_path / "disk"
     disk.mkdir()
     mount = f"mount -t tmpfs -o size=16m tmpfs {disk} && echo ready && exec sleep 600"
-    holder = subprocess.Popen(["unshare", "--mount", "sh", "-c", mount], stdout=subprocess.PIPE)
+    holder = subprocess.Popen([*unshare, "sh", "-c", mount], stdout=subprocess.PIPE)
     try:
         assert holder.stdout.readline() == b"ready\n"
         inside = ["nsenter", f"--target={holder.pid}", "--mount", f"--wdns={tmp_path}"]

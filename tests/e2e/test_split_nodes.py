@@ -187,6 +187,7 @@ def test_split_over_two_nodes_in_any_order_a_job_is_that_of_one_node(nodes, stor
     assert (job["events"], entries) == (len(said), len(said))
 
 
+@pytest.mark.slow
 @example_settings(1500)
 @given(story=stories(), cut=st.integers(0, 8))
 @example(story=RUNNING_AFTER_ITS_END, cut=2)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import httpx
 import pytest
 from conftest import ROOT, eventually
-from duty import Duty, free_port
+from duty import Duty
+from nodes import free_port
 
 PAGE = (ROOT / "docs" / "walkthrough.md").read_text()
 END = "end of block"
@@ -103,6 +104,7 @@ def duty(tmp_path: Path) -> Iterator[Duty]:
         yield Duty(tmp_path, "", stack)
 
 
+@pytest.mark.slow
 def test_the_walk_prints_what_the_page_says(duty):
     receiver, sandbox = f"127.0.0.1:{duty.port}", f"127.0.0.1:{free_port()}"
     terminal = Terminal(duty, {"127.0.0.1:8000": receiver, "127.0.0.1:9000": sandbox})

@@ -2,17 +2,18 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Condition, Event, Thread
+from threading import Condition, Thread
 from typing import NamedTuple
 
 import httpx
 import pytest
+from nodes import DEADLINE
+from nodes import eventually as until
 
 from receiver.openconnectors import sandbox
 from receiver.openconnectors.sandbox.options import Options
 from receiver.openconnectors.sandbox.server import Running, running
 
-DEADLINE_SECONDS = 30
 ENDINGS = {"COMPLETED", "CANCELLED", "ABORTED", "ERROR"}
 SAMPLE = Path(sandbox.__file__).with_name("contacts.csv")
 
@@ -55,7 +56,7 @@ class Catcher:
 
     def wait(self, count: int) -> list[Caught]:
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.caught) >= count, DEADLINE_SECONDS)
+            assert self._changed.wait_for(lambda: len(self.caught) >= count, DEADLINE)
             return list(self.caught)
 
 
@@ -101,16 +102,6 @@ class Client:
 
     def states(self) -> list[object]:
         return [delivery["status"] for delivery in self.deliveries()]
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    """Return as soon as `is_so`; fail after the deadline."""
-    pause = Event()
-    for _ in range(DEADLINE_SECONDS * 100):
-        if is_so():
-            return
-        pause.wait(0.01)
-    pytest.fail("it did not become so before the deadline")
 
 
 @pytest.fixture(name="until")

@@ -231,7 +231,7 @@ def test_no_secret_is_in_a_repr():
 def talk(client, request: bytes) -> tuple[bytes, bytes]:
     """Send these bytes and no more; give the answer's head and body."""
     port = int(client.url.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: connection.recv(4096), b""))

@@ -207,6 +207,7 @@ def test_loopback_is_told_from_other_hosts(url, expected):
     assert expected == is_loopback(url)
 
 
+@pytest.mark.slow
 def test_a_thousand_jobs_are_each_told_once(start, catcher, until):
     client = start()
     jobs = {client.created(b"email\n", to=catcher.url) for _ in range(1000)}

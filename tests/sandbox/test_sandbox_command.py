@@ -34,7 +34,7 @@ def test_it_listens_until_it_is_told_to_stop(stop):
         headers = {"Authorization": "Element t, User u"}
         assert httpx.get(f"{api}/objects", headers=headers).json()[1] == "contact"
         child.send_signal(stop)
-        _, rest = child.communicate(timeout=30)
+        _, rest = child.communicate(timeout=60)
     assert (child.returncode, rest) == (0, "")
 
 

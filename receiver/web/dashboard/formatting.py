@@ -33,6 +33,7 @@ OUTCOMES = {
     "failed": "failed",
     "cancelled": "cancelled",
     "unknown": "unknown",
+    "lost": "lost",
 }
 
 
