@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -64,7 +63,7 @@ callbacks = st.builds(
 )
 observations = st.builds(
     lambda body, due, source: NewObservation(
-        "default", replace(parse(body), source=source), callback_due=due
+        "default", parse(body).replace(source=source), callback_due=due
     ),
     callbacks,
     st.booleans(),
@@ -107,7 +106,7 @@ def in_turn(item, turn: int):
         return item.replace(b'{"id": "', b'{"id": "%d-' % turn)
     told = item.notification
     return NewObservation(
-        item.instance, replace(told, job=f"{turn}-{told.job}"), callback_due=item.callback_due
+        item.instance, told.replace(job=f"{turn}-{told.job}"), callback_due=item.callback_due
     )
 
 

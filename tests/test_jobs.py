@@ -372,7 +372,7 @@ def test_a_poll_decides_nothing_of_another_attempt():
     polled = said("CANCELLED", asked_at=800, **POLLED)
     again = [said("COMPLETED", attempt=1), said("ERROR", attempt=1)]
     assert fold([*again, polled]).status == "COMPLETED"
-    assert fold([*again, replace(polled, attempt=1)]).status == "CANCELLED"
+    assert fold([*again, polled.replace(attempt=1)]).status == "CANCELLED"
 
 
 def test_a_poll_that_is_no_ending_decides_nothing():
@@ -387,7 +387,7 @@ def test_a_deciding_poll_without_counts_leaves_those_told_of_the_same_ending():
 
 
 CALLBACK, POLL = said("ERROR", received_at=100), said("COMPLETED", asked_at=800, **POLLED)
-OTHER_POLL = replace(POLL, status="ABORTED", asked_at=900)
+OTHER_POLL = POLL.replace(status="ABORTED", asked_at=900)
 
 
 @pytest.mark.parametrize(
@@ -395,7 +395,7 @@ OTHER_POLL = replace(POLL, status="ABORTED", asked_at=900)
     [
         ([], CALLBACK, None),
         ([CALLBACK], said("RUNNING"), None),
-        ([CALLBACK], replace(CALLBACK, reported=7), None),
+        ([CALLBACK], CALLBACK.replace(reported=7), None),
         ([CALLBACK], said("COMPLETED"), True),
         ([CALLBACK], POLL, True),  # two sources, two endings: once more
         ([CALLBACK, POLL], OTHER_POLL, False),
@@ -403,9 +403,9 @@ OTHER_POLL = replace(POLL, status="ABORTED", asked_at=900)
         ([CALLBACK, POLL], said("RUNNING"), None),
         ([CALLBACK, POLL], said("RUNNING", attempt=1), False),
         ([CALLBACK, POLL], said("COMPLETED", attempt=1), False),
-        ([CALLBACK, replace(POLL, attempt=1)], said("COMPLETED"), None),
+        ([CALLBACK, POLL.replace(attempt=1)], said("COMPLETED"), None),
         ([CALLBACK, POLL, said("RUNNING", attempt=1)], said("CANCELLED"), None),
-        ([replace(CALLBACK, attempt=1), replace(POLL, attempt=1)], said("CANCELLED"), None),
+        ([CALLBACK.replace(attempt=1), POLL.replace(attempt=1)], said("CANCELLED"), None),
     ],
 )
 def test_the_vendor_is_asked_when_endings_contradict_each_other_until_it_answers(told, late, ask):

@@ -6,7 +6,6 @@ import os
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import msgspec
 import pytest
@@ -317,7 +316,7 @@ def test_a_poll_that_tells_nothing_new_is_no_change_of_the_job(any_receiver):
 
 
 def test_an_observation_equal_to_a_body_does_not_make_it_a_duplicate(any_receiver):
-    write(any_receiver, NewObservation("default", replace(parse(bulk()), source="poll")))
+    write(any_receiver, NewObservation("default", parse(bulk()).replace(source="poll")))
     assert any_receiver.call_back(bulk()).json["duplicate"] is False
 
 
@@ -349,7 +348,7 @@ def test_two_receivers_with_the_same_batch_in_opposite_orders_never_deadlock(
             write(
                 nodes[lane],
                 *(
-                    NewObservation("default", replace(parse(body), source="poll"))
+                    NewObservation("default", parse(body).replace(source="poll"))
                     for body in bodies
                 ),
             )
@@ -473,7 +472,7 @@ def test_a_reading_that_the_database_refuses_costs_neither_its_body_nor_its_neig
 ):
     """The parser gives no such reading; should it ever, the event must not become an outage."""
     stored = Stored(any_receiver.services.database)
-    reading = replace(Notification("bulk_job", "7", "COMPLETED"), **poison)
+    reading = Notification("bulk_job", "7", "COMPLETED").replace(**poison)
     bad = msgspec.structs.replace(stored.judged(b"poisoned"), notification=reading)
     receipts = stored.write(bulk("1"), bad, bulk("2"))
     assert [(type(receipt), receipt.duplicate) for receipt in receipts] == [(Receipt, False)] * 3

@@ -10,6 +10,7 @@ import os
 import socket
 import time
 import zlib
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import TypeAlias, cast
@@ -44,7 +45,16 @@ from receiver.errors import (
     UnknownInstance,
 )
 from receiver.instances.keys import KEY_PREFIX, Keys
-from receiver.jobs.projection import FacetKey, JobState, NewObservation, StoredJob
+from receiver.jobs.first_word import FirstWord
+from receiver.jobs.projection import (
+    FacetKey,
+    JobState,
+    JobValues,
+    NewObservation,
+    StoredJob,
+    Tally,
+    count,
+)
 from receiver.lib.clock import MINUTE_MS
 from receiver.lib.ratelimit import network_of
 from receiver.openconnectors.notifications import Notification
@@ -54,6 +64,7 @@ MAX_REMEMBERED = 50_000  # facets, in one process
 TRIES = 5  # of a batch that lost races with other nodes
 SLOTS = 16  # of counts: processes with a slot of their own do not wait for each other
 
+Place: TypeAlias = tuple[str, str]  # of a job: (instance, id)
 Identity: TypeAlias = tuple[str, str, bytes]  # of an event: (instance, job or '', sha256)
 
 log = structlog.get_logger()
@@ -165,9 +176,8 @@ class Store:
 
     def _add_facets(self, connection: Connection, writing: "_Writing") -> None:
         """Insert those facets of a batch's jobs that this process has not seen before."""
-        for key in sorted(
-            {state.facet() for state in writing.changed} - self._facets.keys(), key=_order
-        ):
+        unseen = {key for _, key in writing.changed} - self._facets.keys()
+        for key in sorted(unseen, key=FacetKey.number):
             used = key
             of_instance = select(func.count()).where(Facet.instance == key.instance)
             if (connection.scalar(of_instance) or 0) >= MAX_FACETS and not writing.run.select(
@@ -195,32 +205,33 @@ class _Writing:
     def __init__(self, run: Statements, start: Start, items: Sequence[Item]) -> None:
         self.run, self.now, self._n, self._items = run, start.now, start.n, items
         self.results: list[Result] = [None] * len(items)
-        self.states: dict[tuple[str, str], JobState] = {}
+        self.states: dict[Place, JobState] = {}
+        self.changed: list[tuple[JobState | FirstWord, FacetKey]] = []
         self.facets: dict[FacetKey, int] = {}  # those that are new to this process
         self.keys: set[str] = set()
         self.noted: dict[str, int] = {}
         self.rejections: list[NewRejection] = []
         self._receipts: dict[Identity, Receipt] = {}
+        self._alone: set[Place] = set()  # new jobs, each of one item alone
         self._events: list[Row] = []
         self._jobless: list[Row] = []
         self._repeated: dict[int, int] = {}
         self._entries: list[Row] = []
-
-    @property
-    def changed(self) -> list[JobState]:
-        """The jobs whose rows are to be written."""
-        return [state for state in self.states.values() if state.changed]
 
     def read(self) -> None:
         """Lock the jobs that are there, and find the events that are.
 
         A job that is not there has no event either: nothing ever deletes one.
         """
-        places = sorted({place for item in self._items if (place := _place(item))})
+        about = Counter(place for item in self._items if (place := _place(item)))
+        places = sorted(about)
         rows = self.run.select(sql.JOBS, places) if places else ()
         stored = {(row[0], row[1]): JobState.from_row(StoredJob._make(row)) for row in rows}
+        self._alone = {place for place in places if about[place] == 1 and place not in stored}
         self.states = {
-            place: stored.get(place) or JobState(*place, self.now, self.now) for place in places
+            place: stored.get(place) or JobState(*place, self.now, self.now)
+            for place in places
+            if place not in self._alone
         }
         identities = sorted(
             {
@@ -245,21 +256,21 @@ class _Writing:
         for item in self._items:
             if isinstance(item, NewObservation):
                 self._observe(item)
+        self.changed += [(state, state.facet()) for state in self.states.values() if state.changed]
 
     def write(self, facets: Mapping[FacetKey, int], slot: int) -> None:
         """Write all of it."""
-        tally: dict[tuple[int, int], int] = {}
-        new: list[Row] = []
-        changed: list[Row] = []
-        for state in self.changed:
-            key = state.facet()
-            number = self.facets.get(key)
-            values = state.values(facets[key] if number is None else number, self.now)
-            state.count(tally, values)
+        tally: Tally = defaultdict(int)
+        new: list[JobValues] = []
+        changed: list[JobValues] = []
+        for state, key in self.changed:
+            number = facets.get(key)
+            values = state.values(self.facets[key] if number is None else number, self.now)
+            count(tally, state.counted, values)
             (new if state.counted is None else changed).append(values)
         counts = [(facet, hour, slot, n) for (facet, hour), n in sorted(tally.items()) if n]
         for statement, rows in (
-            (sql.NEW_JOBS, new),
+            (sql.NEW_JOBS, sorted(new)),
             (sql.CHANGED_JOBS, changed),
             (sql.NEW_EVENTS, self._events + sorted(self._jobless, key=itemgetter(1, 3))),
             (sql.REPEATED_EVENTS, [(more, self.now, n) for n, more in self._repeated.items()]),
@@ -285,17 +296,23 @@ class _Writing:
             return receipt
         delivery, notification = item.delivery, cast("Notification", item.notification)
         n = self._next()
-        state = self.states.get(identity[:2])
-        changed, note = (
-            state.apply_callback(notification, delivery.body, self.now) if state else (None, None)
-        )
-        # A body that comes after its job was erased is not stored.
-        erased = state is not None and state.job.erased_at is not None
-        (self._events if state else self._jobless).append(
+        body: bytes | None = delivery.body
+        place = identity[:2]
+        changed: str | None = None
+        note: str | None = None
+        if place in self._alone:
+            word = FirstWord(delivery.instance, notification, self.now)
+            self.changed.append((word, word.facet()))
+            changed = word.changed
+        elif place in self.states:
+            state = self.states[place]
+            changed, note = state.apply_callback(notification, delivery.body, self.now)
+            if state.job.erased_at is not None:
+                body = None  # it came after its job was erased
+        (self._events if notification.job else self._jobless).append(
             (
                 *(n, *identity, notification.kind, 1, self.now, item.key, len(delivery.body)),
-                *(delivery.webhook_id, None, None, notification.status, changed, note),
-                None if erased else delivery.body,
+                *(delivery.webhook_id, None, None, notification.status, changed, note, body),
             )
         )
         self._receipts[identity] = Receipt(n, duplicate=True)
@@ -303,7 +320,9 @@ class _Writing:
 
     def _observe(self, item: NewObservation) -> None:
         told = item.notification
-        state = self.states[cast("tuple[str, str]", _place(item))]
+        place = cast("Place", _place(item))
+        state = self.states.get(place) or JobState(*place, self.now, self.now)
+        self.states[place] = state
         changed, note = state.apply_observation(item, self.now)
         self._entries.append(
             (self._next(), state.instance, state.id, told.source, told.status, changed, note)
@@ -338,7 +357,7 @@ def _so_far(connection: Connection, state: JobState) -> list[bytes]:
     return list(connection.scalars(select(Event.body).where(*of_job).order_by(Event.n)))
 
 
-def _place(item: Item) -> tuple[str, str] | None:
+def _place(item: Item) -> Place | None:
     """Return the job that an item is about: (instance, id)."""
     if isinstance(item, Judged):
         job = item.notification and item.notification.job
@@ -373,10 +392,6 @@ def _rejection(item: Judged) -> NewRejection:
         signature.encode("latin-1", "replace") if signature else None,
         delivery.body if signature else None,
     )
-
-
-def _order(key: FacetKey) -> int:
-    return key.number()
 
 
 def _slot() -> int:

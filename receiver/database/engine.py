@@ -81,6 +81,9 @@ class Database:
         try:
             parsed = make_url(url)
             self.is_sqlite = parsed.get_backend_name() == "sqlite"
+            if not self.is_sqlite:
+                # Engines copy what psycopg can write when they are made.
+                import receiver.database.postgresql  # noqa: F401
             self._file = SQLiteFile(str(parsed.database)) if self.is_sqlite else None
             self._engine = self._make_engine(parsed, connections)
             # Readers have a pool of their own: however many of them wait, who writes does not.

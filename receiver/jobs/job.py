@@ -31,6 +31,8 @@ UNKNOWN_RANK = 3
 ENDED_RANK = 5
 ENDINGS = {"CANCELLED": 1, "ABORTED": 2, "ERROR": 3, "COMPLETED": 4}  # word: precedence
 
+_USUAL = RANKS.keys() | ENDINGS.keys()
+
 # The vendor keeps results and uploaded files for at most three days ("assumed": no page promises
 # them for as long).
 FILES_KEPT_MS = 3 * 24 * 3600 * 1000
@@ -75,7 +77,7 @@ class Registers(msgspec.Struct, frozen=True, array_like=True):
 
 _NOTHING = Registers()
 _decode = msgspec.json.Decoder(Registers).decode
-_encode = msgspec.json.Encoder().encode
+_encoder = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Job:
 
         received_at -- when it was first received, ms.
         """
-        return Job(_registers(notification, received_at))
+        return Job(registers_of(notification, received_at))
 
     @staticmethod
     def decode(registers: str | bytes) -> "Job":
@@ -118,7 +120,7 @@ class Job:
 
     def encode(self) -> str:
         """Write the job as it is stored: JSON."""
-        return _encode(self.registers).decode()
+        return encode(self.registers)
 
     @property
     def status(self) -> str | None:
@@ -225,6 +227,11 @@ class Job:
         return "partial" if failed or short else "succeeded"
 
 
+def encode(registers: Registers) -> str:
+    """Write registers as they are stored: JSON."""
+    return _encoder.encode(registers).decode()
+
+
 def is_ending(status: str | None) -> bool:
     """Whether a status word says that a job is over."""
     return canonical(status or "") in ENDINGS
@@ -237,6 +244,8 @@ def is_fault(status: str | None) -> bool:
 
 def canonical(status: str) -> str:
     """Return the one spelling of a status word."""
+    if status in _USUAL:
+        return status
     word = status.upper() if status.isascii() else status
     return SPELLINGS.get(word, word)
 
@@ -339,7 +348,8 @@ FACTS = (
 )
 
 
-def _registers(told: Notification, received_at: int) -> Registers:
+def registers_of(told: Notification, received_at: int) -> Registers:
+    """Return the registers of a job of which nothing but a notification is known."""
     key = _key(told)
     attempt, rank, _, precedence, _ = key
     status: Status = key, -received_at

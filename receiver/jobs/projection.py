@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -28,6 +29,10 @@ class NewObservation(msgspec.Struct, frozen=True, array_like=True, tag="observat
     callback_due: bool = False
     client_url: str | None = None
     submission: str | None = None
+
+
+Counted: TypeAlias = tuple[int, int | None]  # a facet, and the hour in which the files expire
+Tally: TypeAlias = defaultdict[tuple[int, int], int]  # by facet and hour
 
 
 class FacetKey(NamedTuple):
@@ -121,7 +126,7 @@ class JobState:
     closed: bool = False
     errors_at: int | None = None
     errors_tries: int = 0
-    counted: tuple[int, int | None] | None = None
+    counted: Counted | None = None
     touched: bool = False
     changed: bool = False
     submissions: list[str] = field(default_factory=list)
@@ -180,10 +185,10 @@ class JobState:
         lost = self.callback_due and job.learnt_by == "poll" and not job.called_back
         return FacetKey(
             self.instance,
-            _cut(job.status),
+            cut(job.status),
             job.outcome,
-            _cut(job.text("object")),
-            _cut(job.text("direction")),
+            cut(job.text("object")),
+            cut(job.text("direction")),
             lost,
         )
 
@@ -210,18 +215,6 @@ class JobState:
             errors_tries=self.errors_tries,
             registers=job.encode(),
         )
-
-    def count(self, tally: dict[tuple[int, int], int], values: JobValues) -> None:
-        """Note what its new row changes of the counts of jobs, by facet and hour."""
-        counted = values.facet, _hour(values.files_expire_at)
-        if counted == self.counted:
-            return
-        for place, by in ((self.counted, -1), (counted, 1)):
-            if place is not None:
-                facet, hour = place
-                tally[facet, 0] = tally.get((facet, 0), 0) + by
-                if hour is not None:
-                    tally[facet, hour] = tally.get((facet, hour), 0) + by
 
     def _merge(self, notification: Notification, now: int) -> tuple[str, str | None]:
         before = self.job
@@ -259,6 +252,19 @@ class JobState:
             self.forwards += bodies
 
 
+def count(tally: Tally, before: Counted | None, values: JobValues) -> None:
+    """Note what a job's new row changes of the counts of jobs, by facet and hour."""
+    counted = values.facet, _hour(values.files_expire_at)
+    if counted == before:
+        return
+    for place, by in ((before, -1), (counted, 1)):
+        if place is not None:
+            facet, hour = place
+            tally[facet, 0] += by
+            if hour is not None:
+                tally[facet, hour] += by
+
+
 def _ending(job: Job) -> tuple[object, ...]:
     return job.ended, job.attempt, job.failed, job.reported
 
@@ -267,7 +273,8 @@ def _hour(files_expire_at: int | None) -> int | None:
     return None if files_expire_at is None else files_expire_at // HOUR_MS
 
 
-def _cut(text: str | None) -> str | None:
+def cut(text: str | None) -> str | None:
+    """Return as much of a text as lists filter by."""
     return text and text[:MAX_FACET_TEXT]
 
 

@@ -4,7 +4,7 @@ The vendor is asked in turn, like everybody does: paced over all nodes, and not 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import httpx
 
@@ -54,7 +54,7 @@ class Actions:
         asked_at = self.clock()
         told = upstream.read_status(lane.send(upstream.status(job, lane.secrets.hub)), job)
         note = f"asked for by {by}"
-        polled = replace(told, source="poll", asked_at=asked_at)
+        polled = told.replace(source="poll", asked_at=asked_at)
         self.intake.observe(NewObservation(instance, polled, note))
         return told
 

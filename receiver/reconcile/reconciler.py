@@ -7,7 +7,7 @@ claimed in the database, and so is the vendor's time, a turn at once for each in
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -237,7 +237,7 @@ class Reconciler:
     def _observe(
         self, lane: Lane, told: Notification, asked_at: int, note: str | None = None
     ) -> None:
-        polled = replace(told, source="poll", asked_at=asked_at)
+        polled = told.replace(source="poll", asked_at=asked_at)
         self._intake.observe(NewObservation(lane.instance, polled, note))
 
     def _fetch_errors(self, lane: Lane, report: Report) -> None:

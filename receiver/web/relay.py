@@ -242,7 +242,8 @@ def result(job_id: str, object_name: str) -> Response:
 
 
 def _polled(answer: Answer, job_id: str, asked_at: int) -> Notification:
-    return replace(upstream.read_status(answer, job_id), source="poll", asked_at=asked_at)
+    told = upstream.read_status(answer, job_id)
+    return told.replace(source="poll", asked_at=asked_at)
 
 
 def _asked_again(call: Call) -> Call:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import structlog
 from flask import Response, g
@@ -57,8 +56,7 @@ def submit(call: Call, facts: Notification, client_url: str | None) -> Response:
     with _fate_noted(submission):
         answer = send(call)
         told = upstream.read_status(answer)
-    told = replace(
-        told,
+    told = told.replace(
         source="submission",
         object=told.object or facts.object,
         direction=told.direction or facts.direction,

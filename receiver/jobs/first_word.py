@@ -1,0 +1,106 @@
+"""A job after its first word, written out: most jobs are new, and one callback tells of their end.
+
+What `projection.JobState` makes of it, by the law, is the very same; a test holds the two together.
+"""
+
+from functools import lru_cache
+
+import msgspec
+
+from receiver.jobs.job import (
+    ENDINGS,
+    FACTS,
+    FILES_KEPT_MS,
+    UNDER_WAY,
+    UNKNOWN_RANK,
+    Outcome,
+    Registers,
+    encode,
+    registers_of,
+)
+from receiver.jobs.projection import Counted, FacetKey, JobValues, cut
+from receiver.openconnectors.notifications import MAX_TIME_MS, Notification
+
+
+class FirstWord:
+    """A job of which nothing is known but a callback, received `now`, ms.
+
+    changed -- what that changed: JSON array of the names of facts.
+    """
+
+    counted: Counted | None = None  # under nothing yet
+    __slots__ = ("_expires_at", "_key", "_now", "_outcome", "_registers", "_told", "changed")
+
+    def __init__(self, instance: str, told: Notification, now: int) -> None:
+        self._told, self._now = told, now
+        self._registers = registers = registers_of(told, now)
+        ended = registers.best is not None
+        self._outcome = outcome = _outcome(registers, told)
+        at = (told.completed_at or now) + FILES_KEPT_MS
+        self._expires_at = min(at, MAX_TIME_MS) if ended else None
+        words = cut(told.status), outcome, cut(told.object), cut(told.direction)
+        self._key = FacetKey(instance, *words, callback_lost=False)
+        self.changed = _changed(
+            outcome != "pending",
+            registers.counts is not None,
+            told.message is not None,
+            told.object is not None,
+            told.direction is not None,
+            told.created_at is not None,
+            ended,
+            told.callback_payload is not None,
+        )
+
+    def facet(self) -> FacetKey:
+        """As `JobState.facet`."""
+        return self._key
+
+    def values(self, facet: int, now: int) -> JobValues:
+        """As `JobState.values`."""
+        ended = self._expires_at is not None
+        return JobValues(
+            instance=self._key.instance,
+            id=str(self._told.job),
+            facet=facet,
+            updated_at=now,
+            revision=1,
+            events=1,
+            first_seen_at=now,
+            files_expire_at=self._expires_at,
+            callback_due=True,
+            learnt_by="callback" if ended else None,
+            client_url=None,
+            under_way=self._outcome in UNDER_WAY,
+            poll_at=None,
+            polls=0,
+            errors_at=now if ended and self._told.failed else None,
+            errors_tries=0,
+            registers=encode(self._registers),
+        )
+
+
+def _outcome(registers: Registers, told: Notification) -> Outcome:
+    if registers.status is None or registers.best is None:
+        return "unknown" if _rank(registers) == UNKNOWN_RANK else "pending"
+    if (precedence := registers.best[1]) != ENDINGS["COMPLETED"]:
+        return "cancelled" if precedence == ENDINGS["CANCELLED"] else "failed"
+    if not told.failed:
+        return "succeeded"
+    # Nothing is known of how many were sent.
+    return "failed" if told.reported in (0, told.failed) else "partial"
+
+
+def _rank(registers: Registers) -> int | None:
+    return registers.status and registers.status[0][1]
+
+
+@lru_cache
+def _changed(*facts: bool) -> str:
+    names = ("outcome", "records", "message", "object", "direction", "created_at", "ended")
+    there = {
+        "status",
+        *(name for name, is_ in zip((*names, "callback_payload"), facts, strict=True) if is_),
+    }
+    if "ended" in there:
+        there |= {"ended_at", "learnt_by"}
+    return msgspec.json.encode([name for name in FACTS if name in there]).decode()
