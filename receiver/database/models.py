@@ -223,7 +223,7 @@ class Facet(Base):
     """
 
     __tablename__ = "facets"
-    facet: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    facet: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=False)
     instance: Mapped[InstanceName]
     status: Mapped[str | None]
     outcome: Mapped[str]

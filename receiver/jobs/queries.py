@@ -418,8 +418,9 @@ _EXPIRING = select(func.count()).select_from(
 )
 _TIMELINE: Any = (
     union_all(
+        # Hidden, or all events of the instance would be read in their order.
         select(
-            Event.n,
+            hidden(Event.n),
             literal("'callback'"),
             Event.status,
             Event.changed,

@@ -185,7 +185,7 @@ def _make_tables() -> None:
     op.create_index("events_identity", "events", ["instance", "job", "sha256"], unique=True)
     op.create_table(
         "facets",
-        sa.Column("facet", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("facet", _ROW_NUMBER, autoincrement=False, nullable=False),
         sa.Column("instance", _NAME, nullable=False),
         sa.Column("status", sa.Text()),
         sa.Column("outcome", sa.Text(), nullable=False),
