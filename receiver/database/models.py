@@ -209,7 +209,7 @@ class JobRow(Base):
         Index("jobs_by_change", "updated_at"),
         _where("jobs_by_expiry", "files_expire_at IS NOT NULL", "files_expire_at"),
         _where("jobs_with_errors_due", "errors_at IS NOT NULL", "instance", "errors_at"),
-        _where("jobs_under_way", UNDER_WAY, "instance", "first_seen_at"),
+        _where("jobs_under_way", UNDER_WAY, "facet", "first_seen_at"),
         {"sqlite_with_rowid": False},
     )
 

@@ -264,7 +264,7 @@ def _make_tables() -> None:
         "jobs_by_expiry", "jobs", ["files_expire_at"], **_where("files_expire_at IS NOT NULL")
     )
     op.create_index("jobs_by_facet", "jobs", ["facet", "updated_at"])
-    op.create_index("jobs_under_way", "jobs", ["instance", "first_seen_at"], **_where("under_way"))
+    op.create_index("jobs_under_way", "jobs", ["facet", "first_seen_at"], **_where("under_way"))
     op.create_index(
         "jobs_with_errors_due", "jobs", ["instance", "errors_at"], **_where("errors_at IS NOT NULL")
     )
