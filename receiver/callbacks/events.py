@@ -75,7 +75,9 @@ def list_events(
     }
     asked = frozenset(name for name, value in values.items() if value)
     few = "bulk_job" not in filters.kinds
-    return [_record(row) for row in database.rows(_events(asked, few, database.is_sqlite), values)]
+    statement = _events(asked, few, database.is_sqlite)
+    with database.snapshot() as connection:
+        return [_record(row) for row in connection.execute(statement, values)]
 
 
 def get_event(database: Database, id_: str, visible: Instances = None) -> EventRecord | None:

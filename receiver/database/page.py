@@ -148,12 +148,12 @@ def _end(in_range: Selection, values: FromClause, n: int, ascending: bool) -> Co
     there, which fill the page. If all have about as many, few rows of each are best; if one has
     most of them, as many of it as the page has.
     """
-    last: Any = in_range.limit(1).offset(_visible(f"depth_{n}")).correlate(values)
-    ends = select(last.scalar_subquery().label("time")).select_from(values).subquery("ends")
-    known = select(ends.c.time).where(ends.c.time.is_not(None))
-    best = known.order_by(_sorted(ends.c.time, ascending)).limit(1).offset(_visible(f"rank_{n}"))
     furthest: Column = literal_column(str(MAX_TIME if ascending else MIN_TIME))
-    return func.coalesce(best.correlate(None).scalar_subquery(), furthest)
+    last: Any = in_range.limit(1).offset(_visible(f"depth_{n}")).correlate(values)
+    end = func.coalesce(last.scalar_subquery(), furthest).label("end")
+    ends = select(end).select_from(values).order_by(_sorted(end, ascending))
+    best = ends.limit(1).offset(_visible(f"rank_{n}")).correlate(None)
+    return func.coalesce(best.scalar_subquery(), furthest)
 
 
 def _behind(order: Sequence[Column], ascending: bool) -> list[Column]:
