@@ -32,10 +32,11 @@ from receiver.openconnectors.signatures import SHORT_KEY_BYTES
 from receiver.outbound.forwarding import Forwarder, Teller
 from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings
-from receiver.web import Services, callbacks, ops, problems, relay, request_log, routes
+from receiver.web import Services, callbacks, ops, problems, request_log, routes
 from receiver.web.api import ROUTES
 from receiver.web.dashboard import blueprint as dashboard
 from receiver.web.measuring import Measured
+from receiver.web.relay import Relay
 
 APP_LOAD_ERROR = 4  # gunicorn gives up on this exit code of a worker, instead of trying for ever
 
@@ -114,8 +115,7 @@ def _flask(services: Services) -> Flask:
     app.extensions["receiver"] = services
     for each in (callbacks.blueprint, routes.blueprint(ROUTES), ops.blueprint(), dashboard):
         app.register_blueprint(each)
-    app.register_blueprint(relay.blueprint, url_prefix=relay.BASE)
-    app.register_blueprint(relay.blueprint, url_prefix=f"{relay.BASE}/hubs/<hub>", name="hub")
+    Relay(services).register(app)
     problems.register(app)
     request_log.register(app)
     hops = services.settings.trusted_proxies

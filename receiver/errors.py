@@ -15,6 +15,7 @@ ReceiverError
 │   └── UnknownInstance
 ├── TooManyRefusals             one address was refused too often
 ├── TooManyRequests             one token asked, or one address failed, too often
+├── Overloaded                  no place or no room for this request now
 ├── CredentialError             a key, secret or token cannot be taken or used
 ├── QueryError                  a question to the API that has no answer
 │   ├── Unauthenticated
@@ -136,6 +137,16 @@ class TooManyRequests(ReceiverError):
         self.retry_after = retry_after
 
 
+class Overloaded(ReceiverError):
+    """There is no place or no room for this request now; `retry_after` in seconds."""
+
+    reason = "overloaded"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class CredentialError(ReceiverError):
     """A key, secret or token cannot be taken or used; the text never contains it."""
 
@@ -198,15 +209,16 @@ class UpstreamError(ReceiverError):
     """The vendor did not do what it was asked.
 
     permanent -- whether asking the same again is of no use. status -- what to answer a client of
-    ours that wanted it. The text never holds a secret.
+    ours that wanted it. retry_after -- seconds before which the vendor will not be asked again.
+    The text never holds a secret.
     """
 
     reason = "upstream"
     permanent: ClassVar[bool] = False
 
-    def __init__(self, message: str, status: int = 502) -> None:
+    def __init__(self, message: str, status: int = 502, retry_after: int | None = None) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.retry_after = status, retry_after
 
 
 class UpstreamRefused(UpstreamError):

@@ -75,18 +75,3 @@ def test_our_own_vendor_shaped_paths_keep_to_the_document(case, relay, base):
     }.get(case.path, [])
     left_out = [schemathesis.checks.CHECKS.get_one(name) for name in left_out]
     case.call_and_validate(base_url=base, headers=headers, excluded_checks=left_out)
-
-
-def test_every_bulk_path_of_the_document_is_answered_by_us(relay):
-    rules = {
-        str(rule).removeprefix("/elements/api-v2")
-        for rule in relay.app.url_map.iter_rules()
-        if rule.endpoint.startswith("relay.")
-    }
-    as_documented = {
-        rule.replace("<string:job_id>", "{id}")
-        .replace("<string:object_name>", "{objectName}")
-        .replace("<result:object_name>", "{objectName}")
-        for rule in rules
-    }
-    assert as_documented == set(schema.raw_schema["paths"])

@@ -39,6 +39,7 @@ from receiver.jobs.job import FILES_KEPT_MS
 LEARNT_FROM = 500  # ended jobs
 ENOUGH_TO_LEARN = 5
 LEAST_USUAL_MS = 1_000
+LONGEST_PAUSE_MS = 6 * 3_600_000  # between two polls of one job
 LEASE_MS = 30_000  # until work that a node claimed and never finished may be claimed again
 OUTAGE_MS = 5 * 60_000
 MOST_BROUGHT_FORWARD = 10_000
@@ -131,6 +132,29 @@ def claim_poll(session: Session, claim: Claim, next_at: int) -> bool:
     return affected(session, open_.values(poll_at=next_at, polls=JobRow.polls + 1)) == 1
 
 
+def claim_status(
+    session: Session, instance: str, job: str, now: int, *, overdue_after: int, interval: int
+) -> bool:
+    """Take the asking for a job that a client wants to know of now; False if it was asked lately.
+
+    interval -- ms between two such questions, over all nodes. The next poll of our own is put off
+    as if this were one of them; so its time tells when the last question was.
+    """
+    mine = (JobRow.instance == instance, JobRow.id == job)
+    polls = session.scalar(select(JobRow.polls).where(*mine))
+    if polls is None:
+        return False
+    pause = poll_pause(overdue_after, max(polls - 1, 0))
+    long_ago = or_(JobRow.poll_at.is_(None), JobRow.poll_at <= now + pause - interval)
+    claim = update(JobRow).where(*mine, JobRow.polls == polls, long_ago)
+    return affected(session, claim.values(poll_at=now + pause)) == 1
+
+
+def poll_pause(overdue_after: int, tries: int) -> int:
+    """Give the ms between two polls of one job."""
+    return min(LONGEST_PAUSE_MS, overdue_after << min(tries, 20))
+
+
 def downloads(session: Session, instance: str, now: int) -> list[Claim]:
     """Give the ended downloads of an instance whose files the vendor should still have."""
     mine = select(JobRow).where(JobRow.instance == instance, JobRow.direction == "DOWNLOAD")
@@ -178,10 +202,13 @@ def end_forward(session: Session, forward_id: int, result: str, next_at: int | N
     session.execute(mine.values(result=result, next_at=next_at))
 
 
-def take_turn(session: Session, instance: str, now: int, interval: int) -> int | None:
+def take_turn(
+    session: Session, instance: str, now: int, interval: int, patience: int = LONGEST_PAUSE_MS
+) -> int | None:
     """Give the time (ms) at which the vendor may be asked for an instance, over all nodes.
 
-    interval -- ms between two requests. None: the vendor failed for this instance; not now.
+    interval -- ms between two requests. patience -- ms that the turn may be away.
+    None: not now, for the vendor failed for this instance, or others are before us.
     """
     new = upsert(session, Pace).values(
         instance=instance, next_at=now + interval, failures=0, blocked_until=0
@@ -190,14 +217,19 @@ def take_turn(session: Session, instance: str, now: int, interval: int) -> int |
     statement = new.on_conflict_do_update(
         index_elements=[Pace.instance],
         set_={"next_at": following},
-        where=Pace.blocked_until <= now,
+        where=and_(Pace.blocked_until <= now, Pace.next_at <= now + patience),
     ).returning(Pace.next_at)
     next_at = session.scalar(statement)
     return None if next_at is None else next_at - interval
 
 
-def note_health(session: Session, instance: str, now: int, *, failed: bool) -> None:
-    """Block an instance's vendor for longer with each failure, or open it again."""
+def note_health(
+    session: Session, instance: str, now: int, *, failed: bool, at_least: int = 0
+) -> None:
+    """Block an instance's vendor for longer with each failure, or open it again.
+
+    at_least -- ms, as the vendor asked for.
+    """
     pace = update(Pace).where(Pace.instance == instance)
     if not failed:
         session.execute(pace.where(Pace.failures > 0).values(failures=0, blocked_until=0))
@@ -205,7 +237,7 @@ def note_health(session: Session, instance: str, now: int, *, failed: bool) -> N
     failures = session.scalar(select(Pace.failures).where(Pace.instance == instance)) or 0
     block = min(LONGEST_BLOCK_MS, 10_000 * 2 ** min(failures, 20))
     jitter = secrets.randbelow(block // 4 + 1)
-    until = now + block - jitter
+    until = now + max(block - jitter, min(at_least, LONGEST_BLOCK_MS))
     session.execute(pace.values(failures=failures + 1, blocked_until=until))
 
 

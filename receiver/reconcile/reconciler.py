@@ -41,7 +41,6 @@ from receiver.settings import Settings
 
 log = structlog.get_logger()
 
-LONGEST_PAUSE_MS = 6 * 3_600_000  # between two polls of one job
 MOST_LANES = 8  # instances asked at once
 LIST_PAGES = 5  # of the job list, newest first, looked through for jobs nobody told us of
 
@@ -168,7 +167,7 @@ class Reconciler:
             return False
         except UpstreamError as error:
             log.warning("the vendor failed", instance=name, error=str(error), reason=error.reason)
-            self._note_health(name, failed=True)
+            self._note_health(name, failed=True, retry_after=error.retry_after)
             return False
         except StoreError as error:
             log.warning("the database failed", instance=name, error=str(error))
@@ -176,9 +175,10 @@ class Reconciler:
         self._note_health(name, failed=False)
         return True
 
-    def _note_health(self, name: str, *, failed: bool) -> None:
+    def _note_health(self, name: str, *, failed: bool, retry_after: int | None = None) -> None:
+        at_least = 1000 * (retry_after or 0)
         with self._database.write() as session:
-            followups.note_health(session, name, self._clock(), failed=failed)
+            followups.note_health(session, name, self._clock(), failed=failed, at_least=at_least)
 
     def _poll(self, lane: Lane, report: Report, *, everything: bool) -> None:
         with self._database.read() as session:
@@ -190,7 +190,7 @@ class Reconciler:
                 everything=everything,
             )
         for claim in claims:
-            pause = min(LONGEST_PAUSE_MS, self._settings.overdue_after * 2 ** min(claim.tries, 20))
+            pause = followups.poll_pause(self._settings.overdue_after, claim.tries)
             next_at = self._clock() + pause
             take = partial(followups.claim_poll, claim=claim, next_at=next_at)
             if lane.turn(take):
