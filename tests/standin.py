@@ -17,8 +17,8 @@ from receiver.app import create_app
 from receiver.instances import credentials, tokens
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.client import Upstream
-from receiver.openconnectors.sandbox.options import Faults, Options
-from receiver.openconnectors.sandbox.server import running
+from receiver.openconnectors.sandbox.command import running
+from receiver.openconnectors.sandbox.faults import Faults, Options
 from receiver.openconnectors.signatures import SignatureKey
 from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings
@@ -113,7 +113,7 @@ class Between(Receiver):
 
     def asked(self, template: str, job_id: str | None = None) -> int:
         """Count how often the stand-in was asked for a path, or for that of one job."""
-        totals: Any = self.sandbox.stage.requests.totals()
+        totals: Any = self.sandbox.stage.totals()
         counts = totals["requests"] if job_id is None else totals["jobs"].get(job_id, {})
         return int(counts.get(template, 0))
 

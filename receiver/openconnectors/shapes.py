@@ -23,8 +23,13 @@ QUEUED = "channel='webhook' and status='queued'"
 PAGE_SIZE = 200
 MAX_PAGE_SIZE = 2000
 MAX_RETRY_AFTER = 3600  # seconds
-MEDIA_TYPES = {"csv": "text/csv", "json": "application/json", "jsonl": "application/jsonl"}
-FORMATS = {  # of `POST /bulk/download`, as clients and documents write them
+Format: TypeAlias = Literal["csv", "json", "jsonl"]
+MEDIA_TYPES: Mapping[Format, str] = {
+    "csv": "text/csv",
+    "json": "application/json",
+    "jsonl": "application/jsonl",
+}
+FORMATS: Mapping[str, Format] = {  # of `POST /bulk/download`, as clients and documents write them
     **{name: name for name in MEDIA_TYPES},
     **{media_type: name for name, media_type in MEDIA_TYPES.items()},
     "txt/csv": "csv",

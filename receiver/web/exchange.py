@@ -49,7 +49,7 @@ _HOP_BY_HOP = frozenset(  # RFC 9110, 7.6.1; and what is for the next proxy alon
     | {"proxy-authorization", "proxy-authenticate"}
 )
 _OURS = frozenset({"authorization", "host", "cookie", "content-length"})
-_SERVERS = frozenset({"set-cookie", "date", "server"})  # the latter two are written by our server
+_NOT_PASSED_BACK = _HOP_BY_HOP | {"set-cookie"}
 _ABSOLUTE = re.compile("https?://[^/?#]*", re.IGNORECASE)
 
 
@@ -209,7 +209,7 @@ def send(vendor: Upstream, asked: Question, seconds: float | None = None) -> Rep
         if reply.ok:
             raise UpstreamNonsense("the vendor's answer is a page of HTML")
         reply.replace_body(error_body(f"the vendor answered {reply.status}, with a page of HTML"))
-    elif not reply.ok:
+    elif not reply.ok or _is_short(reply):
         read(reply, asked, seconds)
     return reply
 
@@ -279,9 +279,14 @@ def error_body(message: str) -> bytes:
 
 def _came_back(answer: httpx.Response) -> Headers:
     named = {name.strip() for name in answer.headers.get("connection", "").lower().split(",")}
-    dropped = _HOP_BY_HOP | _SERVERS | named
+    dropped = _NOT_PASSED_BACK | named
     pairs = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in answer.headers.raw]
     return Headers([(name, value) for name, value in pairs if name.lower() not in dropped])
+
+
+def _is_short(reply: Reply) -> bool:
+    length = reply.headers.get("content-length", "")
+    return length.isascii() and length.isdigit() and int(length) <= MAX_HELD
 
 
 def _pieces(body: IO[bytes] | None) -> Iterator[bytes]:

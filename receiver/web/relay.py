@@ -193,7 +193,8 @@ class Relay:
                     claim(session)
             status = shapes.both_vocabularies(document(reply.body))
             reply.replace_body(json_text(status).encode())
-        elif wait := shapes.read_retry_after(reply.headers.get("retry-after", ""), time.time()):
+        elif reply.status in (429, 503):
+            wait = shapes.read_retry_after(reply.headers.get("retry-after", ""), time.time()) or 0
             with suppress(StoreError), services.database.write() as session:
                 now = services.clock()
                 followups.note_health(session, instance, now, failed=True, at_least=1000 * wait)
