@@ -48,6 +48,7 @@ GOOD = {  # name: (field, {written: read})
             "https://[2001:db8::1]/": "https://[2001:db8::1]",
         },
     ),
+    "RECEIVER_MAX_UPLOAD_BYTES": ("max_upload_bytes", {"1": 1, "1073741824": 2**30}),
     "RECEIVER_MAX_BODY_BYTES": ("max_body_bytes", {"1": 1, "1048576": 2**20, "1073741824": 2**30}),
     "RECEIVER_TRUSTED_PROXIES": ("trusted_proxies", {"0": 0, "1": 1, "16": 16}),
     "OPEN_CONNECTORS_URL": (
@@ -100,6 +101,7 @@ BAD = {
         *("pw", FERNET[0][:-1], f"{FERNET[0]} pw", "\u00e4" * 44, " "),
     ],
     "RECEIVER_PUBLIC_URL": BAD_URLS,
+    "RECEIVER_MAX_UPLOAD_BYTES": ["0", "-1", "1G", "9999999999999"],
     "RECEIVER_MAX_BODY_BYTES": ["0", "-1", "1e6", "1MB", "1073741825", "1_000", "\u0661", "+1"],
     "RECEIVER_TRUSTED_PROXIES": ["-1", "17", "one", "*", "1.0", "9" * 5000],
     "OPEN_CONNECTORS_URL": [

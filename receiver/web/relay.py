@@ -152,7 +152,8 @@ class Relay:
 
     def _known_status(self, asked: Question, line: JobLine | None) -> Response:
         response = None
-        if line and not Job(msgspec.json.decode(line.registers)).ended:
+        job = Job.decode(line.registers) if line else Job()
+        if not job.ended or job.conflict:
             with suppress(UpstreamUnreachable):
                 response = self._ask(asked, line)
         if response is None:
@@ -204,13 +205,14 @@ class Relay:
         self, asked: Question, note: str, seconds: float | None = None
     ) -> tuple[Reply, Notification | None]:
         """Pass a request on and keep what the answer says of its job; None if it says nothing."""
+        asked_at = self._services.clock()
         reply = self._send(asked, seconds)
         body = exchange.read(reply, asked, seconds) if reply.ok else None
         told = read_status(body, asked.route.job)
         if told is not None:
             if body is not None and reply.body != body:
                 reply.replace_body(body)
-            self._observe_news(asked.caller.instance, told, note)
+            self._observe_news(asked.caller.instance, replace(told, asked_at=asked_at), note)
         return reply, told
 
     def _errors(self, asked: Question) -> Response:
@@ -229,6 +231,7 @@ class Relay:
 
     def _jobs(self, asked: Question) -> Response:
         """Give the vendor's job list, and learn from it; ours if the vendor cannot be reached."""
+        asked_at = self._services.clock()
         try:
             reply = self._send(asked)
             body = exchange.read(reply, asked) if reply.ok else None
@@ -239,7 +242,8 @@ class Relay:
             return response
         with suppress(UpstreamNonsense):
             for each in client.read_jobs(Answer(body or b"", None, "")):
-                self._observe_news(asked.caller.instance, each, "found in the vendor's job list")
+                told = replace(each, asked_at=asked_at)
+                self._observe_news(asked.caller.instance, told, "found in the vendor's job list")
         return respond(reply, asked)
 
     def _stored_jobs(self, asked: Question) -> Response | None:
@@ -277,8 +281,11 @@ class Relay:
     def _observe_news(self, instance: str, told: Notification, note: str) -> None:
         """Keep what the vendor said of a job, unless the store says the same."""
         rows = lists.jobs_called(self._services.database.rows, str(told.job), instance, None)
-        known = Job(msgspec.json.decode(rows[0].registers)) if rows else Job()
-        if (known.status, known.failed) != (told.status, told.failed or known.failed):
+        known = Job.decode(rows[0].registers) if rows else Job()
+        if known.conflict or (known.status, known.failed) != (
+            told.status,
+            told.failed or known.failed,
+        ):
             observe(self._services, NewObservation(instance, replace(told, source="poll"), note))
 
     def _lane(self, caller: Caller) -> Lane:
@@ -330,12 +337,12 @@ def _page_of_ours() -> tuple[int, int] | None:
 
 
 def _facts(row: Any) -> JobFacts:  # noqa: ANN401 - JobLine or JobRow
-    job = Job(msgspec.json.decode(row.registers))
+    job = Job.decode(row.registers)
     none_yet = None if job.ended else 0
     return JobFacts(
         id=row.id,
         status=job.status,
-        reported=none_yet if job.loaded is None else job.loaded,
+        reported=none_yet if job.reported is None else job.reported,
         failed=none_yet if job.failed is None else job.failed,
         message=job.text("message"),
         object=job.text("object"),

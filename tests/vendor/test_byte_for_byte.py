@@ -147,6 +147,7 @@ def test_an_error_of_the_vendors_is_told_once_and_whole(through, status):
     body = b'{"requestId":"r-1","message":"no","providerMessage":"why"}'
     head = [b"Retry-After: 120", b"Content-Type: application/json"]
     through.recorder.answer = lambda _: answer(status, body, *head)
+    job = b"/bulk/%d/status" % status
     paths_ = [(b"GET", b"/objects"), (b"POST", b"/bulk/contact"), (b"GET", job)]
     for method, path in paths_[: 2 if status == 503 else 3]:
         through.recorder.got.clear()
