@@ -4,7 +4,7 @@ import atexit
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import httpx
@@ -12,24 +12,26 @@ import structlog
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from receiver.alarms.channels import targets
-from receiver.alarms.watcher import Watcher
-from receiver.background import Background
+from receiver.alarms import channels
+from receiver.alarms.watcher import PERIOD_SECONDS, Watcher
+from receiver.background import Background, Health, Task
 from receiver.callbacks.intake import Intake
 from receiver.database import migrations
 from receiver.database.engine import Database
-from receiver.database.retention import Retention
+from receiver.database.retention import LOOK_SECONDS, Retention
 from receiver.errors import SettingsError, StoreError
-from receiver.health import Health
 from receiver.instances.credentials import KeyRing
 from receiver.instances.encryption import Vault
 from receiver.lib import logs
 from receiver.lib.clock import now_ms
 from receiver.lib.ratelimit import Limits, client_address
+from receiver.lib.safe_http import SafeClient
 from receiver.metrics import QUEUE_LENGTH, Stored
 from receiver.openconnectors.client import Upstream
-from receiver.openconnectors.signatures import SHORT_KEY_BYTES
-from receiver.outbound.forwarding import Forwarder, Teller
+from receiver.openconnectors.signatures import HEADER, SHORT_KEY_BYTES, sign
+from receiver.outbound.mail import Mailer
+from receiver.outbound.queue import Message
+from receiver.outbound.sender import Sender
 from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings
 from receiver.web import Services, callbacks, ops, problems, request_log, routes
@@ -75,9 +77,10 @@ def _app(
     ring = KeyRing(database, vault, settings.default_keys)
     intake = Intake(settings, database, ring, clock)
     vendor = Upstream(settings.vendor_url, transport)
-    forwarder = Forwarder(settings.forward_allow)
+    safe_http = SafeClient(settings.forward_allow)
     reconciler = Reconciler(settings, database, intake, vendor, clock=clock)
-    teller = Teller(settings, database, ring, forwarder, clock)
+    signers = {"callback": callback_signer(ring), "alarm": channels.signer(settings)}
+    sender = Sender(database, safe_http, Mailer(settings), signers, clock)
     retention = Retention(settings, database, clock)
     health = Health(clock)
 
@@ -91,20 +94,36 @@ def _app(
         database.watch_file()
         return False
 
-    work = [reconciler.fetch_errors, teller.tell_one, retention.step, look]
-    if told := targets(settings, forwarder):
-        work.append(Watcher(settings, database, told, clock).step)
-    background = Background(work, beat)
+    tasks = [
+        Task(reconciler.fetch_errors),
+        Task(sender.step),
+        Task(retention.step, pause=LOOK_SECONDS),
+        Task(look),
+    ]
+    if channels.has_channel(settings):
+        watcher = Watcher(settings, database, sender.send, clock)
+        tasks.append(Task(watcher.look, pause=PERIOD_SECONDS, close=watcher.release))
+    background = Background(tasks, beat)
     if any(len(key.secret) < SHORT_KEY_BYTES for key in settings.default_keys):
         log.warning("a signature key of the instance default is short", bytes=SHORT_KEY_BYTES)
     limits = Limits(settings.api_rate, settings.failed_tokens_a_minute)
     stored = Stored(Measured(settings, database, clock).read)
     services = Services(
-        *(settings, database, intake, limits, vault, vendor, forwarder, clock),
+        *(settings, database, intake, limits, vault, vendor, safe_http, clock),
         *(health, stored),
     )
     atexit.register(_close, background, intake, database)
     return _flask(services), background
+
+
+def callback_signer(ring: KeyRing) -> Callable[[Message, int], Mapping[str, str]]:
+    """Sign what clients are told as the vendor signs, with their instance's newest key."""
+
+    def headers(message: Message, _now: int) -> dict[str, str]:
+        keys = ring.of(message.instance or "")
+        return {HEADER: sign(message.body, keys.keys[0])} if keys and keys.keys else {}
+
+    return headers
 
 
 def _flask(services: Services) -> Flask:
@@ -142,7 +161,8 @@ def _as_sent(wsgi: WSGIApplication, hops: int) -> WSGIApplication:
 
 
 def _close(background: Background, intake: Intake, database: Database) -> None:
-    background.close()
+    with contextlib.suppress(StoreError):  # leases end by themselves, if later
+        background.close()
     with contextlib.suppress(ValueError):  # standard error may be closed by now
         logs.flush(at_once=True)
     intake.writer.close()

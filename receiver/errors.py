@@ -35,6 +35,7 @@ ReceiverError
 └── StoreError                  not in the database
     ├── StoreUnavailable        now; the same again later may work
     │   └── StatementRefused    the database is there, but refused a statement
+    ├── ClockStepped            now: the clock jumped, and nothing is deleted on its word
     ├── KeysChanged             signature keys were rotated meanwhile: verify again
     └── StoreRefused            ever; for what it holds, this row cannot be stored as it is
 """
@@ -272,6 +273,12 @@ class StatementRefused(StoreUnavailable):
     """The database refuses a statement for a fault of ours: one row's, or the setup's."""
 
     reason = "statement_refused"
+
+
+class ClockStepped(StoreError):
+    """The clock jumped by over a day: nothing is deleted on its word."""
+
+    reason = "clock_stepped"
 
 
 class KeysChanged(StoreError):

@@ -13,13 +13,16 @@ from nodes import eventually as until
 from receiving import KEY, Receiver
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from receiver.app import create_app
+from receiver.app import callback_signer, create_app
 from receiver.instances import credentials, tokens
+from receiver.instances.credentials import KeyRing
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.client import Upstream
 from receiver.openconnectors.sandbox.command import running
 from receiver.openconnectors.sandbox.faults import Faults, Options
 from receiver.openconnectors.signatures import SignatureKey
+from receiver.outbound.mail import Mailer
+from receiver.outbound.sender import Sender
 from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings
 
@@ -128,10 +131,17 @@ class Between(Receiver):
         settings = chosen.pop("settings", services.settings)
         return Reconciler(settings, services.database, services.intake, vendor, **chosen)
 
+    def sender(self, clock: Callable[[], int] | None = None) -> Sender:
+        """What a restarted node tells clients with."""
+        services = self.services
+        signers = {"callback": callback_signer(KeyRing(services.database, services.vault, ()))}
+        mailer = Mailer(services.settings)
+        used = (services.safe_http, mailer, signers, clock or services.clock)
+        return Sender(services.database, *used)
+
     def close(self) -> None:
         self.http.close()
         self.services.vendor.close()
-        self.services.forwarder.close()
         super().close()
 
 

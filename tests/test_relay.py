@@ -4,18 +4,13 @@ import csv
 import io
 import json
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from receiving import KEY
 from sqlalchemy import func, select
 from standin import (
     BAD_ROWS,
@@ -29,15 +24,11 @@ from standin import (
     made_elsewhere,
 )
 
-from receiver.database.models import Forward, JobRow, Submission
-from receiver.errors import BadParameter
+from receiver.database.models import JobRow, Submission
+from receiver.database.outbound_models import OutboundDelivery
 from receiver.instances import tokens
-from receiver.instances.credentials import KeyRing
 from receiver.openconnectors import sandbox
 from receiver.openconnectors.client import Upstream
-from receiver.openconnectors.signatures import HEADER, is_valid
-from receiver.outbound import forwarding
-from receiver.outbound.forwarding import Forwarder, Teller
 from receiver.web.exchange import MAX_READ
 
 CALLBACK = "Elements-Async-Callback-Url"
@@ -495,136 +486,14 @@ def test_many_at_once_that_are_overtaken_give_a_job_each(relay):
     assert submissions(relay) == ["taken"] * 60
 
 
-# --- the client's own callback URL
+# --- the client's own callback URL; tests/outbound tells what is sent to it
 
 
-class Client:
-    """A client's callback URL on this machine; answers with `statuses` in turn, then 200."""
-
-    def __init__(self) -> None:
-        self.statuses: list[int] = []
-        self.told: list[tuple[bytes, str | None]] = []
-        client = self
-
-        class Connection(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                client.told.append((body, self.headers[HEADER]))
-                self.send_response(client.statuses.pop(0) if client.statuses else 200)
-                self.send_header("Location", "http://169.254.169.254/")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Connection)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook?x=1"
-
-
-@pytest.fixture
-def client() -> Iterator[Client]:
-    made = Client()
-    thread = threading.Thread(target=made.server.serve_forever, args=(0.02,))
-    thread.start()
-    yield made
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
-
-
-ALLOWED = {"forward_allow": frozenset({"127.0.0.1"})}
-
-
-def teller(relay: Between, clock: Callable[[], int] | None = None) -> Teller:
-    """What a restarted node tells clients with."""
-    services = relay.services
-    ring = KeyRing(services.database, services.vault, ())
-    settings = services.settings
-    return Teller(settings, services.database, ring, services.forwarder, clock or services.clock)
-
-
-def forwards(relay: Between) -> list[tuple[int, str | None, bool]]:
-    with relay.services.database.read() as session:
-        rows = session.scalars(select(Forward).order_by(Forward.id))
-        return [(row.tries, row.result, row.next_at is None) for row in rows]
-
-
-def test_the_clients_own_url_is_kept_and_told_after_us_signed(make_database, client):
-    with between(make_database("sqlite"), **ALLOWED) as relay:
-        job_id = relay.uploaded(headers={CALLBACK: client.url})
-        relay.ended(job_id)
-        sent = relay.sandbox.stage.deliveries.listing({})
-        assert [each["url"] for each in sent] == [f"{relay.url}/callbacks/gooddata"]
-        assert client.told == []  # us first
-        assert teller(relay).tell_one() is True
-        ((body, signature),) = client.told
-        assert body.decode() == sent[0]["body"]
-        assert is_valid(body, signature, [KEY])
-        assert (teller(relay).tell_one(), forwards(relay)) == (False, [(1, "200", True)])
-
-
-def test_a_client_is_told_though_the_callback_overtook_the_answer(make_database, client):
-    with between(make_database("sqlite"), **ALLOWED) as relay:
-        relay.faults(overtake=True, duplicate_callbacks=2)
-        relay.uploaded(headers={CALLBACK: client.url})
-        while teller(relay).tell_one():
-            pass
-        assert [json.loads(body)["status"] for body, _ in client.told] == ["COMPLETED"]
-
-
-def test_a_client_is_told_what_was_learnt_by_asking(make_database, client):
-    with between(make_database("sqlite"), **ALLOWED) as relay:
-        relay.faults(drop_callbacks=True)
-        payload = {"metaData": '{"callback-payload": [1]}'}
-        job_id = relay.uploaded(headers={CALLBACK: client.url}, data=payload)
-        relay.ended_at_vendor(job_id)
-        relay.reconciler().one_pass(everything=True)
-        assert teller(relay).tell_one() is True
-        ((body, signature),) = client.told
-        told = json.loads(body)
-        assert (told["id"], told["status"], told["recordsCount"]) == (job_id, "COMPLETED", 2)
-        assert is_valid(body, signature, [KEY])
-
-
-def test_a_client_that_fails_is_told_again_on_the_vendors_schedule(make_database, client):
-    now = [1_700_000_000_000]
-    given = {**ALLOWED, "vendor_retry_seconds": (8, 64)}
-    with between(make_database("sqlite"), clock=lambda: now[0], **given) as relay:
-        client.statuses = [500, 302, 410]
-        relay.ended(relay.uploaded(headers={CALLBACK: client.url}))
-        for pause in (0, 8, 64):
-            now[0] += 1000 * pause - 1
-            assert pause == 0 or teller(relay).tell_one() is False
-            now[0] += 1
-            assert teller(relay).tell_one() is True  # a new Teller each time: nothing in memory
-        assert forwards(relay) == [(3, "410", True)]
-        now[0] += 10**9
-        assert (teller(relay).tell_one(), len(client.told)) == (False, 3)
-        assert len({body for body, _ in client.told}) == 1
-
-
-def test_a_node_that_died_while_telling_leaves_it_to_another(make_database, client, monkeypatch):
-    now = [1_700_000_000_000]
-    with between(make_database("sqlite"), clock=lambda: now[0], **ALLOWED) as relay:
-        relay.ended(relay.uploaded(headers={CALLBACK: client.url}))
-        with monkeypatch.context() as dying:
-
-            def die(*_: object) -> None:
-                raise KeyboardInterrupt
-
-            dying.setattr(Forwarder, "post", die)
-            with pytest.raises(KeyboardInterrupt):
-                teller(relay).tell_one()
-        assert teller(relay).tell_one() is False
-        now[0] += 61_000
-        assert teller(relay).tell_one() is True
-        assert len(client.told) == 1
-
-
-def test_a_client_that_names_our_own_url_is_not_told_twice(relay):
+def test_a_client_that_names_our_own_url_is_not_called_twice(relay):
     job_id = relay.uploaded(headers={CALLBACK: f"{relay.url}/callbacks/gooddata"})
     relay.ended(job_id)
-    assert forwards(relay) == []
+    with relay.services.database.read() as session:
+        assert session.scalar(select(func.count()).select_from(OutboundDelivery)) == 0
 
 
 FORBIDDEN = [
@@ -657,134 +526,6 @@ def test_a_forbidden_url_is_refused_before_anything_is_sent(one_for_all, url):
     content = json.dumps({"objectName": "contact", "notificationUrl": url}).encode()
     expect_vendors_error(one_for_all.vendors("POST", "/bulk/download", content=content), 400)
     assert one_for_all.sandbox.stage.totals()["requests"] == {}
-
-
-PRIVATE = [
-    "127.0.0.1",
-    "10.0.0.1",
-    "172.16.0.1",
-    "192.168.1.1",
-    "169.254.169.254",
-    "100.64.0.1",
-    "0.0.0.0",
-    "224.0.0.1",
-    "255.255.255.255",
-    "::1",
-    "::",
-    "fe80::1%eth0",
-    "fc00::1",
-    "fec0::1",
-    "ff02::1",
-    "::ffff:127.0.0.1",
-    "::ffff:10.0.0.1",
-    "64:ff9b::7f00:1",
-    "2002:7f00:1::",
-]
-
-
-@contextmanager
-def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> Iterator[list[httpx.Request]]:
-    """Have every name resolve to these, and give the requests that a Forwarder sends."""
-    family = [socket.AF_INET6 if ":" in each else socket.AF_INET for each in addresses]
-    found = [(kind, 1, 6, "", (each, 443)) for kind, each in zip(family, addresses, strict=True)]
-    sent: list[httpx.Request] = []
-    with monkeypatch.context() as patched:
-        patched.setattr(forwarding.socket, "getaddrinfo", lambda *_, **__: found)
-        yield sent
-
-
-def forwarder(sent: list[httpx.Request], allowed: frozenset[str] = frozenset()) -> Forwarder:
-    def answer(request: httpx.Request) -> httpx.Response:
-        sent.append(request)
-        return httpx.Response(204)
-
-    return Forwarder(allowed, httpx.MockTransport(answer))
-
-
-@pytest.mark.parametrize("address", PRIVATE)
-@pytest.mark.parametrize("beside", [(), ("93.184.216.34",)])
-def test_a_name_that_leads_inward_is_never_contacted(monkeypatch, address, beside):
-    with resolving(monkeypatch, *beside, address) as sent:
-        with pytest.raises(BadParameter, match="not public"):
-            forwarder(sent).post("https://hooks.example.com/", b"{}", {})
-        assert sent == []
-
-
-@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1"])
-def test_the_connection_goes_to_the_address_that_was_looked_at(monkeypatch, address):
-    with resolving(monkeypatch, address) as sent:
-        post = forwarder(sent).post("https://hooks.example.com:8443/x?y=1", b"{}", {"A": "b"})
-        assert post == 204
-        (request,) = sent
-        assert (request.url.host, request.url.port) == (address, 8443)
-        assert request.headers["Host"] == "hooks.example.com:8443"
-        assert request.extensions["sni_hostname"] == "hooks.example.com"
-        assert request.url.raw_path == b"/x?y=1"
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "169.254.169.254", "2130706433", "0x7f.1"])
-def test_a_number_for_a_host_leads_inward_no_more_than_a_name(host):
-    sent: list[httpx.Request] = []
-    with pytest.raises((BadParameter, OSError)):
-        forwarder(sent).post(f"https://{host}/", b"{}", {})
-    assert sent == []
-
-
-def test_hosts_on_the_allow_list_may_be_private_and_plain():
-    sent: list[httpx.Request] = []
-    allowed = forwarder(sent, frozenset({"hooks.internal"}))
-    assert allowed.post("http://hooks.internal:8080/x", b"{}", {}) == 204
-    assert str(sent[0].url) == "http://hooks.internal:8080/x"
-    for other in (
-        "http://hooks.internal.example.com/",
-        "http://other.internal/",
-        "ftp://hooks.internal/",
-    ):
-        with pytest.raises(BadParameter):
-            allowed.check(other)
-
-
-def test_what_a_stranger_answers_without_end_is_not_read():
-    class Endless(httpx.SyncByteStream):
-        def __iter__(self):
-            pytest.fail("the body was read")
-            yield b""
-
-    transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Endless()))
-    assert Forwarder(frozenset({"h"}), transport).post("http://h/", b"{}", {}) == 200
-
-
-def test_a_name_that_turned_private_ends_the_telling(make_database, monkeypatch):
-    with between(make_database("sqlite")) as relay:
-        relay.ended(relay.uploaded(headers={CALLBACK: "https://hooks.example.com/"}))
-        with resolving(monkeypatch, "10.0.0.1"):
-            assert teller(relay).tell_one() is True
-        ((tries, result, done),) = forwards(relay)
-        assert (tries, done) == (1, True)
-        assert "not public" in str(result)
-
-
-def test_a_name_that_is_unknown_now_is_tried_again(make_database, monkeypatch):
-    def unknown(*_: object, **__: object) -> None:
-        raise socket.gaierror(-2, "Name or service not known")
-
-    with between(make_database("sqlite")) as relay:
-        relay.ended(relay.uploaded(headers={CALLBACK: "https://hooks.example.com/"}))
-        with monkeypatch.context() as patched:
-            patched.setattr(forwarding.socket, "getaddrinfo", unknown)
-            teller(relay).tell_one()
-        assert forwards(relay) == [(1, "gaierror", False)]
-
-
-@given(st.text(max_size=60))
-def test_whatever_a_url_is_checking_it_raises_nothing_else(text):
-    checking = Forwarder(frozenset())
-    for url in (text, f"https://{text}/", f"https://example.com{text}"):
-        try:
-            checking.check(url)
-        except BadParameter:
-            continue
-        assert httpx.URL(url).scheme == "https"
 
 
 # --- errors and the job list, paged as the vendor pages
@@ -924,14 +665,6 @@ def test_queries_and_downloads_are_jobs_of_direction_download(relay, hub):
         assert (job["outcome"], job["direction"]) == ("succeeded", "DOWNLOAD")
         assert job["learnt_by"] == "callback"
     assert relay.job(download.json()["id"])["object"] == "contact"
-
-
-def test_a_downloads_own_notification_url_is_told_after_us(make_database, client):
-    with between(make_database("sqlite"), **ALLOWED) as relay:
-        wanted = {"objectName": "contact", "notificationUrl": client.url}
-        relay.ended(relay.vendors("POST", "/bulk/download", json=wanted).json()["id"])
-        assert teller(relay).tell_one() is True
-        assert len(client.told) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"null", b"\xff", b"[" * 3000])

@@ -113,11 +113,6 @@ def keep_unmerged(session: Session, item: NewEvent, clock: Callable[[], int]) ->
     return cast("Receipt", receipt)
 
 
-def database_time(session: Session, clock: Callable[[], int]) -> int:
-    """The time all nodes agree on, ms: PostgreSQL's, or this machine's for SQLite."""
-    return statements(session.connection()).now(clock)
-
-
 def key_version(session: Session) -> int:
     """How often instances and keys were changed."""
     return session.scalar(select(KeyVersion.version)) or 0

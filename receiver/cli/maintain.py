@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import click
 
-from receiver.callbacks.store import database_time
 from receiver.cli.exits import USAGE, Failure
 from receiver.cli.output import as_json, show
 from receiver.cli.serve import actor, opened
 from receiver.database.engine import Database
+from receiver.database.leases import database_time
 from receiver.database.retention import Retention
 from receiver.errors import StoreError
 from receiver.instances import audit

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sqlalchemy import select, text
 
-from receiver.callbacks.store import database_time
 from receiver.database.engine import Database
+from receiver.database.leases import database_time
 from receiver.database.models import Heartbeat, RefusedAddress
 
 _SQLITE = ("journal_mode", "synchronous")

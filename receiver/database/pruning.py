@@ -4,7 +4,7 @@
 |-------------------------------|-------------------------|---------------------------|
 | bodies of events              | RECEIVER_KEEP_BODIES    | the event's receipt       |
 | failed records                | RECEIVER_KEEP_BODIES    | the job's last change     |
-| what clients were told        | RECEIVER_KEEP_BODIES    | the day it was to be told |
+| deliveries to others          | RECEIVER_KEEP_BODIES    | their enqueuing, once done |
 | refused deliveries            | RECEIVER_KEEP_BODIES, and the quarantine's bounds | arrival |
 | counts of refusals            | RECEIVER_KEEP_BODIES    | their minute              |
 | addresses of refusals         | an hour                 | the start of their minute |
@@ -25,14 +25,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Delete, Update, delete, func, select, text, tuple_, update
+from sqlalchemy import ColumnElement, delete, func, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
+from receiver.database.leases import affected, claim, is_due
 from receiver.database.models import (
     FORGOTTEN,
     Body,
     Event,
-    Forward,
     JobRow,
     RecordError,
     RefusedAddress,
@@ -42,7 +42,7 @@ from receiver.database.models import (
     Submission,
     TimelineEntry,
 )
-from receiver.instances import credentials
+from receiver.database.outbound_models import OutboundDelivery
 from receiver.lib.clock import MINUTE_MS
 
 SETTLED_MS = 5 * MINUTE_MS  # what was received longer ago than that is committed, if ever
@@ -85,10 +85,13 @@ def turn(session: Session) -> Retention:
     return session.scalars(select(Retention).with_for_update()).one()
 
 
-def claim(session: Session, now: int, lease: int) -> bool:
-    """Take the pass that is due, for `lease` ms; False if none is, or another node has it."""
-    due = update(Retention).where(Retention.next_at <= now)
-    return _affected(session, due.values(next_at=now + lease)) == 1
+def claim_pass(session: Session, now: int, lease: int, longest: int) -> bool:
+    """Take the pass that is due, for `lease` ms; False if none is, or another node has it.
+
+    longest -- ms ahead of now that a pass is ever due.
+    """
+    due = is_due(Retention.next_at, now, longest)
+    return claim(session, Retention, {}, {}, {"next_at": now + lease}, due)
 
 
 def batch(session: Session, kind: str, old: Cutoffs, place: Place | None, most: int) -> Batch:
@@ -129,7 +132,7 @@ def _bodies(
 ) -> Batch:
     place = place or (max(state.bodies_before, FORGOTTEN + 1), "")
     found = session.execute(_events(old.bodies, place, most)).all()
-    gone = _affected(session, delete(Body).where(Body.event.in_([id_ for _, id_ in found])))
+    gone = affected(session, delete(Body).where(Body.event.in_([id_ for _, id_ in found])))
     following = _following(found, most)
     reached = following[0] if following else old.bodies
     state.bodies_before = max(state.bodies_before, min(reached, old.settled))
@@ -147,7 +150,7 @@ def _forget(session: Session, _: Retention, old: Cutoffs, place: Place | None, m
     session.execute(delete(Body).where(Body.event.in_(ids)))
     little = {"kind": "other", "job": None, "key": "", "size": 0, "webhook_id": None}
     reduced = update(Event).where(Event.id.in_(ids)).values(received_at=FORGOTTEN, **little)
-    return Batch(_affected(session, reduced), _following(found, most))
+    return Batch(affected(session, reduced), _following(found, most))
 
 
 def _events(before: int, place: Place, most: int) -> Any:  # noqa: ANN401 - a statement
@@ -166,7 +169,7 @@ def _errors(
     key = (RecordError.job, RecordError.instance, RecordError.position)
     theirs = tuple_(*key[:2]).in_([(id_, instance) for _, id_, instance in jobs])
     found = session.execute(select(*key).where(theirs).limit(most)).all()
-    gone = _affected(session, delete(RecordError).where(tuple_(*key).in_(found)))
+    gone = affected(session, delete(RecordError).where(tuple_(*key).in_(found)))
     if gone == most:
         return Batch(gone, place)  # there may be more of the same jobs
     following = _following(jobs, most)
@@ -182,7 +185,7 @@ def _numbered(table: Any, age: str, *also: ColumnElement[bool]) -> Step:  # noqa
         behind = select(table.id, table.at).where(table.id > (place or (0,))[0])
         found = session.execute(behind.order_by(table.id).limit(most)).all()
         ids = [id_ for id_, at in found if at < getattr(old, age)]
-        gone = _affected(session, delete(table).where(table.id.in_(ids), *also))
+        gone = affected(session, delete(table).where(table.id.in_(ids), *also))
         return Batch(gone, _following(found, most) if ids else None)
 
     return step
@@ -193,23 +196,17 @@ def _keyed(column: Any, condition: Callable[[Cutoffs], ColumnElement[bool]]) -> 
 
     def step(session: Session, _: Retention, old: Cutoffs, __: Place | None, most: int) -> Batch:
         keys = session.scalars(select(column).where(condition(old)).distinct().limit(most)).all()
-        gone = _affected(session, delete(column.class_).where(column.in_(keys), condition(old)))
+        gone = affected(session, delete(column.class_).where(column.in_(keys), condition(old)))
         return Batch(gone, () if len(keys) == most else None)
 
     return step
-
-
-def _affected(session: Session, statement: Delete | Update) -> int:
-    # No row of these is in the session, so nothing there need be kept in step.
-    aside = statement.execution_options(synchronize_session=False)
-    return credentials.affected(session, aside)
 
 
 def _following(found: Sequence[Place], most: int) -> Place | None:
     return tuple(found[-1]) if len(found) == most else None
 
 
-_done = Forward.next_at.is_(None)
+_done = OutboundDelivery.next_at.is_(None)
 
 
 def _old_submissions(old: Cutoffs) -> ColumnElement[bool]:
@@ -228,7 +225,7 @@ def _old_addresses(old: Cutoffs) -> ColumnElement[bool]:
 STEPS: Mapping[str, Step] = {
     "bodies": _bodies,
     "errors": _errors,
-    "forwards": _numbered(Forward, "bodies", _done),
+    "outbound": _numbered(OutboundDelivery, "bodies", _done),
     "rejections": _numbered(Rejection, "bodies"),
     "counts": _keyed(RejectionCount.minute, _old_counts),
     "addresses": _keyed(RefusedAddress.peer, _old_addresses),
@@ -254,7 +251,7 @@ _COUNTS: Mapping[str, Callable[[Cutoffs], Any]] = {
         JobRow.instance == RecordError.instance,
         JobRow.updated_at < old.bodies,
     ),
-    "forwards": lambda old: _count(Forward, Forward.at < old.bodies, _done),
+    "outbound": lambda old: _count(OutboundDelivery, OutboundDelivery.at < old.bodies, _done),
     "rejections": lambda old: _count(Rejection, Rejection.at < old.bodies),
     "counts": lambda old: _count(RejectionCount, _old_counts(old)),
     "addresses": lambda old: _count(RefusedAddress, _old_addresses(old)),

@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import select, true, update
 from sqlalchemy.orm import Session
 
-from receiver.callbacks.store import database_time
+from receiver.database.leases import database_time
 from receiver.database.models import AuditEntry, AuditHead
 from receiver.openconnectors.notifications import UNSTORABLE
 

@@ -16,7 +16,8 @@ from sqlalchemy import Delete, Update, delete, select, text, update
 from sqlalchemy.orm import Session
 
 from receiver.database import pruning
-from receiver.database.models import Body, Event, Forward, JobRow, RecordError, Submission
+from receiver.database.models import Body, Event, JobRow, RecordError, Submission
+from receiver.database.outbound_models import OutboundDelivery
 from receiver.instances import credentials
 from receiver.jobs import job as jobs
 
@@ -45,8 +46,11 @@ def erase(session: Session, id_: str, instance: str, now: int) -> dict[str, int]
             session,
             delete(RecordError).where(RecordError.job == id_, RecordError.instance == instance),
         ),
-        "forwards": _affected(
-            session, delete(Forward).where(Forward.job == id_, Forward.instance == instance)
+        "outbound": _affected(
+            session,
+            delete(OutboundDelivery).where(
+                OutboundDelivery.job == id_, OutboundDelivery.instance == instance
+            ),
         ),
         "submissions": _affected(session, theirs.values(file=None)),
     }

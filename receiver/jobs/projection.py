@@ -5,14 +5,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select, update
 
 from receiver.callbacks.statements import Statements
-from receiver.database.models import Body, Event, Forward, JobRow, Submission
+from receiver.database.models import Body, Event, JobRow, Submission
 from receiver.jobs.job import Job, changes, is_fault, join, must_ask
 from receiver.jobs.rows import Entry, JobValues, Place, StoredJob
 from receiver.jobs.tally import Tally, count_job
 from receiver.openconnectors.notifications import Notification
+from receiver.outbound.queue import Message, enqueue
 
 MAX_INDEXED_TEXT = 200  # characters; PostgreSQL refuses index entries above 2,704 bytes
 
@@ -138,12 +139,16 @@ def follow_up(connection: Connection, states: Iterable[JobState], now: int) -> N
         bodies: list[bytes] = []
         for body in state.forwards:
             bodies += [body] if body is not None else _so_far(connection, state)
-        if bodies:
-            forward = {"job": state.id, "instance": state.instance, "url": state.client_url}
-            turn = {"at": now, "tries": 0, "next_at": now, "result": None}
-            connection.execute(
-                insert(Forward), [{**forward, **turn, "body": body} for body in bodies]
+        messages = [
+            Message(
+                *("callback", state.client_url or "", body),
+                headers={"Content-Type": "application/json"},
+                instance=state.instance,
+                job=state.id,
             )
+            for body in bodies
+        ]
+        enqueue(connection, messages, now)
 
 
 def _by_place(rows: Iterable[StoredJob]) -> dict[Place, StoredJob]:

@@ -1,8 +1,4 @@
-"""What remains to be done for jobs: polls, errors, forwards, submissions. Functions take a Session.
-
-Work is claimed by compare-and-set on the time of its next turn: whoever moves it on has it, so any
-number of nodes may look at once, and work that a dead node had claimed comes back by itself.
-"""
+"""What remains to be done for jobs: polls, errors, submissions. Functions take a Session."""
 
 import secrets
 from collections.abc import Sequence
@@ -23,27 +19,27 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from receiver.database.engine import upsert
+from receiver.database.leases import claim, is_due
 from receiver.database.models import (
     IS_CONTESTED,
     IS_UNDER_WAY,
-    Forward,
     Heartbeat,
     JobRow,
     Pace,
     Submission,
     UsualTime,
 )
-from receiver.instances.credentials import affected
 from receiver.jobs.job import FILES_KEPT_MS
 
 LEARNT_FROM = 500  # ended jobs
 ENOUGH_TO_LEARN = 5
 LEAST_USUAL_MS = 1_000
-LONGEST_PAUSE_MS = 6 * 3_600_000  # between two polls of one job
 LEASE_MS = 30_000  # until work that a node claimed and never finished may be claimed again
 OUTAGE_MS = 5 * 60_000
 MOST_BROUGHT_FORWARD = 10_000
 LONGEST_BLOCK_MS = 3_600_000
+MAX_POLL_PAUSE_MS = 6 * 3_600_000  # between two polls of one job
+MAX_WAITING = 100  # requests for one instance, over all nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +52,11 @@ class Claim:
     direction: str | None
     tries: int
 
+    @property
+    def key(self) -> dict[str, str]:
+        """The job's primary key."""
+        return {"id": self.job, "instance": self.instance}
+
 
 def due_polls(
     session: Session, instance: str, now: int, overdue_after: int, *, everything: bool
@@ -65,8 +66,9 @@ def due_polls(
     mine = select(JobRow).where(JobRow.instance == instance).order_by(JobRow.first_seen_at)
     contested, under_way = mine.where(IS_CONTESTED), mine.where(IS_UNDER_WAY)
     if not everything:
-        contested = contested.where(JobRow.poll_at <= now)
-        under_way = under_way.where(or_(overdue, JobRow.poll_at <= now))
+        turn = is_due(JobRow.poll_at, now, MAX_POLL_PAUSE_MS)
+        contested = contested.where(turn)
+        under_way = under_way.where(or_(overdue, turn))
     rows = [*session.scalars(contested), *session.scalars(under_way)]
     return [claim_of(row, row.polls) for row in rows]
 
@@ -125,11 +127,11 @@ def _slowest_but_few(durations: list[int]) -> int:
     return sorted(durations)[(len(durations) - 1) * 19 // 20]
 
 
-def claim_poll(session: Session, claim: Claim, next_at: int) -> bool:
-    """Take a poll; False if another node did, or if there is nothing to ask any more."""
-    mine = update(JobRow).where(*is_claimed(claim), JobRow.polls == claim.tries)
-    open_ = mine.where(or_(IS_UNDER_WAY, IS_CONTESTED))
-    return affected(session, open_.values(poll_at=next_at, polls=JobRow.polls + 1)) == 1
+def claim_poll(session: Session, now: int, poll: Claim, pause: int) -> bool:
+    """Take a poll for `pause` ms; False if another node did, or nothing is left to ask."""
+    key, lease = poll.key, {"poll_at": now + pause, "polls": poll.tries + 1}
+    to_ask = or_(IS_UNDER_WAY, IS_CONTESTED)
+    return claim(session, JobRow, key, {"polls": poll.tries}, lease, to_ask)
 
 
 def claim_status(
@@ -145,14 +147,15 @@ def claim_status(
     if polls is None:
         return False
     pause = poll_pause(overdue_after, max(polls - 1, 0))
-    long_ago = or_(JobRow.poll_at.is_(None), JobRow.poll_at <= now + pause - interval)
-    claim = update(JobRow).where(*mine, JobRow.polls == polls, long_ago)
-    return affected(session, claim.values(poll_at=now + pause)) == 1
+    lately = JobRow.poll_at.between(now + pause - interval + 1, now + MAX_POLL_PAUSE_MS)
+    long_ago = or_(JobRow.poll_at.is_(None), ~lately)
+    key, lease = {"id": job, "instance": instance}, {"poll_at": now + pause}
+    return claim(session, JobRow, key, {"polls": polls}, lease, long_ago)
 
 
 def poll_pause(overdue_after: int, tries: int) -> int:
     """Give the ms between two polls of one job."""
-    return min(LONGEST_PAUSE_MS, overdue_after << min(tries, 20))
+    return min(MAX_POLL_PAUSE_MS, overdue_after << min(tries, 20))
 
 
 def downloads(session: Session, instance: str, now: int) -> list[Claim]:
@@ -182,42 +185,25 @@ def unclear_submissions(session: Session, now: int, patience: int) -> Sequence[S
     return session.scalars(statement.order_by(Submission.at)).all()
 
 
-def next_forward(session: Session, now: int) -> Forward | None:
-    """Claim a notification to be told to a client, or None if there is none to tell now."""
-    row = session.scalar(
-        select(Forward).where(Forward.next_at <= now).order_by(Forward.next_at).limit(1)
-    )
-    if row is None:
-        return None
-    mine = update(Forward).where(Forward.id == row.id, Forward.next_at == row.next_at)
-    claimed = affected(session, mine.values(next_at=now + LEASE_MS, tries=Forward.tries + 1))
-    session.refresh(row)
-    session.expunge(row)
-    return row if claimed else None
-
-
-def end_forward(session: Session, forward_id: int, result: str, next_at: int | None) -> None:
-    """Write down how a client answered; next_at -- when to try again, if at all."""
-    mine = update(Forward).where(Forward.id == forward_id)
-    session.execute(mine.values(result=result, next_at=next_at))
-
-
 def take_turn(
-    session: Session, instance: str, now: int, interval: int, patience: int = LONGEST_PAUSE_MS
+    session: Session, instance: str, now: int, interval: int, patience: int = MAX_POLL_PAUSE_MS
 ) -> int | None:
     """Give the time (ms) at which the vendor may be asked for an instance, over all nodes.
 
-    interval -- ms between two requests. patience -- ms that the turn may be away.
+    interval -- ms between two requests. patience -- ms that the turn may be away. A turn further
+    ahead than others can be waiting for is a wrong clock's: turns begin anew.
     None: not now, for the vendor failed for this instance, or others are before us.
     """
     new = upsert(session, Pace).values(
         instance=instance, next_at=now + interval, failures=0, blocked_until=0
     )
-    following = case((Pace.next_at > now, Pace.next_at), else_=now) + interval
+    waiting = Pace.next_at.between(now + 1, now + MAX_WAITING * interval)
+    soon = Pace.next_at <= now + patience
+    following = case((waiting, Pace.next_at), else_=now) + interval
     statement = new.on_conflict_do_update(
         index_elements=[Pace.instance],
         set_={"next_at": following},
-        where=and_(Pace.blocked_until <= now, Pace.next_at <= now + patience),
+        where=and_(is_due(Pace.blocked_until, now, LONGEST_BLOCK_MS), or_(~waiting, soon)),
     ).returning(Pace.next_at)
     next_at = session.scalar(statement)
     return None if next_at is None else next_at - interval
@@ -250,8 +236,10 @@ def note_queued(session: Session, instance: str, now: int, queued: int) -> None:
 def beat(session: Session, now: int) -> bool:
     """Say that we are alive; True if nobody was for a while, and polls were brought forward."""
     last = session.scalar(select(Heartbeat.at)) or 0
-    mine = update(Heartbeat).where(Heartbeat.at == last).values(at=max(now, last))
-    if not affected(session, mine) or last == 0 or now - last < OUTAGE_MS:
+    at = now if last > now + OUTAGE_MS else max(now, last)  # far ahead: a clock was wrong
+    if not claim(session, Heartbeat, {}, {"at": last}, {"at": at}):
+        return False
+    if last == 0 or now - last < OUTAGE_MS:
         return False
     # Not all of a million: callbacks would wait for their rows. These alone take hours to ask for.
     longest = (
@@ -270,8 +258,3 @@ def beat(session: Session, now: int) -> bool:
 def claim_of(row: JobRow, tries: int) -> Claim:
     """Give the claim of a job that was worked on `tries` times."""
     return Claim(row.id, row.instance, row.object, row.direction, tries)
-
-
-def is_claimed(claim: Claim) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """The condition that a row is the job of a claim."""
-    return JobRow.id == claim.job, JobRow.instance == claim.instance

@@ -16,6 +16,7 @@ import structlog
 
 from receiver.callbacks.intake import Intake
 from receiver.database.engine import Database
+from receiver.database.leases import database_time
 from receiver.errors import (
     CredentialError,
     StoreError,
@@ -34,7 +35,7 @@ from receiver.lib.clock import iso, now_ms
 from receiver.openconnectors import client as upstream
 from receiver.openconnectors.notifications import Notification
 from receiver.reconcile import followups
-from receiver.reconcile.followups import LEASE_MS, Claim
+from receiver.reconcile.followups import Claim
 from receiver.reconcile.pacing import Blocked, Lane, Road
 from receiver.reconcile.results import save_result
 from receiver.settings import Settings
@@ -99,11 +100,12 @@ class Reconciler:
     ) -> Report:
         """Ask for the jobs that are due, or for all under way; then fetch errors and results."""
         with self._database.write() as session:
-            if followups.beat(session, self._clock()):
+            now = database_time(session, self._clock)
+            if followups.beat(session, now):
                 log.warning("after an outage of ours, all jobs under way are asked for")
             names = credentials.with_vendor_secrets(session)
             patience = self._settings.overdue_after
-            unclear = followups.unclear_submissions(session, self._clock(), patience)
+            unclear = followups.unclear_submissions(session, now, patience)
             report = Report(
                 unclear=[
                     {"at": iso(row.at), "instance": row.instance, "file": row.file}
@@ -123,7 +125,7 @@ class Reconciler:
     def fetch_errors(self) -> bool:
         """Fetch the errors that are due now; tell whether there were any."""
         with self._database.read() as session:
-            waiting = failures.with_due_errors(session, self._clock())
+            waiting = failures.with_due_errors(session, database_time(session, self._clock))
         report = Report()
         for name in waiting:
             self._attempt(name, report, self._fetch_errors)
@@ -132,7 +134,7 @@ class Reconciler:
     def beat(self) -> None:
         """Say that this node is alive and can write."""
         with self._database.write() as session:
-            followups.beat(session, self._clock())
+            followups.beat(session, database_time(session, self._clock))
 
     def _lane(
         self, name: str, *, everything: bool, redeliver: bool, results: Path | None
@@ -178,21 +180,21 @@ class Reconciler:
     def _note_health(self, name: str, *, failed: bool, retry_after: int | None = None) -> None:
         at_least = 1000 * (retry_after or 0)
         with self._database.write() as session:
-            followups.note_health(session, name, self._clock(), failed=failed, at_least=at_least)
+            now = database_time(session, self._clock)
+            followups.note_health(session, name, now, failed=failed, at_least=at_least)
 
     def _poll(self, lane: Lane, report: Report, *, everything: bool) -> None:
         with self._database.read() as session:
             claims = followups.due_polls(
                 session,
                 lane.instance,
-                self._clock(),
+                database_time(session, self._clock),
                 self._settings.overdue_after,
                 everything=everything,
             )
         for claim in claims:
             pause = followups.poll_pause(self._settings.overdue_after, claim.tries)
-            next_at = self._clock() + pause
-            take = partial(followups.claim_poll, claim=claim, next_at=next_at)
+            take = partial(followups.claim_poll, poll=claim, pause=pause)
             if lane.turn(take):
                 self._ask(lane, report, claim)
 
@@ -202,7 +204,7 @@ class Reconciler:
 
     def _ask(self, lane: Lane, report: Report, claim: Claim) -> None:
         report.asked += 1
-        asked_at = self._clock()
+        asked_at = self._now()
         try:
             call = upstream.status(claim.job, lane.secrets.hub)
             told = upstream.read_status(lane.send(call), claim.job)
@@ -219,7 +221,7 @@ class Reconciler:
         first = upstream.jobs(None, None, lane.secrets.hub)
         try:
             lane.turn()
-            asked_at = self._clock()
+            asked_at = self._now()
             for number, answer in enumerate(lane.pages(first)):
                 told = upstream.read_jobs(answer)
                 with self._database.read() as session:
@@ -237,6 +239,10 @@ class Reconciler:
                 raise
             log.info("the vendor has no job list", instance=lane.instance, error=str(error))
 
+    def _now(self) -> int:
+        with self._database.read() as session:
+            return database_time(session, self._clock)
+
     def _observe(
         self, lane: Lane, told: Notification, asked_at: int, note: str | None = None
     ) -> None:
@@ -245,11 +251,11 @@ class Reconciler:
 
     def _fetch_errors(self, lane: Lane, report: Report) -> None:
         with self._database.read() as session:
-            claims = failures.due_errors(session, lane.instance, self._clock())
+            claims = failures.due_errors(
+                session, lane.instance, database_time(session, self._clock)
+            )
         for claim in claims:
-            next_at = self._clock() + LEASE_MS * 2 ** min(claim.tries, 8)
-            take = partial(failures.claim_errors, claim=claim, next_at=next_at)
-            if lane.turn(take):
+            if lane.turn(partial(failures.claim_errors, fetch=claim)):
                 self._fetch_errors_of(lane, report, claim)
 
     def _fetch_errors_of(self, lane: Lane, report: Report, claim: Claim) -> None:
@@ -259,7 +265,8 @@ class Reconciler:
             for page in lane.pages(first):
                 entries += upstream.read_entries(page)
                 with self._database.write() as session:
-                    if not failures.renew_errors(session, claim, self._clock() + LEASE_MS):
+                    now = database_time(session, self._clock)
+                    if not failures.renew_errors(session, now, claim):
                         return  # another node's by now, or the job was reset
         except UpstreamRefused as error:
             if error.status in (401, 403):  # our secrets are wrong, which can be mended
@@ -287,13 +294,15 @@ class Reconciler:
             return
         report.queued += len(held)
         with self._database.write() as session:
-            followups.note_queued(session, lane.instance, self._clock(), len(held))
+            followups.note_queued(
+                session, lane.instance, database_time(session, self._clock), len(held)
+            )
 
     def _note_redelivery(self, lane: Lane, held: int) -> None:
         with self._database.write() as session:
             audit.note(
                 session,
-                at=self._clock(),
+                at=database_time(session, self._clock),
                 actor=self._actor,
                 action="redeliver",
                 subject=lane.instance,
@@ -302,6 +311,8 @@ class Reconciler:
 
     def _save_results(self, lane: Lane, report: Report, folder: Path) -> None:
         with self._database.read() as session:
-            claims = followups.downloads(session, lane.instance, self._clock())
+            claims = followups.downloads(
+                session, lane.instance, database_time(session, self._clock)
+            )
         for claim in claims:
             report.results += save_result(lane, claim, folder)

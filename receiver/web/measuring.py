@@ -9,8 +9,8 @@ from typing import Any
 import structlog
 
 from receiver import __version__
-from receiver.callbacks.store import database_time
 from receiver.database.engine import Database
+from receiver.database.leases import database_time
 from receiver.errors import StoreError
 from receiver.jobs.gauges import gauges
 from receiver.lib import logs

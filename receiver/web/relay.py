@@ -16,6 +16,7 @@ import structlog
 from flask import Flask, Response, request
 from werkzeug.routing import Rule
 
+from receiver.database.leases import database_time
 from receiver.errors import (
     NotFound,
     Overloaded,
@@ -169,12 +170,12 @@ class Relay:
         """
         services, instance, job = self._services, asked.caller.instance, asked.route.job or ""
 
-        def claim(session: Any) -> bool:  # noqa: ANN401 - passed on
+        def claim(session: Any, now: int) -> bool:  # noqa: ANN401 - passed on
             return followups.claim_status(
                 session,
                 instance,
                 job,
-                services.clock(),
+                now,
                 overdue_after=services.settings.overdue_after,
                 interval=1000 * STATUS_SECONDS,
             )
@@ -191,13 +192,13 @@ class Relay:
         if told is not None:
             if line is None:
                 with suppress(StoreError), services.database.write() as session:
-                    claim(session)
+                    claim(session, database_time(session, services.clock))
             status = shapes.both_vocabularies(document(reply.body))
             reply.replace_body(json_text(status).encode())
         elif reply.status in (429, 503):
             wait = shapes.read_retry_after(reply.headers.get("retry-after", ""), time.time()) or 0
             with suppress(StoreError), services.database.write() as session:
-                now = services.clock()
+                now = database_time(session, services.clock)
                 followups.note_health(session, instance, now, failed=True, at_least=1000 * wait)
         return respond(reply, asked)
 

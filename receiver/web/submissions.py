@@ -107,7 +107,7 @@ class Submitter:
             return asked, replace(facts, object=_storable(object_)), None
         if not isinstance(client_url, str):
             raise BadParameter("notificationUrl must be a URL")
-        self._services.forwarder.check(client_url)
+        self._services.safe_http.check(client_url)
         return asked, replace(facts, object=_storable(object_)), client_url
 
     def _callback_url(self, instance: str) -> str:
