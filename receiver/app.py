@@ -39,6 +39,7 @@ from receiver.web.api import ROUTES
 from receiver.web.dashboard import blueprint as dashboard
 from receiver.web.measuring import Measured
 from receiver.web.relay import Relay
+from receiver.web.results import Results
 
 APP_LOAD_ERROR = 4  # gunicorn gives up on this exit code of a worker, instead of trying for ever
 
@@ -135,6 +136,7 @@ def _flask(services: Services) -> Flask:
     for each in (callbacks.blueprint, routes.blueprint(ROUTES), ops.blueprint(), dashboard):
         app.register_blueprint(each)
     Relay(services).register(app)
+    Results(services).register(app)
     problems.register(app)
     request_log.register(app)
     hops = services.settings.trusted_proxies

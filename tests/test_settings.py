@@ -174,6 +174,7 @@ def test_without_an_environment_the_defaults_hold():
         "encryption_keys": (),
         "public_url": None,
         "max_body_bytes": 1_048_576,
+        "max_upload_bytes": 2**30,
         "trusted_proxies": 0,
         "vendor_url": SAP,
         "vendor_retry_seconds": (8, 64, 512, 4096, 32768),

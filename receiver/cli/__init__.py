@@ -15,7 +15,7 @@ _ROOMS = {
     "receiver.cli.serve": ("serve", "db", "keys", "tokens"),
     "receiver.cli.instances": ("instances",),
     "receiver.cli.jobs": ("jobs", "job", "events", "rejections"),
-    "receiver.cli.submit": ("objects", "submit"),
+    "receiver.cli.submit": ("objects", "submit", "download"),
     "receiver.cli.reconcile": ("reconcile",),
     "receiver.cli.maintain": ("prune", "erase"),
     "receiver.cli.verify": ("verify", "trigger"),

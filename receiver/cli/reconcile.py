@@ -80,6 +80,9 @@ def _told(report: "Report") -> str:
         lines.append(f"the vendor holds back {report.queued} deliveries{sent}")
     if report.results:
         lines.append(f"{report.results} result files saved")
+    lines += [
+        f"not saved: job {one['job']} of {one['instance']}: {one['why']}" for one in report.unsaved
+    ]
     lines += [f"the vendor failed for {name}: tried again later" for name in report.blocked]
     lines += [
         f"fate unknown: {one['file']} sent for {one['instance']} at {one['at']};"

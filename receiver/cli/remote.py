@@ -1,15 +1,18 @@
 """Asking a running receiver."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import click
 import httpx
 
 from receiver.cli.exits import CREDENTIALS, UNREACHABLE, USAGE, Failure
 from receiver.cli.secret_files import secret, secret_file
+from receiver.lib.http_client import new_client
 
 T = TypeVar("T")
+
+_REFUSED = {401: CREDENTIALS, 403: CREDENTIALS, 404: USAGE, 400: USAGE, 406: USAGE, 409: USAGE}
 
 TIMEOUT_SECONDS = 10
 
@@ -22,9 +25,10 @@ class Remote:
         if not url.startswith(("http://", "https://")):
             raise click.UsageError("--url must be http or https")
         try:
-            self._client = httpx.Client(base_url=url, timeout=TIMEOUT_SECONDS)
+            httpx.URL(url)
         except (httpx.InvalidURL, ValueError):
             raise click.UsageError("--url is not a URL") from None
+        self._client = new_client(base_url=url, timeout=TIMEOUT_SECONDS)
 
     def get(self, path: str, *, patience: float = 0, **parameters: Any) -> httpx.Response:  # noqa: ANN401
         """Ask the API; raise a Failure for an answer other than 2xx and 404.
@@ -58,6 +62,29 @@ class Remote:
         if answer.status_code == 404:  # noqa: PLR2004
             raise Failure(USAGE, *_problem(answer))
         return answer
+
+    def save(
+        self, path: str, file: IO[bytes], tell_of: Callable[[int], None], **parameters: str
+    ) -> None:
+        """Write what the API answers to a file, piece by piece; raise a Failure if it does not."""
+        try:
+            with self._client.stream(
+                "GET",
+                f"/api/v1{path}",
+                params=parameters,
+                headers={"Authorization": f"Bearer {self._token}"},
+                timeout=60,
+            ) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise Failure(_REFUSED.get(answer.status_code, UNREACHABLE), *_problem(answer))
+                for piece in answer.iter_bytes():
+                    file.write(piece)
+                    tell_of(len(piece))
+        except httpx.HTTPError as error:
+            reason = str(error) or type(error).__name__
+            message = f"no answer, or half of one: {reason}"
+            raise Failure(UNREACHABLE, "unreachable", message) from None
 
     def _send(self, method: str, path: str, **request: Any) -> httpx.Response:  # noqa: ANN401
         try:

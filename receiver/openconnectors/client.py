@@ -34,12 +34,22 @@ from receiver.openconnectors.notifications import (
     parse,
     parse_all,
 )
-from receiver.openconnectors.shapes import DELIVERIES, NEXT_PAGE_HEADER, QUEUED, read_retry_after
+from receiver.openconnectors.shapes import (
+    DELIVERIES,
+    MEDIA_TYPES,
+    NEXT_PAGE_HEADER,
+    QUEUED,
+    read_retry_after,
+)
 
 LARGEST_ANSWER = 16 * 2**20  # bytes; a page of 200 errors is some 100 KiB
 MOST_PAGES = 10_000
 TRIES = 3
 _TIMEOUT = httpx.Timeout(30, connect=5)  # seconds
+# How a job's file is asked for in its own format: as it comes, else by name; each refusal of a
+# format that is another than the job's is one of these.
+ACCEPTED = ("*/*", *MEDIA_TYPES.values())
+WRONG_FORMAT = (400, 406)
 UPLOAD_SECONDS = 300  # the vendor answers once it has the whole file
 _NO_AUTH = httpx.Auth()  # of the URL or of ~/.netrc
 _SECRET = re.compile(
@@ -343,17 +353,20 @@ def _refusal(call: Call, answer: httpx.Response, body: bytes) -> UpstreamError:
     status = answer.status_code
     if status == 504 and not call.safe:  # noqa: PLR2004
         # A gateway gave up waiting; the vendor behind it may not have.
-        return UpstreamUnclear(_message(body) or "the vendor's gateway gave up waiting", status)
+        return UpstreamUnclear(
+            error_message(body) or "the vendor's gateway gave up waiting", status
+        )
     if status in (408, 429) or status >= 500:  # noqa: PLR2004
         retry_after = read_retry_after(answer.headers.get("retry-after", ""), time.time())
-        message = _message(body) or f"the vendor answered {status}"
+        message = error_message(body) or f"the vendor answered {status}"
         return UpstreamUnreachable(message, status, retry_after)
     if status < 400:  # noqa: PLR2004
         return UpstreamNonsense(f"the vendor answered {status}, which is not followed")
-    return UpstreamRefused(_message(body) or f"the vendor answered {status}", status)
+    return UpstreamRefused(error_message(body) or f"the vendor answered {status}", status)
 
 
-def _message(body: bytes) -> str | None:
+def error_message(body: bytes) -> str | None:
+    """Return the message of an error in the vendor's shape; None if there is none."""
     try:
         message = json.loads(body)["message"]
     except (ValueError, RecursionError, KeyError, TypeError, IndexError):

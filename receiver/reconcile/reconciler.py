@@ -37,7 +37,7 @@ from receiver.openconnectors.notifications import Notification
 from receiver.reconcile import followups
 from receiver.reconcile.followups import Claim
 from receiver.reconcile.pacing import Blocked, Lane, Road
-from receiver.reconcile.results import save_result
+from receiver.reconcile.results import NotSaved, save_result
 from receiver.settings import Settings
 
 log = structlog.get_logger()
@@ -53,6 +53,7 @@ class Report:
     asked -- polls; ended -- those that told an ending. found -- jobs nobody had told us of.
     errors, queued, redelivered, results -- records, deliveries, files. blocked -- instances left
     out or not finished, because their vendor failed. unclear -- submissions of unknown fate.
+    unsaved -- ended downloads whose file could not be had.
     """
 
     asked: int = 0
@@ -64,12 +65,14 @@ class Report:
     results: int = 0
     blocked: list[str] = field(default_factory=list)
     unclear: list[dict[str, object]] = field(default_factory=list)
+    unsaved: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, other: "Report") -> None:
         """Count what another lane did too."""
         for name in ("asked", "ended", "found", "errors", "queued", "redelivered", "results"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.blocked += other.blocked
+        self.unsaved += other.unsaved
 
 
 Work: TypeAlias = Callable[[Lane, Report], None]
@@ -315,4 +318,9 @@ class Reconciler:
                 session, lane.instance, database_time(session, self._clock)
             )
         for claim in claims:
-            report.results += save_result(lane, claim, folder)
+            try:
+                report.results += save_result(lane, claim, folder)
+            except NotSaved as error:
+                place = {"instance": lane.instance, "job": claim.job, "why": str(error)}
+                report.unsaved.append(place)
+                log.warning("no result", **place)
