@@ -271,7 +271,7 @@ def test_the_command_erases_a_job_and_says_what_went(both):
     receiver, command = both
     gone = {"bodies": 2, "errors": 2, "outbound": 2, "submissions": 1}
     told = {"job": "1", "instance": "default", **gone}
-    assert command("erase", "--job", "1") == (0, told)
+    assert command("erase", "--yes", "--job", "1") == (0, told)
     assert traces(receiver) == []
 
 
@@ -281,7 +281,7 @@ def test_the_command_leaves_no_byte_of_it_in_an_sqlite_file_that_is_in_use(
     url = make_database("sqlite")
     fill(make_receiver(url))
     assert ADA.encode() in b"".join(path.read_bytes() for path in tmp_path.glob("*.db*"))
-    assert run(url, "erase", "--job", "1")[0] == 0
+    assert run(url, "erase", "--yes", "--job", "1")[0] == 0
     assert ADA.encode() not in b"".join(path.read_bytes() for path in tmp_path.glob("*.db*"))
 
 
@@ -301,7 +301,7 @@ def test_the_command_erases_nothing_unless_it_is_clear_which(both):
     receiver, command = both
 
     def refused(*words: str) -> tuple[int, str]:
-        code, told = command("erase", *words)
+        code, told = command("erase", "--yes", *words)
         return code, told["error"]["code"]
 
     told = Notification("bulk_job", job="1", status="ERROR", source="poll")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from nodes import DEADLINE, own_environment
 from standin import ENCRYPTION_KEY, add_instance
 
-from receiver.cli.exits import USAGE, Failure
 from receiver.cli.failed_rows import all_errors, describe_errors, known_errors, write_failed_rows
+from receiver.cli.output import USAGE, Failure
 from receiver.jobs.record_errors import LONGEST_MESSAGE, cause, row_of
 from receiver.openconnectors.notifications import json_text
 

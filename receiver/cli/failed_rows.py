@@ -1,4 +1,4 @@
-"""Failed records: fetching them all, telling of them, and writing their rows to be mended."""
+"""Failed records: fetching them all, describing them, and writing their rows to be fixed."""
 
 import codecs
 import time
@@ -9,8 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from receiver.cli.exits import USAGE, Failure
-from receiver.cli.output import plain
+from receiver.cli.output import USAGE, Failure, explain, plain
 from receiver.cli.remote import Remote
 from receiver.jobs.record_errors import row_of
 from receiver.lib.records import UnclearDialect, json_lines, read_dialect, rows
@@ -82,8 +81,7 @@ def write_failed_rows(errors: list[Any], source: str, target: str) -> int:
         message = f"{source}: which rows failed cannot be said for certain: {error}"
         raise Failure(USAGE, "unclear_dialect", message) from None
     except OSError as error:
-        where = error.filename or source
-        raise Failure(USAGE, "unreadable_file", f"{where}: {error.strerror}") from None
+        raise explain(error) from None
     return count
 
 

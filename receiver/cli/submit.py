@@ -14,9 +14,17 @@ from urllib.parse import quote
 
 import click
 
-from receiver.cli.exits import STILL_RUNNING, UNREACHABLE, USAGE, Failure, of_outcome
 from receiver.cli.jobs import describe, leave, wait_for
-from receiver.cli.output import as_json, plain, show
+from receiver.cli.output import (
+    STILL_RUNNING,
+    UNREACHABLE,
+    USAGE,
+    Failure,
+    as_json,
+    of_outcome,
+    plain,
+    show,
+)
 from receiver.cli.remote import Remote, asks_a_receiver
 from receiver.jobs.job import is_ending
 from receiver.openconnectors.notifications import parse
