@@ -57,7 +57,7 @@ _ENTRY = ("id", "at", "actor", "action", "subject", "detail", "request")
 _NOUNS = {
     "bodies": "body",
     "errors": "failed record",
-    "forwards": "client notification",
+    "outbound": "outgoing delivery",
     "rejections": "rejected delivery",
     "counts": "rejection count",
     "addresses": "sender address",

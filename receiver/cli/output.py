@@ -121,14 +121,14 @@ def warn(message: str) -> None:
 def confirm(question: str, *, yes: bool, needed: bool = True) -> None:
     """Ask on a terminal before something is deleted; elsewhere require --yes, if that is `needed`.
 
-    Raises click.Abort or click.UsageError.
+    Raises click.Abort or Failure.
     """
     if yes:
         return
     if sys.stdin.isatty() and sys.stderr.isatty():
         click.confirm(question, abort=True, err=True)
     elif needed:
-        raise click.UsageError(f"{question} Confirm with --yes")
+        raise Failure(USAGE, "not_confirmed", f"{question} Without a terminal, add --yes")
 
 
 def count(number: int, noun: str) -> str:
