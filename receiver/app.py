@@ -4,7 +4,7 @@ import atexit
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import httpx
@@ -12,30 +12,34 @@ import structlog
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from receiver.alarms.channels import targets
-from receiver.alarms.watcher import Watcher
-from receiver.background import Background
+from receiver.alarms import channels
+from receiver.alarms.watcher import PERIOD_SECONDS, Watcher
+from receiver.background import Background, Health, Task
 from receiver.callbacks.intake import Intake
 from receiver.database import migrations
 from receiver.database.engine import Database
-from receiver.database.retention import Retention
+from receiver.database.retention import LOOK_SECONDS, Retention
 from receiver.errors import SettingsError, StoreError
-from receiver.health import Health
 from receiver.instances.encryption import Vault
 from receiver.instances.keys import Keys
 from receiver.lib import logs
 from receiver.lib.clock import now_ms
 from receiver.lib.ratelimit import Limits, client_address
+from receiver.lib.safe_http import SafeClient
 from receiver.metrics import QUEUE_LENGTH, Stored
 from receiver.openconnectors.client import Upstream
-from receiver.openconnectors.signatures import SHORT_KEY_BYTES
-from receiver.outbound.forwarding import Forwarder, Teller
+from receiver.openconnectors.signatures import HEADER, SHORT_KEY_BYTES, sign
+from receiver.outbound.mail import Mailer
+from receiver.outbound.queue import Message
+from receiver.outbound.sender import Sender
 from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings
-from receiver.web import Services, callbacks, ops, problems, relay, request_log, routes
+from receiver.web import Services, callbacks, ops, problems, request_log, routes
 from receiver.web.api import ROUTES
 from receiver.web.dashboard import blueprint as dashboard
 from receiver.web.measuring import Measured
+from receiver.web.relay import Relay
+from receiver.web.results import Results
 
 APP_LOAD_ERROR = 4  # gunicorn gives up on this exit code of a worker, instead of trying for ever
 
@@ -79,9 +83,10 @@ def _app(
     keys = Keys(vault, settings.default_keys)
     intake = Intake(settings, database, keys, clock, writer)
     vendor = Upstream(settings.vendor_url, transport)
-    forwarder = Forwarder(settings.forward_allow)
+    safe_http = SafeClient(settings.forward_allow)
     reconciler = Reconciler(settings, database, intake, vendor, clock=clock)
-    teller = Teller(settings, database, keys, forwarder, clock)
+    signers = {"callback": callback_signer(keys, database), "alarm": channels.signer(settings)}
+    sender = Sender(database, safe_http, Mailer(settings), signers, clock)
     retention = Retention(settings, database, clock)
     health = Health(clock)
 
@@ -95,20 +100,39 @@ def _app(
         database.watch_file()
         return False
 
-    work = [reconciler.fetch_errors, teller.tell_one, retention.step, look]
-    if told := targets(settings, forwarder):
-        work.append(Watcher(settings, database, told, clock).step)
-    background = Background(work, beat)
+    tasks = [
+        Task(reconciler.fetch_errors),
+        Task(sender.step),
+        Task(retention.step, pause=LOOK_SECONDS),
+        Task(look),
+    ]
+    if channels.has_channel(settings):
+        watcher = Watcher(settings, database, sender.send, clock)
+        tasks.append(Task(watcher.look, pause=PERIOD_SECONDS, close=watcher.release))
+    background = Background(tasks, beat)
     if any(len(key.secret) < SHORT_KEY_BYTES for key in settings.default_keys):
         log.warning("a signature key of the instance default is short", bytes=SHORT_KEY_BYTES)
     limits = Limits(settings.api_rate, settings.failed_tokens_a_minute)
     stored = Stored(Measured(settings, database, clock).read)
     services = Services(
-        *(settings, database, intake, limits, vault, vendor, forwarder, clock),
+        *(settings, database, intake, limits, vault, vendor, safe_http, clock),
         *(health, stored),
     )
     atexit.register(_close, background, intake, database)
     return _flask(services), background
+
+
+def callback_signer(keys: Keys, database: Database) -> Callable[[Message, int], Mapping[str, str]]:
+    """Sign what clients are told as the vendor signs, with their instance's newest key."""
+
+    def headers(message: Message, _now: int) -> dict[str, str]:
+        # Read anew: what a retired key signs proves nothing any more.
+        of_instance = keys.fresh(database).instances.get(message.instance or "")
+        if of_instance is None or not of_instance.keys:
+            return {}
+        return {HEADER: sign(message.body, of_instance.keys[0])}
+
+    return headers
 
 
 def _flask(services: Services) -> Flask:
@@ -119,8 +143,8 @@ def _flask(services: Services) -> Flask:
     app.extensions["receiver"] = services
     for each in (callbacks.blueprint, routes.blueprint(ROUTES), ops.blueprint(), dashboard):
         app.register_blueprint(each)
-    app.register_blueprint(relay.blueprint, url_prefix=relay.BASE)
-    app.register_blueprint(relay.blueprint, url_prefix=f"{relay.BASE}/hubs/<hub>", name="hub")
+    Relay(services).register(app)
+    Results(services).register(app)
     problems.register(app)
     request_log.register(app)
     hops = services.settings.trusted_proxies
@@ -147,7 +171,8 @@ def _as_sent(wsgi: WSGIApplication, hops: int) -> WSGIApplication:
 
 
 def _close(background: Background, intake: Intake, database: Database) -> None:
-    background.close()
+    with contextlib.suppress(StoreError):  # leases end by themselves, if later
+        background.close()
     with contextlib.suppress(ValueError):  # standard error may be closed by now
         logs.flush(at_once=True)
     intake.writer.close()

@@ -1,27 +1,48 @@
-"""What a worker does beside answering: fetch errors, tell clients, forget, say that it is alive."""
+"""What a worker does beside answering, in threads, and its heartbeat: how it answers callbacks."""
 
 import os
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import structlog
+from sqlalchemy.orm import Session
 
+from receiver.database.alarm_models import Node
+from receiver.database.engine import Database, database_time, upsert
+from receiver.database.leases import ClockGuard
 from receiver.errors import StoreError
+from receiver.lib.clock import MINUTE_MS
+
+RECOVERED_MS = 2 * MINUTE_MS
+BEAT_SECONDS = 30.0
+
+_SERVER_ERROR, _UNAVAILABLE, _TAKEN = 500, 503, 200
 
 log = structlog.get_logger()
 
-PAUSE_SECONDS = 1.0  # where nothing was due
-BEAT_SECONDS = 30.0
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Work that a thread does again and again. run -- returns whether there is more at once.
+
+    pause -- seconds before it runs, unless there is more. close -- gives back what it holds.
+    """
+
+    run: Callable[[], bool]
+    pause: float = 1.0
+    close: Callable[[], None] = lambda: None
 
 
 class Background:
-    """Threads that do small work until they are closed; one for each kind of work.
+    """Threads that work until they are closed, one a task, so that none holds up another.
 
-    work -- each does what is due and tells whether there was anything. beat -- now and then.
+    beat -- runs at once and then every BEAT_SECONDS.
     """
 
-    def __init__(self, work: list[Callable[[], bool]], beat: Callable[[], None]) -> None:
-        self._work, self._beat = work, beat
+    def __init__(self, tasks: Iterable[Task], beat: Callable[[], None]) -> None:
+        self.tasks, self.beat = tuple(tasks), beat
         self._closed = threading.Event()
         self._pid = 0
 
@@ -29,33 +50,109 @@ class Background:
         """Start in this process, unless it was; a thread does not survive a fork."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            for each in self._work:
-                self._thread(each, PAUSE_SECONDS)
-            self._thread(self._beats, BEAT_SECONDS)
+            for task in self.tasks:
+                self._thread(self._work, task)
+            self._thread(self._beats)
 
     def close(self) -> None:
-        """Stop after what is under way."""
+        """Stop after what is being done, and give back what is held. Raises StoreError."""
         self._closed.set()
+        if self._pid == os.getpid():
+            for task in self.tasks:
+                task.close()
 
-    def _thread(self, work: Callable[[], bool], pause: float) -> None:
-        # Each has its own: a slow client or a long list of errors must not stop the heart.
-        threading.Thread(
-            target=self._run, args=(work, pause), name="background", daemon=True
-        ).start()
+    @staticmethod
+    def _thread(work: Callable[..., None], *args: Task) -> None:
+        threading.Thread(target=work, args=args, name="background", daemon=True).start()
 
-    def _beats(self) -> bool:
-        self._beat()
+    def _work(self, task: Task) -> None:
+        run, more = _Guarded(task.run), False
+        while not self._closed.wait(0 if more else task.pause):
+            more = run()
+
+    def _beats(self) -> None:
+        beat = _Guarded(self.beat)
+        while not self._closed.is_set():
+            beat()
+            self._closed.wait(BEAT_SECONDS)
+
+
+class _Guarded:
+    """Work whose errors are logged, and end nothing."""
+
+    def __init__(self, work: Callable[[], bool | None]) -> None:
+        self._work, self._why = work, ""
+
+    def __call__(self) -> bool:
+        """Work; return whether there is more at once."""
+        before, self._why = self._why, ""
+        try:
+            return bool(self._work())
+        except StoreError as error:
+            self._why = str(error)
+            if self._why != before:  # an outage is a line, not one a second
+                log.warning("background work waits for the database", error=self._why)
+        except Exception as error:  # noqa: BLE001 - one odd row must not end all later work
+            log.error("background work failed", error=type(error).__name__)  # noqa: TRY400
         return False
 
-    def _run(self, work: Callable[[], bool], pause: float) -> None:
-        more, why = True, ""
-        while not self._closed.wait(0 if more else pause):
-            more, before, why = False, why, ""
-            try:
-                more = work()
-            except StoreError as error:
-                why = str(error)
-                if why != before:  # an outage is a line, not one a second
-                    log.warning("background work waits for the database", error=why)
-            except Exception as error:  # noqa: BLE001 - one odd row must not end all later work
-                log.error("background work failed", error=type(error).__name__)  # noqa: TRY400
+
+class Health:
+    """How this process answers callbacks. clock -- ms since the epoch.
+
+    What failed is over at the next callback that was taken. Where none comes, being able to write
+    again is enough for a database that failed, but not for a fault of our own.
+    """
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self._clock = clock
+        self._since: int | None = None
+        self._last, self._failures, self._fault = 0, 0, False
+        self._guard = ClockGuard()
+
+    def answered(self, status: int) -> None:
+        """Take note of how a callback was answered."""
+        if status >= _SERVER_ERROR:
+            self._failed(fault=status != _UNAVAILABLE)
+        elif self._since is not None and status == _TAKEN:
+            self._recovered()
+
+    def beat(self, database: Database, *, alive: bool) -> None:
+        """Record that this process lives, and how it answers callbacks.
+
+        alive -- whether they can be written. That this can be written says that the database is
+        back. Raises StoreError.
+        """
+        if not alive:
+            self._failed(fault=True)
+        name = f"{socket.gethostname()[:80]}:{os.getpid()}"
+        with database.write() as session:
+            now = self._clock()
+            is_back = not self._fault and self._last <= now - RECOVERED_MS
+            # By the time that all nodes agree on, whatever this machine's clock says.
+            at = database_time(session, self._clock)
+            since = None if is_back or self._since is None else at - (now - self._since)
+            record_node(session, name, at, since, self._failures)
+            steady = self._guard.check(session, at)
+        if not steady:
+            log.error("the clock jumped by over a day: nothing old is deleted")
+        if is_back:
+            self._recovered()
+
+    def _failed(self, *, fault: bool) -> None:
+        self._last = self._clock()
+        self._since = self._since or self._last
+        self._failures += 1
+        self._fault |= fault
+
+    def _recovered(self) -> None:
+        self._since, self._failures, self._fault = None, 0, False
+
+
+def record_node(
+    session: Session, name: str, now: int, failing_since: int | None, failures: int
+) -> None:
+    """Record how a process answers callbacks. failures -- since `failing_since`, ms."""
+    facts = {"at": now, "failing_since": failing_since, "failures": failures}
+    new = upsert(session, Node).values(name=name, **facts)
+    session.execute(new.on_conflict_do_update(index_elements=[Node.name], set_=facts))

@@ -15,6 +15,7 @@ ReceiverError
 │   └── UnknownInstance
 ├── TooManyRefusals             one address was refused too often
 ├── TooManyRequests             one token asked, or one address failed, too often
+├── Overloaded                  no place or no room for this request now
 ├── CredentialError             a key, secret or token cannot be taken or used
 ├── QueryError                  a question to the API that has no answer
 │   ├── Unauthenticated
@@ -36,6 +37,7 @@ ReceiverError
     │   ├── LostRace            since another node was faster
     │   ├── KeyUnusable         a key that may have signed this cannot be decrypted
     │   └── StatementRefused    the database is there, but refused a statement
+    ├── ClockStepped            now: the clock jumped, and nothing is deleted on its word
     └── StoreRefused            ever; for what it holds, this row cannot be stored as it is
 """
 
@@ -137,6 +139,16 @@ class TooManyRequests(ReceiverError):
         self.retry_after = retry_after
 
 
+class Overloaded(ReceiverError):
+    """There is no place or no room for this request now; `retry_after` in seconds."""
+
+    reason = "overloaded"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class CredentialError(ReceiverError):
     """A key, secret or token cannot be taken or used; the text never contains it."""
 
@@ -199,15 +211,16 @@ class UpstreamError(ReceiverError):
     """The vendor did not do what it was asked.
 
     permanent -- whether asking the same again is of no use. status -- what to answer a client of
-    ours that wanted it. The text never holds a secret.
+    ours that wanted it. retry_after -- seconds before which the vendor will not be asked again.
+    The text never holds a secret.
     """
 
     reason = "upstream"
     permanent: ClassVar[bool] = False
 
-    def __init__(self, message: str, status: int = 502) -> None:
+    def __init__(self, message: str, status: int = 502, retry_after: int | None = None) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.retry_after = status, retry_after
 
 
 class UpstreamRefused(UpstreamError):
@@ -261,6 +274,12 @@ class StatementRefused(StoreUnavailable):
     """The database refuses a statement for a fault of ours: one row's, or the setup's."""
 
     reason = "statement_refused"
+
+
+class ClockStepped(StoreError):
+    """The clock jumped by over a day: nothing is deleted on its word."""
+
+    reason = "clock_stepped"
 
 
 class LostRace(StatementRefused):

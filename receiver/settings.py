@@ -56,6 +56,7 @@ class Settings:
     encryption_keys: tuple[str, ...] = field(default=(), repr=False)
     public_url: str | None = None
     max_body_bytes: int = 1_048_576
+    max_upload_bytes: int = 2**30
     trusted_proxies: int = 0
     vendor_url: str = DEFAULT_OPEN_CONNECTORS_URL
     vendor_retry_seconds: tuple[int, ...] = (8, 64, 512, 4096, 32768)
@@ -353,6 +354,7 @@ _NAMES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "encryption_keys": ("RECEIVER_ENCRYPTION_KEYS", _fernet_keys),
     "public_url": ("RECEIVER_PUBLIC_URL", _web_url),
     "max_body_bytes": ("RECEIVER_MAX_BODY_BYTES", _whole(1, 2**30)),
+    "max_upload_bytes": ("RECEIVER_MAX_UPLOAD_BYTES", _whole(1, 2**40)),
     "trusted_proxies": ("RECEIVER_TRUSTED_PROXIES", _whole(0, 16)),
     "vendor_url": ("OPEN_CONNECTORS_URL", vendor_url),
     "vendor_retry_seconds": ("OPEN_CONNECTORS_RETRY_SECONDS", _retry_seconds),

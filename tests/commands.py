@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.cli import _ROOMS, main
+from receiver.cli import main
+from receiver.cli.commands import MODULES
 
 TREE = Path(__file__).parents[1]
 DEADLINE = 60  # seconds; only what is broken needs them
@@ -29,7 +30,7 @@ def _started(process: multiprocessing.Process) -> None:
     """Start it from a process that knows this tree, whatever is installed."""
     with _lock, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{TREE}:{TREE / 'tests'}")
-        _fork.set_forkserver_preload([*_ROOMS, __name__])
+        _fork.set_forkserver_preload([*MODULES.values(), __name__])
         process.start()
 
 

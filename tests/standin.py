@@ -13,14 +13,17 @@ from nodes import eventually as until
 from receiving import KEY, Receiver
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from receiver.app import create_app
+from receiver.app import callback_signer, create_app
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry, tokens
+from receiver.instances.keys import Keys
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.client import Upstream
-from receiver.openconnectors.sandbox.options import Faults, Options
-from receiver.openconnectors.sandbox.server import running
+from receiver.openconnectors.sandbox.command import running
+from receiver.openconnectors.sandbox.faults import Faults, Options
 from receiver.openconnectors.signatures import SignatureKey
+from receiver.outbound.mail import Mailer
+from receiver.outbound.sender import Sender
 from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings
 
@@ -114,7 +117,7 @@ class Between(Receiver):
 
     def asked(self, template: str, job_id: str | None = None) -> int:
         """Count how often the stand-in was asked for a path, or for that of one job."""
-        totals: Any = self.sandbox.stage.requests.totals()
+        totals: Any = self.sandbox.stage.totals()
         counts = totals["requests"] if job_id is None else totals["jobs"].get(job_id, {})
         return int(counts.get(template, 0))
 
@@ -129,10 +132,17 @@ class Between(Receiver):
         settings = chosen.pop("settings", services.settings)
         return Reconciler(settings, services.database, services.intake, vendor, **chosen)
 
+    def sender(self, clock: Callable[[], int] | None = None) -> Sender:
+        """What a restarted node tells clients with."""
+        services = self.services
+        signers = {"callback": callback_signer(Keys(services.vault, ()), services.database)}
+        mailer = Mailer(services.settings)
+        used = (services.safe_http, mailer, signers, clock or services.clock)
+        return Sender(services.database, *used)
+
     def close(self) -> None:
         self.http.close()
         self.services.vendor.close()
-        self.services.forwarder.close()
         super().close()
 
 

@@ -14,7 +14,7 @@ from cryptography.fernet import Fernet
 from sqlalchemy import text
 from standin import Between, between
 
-from receiver.cli import receiver as command
+from receiver.cli.commands import receiver as command
 from receiver.database import migrations
 from receiver.database.engine import Database
 from receiver.database.models import AuditEntry
@@ -221,7 +221,7 @@ def test_each_act_on_the_command_line_is_noted_with_its_user(run, database_url, 
     token = run("tokens", "create", "loader", "--scope", "read", "--instance", "gooddata").strip()
     run("keys", "retire", added)
     run("tokens", "revoke", "loader")
-    run("instances", "remove", "gooddata")
+    run("instances", "remove", "gooddata", "--yes")
     run("prune", "--older-than", "999999999d")
     shown = run("audit", "--json")
     noted = json.loads(shown)["entries"][::-1]
@@ -247,7 +247,11 @@ def test_each_act_on_the_command_line_is_noted_with_its_user(run, database_url, 
 
 
 def test_what_failed_is_not_noted(run, database_url):
-    for words in (["tokens", "revoke", "x"], ["keys", "retire", "x"], ["instances", "remove", "x"]):
+    for words in (
+        ["tokens", "revoke", "x"],
+        ["keys", "retire", "x"],
+        ["instances", "remove", "x", "--yes"],
+    ):
         with pytest.raises(AssertionError):
             run(*words)
     assert json.loads(run("audit", "--json"))["entries"] == []

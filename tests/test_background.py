@@ -24,9 +24,9 @@ from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings
 from receiver.web.measuring import Measured
 
-GROWING = ("jobs", "events", "timeline", "audit", "submissions", "forwards")
+GROWING = ("jobs", "events", "timeline", "audit", "submissions", "outbound_deliveries")
 # Few rows at any time: indexes of those alone which meet a condition.
-SMALL = ("events_unreadable", "jobs_with_errors_due", "jobs_under_way")
+SMALL = ("events_unreadable", "jobs_with_errors_due", "jobs_under_way", "outbound_waiting")
 WHOLE = re.compile(
     rf"SCAN ({'|'.join(GROWING)})\b(?!.*({'|'.join(SMALL)}))"
     # One word of a few: that may be half of all jobs.
@@ -82,11 +82,12 @@ def test_no_work_in_the_background_reads_a_table_that_grows_from_end_to_end(make
     with database.write() as session:
         secrets = {"element_token": b"e-1", "user_secret": b"u-1", "organization_secret": b"o-1"}
         registry.add_instance(session, Vault(settings.encryption_keys), "a", 1, **secrets)
+    sent: list[object] = []
     reconciler = Reconciler(settings, database, services.intake, services.vendor)
     works = {
-        **{f"work {number}": work for number, work in enumerate(background._work)},
-        "beat": background._beat,
-        "watch": lambda: Watcher(settings, database, (), now_ms).one_pass(force=True),
+        **{f"task {number}": task.run for number, task in enumerate(background.tasks)},
+        "beat": background.beat,
+        "watch": lambda: Watcher(settings, database, sent.append, now_ms).look(force=True),
         "measure": Measured(settings, database, now_ms).read,
         "reconcile": lambda: reconciler.one_pass(everything=True, redeliver=True),
         "retention": lambda: list(Retention(settings, database, now_ms).passing()),

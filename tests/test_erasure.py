@@ -70,7 +70,7 @@ def fill(receiver) -> None:
 def claimed(receiver) -> Claim:
     claim = Claim("1", "default", None, None, 0)
     with receiver.services.database.write() as session:
-        assert failures.claim_errors(session, claim, now_ms() + DAY)
+        assert failures.claim_errors(session, now_ms(), claim)
     return claim
 
 
@@ -98,7 +98,7 @@ def traces(receiver) -> list[str]:
 def test_what_may_be_about_people_goes_and_the_outcome_stays(full):
     assert len(traces(full)) == 8
     before, entries = full.get("/jobs/1").json, full.get("/jobs/1/events").json
-    assert erased(full) == {"bodies": 2, "errors": 2, "forwards": 2, "submissions": 1}
+    assert erased(full) == {"bodies": 2, "errors": 2, "outbound": 2, "submissions": 1}
     assert traces(full) == []
     after = full.get("/jobs/1").json
     gone = {"message": None, "file": None, "callback_payload": None}
@@ -154,7 +154,7 @@ def test_errors_that_were_being_fetched_are_not_kept(any_receiver):
     claim = claimed(any_receiver)
     erased(any_receiver)
     with any_receiver.services.database.write() as session:
-        assert not failures.renew_errors(session, claim, now_ms() + DAY)
+        assert not failures.renew_errors(session, now_ms(), claim)
         assert not failures.keep_errors(session, claim, [(json.dumps(ADA), ADA)])
     assert traces(any_receiver) == []
 
@@ -162,7 +162,7 @@ def test_errors_that_were_being_fetched_are_not_kept(any_receiver):
 def test_erasing_twice_is_as_once_and_a_job_that_is_not_there_cannot_be(full):
     erased(full)
     once = full.get("/jobs/1").json
-    assert erased(full) == {"bodies": 0, "errors": 0, "forwards": 0, "submissions": 1}
+    assert erased(full) == {"bodies": 0, "errors": 0, "outbound": 0, "submissions": 1}
     again = full.get("/jobs/1").json
     assert {**again, "updated_at": None} == {**once, "updated_at": None}
     assert erased(full, "2") is None
@@ -269,9 +269,9 @@ def both(make_receiver, database_url: str, tmp_path) -> tuple[object, Callable[.
 
 def test_the_command_erases_a_job_and_says_what_went(both):
     receiver, command = both
-    gone = {"bodies": 2, "errors": 2, "forwards": 2, "submissions": 1}
+    gone = {"bodies": 2, "errors": 2, "outbound": 2, "submissions": 1}
     told = {"job": "1", "instance": "default", **gone}
-    assert command("erase", "--job", "1") == (0, told)
+    assert command("erase", "--yes", "--job", "1") == (0, told)
     assert traces(receiver) == []
 
 
@@ -281,7 +281,7 @@ def test_the_command_leaves_no_byte_of_it_in_an_sqlite_file_that_is_in_use(
     url = make_database("sqlite")
     fill(make_receiver(url))
     assert ADA.encode() in b"".join(path.read_bytes() for path in tmp_path.glob("*.db*"))
-    assert run(url, "erase", "--job", "1")[0] == 0
+    assert run(url, "erase", "--yes", "--job", "1")[0] == 0
     assert ADA.encode() not in b"".join(path.read_bytes() for path in tmp_path.glob("*.db*"))
 
 
@@ -301,7 +301,7 @@ def test_the_command_erases_nothing_unless_it_is_clear_which(both):
     receiver, command = both
 
     def refused(*words: str) -> tuple[int, str]:
-        code, told = command("erase", *words)
+        code, told = command("erase", "--yes", *words)
         return code, told["error"]["code"]
 
     told = Notification("bulk_job", job="1", status="ERROR", source="poll")

@@ -270,7 +270,7 @@ def test_a_running_receiver_sees_keys_at_its_next_request(served):
     assert call_back(served, "rotated", "first key, long enough", id="2", status="Y") == 200
     assert served("keys", "retire", "rotated", json.loads(key.stdout)["id"]).returncode == 0
     assert call_back(served, "rotated", second, id="3", status="X") == 401
-    assert served("instances", "remove", "rotated").returncode == 0
+    assert served("instances", "remove", "rotated", "--yes").returncode == 0
     assert call_back(served, "rotated", "first key, long enough", id="4", status="X") == 401
     assert served("job", "1", "--instance", "rotated").returncode == 4
 
@@ -347,6 +347,7 @@ def test_a_token_of_an_instance_sees_no_other(served):
 
 
 def test_a_wrong_duration_is_usage_and_makes_no_token(offline):
+    offline("db", "upgrade")
     wrong = ["", "0d", "-1d", "90", "4000000d"]
     words = ["tokens", "create", "t", "--scope", "read", "--expires"]
     answers = together(offline, {duration: [*words, duration] for duration in wrong})

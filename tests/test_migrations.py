@@ -388,12 +388,12 @@ def test_opening_a_file_again_takes_no_lock_from_who_has_it_open(tmp_path):
         migrations.opened(url).close()
         run("list")
         with first.write() as session:
-            session.execute(text("INSERT INTO forwards VALUES (7, 'a', 'b', 'c', x'', 0, 0, 0, 0)"))
+            session.execute(text("INSERT INTO nodes VALUES ('seven', 0, 0, 0)"))
         look = (
             "import sqlite3, sys; file = sqlite3.connect(sys.argv[1]);"
-            " print(file.execute('SELECT id FROM forwards').fetchall())"
+            " print(file.execute('SELECT name FROM nodes').fetchall())"
         )
         told = subprocess.run(
             [sys.executable, "-c", look, str(tmp_path / "r.db")], check=True, capture_output=True
         )
-    assert told.stdout == b"[(7,)]\n"
+    assert told.stdout == b"[('seven',)]\n"

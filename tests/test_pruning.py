@@ -22,18 +22,19 @@ from receiver.callbacks.store import Store
 from receiver.database import migrations, pruning, retention
 from receiver.database import models as tables
 from receiver.database.engine import Database
+from receiver.database.leases import ClockGuard
 from receiver.database.models import (
     NUMBER_BITS,
     Event,
-    Forward,
     JobRow,
     RecordError,
     Rejection,
     Submission,
     TimelineEntry,
 )
-from receiver.database.retention import LEASE_MS, LOOK_MS, PERIOD_MS, Retention
-from receiver.errors import StoreUnavailable
+from receiver.database.outbound_models import OutboundAttempt, OutboundDelivery
+from receiver.database.retention import LEASE_MS, LOOK_SECONDS, PERIOD_MS, Retention
+from receiver.errors import ClockStepped, StoreUnavailable
 from receiver.instances.encryption import Vault
 from receiver.instances.keys import Keys
 from receiver.jobs.job import Job
@@ -41,6 +42,7 @@ from receiver.jobs.projection import NewObservation
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.notifications import parse
 from receiver.openconnectors.signatures import SignatureKey
+from receiver.outbound.queue import Message, enqueue
 from receiver.settings import FOREVER, Settings
 
 DAY = 24 * 3_600_000
@@ -68,7 +70,7 @@ def age(receiver, ms: int) -> None:
             (JobRow, "updated_at", "first_seen_at"),
             (Submission, "at"),
             (Rejection, "at"),
-            (Forward, "at"),
+            (OutboundDelivery, "at"),
         ):
             columns = [getattr(table, name) for name in names]
             session.execute(update(table).values({column: column - ms for column in columns}))
@@ -168,7 +170,7 @@ def test_a_replay_after_pruning_is_still_a_duplicate_and_changes_nothing(any_rec
     again = any_receiver.call_back(bulk("1"))
     event = older(first["event"], 2 * DAY)
     assert (again.status_code, again.json) == (200, {"event": event, "duplicate": True})
-    tables_ = (Event, JobRow, Forward, TimelineEntry)
+    tables_ = (Event, JobRow, OutboundDelivery, TimelineEntry)
     assert [count(any_receiver, table) for table in tables_] == [1, 1, 0, 0]
     assert bodies(any_receiver) == 0
     assert any_receiver.get("/jobs/1").json == job
@@ -246,14 +248,18 @@ def test_the_quarantine_and_its_counts_go(any_receiver):
     assert any_receiver.get("/rejections").json["rejections"] == []
 
 
-def test_what_clients_were_told_goes_but_not_what_they_are_still_to_be_told(any_receiver):
-    row = {"job": "1", "instance": "a", "url": "https://x.example.com", "body": b"{}", "tries": 1}
+def test_deliveries_go_with_their_attempts_but_not_those_still_to_be_made(any_receiver):
+    later = now_ms() + DAY
     with any_receiver.services.database.write() as session:
-        for at, next_at in ((1, None), (2, 3), (3, None), (now_ms() + DAY, None)):
-            session.add(Forward(at=at, next_at=next_at, result="200", **row))
-            session.flush()
-    assert prune(any_receiver, bodies=DAY) == {"forwards": 2}
-    assert count(any_receiver, Forward) == 2
+        for at, next_at in ((1, None), (2, 3), (3, None), (later, None)):
+            enqueue(session.connection(), [Message("callback", "https://x.example.com", b"")], at)
+            row = session.scalars(select(OutboundDelivery).filter_by(at=at)).one()
+            row.next_at = next_at
+            session.add(OutboundAttempt(delivery=row.id, at=at, duration_ms=1, answer=b""))
+    assert prune(any_receiver, bodies=DAY) == {"outbound": 2}
+    with any_receiver.services.database.read() as session:
+        assert set(session.scalars(select(OutboundDelivery.at))) == {2, later}
+        assert set(session.scalars(select(OutboundAttempt.at))) == {2, later}
 
 
 def failed(receiver, job: str, records: int) -> None:
@@ -428,15 +434,14 @@ def steps(worker: Retention) -> int:
     return done
 
 
-def test_a_server_makes_a_pass_a_while_after_its_start_and_then_each_hour(receiver):
+LOOK_MS = 1000 * LOOK_SECONDS
+
+
+def test_a_server_makes_a_pass_each_hour(receiver):
     clock = Clock()
     receiver.call_back(bulk("1"))
     age(receiver, 100 * DAY)
     worker = node(receiver, clock)
-    assert steps(worker) == 0
-    clock.now += LOOK_MS - 1
-    assert steps(worker) == 0
-    clock.now += 1
     began = clock.now
     assert steps(worker) == len(pruning.STEPS)
     with receiver.services.database.read() as session:
@@ -456,7 +461,7 @@ def test_a_server_does_it_by_itself(make_receiver, make_database, monkeypatch):
     receiver = make_receiver(url)
     receiver.call_back(bulk("1"))
     age(receiver, 100 * DAY)
-    monkeypatch.setattr(retention, "LOOK_MS", 0)
+    monkeypatch.setattr("receiver.app.LOOK_SECONDS", 0)
     _, background = _app(Settings(database_url=url), now_ms, None, None)
     background.start()
     try:
@@ -468,23 +473,20 @@ def test_a_server_does_it_by_itself(make_receiver, make_database, monkeypatch):
 def test_of_all_nodes_one_makes_the_pass_and_a_dead_ones_is_taken_up(receiver):
     clock = Clock()
     one, other = node(receiver, clock), node(receiver, clock)
-    clock.now += LOOK_MS
     assert one.step()
     assert not other.step()
     clock.now += LEASE_MS - 1
     assert not other.step()
     assert one.step()  # which keeps its claim
-    clock.now += LOOK_MS
+    clock.now += LEASE_MS - 1
     assert not other.step()
-    clock.now += LEASE_MS  # and now it died
+    clock.now += 1  # and now it died
     assert steps(other) == len(pruning.STEPS)
 
 
 def test_the_pass_is_claimed_by_one_node_on_postgresql_too(make_receiver, make_database):
     receiver = make_receiver(make_database("postgresql18"))
-    clock = Clock()
-    workers = [node(receiver, clock) for _ in range(4)]
-    clock.now += LOOK_MS
+    workers = [node(receiver, Clock()) for _ in range(4)]
     at_once = threading.Barrier(4)
     done: list[int] = []
 
@@ -503,7 +505,6 @@ def test_the_pass_is_claimed_by_one_node_on_postgresql_too(make_receiver, make_d
 def test_a_pass_that_failed_is_due_again_soon(receiver, monkeypatch):
     clock = Clock()
     worker = node(receiver, clock)
-    clock.now += LOOK_MS
     assert worker.step()
     with monkeypatch.context() as fault:
 
@@ -518,6 +519,66 @@ def test_a_pass_that_failed_is_due_again_soon(receiver, monkeypatch):
     clock.now += LEASE_MS
     assert steps(worker) == len(pruning.STEPS)
     assert state(receiver).ended_at == clock.now
+
+
+# -- clocks that are wrong
+
+
+def test_a_clock_that_jumps_deletes_nothing(receiver):
+    """Whether it jumps before a pass or in the middle of one, and however long it stays wrong."""
+    for number in range(3):
+        receiver.call_back(bulk(str(number)))
+    clock, guard = Clock(), ClockGuard()
+    worker = node(receiver, clock)
+
+    def beat() -> bool:
+        with receiver.services.database.write() as session:
+            return guard.check(session, clock.now)
+
+    assert beat()
+    clock.now += 401 * DAY
+    assert not beat()
+    assert steps(worker) == 0
+    clock.now -= 401 * DAY
+    assert worker.step()
+    clock.now += 401 * DAY
+    with pytest.raises(ClockStepped):
+        steps(worker)
+    assert steps(node(receiver, clock)) == 0  # nor does one that starts meanwhile
+    assert bodies(receiver) == 3
+    clock.now -= 401 * DAY
+    assert beat()
+    assert not worker.step()  # another may have gone on with it
+    clock.now += LEASE_MS
+    assert steps(worker) == len(pruning.STEPS)
+    assert bodies(receiver) == 3
+
+
+def test_a_pass_planned_by_a_clock_that_was_ahead_is_made_now(receiver):
+    clock = Clock()
+    clock.now += 401 * DAY
+    assert steps(node(receiver, clock, keep_bodies=EVER, keep_events=EVER)) == len(pruning.STEPS)
+    clock.now -= 401 * DAY
+    assert steps(node(receiver, clock)) == len(pruning.STEPS)
+
+
+def test_a_step_that_nobody_undoes_for_a_day_is_believed(any_receiver):
+    passed = [0.0]
+    guard = ClockGuard(lambda: passed[0] + 1)
+
+    def beat(now: int) -> bool:
+        with any_receiver.services.database.write() as session:
+            return guard.check(session, now)
+
+    assert beat(100 * DAY)
+    assert beat(101 * DAY)
+    assert not beat(103 * DAY)
+    passed[0] += 86_000
+    assert not beat(104 * DAY)
+    passed[0] += 500
+    assert beat(104 * DAY)
+    assert beat(104 * DAY + 1)
+    assert not beat(100 * DAY)  # back is a step too
 
 
 # -- the law: pruning changes no answer and no outcome ---------------------------------------------

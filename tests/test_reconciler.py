@@ -26,7 +26,7 @@ from standin import (
 from storing import Stored
 
 from receiver.app import create_app
-from receiver.background import Background
+from receiver.background import Background, Task
 from receiver.database.models import Instance, JobRow, Pace, Submission
 from receiver.errors import StoreUnavailable
 from receiver.instances import registry
@@ -36,7 +36,8 @@ from receiver.jobs.projection import NewObservation
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.client import Upstream
 from receiver.openconnectors.notifications import Notification
-from receiver.reconcile import followups
+from receiver.reconcile import followups, pacing
+from receiver.reconcile import reconciler as reconciling
 from receiver.reconcile.followups import ENOUGH_TO_LEARN
 from receiver.reconcile.reconciler import LIST_PAGES, Reconciler, Report
 from receiver.settings import Settings
@@ -399,8 +400,15 @@ def at_once(reconcilers: list[Reconciler]) -> Report:
     return total
 
 
+@pytest.fixture
+def by_our_clock(monkeypatch):
+    """Have nodes go by the tests' clock on PostgreSQL too."""
+    for module in (pacing, reconciling):
+        monkeypatch.setattr(module, "database_time", lambda _session, clock: clock())
+
+
 @shared
-def test_four_nodes_at_once_ask_for_each_job_once(make_database, kind):
+def test_four_nodes_at_once_ask_for_each_job_once(make_database, kind, by_our_clock):
     with between(make_database(kind)) as relay:
         ids = dropped(relay, 40)
         with nodes(relay, 4, clock=Later(16 * MINUTE)) as four:
@@ -412,7 +420,7 @@ def test_four_nodes_at_once_ask_for_each_job_once(make_database, kind):
 
 
 @shared
-def test_jobs_that_go_on_are_asked_for_once_by_four_nodes_too(make_database, kind):
+def test_jobs_that_go_on_are_asked_for_once_by_four_nodes_too(make_database, kind, by_our_clock):
     with between(make_database(kind), job_seconds=3600) as relay:
         ids = [relay.uploaded() for _ in range(20)]
         with nodes(relay, 4, clock=Later(16 * MINUTE)) as four:
@@ -433,7 +441,7 @@ def test_four_nodes_at_once_fetch_each_jobs_errors_once(make_database, kind):
 
 
 @shared
-def test_all_nodes_together_keep_an_instances_pace(make_database, kind):
+def test_all_nodes_together_keep_an_instances_pace(make_database, kind, by_our_clock):
     """Time stands still, so the turns handed out are the waits; each is a request of its own."""
     with between(make_database(kind), vendor_rate=4.0) as relay:
         dropped(relay, 12)
@@ -446,7 +454,7 @@ def test_all_nodes_together_keep_an_instances_pace(make_database, kind):
         with nodes(relay, 4, clock=lambda: now, sleep=sleep) as four:
             report = at_once(four)
         assert report.asked == 12
-        requests = relay.sandbox.stage.requests.totals()["requests"]
+        requests = relay.sandbox.stage.totals()["requests"]
         asked = sum(count for path, count in requests.items() if not path.startswith("POST"))
         turns = sorted(wait for each in waits.values() for wait in each)
         assert len(turns) == asked
@@ -469,7 +477,7 @@ def test_what_is_sent_again_waits_for_a_turn_too(relay):
         node._road = replace(node._road, sleep=turns.append)
         report = node.one_pass(everything=True)
     assert (report.ended, report.blocked) == (2, [])
-    requests = relay.sandbox.stage.requests.totals()["requests"]
+    requests = relay.sandbox.stage.totals()["requests"]
     assert len(turns) == sum(n for path, n in requests.items() if not path.startswith("POST"))
 
 
@@ -638,7 +646,7 @@ def test_errors_that_a_node_died_fetching_are_fetched_by_another(relay):
     relay.ended(job_id)
     with relay.services.database.write() as session:
         (claim,) = failures.due_errors(session, "gooddata", now_ms())
-        assert failures.claim_errors(session, claim, now_ms() + followups.LEASE_MS)
+        assert failures.claim_errors(session, now_ms(), claim)
     assert relay.reconciler().fetch_errors() is False
     assert relay.reconciler(clock=Later(MINUTE + 1000)).fetch_errors() is True
     assert len(relay.get(f"/jobs/{job_id}/errors?instance=gooddata").json["errors"]) == 2
@@ -891,7 +899,6 @@ def test_settings_decide_when_a_job_is_overdue():
 
 
 def test_slow_work_stops_neither_other_work_nor_the_heart(monkeypatch):
-    monkeypatch.setattr("receiver.background.PAUSE_SECONDS", 0.01)
     monkeypatch.setattr("receiver.background.BEAT_SECONDS", 0.01)
     release, beats, done = threading.Event(), [], []
 
@@ -902,7 +909,8 @@ def test_slow_work_stops_neither_other_work_nor_the_heart(monkeypatch):
         done.append(len(done))
         raise (StoreUnavailable if len(done) % 2 else ValueError)("odd row")
 
-    background = Background([slow, failing], lambda: beats.append(1))
+    tasks = [Task(slow, pause=0.01), Task(failing, pause=0.01)]
+    background = Background(tasks, lambda: beats.append(1))
     background.start()
     background.start()  # once for a process, however often it is asked to
     until(lambda: len(beats) > 3 and len(done) > 3)
@@ -911,18 +919,55 @@ def test_slow_work_stops_neither_other_work_nor_the_heart(monkeypatch):
 
 
 def test_work_goes_on_without_pauses_while_there_is_more(monkeypatch):
-    monkeypatch.setattr("receiver.background.PAUSE_SECONDS", 3600.0)
+    waits: list[float] = []
     left = list(range(100))
 
+    class Closed(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            return not left and super().wait(60)
+
     def work() -> bool:
-        if left:
-            left.pop()
+        left.pop()
         return bool(left)
 
-    background = Background([work], lambda: None)
+    background = Background([Task(work, pause=3600.0)], lambda: None)
+    background._closed = Closed()
     background.start()
     until(lambda: not left)
     background.close()
+    assert waits.count(0) == 99
+
+
+def test_what_tasks_hold_is_given_back_at_the_end():
+    given_back: list[int] = []
+    background = Background([Task(lambda: False, 3600.0, lambda: given_back.append(1))], str)
+    background.close()  # it was not started here
+    assert given_back == []
+    background.start()
+    background.close()
+    assert given_back == [1]
+
+
+def test_a_turn_that_a_wrong_clock_took_is_begun_anew(relay):
+    """And so is one of a vendor that failed: nothing sleeps for as long as the clock was ahead."""
+    dropped(relay, 3)
+    ahead, waits = Later(401 * 24 * 60 * MINUTE), []
+    assert relay.reconciler(clock=ahead).one_pass(everything=True).asked == 3
+    with relay.services.database.write() as session:
+        session.execute(update(Pace).values(blocked_until=ahead() + MINUTE, failures=3))
+    report = relay.reconciler(sleep=waits.append).one_pass(everything=True)
+    assert report.blocked == []
+    assert max(waits) < 60
+
+
+def test_failed_records_claimed_by_a_wrong_clock_are_fetched(relay):
+    job_id = relay.uploaded(BAD_ROWS)
+    relay.ended(job_id)
+    with relay.services.database.write() as session:
+        (claim,) = failures.due_errors(session, "gooddata", now_ms())
+        assert failures.claim_errors(session, now_ms() + 24 * 60 * MINUTE, claim)
+    assert relay.reconciler().fetch_errors() is True
 
 
 def test_the_vendors_queue_is_asked_with_the_organizations_secret(relay):

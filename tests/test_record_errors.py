@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from nodes import DEADLINE, own_environment
 from standin import ENCRYPTION_KEY, add_instance
 
-from receiver.cli.exits import USAGE, Failure
 from receiver.cli.failed_rows import all_errors, describe_errors, known_errors, write_failed_rows
+from receiver.cli.output import USAGE, Failure
 from receiver.jobs.record_errors import LONGEST_MESSAGE, cause, row_of
 from receiver.openconnectors.notifications import json_text
 
@@ -139,39 +139,61 @@ def test_a_message_of_millions_of_letters_holds_nothing_up(make_receiver, make_d
 # --- the rows to be mended
 
 
-def written(folder, content: str, failed: list[int]) -> list[list[str]]:
-    source, target = folder / "upload.csv", folder / "mended.csv"
-    source.write_text(content, encoding="utf-8", newline="")
-    errors = [{"row": row} for row in failed]
-    count = write_failed_rows(errors, str(source), str(target))
-    with target.open(encoding="utf-8", newline="") as mended:
-        found = list(csv.reader(mended))
-    assert len(found) == count + 1
-    return found
+def written(folder, content: bytes, failed: list[int]) -> bytes:
+    source, target = folder / "upload", folder / "mended"
+    source.write_bytes(content)
+    assert write_failed_rows([{"row": row} for row in failed], str(source), str(target)) == len(
+        failed
+    )
+    return target.read_bytes()
 
 
 @given(
     st.lists(st.lists(texts, min_size=2, max_size=2), min_size=1, max_size=9),
     st.sets(st.integers(1, 9), min_size=1),
+    st.sampled_from(",;\t|"),
 )
-def test_the_failed_rows_come_out_as_they_went_in(tmp_path_factory, rows, failed):
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([["email", "name"], *rows])
+def test_the_failed_rows_come_out_as_they_went_in(tmp_path_factory, rows, failed, delimiter):
+    def table(rows_) -> bytes:
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, delimiter=delimiter, quoting=csv.QUOTE_ALL)
+        writer.writerows([["email", "name"], *rows_])
+        return text.getvalue().encode()
+
     failed = {number for number in failed if number <= len(rows)} or {1}
     wanted = [row for number, row in enumerate(rows, 1) if number in failed]
     folder = tmp_path_factory.getbasetemp()
-    assert written(folder, text.getvalue(), sorted(failed)) == [["email", "name"], *wanted]
+    assert written(folder, table(rows), sorted(failed)) == table(wanted)
 
 
-def test_blank_lines_and_quoted_newlines_do_not_shift_the_rows(tmp_path):
-    content = '\ufeffemail,note\r\n\r\na,"one\r\ntwo"\r\n\r\nb,x\r\nc,y\r\n'
-    expected = [["email", "note"], ["a", "one\r\ntwo"], ["c", "y"]]
-    assert written(tmp_path, content, [1, 3]) == expected
+@pytest.mark.parametrize(
+    ("content", "failed", "expected"),
+    [
+        (
+            b'\xef\xbb\xbfa,b\r\n\r\n1,"x\r\ny"\r\n\r\n2,x\r\n3,y\r\n',
+            [1, 3],
+            b'\xef\xbb\xbfa,b\r\n1,"x\r\ny"\r\n3,y\r\n',
+        ),
+        (b'id;note\n1;"a\nb"\n2;"zwei"\n3;drei', [3], b"id;note\n3;drei"),
+        (b'id;note\n1;"a\nb"\n2;"zwei"\n3;drei', [2], b'id;note\n2;"zwei"\n'),
+        (b"sep=;\r\na;b\r\n1;2\r\n3;4\r\n", [2], b"sep=;\r\na;b\r\n3;4\r\n"),
+        (b'{"a": 1.0}\n\n{"a": 2}\n{"a":  3}', [1, 3], b'{"a": 1.0}\n{"a":  3}'),
+        (b'[{"a": 1.0}, {"a":  2}]', [2], b'[{"a":  2}]\n'),
+    ],
+)
+def test_failed_rows_are_in_the_files_own_dialect(tmp_path, content, failed, expected):
+    assert written(tmp_path, content, failed) == expected
+
+
+def test_a_row_may_be_told_as_text():
+    assert [row_of({"row": row}) for row in ("2", "x", "-1", "9" * 99)] == [2, None, None, None]
 
 
 def test_rows_that_are_not_told_or_not_at_hand_are_a_clear_failure(tmp_path):
     upload, target = tmp_path / "a.csv", tmp_path / "b.csv"
     upload.write_text("email\na\n")
+    unclear = tmp_path / "c.csv"
+    unclear.write_text("a,b\n1\n")
     cases = [
         ([{"message": "no row told"}], str(upload), str(target), "no_rows"),
         ([], str(upload), str(target), "no_rows"),
@@ -180,6 +202,7 @@ def test_rows_that_are_not_told_or_not_at_hand_are_a_clear_failure(tmp_path):
         ([{"row": 1}], str(upload), str(upload), "same_file"),
         ([{"row": 1}, {"row": 2}], str(upload), str(target), "other_upload"),
         ([{"row": 1}], str(upload), str(tmp_path / "absent" / "b.csv"), "unreadable_file"),
+        ([{"row": 1}], str(unclear), str(target), "unclear_dialect"),
     ]
     for errors, source, to, code in cases:
         with pytest.raises(Failure) as failure:

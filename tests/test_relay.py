@@ -4,18 +4,13 @@ import csv
 import io
 import json
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from receiving import KEY
 from sqlalchemy import func, select
 from standin import (
     BAD_ROWS,
@@ -29,15 +24,12 @@ from standin import (
     made_elsewhere,
 )
 
-from receiver.database.models import Forward, JobRow, Submission
-from receiver.errors import BadParameter
+from receiver.database.models import JobRow, Submission
+from receiver.database.outbound_models import OutboundDelivery
 from receiver.instances import tokens
-from receiver.instances.keys import Keys
 from receiver.openconnectors import sandbox
-from receiver.openconnectors.client import LARGEST_ANSWER, Upstream
-from receiver.openconnectors.signatures import HEADER, is_valid
-from receiver.outbound import forwarding
-from receiver.outbound.forwarding import Forwarder, Teller
+from receiver.openconnectors.client import Upstream
+from receiver.web.exchange import MAX_READ
 
 CALLBACK = "Elements-Async-Callback-Url"
 OBJECTS = ["activities", "contact", "campaign", "list", "account"]
@@ -87,8 +79,10 @@ def test_the_seeds_three_calls_work_as_they_stand(relay, instance, hub, sample):
 
     relay.ended(job_id, instance)
     status = relay.vendors("GET", f"{hub}/bulk/{job_id}/status", instance)
-    expected = {"id": job_id, "status": "COMPLETED", "recordsCount": 10, "recordsFailedCount": 0}
-    assert (status.status_code, status.json()) == (200, expected)
+    v2 = {"id": job_id, "status": "COMPLETED", "recordsCount": 10, "recordsFailedCount": 0}
+    v3 = {"jobStatus": "COMPLETED", "recordCount": 10, "errorCount": 0, "objectName": "contact"}
+    assert status.status_code == 200
+    assert status.json().items() >= {**v2, **v3, "jobDirection": "UPLOAD"}.items()
 
     job = relay.job(job_id, instance)
     assert (job["outcome"], job["learnt_by"]) == ("succeeded", "callback")
@@ -101,10 +95,12 @@ def sample(request: pytest.FixtureRequest) -> bytes:
     return Path(sandbox.__file__).with_name("contacts.csv").read_bytes()
 
 
-def test_either_order_of_the_authorization_is_taken(relay):
+def test_any_order_of_the_authorizations_parts_is_taken(relay):
     for text in (
         f"User {relay.token}, Element gooddata",
         f"element gooddata,user {relay.token}",
+        f"User {relay.token}, Organization o-1, Element gooddata",
+        f"ORGANIZATION  x ,Element\tgooddata ,  user {relay.token}",
     ):
         answer = relay.http.get("/objects", headers={"Authorization": text})
         assert answer.json() == OBJECTS
@@ -115,15 +111,15 @@ def test_the_vendor_sees_its_own_secrets_and_never_ours(relay):
 
     def look(request: httpx.Request) -> httpx.Response:
         seen.append(request)
-        return httpx.Response(200, json=OBJECTS)
+        return httpx.Response(200, stream=httpx.ByteStream(json.dumps(OBJECTS).encode()))
 
     relay.services.vendor._client = httpx.Client(transport=httpx.MockTransport(look))
     for instance in INSTANCES:
         relay.vendors("GET", "/objects", instance)
     expected = [f"Element {name}-element, User {name}-secret" for name in INSTANCES]
     assert [request.headers["Authorization"] for request in seen] == expected
-    paths = ["/elements/api-v2/hubs/marketing/objects", "/elements/api-v2/objects"]
-    assert [request.url.path for request in seen] == paths
+    targets = [request.extensions["target"] for request in seen]
+    assert targets == [b"/elements/api-v2/objects"] * 2
     assert [request for request in seen if relay.token in str(request.headers)] == []
 
 
@@ -160,8 +156,9 @@ def test_a_status_comes_from_the_store_and_the_vendor_is_asked_for_unknown_jobs_
         "Element unknown, User {token}",
         "Element default, User {token}",
         "Element gooddata; User {token}",
-        "Element gooddata, User {token}, Organization x",
         "Element gooddata, Element gooddata",
+        "User {token}, Organization x",
+        "Element gooddata, User {token}, Bearer x",
         "Element gooddata-element, User gooddata-secret",
         "Element \xe9, User {token}",
     ],
@@ -173,10 +170,13 @@ def test_without_a_right_token_nothing_is_answered(one_for_all, authorization):
         for name, value in given.items()
     }
     for method, path in (("GET", "/objects"), ("GET", "/bulk/1/status"), ("PUT", "/bulk/1/cancel")):
-        expect_vendors_error(one_for_all.http.request(method, path, headers=headers), 401)
+        answer = one_for_all.http.request(method, path, headers=headers)
+        expect_vendors_error(answer, 401)
+        if "Element" not in (authorization or ""):
+            assert "no Element" in answer.json()["message"]
     upload = one_for_all.http.post("/bulk/contact?path=/x", headers=headers, files={"file": ROWS})
     expect_vendors_error(upload, 401)
-    assert one_for_all.sandbox.stage.requests.totals()["requests"] == {}
+    assert one_for_all.sandbox.stage.totals()["requests"] == {}
 
 
 def test_a_token_for_reading_may_not_upload_nor_cancel(relay):
@@ -186,7 +186,7 @@ def test_a_token_for_reading_may_not_upload_nor_cancel(relay):
     expect_vendors_error(relay.vendors("PUT", "/bulk/1/cancel", token=reader), 403)
     expect_vendors_error(relay.vendors("POST", "/bulk/query", token=reader), 403)
     expect_vendors_error(relay.vendors("POST", "/bulk/download", token=reader), 403)
-    assert relay.sandbox.stage.requests.totals()["requests"] == {}
+    assert relay.sandbox.stage.totals()["requests"] == {}
     assert relay.vendors("GET", "/objects", token=reader).json() == OBJECTS
     assert relay.vendors("HEAD", "/objects", token=reader).status_code == 200
 
@@ -205,53 +205,41 @@ def test_an_unknown_object_is_refused_in_the_vendors_words(relay):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"", "empty"),
-        (b" \r\n\n", "empty"),
-        (b"\xef\xbb\xbf", "no header"),
-        (b",,\n1,2,3\n", "no header"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "neither CSV nor JSON"),
-        ("email,name\na,b\n".encode("utf-16"), "neither CSV nor JSON"),
-    ],
+    "content",
+    [b"", b" \r\n\n", b",,\n1,2,3\n", b"\x89PNG\r\n\x1a\n\0", "email\na@b.co\n".encode("utf-16")],
 )
-def test_a_file_that_is_none_is_refused_before_the_vendor_sees_it(one_for_all, content, words):
-    expect_vendors_error(one_for_all.upload(content), 400, words)
-    assert one_for_all.asked(UPLOADS) == 0
+def test_a_file_in_no_clear_dialect_is_passed_on_and_not_counted(relay, content):
+    _answers(relay, httpx.Response(200, json={"id": "987", "status": "CREATED"}))
+    assert relay.upload(content).json()["id"] == "987"
+    assert relay.job("987")["records"]["submitted"] is None
 
 
-def test_a_form_without_its_file_is_refused(relay):
-    for request in (
-        {"files": {"data": ROWS}},
-        {"data": {"file": "email\na@example.com\n"}},
-        {"content": b"email\na@example.com\n"},
-        {},
-    ):
-        answer = relay.vendors("POST", "/bulk/contact?path=/x.csv", **request)
-        expect_vendors_error(answer, 400, "`file`")
-    assert relay.asked(UPLOADS) == 0
+def test_what_the_vendor_says_of_a_form_without_its_file_is_passed_on(relay):
+    for given_ in ({"files": {"data": ROWS}}, {"data": {"file": "email\na@example.com\n"}}, {}):
+        answer = relay.vendors("POST", "/bulk/contact?path=/x.csv", **given_)
+        assert answer.status_code == 400, answer.text
+    assert (relay.asked(UPLOADS), set(submissions(relay))) == (3, {"refused"})
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored in.*SpooledTemporaryFile")
-def test_an_upload_that_breaks_off_is_refused(relay):
-    body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n' + ROWS
-    headers = {"Content-Type": "multipart/form-data; boundary=b"}
-    answer = relay.vendors("POST", "/bulk/contact?path=/x", content=body, headers=headers)
-    expect_vendors_error(answer, 400, "did not arrive whole")
-    assert relay.asked(UPLOADS) == 0
-
-
-def test_no_name_is_taken_that_no_database_could_hold(relay):
-    expect_vendors_error(relay.upload(path="/bulk/a%00b"), 400)
-    upload = relay.vendors("POST", "/bulk/contact?path=%00", files={"file": ROWS})
-    expect_vendors_error(upload, 400)
-    for name in ("\ud800", "\0"):
+def test_a_name_that_no_database_could_hold_is_kept_without_what_it_cannot(relay):
+    created = {"id": "987", "status": "CREATED"}
+    _answers(relay, httpx.Response(200, json=created))
+    upload = relay.vendors("POST", "/bulk/contact?path=a%00b", files={"file": ROWS})
+    assert (upload.json(), relay.job("987")["file"]) == (created, "a\ufffdb")
+    for number, name in enumerate(("\ud800", "\0")):
+        _answers(relay, httpx.Response(200, json={"id": f"77{number}", "status": "CREATED"}))
         content = json.dumps({"objectName": name}).encode()
-        expect_vendors_error(relay.vendors("POST", "/bulk/download", content=content), 400)
-    expect_vendors_error(relay.vendors("GET", "/bulk/%00/status"), 404)
+        assert relay.vendors("POST", "/bulk/download", content=content).status_code == 200
+        assert relay.job(f"77{number}")["object"] in (None, "\ufffd")
 
 
-@pytest.mark.parametrize("dots", ["%2e", "%2e%2e", "%2E."])
+def test_a_path_of_control_characters_is_none(one_for_all):
+    for path in ("/bulk/%00/status", "/bulk/a%0ab/errors", "/bulk/%7f/contact"):
+        expect_vendors_error(one_for_all.vendors("GET", path), 404)
+    expect_vendors_error(one_for_all.upload(path="/bulk/a%00b"), 404)
+
+
+@pytest.mark.parametrize("dots", ["%2e", "%2e%2e", "%2E.", "x%2f..%2f..", "..;a=b", "a%5c.."])
 def test_dots_lead_nowhere_else_at_the_vendor(relay, dots):
     seen: list[httpx.Request] = []
     transport = httpx.MockTransport(lambda request: seen.append(request) or httpx.Response(200))
@@ -273,7 +261,9 @@ def test_dots_lead_nowhere_else_at_the_vendor(relay, dots):
 
 def test_paths_and_methods_the_vendor_does_not_have_are_told_in_its_shape(relay):
     expect_vendors_error(relay.vendors("GET", "/nosuch"), 404)
-    expect_vendors_error(relay.vendors("DELETE", "/bulk/1/cancel"), 405)
+    assert relay.vendors("DELETE", "/bulk/1/cancel").status_code in (404, 405)
+    for method, headers in (("TRACE", {}), ("CONNECT", {}), ("GET", {"Upgrade": "websocket"})):
+        expect_vendors_error(relay.vendors(method, "/objects", headers=headers), 405)
 
 
 def test_another_instances_job_is_no_job_of_this_one(relay):
@@ -301,12 +291,11 @@ CALLS = [
 
 
 def test_a_vendor_that_is_down_is_told_and_nothing_is_written_as_sent(relay):
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # bound and not listening: refuses
-        relay.services.vendor._base_url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        impatient(relay)
+    with closed_port() as port:
+        relay.services.vendor._base_url = f"http://127.0.0.1:{port}"
         for method, path in CALLS:
-            expect_vendors_error(relay.vendors(method, path), 502, "cannot be reached")
+            if path != "/bulk/jobs":  # which the store answers then
+                expect_vendors_error(relay.vendors(method, path), 502, "cannot be reached")
         expect_vendors_error(relay.upload(), 502, "cannot be reached")
     assert submissions(relay) == ["refused"]
     assert relay.summary()["unclear_submissions"] == 0
@@ -326,7 +315,7 @@ def test_the_vendors_errors_are_passed_on(relay, status):
 def test_html_is_never_passed_on(relay):
     relay.faults(html=100)
     for method, path in CALLS:
-        expect_vendors_error(relay.vendors(method, path), 502, "the vendor's answer is")
+        expect_vendors_error(relay.vendors(method, path), 502, "a page of HTML")
     answer = relay.upload()
     expect_vendors_error(answer, 502, "may have been created")
     assert submissions(relay) == ["unclear"]
@@ -342,10 +331,8 @@ def test_a_redirect_to_another_host_is_told_and_not_followed(relay, to):
 
 
 def test_a_slow_vendor_is_not_waited_for_without_end(relay, monkeypatch):
-    patience = httpx.Timeout(0.2)
-    monkeypatch.setattr("receiver.openconnectors.client._TIMEOUT", patience)
-    monkeypatch.setattr("receiver.openconnectors.client._UPLOAD_TIMEOUT", patience)
-    impatient(relay)
+    monkeypatch.setattr("receiver.web.exchange.SECONDS", 0.2)
+    monkeypatch.setattr("receiver.web.submissions.UPLOAD_SECONDS", 0.2)
     relay.faults(slow=30)
     expect_vendors_error(relay.vendors("GET", "/objects"), 504, "did not answer: ReadTimeout")
     expect_vendors_error(relay.upload(), 504, "look at GET /bulk/jobs before you send again")
@@ -370,20 +357,26 @@ def test_the_answer_to_an_upload_may_have_a_number_for_its_id(relay):
 
 
 def _answers(relay: Between, answer: httpx.Response) -> None:
-    transport = httpx.MockTransport(lambda _: answer)
+    transport = httpx.MockTransport(
+        lambda _: httpx.Response(
+            answer.status_code, headers=answer.headers, stream=httpx.ByteStream(answer.content)
+        )
+    )
     relay.services.vendor._client = httpx.Client(transport=transport)
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"id": null, "status": "CREATED"}', b'{"id": "1"}', b""])
 def test_an_answer_without_a_job_leaves_the_uploads_fate_unclear(relay, body):
     _answers(relay, httpx.Response(200, content=body))
-    expect_vendors_error(relay.upload(), 502, "may have been created")
+    assert relay.upload().content == body
     assert (submissions(relay), relay.summary()["unclear_submissions"]) == (["unclear"], 1)
 
 
-def test_an_answer_above_the_cap_is_not_passed_on(relay):
-    _answers(relay, httpx.Response(200, content=b"[" + b" " * LARGEST_ANSWER + b"]"))
-    expect_vendors_error(relay.vendors("GET", "/objects"), 502, "more than")
+@pytest.mark.parametrize("path", ["/objects", "/bulk/jobs", "/bulk/1/status"])
+def test_an_answer_too_long_to_be_learnt_from_is_passed_on(relay, path):
+    long = b"[" + b" " * (MAX_READ + 100_000) + b"]"
+    _answers(relay, httpx.Response(200, content=long))
+    assert relay.vendors("GET", path).content == long
 
 
 @pytest.mark.parametrize("fault", ["die_in_upload", "die_after_upload"])
@@ -493,136 +486,14 @@ def test_many_at_once_that_are_overtaken_give_a_job_each(relay):
     assert submissions(relay) == ["taken"] * 60
 
 
-# --- the client's own callback URL
+# --- the client's own callback URL; tests/outbound tells what is sent to it
 
 
-class Client:
-    """A client's callback URL on this machine; answers with `statuses` in turn, then 200."""
-
-    def __init__(self) -> None:
-        self.statuses: list[int] = []
-        self.told: list[tuple[bytes, str | None]] = []
-        client = self
-
-        class Connection(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                client.told.append((body, self.headers[HEADER]))
-                self.send_response(client.statuses.pop(0) if client.statuses else 200)
-                self.send_header("Location", "http://169.254.169.254/")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Connection)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook?x=1"
-
-
-@pytest.fixture
-def client() -> Iterator[Client]:
-    made = Client()
-    thread = threading.Thread(target=made.server.serve_forever, args=(0.02,))
-    thread.start()
-    yield made
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
-
-
-ALLOWED = {"forward_allow": frozenset({"127.0.0.1"})}
-
-
-def teller(relay: Between, clock: Callable[[], int] | None = None) -> Teller:
-    """What a restarted node tells clients with."""
-    services = relay.services
-    keys = Keys(services.vault, ())
-    settings = services.settings
-    return Teller(settings, services.database, keys, services.forwarder, clock or services.clock)
-
-
-def forwards(relay: Between) -> list[tuple[int, str | None, bool]]:
-    with relay.services.database.read() as session:
-        rows = session.scalars(select(Forward).order_by(Forward.id))
-        return [(row.tries, row.result, row.next_at is None) for row in rows]
-
-
-def test_the_clients_own_url_is_kept_and_told_after_us_signed(make_database, client):
-    with between(make_database("sqlite"), **ALLOWED) as relay:
-        job_id = relay.uploaded(headers={CALLBACK: client.url})
-        relay.ended(job_id)
-        sent = relay.sandbox.stage.deliveries.listing({})
-        assert [each["url"] for each in sent] == [f"{relay.url}/callbacks/gooddata"]
-        assert client.told == []  # us first
-        assert teller(relay).tell_one() is True
-        ((body, signature),) = client.told
-        assert body.decode() == sent[0]["body"]
-        assert is_valid(body, signature, [KEY])
-        assert (teller(relay).tell_one(), forwards(relay)) == (False, [(1, "200", True)])
-
-
-def test_a_client_is_told_though_the_callback_overtook_the_answer(make_database, client):
-    with between(make_database("sqlite"), **ALLOWED) as relay:
-        relay.faults(overtake=True, duplicate_callbacks=2)
-        relay.uploaded(headers={CALLBACK: client.url})
-        while teller(relay).tell_one():
-            pass
-        assert [json.loads(body)["status"] for body, _ in client.told] == ["COMPLETED"]
-
-
-def test_a_client_is_told_what_was_learnt_by_asking(make_database, client):
-    with between(make_database("sqlite"), **ALLOWED) as relay:
-        relay.faults(drop_callbacks=True)
-        payload = {"metaData": '{"callback-payload": [1]}'}
-        job_id = relay.uploaded(headers={CALLBACK: client.url}, data=payload)
-        relay.ended_at_vendor(job_id)
-        relay.reconciler().one_pass(everything=True)
-        assert teller(relay).tell_one() is True
-        ((body, signature),) = client.told
-        told = json.loads(body)
-        assert (told["id"], told["status"], told["recordsCount"]) == (job_id, "COMPLETED", 2)
-        assert is_valid(body, signature, [KEY])
-
-
-def test_a_client_that_fails_is_told_again_on_the_vendors_schedule(make_database, client):
-    now = [1_700_000_000_000]
-    given = {**ALLOWED, "vendor_retry_seconds": (8, 64)}
-    with between(make_database("sqlite"), clock=lambda: now[0], **given) as relay:
-        client.statuses = [500, 302, 410]
-        relay.ended(relay.uploaded(headers={CALLBACK: client.url}))
-        for pause in (0, 8, 64):
-            now[0] += 1000 * pause - 1
-            assert pause == 0 or teller(relay).tell_one() is False
-            now[0] += 1
-            assert teller(relay).tell_one() is True  # a new Teller each time: nothing in memory
-        assert forwards(relay) == [(3, "410", True)]
-        now[0] += 10**9
-        assert (teller(relay).tell_one(), len(client.told)) == (False, 3)
-        assert len({body for body, _ in client.told}) == 1
-
-
-def test_a_node_that_died_while_telling_leaves_it_to_another(make_database, client, monkeypatch):
-    now = [1_700_000_000_000]
-    with between(make_database("sqlite"), clock=lambda: now[0], **ALLOWED) as relay:
-        relay.ended(relay.uploaded(headers={CALLBACK: client.url}))
-        with monkeypatch.context() as dying:
-
-            def die(*_: object) -> None:
-                raise KeyboardInterrupt
-
-            dying.setattr(Forwarder, "post", die)
-            with pytest.raises(KeyboardInterrupt):
-                teller(relay).tell_one()
-        assert teller(relay).tell_one() is False
-        now[0] += 61_000
-        assert teller(relay).tell_one() is True
-        assert len(client.told) == 1
-
-
-def test_a_client_that_names_our_own_url_is_not_told_twice(relay):
+def test_a_client_that_names_our_own_url_is_not_called_twice(relay):
     job_id = relay.uploaded(headers={CALLBACK: f"{relay.url}/callbacks/gooddata"})
     relay.ended(job_id)
-    assert forwards(relay) == []
+    with relay.services.database.read() as session:
+        assert session.scalar(select(func.count()).select_from(OutboundDelivery)) == 0
 
 
 FORBIDDEN = [
@@ -654,135 +525,7 @@ def test_a_forbidden_url_is_refused_before_anything_is_sent(one_for_all, url):
         expect_vendors_error(answer, 400, "callback URL")
     content = json.dumps({"objectName": "contact", "notificationUrl": url}).encode()
     expect_vendors_error(one_for_all.vendors("POST", "/bulk/download", content=content), 400)
-    assert one_for_all.sandbox.stage.requests.totals()["requests"] == {}
-
-
-PRIVATE = [
-    "127.0.0.1",
-    "10.0.0.1",
-    "172.16.0.1",
-    "192.168.1.1",
-    "169.254.169.254",
-    "100.64.0.1",
-    "0.0.0.0",
-    "224.0.0.1",
-    "255.255.255.255",
-    "::1",
-    "::",
-    "fe80::1%eth0",
-    "fc00::1",
-    "fec0::1",
-    "ff02::1",
-    "::ffff:127.0.0.1",
-    "::ffff:10.0.0.1",
-    "64:ff9b::7f00:1",
-    "2002:7f00:1::",
-]
-
-
-@contextmanager
-def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> Iterator[list[httpx.Request]]:
-    """Have every name resolve to these, and give the requests that a Forwarder sends."""
-    family = [socket.AF_INET6 if ":" in each else socket.AF_INET for each in addresses]
-    found = [(kind, 1, 6, "", (each, 443)) for kind, each in zip(family, addresses, strict=True)]
-    sent: list[httpx.Request] = []
-    with monkeypatch.context() as patched:
-        patched.setattr(forwarding.socket, "getaddrinfo", lambda *_, **__: found)
-        yield sent
-
-
-def forwarder(sent: list[httpx.Request], allowed: frozenset[str] = frozenset()) -> Forwarder:
-    def answer(request: httpx.Request) -> httpx.Response:
-        sent.append(request)
-        return httpx.Response(204)
-
-    return Forwarder(allowed, httpx.MockTransport(answer))
-
-
-@pytest.mark.parametrize("address", PRIVATE)
-@pytest.mark.parametrize("beside", [(), ("93.184.216.34",)])
-def test_a_name_that_leads_inward_is_never_contacted(monkeypatch, address, beside):
-    with resolving(monkeypatch, *beside, address) as sent:
-        with pytest.raises(BadParameter, match="not public"):
-            forwarder(sent).post("https://hooks.example.com/", b"{}", {})
-        assert sent == []
-
-
-@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1"])
-def test_the_connection_goes_to_the_address_that_was_looked_at(monkeypatch, address):
-    with resolving(monkeypatch, address) as sent:
-        post = forwarder(sent).post("https://hooks.example.com:8443/x?y=1", b"{}", {"A": "b"})
-        assert post == 204
-        (request,) = sent
-        assert (request.url.host, request.url.port) == (address, 8443)
-        assert request.headers["Host"] == "hooks.example.com:8443"
-        assert request.extensions["sni_hostname"] == "hooks.example.com"
-        assert request.url.raw_path == b"/x?y=1"
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "169.254.169.254", "2130706433", "0x7f.1"])
-def test_a_number_for_a_host_leads_inward_no_more_than_a_name(host):
-    sent: list[httpx.Request] = []
-    with pytest.raises((BadParameter, OSError)):
-        forwarder(sent).post(f"https://{host}/", b"{}", {})
-    assert sent == []
-
-
-def test_hosts_on_the_allow_list_may_be_private_and_plain():
-    sent: list[httpx.Request] = []
-    allowed = forwarder(sent, frozenset({"hooks.internal"}))
-    assert allowed.post("http://hooks.internal:8080/x", b"{}", {}) == 204
-    assert str(sent[0].url) == "http://hooks.internal:8080/x"
-    for other in (
-        "http://hooks.internal.example.com/",
-        "http://other.internal/",
-        "ftp://hooks.internal/",
-    ):
-        with pytest.raises(BadParameter):
-            allowed.check(other)
-
-
-def test_what_a_stranger_answers_without_end_is_not_read():
-    class Endless(httpx.SyncByteStream):
-        def __iter__(self):
-            pytest.fail("the body was read")
-            yield b""
-
-    transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Endless()))
-    assert Forwarder(frozenset({"h"}), transport).post("http://h/", b"{}", {}) == 200
-
-
-def test_a_name_that_turned_private_ends_the_telling(make_database, monkeypatch):
-    with between(make_database("sqlite")) as relay:
-        relay.ended(relay.uploaded(headers={CALLBACK: "https://hooks.example.com/"}))
-        with resolving(monkeypatch, "10.0.0.1"):
-            assert teller(relay).tell_one() is True
-        ((tries, result, done),) = forwards(relay)
-        assert (tries, done) == (1, True)
-        assert "not public" in str(result)
-
-
-def test_a_name_that_is_unknown_now_is_tried_again(make_database, monkeypatch):
-    def unknown(*_: object, **__: object) -> None:
-        raise socket.gaierror(-2, "Name or service not known")
-
-    with between(make_database("sqlite")) as relay:
-        relay.ended(relay.uploaded(headers={CALLBACK: "https://hooks.example.com/"}))
-        with monkeypatch.context() as patched:
-            patched.setattr(forwarding.socket, "getaddrinfo", unknown)
-            teller(relay).tell_one()
-        assert forwards(relay) == [(1, "gaierror", False)]
-
-
-@given(st.text(max_size=60))
-def test_whatever_a_url_is_checking_it_raises_nothing_else(text):
-    checking = Forwarder(frozenset())
-    for url in (text, f"https://{text}/", f"https://example.com{text}"):
-        try:
-            checking.check(url)
-        except BadParameter:
-            continue
-        assert httpx.URL(url).scheme == "https"
+    assert one_for_all.sandbox.stage.totals()["requests"] == {}
 
 
 # --- errors and the job list, paged as the vendor pages
@@ -831,29 +574,42 @@ def test_errors_the_store_does_not_have_come_from_the_vendor_page_by_page(relay)
     assert rows_told == [1, 2, 3, 4]
 
 
-def test_the_job_list_comes_from_the_store_newest_first_and_filtered(relay):
-    ids = [relay.uploaded(BAD_ROWS if number == 2 else ROWS) for number in range(5)]
-    for job_id in ids:
-        relay.ended(job_id)
-    found = [job for page in pages(relay, "/bulk/jobs", 2) for job in page]
-    assert {str(job["id"]) for job in found} == set(ids)
-    assert len(found) == 5
-    first = next(job for job in found if str(job["id"]) == ids[2])
-    assert (first["status"], first["record_count"], first["error_count"]) == ("COMPLETED", 2, 2)
-    assert (first["object_name"], first["job_direction"]) == ("contact", "UPLOAD")
-    where = "object_name='contact' AND job_status='COMPLETED'"
-    assert len(relay.vendors("GET", "/bulk/jobs", params={"where": where}).json()) == 5
-    assert relay.asked("GET /bulk/jobs") == 0
-
-
-def test_what_the_store_cannot_answer_of_the_list_the_vendor_is_asked(relay):
-    job_id = relay.uploaded()
-    relay.ended(job_id)
+def test_the_job_list_is_the_vendors_and_teaches_what_nobody_told(relay):
+    told, untold = relay.uploaded(), made_elsewhere(relay)
+    relay.ended_at_vendor(told, untold)
+    found = [job for page in pages(relay, "/bulk/jobs", 1) for job in page]
+    assert [str(job["id"]) for job in found] == [untold, told]
+    assert (relay.job(untold)["status"], relay.job(untold)["learnt_by"]) == ("COMPLETED", "poll")
     for where in ("record_count=2", "job_status='RUNNING'"):
         answer = relay.vendors("GET", "/bulk/jobs", params={"where": where})
         assert answer.status_code == 200
-    assert relay.asked("GET /bulk/jobs") == 2
     expect_vendors_error(relay.vendors("GET", "/bulk/jobs", params={"where": "x"}), 400, "where")
+
+
+def test_while_the_vendor_is_away_the_job_list_is_the_stores_and_says_so(relay):
+    ids = [relay.uploaded(BAD_ROWS if number == 2 else ROWS) for number in range(5)]
+    for job_id in ids:
+        relay.ended(job_id)
+    with closed_port() as port:
+        relay.services.vendor._base_url = f"http://127.0.0.1:{port}"
+        found = [job for page in pages(relay, "/bulk/jobs", 2) for job in page]
+        assert {str(job["id"]) for job in found} == set(ids)
+        assert len(found) == 5
+        first = next(job for job in found if str(job["id"]) == ids[2])
+        assert (first["status"], first["record_count"], first["error_count"]) == ("COMPLETED", 2, 2)
+        assert (first["object_name"], first["job_direction"]) == ("contact", "UPLOAD")
+        where = "object_name='contact' AND job_status='COMPLETED'"
+        answer = relay.vendors("GET", "/bulk/jobs", params={"where": where})
+        assert (len(answer.json()), answer.headers["X-Receiver-Source"]) == (5, "store")
+        answer = relay.vendors("GET", "/bulk/jobs", params={"where": "record_count=2"})
+        expect_vendors_error(answer, 502, "cannot be reached")
+
+
+@contextmanager
+def closed_port() -> Iterator[int]:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: refuses
+        yield closed.getsockname()[1]
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "x", "2001", "99999999", "", "1.5"])
@@ -866,8 +622,15 @@ def test_a_page_size_that_is_none_is_refused(one_for_all, size):
 def test_a_job_under_way_has_loaded_none_so_far(make_database):
     with between(make_database("sqlite"), job_seconds=60) as relay:
         job_id = relay.uploaded()
-        expected = {"id": job_id, "status": "CREATED", "recordsCount": 0, "recordsFailedCount": 0}
-        assert relay.vendors("GET", f"/bulk/{job_id}/status").json() == expected
+        for _ in range(2):  # the vendor's word, then the store's
+            status = relay.vendors("GET", f"/bulk/{job_id}/status").json()
+            assert (status["id"], status["status"], status["jobStatus"]) == (
+                job_id,
+                "CREATED",
+                "CREATED",
+            )
+            assert (status["recordsCount"], status["errorCount"]) == (0, 0)
+        assert relay.asked(STATUSES, job_id) == 1
         (listed,) = relay.vendors("GET", "/bulk/jobs").json()
         assert (listed["id"], listed["job_state"]) == (int(job_id), "CREATED")
         assert (listed["record_count"], listed["error_count"]) == (0, 0)
@@ -904,28 +667,17 @@ def test_queries_and_downloads_are_jobs_of_direction_download(relay, hub):
     assert relay.job(download.json()["id"])["object"] == "contact"
 
 
-def test_a_downloads_own_notification_url_is_told_after_us(make_database, client):
-    with between(make_database("sqlite"), **ALLOWED) as relay:
-        wanted = {"objectName": "contact", "notificationUrl": client.url}
-        relay.ended(relay.vendors("POST", "/bulk/download", json=wanted).json()["id"])
-        assert teller(relay).tell_one() is True
-        assert len(client.told) == 1
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"null", b"\xff", b"[" * 3000])
+def test_what_the_vendor_says_of_a_download_that_is_no_json_object_is_passed_on(relay, content):
+    assert relay.vendors("POST", "/bulk/download", content=content).status_code == 400
+    assert (relay.asked("POST /bulk/download"), submissions(relay)) == (1, ["refused"])
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"[]",
-        b"{",
-        b"null",
-        b"\xff",
-        b"[" * 3000,
-        b'{"objectName": "contact", "notificationUrl": 7}',
-    ],
-)
-def test_a_download_that_is_no_json_object_is_refused(one_for_all, content):
+def test_a_download_whose_url_is_none_is_refused(one_for_all):
+    content = b'{"objectName": "contact", "notificationUrl": 7}'
     expect_vendors_error(one_for_all.vendors("POST", "/bulk/download", content=content), 400)
+    large = b'{"objectName": "%s"}' % (b"x" * 2**20)
+    expect_vendors_error(one_for_all.vendors("POST", "/bulk/download", content=large), 413)
     assert one_for_all.asked("POST /bulk/download") == 0
 
 
@@ -939,7 +691,6 @@ def test_a_result_is_passed_on_in_the_format_asked_for(relay):
     assert list(csv.reader(io.StringIO(file.text))) == list(csv.reader(io.StringIO(ROWS.decode())))
     assert relay.vendors("GET", f"{path}?format=json").json()[0]["email"] == "a@example.com"
     expect_vendors_error(relay.vendors("GET", path, headers={"Accept": "image/png"}), 406)
-    expect_vendors_error(relay.vendors("GET", path, headers={"Accept": b"\xe9"}), 400)
     expect_vendors_error(relay.vendors("GET", f"/bulk/{job_id}/list"), 404)
 
 
@@ -966,7 +717,7 @@ def test_the_walk_through_holds_on_every_database(database_url, sample):
         relay.reconciler().fetch_errors()
         assert len(relay.vendors("GET", f"/bulk/{bad}/errors").json()) == 2
         assert len(relay.vendors("GET", "/bulk/jobs").json()) == 2
-        expect_vendors_error(relay.upload(path="/bulk/a%00b"), 400)
+        expect_vendors_error(relay.upload(path="/bulk/a%00b"), 404)
         with relay.services.database.read() as session:
             assert session.scalar(select(func.count()).select_from(JobRow)) == 2
 

@@ -48,6 +48,7 @@ GOOD = {  # name: (field, {written: read})
             "https://[2001:db8::1]/": "https://[2001:db8::1]",
         },
     ),
+    "RECEIVER_MAX_UPLOAD_BYTES": ("max_upload_bytes", {"1": 1, "1073741824": 2**30}),
     "RECEIVER_MAX_BODY_BYTES": ("max_body_bytes", {"1": 1, "1048576": 2**20, "1073741824": 2**30}),
     "RECEIVER_TRUSTED_PROXIES": ("trusted_proxies", {"0": 0, "1": 1, "16": 16}),
     "OPEN_CONNECTORS_URL": (
@@ -100,6 +101,7 @@ BAD = {
         *("pw", FERNET[0][:-1], f"{FERNET[0]} pw", "\u00e4" * 44, " "),
     ],
     "RECEIVER_PUBLIC_URL": BAD_URLS,
+    "RECEIVER_MAX_UPLOAD_BYTES": ["0", "-1", "1G", "9999999999999"],
     "RECEIVER_MAX_BODY_BYTES": ["0", "-1", "1e6", "1MB", "1073741825", "1_000", "\u0661", "+1"],
     "RECEIVER_TRUSTED_PROXIES": ["-1", "17", "one", "*", "1.0", "9" * 5000],
     "OPEN_CONNECTORS_URL": [
@@ -172,6 +174,7 @@ def test_without_an_environment_the_defaults_hold():
         "encryption_keys": (),
         "public_url": None,
         "max_body_bytes": 1_048_576,
+        "max_upload_bytes": 2**30,
         "trusted_proxies": 0,
         "vendor_url": SAP,
         "vendor_retry_seconds": (8, 64, 512, 4096, 32768),

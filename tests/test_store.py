@@ -343,10 +343,7 @@ def test_two_receivers_with_the_same_batch_in_opposite_orders_never_deadlock(
             start.wait()
             write(
                 nodes[lane],
-                *(
-                    NewObservation("default", parse(body).replace(source="poll"))
-                    for body in bodies
-                ),
+                *(NewObservation("default", parse(body).replace(source="poll")) for body in bodies),
             )
         return duplicates
 

@@ -1,41 +1,52 @@
-"""What is wrong right now, as the database shows it. Functions take a Session and only read.
+"""The conditions that need a person, and which of them the database shows right now.
 
-However many jobs have one cause, they are one symptom, of their instance; what happens at a moment,
-such as a job that fails, is wrong for an hour.
+However many jobs have one cause, they are one condition, of their instance; what happens at a
+moment, such as a job that fails, is one for an hour. Functions take a Session and only read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias, TypeVar
 
-from sqlalchemy import Boolean, ColumnElement, exists, func, literal_column, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    ColumnExpressionArgument,
+    exists,
+    func,
+    literal_column,
+    select,
+    tuple_,
+)
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from receiver.database.alarm_models import Fetch, Node
+from receiver.database.alarm_models import NODE_GONE_MS, Fetch, Node
+from receiver.database.leases import is_steady
 from receiver.database.models import (
     IS_UNDER_WAY,
     NOT_A_JOB,
     NUMBER_BITS,
     Event,
     Facet,
+    Heartbeat,
     JobRow,
+    Pace,
     RejectionCount,
     UsualTime,
 )
-from receiver.database.nodes import NODE_GONE_MS
 from receiver.database.page import hidden
 from receiver.jobs.queries import event_id, overdue_jobs
 from receiver.jobs.summary import last_callbacks
-from receiver.lib.clock import MINUTE_MS
+from receiver.lib.clock import DAY_MS, MINUTE_MS, iso
 from receiver.settings import Settings
 
 RECENT_MS = 60 * MINUTE_MS
 EXPIRES_SOON_MS = 24 * 60 * MINUTE_MS
-LEAST_SILENCE_MS = 15 * MINUTE_MS
+MIN_SILENCE_MS = 15 * MINUTE_MS
 USUAL_TIMES_TO_SILENCE = 2
-MOST_EXAMPLES = 5
+MAX_EXAMPLES = 5
 
-Affected: TypeAlias = tuple[str, int, tuple[Any, ...]]  # a group, how many rows, ids of some
+Id = TypeVar("Id", str, int)
 
 # Since when an instance waits for a callback.
 _WAITING = (
@@ -48,8 +59,134 @@ _LONGEST_USUAL = select(UsualTime.instance, func.max(UsualTime.ms)).group_by(Usu
 
 
 @dataclass(frozen=True, slots=True)
-class Symptom:
-    """Something wrong. subject -- mostly an instance. count, examples -- of what is affected."""
+class Kind:
+    """What a kind of condition is called and means.
+
+    title, resolved -- while it is there, and once it is over. severity -- `critical`: callbacks are
+    being lost or will be; `warning`: records or files need a person. runbook -- an entry of
+    docs/runbook.md. page -- of the dashboard; `{}` stands for the instance. examples -- what its
+    examples are the ids of: jobs, events or nodes.
+    """
+
+    title: str
+    resolved: str
+    meaning: str
+    action: str
+    severity: str
+    runbook: str
+    page: str
+    examples: str = "jobs"
+
+
+KINDS: Mapping[str, Kind] = {
+    "silent": Kind(
+        title="no callbacks are coming in",
+        resolved="a callback came in, or no job is in progress",
+        meaning="Jobs are in progress, but for far longer than usual no callback has come.",
+        action="Send a test callback with `receiver trigger`, then learn the outcomes with"
+        " `receiver reconcile --all`.",
+        severity="critical",
+        runbook="callbacks-stopped",
+        page="/instances/{}",
+    ),
+    "overdue": Kind(
+        title="jobs are overdue",
+        resolved="no job is overdue",
+        meaning="Jobs are in progress for longer than jobs of their kind usually take.",
+        action="Ask the vendor with `receiver reconcile`; look at the vendor for jobs that hang.",
+        severity="warning",
+        runbook="callbacks-stopped",
+        page="/jobs?show=overdue&instance={}",
+    ),
+    "refused": Kind(
+        title="signatures are wrong",
+        resolved="no signature was wrong for an hour",
+        meaning="Callbacks are rejected because no key of the instance made their signature.",
+        action="Compare the key at the vendor with `receiver keys list`; `receiver rejections`"
+        " says what is wrong.",
+        severity="critical",
+        runbook="callbacks-stopped",
+        page="/refusals?instance={}",
+    ),
+    "unreadable": Kind(
+        title="an event cannot be read",
+        resolved="no unreadable event came for an hour",
+        meaning="A callback with a right signature does not say which job it is about.",
+        action="Look at its body and find the job in the vendor's list: its outcome is not known.",
+        severity="warning",
+        runbook="callbacks-stopped",
+        page="/events?kind=unreadable",
+        examples="events",
+    ),
+    "failing": Kind(
+        title="the receiver does not accept callbacks",
+        resolved="callbacks are accepted again",
+        meaning="Callbacks are answered with errors, and the vendor gives up after its last retry.",
+        action="Run `receiver doctor` on the nodes named.",
+        severity="critical",
+        runbook="the-database-is-down",
+        page="/instances",
+        examples="nodes",
+    ),
+    "queued": Kind(
+        title="the vendor is holding callbacks back",
+        resolved="the vendor holds nothing back",
+        meaning="The vendor has deactivated the callback URL and queues what it would have sent.",
+        action="Fix the cause, activate the subscription at the vendor, then run"
+        " `receiver reconcile --all --redeliver`.",
+        severity="critical",
+        runbook="the-vendor-deactivated-us",
+        page="/instances/{}",
+    ),
+    "expiring": Kind(
+        title="files will expire before they are downloaded",
+        resolved="the files were downloaded, or have expired",
+        meaning="The vendor deletes the files of finished downloads within a day.",
+        action="Download them now, with the job's page or `receiver reconcile --fetch-results`.",
+        severity="warning",
+        runbook="records-failed-or-files-expire",
+        page="/jobs?show=expiring&instance={}",
+    ),
+    "failed": Kind(
+        title="jobs failed or lost records",
+        resolved="no job failed for an hour",
+        meaning="Jobs ended with an error, or did not load all of their records.",
+        action="See the causes with `receiver job ID --errors`, correct the records and submit"
+        " them again.",
+        severity="warning",
+        runbook="records-failed-or-files-expire",
+        page="/jobs?outcome=failed&outcome=partial&instance={}",
+    ),
+    "clock": Kind(
+        title="the clock jumped by more than a day",
+        resolved="the clock is steady",
+        meaning="Either a clock is wrong, or no node ran for over a day; nothing old is deleted"
+        " meanwhile.",
+        action="Compare the clocks of the nodes and of the database; a right clock is trusted"
+        " again after a day.",
+        severity="warning",
+        runbook="a-clock-jumped",
+        page="/instances",
+        examples="nodes",
+    ),
+}
+
+
+def kind_of(name: str) -> Kind:
+    """Return a kind by its name; one that is not of this release has no more than that."""
+    unknown = Kind(name, name, "", "", severity="warning", runbook="", page="/alarms", examples="")
+    return KINDS.get(name, unknown)
+
+
+OF_THE_RECEIVER = ("failing", "clock")  # not of an instance
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Something that needs a person. subject -- mostly an instance. count -- of what is affected.
+
+    examples -- ids of some of what is affected.
+    """
 
     kind: str
     subject: str
@@ -58,8 +195,8 @@ class Symptom:
     examples: tuple[str, ...] = ()
 
 
-def symptoms(session: Session, settings: Settings, now: int) -> list[Symptom]:
-    """Give all that is wrong."""
+def active_conditions(session: Session, settings: Settings, now: int) -> list[Condition]:
+    """Return every condition that holds."""
     return [
         *_overdue(session, settings.overdue_after, now),
         *_failed(session, now),
@@ -67,36 +204,38 @@ def symptoms(session: Session, settings: Settings, now: int) -> list[Symptom]:
         *_expiring(session, now),
         *_refused(session, now),
         *_silent(session, now),
+        *_queued(session),
         *_failing(session, settings.failing_after, now),
+        *_clock(session, now),
     ]
 
 
-def _overdue(session: Session, overdue_after: int, now: int) -> Iterator[Symptom]:
+def _overdue(session: Session, overdue_after: int, now: int) -> Iterator[Condition]:
     place = tuple_(JobRow.instance, JobRow.id)
     is_overdue = place.in_(overdue_jobs(JobRow.instance, JobRow.id))
     late = _jobs(session, JobRow.first_seen_at, is_overdue, now=now, overdue_after=overdue_after)
     for instance, count, ids in late:
-        yield Symptom("overdue", instance, count, "under way for longer than is usual", ids)
+        yield Condition("overdue", instance, count, "in progress for longer than is usual", ids)
 
 
-def _failed(session: Session, now: int) -> Iterator[Symptom]:
+def _failed(session: Session, now: int) -> Iterator[Condition]:
     facets = select(Facet.facet).where(Facet.outcome.in_(("failed", "partial")))
     lately = JobRow.facet.in_(facets), JobRow.updated_at > now - RECENT_MS
     for instance, count, ids in _jobs(session, JobRow.updated_at.desc(), *lately):
-        yield Symptom("failed", instance, count, "failed or lost records within an hour", ids)
+        yield Condition("failed", instance, count, "failed or lost records within an hour", ids)
 
 
-def _unreadable(session: Session, now: int) -> Iterator[Symptom]:
+def _unreadable(session: Session, now: int) -> Iterator[Condition]:
     since = (now - RECENT_MS) << NUMBER_BITS
     came = Event.kind == "unreadable", literal_column(NOT_A_JOB, Boolean()), Event.n > since
     for instance, count, numbers in _examples(
         session, Event.instance, Event.n, Event.n.desc(), *came
     ):
         ids = tuple(map(event_id, numbers))
-        yield Symptom("unreadable", instance, count, "verified, but not readable", ids)
+        yield Condition("unreadable", instance, count, "verified, but not readable", ids)
 
 
-def _expiring(session: Session, now: int) -> Iterator[Symptom]:
+def _expiring(session: Session, now: int) -> Iterator[Condition]:
     fetched = exists().where(Fetch.job == JobRow.id, Fetch.instance == JobRow.instance)
     of_download = Facet.direction == "DOWNLOAD", Facet.outcome.in_(("succeeded", "partial"))
     soon = (
@@ -107,10 +246,10 @@ def _expiring(session: Session, now: int) -> Iterator[Symptom]:
         ~fetched,
     )
     for instance, count, ids in _jobs(session, JobRow.files_expire_at, *soon):
-        yield Symptom("expiring", instance, count, "files expire within a day, unfetched", ids)
+        yield Condition("expiring", instance, count, "files expire within a day, unfetched", ids)
 
 
-def _refused(session: Session, now: int) -> Iterator[Symptom]:
+def _refused(session: Session, now: int) -> Iterator[Condition]:
     total = func.sum(RejectionCount.count)
     recent = (
         select(RejectionCount.instance, RejectionCount.reason, total)
@@ -120,53 +259,75 @@ def _refused(session: Session, now: int) -> Iterator[Symptom]:
         .group_by(RejectionCount.instance, RejectionCount.reason)
         .order_by(total.desc(), RejectionCount.reason)
     )
-    found: dict[str, dict[str, int]] = {}
+    by_instance: dict[str, dict[str, int]] = {}
     for instance, reason, count in session.execute(recent):
-        found.setdefault(instance, {})[reason] = int(count)
-    for instance, reasons in sorted(found.items()):
-        told = ", ".join(f"{reason}: {count}" for reason, count in reasons.items())
-        yield Symptom("refused", instance, sum(reasons.values()), f"within an hour, {told}")
+        by_instance.setdefault(instance, {})[reason] = int(count)
+    for instance, reasons in sorted(by_instance.items()):
+        detail = ", ".join(f"{reason}: {count}" for reason, count in reasons.items())
+        yield Condition("refused", instance, sum(reasons.values()), f"within an hour, {detail}")
 
 
-def _silent(session: Session, now: int) -> Iterator[Symptom]:
+def _silent(session: Session, now: int) -> Iterator[Condition]:
     last = last_callbacks(session.connection())
     usual = dict(session.execute(_LONGEST_USUAL).tuples().all())
     for instance, oldest in session.execute(_WAITING):
         silence = now - max(oldest, last.get(instance, 0))
-        if silence >= max(LEAST_SILENCE_MS, USUAL_TIMES_TO_SILENCE * usual.get(instance, 0)):
+        if silence >= max(MIN_SILENCE_MS, USUAL_TIMES_TO_SILENCE * usual.get(instance, 0)):
             of_instance = IS_UNDER_WAY, JobRow.instance == instance
             for _, count, ids in _jobs(session, JobRow.first_seen_at, *of_instance):
-                told = f"no event for {silence // MINUTE_MS} minutes, with jobs under way"
-                yield Symptom("silent", instance, count, told, ids)
+                detail = f"no event for {silence // MINUTE_MS} minutes, with jobs in progress"
+                yield Condition("silent", instance, count, detail, ids)
 
 
-def _failing(session: Session, failing_after: int, now: int) -> Iterator[Symptom]:
-    newest = session.scalar(select(func.max(Node.at)))
+def _failing(session: Session, failing_after: int, now: int) -> Iterator[Condition]:
+    # A row from the future was written under a wrong clock, and shows nobody alive.
+    newest = session.scalar(select(func.max(Node.at)).where(Node.at <= now + NODE_GONE_MS))
     if newest is not None and newest <= now - max(failing_after, NODE_GONE_MS):
         minutes = (now - newest) // MINUTE_MS
-        yield Symptom("failing", "receiver", 1, f"no process was alive for {minutes} minutes")
+        yield Condition("failing", "receiver", 1, f"no process was alive for {minutes} minutes")
     failing = select(Node).where(Node.failing_since <= now - failing_after)
     rows = session.scalars(failing.where(Node.at > now - NODE_GONE_MS).order_by(Node.name)).all()
     if rows:
         minutes = (now - min(row.failing_since or now for row in rows)) // MINUTE_MS
-        told = f"callbacks are answered with errors for {minutes} minutes"
-        names = tuple(row.name for row in rows[:MOST_EXAMPLES])
-        yield Symptom("failing", "callbacks", sum(row.failures for row in rows), told, names)
+        detail = f"callbacks are answered with errors for {minutes} minutes"
+        names = tuple(row.name for row in rows[:MAX_EXAMPLES])
+        yield Condition("failing", "callbacks", sum(row.failures for row in rows), detail, names)
 
 
-def _jobs(session: Session, order: Any, *conditions: Any, **values: int) -> list[Affected]:  # noqa: ANN401
+def _queued(session: Session) -> Iterator[Condition]:
+    held = select(Pace).where(Pace.queued > 0).order_by(Pace.instance)
+    for row in session.scalars(held):
+        detail = f"as of {iso(row.queued_asked_at)}"
+        yield Condition("queued", row.instance, row.queued or 0, detail)
+
+
+def _clock(session: Session, now: int) -> Iterator[Condition]:
+    if not is_steady(session, now):
+        trusted = session.scalar(select(Heartbeat.steady_at)) or 0
+        days, way = abs(now - trusted) // DAY_MS, "ahead of" if now > trusted else "behind"
+        yield Condition("clock", "database", 1, f"{days} days {way} the last write of a node")
+
+
+Order: TypeAlias = (
+    ColumnElement[int] | InstrumentedAttribute[int] | InstrumentedAttribute[int | None]
+)
+
+
+def _jobs(
+    session: Session, order: Order, *conditions: ColumnExpressionArgument[bool], **values: int
+) -> list[tuple[str, int, tuple[str, ...]]]:
     return _examples(session, JobRow.instance, JobRow.id, order, *conditions, **values)
 
 
 def _examples(
     session: Session,
-    group: Any,  # noqa: ANN401 - a column
-    id_: Any,  # noqa: ANN401
-    order: Any,  # noqa: ANN401
-    *conditions: ColumnElement[bool],
+    group: InstrumentedAttribute[str],
+    id_: InstrumentedAttribute[Id],
+    order: Order,
+    *conditions: ColumnExpressionArgument[bool],
     **values: int,
-) -> list[Affected]:
-    """Give for each group how many rows it has, and the ids of some."""
+) -> list[tuple[str, int, tuple[Id, ...]]]:
+    """Return for each group the number of its rows, and the ids of some."""
     ranked = (
         select(
             group.label("instance"),
@@ -177,8 +338,8 @@ def _examples(
         .where(*conditions)
         .subquery()
     )
-    first = select(ranked).where(ranked.c.place <= MOST_EXAMPLES)
-    found: dict[str, tuple[int, list[Any]]] = {}
+    first = select(ranked).where(ranked.c.place <= MAX_EXAMPLES)
+    groups: dict[str, tuple[int, list[Id]]] = {}
     for row in session.execute(first.order_by(ranked.c.instance, ranked.c.place), values):
-        found.setdefault(row.instance, (int(row.affected), []))[1].append(row.id)
-    return [(name, count, tuple(ids)) for name, (count, ids) in found.items()]
+        groups.setdefault(row.instance, (int(row.affected), []))[1].append(row.id)
+    return [(name, count, tuple(ids)) for name, (count, ids) in groups.items()]

@@ -1,138 +1,241 @@
-"""Watching for alarms: look, raise or clear, tell. Any number of nodes may; one at a time does.
+"""Watching for alarms: look, raise or clear, report. Any number of nodes may; one at a time does.
 
-Who watches goes on to do so until it stops; only then another takes over. So there is one who may
-speak for all when the database itself, where everything else is agreed on, is what fails.
+Of all who watch one holds the lease in `watch` and writes, so nothing is raised or reported twice.
+It renews the lease with each look, and so is the one to speak for all when the database itself,
+where everything else is agreed on, is what fails.
 """
 
 import json
 import secrets
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
 
-from receiver.alarms import store as alarms
-from receiver.alarms.channels import Message, Target, content
-from receiver.alarms.conditions import symptoms
-from receiver.alarms.store import Told, note_symptoms, write_notice
-from receiver.database.alarm_models import Alarm
-from receiver.database.engine import Database, database_time
+from receiver.alarms.channels import Report, has_channel, messages
+from receiver.alarms.conditions import OF_THE_RECEIVER, Condition, active_conditions
+from receiver.database.alarm_models import Alarm, Fetch, Node, Watch
+from receiver.database.engine import Database, affected, database_time
+from receiver.database.leases import claim, is_steady
 from receiver.errors import StoreError
 from receiver.jobs.usual_times import learn_all_usual_times
-from receiver.lib.clock import MINUTE_MS
+from receiver.lib.clock import DAY_MS, MINUTE_MS
+from receiver.outbound.queue import Attempt, Message, enqueue
 from receiver.settings import Settings
 
-PERIOD_MS = MINUTE_MS // 2
-LEASE_MS = 3 * MINUTE_MS
+PERIOD_SECONDS = 20
+LEASE_PERIODS = 2  # a holder that died is followed within three periods
+CALM_MS = 5 * MINUTE_MS  # unseen for so long, an alarm is over; what flickers stays one
+INTERVAL_MS = 5 * MINUTE_MS  # between two reports, which hold all that came meanwhile
 LEARN_PERIOD_MS = 10 * MINUTE_MS
 
 log = structlog.get_logger()
 
 
 class Watcher:
-    """Looks for what is wrong and tells. clock -- ms since the epoch; PostgreSQL's own if there.
+    """Looks for alarms and reports them. clock -- ms since the epoch; PostgreSQL's own if there.
 
-    told -- who is told; without any, alarms are raised and cleared all the same.
-    period -- ms between two looks.
+    send -- sends a message at once, for when the queue cannot be reached. period -- seconds between
+    two looks.
     """
 
     def __init__(
         self,
         settings: Settings,
         database: Database,
-        told: Sequence[Target],
+        send: Callable[[Message], Attempt],
         clock: Callable[[], int],
-        period: int = PERIOD_MS,
+        period: int = PERIOD_SECONDS,
     ) -> None:
         self._settings, self._database, self._clock = settings, database, clock
-        self._targets = {target.name: target for target in told}
-        self._lease = max(LEASE_MS, 3 * period)
-        self._period, self._next_at, self._learn_at = period, 0, 0
+        self._send = send
+        self._lease = 1000 * LEASE_PERIODS * period
+        self._learn_at = 0
         self._me = secrets.token_hex(12)
         self._watches = False
-        self._lost: Alarm | None = None  # the database: an alarm that cannot be written down
-        self._informed: set[str] = set()  # of that
+        self._lost: Alarm | None = None  # the database: an alarm that cannot be stored
+        self._informed: set[str] = set()  # who was sent that
 
-    def step(self) -> bool:
-        """Do a pass if one is due; for a thread. Raises StoreError."""
-        now = self._clock()
-        if now >= self._next_at:
-            self._next_at = now + self._period
-            self.one_pass()
-        return False
+    def look(self, *, force: bool = False) -> bool:
+        """Raise and clear alarms, and put a report of them into the outbound queue.
 
-    def one_pass(self, *, force: bool = False) -> bool:
-        """Look, raise and clear, and send what is due; tell whether all that was sent was taken.
-
-        force -- look though another watches. Raises StoreError, having told of it if need be.
+        force -- look though another watches. Returns False: there is no more to do at once.
+        Raises StoreError, having reported it if need be.
         """
         try:
             self._look(force=force)
         except StoreError:
-            self._tell_of_loss()
+            self._report_loss()
             raise
         self._lost, self._informed = None, set()
-        return self._send_due()
+        return False
+
+    def release(self) -> None:
+        """Give the lease back, so that another may look at once. Raises StoreError."""
+        if self._watches:
+            self._watches = False
+            with self._database.write() as session:
+                claim(session, Watch, {}, {"holder": self._me}, {"holder": "", "until": 0})
 
     def _look(self, *, force: bool) -> None:
         with self._database.write() as session:
             now = database_time(session, self._clock)
-            self._watches = alarms.claim_watch(session, self._me, now, self._lease, force=force)
+            self._watches = claim_watch(session, self._me, now, self._lease, force=force)
         if not self._watches:
             return
-        if now >= self._learn_at:
+        if not 0 < self._learn_at - now <= LEARN_PERIOD_MS:  # further ahead: a clock was wrong
             self._learn_at = now + LEARN_PERIOD_MS
             learn_all_usual_times(self._database)
         with self._database.read() as session:
-            found = symptoms(session, self._settings, now)
+            conditions = active_conditions(session, self._settings, now)
         with self._database.write() as session:
-            if not alarms.still_watches(session, self._me):
+            if not still_watches(session, self._me):
                 return
             if self._lost is not None and self._informed:
-                alarms.write_down(session, self._lost)
-            for alarm in note_symptoms(session, found, now):
+                store_alarm(session, self._lost)
+            for alarm in update_alarms(session, conditions, now):
                 _log(alarm)
-            if self._targets:
-                write_notice(session, self._targets, self._composed(now), now)
-            alarms.forget(session, now, self._settings.keep_events)
+            if has_channel(self._settings):
+                self._report(session, now)
+            if is_steady(session, now):
+                delete_old(session, now, self._settings.keep_events)
 
-    def _send_due(self) -> bool:
-        all_taken = True
-        while self._targets:
-            with self._database.write() as session:
-                now = database_time(session, self._clock)
-                notice = alarms.next_notice(session, tuple(self._targets), now)
-            if notice is None:
-                break
-            message = Message(notice.id, notice.body)
-            taken, result = self._targets[notice.target].send(message, self._clock())
-            all_taken &= taken
-            if not taken:
-                log.warning("a notice was not taken", target=notice.target, result=result)
-            with self._database.write() as session:
-                alarms.end_notice(session, notice, now, result, sent=taken)
-        return all_taken
+    def _report(self, session: Session, now: int) -> None:
+        report = take_report(session, now)
+        if report is not None:
+            id_ = f"msg_{secrets.token_hex(12)}"
+            enqueue(session.connection(), messages(self._settings, report, now, id_), now)
 
-    def _tell_of_loss(self) -> None:
-        """Tell of a database that fails for too long, though nothing can be written down."""
+    def _report_loss(self) -> None:
+        """Report a database that fails for too long, though nothing can be stored."""
         now = self._clock()
         if self._lost is None:
-            self._lost = alarms.unwritten("failing", "database", now, "it cannot be used")
+            self._lost = make_alarm("failing", "database", now, "the database cannot be used")
         lost = self._lost
         lost.last_seen_at = now
         if not self._watches or now - lost.raised_at < self._settings.failing_after:
             return
-        told = Told([lost], [], open=1)
-        # One and the same message at each try, by its id.
-        body = json.dumps(content(told, lost.raised_at, self._settings.public_url))
-        message = Message(f"msg_{self._me}{lost.raised_at:x}", body)
-        for name, target in self._targets.items():
-            if name not in self._informed and target.send(message, now)[0]:
-                self._informed.add(name)
+        # One and the same message at each attempt, by its id.
+        id_ = f"msg_{self._me}{lost.raised_at:x}"
+        for message in messages(self._settings, Report([lost], [], 1), lost.raised_at, id_):
+            if message.target not in self._informed and self._send(message).delivered:
+                self._informed.add(message.target)
                 lost.notified_at = now
 
-    def _composed(self, now: int) -> Callable[[Told], Any]:
-        return lambda told: content(told, now, self._settings.public_url)
+
+def claim_watch(session: Session, holder: str, now: int, lease: int, *, force: bool) -> bool:
+    """Take or renew the lease of the watch, for `lease` ms; False if another holds it."""
+    row = session.scalars(select(Watch)).one()
+    # A lease that ends later than any lasts was written by a clock that was wrong.
+    is_free = row.until <= now or row.until > now + DAY_MS
+    if not (is_free or row.holder == holder or force):
+        return False
+    seen = {"holder": row.holder, "until": row.until}
+    return claim(session, Watch, {}, seen, {"holder": holder, "until": now + lease})
+
+
+def still_watches(session: Session, holder: str) -> bool:
+    """Lock the watch until the end of the transaction; False if another has taken it."""
+    return claim(session, Watch, {}, {"holder": holder}, {"holder": holder})
+
+
+def is_watched(session: Session, now: int) -> bool:
+    """Whether anybody watches."""
+    return (session.scalar(select(func.max(Watch.until))) or 0) > now
+
+
+def update_alarms(session: Session, conditions: Iterable[Condition], now: int) -> list[Alarm]:
+    """Raise what is new, renew what still holds, clear what is over. Returns what changed."""
+    open_alarms = {
+        (row.kind, row.subject): row
+        for row in session.scalars(select(Alarm).where(Alarm.cleared_at.is_(None)))
+    }
+    changed = []
+    for condition in conditions:
+        row = open_alarms.get((condition.kind, condition.subject))
+        if row is None:
+            row = Alarm(kind=condition.kind, subject=condition.subject, raised_at=now, count=0)
+            session.add(row)
+            changed.append(row)
+        row.last_seen_at = now
+        row.count = max(row.count, condition.count)
+        row.detail, row.examples = condition.detail, json.dumps(condition.examples)
+    session.flush()
+    for row in open_alarms.values():
+        if abs(now - row.last_seen_at) >= CALM_MS:  # ahead of now: a clock was wrong
+            row.cleared_at = now
+            changed.append(row)
+    return changed
+
+
+def make_alarm(kind: str, subject: str, now: int, detail: str) -> Alarm:
+    """Make an alarm that is in no database."""
+    return Alarm(
+        kind=kind,
+        subject=subject,
+        raised_at=now,
+        last_seen_at=now,
+        count=1,
+        detail=detail,
+        examples="[]",
+    )
+
+
+def store_alarm(session: Session, alarm: Alarm) -> None:
+    """Store an alarm that was raised, and reported, while the database could not store it."""
+    same = Alarm.kind == alarm.kind, Alarm.subject == alarm.subject, Alarm.cleared_at.is_(None)
+    session.execute(update(Alarm).where(*same).values(cleared_at=alarm.raised_at))
+    copied = make_alarm(alarm.kind, alarm.subject, alarm.raised_at, alarm.detail)
+    copied.last_seen_at, copied.notified_at = alarm.last_seen_at, alarm.notified_at
+    session.add(copied)
+    session.flush()
+
+
+def take_report(session: Session, now: int) -> Report | None:
+    """Return what was not reported yet, and mark it as reported; None if it is not time yet.
+
+    An alarm that was over before a report is never reported.
+    """
+    last = session.execute(
+        select(func.max(Alarm.notified_at), func.max(Alarm.clear_notified_at))
+    ).one()
+    if now - INTERVAL_MS < max((at or 0) for at in last) <= now:
+        return None
+    new = select(Alarm).where(Alarm.notified_at.is_(None), Alarm.cleared_at.is_(None))
+    raised = session.scalars(new.order_by(Alarm.id)).all()
+    over = select(Alarm).where(Alarm.notified_at.is_not(None), Alarm.cleared_at.is_not(None))
+    over = over.where(Alarm.clear_notified_at.is_(None))
+    cleared = session.scalars(over.order_by(Alarm.id)).all()
+    if not raised and not cleared:
+        return None
+    for row in raised:
+        row.notified_at = now
+    for row in cleared:
+        row.clear_notified_at = now
+    still_open = session.scalar(select(func.count()).where(Alarm.cleared_at.is_(None)))
+    return Report(raised, cleared, still_open or 0)
+
+
+def list_alarms(
+    session: Session, visible: frozenset[str] | None, *, only_open: bool, limit: int = 50
+) -> Sequence[Alarm]:
+    """Return alarms, newest first. visible -- instances that are shown; None is all alarms."""
+    statement = select(Alarm).order_by(Alarm.raised_at.desc(), Alarm.id.desc()).limit(limit)
+    if only_open:
+        statement = statement.where(Alarm.cleared_at.is_(None))
+    if visible is not None:
+        statement = statement.where(Alarm.subject.in_(visible), Alarm.kind.not_in(OF_THE_RECEIVER))
+    return session.scalars(statement).all()
+
+
+def delete_old(session: Session, now: int, keep: int) -> None:
+    """Delete alarms that were over `keep` ms ago, nodes that are gone, downloads long over."""
+    affected(session, delete(Alarm).where(Alarm.cleared_at < now - keep))
+    # The newest stays, to tell when all fell silent.
+    newest = select(func.max(Node.at)).where(Node.at <= now).scalar_subquery()
+    affected(session, delete(Node).where(Node.at < newest - DAY_MS))
+    affected(session, delete(Fetch).where(Fetch.at < now - 4 * DAY_MS))  # files are kept for three
 
 
 def _log(alarm: Alarm) -> None:

@@ -17,7 +17,7 @@ from typing import TypeAlias, cast
 
 import msgspec
 import structlog
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import Connection, func, or_, select, update
 
 from receiver import metrics
 from receiver.callbacks import statements as sql
@@ -35,7 +35,7 @@ from receiver.callbacks.deliveries import (
 from receiver.callbacks.rejections import record_rejections
 from receiver.callbacks.statements import Row, Start, Statements, statements
 from receiver.database.engine import Database, database_time
-from receiver.database.models import Event, Facet, Forward, JobRow, StoredKey, Submission
+from receiver.database.models import Event, Facet, JobRow, StoredKey, Submission
 from receiver.errors import (
     KeyUnusable,
     LostRace,
@@ -59,6 +59,7 @@ from receiver.jobs.projection import (
 from receiver.lib.clock import MINUTE_MS
 from receiver.lib.ratelimit import network_of
 from receiver.openconnectors.notifications import Notification
+from receiver.outbound.queue import Message, enqueue
 
 MAX_FACETS = 10_000  # of an instance; all beyond share one for each outcome
 MAX_REMEMBERED = 50_000  # facets, in one process
@@ -358,12 +359,16 @@ def follow_up(connection: Connection, jobs: Iterable[JobState], now: int) -> Non
         bodies: list[bytes] = []
         for body in state.forwards:
             bodies += [body] if body is not None else _so_far(connection, state)
-        if bodies:
-            forward = {"job": state.id, "instance": state.instance, "url": state.client_url}
-            turn = {"at": now, "tries": 0, "next_at": now, "result": None}
-            connection.execute(
-                insert(Forward), [{**forward, **turn, "body": body} for body in bodies]
+        messages = [
+            Message(
+                *("callback", state.client_url or "", body),
+                headers={"Content-Type": "application/json"},
+                instance=state.instance,
+                job=state.id,
             )
+            for body in bodies
+        ]
+        enqueue(connection, messages, now)
 
 
 def _so_far(connection: Connection, state: JobState) -> list[bytes]:

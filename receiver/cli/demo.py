@@ -20,7 +20,7 @@ import click
 import httpx
 from cryptography.fernet import Fernet
 
-from receiver.cli.exits import UNREACHABLE, Failure
+from receiver.cli.output import UNREACHABLE, Failure
 
 START_SECONDS = 30
 INSTANCES = ("gooddata", "freshbooks")
@@ -34,7 +34,7 @@ norm.smith@acme.com,Norm,Again,,,Acme,
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave sandbox and receiver running until Ctrl-C.")
 def demo(keep: bool) -> None:
-    """Upload the sample contacts to a stand-in of the vendor, and wait for the signed callbacks."""
+    """Upload sample contacts to a simulator of the vendor, and wait for the signed callbacks."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="receiver-demo-")))
         sample = stack.enter_context(
@@ -85,7 +85,7 @@ class _Servers:
         kept = {name: value for name, value in os.environ.items() if not _is_setting(name)}
         environment = {**kept, **settings}
         click.echo(
-            "# The vendor's stand-in, two instances, the receiver, and a token to ask it with"
+            "# A simulator of the vendor, two instances, the receiver, and a token to ask it with"
         )
         click.echo(f"$ export {' '.join(f'{name}={value}' for name, value in settings.items())}")
         key = ("--signature-key-file", str(folder / "signature-key"))
@@ -125,7 +125,7 @@ def _walk(servers: _Servers, instance: str) -> dict[str, Any]:
     job: dict[str, Any] = servers.ask(f"/jobs/{job_id}?instance={instance}&wait=30")
     click.echo("\n# The status, as a client of the vendor asks for it")
     servers.vendors(instance, f"/bulk/{job_id}/status")
-    click.echo("\n# What told so")
+    click.echo("\n# The source")
     servers.ask(f"/jobs/{job_id}/events?instance={instance}")
     return job
 

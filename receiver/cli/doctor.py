@@ -1,31 +1,361 @@
-"""`receiver doctor`: is everything set up so that nothing is lost?"""
+"""`receiver doctor`: whether everything is set up so that nothing is lost; a check a question."""
 
 import os
+import re
+import secrets
+import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
 
 import click
+import httpx
 
-from receiver.cli.checkup import Check, Finding, Patient, fail, machine, selftest, setup
-from receiver.cli.exits import JOB_FAILED, OK
-from receiver.cli.output import as_json, show
+from receiver.callbacks.events import get_event
+from receiver.callbacks.trigger import TIMEOUT_SECONDS, send_signed
+from receiver.cli.output import JOB_FAILED, OK, as_json, count, show
+from receiver.cli.remote import why
+from receiver.database import durability, migrations
 from receiver.database.engine import Database
-from receiver.errors import StoreError
+from receiver.errors import CredentialError, StoreError
+from receiver.instances import registry
 from receiver.instances.encryption import Vault
+from receiver.instances.keys import InstanceKeys, Keys
+from receiver.lib.clock import now_ms
+from receiver.openconnectors.signatures import SHORT_KEY_BYTES, SignatureKey
 from receiver.settings import Settings
 
+MIB = 2**20
+MIN_FREE = 100 * MIB
+LOW_FREE = 1024 * MIB
+LOW_SHARE = 0.2  # of a disk
+CLOCK_WARNING_MS, CLOCK_FAILURE_MS = 5_000, 60_000
+MIN_POSTGRESQL = 150_000
+MOUNTS = Path("/proc/self/mountinfo")
+# File locks and syncs do not hold there what SQLite needs.
+NETWORKS = re.compile(r"nfs|cifs|smb|9p|ceph|lustre|afs|gluster|sshfs|fuse\.|ocfs2|gfs2")
+SYNCHRONOUS = {"2": "FULL", "3": "EXTRA"}
+HOUR_SECONDS = 3600
+MAX_SCHEDULE_SECONDS = 14 * 24 * HOUR_SECONDS
+MAX_PROXIES = 16
+
+Level: TypeAlias = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found. advice -- what to do about it; empty if all is well."""
+
+    check: str
+    level: Level
+    message: str
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What is checked. clock -- this machine's, ms since the epoch."""
+
+    settings: Settings
+    database: Database
+    vault: Vault
+    clock: Callable[[], int] = now_ms
+
+
+Check: TypeAlias = Callable[[Context], Finding]
+
+
+def ok(check: str, message: str) -> Finding:
+    """Return that all is well."""
+    return Finding(check, "ok", message)
+
+
+def warn(check: str, message: str, advice: str) -> Finding:
+    """Return what may go wrong."""
+    return Finding(check, "warn", message, advice)
+
+
+def fail(check: str, message: str, advice: str) -> Finding:
+    """Return what does go wrong, or will."""
+    return Finding(check, "fail", message, advice)
+
+
+# --- disk, database, clock
+
+
+def durable(context: Context) -> Finding:
+    """Whether what was answered with 200 survives a power cut."""
+    found, file = durability.promises(context.database), durability.file_of(context.database)
+    return _postgresql(found) if file is None else _sqlite(found, filesystem_of(file))
+
+
+def _postgresql(found: dict[str, str]) -> Finding:
+    off = [setting for setting, value in found.items() if value == "off"]
+    version = int(found["server_version_num"])
+    if off:
+        advice = "turn it on in postgresql.conf: acknowledged callbacks can be lost without"
+        return fail("durability", f"PostgreSQL runs with {' and '.join(off)} off", advice)
+    if version < MIN_POSTGRESQL:
+        return warn("durability", f"PostgreSQL {version // 10_000} is not tested", "upgrade it")
+    text = f"fsync and full_page_writes on, synchronous_commit {found['synchronous_commit']}"
+    return ok("durability", f"PostgreSQL {version // 10_000}: {text}")
+
+
+def _sqlite(found: dict[str, str], kind: str) -> Finding:
+    journal, synchronous = found["journal_mode"], found["synchronous"]
+    if NETWORKS.search(kind):
+        advice = "put it on a local disk, or use PostgreSQL"
+        text = f"the SQLite file lies on a network's file system ({kind})"
+        return fail("durability", text, advice)
+    if kind in ("tmpfs", "ramfs"):
+        text = f"the SQLite file lies in memory ({kind})"
+        return fail("durability", text, "put it on a disk: a restart of the machine empties it")
+    if journal != "wal" or synchronous not in SYNCHRONOUS:
+        text = f"SQLite: journal {journal}, synchronous {synchronous}"
+        return fail("durability", text, "start `receiver serve` once: it sets WAL and FULL")
+    return ok("durability", f"SQLite: WAL, synchronous {SYNCHRONOUS[synchronous]}, on {kind}")
+
+
+def filesystem_of(file: Path) -> str:
+    """Return the type of the file system that a file lies on."""
+    best, kind = "", "unknown"
+    for line in MOUNTS.read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        mounted = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), before.split()[4])
+        if file.resolve().is_relative_to(mounted) and len(mounted) >= len(best):
+            best, kind = mounted, after.split()[0]
+    return kind
+
+
+def writable(context: Context) -> Finding:
+    """Whether the database commits now, its lock included."""
+    context.database.check_writable()
+    return ok("database", "it can be reached and commits")
+
+
+def schema(context: Context) -> Finding:
+    """Whether the schema is one that this release works with."""
+    file, needed = durability.file_of(context.database), migrations.newest()
+    if file is not None and not file.exists():
+        advice = "look at RECEIVER_DATABASE_URL, or start `receiver serve`, which makes it"
+        return fail("schema", f"there is no file {file}", advice)
+    found = migrations.current(context.database)
+    if found == needed:
+        return ok("schema", f"at {found}, as this release needs")
+    text = f"at {found or 'nothing'}, but this release needs {needed}"
+    if not migrations.is_known(found):
+        return fail("schema", text, "look at RECEIVER_DATABASE_URL, or install a later release")
+    return fail("schema", text, "run `receiver db upgrade`")
+
+
+def clocks(context: Context) -> Finding:
+    """Whether this machine and the database agree on the time."""
+    before = context.clock()
+    ahead = -durability.clock_of(context.database, before)
+    ahead += (before + context.clock()) // 2
+    advice = "let NTP set both clocks"
+    if abs(ahead) >= CLOCK_WARNING_MS:
+        text = f"this machine's clock is {ahead / 1000:+.0f} s off the database's"
+        serious = abs(ahead) >= CLOCK_FAILURE_MS
+        return (fail if serious else warn)("clock", text, advice)
+    if durability.last_beat(context.database) > before + CLOCK_FAILURE_MS:
+        return warn("clock", "a node wrote at a time that is still to come", advice)
+    return ok("clock", "as the database's")
+
+
+def disk(context: Context) -> Finding:
+    """Whether there is room for what comes; PostgreSQL's disk cannot be seen from here."""
+    file = durability.file_of(context.database)
+    places = {"uploads' spool": Path(tempfile.gettempdir())}
+    if file is not None:
+        places["database"] = file.parent
+    usages = {what: shutil.disk_usage(place) for what, place in places.items()}
+    left = []
+    # The fullest first, or a warning of one would hide that another is full.
+    for what, usage in sorted(usages.items(), key=lambda item: item[1].free):
+        text = f"{usage.free // MIB} MiB free for the {what}"
+        if usage.free < MIN_FREE:
+            return fail("disk", text, "free some now: callbacks get 503 once it is full")
+        if usage.free < LOW_FREE or usage.free < LOW_SHARE * usage.total:
+            return warn("disk", text, "make room, or `receiver prune --older-than 30d`")
+        left.append(text)
+    return ok("disk", ", ".join(left))
+
+
+# --- keys, instances, settings
+
+
+def keys(context: Context) -> Finding:
+    """Whether all keys and vendor secrets open, and none is easily guessed or shared."""
+    instances = _keys(context)
+    broken = [name for name, held in instances.items() if held.broken] + _unreadable_secrets(
+        context
+    )
+    if broken:
+        advice = "add the key that encrypted them to RECEIVER_ENCRYPTION_KEYS, or add them anew"
+        return fail("keys", f"secrets of {_named(broken)} cannot be decrypted", advice)
+    short = [
+        f"{key.id} of {name}"
+        for name, held in instances.items()
+        for key in held.keys
+        if len(key.secret) < SHORT_KEY_BYTES
+    ]
+    if short:
+        text = f"shorter than {SHORT_KEY_BYTES} bytes: {', '.join(short)}"
+        return warn("keys", text, "choose a longer key at the vendor, and rotate it")
+    shared = _shared(instances)
+    if shared:
+        text = f"{' and '.join(shared)} have the same key"
+        return warn("keys", text, "give each a key of its own: bodies can be replayed across")
+    return ok(
+        "keys", f"{sum(len(held.keys) for held in instances.values())} in use, all can be decrypted"
+    )
+
+
+def instances(context: Context) -> Finding:
+    """Whether there is an instance, and none without a key."""
+    instances = _keys(context)
+    without = [name for name, held in instances.items() if not held.keys and not held.broken]
+    if not instances:
+        advice = "run `receiver instances add NAME --signature-key-file FILE`"
+        return fail("instances", "there is none, so every callback is rejected", advice)
+    if without:
+        advice = "run `receiver keys add INSTANCE --file FILE`, or remove it"
+        return fail("instances", f"all callbacks of {_named(without)} are rejected: no key", advice)
+    return ok("instances", _named(list(instances)))
+
+
+def schedule(context: Context) -> Finding:
+    """Whether the vendor's retry schedule can be meant so."""
+    waits = context.settings.vendor_retry_seconds
+    total = sum(waits)
+    text = f"{count(len(waits), 'retry')}, the last {total / HOUR_SECONDS:.1f} h after the first"
+    odd = any(after < before for before, after in pairwise(waits))
+    if odd or not HOUR_SECONDS <= total <= MAX_SCHEDULE_SECONDS:
+        advice = "OPEN_CONNECTORS_RETRY_SECONDS is in seconds, the shortest wait first"
+        return warn("schedule", text, advice)
+    return ok("schedule", text)
+
+
+def workers(_context: Context) -> Finding:
+    """Whether /metrics tells of all workers; `receiver serve` sees to it by itself."""
+    name, advice = "PROMETHEUS_MULTIPROC_DIR", "under plain gunicorn, set it to an empty folder"
+    folder = os.environ.get(name)
+    several = os.environ.get("WEB_CONCURRENCY", "1") not in ("", "0", "1")
+    if folder is None and several:
+        text = f"WEB_CONCURRENCY asks for several workers, but {name} is not set"
+        return warn("workers", f"{text}: /metrics would show one", advice)
+    if folder is not None and not os.access(Path(folder), os.W_OK | os.X_OK):
+        return fail("workers", f"{name} is no folder that can be written to", advice)
+    return ok("workers", "metrics of all workers are counted")
+
+
+def _keys(context: Context) -> Mapping[str, InstanceKeys]:
+    keys = Keys(context.vault, context.settings.default_keys)
+    return keys.fresh(context.database).instances
+
+
+def _unreadable_secrets(context: Context) -> list[str]:
+    broken = []
+    with context.database.read() as session:
+        for name in registry.with_vendor_secrets(session):
+            try:
+                registry.vendor_secrets(session, context.vault, name)
+            except CredentialError:
+                broken.append(name)
+    return broken
+
+
+def _shared(instances: Mapping[str, InstanceKeys]) -> list[str]:
+    holders: dict[bytes, set[str]] = {}
+    for name, held in instances.items():
+        for key in held.keys:
+            holders.setdefault(key.secret, set()).add(name)
+    return sorted(next((names for names in holders.values() if len(names) > 1), set()))
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(sorted(set(names)))
+
+
+def newest_key(context: Context) -> tuple[str, SignatureKey] | None:
+    """Return an instance and its newest key, to sign a test callback with."""
+    usable = [(name, held.keys[0]) for name, held in _keys(context).items() if held.keys]
+    return min(usable, default=None, key=lambda item: item[0])
+
+
+# --- the way of a callback, from the public URL to the database, proxies and all
+
+
+def public_url(context: Context) -> Finding:
+    """Whether a signed callback gets through the public URL into this very database."""
+    name, base, signer = "public url", context.settings.public_url, newest_key(context)
+    if base is None:
+        text = "RECEIVER_PUBLIC_URL is not set: uploads through us are rejected, this is not tested"
+        return warn(name, text, "set it to the URL under which the vendor reaches us")
+    if signer is None:
+        return warn(name, "not tested: there is no usable key", "see the check `keys`")
+    instance, key = signer
+    try:
+        sent = send_signed(f"{base}/callbacks/{instance}", instance, key, now_ms())
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        text = f"{base} does not answer: {why(error)}"
+        return fail(name, text, "look at DNS, firewall, the proxy and `receiver serve`")
+    if sent.event is None:
+        advice = {
+            401: "the receiver there has another key, or a proxy changes bodies or headers",
+            503: "the receiver there cannot reach its database",
+        }.get(sent.status, "something else than the receiver answers: look at the proxy")
+        return fail(name, f"a signed callback got {sent.status} from {base}", advice)
+    if get_event(context.database, sent.event) is None:
+        text = f"{base} stored a signed callback, but not in this database"
+        return fail(name, text, "doctor and receiver must have the same RECEIVER_DATABASE_URL")
+    return ok(name, f"a signed callback through {base} was stored as event {sent.event}")
+
+
+def proxies(context: Context) -> Finding:
+    """Whether who sends is known by address: a sender must not be able to choose it.
+
+    A delivery to an instance that does not exist claims to come from elsewhere, by as many proxies
+    as may be trusted; it is counted under the address that the receiver believes.
+    """
+    name, base, hops = "proxies", context.settings.public_url, context.settings.trusted_proxies
+    if base is None:
+        return warn(name, "not tested", "set RECEIVER_PUBLIC_URL")
+    forged = f"198.18.{secrets.randbelow(256)}.{secrets.randbelow(256)}"  # nobody's, by RFC 2544
+    before = durability.refusals_of(context.database, forged)
+    headers = {"X-Forwarded-For": ", ".join([forged] * MAX_PROXIES)}
+    try:
+        httpx.post(f"{base}/callbacks/.doctor", headers=headers, timeout=TIMEOUT_SECONDS)
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return warn(name, "not tested: there was no answer", "see the check of the public URL")
+    if durability.refusals_of(context.database, forged) > before:
+        text = f"a sender can choose its address: {hops} proxies are trusted, but fewer are there"
+        return fail(name, text, "set RECEIVER_TRUSTED_PROXIES to how many proxies there are")
+    if not hops and urlsplit(base).scheme == "https":
+        text = "none is trusted, but one must be there to end TLS: all senders look like one"
+        return warn(name, text, "set RECEIVER_TRUSTED_PROXIES to how many proxies there are")
+    return ok(name, f"{hops} trusted, and a forged X-Forwarded-For was not believed")
+
+
+# --- the command
+
 CHECKS: dict[str, Check] = {
-    "database": machine.writable,
-    "durability": machine.durable,
-    "clock": machine.clocks,
-    "disk": machine.disk,
-    "keys": setup.keys,
-    "instances": setup.instances,
-    "public url": selftest.public_url,
-    "proxies": selftest.proxies,
+    "database": writable,
+    "durability": durable,
+    "clock": clocks,
+    "disk": disk,
+    "keys": keys,
+    "instances": instances,
+    "public url": public_url,
+    "proxies": proxies,
 }
-OFFLINE: dict[str, Check] = {"schedule": setup.schedule, "workers": setup.workers}
+OFFLINE: dict[str, Check] = {"schedule": schedule, "workers": workers}
 
 
 @click.command()
@@ -39,7 +369,7 @@ def doctor(json_: bool) -> None:
     settings = Settings.from_env(os.environ)
     database = Database(settings.database_url)
     try:
-        found = list(examine(Patient(settings, database, Vault(settings.encryption_keys))))
+        found = list(run_checks(Context(settings, database, Vault(settings.encryption_keys))))
     finally:
         database.close()
     text = "\n".join(map(_line, found))
@@ -47,25 +377,25 @@ def doctor(json_: bool) -> None:
     sys.exit(JOB_FAILED if any(finding.level == "fail" for finding in found) else OK)
 
 
-def examine(patient: Patient) -> Iterator[Finding]:
+def run_checks(context: Context) -> Iterator[Finding]:
     """Do every check, or without a database of this release, those that need none."""
-    first = _done("schema", machine.schema, patient)
+    first = _run("schema", schema, context)
     yield first
     checks = OFFLINE if first.level == "fail" else {**CHECKS, **OFFLINE}
     for name, check in checks.items():
-        yield _done(name, check, patient)
+        yield _run(name, check, context)
 
 
-def _done(name: str, check: Check, patient: Patient) -> Finding:
+def _run(name: str, check: Check, context: Context) -> Finding:
     try:
-        return check(patient)
+        return check(context)
     except StoreError as error:
         return fail(name, str(error), "see `The database is down` in docs/runbook.md")
 
 
 def _line(finding: Finding) -> str:
     advice = f"; {finding.advice}" if finding.advice else ""
-    return f"{finding.level:<5} {finding.check:<11} {finding.told}{advice}"
+    return f"{finding.level:<5} {finding.check:<11} {finding.message}{advice}"
 
 
 COMMANDS = (doctor,)

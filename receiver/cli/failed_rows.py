@@ -1,17 +1,21 @@
-"""Failed records: fetching them all, telling of them, and writing their rows to be mended."""
+"""Failed records: fetching them all, describing them, and writing their rows to be fixed."""
 
-import csv
+import codecs
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from receiver.cli.exits import USAGE, Failure
-from receiver.cli.output import plain
+import msgspec
+
+from receiver.cli.output import USAGE, Failure, explain, plain
 from receiver.cli.remote import Remote
 from receiver.jobs.record_errors import row_of
+from receiver.lib.records import UnclearDialect, json_lines, read_dialect, rows
 
 PAGE = 1000
+PIECE = 2**16
 FETCH_SECONDS = 15  # for which a receiver may be fetching errors of a job that has just ended
 PAUSE_SECONDS = 0.5
 
@@ -55,10 +59,10 @@ def describe_errors(failures: dict[str, Any]) -> str:
 
 
 def write_failed_rows(errors: list[Any], source: str, target: str) -> int:
-    """Write the rows of `source` (CSV) that failed, under its header, to `target`.
+    """Write the records of the file `source` that failed to `target`, as they stand there.
 
-    Gives how many. Raises Failure if the errors do not tell the rows, or if the file is not at hand
-    or lacks one of them.
+    CSV keeps its header. Gives how many. Raises Failure if the errors do not tell the rows, if the
+    file is not at hand or lacks one of them, or if its records cannot be told apart for certain.
     """
     numbers = {row for row in map(row_of, errors) if row is not None}
     if not numbers:
@@ -68,15 +72,40 @@ def write_failed_rows(errors: list[Any], source: str, target: str) -> int:
     if Path(target).exists() and Path(target).samefile(source):
         raise Failure(USAGE, "same_file", "the failed rows would overwrite the uploaded file")
     try:
-        with Path(source).open(encoding="utf-8-sig", newline="") as given:
-            rows = (row for row in csv.reader(given) if row)
-            header = next(rows, [])
-            failed = [row for number, row in enumerate(rows, 1) if number in numbers]
-        if len(failed) < len(numbers):
-            told = f"only {len(failed)} of {len(numbers)} failed rows are in {source}"
+        count, pieces = _failed(Path(source), numbers)
+        if count < len(numbers):
+            told = f"only {count} of {len(numbers)} failed rows are in {source}"
             raise Failure(USAGE, "other_upload", f"{told}: is it the file that was uploaded?")
-        with Path(target).open("w", encoding="utf-8", newline="") as mended:
-            csv.writer(mended, lineterminator="\n").writerows([header, *failed])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise Failure(USAGE, "unreadable_file", f"{source}: {type(error).__name__}") from None
-    return len(failed)
+        Path(target).write_bytes(b"".join(pieces))
+    except UnclearDialect as error:
+        message = f"{source}: which rows failed cannot be said for certain: {error}"
+        raise Failure(USAGE, "unclear_dialect", message) from None
+    except OSError as error:
+        raise explain(error) from None
+    return count
+
+
+def _failed(source: Path, numbers: set[int]) -> tuple[int, list[bytes]]:
+    """Return how many of the records with these numbers there are, and what to write of them."""
+    dialect = read_dialect(lambda: _pieces(source))
+    if dialect.kind == "json":
+        content = source.read_bytes().removeprefix(codecs.BOM_UTF8)
+        entries = msgspec.json.decode(content, type=list[msgspec.Raw])
+        kept = _numbered(map(bytes, entries), numbers)
+        return len(kept), [b"[", b",\n".join(kept), b"]\n"]
+    if dialect.kind == "jsonl":
+        kept = _numbered(json_lines(_pieces(source)), numbers)
+        return len(kept), kept
+    header, found = rows(_pieces(source))
+    kept = _numbered(found, numbers)
+    return len(kept), [header, *kept]
+
+
+def _numbered(records: Iterable[bytes], numbers: set[int]) -> list[bytes]:
+    return [record for number, record in enumerate(records, 1) if number in numbers]
+
+
+def _pieces(source: Path) -> Iterator[bytes]:
+    with source.open("rb") as file:
+        while piece := file.read(PIECE):
+            yield piece

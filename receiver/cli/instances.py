@@ -1,22 +1,42 @@
-"""Connector instances: `receiver instances`."""
+"""Who may send and who may ask: `instances`, `keys`, `tokens`."""
 
+import re
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import Any, TypedDict, get_args
 
 import click
+import structlog
 
-from receiver.cli.exits import USAGE, Failure
-from receiver.cli.output import as_json, show, table, timed
-from receiver.cli.secret_files import secret, secret_file
-from receiver.cli.serve import actor, opened, warn_of
-from receiver.instances import audit, registry
+from receiver.cli.output import (
+    USAGE,
+    Failure,
+    as_json,
+    confirm,
+    confirmed,
+    count,
+    plain,
+    show,
+    table,
+    timed,
+    warn,
+)
+from receiver.cli.remote import secret, secret_file
+from receiver.cli.serve import actor, opened
+from receiver.instances import audit, registry, tokens
 from receiver.instances import keys as signature_keys
 from receiver.instances.encryption import Vault
-from receiver.lib.clock import now_ms
-from receiver.settings import INSTANCE_NAME
+from receiver.lib.clock import iso, now_ms
+from receiver.openconnectors.notifications import MAX_TIME_MS
+from receiver.openconnectors.signatures import SHORT_KEY_BYTES
+from receiver.settings import INSTANCE_NAME, duration_ms
+
+# Not `cli:`, which tells the command line's users from tokens in the audit log.
+_TOKEN_NAME = re.compile(r"(?!cli:)[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,100}")
+
+log = structlog.get_logger()
 
 
-class _Given(TypedDict):
+class _VendorOptions(TypedDict):
     hub: str | None
     element_token: bytes | None
     user_secret: bytes | None
@@ -24,12 +44,18 @@ class _Given(TypedDict):
 
 
 def _vendors(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options for what the vendor is asked with."""
+    """Add the options for what the vendor is asked with."""
     options = (
-        click.option("--element-token-file", type=secret_file),
-        click.option("--user-secret-file", type=secret_file),
         click.option(
-            "--organization-secret-file", type=secret_file, help="Opens the vendor's queue."
+            "--element-token-file", type=secret_file, help="File of the vendor's element token."
+        ),
+        click.option(
+            "--user-secret-file", type=secret_file, help="File of the vendor's user secret."
+        ),
+        click.option(
+            "--organization-secret-file",
+            type=secret_file,
+            help="File of the vendor's organization secret, for its queue of notifications.",
         ),
         click.option("--hub", help="The vendor's hub of this instance, e.g. marketing."),
     )
@@ -38,12 +64,12 @@ def _vendors(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _given(
+def _vendor_options(
     hub: str | None,
     element_token_file: str | None,
     user_secret_file: str | None,
     organization_secret_file: str | None,
-) -> _Given:
+) -> _VendorOptions:
     return {
         "hub": hub,
         "element_token": _vendor_secret(element_token_file),
@@ -53,20 +79,24 @@ def _given(
 
 
 def _vendor_secret(path: str | None) -> bytes | None:
-    found = secret(path)
-    if found == b"":
-        raise Failure(USAGE, "empty_file", f"{path}: there is no secret in it")
-    return found
+    content = secret(path)
+    if content == b"":
+        raise Failure(USAGE, "empty_file", f"{path}: the file is empty, there is no secret in it")
+    return content
 
 
 @click.group()
 def instances() -> None:
-    """Connector instances whose callbacks are received."""
+    """Add, change, list and remove connector instances, whose callbacks are received."""
 
 
 @instances.command("add")
 @click.argument("name")
-@click.option("--signature-key-file", type=secret_file, help="event.notification.signature.key")
+@click.option(
+    "--signature-key-file",
+    type=secret_file,
+    help="File of the vendor's event.notification.signature.key; `-` reads standard input.",
+)
 @_vendors
 @as_json
 def add_instance(
@@ -74,14 +104,14 @@ def add_instance(
 ) -> None:
     """Add an instance; its callback URL is /callbacks/NAME."""
     if not INSTANCE_NAME.fullmatch(name):
-        raise click.UsageError("a name is 1 to 64 of A-Z, a-z, 0-9, _ and -")
-    key, given = secret(signature_key_file), _given(**vendors)
-    with opened() as (settings, database):
+        raise click.UsageError(f"{plain(name)}: a name is 1 to 64 of A-Z, a-z, 0-9, _ and -")
+    key, options = secret(signature_key_file), _vendor_options(**vendors)
+    with opened(makes_file=True) as (settings, database):
         vault = Vault(settings.encryption_keys)
         key_id = None
         now, who = now_ms(), actor()
         with database.write() as session:
-            registry.add_instance(session, vault, name, now, **given)
+            registry.add_instance(session, vault, name, now, **options)
             if key is not None:
                 key_id = signature_keys.add_key(session, vault, name, key, now)
                 warn_of(key, signature_keys.shared_with(session, vault, name, key))
@@ -91,6 +121,11 @@ def add_instance(
                 audit.note(session, at=now, actor=who, action="key.add", subject=place)
         base = settings.public_url or "https://<your host>"
     url = f"{base}/callbacks/{name}"
+    if key is None:
+        warn(
+            f"{name} has no signature key, so its callbacks are rejected until"
+            f" `receiver keys add {name} --file FILE`"
+        )
     content = {"name": name, "key": key_id, "callback_url": url}
     show(content, f"{name} added; register this callback URL at the vendor: {url}", json_)
 
@@ -99,16 +134,18 @@ def add_instance(
 @click.argument("name")
 @_vendors
 def set_instance(name: str, **vendors: str | None) -> None:
-    """Give an instance its vendor secrets or hub, or new ones; what is not named stays.
+    """Set or replace an instance's vendor secrets or hub; what is not named stays.
 
     Signature keys are changed with `receiver keys`.
     """
-    given = _given(**vendors)
-    named = ", ".join(what.replace("_", " ") for what, value in given.items() if value is not None)
+    options = _vendor_options(**vendors)
+    named = ", ".join(
+        what.replace("_", " ") for what, value in options.items() if value is not None
+    )
     if not named:
-        raise click.UsageError("name what to set")
+        raise click.UsageError("nothing to set: name an option, such as --hub")
     with opened() as (settings, database), database.write() as session:
-        registry.change_instance(session, Vault(settings.encryption_keys), name, **given)
+        registry.change_instance(session, Vault(settings.encryption_keys), name, **options)
         note = {"actor": actor(), "action": "instance.set", "subject": name, "detail": named}
         audit.note(session, at=now_ms(), **note)
     click.echo(f"{name}: {named} set")
@@ -126,12 +163,151 @@ def list_instances(json_: bool) -> None:
 
 @instances.command("remove")
 @click.argument("name")
-def remove_instance(name: str) -> None:
-    """Forget an instance and its keys; its events and jobs stay."""
+@confirmed
+def remove_instance(name: str, yes: bool) -> None:
+    """Remove an instance and its keys; its events and jobs stay.
+
+    Asks on a terminal; elsewhere --yes is needed.
+    """
+    confirm(f"Remove {plain(name)} and its keys? Its callbacks are rejected then.", yes=yes)
     with opened() as (_, database), database.write() as session:
         registry.remove_instance(session, name)
         audit.note(session, at=now_ms(), actor=actor(), action="instance.remove", subject=name)
     click.echo(f"{name} removed")
 
 
-COMMANDS = (instances,)
+@click.group()
+def keys() -> None:
+    """Add, list and retire signature keys of an instance; all that are not retired are accepted."""
+
+
+@keys.command("add")
+@click.argument("instance")
+@click.option(
+    "--file",
+    "path",
+    required=True,
+    type=secret_file,
+    help="File of the key; `-` reads standard input.",
+)
+@as_json
+def add_key(instance: str, path: str, json_: bool) -> None:
+    """Add a signature key; a running receiver accepts it from its next request on."""
+    key = secret(path) or b""
+    with opened(makes_file=True) as (settings, database), database.write() as session:
+        vault = Vault(settings.encryption_keys)
+        now = now_ms()
+        key_id = signature_keys.add_key(session, vault, instance, key, now)
+        warn_of(key, signature_keys.shared_with(session, vault, instance, key))
+        place = f"{instance}/{key_id}"
+        audit.note(session, at=now, actor=actor(), action="key.add", subject=place)
+    show({"id": key_id, "instance": instance}, key_id, json_)
+
+
+@keys.command("list")
+@click.argument("instance", required=False)
+@as_json
+def list_keys(instance: str | None, json_: bool) -> None:
+    """List signature keys by their ids, never their secrets, and when each matched last.
+
+    That is noted once a minute at most, and test callbacks count. `receiver events` shows the key
+    of each callback.
+    """
+    with opened() as (_, database), database.read() as session:
+        rows = timed(signature_keys.list_keys(session, instance))
+    text = table(rows, ("id", "instance", "created_at", "last_used_at", "retired_at"))
+    show({"keys": rows}, text, json_)
+
+
+@keys.command("retire")
+@click.argument("key", nargs=-1, required=True, metavar="[INSTANCE] KEY")
+def retire_key(key: tuple[str, ...]) -> None:
+    """Retire a signature key; a running receiver rejects it from its next request on."""
+    *named, key_id = key
+    if len(named) > 1:
+        raise click.UsageError("name one key, with or without its instance")
+    instance = named[0] if named else None
+    with opened() as (_, database), database.write() as session:
+        now = now_ms()
+        signature_keys.retire_key(session, key_id, instance, now)
+        audit.note(session, at=now, actor=actor(), action="key.retire", subject=key_id)
+    click.echo(f"{key_id} retired")
+
+
+@click.group("tokens")
+def tokens_() -> None:
+    """Create, list and revoke API tokens; only their hashes are stored."""
+
+
+@tokens_.command("create")
+@click.argument("name")
+@click.option(
+    "--scope",
+    required=True,
+    type=click.Choice(get_args(tokens.Scope)),
+    help="`read` tokens can view; `operate` tokens can also make changes.",
+)
+@click.option("--instance", "only", multiple=True, help="For this instance only; repeatable.")
+@click.option("--expires", metavar="DURATION", help="E.g. 90d; without it, never.")
+@as_json
+def create_token(
+    name: str, scope: tokens.Scope, only: tuple[str, ...], expires: str | None, json_: bool
+) -> None:
+    """Create a token and print it: alone, and this once."""
+    now = now_ms()
+    if not _TOKEN_NAME.fullmatch(name):
+        raise click.UsageError(
+            f"{plain(name)}: a name is 1 to 100 printable characters and does not begin with `cli:`"
+        )
+    try:
+        expires_at = None if expires is None else now + duration_ms(expires)
+    except ValueError as error:
+        raise click.UsageError(f"--expires {expires}: {error}") from None
+    if expires_at is not None and expires_at > MAX_TIME_MS:
+        raise click.UsageError(f"--expires {expires}: is beyond the year 9999")
+    with opened(makes_file=True) as (_, database), database.write() as session:
+        token = tokens.create_token(session, name, scope, now, only=only, expires_at=expires_at)
+        reach = (
+            f"{scope}; {', '.join(only) or 'all instances'}; until {iso(expires_at) or 'revoked'}"
+        )
+        audit.note(
+            session, at=now, actor=actor(), action="token.create", subject=name, detail=reach
+        )
+    log.info("a token was created", name=name, scope=scope, by=actor())
+    content = {"token": token, "name": name, "scope": scope, "expires_at": iso(expires_at)}
+    show(content, token, json_)
+
+
+@tokens_.command("list")
+@as_json
+def list_tokens(json_: bool) -> None:
+    """List tokens by name, never the tokens themselves."""
+    with opened() as (_, database), database.read() as session:
+        rows = timed(tokens.tokens(session))
+    columns = ("id", "name", "scope", "instances", "created_at", "expires_at", "revoked_at")
+    show({"tokens": rows}, table(rows, columns), json_)
+
+
+@tokens_.command("revoke")
+@click.argument("token", metavar="ID_OR_NAME")
+def revoke_token(token: str) -> None:
+    """Revoke a token, or all tokens of a name."""
+    with opened() as (_, database), database.write() as session:
+        now = now_ms()
+        ended = tokens.revoke_token(session, token, now)
+        audit.note(session, at=now, actor=actor(), action="token.revoke", subject=token)
+    log.info("a token was revoked", token=token, ended=ended, by=actor())
+    click.echo(f"{count(ended, 'token')} revoked")
+
+
+def warn_of(key: bytes, others: list[str]) -> None:
+    """Warn of what is weak about a key; `others` are the instances that share it."""
+    if len(key) < SHORT_KEY_BYTES:
+        length = count(len(key), "byte")
+        warn(f"the signature key is {length} long; at least {SHORT_KEY_BYTES} are recommended")
+    if others:
+        have = "has" if len(others) == 1 else "have"
+        warn(f"{', '.join(others)} {have} the same key: bodies can be replayed across them")
+
+
+COMMANDS = (instances, keys, tokens_)

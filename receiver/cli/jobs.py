@@ -3,31 +3,59 @@
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, get_args
 from urllib.parse import quote
 
 import click
 
-from receiver.cli.exits import STILL_RUNNING, UNREACHABLE, USAGE, Failure, of_outcome
 from receiver.cli.failed_rows import describe_errors, known_errors, write_failed_rows
-from receiver.cli.output import as_json, plain, show, table
+from receiver.cli.output import (
+    STILL_RUNNING,
+    UNREACHABLE,
+    USAGE,
+    Failure,
+    as_json,
+    count,
+    of_outcome,
+    plain,
+    show,
+    table,
+)
 from receiver.cli.remote import Remote, asks_a_receiver, checked
-from receiver.jobs.job import is_ending
+from receiver.errors import SignatureError
+from receiver.jobs.job import UNDER_WAY, Outcome
+from receiver.openconnectors.notifications import Kind
 
-LONGEST_WAIT_SECONDS = 60  # the API holds an answer no longer
+T = TypeVar("T")
+
+MAX_WAIT_SECONDS = 60  # the API holds an answer no longer
 PAUSE_SECONDS = 1.0  # where the receiver has no place left to wait at
+
+_instances = click.option("--instance", multiple=True, help="Only of this instance; repeatable.")
+
+
+def _paged(command: Callable[..., T]) -> Callable[..., T]:
+    """Add the options that every list has."""
+    limit = click.option(
+        "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many."
+    )
+    cursor = click.option("--cursor", help="`next` of the page before.")
+    return limit(cursor(as_json(asks_a_receiver(command))))
 
 
 @click.command()
-@click.option("--instance", multiple=True)
-@click.option("--status", multiple=True, help="The vendor's word, as it came.")
-@click.option("--outcome", multiple=True)
-@click.option("--object", multiple=True)
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
-@click.option("--cursor", help="`next` of the page before.")
-@as_json
-@asks_a_receiver
+@_instances
+@click.option("--status", multiple=True, help="Only of this status, as the vendor writes it.")
+@click.option(
+    "--outcome",
+    multiple=True,
+    type=click.Choice(get_args(Outcome)),
+    help="Only of this outcome; repeatable.",
+)
+@click.option("--object", multiple=True, help="Only of this object, e.g. contact; repeatable.")
+@_paged
 def jobs(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
     """List jobs, newest change first."""
     page = remote.page("/jobs", "jobs", **filters)
@@ -39,11 +67,13 @@ def jobs(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
 @click.command()
 @click.argument("job_id", metavar="ID")
 @click.option("--instance", help="Needed where several instances have a job of that id.")
-@click.option("--wait", type=click.IntRange(0), default=0, help="Seconds to wait for its end.")
-@click.option("--timeline", is_flag=True, help="Tell what each callback and poll changed.")
-@click.option("--errors", is_flag=True, help="Tell which records failed and why.")
 @click.option(
-    "--failed-rows", type=click.Path(dir_okay=False), help="Write those rows to this CSV."
+    "--wait", type=click.IntRange(0), default=0, help="Seconds to wait until it has ended."
+)
+@click.option("--timeline", is_flag=True, help="Show what each callback and poll changed.")
+@click.option("--errors", is_flag=True, help="Show which records failed and why.")
+@click.option(
+    "--failed-rows", type=click.Path(dir_okay=False), help="Write those rows to this file."
 )
 @click.option(
     "--upload",
@@ -63,40 +93,42 @@ def job(
     upload: str | None,
     json_: bool,
 ) -> None:
-    """Tell what became of a job.
+    """Show what became of a job.
 
     Exit codes: 0 succeeded, 1 failed or cancelled, 3 ended with failed records, 4 still running;
     2 no such job, 5 no valid token, 6 no answer.
     """
-    found = wait_for(remote, job_id, instance, wait)
-    content, text = dict(found), describe(found)
+    record = wait_for(remote, job_id, instance, wait)
+    content, text = dict(record), describe(record)
     if timeline:
         path = f"/jobs/{_quoted(job_id)}/events"
-        entries = remote.page(path, "timeline", instance=found["instance"])["timeline"]
+        entries = remote.page(path, "timeline", instance=record["instance"])["timeline"]
         content["timeline"] = entries
         text += "\n\n" + table(entries, ("at", "source", "status", "changed", "note"))
     if errors or failed_rows:
-        failures = known_errors(remote, found, wait)
+        failures = known_errors(remote, record, wait)
         content |= failures
         text += "\n\n" + describe_errors(failures)
         if failed_rows:
-            known, source = failures["errors"], upload or Path(found["file"] or "").name
-            count = write_failed_rows(known, source, failed_rows) if known else 0
-            content["failed_rows"] = count
-            told = f"{count} rows written to {failed_rows}"
-            text += f"\n\n{told if known else f'{failed_rows} is not written'}"
+            errors_, source = failures["errors"], upload or Path(record["file"] or "").name
+            written = write_failed_rows(errors_, source, failed_rows) if errors_ else 0
+            content["failed_rows"] = written
+            done = f"{count(written, 'row')} written to {failed_rows}"
+            text += f"\n\n{done if errors_ else f'{failed_rows} is not written'}"
     show(content, text, json_)
-    leave(found, wait)
+    leave(record, wait)
 
 
 @click.command()
-@click.option("--instance", multiple=True)
-@click.option("--kind", multiple=True)
-@click.option("--job", multiple=True)
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
-@click.option("--cursor", help="`next` of the page before.")
-@as_json
-@asks_a_receiver
+@_instances
+@click.option(
+    "--kind",
+    multiple=True,
+    type=click.Choice(get_args(Kind)),
+    help="Only of this kind; repeatable.",
+)
+@click.option("--job", multiple=True, help="Only of the job with this id; repeatable.")
+@_paged
 def events(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
     """List verified callbacks, newest first."""
     page = remote.page("/events", "events", **filters)
@@ -105,19 +137,22 @@ def events(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
 
 
 @click.command()
-@click.option("--instance", multiple=True)
-@click.option("--reason", multiple=True)
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
-@click.option("--cursor", help="`next` of the page before.")
+@_instances
+@click.option(
+    "--reason",
+    multiple=True,
+    type=click.Choice([error.reason for error in SignatureError.__subclasses__()]),
+    help="Only rejected for this; repeatable.",
+)
 @click.option(
     "--verify-again", is_flag=True, help="Have them verified with the keys there are now."
 )
-@as_json
-@asks_a_receiver
+@_paged
 def rejections(remote: Remote, json_: bool, verify_again: bool, **filters: Any) -> None:  # noqa: ANN401
-    """List deliveries that were refused for their signature, newest first.
+    """List deliveries that were rejected for their signature, newest first.
 
-    With --verify-again, those whose signature is right by now enter as events; the others stay.
+    With --verify-again, those whose signature is right by now are stored as events; the others
+    stay.
     """
     if verify_again:
         if filters["reason"] or filters["cursor"]:
@@ -125,7 +160,7 @@ def rejections(remote: Remote, json_: bool, verify_again: bool, **filters: Any) 
         done = checked(
             remote.post("/rejections/verify-again", instance=filters["instance"]), "verified"
         )
-        show(done, f"{done['verified']} of {done['looked']} are verified and entered", json_)
+        show(done, f"{done['verified']} of {done['looked']} are verified and stored", json_)
         return
     page = remote.page("/rejections", "rejections", **filters)
     columns = ("id", "at", "instance", "reason", "peer", "size")
@@ -136,50 +171,59 @@ def wait_for(remote: Remote, job_id: str, instance: str | None, seconds: float) 
     """Ask for a job until it has ended, or until the seconds are over.
 
     A receiver that cannot be reached is asked again while there is time: it may be restarting.
-    Raises Failure if nobody knows the job by then.
+    Raises Failure if there is no such job by then.
     """
     if not job_id:
-        raise click.UsageError("a job's id is not empty")
+        raise click.UsageError("the job's id is empty")
     deadline = time.monotonic() + seconds
+    hold, said, is_first = 0, "", True  # the first answer comes at once: a wait for nothing shows
     while True:
-        asked = time.monotonic()
-        left = max(0, deadline - asked)
+        began = time.monotonic()
         failure: Failure | None = None
         try:
-            job = _ask(remote, job_id, instance, min(LONGEST_WAIT_SECONDS, int(left)))
-            if is_ending(job["status"]) or not left:
+            job = _ask(remote, job_id, instance, hold)
+            if job["outcome"] not in UNDER_WAY:
                 return job
         except Failure as error:
             if error.exit_code != UNREACHABLE and error.code != "not_found":
                 raise
             failure = error
-        if time.monotonic() >= deadline:
+        left = deadline - time.monotonic()
+        if left <= 0:
             if failure is not None:
                 raise failure
             return job
-        time.sleep(max(0, min(PAUSE_SECONDS - (time.monotonic() - asked), left)))
+        if failure is not None and failure.code != said:
+            said = failure.code
+            missing = f"no job {job_id} yet" if said == "not_found" else failure.message
+            click.echo(f"{plain(missing)}; waiting", err=True)
+        if not is_first or (failure is not None and failure.exit_code == UNREACHABLE):
+            time.sleep(max(0, min(PAUSE_SECONDS - (time.monotonic() - began), left)))
+        hold, is_first = min(MAX_WAIT_SECONDS, max(0, int(deadline - time.monotonic()))), False
 
 
 def _ask(remote: Remote, job_id: str, instance: str | None, hold: int) -> dict[str, Any]:
     path = f"/jobs/{_quoted(job_id)}"
     answer = remote.get(path, patience=hold, instance=instance, wait=hold)
     if answer.status_code == 404:  # noqa: PLR2004
-        raise Failure(USAGE, "not_found", f"no job {job_id} is known to this receiver")
+        place = "" if instance is None else f" of {instance}"
+        text = f"there is no job {job_id}{place}: `receiver jobs` lists them"
+        raise Failure(USAGE, "not_found", plain(text))
     return checked(answer, "id", "instance", "status", "outcome", "records")
 
 
 def leave(job: dict[str, Any], waited: int) -> NoReturn:
-    """Exit as the outcome says; where the wait was over, tell how to go on waiting."""
+    """Exit as the outcome says; where the wait was over, say how to go on waiting."""
     code = of_outcome(job["outcome"])
     if code == STILL_RUNNING and waited:
         again = ["receiver", "job", job["id"], "--instance", job["instance"], "--wait", str(waited)]
-        click.echo(f"still under way; go on waiting with: {shlex.join(again)}", err=True)
+        click.echo(f"still in progress; go on waiting with: {shlex.join(again)}", err=True)
     sys.exit(code)
 
 
 def describe(job: dict[str, Any]) -> str:
-    """Tell of a job in a few lines."""
-    records = ", ".join(f"{plain(count)} {name}" for name, count in job["records"].items())
+    """Describe a job in a few lines."""
+    records = ", ".join(f"{plain(number)} {name}" for name, number in job["records"].items())
     lines = [
         f"job {plain(job['id'])} of {job['instance']}: {job['outcome']} ({plain(job['status'])})",
         f"  records          {records}",
@@ -192,7 +236,7 @@ def describe(job: dict[str, Any]) -> str:
     if job["files_expire_at"]:
         lines.append(f"  fetch files by   {job['files_expire_at']} (assumed)")
     if job["conflict"]:
-        lines.append("  conflict         two different endings were told")
+        lines.append("  conflict         two different endings were reported")
     return "\n".join(lines)
 
 

@@ -1,81 +1,211 @@
-"""Commands that make the database forget: prune, erase."""
+"""Looking after the database: `reconcile`, `prune`, `erase`, `watch`, `alarms`, `audit`."""
 
+import json
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
 
 import click
 
-from receiver.cli.exits import USAGE, Failure
-from receiver.cli.output import as_json, show
+from receiver.alarms import channels
+from receiver.alarms.conditions import kind_of
+from receiver.alarms.watcher import PERIOD_SECONDS, Watcher, list_alarms
+from receiver.callbacks.intake import Intake
+from receiver.cli.output import (
+    JOB_FAILED,
+    OK,
+    UNREACHABLE,
+    USAGE,
+    Failure,
+    as_json,
+    confirm,
+    confirmed,
+    count,
+    is_plain_terminal,
+    plain,
+    show,
+    table,
+    timed,
+    warn,
+)
 from receiver.cli.serve import actor, opened
+from receiver.database.alarm_models import Alarm
 from receiver.database.engine import Database, database_time
 from receiver.database.retention import Retention
 from receiver.errors import StoreError
-from receiver.instances import audit
+from receiver.instances import audit as audit_log
+from receiver.instances.encryption import Vault
+from receiver.instances.keys import Keys
 from receiver.jobs.erasure import erase as erase_job
 from receiver.jobs.queries import find_jobs
-from receiver.lib.clock import now_ms
-from receiver.settings import INSTANCE_NAME, duration_ms
+from receiver.lib.clock import iso, now_ms
+from receiver.lib.safe_http import SafeClient
+from receiver.openconnectors.client import Upstream
+from receiver.outbound.mail import Mailer
+from receiver.outbound.sender import Sender
+from receiver.reconcile.reconciler import Reconciler, Report
+from receiver.settings import INSTANCE_NAME, Settings, duration_ms
+
+_ALARM = ("kind", "subject", "count", "detail", "raised_at", "last_seen_at", "cleared_at")
+_EVERY = click.IntRange(1, 86_400)
+_ENTRY = ("id", "at", "actor", "action", "subject", "detail", "request")
+# What is deleted, as a noun for one of it.
+_NOUNS = {
+    "bodies": "body",
+    "errors": "failed record",
+    "outbound": "outgoing delivery",
+    "rejections": "rejected delivery",
+    "counts": "rejection count",
+    "addresses": "sender address",
+    "timeline": "timeline entry",
+}
 
 
 @click.command()
-@click.option("--older-than", metavar="DURATION", help="Instead of both settings, e.g. 90d.")
-@click.option("--dry-run", is_flag=True, help="Only count what would go.")
+@click.option("--all", "everything", is_flag=True, help="Ask for every job in progress.")
+@click.option("--every", type=_EVERY, metavar="SECONDS", help="Repeat, with this pause.")
+@click.option("--redeliver", is_flag=True, help="Have the vendor send what it holds back for us.")
+@click.option(
+    "--fetch-results",
+    type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
+    metavar="DIR",
+    help="Save the files of finished downloads before the vendor deletes them.",
+)
 @as_json
-def prune(older_than: str | None, dry_run: bool, json_: bool) -> None:
+def reconcile(
+    everything: bool,
+    every: int | None,
+    redeliver: bool,
+    fetch_results: Path | None,
+    json_: bool,
+) -> None:
+    """Ask the vendor for jobs whose callback is overdue, and fetch failed records.
+
+    May run on every node at once. Exit code 6 if the vendor failed for an instance.
+    """
+    with opened() as (settings, database):
+        keys = Keys(Vault(settings.encryption_keys), settings.default_keys)
+        intake = Intake(settings, database, keys, now_ms)
+        vendor = Upstream(settings.vendor_url)
+        reconciler = Reconciler(settings, database, intake, vendor, actor=actor())
+        try:
+            while True:
+                try:
+                    done = reconciler.one_pass(
+                        everything=everything, redeliver=redeliver, results=fetch_results
+                    )
+                    show(asdict(done), _describe(done), json_)
+                except StoreError as error:
+                    if every is None:
+                        raise
+                    warn(str(error))
+                if every is None:
+                    break
+                time.sleep(every)
+        finally:
+            vendor.close()
+            intake.writer.close()
+    sys.exit(UNREACHABLE if done.blocked else OK)
+
+
+def _describe(done: Report) -> str:
+    found, errors = count(done.found, "new job"), count(done.errors, "failed record")
+    checked = f"checked {count(done.asked, 'job')}: {done.ended} finished"
+    lines = [f"{checked}; {found} discovered; {errors} fetched"]
+    if done.queued:
+        sent = f", {done.redelivered} sent again" if done.redelivered else ""
+        lines.append(f"the vendor holds back {count(done.queued, 'delivery')}{sent}")
+    if done.results:
+        lines.append(f"{count(done.results, 'result file')} saved")
+    lines += [
+        f"not saved: job {plain(one['job'])} of {one['instance']}: {plain(one['why'])}"
+        for one in done.unsaved
+    ]
+    lines += [f"the vendor failed for {name}: it is asked again later" for name in done.blocked]
+    lines += [
+        f"upload with unknown result: {plain(one['file'])}, sent for {one['instance']} at"
+        f" {one['at']}; look at the vendor's job list before sending it again"
+        for one in done.unclear
+    ]
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option(
+    "--older-than",
+    metavar="DURATION",
+    help="Instead of RECEIVER_KEEP_BODIES and RECEIVER_KEEP_EVENTS, e.g. 90d.",
+)
+@click.option("--dry-run", is_flag=True, help="Only count what would be deleted.")
+@confirmed
+@as_json
+def prune(older_than: str | None, dry_run: bool, yes: bool, json_: bool) -> None:
     """Delete what is older than RECEIVER_KEEP_BODIES and RECEIVER_KEEP_EVENTS; outcomes stay.
 
     Hashes stay too: a callback that comes again is still a duplicate. A running receiver does this
-    each hour by itself; both may run at once, and what was interrupted goes on where it stood.
+    each hour by itself; both may run at once, and what was interrupted goes on where it stood. Asks
+    on a terminal; elsewhere --yes is needed for less time than those settings say.
     """
     try:
-        age = duration_ms(older_than) if older_than else None
+        age = duration_ms(older_than) if older_than is not None else None
     except ValueError as error:
-        raise click.UsageError(f"--older-than {error}") from None
+        raise click.UsageError(f"--older-than {older_than}: {error}") from None
     with opened() as (settings, database):
         retention = Retention(settings, database, now_ms, actor=actor())
         if dry_run:
-            show(would := retention.due(age), _told(would, "would go"), json_)
+            due = retention.due(age)
+            show(due, f"{_counts(due)} would be deleted", json_)
             return
-        gone: dict[str, int] = {}
+        limit = older_than or "RECEIVER_KEEP_BODIES and RECEIVER_KEEP_EVENTS"
+        question = f"Delete what is older than {limit}?"
+        confirm(question, yes=yes, needed=_is_shorter(age, settings))
+        deleted: dict[str, int] = {}
         progress = _Progress()
         for kind, rows in retention.passing(age):
-            gone[kind] = gone.get(kind, 0) + rows
-            progress.tell(kind, gone[kind])
+            deleted[kind] = deleted.get(kind, 0) + rows
+            progress.show(kind, deleted[kind])
         progress.end()
-    show(gone, _told(gone, "deleted"), json_)
+    show(deleted, f"{_counts(deleted)} deleted", json_)
+
+
+def _is_shorter(age: int | None, settings: Settings) -> bool:
+    return age is not None and age < max(settings.keep_bodies, settings.keep_events)
 
 
 @click.command()
-@click.option("--job", "job_id", required=True, metavar="ID")
+@click.option("--job", "job_id", required=True, metavar="ID", help="The job's id.")
 @click.option("--instance", help="Needed where several instances have that id.")
+@confirmed
 @as_json
-def erase(job_id: str, instance: str | None, json_: bool) -> None:
+def erase(job_id: str, instance: str | None, yes: bool, json_: bool) -> None:
     """Erase what may be about people from a job, for good; its outcome and counts stay.
 
-    Bodies, failed records, message, file name, callback payload and what its client was told go. A
-    callback or poll that comes later does not bring them back.
+    Bodies, failed records, message, file name, callback payload and what its client was sent go. A
+    callback or poll that comes later does not bring them back. Asks on a terminal; elsewhere --yes
+    is needed.
     """
     with opened() as (_, database):
         name = _instance_of(database, job_id, instance)
+        confirm(f"Erase what may be about people from job {job_id} of {name}, for good?", yes=yes)
         with database.write() as session:
-            gone = erase_job(session, job_id, name, database_time(session, now_ms))
-            if gone is not None:
-                subject, detail = f"{name}/{job_id}", _told(gone, "erased")
-                audit.note(
+            erased = erase_job(session, job_id, name, database_time(session, now_ms))
+            if erased is not None:
+                audit_log.note(
                     session,
                     at=now_ms(),
                     actor=actor(),
                     action="erase",
-                    subject=subject,
-                    detail=detail,
+                    subject=f"{name}/{job_id}",
+                    detail=f"{_counts(erased)} erased",
                 )
-        if gone is None:
-            raise Failure(USAGE, "not_found", f"no job {job_id} is known")
+        if erased is None:
+            raise _no_job(job_id)
         if not _is_log_empty(database):
-            click.echo("the database's log may hold it until it is overwritten", err=True)
-    show({"job": job_id, "instance": name, **gone}, _told(gone, "erased"), json_)
+            warn("the database's log may still hold it until it is overwritten")
+    show({"job": job_id, "instance": name, **erased}, f"{_counts(erased)} erased", json_)
 
 
 def _is_log_empty(database: Database) -> bool:
@@ -87,14 +217,19 @@ def _is_log_empty(database: Database) -> bool:
 
 def _instance_of(database: Database, job_id: str, instance: str | None) -> str:
     if "\0" in job_id or (instance is not None and not INSTANCE_NAME.fullmatch(instance)):
-        raise Failure(USAGE, "not_found", "no such job is known")
+        raise _no_job(job_id)
     rows = find_jobs(database, job_id, instance)
     if not rows:
-        raise Failure(USAGE, "not_found", f"no job {job_id} is known")
+        raise _no_job(job_id)
     if len(rows) > 1:
         names = ", ".join(sorted(row.instance for row in rows))
-        raise Failure(USAGE, "ambiguous_job", f"job {job_id} is known to {names}: --instance?")
+        text = f"job {job_id} exists in {names}: name one with --instance"
+        raise Failure(USAGE, "ambiguous_job", text)
     return rows[0].instance
+
+
+def _no_job(job_id: str) -> Failure:
+    return Failure(USAGE, "not_found", f"there is no job {plain(job_id)}")
 
 
 class _Progress:
@@ -102,19 +237,121 @@ class _Progress:
 
     def __init__(self) -> None:
         self._shown_at = 0.0
+        self._is_wanted = sys.stderr.isatty() and not is_plain_terminal()
 
-    def tell(self, kind: str, rows: int) -> None:
-        if sys.stderr.isatty() and time.monotonic() - self._shown_at > 0.2:  # noqa: PLR2004
+    def show(self, kind: str, rows: int) -> None:
+        if self._is_wanted and time.monotonic() - self._shown_at > 0.2:  # noqa: PLR2004
             self._shown_at = time.monotonic()
-            click.echo(f"\r\x1b[K{rows:,} {kind}", err=True, nl=False)
+            click.echo(f"\r\x1b[K{_noun(kind, rows)}", err=True, nl=False)
 
     def end(self) -> None:
         if self._shown_at:
             click.echo("\r\x1b[K", err=True, nl=False)
 
 
-def _told(gone: Mapping[str, int], what: str) -> str:
-    return ", ".join(f"{count} {name}" for name, count in gone.items()) + f" {what}"
+def _counts(rows: Mapping[str, int]) -> str:
+    return ", ".join(_noun(kind, number) for kind, number in rows.items() if number) or "nothing"
 
 
-COMMANDS = (prune, erase)
+def _noun(kind: str, number: int) -> str:
+    return count(number, _NOUNS.get(kind, kind.removesuffix("s")))
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Check once, even if another node does the checks.")
+@click.option(
+    "--every",
+    type=_EVERY,
+    default=PERIOD_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="The pause between two checks.",
+)
+def watch(once: bool, every: int) -> None:
+    """Check for alarms, and report them to RECEIVER_ALARM_URL and RECEIVER_ALARM_MAIL_TO.
+
+    May run on every node at once: one of them does the checks. `serve` does the same by itself as
+    soon as one of those is set. Exit code 6 if --once could not deliver a report.
+    """
+    with opened() as (settings, database):
+        if not channels.has_channel(settings):
+            warn("no alarm destination is configured; see `receiver alarms`")
+        signers = {"alarm": channels.signer(settings)}
+        http, mailer = SafeClient(settings.forward_allow), Mailer(settings)
+        sender = Sender(database, http, mailer, signers, now_ms)
+        watcher = Watcher(settings, database, sender.send, now_ms, period=every)
+        delivered = True
+        try:
+            while True:
+                try:
+                    watcher.look(force=once)
+                    delivered = sender.drain()
+                except StoreError as error:
+                    if once:
+                        raise
+                    warn(str(error))
+                if once:
+                    break
+                time.sleep(every)
+        finally:
+            with suppress(StoreError):
+                watcher.release()
+    sys.exit(OK if delivered else UNREACHABLE)
+
+
+@click.command()
+@click.option("--open", "only_open", is_flag=True, help="Leave out those that are resolved.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many."
+)
+@as_json
+def alarms(only_open: bool, limit: int, json_: bool) -> None:
+    """List alarms, newest first; those that are resolved have a time when they were."""
+    with opened() as (_, database), database.read() as session:
+        listed = list_alarms(session, None, only_open=only_open, limit=limit)
+        rows = timed(list(map(_alarm, listed)))
+    show({"alarms": rows}, table(rows, ("severity", *_ALARM)), json_)
+
+
+def _alarm(alarm: Alarm) -> dict[str, object]:
+    kind = kind_of(alarm.kind)
+    shown = {name: getattr(alarm, name) for name in (*_ALARM, "notified_at")}
+    texts = {"title": kind.title, "meaning": kind.meaning, "action": kind.action}
+    examples = json.loads(alarm.examples)
+    return {"severity": kind.severity, **shown, **texts, "examples": examples}
+
+
+@click.command()
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="How many."
+)
+@click.option(
+    "--verify", is_flag=True, help="Check the chain instead; exit code 1 if it is broken."
+)
+@as_json
+def audit(limit: int, verify: bool, json_: bool) -> None:
+    """List who did what, newest first.
+
+    Note the last hash elsewhere from time to time: only that shows a chain rewritten as a whole.
+    """
+    with opened() as (_, database), database.read() as session:
+        faults = list(audit_log.faults(session)) if verify else []
+        rows = [
+            {
+                **{name: getattr(entry, name) for name in _ENTRY},
+                "at": iso(entry.at),
+                "hash": entry.hash.hex(),
+            }
+            for entry in audit_log.entries(session, 1 if verify else limit)
+        ]
+    if not verify:
+        show({"entries": rows}, table(rows, _ENTRY), json_)
+        return
+    number, digest = (rows[0]["id"], rows[0]["hash"]) if rows else (0, None)
+    valid = f"{number} entries, nothing was changed; the last hash is {digest}"
+    content = {"valid": not faults, "faults": faults, "entries": number, "hash": digest}
+    show(content, "\n".join(faults) or valid, json_)
+    sys.exit(JOB_FAILED if faults else OK)
+
+
+COMMANDS = (reconcile, prune, erase, watch, alarms, audit)

@@ -1,15 +1,142 @@
-"""How answers are printed: JSON for scripts, columns for people."""
+"""What a command prints: JSON for scripts, columns for people, and errors as one line and a code.
+
+The exit codes are the same for every command; a script tells from them what to do next.
+"""
 
 import json
+import os
+import sys
+import traceback
 import unicodedata
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
+from receiver.errors import CredentialError, ReceiverError, SettingsError
 from receiver.lib.clock import iso
 
+OK = 0
+JOB_FAILED = 1
+USAGE = 2
+RECORDS_FAILED = 3
+STILL_RUNNING = 4
+CREDENTIALS = 5
+UNREACHABLE = 6
+SOFTWARE = 70  # as in sysexits.h: a fault of this program
+OUTPUT_FAILED = 74  # as there: what was printed did not get where it should
+INTERRUPTED = 130  # as of a program that SIGINT ended
+PIPE_CLOSED = 141  # as of one that SIGPIPE ended
+
+_BY_OUTCOME = {
+    "succeeded": OK,
+    "failed": JOB_FAILED,
+    "cancelled": JOB_FAILED,
+    "lost": JOB_FAILED,
+    "partial": RECORDS_FAILED,
+    "pending": STILL_RUNNING,
+    "unknown": STILL_RUNNING,
+}
+
 as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")
+confirmed = click.option("--yes", is_flag=True, help="Delete without asking.")
+
+
+class Failure(Exception):
+    """Why a command ends without its result; `code` is for scripts, `message` for people."""
+
+    def __init__(self, exit_code: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.exit_code, self.code, self.message = exit_code, code, message
+
+
+def of_outcome(outcome: str) -> int:
+    """Return the exit code of a job's outcome."""
+    return _BY_OUTCOME.get(outcome, STILL_RUNNING)
+
+
+def explain(error: BaseException) -> Failure:
+    """Return what to print for any exception, and the exit code: the only place that decides."""
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, OSError):
+        return _system_failure(error)
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return Failure(INTERRUPTED, "interrupted", "interrupted")
+    if isinstance(error, click.ClickException):
+        return Failure(USAGE, "usage", _usage(error))
+    if isinstance(error, ReceiverError):
+        is_usage = isinstance(error, SettingsError | CredentialError)
+        return Failure(USAGE if is_usage else UNREACHABLE, error.reason, str(error))
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(last.filename).name}:{last.lineno}"
+    text = f"this is a fault of the program (at {place}), please report it"
+    return Failure(SOFTWARE, "internal", text)
+
+
+def _system_failure(error: OSError) -> Failure:
+    if isinstance(error, BrokenPipeError):
+        return Failure(PIPE_CLOSED, "pipe_closed", "")  # whoever reads has seen enough
+    if error.filename is None:
+        return Failure(OUTPUT_FAILED, "output", f"cannot write the output: {error.strerror}")
+    return Failure(USAGE, "unreadable_file", f"{os.fsdecode(error.filename)}: {error.strerror}")
+
+
+def report(failure: Failure, *, json_: bool) -> None:
+    """Print a failure: one line on standard error, or JSON on standard output."""
+    message = " ".join(failure.message.split())
+    if not message:
+        return
+    if json_:
+        click.echo(json.dumps({"error": {"code": failure.code, "detail": message}}))
+    else:
+        click.echo(f"receiver: {message}", err=True)
+
+
+def _usage(error: click.ClickException) -> str:
+    """Return click's message with what is wrong first, and where to read on."""
+    context = getattr(error, "ctx", None)
+    text = error.format_message().rstrip(".")
+    param = getattr(error, "param", None)
+    if param is not None and context and not isinstance(error, click.MissingParameter):
+        text = f"{param.get_error_hint(context).replace(chr(39), '')}: {error.message.rstrip('.')}"
+    elif text[:2].istitle() and text[1:2].islower():
+        text = text[0].lower() + text[1:]
+    if not context:
+        return text
+    return f"{text}{' See' if text.endswith('?') else '; see'} `{context.command_path} --help`"
+
+
+def is_plain_terminal() -> bool:
+    """Whether a terminal is to get text alone: no colours, no line that is written over."""
+    return "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+
+
+def warn(message: str) -> None:
+    """Print a warning on standard error."""
+    click.echo(f"warning: {message}", err=True)
+
+
+def confirm(question: str, *, yes: bool, needed: bool = True) -> None:
+    """Ask on a terminal before something is deleted; elsewhere require --yes, if that is `needed`.
+
+    Raises click.Abort or Failure.
+    """
+    if yes:
+        return
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        click.confirm(question, abort=True, err=True)
+    elif needed:
+        raise Failure(USAGE, "not_confirmed", f"{question} Without a terminal, add --yes")
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number and its noun: `1 body`, `2 bodies`, `2 addresses`."""
+    if number == 1:
+        return f"1 {noun}"
+    ending = {"y": "ies", "s": "ses"}.get(noun[-1], f"{noun[-1]}s")
+    return f"{number} {noun[:-1]}{ending}"
 
 
 def show(content: Any, text: str, json_: bool) -> None:  # noqa: ANN401 - whatever JSON can hold
@@ -45,8 +172,8 @@ def plain(value: object) -> str:
     )
 
 
-def timed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Show the times of rows read from the database as the API does."""
+def timed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Write the times of rows read from the database as the API does."""
     return [
         {name: iso(value) if name.endswith("_at") else value for name, value in row.items()}
         for row in rows

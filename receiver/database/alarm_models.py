@@ -5,12 +5,14 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from receiver.database.models import Base, InstanceName, JobId, RowNumber
 
+NODE_GONE_MS = 120_000  # nodes say that they are alive every half minute
+
 
 class Alarm(Base):
     """Something wrong, from when it was first seen until it was gone. At most one of each is open.
 
     subject -- an instance's name, or what else is wrong. count -- the most that were so at once.
-    notified_at, clear_notified_at -- when a notice of it was written; sending is the notice's.
+    notified_at, clear_notified_at -- when messages about it were put into the outbound queue.
     """
 
     __tablename__ = "alarms"
@@ -37,26 +39,8 @@ class Alarm(Base):
     )
 
 
-class Notice(Base):
-    """A message about alarms, to be sent to one target; its id is the same at each try."""
-
-    __tablename__ = "notices"
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    target: Mapped[str] = mapped_column(String(16))
-    body: Mapped[str]  # JSON
-    made_at: Mapped[int]
-    tries: Mapped[int]
-    next_at: Mapped[int | None]  # None: sent or given up
-    sent_at: Mapped[int | None]
-    result: Mapped[str | None]
-    __table_args__ = (
-        Index("notices_by_turn", "next_at"),
-        Index("notices_by_time", "made_at"),
-    )
-
-
 class Watch(Base):
-    """One row: who watches for alarms, and until when nobody else does."""
+    """One row: who holds the lease of the watch, and until when; '' is nobody."""
 
     __tablename__ = "watch"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)

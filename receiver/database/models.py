@@ -278,22 +278,6 @@ class Submission(Base):
     __table_args__ = (Index("submissions_by_state", "state", "at"),)
 
 
-class Forward(Base):
-    """A notification to be told to a client's own callback URL."""
-
-    __tablename__ = "forwards"
-    id: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
-    job: Mapped[JobId]
-    instance: Mapped[InstanceName]
-    at: Mapped[int]
-    url: Mapped[str]
-    body: Mapped[bytes]
-    tries: Mapped[int]
-    next_at: Mapped[int | None]  # None: done or given up
-    result: Mapped[str | None]
-    __table_args__ = (Index("forwards_by_turn", "next_at"),)
-
-
 class Pace(Base):
     """When an instance's vendor may be asked next, over all nodes, and how it held up."""
 
@@ -316,11 +300,15 @@ class UsualTime(Base):
 
 
 class Heartbeat(Base):
-    """One row: when any node was last alive and could write. A gap is an outage of ours."""
+    """One row: when any node was last alive and could write. A gap is an outage of ours.
+
+    steady_at -- the latest time that the clock reached without a doubtful step; 0: not yet known.
+    """
 
     __tablename__ = "heartbeat"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     at: Mapped[int]
+    steady_at: Mapped[int] = mapped_column(server_default="0")
 
 
 class Retention(Base):

@@ -4,7 +4,7 @@
 |-------------------------------|-------------------------|---------------------------|
 | bodies of events              | RECEIVER_KEEP_BODIES    | the event's receipt       |
 | failed records                | RECEIVER_KEEP_BODIES    | the job's last change     |
-| what clients were told        | RECEIVER_KEEP_BODIES    | the day it was to be told |
+| deliveries to others          | RECEIVER_KEEP_BODIES    | their enqueuing, once done |
 | refused deliveries            | RECEIVER_KEEP_BODIES, and the quarantine's bounds | arrival |
 | counts of refusals            | RECEIVER_KEEP_BODIES    | their minute              |
 | addresses of refusals         | an hour                 | the start of their minute |
@@ -27,16 +27,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Delete, Update, delete, func, select, text, tuple_, update
+from sqlalchemy import ColumnElement, delete, func, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
 from receiver.database.engine import affected
+from receiver.database.leases import claim, is_due
 from receiver.database.models import (
     FORGOTTEN,
     NUMBER_BITS,
     Count,
     Event,
-    Forward,
     JobRow,
     RecordError,
     RefusedAddress,
@@ -46,6 +46,7 @@ from receiver.database.models import (
     Submission,
     TimelineEntry,
 )
+from receiver.database.outbound_models import OutboundDelivery
 from receiver.lib.clock import HOUR_MS, MINUTE_MS
 
 SETTLED_MS = 5 * MINUTE_MS  # what was received longer ago than that is committed, if ever
@@ -89,10 +90,13 @@ def turn(session: Session) -> Retention:
     return session.scalars(select(Retention).with_for_update()).one()
 
 
-def claim(session: Session, now: int, lease: int) -> bool:
-    """Take the pass that is due, for `lease` ms; False if none is, or another node has it."""
-    due = update(Retention).where(Retention.next_at <= now)
-    return _affected(session, due.values(next_at=now + lease)) == 1
+def claim_pass(session: Session, now: int, lease: int, longest: int) -> bool:
+    """Take the pass that is due, for `lease` ms; False if none is, or another node has it.
+
+    longest -- ms ahead of now that a pass is ever due.
+    """
+    due = is_due(Retention.next_at, now, longest)
+    return claim(session, Retention, {}, {}, {"next_at": now + lease}, due)
 
 
 def batch(session: Session, kind: str, old: Cutoffs, place: Place | None, most: int) -> Batch:
@@ -127,7 +131,7 @@ def drop_hours(session: Session, now: int) -> None:
     old = select(*place).where(Count.hour > 0, Count.hour < now // HOUR_MS - KEPT_HOURS)
     # Whoever counts in one of them just now is not waited for.
     free = old.with_for_update(skip_locked=True)
-    _affected(session, delete(Count).where(tuple_(*place).in_(free)))
+    affected(session, delete(Count).where(tuple_(*place).in_(free)))
 
 
 def note_pass(session: Session, began: int, ended: int, deleted: Mapping[str, int]) -> Retention:
@@ -142,7 +146,7 @@ def _bodies(
 ) -> Batch:
     numbers, following, reached = _events(session, state.bodies_before, old.bodies, place, most)
     held = update(Event).where(Event.n.in_(numbers), Event.body.is_not(None))
-    gone = _affected(session, held.values(body=None))
+    gone = affected(session, held.values(body=None))
     state.bodies_before = max(state.bodies_before, min(reached, old.settled))
     return Batch(gone, following)
 
@@ -154,7 +158,7 @@ def _forget(
     numbers, following, reached = _events(session, state.events_before, old.events, place, most)
     little = dict.fromkeys(("webhook_id", "headers", "peer", "status", "changed", "note", "body"))
     whole = update(Event).where(Event.n.in_(numbers), Event.key != FORGOTTEN)
-    gone = _affected(session, whole.values(key=FORGOTTEN, size=0, **little))
+    gone = affected(session, whole.values(key=FORGOTTEN, size=0, **little))
     state.events_before = max(state.events_before, min(reached, old.settled))
     return Batch(gone, following)
 
@@ -189,7 +193,7 @@ def _errors(
     key = (RecordError.job, RecordError.instance, RecordError.position)
     theirs = tuple_(*key[:2]).in_([(id_, instance) for _, instance, id_ in jobs])
     found = session.execute(select(*key).where(theirs).limit(most)).all()
-    gone = _affected(session, delete(RecordError).where(tuple_(*key).in_(found)))
+    gone = affected(session, delete(RecordError).where(tuple_(*key).in_(found)))
     if gone == most:
         return Batch(gone, place)  # there may be more of the same jobs
     following = _following(jobs, most)
@@ -205,7 +209,7 @@ def _numbered(table: Any, age: str, *also: ColumnElement[bool]) -> Step:  # noqa
         behind = select(table.id, table.at).where(table.id > (place or (0,))[0])
         found = session.execute(behind.order_by(table.id).limit(most)).all()
         ids = [id_ for id_, at in found if at < getattr(old, age)]
-        gone = _affected(session, delete(table).where(table.id.in_(ids), *also))
+        gone = affected(session, delete(table).where(table.id.in_(ids), *also))
         return Batch(gone, _following(found, most) if ids else None)
 
     return step
@@ -214,7 +218,7 @@ def _numbered(table: Any, age: str, *also: ColumnElement[bool]) -> Step:  # noqa
 def _entries(session: Session, _: Retention, old: Cutoffs, __: Place | None, most: int) -> Batch:
     first = select(TimelineEntry.n).where(TimelineEntry.n < old.events << NUMBER_BITS)
     numbers = session.scalars(first.order_by(TimelineEntry.n).limit(most)).all()
-    gone = _affected(session, delete(TimelineEntry).where(TimelineEntry.n.in_(numbers)))
+    gone = affected(session, delete(TimelineEntry).where(TimelineEntry.n.in_(numbers)))
     return Batch(gone, () if len(numbers) == most else None)
 
 
@@ -223,23 +227,17 @@ def _keyed(column: Any, condition: Callable[[Cutoffs], ColumnElement[bool]]) -> 
 
     def step(session: Session, _: Retention, old: Cutoffs, __: Place | None, most: int) -> Batch:
         keys = session.scalars(select(column).where(condition(old)).distinct().limit(most)).all()
-        gone = _affected(session, delete(column.class_).where(column.in_(keys), condition(old)))
+        gone = affected(session, delete(column.class_).where(column.in_(keys), condition(old)))
         return Batch(gone, () if len(keys) == most else None)
 
     return step
-
-
-def _affected(session: Session, statement: Delete | Update) -> int:
-    # No row of these is in the session, so nothing there need be kept in step.
-    aside = statement.execution_options(synchronize_session=False)
-    return affected(session, aside)
 
 
 def _following(found: Sequence[Place], most: int) -> Place | None:
     return tuple(found[-1]) if len(found) == most else None
 
 
-_done = Forward.next_at.is_(None)
+_done = OutboundDelivery.next_at.is_(None)
 
 
 def _old_submissions(old: Cutoffs) -> ColumnElement[bool]:
@@ -258,7 +256,7 @@ def _old_addresses(old: Cutoffs) -> ColumnElement[bool]:
 STEPS: Mapping[str, Step] = {
     "bodies": _bodies,
     "errors": _errors,
-    "forwards": _numbered(Forward, "bodies", _done),
+    "outbound": _numbered(OutboundDelivery, "bodies", _done),
     "rejections": _numbered(Rejection, "bodies"),
     "counts": _keyed(RejectionCount.minute, _old_counts),
     "addresses": _keyed(RefusedAddress.peer, _old_addresses),
@@ -284,7 +282,7 @@ _COUNTS: Mapping[str, Callable[[Cutoffs], Any]] = {
         JobRow.instance == RecordError.instance,
         JobRow.updated_at < old.bodies,
     ),
-    "forwards": lambda old: _count(Forward, Forward.at < old.bodies, _done),
+    "outbound": lambda old: _count(OutboundDelivery, OutboundDelivery.at < old.bodies, _done),
     "rejections": lambda old: _count(Rejection, Rejection.at < old.bodies),
     "counts": lambda old: _count(RejectionCount, _old_counts(old)),
     "addresses": lambda old: _count(RefusedAddress, _old_addresses(old)),

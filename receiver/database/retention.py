@@ -1,4 +1,4 @@
-"""Keeping what is to be kept, and no longer: passes in small batches, each followed by a rest."""
+"""Retention: delete expired rows in small batches, each followed by a rest."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,6 +7,8 @@ import structlog
 
 from receiver.database import pruning
 from receiver.database.engine import Database, database_time
+from receiver.database.leases import is_steady
+from receiver.errors import ClockStepped
 from receiver.instances import audit
 from receiver.lib.clock import MINUTE_MS
 from receiver.settings import Settings
@@ -14,9 +16,9 @@ from receiver.settings import Settings
 BATCH = 500  # rows
 REST = 3  # for each second of deleting, so many for callbacks alone
 SHORTEST_REST = 0.02  # seconds
-LOOK_MS = MINUTE_MS  # between looks whether a pass is due; the first comes as long after the start
+LOOK_SECONDS = 60  # between looks whether a pass is due
 PERIOD_MS = 60 * MINUTE_MS
-LEASE_MS = 2 * MINUTE_MS  # until a pass that a node began and left may be taken up by another
+LEASE_MS = MINUTE_MS  # until a pass that a node began and left may be taken up by another
 
 log = structlog.get_logger()
 
@@ -38,13 +40,13 @@ class Retention:
     ) -> None:
         self._settings, self._database = settings, database
         self._clock, self._sleep, self._actor = clock, sleep, actor
-        self._look_at = clock() + LOOK_MS
         self._passing: Iterator[tuple[str, int]] | None = None
 
     def step(self) -> bool:
-        """Do one batch of this node's pass, or see whether one is due; tell whether there is more.
+        """Do one batch of this node's pass, or begin one that is due; return whether there is more.
 
-        Of all nodes one makes the pass. Raises StoreError; the pass is due again after LEASE_MS.
+        Of all nodes one makes the pass. Nothing is deleted while the clock is doubted. Raises
+        StoreError; the pass is due again after LEASE_MS.
         """
         if self._passing is None:
             self._passing = self._due()
@@ -106,15 +108,19 @@ class Retention:
         """One transaction; give the seconds it took from others, waiting for them not counted."""
         with self._database.write(patience=None) as session:
             began = time.perf_counter()
-            done = pruning.batch(session, kind, old, place, BATCH)
             if claimed:
-                pruning.turn(session).next_at = database_time(session, self._clock) + LEASE_MS
+                now = database_time(session, self._clock)
+                if not is_steady(session, now):
+                    raise ClockStepped("the clock jumped by over a day, so nothing is deleted")
+                pruning.turn(session).next_at = now + LEASE_MS
+            done = pruning.batch(session, kind, old, place, BATCH)
         return done, time.perf_counter() - began
 
     def _due(self) -> Iterator[tuple[str, int]] | None:
-        if self._clock() < self._look_at:
-            return None
-        self._look_at = self._clock() + LOOK_MS
+        with self._database.read() as session:
+            if not is_steady(session, database_time(session, self._clock)):
+                return None
         with self._database.write(patience=None) as session:
-            mine = pruning.claim(session, database_time(session, self._clock), LEASE_MS)
-        return self.passing(claimed=True) if mine else None
+            now = database_time(session, self._clock)
+            claimed = pruning.claim_pass(session, now, LEASE_MS, PERIOD_MS)
+        return self.passing(claimed=True) if claimed else None

@@ -12,12 +12,13 @@ Out of reach: bodies that named the job but could not be read or were refused, w
 logs of the database (SQLite's only where `Database.empty_log` fails) and PostgreSQL's dead rows.
 """
 
-from sqlalchemy import Delete, Update, delete, select, text, update
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.orm import Session
 
 from receiver.database import pruning
 from receiver.database.engine import affected
-from receiver.database.models import Event, Forward, JobRow, RecordError, Submission
+from receiver.database.models import Event, JobRow, RecordError, Submission
+from receiver.database.outbound_models import OutboundDelivery
 from receiver.jobs import job as jobs
 
 NOBODY = ""  # client_url of a job whose client is told nothing more
@@ -41,18 +42,16 @@ def erase(session: Session, id_: str, instance: str, now: int) -> dict[str, int]
     bodies = update(Event).where(*held)
     theirs = update(Submission).where(Submission.job == id_, Submission.instance == instance)
     return {
-        "bodies": _affected(session, bodies.values(body=None)),
-        "errors": _affected(
+        "bodies": affected(session, bodies.values(body=None)),
+        "errors": affected(
             session,
             delete(RecordError).where(RecordError.job == id_, RecordError.instance == instance),
         ),
-        "forwards": _affected(
-            session, delete(Forward).where(Forward.job == id_, Forward.instance == instance)
+        "outbound": affected(
+            session,
+            delete(OutboundDelivery).where(
+                OutboundDelivery.job == id_, OutboundDelivery.instance == instance
+            ),
         ),
-        "submissions": _affected(session, theirs.values(file=None)),
+        "submissions": affected(session, theirs.values(file=None)),
     }
-
-
-def _affected(session: Session, statement: Delete | Update) -> int:
-    aside = statement.execution_options(synchronize_session=False)
-    return affected(session, aside)

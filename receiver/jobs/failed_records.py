@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 
 from msgspec import Struct
-from sqlalchemy import case, delete, exists, func, insert, select, update
+from sqlalchemy import case, delete, exists, func, insert, select
 from sqlalchemy.orm import Session
 
 from receiver.database.engine import Database, affected
+from receiver.database.leases import claim, is_due
 from receiver.database.models import Instance, JobRow, RecordError
-from receiver.reconcile.followups import Claim, claim_of, is_claimed
+from receiver.reconcile.followups import LEASE_MS, Claim, claim_of
+
+MAX_FETCH_PAUSE_MS = LEASE_MS * 2**8  # between two attempts to fetch one job's errors
 
 MAX_GROUPS = 100
 MAX_EXAMPLES = 3
@@ -16,7 +19,8 @@ MAX_EXAMPLES = 3
 
 def due_errors(session: Session, instance: str, now: int) -> list[Claim]:
     """Give the ended jobs of an instance whose errors are still to be fetched."""
-    mine = select(JobRow).where(JobRow.instance == instance, JobRow.errors_at <= now)
+    due = is_due(JobRow.errors_at, now, MAX_FETCH_PAUSE_MS)
+    mine = select(JobRow).where(JobRow.instance == instance, JobRow.errors_at.is_not(None), due)
     return [claim_of(row, row.errors_tries) for row in session.scalars(mine)]
 
 
@@ -25,47 +29,45 @@ def with_due_errors(session: Session, now: int) -> list[str]:
     can = Instance.element_token.is_not(None) & Instance.user_secret.is_not(None)
     # For each instance one look into the index: asked for the instances of such jobs, SQLite would
     # read all jobs there are.
-    due = exists().where(JobRow.instance == Instance.name, JobRow.errors_at <= now)
+    due = exists().where(
+        JobRow.instance == Instance.name,
+        JobRow.errors_at.is_not(None),
+        is_due(JobRow.errors_at, now, MAX_FETCH_PAUSE_MS),
+    )
     return list(session.scalars(select(Instance.name).where(can, due)))
 
 
-def claim_errors(session: Session, claim: Claim, next_at: int) -> bool:
+def claim_errors(session: Session, now: int, fetch: Claim) -> bool:
     """Take the fetching of a job's errors; False if another node did."""
-    mine = update(JobRow).where(
-        *is_claimed(claim), JobRow.errors_tries == claim.tries, JobRow.errors_at.is_not(None)
-    )
-    statement = mine.values(errors_at=next_at, errors_tries=JobRow.errors_tries + 1)
-    return affected(session, statement) == 1
+    pause = min(MAX_FETCH_PAUSE_MS, LEASE_MS * 2 ** min(fetch.tries, 20))
+    seen = {"errors_tries": fetch.tries}
+    lease = {"errors_at": now + pause, "errors_tries": fetch.tries + 1}
+    return claim(session, JobRow, fetch.key, seen, lease, JobRow.errors_at.is_not(None))
 
 
-def renew_errors(session: Session, claim: Claim, next_at: int) -> bool:
+def renew_errors(session: Session, now: int, fetch: Claim) -> bool:
     """Keep the fetching of a job's errors for longer; False if it is another node's by now."""
-    mine = update(JobRow).where(
-        *is_claimed(claim), JobRow.errors_tries == claim.tries + 1, JobRow.errors_at.is_not(None)
-    )
-    later = case((JobRow.errors_at > next_at, JobRow.errors_at), else_=next_at)
-    return affected(session, mine.values(errors_at=later)) == 1
+    until = now + LEASE_MS
+    longer = case((JobRow.errors_at > until, JobRow.errors_at), else_=until)
+    seen = {"errors_tries": fetch.tries + 1}
+    lease = {"errors_at": longer}
+    return claim(session, JobRow, fetch.key, seen, lease, JobRow.errors_at.is_not(None))
 
 
-def keep_errors(session: Session, claim: Claim, entries: Sequence[tuple[str, str]]) -> bool:
+def keep_errors(session: Session, fetch: Claim, entries: Sequence[tuple[str, str]]) -> bool:
     """Keep a job's errors, as (JSON, message), in the place of those that were there.
 
     False, and nothing is kept, if the claim holds no longer: the job was reset, or erased.
     """
-    mine = update(JobRow).where(
-        *is_claimed(claim), JobRow.errors_tries == claim.tries + 1, JobRow.errors_at.is_not(None)
-    )
-    if not affected(session, mine.values(errors_at=None)):
+    seen, pending = {"errors_tries": fetch.tries + 1}, JobRow.errors_at.is_not(None)
+    if not claim(session, JobRow, fetch.key, seen, {"errors_at": None}, pending):
         return False
-    session.execute(
-        delete(RecordError).where(
-            RecordError.job == claim.job, RecordError.instance == claim.instance
-        )
-    )
+    of_job = RecordError.job == fetch.job, RecordError.instance == fetch.instance
+    affected(session, delete(RecordError).where(*of_job))
     rows = [
         {
-            "job": claim.job,
-            "instance": claim.instance,
+            "job": fetch.job,
+            "instance": fetch.instance,
             "position": position,
             "entry": entry,
             "message": message,
@@ -77,10 +79,9 @@ def keep_errors(session: Session, claim: Claim, entries: Sequence[tuple[str, str
     return True
 
 
-def give_up_errors(session: Session, claim: Claim) -> None:
+def give_up_errors(session: Session, fetch: Claim) -> None:
     """Try no more: the vendor has them no longer."""
-    mine = update(JobRow).where(*is_claimed(claim), JobRow.errors_tries == claim.tries + 1)
-    session.execute(mine.values(errors_at=None))
+    claim(session, JobRow, fetch.key, {"errors_tries": fetch.tries + 1}, {"errors_at": None})
 
 
 class FailedRecord(Struct, frozen=True):

@@ -4,6 +4,7 @@ import re
 
 from receiver.openconnectors.notifications import UNSTORABLE, Number, document
 
+MAX_DIGITS = 18  # of a row's number that is written as text
 LONGEST_MESSAGE = 500
 _LONGEST_READ = 10 * LONGEST_MESSAGE  # of which so much is left after taking out what differs
 
@@ -34,6 +35,8 @@ def row_of(entry: object) -> int | None:
         return None
     for name in _ROWS:
         row = entry.get(name)
+        if isinstance(row, str) and row.isascii() and row.isdigit() and len(row) <= MAX_DIGITS:
+            row = int(row)
         if isinstance(row, int) and not isinstance(row, bool) and row > 0:
             return row
     return None

@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy import literal_column as literal
 from sqlalchemy.orm import Session
 
-from receiver.database.alarm_models import Alarm, Node
+from receiver.database.alarm_models import NODE_GONE_MS, Alarm, Node
 from receiver.database.engine import Database
 from receiver.database.models import (
     IS_UNDER_WAY,
@@ -37,7 +37,6 @@ from receiver.database.models import (
     Retention,
     Submission,
 )
-from receiver.database.nodes import NODE_GONE_MS
 from receiver.database.page import Column, Selection, among, distinct_values
 from receiver.jobs.job import FILES_KEPT_MS, OUTCOMES
 from receiver.jobs.queries import ENDED, Instances, overdue_jobs

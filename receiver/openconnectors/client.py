@@ -7,15 +7,16 @@ be repeated without harm is repeated; no redirect is followed: it would carry th
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import IO, Any
-from urllib.parse import quote
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+from urllib.parse import quote, urlsplit
 
 import httpx
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from receiver import metrics
 from receiver.errors import (
@@ -25,6 +26,7 @@ from receiver.errors import (
     UpstreamUnclear,
     UpstreamUnreachable,
 )
+from receiver.lib.http_client import new_client
 from receiver.openconnectors.notifications import (
     Notification,
     document,
@@ -32,20 +34,29 @@ from receiver.openconnectors.notifications import (
     parse,
     parse_all,
 )
-
-CALLBACK_URL_HEADER = "Elements-Async-Callback-Url"
-NEXT_PAGE_HEADER = "elements-next-page-token"
-QUEUED = "channel='webhook' and status='queued'"
+from receiver.openconnectors.shapes import (
+    DELIVERIES,
+    MEDIA_TYPES,
+    NEXT_PAGE_HEADER,
+    QUEUED,
+    read_retry_after,
+)
 
 LARGEST_ANSWER = 16 * 2**20  # bytes; a page of 200 errors is some 100 KiB
 MOST_PAGES = 10_000
 TRIES = 3
 _TIMEOUT = httpx.Timeout(30, connect=5)  # seconds
-_UPLOAD_TIMEOUT = httpx.Timeout(300, connect=5)  # the vendor answers once it has the whole file
+# How a job's file is asked for in its own format: as it comes, else by name; each refusal of a
+# format that is another than the job's is one of these.
+ACCEPTED = ("*/*", *MEDIA_TYPES.values())
+WRONG_FORMAT = (400, 406)
+UPLOAD_SECONDS = 300  # the vendor answers once it has the whole file
+_NO_AUTH = httpx.Auth()  # of the URL or of ~/.netrc
 _SECRET = re.compile(
     r"(?:Element|User|Organization) (.+?)(?=, (?:User|Organization) |\Z)", re.DOTALL
 )
 _SHORTEST_SECRET = 8  # characters; a shorter one would be taken out of what only looks like it
+Headers = Sequence[tuple[bytes, bytes]]
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
@@ -62,9 +73,6 @@ class Call:
     safe: bool = False
     params: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    form: Mapping[str, str] | None = None
-    content: bytes | None = None
-    file: tuple[str, IO[bytes], str] | None = None  # name, open file, content type
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +132,9 @@ def result(job: str, object_name: str, accept: str, hub: str | None = None) -> C
 
 def queued(*, resend: bool = False) -> Call:
     """Ask which deliveries the vendor holds back for us, or to send them again."""
-    path = "/notifications/subscriptions/deliveries"
     method = "PUT" if resend else "GET"
     name = "resend" if resend else "queue"
-    return Call(method=method, path=path, name=name, safe=True, params={"where": QUEUED})
+    return Call(method=method, path=DELIVERIES, name=name, safe=True, params={"where": QUEUED})
 
 
 def read_status(answer: Answer, job: str | None = None) -> Notification:
@@ -164,7 +171,7 @@ class Upstream:
         self._base_url = base_url
         self._transport = transport
         self._patiently = Retrying(
-            retry=retry_if_exception_type(UpstreamUnreachable),
+            retry=retry_if_exception(_may_be_repeated),
             stop=stop_after_attempt(TRIES),
             wait=wait_random_exponential(multiplier=0.2, max=2),
             reraise=True,
@@ -173,7 +180,11 @@ class Upstream:
     @cached_property
     def _client(self) -> httpx.Client:
         # Not before it is needed: in a worker that only receives it would be 3 MB of certificates.
-        return httpx.Client(transport=self._transport, timeout=_TIMEOUT, follow_redirects=False)
+        # No cookies: what the vendor sets for one instance is not sent for another.
+        cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        return new_client(
+            transport=self._transport, timeout=_TIMEOUT, follow_redirects=False, cookies=cookies
+        )
 
     def send(
         self, authorization: str, call: Call, turn: Callable[[], object] | None = None
@@ -198,8 +209,7 @@ class Upstream:
         ):
             measure.status = answer.status_code
             if not answer.is_success:
-                body = _unquoted(_capped(answer), authorization)
-                raise _refusal(call, answer.status_code, body)
+                raise _refusal(call, answer, unquoted(_capped(answer), authorization))
             content_type = answer.headers.get("content-type", "application/octet-stream")
             if content_type.startswith("text/html"):
                 raise UpstreamNonsense("the vendor's answer is a page of HTML, not a file")
@@ -218,6 +228,37 @@ class Upstream:
             seen.add(answer.next_page)
             call = replace(call, params={**call.params, "nextPage": answer.next_page})
 
+    def relay(
+        self, call: Call, target: str, headers: Headers, body: Iterable[bytes], seconds: float
+    ) -> httpx.Response:
+        """Send a request as it came; give the answer, whose body is still to be read and closed.
+
+        target -- path and query below the base URL, percent-encoded. headers -- all that are sent,
+        but Host. seconds -- without a byte of an answer. Raises UpstreamError.
+        """
+        base = urlsplit(self._base_url)
+        request = httpx.Request(
+            call.method,
+            self._base_url,
+            headers=[(b"Host", base.netloc.encode()), *headers],
+            stream=_Pieces(body),
+            extensions={
+                # Not as a URL, which would be written anew.
+                "target": (base.path + target).encode("latin-1"),
+                "timeout": httpx.Timeout(seconds, connect=min(seconds, 5)).as_dict(),
+            },
+        )
+        with _vendors_faults(call), _measured(call) as measure:
+            answer = self._client.send(request, stream=True, auth=_NO_AUTH)
+            measure.status = answer.status_code
+        return answer
+
+    @staticmethod
+    def pieces(answer: httpx.Response, call: Call) -> Iterator[bytes]:
+        """Give the body of an answer as it comes, undecoded. Raises UpstreamError."""
+        with _vendors_faults(call):
+            yield from answer.iter_raw()
+
     def close(self) -> None:
         """Close all connections."""
         if "_client" in self.__dict__:
@@ -230,9 +271,9 @@ class Upstream:
             self._client.stream(**self._request(authorization, call)) as answer,
         ):
             measure.status = answer.status_code
-            body = _unquoted(_capped(answer), authorization)
+            body = unquoted(_capped(answer), authorization)
         if not answer.is_success:
-            raise _refusal(call, answer.status_code, body)
+            raise _refusal(call, answer, body)
         content_type = answer.headers.get("content-type", "")
         return Answer(body, answer.headers.get(NEXT_PAGE_HEADER), content_type)
 
@@ -242,11 +283,15 @@ class Upstream:
             "url": self._base_url + call.path,
             "params": dict(call.params) or None,
             "headers": {**call.headers, "Authorization": authorization},
-            "data": call.form,
-            "content": call.content,
-            "files": {"file": call.file} if call.file else None,
-            "timeout": _UPLOAD_TIMEOUT if call.file else _TIMEOUT,
         }
+
+
+class _Pieces(httpx.SyncByteStream):
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._pieces
 
 
 @dataclass(slots=True)
@@ -280,6 +325,12 @@ def _vendors_faults(call: Call) -> Iterator[None]:
         raise UpstreamUnclear(f"the vendor's answer was cut off: {name}", status) from None
 
 
+def _may_be_repeated(error: BaseException) -> bool:
+    """Whether a safe call may be sent again at once: the vendor named no time for it."""
+    limited = isinstance(error, UpstreamError) and (error.retry_after or error.status == 429)  # noqa: PLR2004
+    return isinstance(error, UpstreamUnreachable) and not limited
+
+
 def _capped(answer: httpx.Response) -> bytes:
     body = bytearray()
     for piece in answer.iter_bytes():
@@ -289,7 +340,7 @@ def _capped(answer: httpx.Response) -> bytes:
     return bytes(body)
 
 
-def _unquoted(body: bytes, authorization: str) -> bytes:
+def unquoted(body: bytes, authorization: str) -> bytes:
     """Take our secrets out of an answer that quotes them: it goes to clients, logs and tables."""
     for secret in _SECRET.findall(authorization):
         if len(secret) >= _SHORTEST_SECRET:
@@ -298,18 +349,24 @@ def _unquoted(body: bytes, authorization: str) -> bytes:
     return body
 
 
-def _refusal(call: Call, status: int, body: bytes) -> UpstreamError:
+def _refusal(call: Call, answer: httpx.Response, body: bytes) -> UpstreamError:
+    status = answer.status_code
     if status == 504 and not call.safe:  # noqa: PLR2004
         # A gateway gave up waiting; the vendor behind it may not have.
-        return UpstreamUnclear(_message(body) or "the vendor's gateway gave up waiting", status)
+        return UpstreamUnclear(
+            error_message(body) or "the vendor's gateway gave up waiting", status
+        )
     if status in (408, 429) or status >= 500:  # noqa: PLR2004
-        return UpstreamUnreachable(_message(body) or f"the vendor answered {status}", status)
+        retry_after = read_retry_after(answer.headers.get("retry-after", ""), time.time())
+        message = error_message(body) or f"the vendor answered {status}"
+        return UpstreamUnreachable(message, status, retry_after)
     if status < 400:  # noqa: PLR2004
         return UpstreamNonsense(f"the vendor answered {status}, which is not followed")
-    return UpstreamRefused(_message(body) or f"the vendor answered {status}", status)
+    return UpstreamRefused(error_message(body) or f"the vendor answered {status}", status)
 
 
-def _message(body: bytes) -> str | None:
+def error_message(body: bytes) -> str | None:
+    """Return the message of an error in the vendor's shape; None if there is none."""
     try:
         message = json.loads(body)["message"]
     except (ValueError, RecursionError, KeyError, TypeError, IndexError):

@@ -14,7 +14,21 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field, structs
 
+from receiver.openconnectors.shapes import (
+    ATTEMPT,
+    CALLBACK_PAYLOAD,
+    COMPLETED_AT,
+    CREATED_AT,
+    DIRECTION,
+    FAILED,
+    MESSAGE,
+    OBJECT,
+    REPORTED,
+    STATUS,
+)
+
 _T = TypeVar("_T")
+
 
 Kind: TypeAlias = Literal["bulk_job", "async_request", "element_event", "other", "unreadable"]
 Source: TypeAlias = Literal["callback", "poll", "submission", "operator"]
@@ -23,19 +37,6 @@ MAX_DEPTH = 64
 MAX_ID = 200
 MAX_COUNT = 2**63 - 1
 MAX_TIME_MS = 253_402_300_799_999  # the last millisecond of the year 9999
-
-# One fact, its spellings: bulk v1/v2, bulk v3, the job list, the document's BulkStatus.
-# The first usable one is taken.
-STATUS = ("status", "jobStatus", "job_state")
-REPORTED = ("recordsCount", "recordCount", "record_count", "numOfLeadsProcessed")
-FAILED = ("recordsFailedCount", "errorCount", "error_count", "numOfRowsFailed")
-MESSAGE = ("error", "message", "infoMessage", "statusMessage")
-OBJECT = ("objectName", "object_name")
-DIRECTION = ("jobDirection", "job_direction")
-CREATED_AT = ("createdDate", "bulk_start_time")
-COMPLETED_AT = ("completionTime", "completion_time", "bulk_finish_time")
-ATTEMPT = ("job_reset_attempt", "jobResetAttempt")
-CALLBACK_PAYLOAD = ("callback-payload", "callbackPayload", "callback_payload")
 
 # What tells the one shape without an id from any other JSON that has a status.
 _WITHOUT_ID = frozenset(

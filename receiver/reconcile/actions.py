@@ -10,7 +10,7 @@ import httpx
 
 from receiver.callbacks.intake import Intake
 from receiver.callbacks.trigger import send_signed
-from receiver.database.engine import Database
+from receiver.database.engine import Database, database_time
 from receiver.errors import CredentialError, UpstreamUnreachable
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry
@@ -51,7 +51,8 @@ class Actions:
         """
         lane = self._lane(instance)
         self._turn(lane)
-        asked_at = self.clock()
+        with self.database.read() as session:
+            asked_at = database_time(session, self.clock)
         told = upstream.read_status(lane.send(upstream.status(job, lane.secrets.hub)), job)
         note = f"asked for by {by}"
         polled = told.replace(source="poll", asked_at=asked_at)
@@ -70,7 +71,7 @@ class Actions:
             self._turn(lane)
             lane.ask_queue(resend=True)
         with self.database.write() as session:
-            followups.note_queued(session, instance, self.clock(), held)
+            followups.note_queued(session, instance, database_time(session, self.clock), held)
         return held
 
     def test(self, instance: str) -> Tested:

@@ -1,17 +1,11 @@
-"""What remains to be done for jobs: polls, errors, forwards, submissions. Functions take a Session.
+"""What remains to be done for jobs: polls, errors, submissions. Functions take a Session."""
 
-Work is claimed by compare-and-set on the time of its next turn: whoever moves it on has it, so any
-number of nodes may look at once, and work that a dead node had claimed comes back by itself.
-"""
-
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     and_,
     case,
     or_,
@@ -21,11 +15,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from receiver.database.engine import affected, upsert
+from receiver.database.engine import upsert
+from receiver.database.leases import claim, is_due
 from receiver.database.models import (
     IS_UNDER_WAY,
     Facet,
-    Forward,
     Heartbeat,
     JobRow,
     Pace,
@@ -38,6 +32,8 @@ LEASE_MS = 30_000  # until work that a node claimed and never finished may be cl
 OUTAGE_MS = 5 * 60_000
 MOST_BROUGHT_FORWARD = 10_000
 LONGEST_BLOCK_MS = 3_600_000
+MAX_POLL_PAUSE_MS = 6 * 3_600_000  # between two polls of one job
+MAX_WAITING = 100  # requests for one instance, over all nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +46,11 @@ class Claim:
     direction: str | None
     tries: int
 
+    @property
+    def key(self) -> dict[str, str]:
+        """The job's primary key."""
+        return {"id": self.job, "instance": self.instance}
+
 
 def due_polls(
     session: Session, instance: str, now: int, overdue_after: int, *, everything: bool
@@ -57,20 +58,45 @@ def due_polls(
     """Return the jobs of an instance that should be asked for, longest waiting first."""
     # One that ended in two ways is asked for at once.
     overdue = and_(JobRow.poll_at.is_(None), or_(IS_LATE, ~HAS_NO_END))
-    due = or_(overdue, JobRow.poll_at <= now)
-    mine = (
+    due = or_(overdue, is_due(JobRow.poll_at, now, MAX_POLL_PAUSE_MS))
+    of_instance = (
         select(JobRow).select_from(JOBS_AND_USUAL).where(Facet.instance == instance, IS_UNDER_WAY)
     )
-    statement = (mine if everything else mine.where(due)).order_by(JobRow.first_seen_at)
+    statement = (of_instance if everything else of_instance.where(due)).order_by(
+        JobRow.first_seen_at
+    )
     rows = session.scalars(statement, {"now": now, "overdue_after": overdue_after})
     return [claim_of(row, row.polls) for row in rows]
 
 
-def claim_poll(session: Session, claim: Claim, next_at: int) -> bool:
-    """Take a poll; False if another node did, or if there is nothing to ask any more."""
-    mine = update(JobRow).where(*is_claimed(claim), JobRow.polls == claim.tries)
-    open_ = mine.where(IS_UNDER_WAY)
-    return affected(session, open_.values(poll_at=next_at, polls=JobRow.polls + 1)) == 1
+def claim_poll(session: Session, now: int, poll: Claim, pause: int) -> bool:
+    """Take a poll for `pause` ms; False if another node did, or nothing is left to ask."""
+    key, lease = poll.key, {"poll_at": now + pause, "polls": poll.tries + 1}
+    return claim(session, JobRow, key, {"polls": poll.tries}, lease, IS_UNDER_WAY)
+
+
+def claim_status(
+    session: Session, instance: str, job: str, now: int, *, overdue_after: int, interval: int
+) -> bool:
+    """Take the asking for a job that a client wants to know of now; False if it was asked lately.
+
+    interval -- ms between two such questions, over all nodes. The next poll of our own is put off
+    as if this were one of them; so its time tells when the last question was.
+    """
+    mine = (JobRow.instance == instance, JobRow.id == job)
+    polls = session.scalar(select(JobRow.polls).where(*mine))
+    if polls is None:
+        return False
+    pause = poll_pause(overdue_after, max(polls - 1, 0))
+    lately = JobRow.poll_at.between(now + pause - interval + 1, now + MAX_POLL_PAUSE_MS)
+    long_ago = or_(JobRow.poll_at.is_(None), ~lately)
+    key, lease = {"id": job, "instance": instance}, {"poll_at": now + pause}
+    return claim(session, JobRow, key, {"polls": polls}, lease, long_ago)
+
+
+def poll_pause(overdue_after: int, tries: int) -> int:
+    """Give the ms between two polls of one job."""
+    return min(MAX_POLL_PAUSE_MS, overdue_after << min(tries, 20))
 
 
 def downloads(session: Session, instance: str, now: int) -> list[Claim]:
@@ -101,46 +127,37 @@ def unclear_submissions(session: Session, now: int, patience: int) -> Sequence[S
     return session.scalars(statement.order_by(Submission.at)).all()
 
 
-def next_forward(session: Session, now: int) -> Forward | None:
-    """Claim a notification to be told to a client, or None if there is none to tell now."""
-    row = session.scalar(
-        select(Forward).where(Forward.next_at <= now).order_by(Forward.next_at).limit(1)
-    )
-    if row is None:
-        return None
-    mine = update(Forward).where(Forward.id == row.id, Forward.next_at == row.next_at)
-    claimed = affected(session, mine.values(next_at=now + LEASE_MS, tries=Forward.tries + 1))
-    session.refresh(row)
-    session.expunge(row)
-    return row if claimed else None
-
-
-def end_forward(session: Session, forward_id: int, result: str, next_at: int | None) -> None:
-    """Write down how a client answered; next_at -- when to try again, if at all."""
-    mine = update(Forward).where(Forward.id == forward_id)
-    session.execute(mine.values(result=result, next_at=next_at))
-
-
-def take_turn(session: Session, instance: str, now: int, interval: int) -> int | None:
+def take_turn(
+    session: Session, instance: str, now: int, interval: int, patience: int = MAX_POLL_PAUSE_MS
+) -> int | None:
     """Give the time (ms) at which the vendor may be asked for an instance, over all nodes.
 
-    interval -- ms between two requests. None: the vendor failed for this instance; not now.
+    interval -- ms between two requests. patience -- ms that the turn may be away. A turn further
+    ahead than others can be waiting for is a wrong clock's: turns begin anew.
+    None: not now, for the vendor failed for this instance, or others are before us.
     """
     new = upsert(session, Pace).values(
         instance=instance, next_at=now + interval, failures=0, blocked_until=0
     )
-    following = case((Pace.next_at > now, Pace.next_at), else_=now) + interval
+    waiting = Pace.next_at.between(now + 1, now + MAX_WAITING * interval)
+    soon = Pace.next_at <= now + patience
+    following = case((waiting, Pace.next_at), else_=now) + interval
     statement = new.on_conflict_do_update(
         index_elements=[Pace.instance],
         set_={"next_at": following},
-        where=Pace.blocked_until <= now,
+        where=and_(is_due(Pace.blocked_until, now, LONGEST_BLOCK_MS), or_(~waiting, soon)),
     ).returning(Pace.next_at)
     next_at = session.scalar(statement)
     return None if next_at is None else next_at - interval
 
 
-def note_health(session: Session, instance: str, now: int, *, failed: bool) -> None:
-    """Block an instance's vendor for longer with each failure, or open it again."""
+def note_health(
+    session: Session, instance: str, now: int, *, failed: bool, at_least: int = 0
+) -> None:
+    """Block an instance's vendor for longer with each failure, or open it again.
+
+    at_least -- ms, as the vendor asked for.
+    """
     pace = update(Pace).where(Pace.instance == instance)
     if not failed:
         session.execute(pace.where(Pace.failures > 0).values(failures=0, blocked_until=0))
@@ -148,7 +165,7 @@ def note_health(session: Session, instance: str, now: int, *, failed: bool) -> N
     failures = session.scalar(select(Pace.failures).where(Pace.instance == instance)) or 0
     block = min(LONGEST_BLOCK_MS, 10_000 * 2 ** min(failures, 20))
     jitter = secrets.randbelow(block // 4 + 1)
-    until = now + block - jitter
+    until = now + max(block - jitter, min(at_least, LONGEST_BLOCK_MS))
     session.execute(pace.values(failures=failures + 1, blocked_until=until))
 
 
@@ -161,8 +178,10 @@ def note_queued(session: Session, instance: str, now: int, queued: int) -> None:
 def beat(session: Session, now: int) -> bool:
     """Say that we are alive; True if nobody was for a while, and polls were brought forward."""
     last = session.scalar(select(Heartbeat.at)) or 0
-    mine = update(Heartbeat).where(Heartbeat.at == last).values(at=max(now, last))
-    if not affected(session, mine) or last == 0 or now - last < OUTAGE_MS:
+    at = now if last > now + OUTAGE_MS else max(now, last)  # far ahead: a clock was wrong
+    if not claim(session, Heartbeat, {}, {"at": last}, {"at": at}):
+        return False
+    if last == 0 or now - last < OUTAGE_MS:
         return False
     # Not all of a million: callbacks would wait for their rows. These alone take hours to ask for.
     longest = (
@@ -180,10 +199,5 @@ def beat(session: Session, now: int) -> bool:
 
 def claim_of(row: JobRow, tries: int) -> Claim:
     """Give the claim of a job that was worked on `tries` times."""
-    job = Job(json.loads(row.registers))
+    job = Job.decode(row.registers)
     return Claim(row.id, row.instance, job.text("object"), job.text("direction"), tries)
-
-
-def is_claimed(claim: Claim) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """The condition that a row is the job of a claim."""
-    return JobRow.id == claim.job, JobRow.instance == claim.instance

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from receiver.database.engine import Database
+from sqlalchemy.orm import Session
+
+from receiver.database.engine import Database, database_time
 from receiver.instances.registry import VendorSecrets
 from receiver.openconnectors import client as upstream
 from receiver.reconcile import followups
@@ -34,16 +35,21 @@ class Lane:
     secrets: VendorSecrets
     road: Road
 
-    def turn(self, claim: Callable[[Any], bool] | None = None) -> bool:
+    def turn(
+        self,
+        claim: Callable[[Session, int], bool] | None = None,
+        patience: int = followups.MAX_POLL_PAUSE_MS,
+    ) -> bool:
         """Wait until the vendor may be asked for this instance. Raises Blocked.
 
-        claim -- takes the work that the turn is for. False, and no turn, if another node has it.
+        patience -- ms; Blocked where it would take longer. claim -- takes, at a time (ms), the work
+        that the turn is for. False, and no turn, if another node has it.
         """
         with self.road.database.write() as session:
-            if claim is not None and not claim(session):
+            now = database_time(session, self.road.clock)
+            if claim is not None and not claim(session, now):
                 return False
-            now = self.road.clock()
-            turn = followups.take_turn(session, self.instance, now, self.road.interval)
+            turn = followups.take_turn(session, self.instance, now, self.road.interval, patience)
             if turn is None:
                 raise Blocked  # in here: the claim is not kept
         self.road.sleep(max(0, turn - now) / 1000)

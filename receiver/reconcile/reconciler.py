@@ -15,7 +15,7 @@ from typing import TypeAlias
 import structlog
 
 from receiver.callbacks.intake import Intake
-from receiver.database.engine import Database
+from receiver.database.engine import Database, database_time
 from receiver.errors import (
     CredentialError,
     StoreError,
@@ -35,14 +35,13 @@ from receiver.lib.clock import iso, now_ms
 from receiver.openconnectors import client as upstream
 from receiver.openconnectors.notifications import Notification
 from receiver.reconcile import followups
-from receiver.reconcile.followups import LEASE_MS, Claim
+from receiver.reconcile.followups import Claim
 from receiver.reconcile.pacing import Blocked, Lane, Road
-from receiver.reconcile.results import save_result
+from receiver.reconcile.results import NotSaved, save_result
 from receiver.settings import Settings
 
 log = structlog.get_logger()
 
-LONGEST_PAUSE_MS = 6 * 3_600_000  # between two polls of one job
 MOST_LANES = 8  # instances asked at once
 LIST_PAGES = 5  # of the job list, newest first, looked through for jobs nobody told us of
 
@@ -54,6 +53,7 @@ class Report:
     asked -- polls; ended -- those that told an ending. found -- jobs nobody had told us of.
     errors, queued, redelivered, results -- records, deliveries, files. blocked -- instances left
     out or not finished, because their vendor failed. unclear -- submissions of unknown fate.
+    unsaved -- ended downloads whose file could not be had.
     """
 
     asked: int = 0
@@ -65,12 +65,14 @@ class Report:
     results: int = 0
     blocked: list[str] = field(default_factory=list)
     unclear: list[dict[str, object]] = field(default_factory=list)
+    unsaved: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, other: "Report") -> None:
         """Count what another lane did too."""
         for name in ("asked", "ended", "found", "errors", "queued", "redelivered", "results"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.blocked += other.blocked
+        self.unsaved += other.unsaved
 
 
 Work: TypeAlias = Callable[[Lane, Report], None]
@@ -101,11 +103,12 @@ class Reconciler:
     ) -> Report:
         """Ask for the jobs that are due, or for all under way; then fetch errors and results."""
         with self._database.write() as session:
-            if followups.beat(session, self._clock()):
+            now = database_time(session, self._clock)
+            if followups.beat(session, now):
                 log.warning("after an outage of ours, all jobs under way are asked for")
             names = registry.with_vendor_secrets(session)
             patience = self._settings.overdue_after
-            unclear = followups.unclear_submissions(session, self._clock(), patience)
+            unclear = followups.unclear_submissions(session, now, patience)
             report = Report(
                 unclear=[
                     {"at": iso(row.at), "instance": row.instance, "file": row.file}
@@ -125,7 +128,7 @@ class Reconciler:
     def fetch_errors(self) -> bool:
         """Fetch the errors that are due now; tell whether there were any."""
         with self._database.read() as session:
-            waiting = failures.with_due_errors(session, self._clock())
+            waiting = failures.with_due_errors(session, database_time(session, self._clock))
         report = Report()
         for name in waiting:
             self._attempt(name, report, self._fetch_errors)
@@ -134,7 +137,7 @@ class Reconciler:
     def beat(self) -> None:
         """Say that this node is alive and can write."""
         with self._database.write() as session:
-            followups.beat(session, self._clock())
+            followups.beat(session, database_time(session, self._clock))
 
     def _lane(
         self, name: str, *, everything: bool, redeliver: bool, results: Path | None
@@ -169,7 +172,7 @@ class Reconciler:
             return False
         except UpstreamError as error:
             log.warning("the vendor failed", instance=name, error=str(error), reason=error.reason)
-            self._note_health(name, failed=True)
+            self._note_health(name, failed=True, retry_after=error.retry_after)
             return False
         except StoreError as error:
             log.warning("the database failed", instance=name, error=str(error))
@@ -177,29 +180,30 @@ class Reconciler:
         self._note_health(name, failed=False)
         return True
 
-    def _note_health(self, name: str, *, failed: bool) -> None:
+    def _note_health(self, name: str, *, failed: bool, retry_after: int | None = None) -> None:
+        at_least = 1000 * (retry_after or 0)
         with self._database.write() as session:
-            followups.note_health(session, name, self._clock(), failed=failed)
+            now = database_time(session, self._clock)
+            followups.note_health(session, name, now, failed=failed, at_least=at_least)
 
     def _poll(self, lane: Lane, report: Report, *, everything: bool) -> None:
         with self._database.read() as session:
             claims = followups.due_polls(
                 session,
                 lane.instance,
-                self._clock(),
+                database_time(session, self._clock),
                 self._settings.overdue_after,
                 everything=everything,
             )
         for claim in claims:
-            pause = min(LONGEST_PAUSE_MS, self._settings.overdue_after * 2 ** min(claim.tries, 20))
-            next_at = self._clock() + pause
-            take = partial(followups.claim_poll, claim=claim, next_at=next_at)
+            pause = followups.poll_pause(self._settings.overdue_after, claim.tries)
+            take = partial(followups.claim_poll, poll=claim, pause=pause)
             if lane.turn(take):
                 self._ask(lane, report, claim)
 
     def _ask(self, lane: Lane, report: Report, claim: Claim) -> None:
         report.asked += 1
-        asked_at = self._clock()
+        asked_at = self._now()
         try:
             call = upstream.status(claim.job, lane.secrets.hub)
             told = upstream.read_status(lane.send(call), claim.job)
@@ -216,7 +220,7 @@ class Reconciler:
         first = upstream.jobs(None, None, lane.secrets.hub)
         try:
             lane.turn()
-            asked_at = self._clock()
+            asked_at = self._now()
             for number, answer in enumerate(lane.pages(first)):
                 told = upstream.read_jobs(answer)
                 with self._database.read() as session:
@@ -234,6 +238,10 @@ class Reconciler:
                 raise
             log.info("the vendor has no job list", instance=lane.instance, error=str(error))
 
+    def _now(self) -> int:
+        with self._database.read() as session:
+            return database_time(session, self._clock)
+
     def _observe(
         self, lane: Lane, told: Notification, asked_at: int, note: str | None = None
     ) -> None:
@@ -242,11 +250,11 @@ class Reconciler:
 
     def _fetch_errors(self, lane: Lane, report: Report) -> None:
         with self._database.read() as session:
-            claims = failures.due_errors(session, lane.instance, self._clock())
+            claims = failures.due_errors(
+                session, lane.instance, database_time(session, self._clock)
+            )
         for claim in claims:
-            next_at = self._clock() + LEASE_MS * 2 ** min(claim.tries, 8)
-            take = partial(failures.claim_errors, claim=claim, next_at=next_at)
-            if lane.turn(take):
+            if lane.turn(partial(failures.claim_errors, fetch=claim)):
                 self._fetch_errors_of(lane, report, claim)
 
     def _fetch_errors_of(self, lane: Lane, report: Report, claim: Claim) -> None:
@@ -256,7 +264,8 @@ class Reconciler:
             for page in lane.pages(first):
                 entries += upstream.read_entries(page)
                 with self._database.write() as session:
-                    if not failures.renew_errors(session, claim, self._clock() + LEASE_MS):
+                    now = database_time(session, self._clock)
+                    if not failures.renew_errors(session, now, claim):
                         return  # another node's by now, or the job was reset
         except UpstreamRefused as error:
             if error.status in (401, 403):  # our secrets are wrong, which can be mended
@@ -284,13 +293,15 @@ class Reconciler:
             return
         report.queued += len(held)
         with self._database.write() as session:
-            followups.note_queued(session, lane.instance, self._clock(), len(held))
+            followups.note_queued(
+                session, lane.instance, database_time(session, self._clock), len(held)
+            )
 
     def _note_redelivery(self, lane: Lane, held: int) -> None:
         with self._database.write() as session:
             audit.note(
                 session,
-                at=self._clock(),
+                at=database_time(session, self._clock),
                 actor=self._actor,
                 action="redeliver",
                 subject=lane.instance,
@@ -299,6 +310,13 @@ class Reconciler:
 
     def _save_results(self, lane: Lane, report: Report, folder: Path) -> None:
         with self._database.read() as session:
-            claims = followups.downloads(session, lane.instance, self._clock())
+            claims = followups.downloads(
+                session, lane.instance, database_time(session, self._clock)
+            )
         for claim in claims:
-            report.results += save_result(lane, claim, folder)
+            try:
+                report.results += save_result(lane, claim, folder)
+            except NotSaved as error:
+                place = {"instance": lane.instance, "job": claim.job, "why": str(error)}
+                report.unsaved.append(place)
+                log.warning("no result", **place)

@@ -6,14 +6,14 @@ from typing import cast
 
 from flask import current_app
 
+from receiver.background import Health
 from receiver.callbacks.intake import Intake
 from receiver.database.engine import Database
-from receiver.health import Health
 from receiver.instances.encryption import Vault
 from receiver.lib.ratelimit import Limits
+from receiver.lib.safe_http import SafeClient
 from receiver.metrics import Stored
 from receiver.openconnectors.client import Upstream
-from receiver.outbound.forwarding import Forwarder
 from receiver.settings import Settings
 
 
@@ -27,7 +27,7 @@ class Services:
     limits: Limits
     vault: Vault
     vendor: Upstream
-    forwarder: Forwarder
+    safe_http: SafeClient
     clock: Callable[[], int]
     health: Health
     stored: Stored

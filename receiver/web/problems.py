@@ -20,6 +20,7 @@ from receiver.errors import (
     EventGone,
     Forbidden,
     NotFound,
+    Overloaded,
     ReceiverError,
     SignatureError,
     StoreError,
@@ -66,6 +67,7 @@ _TABLE: dict[type[ReceiverError], _Row] = {
     ),
     TooManyRefusals: _Row(429, "rate_limited", "Too many refused deliveries"),
     TooManyRequests: _Row(429, "rate_limited", "Too many requests"),
+    Overloaded: _Row(503, "overloaded", "Too busy"),
     Unauthenticated: _Row(401, "unauthenticated", "A valid token is needed"),
     Forbidden: _Row(403, "forbidden", "The token does not allow this"),
     NotFound: _Row(404, "not_found", "Not found"),
@@ -106,8 +108,8 @@ def response_to(error: Exception, path: str, hold: Hold | None = None) -> Respon
         logs.summed(log, "the store failed", error.reason, reason=error.reason, error=str(error))
     problem = problem_of(error)
     headers = {}
-    if isinstance(error, (TooManyRefusals, TooManyRequests)):
-        headers["Retry-After"] = str(error.retry_after)
+    if retry_after := getattr(error, "retry_after", None):
+        headers["Retry-After"] = str(retry_after)
     elif problem.status == 503:  # noqa: PLR2004
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     elif isinstance(error, Unauthenticated):

@@ -1,291 +1,350 @@
-"""The vendor's own paths, answered by us: a client of the vendor's bulk API need only change hosts.
+"""The vendor's own paths, answered by us: a relay, not a rewriter.
 
-Uploads pass through with our callback URL added, statuses come from the store, and what the store
-does not know the vendor is asked.
+A request goes on as it came, so a client of the vendor's API need only change hosts and secrets.
+What is read of it, and of its answer, is read from a copy. `interface.md` says what is added.
 """
 
-import json
-import re
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 import structlog
-from flask import Blueprint, Response, g, request, stream_with_context
-from flask.blueprints import BlueprintSetupState
-from werkzeug.datastructures import FileStorage
-from werkzeug.routing import BaseConverter
+from flask import Flask, Response, request
+from werkzeug.routing import Rule
 
+from receiver.database.engine import database_time
 from receiver.errors import (
-    BadParameter,
-    CredentialError,
-    Forbidden,
     NotFound,
+    Overloaded,
+    StoreError,
     Unauthenticated,
     UpstreamNonsense,
+    UpstreamUnreachable,
 )
 from receiver.instances import audit, registry
 from receiver.jobs.failed_records import list_failed_records
+from receiver.jobs.job import Job
 from receiver.jobs.projection import NewObservation
-from receiver.jobs.queries import JobRecord, find_jobs, list_jobs, place_of
-from receiver.openconnectors import client as upstream
-from receiver.openconnectors.client import CALLBACK_URL_HEADER, Answer, Call
-from receiver.openconnectors.notifications import UNSTORABLE, Notification
-from receiver.web import services
-from receiver.web.auth import authenticate
-from receiver.web.http import write_cursor
-from receiver.web.results import passed_through
-from receiver.web.submitting import observe, send, submit
-from receiver.web.uploads import count_records
-from receiver.web.vendor_shapes import (
-    as_listed,
-    as_vendor,
-    conditions,
-    page_place,
-    page_size,
-    page_start,
-    passed_on,
-    vendors_json,
-    vendors_page,
-)
+from receiver.jobs.queries import Filters, JobRecord, find_jobs, list_jobs, note_fetched
+from receiver.openconnectors import client, shapes
+from receiver.openconnectors.client import Answer
+from receiver.openconnectors.notifications import Notification, document, json_text
+from receiver.openconnectors.shapes import JobFacts
+from receiver.reconcile import followups
+from receiver.reconcile.pacing import Blocked, Lane, Road
+from receiver.web import Services, exchange
+from receiver.web.auth import authenticate, require_scope
+from receiver.web.exchange import Caller, Question, Reply, json_page, json_response, respond
+from receiver.web.submissions import Submitter, observe, read_status
 
 log = structlog.get_logger()
 
-BASE = "/elements/api-v2"
-LARGEST_JSON = 2**20
+MAX_UPLOADS = 8  # at once in one process; each holds a thread until the vendor has taken it
+STATUS_SECONDS = 5  # for the vendor to tell a status, and between two questions for one job
+RETRY_AFTER = 2  # seconds, where all places are taken
 
-blueprint = Blueprint("relay", __name__)
-
-
-class _ResultName(BaseConverter):
-    """An object's name where other words mean something else, whatever the method."""
-
-    regex = r"(?!(?:status|errors|cancel)\Z)[^/]+"
+_FOR_READERS = frozenset({"objects", "status", "errors", "jobs"})
+_CREATING = frozenset({"upload", "query", "download"})
+_WHERE = {"job_status": "statuses", "object_name": "objects", "job_direction": "directions"}
 
 
-@blueprint.record_once
-def _know_names(state: BlueprintSetupState) -> None:
-    state.app.url_map.converters["result"] = _ResultName
+class Relay:
+    """Answers requests below the vendor's base path."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._uploads = threading.BoundedSemaphore(MAX_UPLOADS)
+        self._unknown = _OneAtATime()
+        self._answers: dict[str, Callable[[Question], Response]] = {
+            **dict.fromkeys(_CREATING, Submitter(services).submit),
+            "status": self._status,
+            "errors": self._errors,
+            "jobs": self._jobs,
+            "cancel": self._cancel,
+            "result": self._result,
+        }
+
+    def register(self, app: Flask) -> None:
+        """Have an application answer every method below the base path."""
+        for path in (shapes.BASE, f"{shapes.BASE}/<anything:_path>"):
+            app.url_map.add(Rule(path, endpoint="relay", methods=None))
+        app.view_functions["relay"] = self.respond
+
+    def respond(self, _path: str = "") -> Response:
+        """Answer this request."""
+        if request.method in ("CONNECT", "TRACE") or "Upgrade" in request.headers:
+            message = "CONNECT, TRACE and upgrades are not passed on"
+            head = {"Allow": "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE"}
+            body = exchange.error_body(message)
+            return Response(body, 405, head, mimetype="application/json")
+        target, caller = exchange.target(), self._caller()
+        try:
+            method = "GET" if request.method == "HEAD" else request.method
+            route = shapes.read_route(method, target.partition("?")[0])
+        except ValueError:
+            raise NotFound("there is no such path") from None
+        require_scope(caller.bearer, "read" if route.kind in _FOR_READERS else "operate")
+        with ExitStack() as stack:
+            if route.kind in _CREATING:
+                if not self._uploads.acquire(blocking=False):
+                    raise Overloaded("as many uploads as are taken at once", RETRY_AFTER)
+                stack.callback(self._uploads.release)
+            asked = Question(caller, route, request.method, target, exchange.headers())
+            if exchange.has_body():
+                limit = self._services.settings.max_upload_bytes
+                asked = replace(asked, body=stack.enter_context(exchange.spooled(limit)))
+            answer = self._answers.get(route.kind, self._pass_on)
+            return (self._pass_on if request.method == "HEAD" else answer)(asked)
+
+    def _caller(self) -> Caller:
+        try:
+            named = shapes.read_authorization(request.headers.get("Authorization", ""))
+        except ValueError:
+            named = {}
+        if missing := [name for name in ("Element", "User") if name.lower() not in named]:
+            raise Unauthenticated(
+                f"Authorization names no {' and no '.join(missing)}:"
+                " send Element <instance>, User <token>"
+            )
+        instance = named["element"]
+        bearer = authenticate(self._services, request.remote_addr or "", named["user"])
+        found = None
+        if bearer and bearer.may_see(instance):
+            with self._services.database.read() as session:
+                found = registry.vendor_secrets(session, self._services.vault, instance)
+        if bearer is None or found is None:
+            raise Unauthenticated("no such instance with vendor secrets, or no such token")
+        return Caller(instance, bearer, found)
+
+    def _send(self, asked: Question, seconds: float | None = None) -> Reply:
+        return exchange.send(self._services.vendor, asked, seconds)
+
+    def _pass_on(self, asked: Question) -> Response:
+        return respond(self._send(asked), asked)
+
+    def _result(self, asked: Question) -> Response:
+        """Pass on a job's file, and note that it was fetched."""
+        reply = self._send(asked)
+        return respond(reply, asked, (lambda: self._note_fetched(asked)) if reply.ok else None)
+
+    def _note_fetched(self, asked: Question) -> None:
+        with suppress(StoreError), self._services.database.write() as session:
+            job, instance = asked.route.job or "", asked.caller.instance
+            note_fetched(session, job, instance, self._services.clock())
+
+    def _status(self, asked: Question) -> Response:
+        """Tell where a job stands: an ended one from the store, another as the vendor says now."""
+        if line := self._stored(asked):
+            return self._known_status(asked, line)
+        # Of those who ask for an unknown job at a time, one asks the vendor.
+        with self._unknown.hold((asked.caller.instance, asked.route.job), STATUS_SECONDS):
+            if line := self._stored(asked):
+                return self._known_status(asked, line)
+            response = self._ask(asked, None)
+            line = self._stored(asked)
+        if response is not None:
+            return response
+        if line is None:
+            raise Overloaded("the vendor is asked for this job already", RETRY_AFTER)
+        return self._known_status(asked, line)
+
+    def _known_status(self, asked: Question, line: JobRecord) -> Response:
+        response = None
+        if not line.job.ended or line.job.conflict:
+            with suppress(UpstreamUnreachable):
+                response = self._ask(asked, line)
+        if response is None:
+            facts = _facts(self._stored(asked) or line)
+            response = json_response(shapes.write_v3(facts) | shapes.write_v2(facts))
+        return response
+
+    def _ask(self, asked: Question, line: JobRecord | None) -> Response | None:
+        """Ask the vendor for a status; None if it was asked for this job a moment ago.
+
+        Raises UpstreamError, or UpstreamUnreachable where it is not this instance's turn soon.
+        """
+        services, instance, job = self._services, asked.caller.instance, asked.route.job or ""
+
+        def claim(session: Any, now: int) -> bool:  # noqa: ANN401 - passed on
+            return followups.claim_status(
+                session,
+                instance,
+                job,
+                now,
+                overdue_after=services.settings.overdue_after,
+                interval=1000 * STATUS_SECONDS,
+            )
+
+        try:
+            if not self._lane(asked.caller).turn(claim if line else None, 1000 * STATUS_SECONDS):
+                return None
+        except Blocked:
+            message = "the vendor is left alone for now: it failed, or others ask before this"
+            raise UpstreamUnreachable(message, 503, STATUS_SECONDS) from None
+        if line is None and self._stored(asked):
+            return None  # another node has asked while this one waited for its turn
+        reply, told = self._learn(asked, "asked for by a client", STATUS_SECONDS)
+        if told is not None:
+            if line is None:
+                with suppress(StoreError), services.database.write() as session:
+                    claim(session, database_time(session, services.clock))
+            status = shapes.both_vocabularies(document(reply.body))
+            reply.replace_body(json_text(status).encode())
+        elif reply.status in (429, 503):
+            wait = shapes.read_retry_after(reply.headers.get("retry-after", ""), time.time()) or 0
+            with suppress(StoreError), services.database.write() as session:
+                now = database_time(session, services.clock)
+                followups.note_health(session, instance, now, failed=True, at_least=1000 * wait)
+        return respond(reply, asked)
+
+    def _learn(
+        self, asked: Question, note: str, seconds: float | None = None
+    ) -> tuple[Reply, Notification | None]:
+        """Pass a request on and keep what the answer says of its job; None if it says nothing."""
+        asked_at = self._services.clock()
+        reply = self._send(asked, seconds)
+        body = exchange.read(reply, asked, seconds) if reply.ok else None
+        told = read_status(body, asked.route.job)
+        if told is not None:
+            if body is not None and reply.body != body:
+                reply.replace_body(body)
+            self._observe_news(asked.caller.instance, replace(told, asked_at=asked_at), note)
+        return reply, told
+
+    def _errors(self, asked: Question) -> Response:
+        """Give a page of failed records, from the store where it has them."""
+        if (page := _page_of_ours()) is None or "fields" in request.args:
+            return self._pass_on(asked)
+        start, size = page
+        job, instance = asked.route.job or "", asked.caller.instance
+        database = self._services.database
+        kept = list_failed_records(database, job, instance, size + 1, start)
+        if not kept and not list_failed_records(database, job, instance, 1):
+            return self._pass_on(asked)
+        entries = [msgspec.Raw(row.entry.encode()) for row in kept[:size]]
+        return json_page(entries, start + size if len(kept) > size else None)
+
+    def _jobs(self, asked: Question) -> Response:
+        """Give the vendor's job list, and learn from it; ours if the vendor cannot be reached."""
+        asked_at = self._services.clock()
+        try:
+            reply = self._send(asked)
+            body = exchange.read(reply, asked) if reply.ok else None
+        except UpstreamUnreachable:
+            response = self._stored_jobs(asked)
+            if response is None:
+                raise
+            return response
+        with suppress(UpstreamNonsense):
+            for each in client.read_jobs(Answer(body or b"", None, "")):
+                told = replace(each, asked_at=asked_at)
+                self._observe_news(asked.caller.instance, told, "found in the vendor's job list")
+        return respond(reply, asked)
+
+    def _stored_jobs(self, asked: Question) -> Response | None:
+        where, page = request.args.get("where"), _page_of_ours()
+        try:
+            named = {} if where is None else shapes.read_where(where, _WHERE)
+        except ValueError:
+            return None
+        if page is None:
+            return None
+        start, size = page
+        fields: dict[str, Any] = {_WHERE[name]: [value] for name, value in named.items()}
+        filters = Filters(instances=[asked.caller.instance], **fields)
+        # The vendor's pages may be asked for by number, so those before are read too.
+        jobs = list_jobs(self._services.database, filters, start + size + 1)[start:]
+        entries = [shapes.write_listed(_facts(job)) for job in jobs[:size]]
+        response = json_page(entries, start + size if len(jobs) > size else None)
+        response.headers["X-Receiver-Source"] = "store"
+        return response
+
+    def _cancel(self, asked: Question) -> Response:
+        """Ask the vendor to end a job."""
+        subject, now = f"{asked.caller.instance}/{asked.route.job}", self._services.clock()
+        actor = asked.caller.bearer.name
+        with self._services.database.write() as session:
+            audit.note(session, at=now, actor=actor, action="cancel", subject=subject)
+        reply, _ = self._learn(asked, "answer to a cancel")
+        return respond(reply, asked)
+
+    def _stored(self, asked: Question) -> JobRecord | None:
+        job, instance = asked.route.job or "", asked.caller.instance
+        return next(iter(find_jobs(self._services.database, job, instance)), None)
+
+    def _observe_news(self, instance: str, told: Notification, note: str) -> None:
+        """Keep what the vendor said of a job, unless the store says the same."""
+        stored = find_jobs(self._services.database, str(told.job), instance)
+        known = stored[0].job if stored else Job()
+        if known.conflict or (known.status, known.failed) != (
+            told.status,
+            told.failed or known.failed,
+        ):
+            observe(self._services, NewObservation(instance, replace(told, source="poll"), note))
+
+    def _lane(self, caller: Caller) -> Lane:
+        interval = max(1, round(1000 / self._services.settings.vendor_rate))
+        services = self._services
+        road = Road(services.database, services.vendor, interval, services.clock)
+        return Lane(caller.instance, caller.secrets, road)
 
 
-_PART = re.compile(r"\s*(Element|User)\s+([!-+\--~]+)\s*", re.IGNORECASE)
+class _OneAtATime:
+    """A lock for each key that somebody holds or waits for."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._locks: dict[Hashable, tuple[threading.Lock, list[None]]] = {}
+
+    @contextmanager
+    def hold(self, key: Hashable, seconds: float) -> Iterator[None]:
+        """Hold a key alone. Raises Overloaded if others do for longer."""
+        with self._guard:
+            lock, users = self._locks.setdefault(key, (threading.Lock(), []))
+            users.append(None)
+        held = lock.acquire(timeout=seconds)
+        try:
+            if not held:
+                raise Overloaded("the vendor is asked for this job already", RETRY_AFTER)
+            yield
+        finally:
+            if held:
+                lock.release()
+            with self._guard:
+                users.pop()
+                if not users:
+                    del self._locks[key]
 
 
-@blueprint.url_value_preprocessor
-def _take_hub(_endpoint: str | None, values: dict[str, str] | None) -> None:
-    g.hub = values.pop("hub", None) if values else None
-
-
-@blueprint.before_request
-def _authenticate() -> None:
-    parts = [_PART.fullmatch(part) for part in request.headers.get("Authorization", "").split(",")]
-    given = {part[1].lower(): part[2] for part in parts if part}
-    if None in parts or set(given) != {"element", "user"}:
-        raise Unauthenticated("Authorization must be: Element <instance>, User <token>")
-    found = authenticate(services(), request.remote_addr or "", given["user"])
-    secrets_ = None
-    if found and found.may_see(given["element"]):
-        with services().database.read() as session:
-            secrets_ = registry.vendor_secrets(session, services().vault, given["element"])
-    if found is None or secrets_ is None:
-        raise Unauthenticated("no such instance with vendor secrets, or no such token")
-    if request.method not in ("GET", "HEAD") and found.scope != "operate":
-        raise Forbidden("this needs a token of the scope operate")
-    g.bearer, g.instance, g.vendor = found, given["element"], secrets_
-
-
-@blueprint.get("/objects")
-def objects() -> Response:
-    """Ask the vendor which objects there are."""
-    return passed_on(send(upstream.objects(_hub())))
-
-
-@blueprint.post("/bulk/<string:object_name>")
-def upload(object_name: str) -> Response:
-    """Pass a file on to the vendor, with our callback URL, and record the job."""
-    file = request.files.get("file")
-    if file is None:
-        raise BadParameter("the form field `file` is missing, or the upload did not arrive whole")
-    submitted = count_records(file.stream, file.filename or "")
-    call = Call(
-        method="POST",
-        path=f"{_prefix()}/bulk/{upstream.segment(object_name)}",
-        name="upload",
-        params=request.args.to_dict(),
-        headers={CALLBACK_URL_HEADER: _our_url()},
-        form=request.form.to_dict(),
-        file=_part(file),
-    )
-    facts = Notification(
-        "bulk_job",
-        object=_storable(object_name),
-        direction="UPLOAD",
-        file=_storable(request.args.get("path")),
-        submitted=submitted,
-    )
-    return submit(call, facts, _client_url(request.headers.get(CALLBACK_URL_HEADER)))
-
-
-@blueprint.post("/bulk/query")
-def query() -> Response:
-    """Pass a query on to the vendor, with our callback URL, and record the job."""
-    call = Call(
-        method="POST",
-        path=f"{_prefix()}/bulk/query",
-        name="query",
-        params=request.args.to_dict(),
-        headers={CALLBACK_URL_HEADER: _our_url()},
-        form=request.form.to_dict(),
-    )
-    facts = Notification("bulk_job", direction="DOWNLOAD")
-    return submit(call, facts, _client_url(request.headers.get(CALLBACK_URL_HEADER)))
-
-
-@blueprint.post("/bulk/download")
-def download() -> Response:
-    """Pass a download on to the vendor, with our callback URL, and record the job."""
-    request.max_content_length = LARGEST_JSON
+def _page_of_ours() -> tuple[int, int] | None:
+    """Where the page of this request starts and its size; None if only the vendor can tell."""
+    args = request.args
     try:
-        wanted = json.loads(request.get_data())
-    except (ValueError, RecursionError):
-        wanted = None
-    if not isinstance(wanted, dict):
-        raise BadParameter("the body must be a JSON object")
-    client_url = wanted.get("notificationUrl")
-    if client_url is not None and not isinstance(client_url, str):
-        raise BadParameter("notificationUrl must be a URL")
-    object_name = wanted.get("objectName")
-    call = Call(
-        method="POST",
-        path=f"{_prefix()}/bulk/download",
-        name="download",
-        params=request.args.to_dict(),
-        headers={"Content-Type": "application/json"},
-        content=json.dumps({**wanted, "notificationUrl": _our_url()}).encode(),
-    )
-    facts = Notification(
-        "bulk_job",
-        direction="DOWNLOAD",
-        object=_storable(object_name) if isinstance(object_name, str) else None,
-    )
-    return submit(call, facts, _client_url(client_url))
-
-
-@blueprint.get("/bulk/<string:job_id>/status")
-def status(job_id: str) -> Response:
-    """Tell where a job stands; the vendor is asked only for a job that the store does not know."""
-    row = _stored(job_id)
-    if row is None:
-        now = services().clock()
-        answer = send(upstream.status(job_id, _hub()))
-        observe(NewObservation(g.instance, _polled(answer, job_id, now)))
-        return passed_on(answer)
-    return vendors_json(as_vendor(row))
-
-
-@blueprint.get("/bulk/<string:job_id>/errors")
-def errors(job_id: str) -> Response:
-    """Give a page of a job's failed records, from the store where it has them."""
-    size, start = page_size(), page_start()
-    of_job = services().database, job_id, g.instance
-    kept = list_failed_records(*of_job, size + 1, start or 0)
-    known = bool(kept) or bool(list_failed_records(*of_job, 1))
-    if not known or (start is None and "nextPage" in request.args):
-        return passed_on(send(_asked_again(upstream.errors(job_id, None, _hub()))))
-    page = kept[:size]
-    entries = [msgspec.Raw(row.entry.encode()) for row in page]
-    following = page[-1].position + 1 if len(kept) > size else None
-    return vendors_page(entries, following)
-
-
-@blueprint.get("/bulk/jobs")
-def jobs() -> Response:
-    """Give a page of the job list, from the store where it has any of those asked for."""
-    wanted = conditions(request.args.get("where"), g.instance)
-    size, place = page_size(), page_place()
-    if wanted is None or (place is None and "nextPage" in request.args):
-        return passed_on(send(_asked_again(upstream.jobs(None, None, _hub()))))
-    rows = list_jobs(services().database, wanted, size + 1, place)
-    if not rows:
-        return passed_on(send(_asked_again(upstream.jobs(None, None, _hub()))))
-    following = write_cursor(place_of(rows[size - 1])) if len(rows) > size else None
-    return vendors_page([as_listed(row) for row in rows[:size]], following)
-
-
-@blueprint.put("/bulk/<string:job_id>/cancel")
-def cancel(job_id: str) -> Response:
-    """Ask the vendor to end a job."""
-    place, now = f"{g.instance}/{job_id}", services().clock()
-    with services().database.write() as session:
-        audit.note(session, at=now, actor=g.bearer.name, action="cancel", subject=place)
-    answer = send(upstream.cancel(job_id, _hub()))
-    try:
-        observe(NewObservation(g.instance, _polled(answer, job_id, now), "answer to a cancel"))
-    except UpstreamNonsense:
-        log.info("the answer to a cancel tells no status", instance=g.instance, job=job_id)
-    return passed_on(answer)
-
-
-@blueprint.get("/bulk/<string:job_id>/<result:object_name>")
-def result(job_id: str, object_name: str) -> Response:
-    """Pass a job's file on from the vendor, of any length."""
-    accept = request.headers.get("Accept", "*/*")
-    if not accept.isascii():
-        raise BadParameter("Accept holds characters that no header can carry")
-    call = replace(
-        upstream.result(job_id, object_name, accept, _hub()), params=request.args.to_dict()
-    )
-    content_type, pieces = passed_through(call, job_id)
-    body: Any = stream_with_context(pieces)
-    headers = {"X-Content-Type-Options": "nosniff"}
-    return Response(body, headers=headers, content_type=content_type)
-
-
-def _polled(answer: Answer, job_id: str, asked_at: int) -> Notification:
-    told = upstream.read_status(answer, job_id)
-    return told.replace(source="poll", asked_at=asked_at)
-
-
-def _asked_again(call: Call) -> Call:
-    return replace(call, params=request.args.to_dict())
-
-
-def _part(file: FileStorage) -> tuple[str, Any, str]:
-    return file.filename or "upload.csv", file.stream, file.mimetype or "text/csv"
-
-
-def _storable(text: str | None) -> str | None:
-    if text is not None and UNSTORABLE.search(text):
-        raise BadParameter("a name holds characters that no file or object has")
-    return text
-
-
-def _our_url() -> str:
-    base = services().settings.public_url
-    if base is None:
-        raise CredentialError("RECEIVER_PUBLIC_URL is not set, so the vendor could not call back")
-    return f"{base}/callbacks/{g.instance}"
-
-
-def _client_url(url: str | None) -> str | None:
-    if url is None or url == _our_url():
+        size = shapes.read_page_size(args.get("pageSize"))
+        token = args.get("nextPage", "r0")
+        start = int(token[1:]) if token[:1] == "r" and len(token) < 12 else None  # noqa: PLR2004
+        if start == 0 and "page" in args:
+            start = size * shapes.read_page(args["page"])
+    except ValueError:
         return None
-    services().forwarder.check(url)
-    return url
+    return None if start is None else (start, size)
 
 
-def _hub() -> str | None:
-    hub: str | None = g.hub or g.vendor.hub
-    return hub
-
-
-def _prefix() -> str:
-    hub = _hub()
-    return f"/hubs/{upstream.segment(hub)}" if hub else ""
-
-
-def _stored(job_id: str) -> JobRecord | None:
-    if "\0" in job_id:
-        raise NotFound("there is no such job")
-    rows = find_jobs(services().database, job_id, g.instance)
-    return rows[0] if rows else None
+def _facts(record: JobRecord) -> JobFacts:
+    job = record.job
+    none_yet = None if job.ended else 0
+    return JobFacts(
+        id=record.id,
+        status=job.status,
+        reported=none_yet if job.reported is None else job.reported,
+        failed=none_yet if job.failed is None else job.failed,
+        message=job.text("message"),
+        object=job.text("object"),
+        direction=job.text("direction"),
+        created_at=job.created_at,
+        completed_at=job.ended_at,
+    )

@@ -1,52 +1,85 @@
-"""Counting the records of a file on its way to the vendor."""
+"""What an upload's body says of its file: how many records, read from a copy on its way."""
 
-import codecs
-import csv
-import io
 from collections.abc import Iterator
+from itertools import chain
 from typing import IO
 
-from receiver.errors import BadParameter
+from werkzeug.datastructures import Headers
+from werkzeug.exceptions import HTTPException
+from werkzeug.http import parse_options_header
+from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
-_HEAD_BYTES = 4096
-_LONGEST_LINE = 1 << 20  # characters; a line is held in memory, a file never
+from receiver.lib.records import UnclearDialect, count_records
+
+MAX_PARTS = 100
+MAX_FIELD = 64 * 2**10  # bytes of a form field that is read
+PIECE = 64 * 2**10
 
 
-def count_records(file: IO[bytes], name: str) -> int | None:
-    """Count the rows after the header of a CSV file, or the lines of a file of JSON lines.
-
-    file -- read to its end and wound back. name -- tells JSON lines by `.jsonl` or `.ndjson`.
-    Gives None where the count cannot be known. Raises BadParameter for a file without any bytes or
-    that is neither.
-    """
-    head = file.read(_HEAD_BYTES)
-    file.seek(0)
-    if not head.strip():
-        raise BadParameter("the file is empty")
-    if b"\0" in head:
-        raise BadParameter("the file is neither CSV nor JSON lines in UTF-8: it holds NUL bytes")
-    start = head.removeprefix(codecs.BOM_UTF8).lstrip()
-    if start.startswith(b"["):
-        return None  # JSON in one piece, or an odd header
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
-    lines = _lines(text)
-    try:
-        if name.lower().endswith((".jsonl", ".ndjson")) or start.startswith(b"{"):
-            return sum(1 for line in lines if line.strip())
-        rows = csv.reader(lines)
-        header = next(filter(None, rows), None)
-        if header is None or not any(column.strip() for column in header):
-            raise BadParameter("the file has no header row")
-        return sum(1 for row in rows if row)
-    except csv.Error:
+def count_upload(body: IO[bytes], headers: Headers) -> int | None:
+    """Count the records of an upload's file, in a form or as the body itself; None if unclear."""
+    if headers.get("Content-Encoding", "identity") != "identity":
         return None
-    finally:
-        text.detach()
-        file.seek(0)
+    if not headers.get("Content-Type", "").lower().startswith("multipart/"):
+        return count_records(lambda: _pieces(body))
+    boundary = _boundary(headers)
+    return None if boundary is None else count_records(lambda: _file(body, boundary))
 
 
-def _lines(text: io.TextIOWrapper) -> Iterator[str]:
-    while line := text.readline(_LONGEST_LINE):
-        if len(line) == _LONGEST_LINE:
-            raise csv.Error("a line is too long")
-        yield line
+def form_field(body: IO[bytes] | None, headers: Headers, name: str) -> str | None:
+    """Give a field of a form in the body, in any of the two ways to write one; None if missing."""
+    boundary = _boundary(headers)
+    if body is None or boundary is None:
+        return None
+    try:
+        for event, data in _parts(body, boundary):
+            if isinstance(event, Field) and event.name == name and len(data) <= MAX_FIELD:
+                return data.decode("utf-8", "replace")
+    except UnclearDialect:
+        pass
+    return None
+
+
+def _boundary(headers: Headers) -> bytes | None:
+    content_type, options = parse_options_header(headers.get("Content-Type", ""))
+    if content_type != "multipart/form-data" or "boundary" not in options:
+        return None
+    return options["boundary"].encode("latin-1", "replace")
+
+
+def _file(body: IO[bytes], boundary: bytes) -> Iterator[bytes]:
+    """Give the pieces of the only file. Raises UnclearDialect if there is none, or another."""
+    seen: Field | File | None = None
+    for event, data in _parts(body, boundary):
+        if isinstance(event, File):
+            if seen not in (None, event):
+                raise UnclearDialect("there are several files")
+            seen = event
+            yield data
+    if seen is None:
+        raise UnclearDialect("there is no file")
+
+
+def _parts(body: IO[bytes], boundary: bytes) -> Iterator[tuple[Field | File, bytes]]:
+    """Give each piece of data with the part that it belongs to. Raises UnclearDialect."""
+    decoder = MultipartDecoder(boundary, max_parts=MAX_PARTS)
+    part: Field | File | None = None
+    try:
+        for piece in chain(_pieces(body), (None,)):
+            decoder.receive_data(piece)
+            while not isinstance(event := decoder.next_event(), (NeedData, Epilogue)):
+                if isinstance(event, (Field, File)):
+                    part = event
+                elif isinstance(event, Data) and part is not None:
+                    yield part, event.data
+            if isinstance(event, Epilogue):
+                return
+    except (HTTPException, ValueError) as error:
+        raise UnclearDialect("the form cannot be read") from error
+    raise UnclearDialect("the form is not whole")
+
+
+def _pieces(body: IO[bytes]) -> Iterator[bytes]:
+    body.seek(0)
+    while piece := body.read(PIECE):
+        yield piece

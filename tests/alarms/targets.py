@@ -64,6 +64,7 @@ class Post:
     mails: list[Any] = field(default_factory=list)
     logins: list[tuple[bytes, bytes]] = field(default_factory=list)
     answer: str = "250 taken"
+    answers: dict[str, str] = field(default_factory=dict)  # to some recipients
 
 
 @contextmanager
@@ -72,6 +73,12 @@ def post_office(user: str | None = None) -> Iterator[Post]:
     kept = Post()
 
     class Taker:
+        async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
+            self, _server: Any, _session: Any, envelope: Any, address: str, _options: Any
+        ) -> str:
+            envelope.rcpt_tos.append(address)
+            return kept.answers.get(address, "250 OK")
+
         async def handle_DATA(  # noqa: N802 - aiosmtpd's name
             self, _server: Any, _session: Any, envelope: Any
         ) -> str:

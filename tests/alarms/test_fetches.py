@@ -3,7 +3,7 @@
 import pytest
 from standin import between
 
-from receiver.alarms.conditions import symptoms
+from receiver.alarms.conditions import active_conditions
 from receiver.lib.clock import MINUTE_MS, now_ms
 
 
@@ -17,7 +17,7 @@ def wrong(relay):
     """What is wrong in two days and a half."""
     then = now_ms() + 60 * 60 * MINUTE_MS
     with relay.services.database.read() as session:
-        found = symptoms(session, relay.services.settings, then)
+        found = active_conditions(session, relay.services.settings, then)
         return [(one.kind, one.examples) for one in found if one.kind == "expiring"]
 
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from receiving import Receiver
 
-from receiver.alarms import store as kept
-from receiver.alarms.channels import targets
-from receiver.alarms.watcher import Watcher
+from receiver.alarms import channels
+from receiver.alarms.watcher import Watcher, list_alarms
 from receiver.lib.clock import MINUTE_MS, now_ms
-from receiver.outbound.forwarding import Forwarder
+from receiver.lib.safe_http import SafeClient
+from receiver.outbound.mail import Mailer
+from receiver.outbound.sender import Sender
 
 SECRET = b"a secret for webhooks, 32 bytes."
 WRITTEN_SECRET = "whsec_" + b64encode(SECRET).decode()
@@ -23,6 +24,9 @@ class Ward:
         self.now = now_ms()
         self.receiver = make_receiver(url, clock=lambda: self.now, **options)
         self.settings = self.receiver.services.settings
+        http, mailer = SafeClient(self.settings.forward_allow), Mailer(self.settings)
+        signers = {"alarm": channels.signer(self.settings)}
+        self.sender = Sender(self.database, http, mailer, signers, lambda: self.now)
         self.watcher = self.another()
         self.meanwhile: Callable[[], None] = lambda: None
 
@@ -32,15 +36,14 @@ class Ward:
 
     def another(self) -> Watcher:
         """Someone else who watches, as on another node."""
-        forwarder = Forwarder(self.settings.forward_allow)
-        told = targets(self.settings, forwarder)
-        return Watcher(self.settings, self.database, told, lambda: self.now)
+        return Watcher(self.settings, self.database, self.sender.send, lambda: self.now)
 
     def later(self, minutes: float) -> None:
         self.now += round(minutes * MINUTE_MS)
 
     def look(self) -> None:
-        self.watcher.one_pass()
+        self.watcher.look()
+        self.sender.drain()
 
     def looks(self, minutes: int) -> None:
         """Watch on for so long, a look each minute."""
@@ -52,7 +55,7 @@ class Ward:
     def alarms(self) -> list[tuple[str, str, int]]:
         """Those that are open."""
         with self.database.read() as session:
-            rows = kept.alarms(session, None, only_open=True)
+            rows = list_alarms(session, None, only_open=True)
             return [(row.kind, row.subject, row.count) for row in rows]
 
     def job(self, id_: str, status: str, **facts) -> None:

@@ -86,7 +86,7 @@ class _Pruning:
         if self._running:
             before = self._progress()
             self._process = subprocess.Popen(
-                [PYTHON, "-m", "receiver", "prune", "--older-than", "1h"],
+                [PYTHON, "-m", "receiver", "prune", "--older-than", "1h", "--yes"],
                 env=environment({"RECEIVER_DATABASE_URL": self._base.url()}),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,

@@ -104,9 +104,9 @@ class Showcase:
     def watch(self, *moments: int) -> None:
         """Look for alarms at these moments."""
         services = self.services
-        watcher = Watcher(services.settings, services.database, (), lambda: self.at)
+        watcher = Watcher(services.settings, services.database, [].append, lambda: self.at)
         for self.at in moments:
-            watcher.one_pass(force=True)
+            watcher.look(force=True)
 
     def _hour(self, start: int) -> None:
         # Counted back from now, or what tests find would depend on the hour and the weekday.

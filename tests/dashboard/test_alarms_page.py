@@ -6,8 +6,8 @@ import re
 import pytest
 from visiting import Guest, eventually
 
-from receiver.alarms import store as alarms
-from receiver.database.nodes import note_node
+from receiver.alarms import watcher as alarms
+from receiver.background import record_node
 from receiver.instances import tokens
 from receiver.jobs.erasure import erase as erase_job
 
@@ -17,7 +17,7 @@ MINUTE = 60_000
 def raise_alarm(receiver, kind="failed", subject="default", examples=(), **facts):
     now = receiver.services.clock()
     with receiver.services.database.write() as session:
-        row = alarms.unwritten(kind, subject, now - 5 * MINUTE, facts.pop("detail", "so it is"))
+        row = alarms.make_alarm(kind, subject, now - 5 * MINUTE, facts.pop("detail", "so it is"))
         row.examples, row.last_seen_at = json.dumps(examples), now
         for name, value in facts.items():
             setattr(row, name, value)
@@ -31,7 +31,7 @@ def plain(text):
 def test_open_alarms_are_shown_with_where_to_look_and_cleared_ones_below(any_receiver):
     guest = Guest(any_receiver)
     guest.sign_in()
-    assert "Nobody watches" in guest.get("/alarms").text
+    assert "Alarm checks are not running" in guest.get("/alarms").text
     raise_alarm(any_receiver, "overdue", count=1234, examples=["7", "a/b"])
     raise_alarm(any_receiver, "unreadable", examples=["0af1"])
     raise_alarm(any_receiver, "failing", "callbacks", examples=["node:1"])
@@ -40,12 +40,21 @@ def test_open_alarms_are_shown_with_where_to_look_and_cleared_ones_below(any_rec
     assert 'href="/jobs?show=overdue&amp;instance=default"' in still
     assert 'href="/jobs/a%2Fb?instance=default"' in still
     assert 'href="/events/0af1"' in still
-    for told in ("jobs are overdue", "1,234", "our own answers fail", "node:1", "so it is"):
+    for told in (
+        "jobs are overdue",
+        "1,234",
+        "the receiver does not accept callbacks",
+        "node:1",
+        "so it is",
+    ):
         assert told in plain(still)
-    assert "no callbacks come" in over
-    assert "no callbacks come" not in still
+    assert "no callbacks are coming in" in over
+    assert "no callbacks are coming in" not in still
     front = plain(guest.get("/").text)
-    assert "3 alarms open : our own answers fail; jobs are overdue; an event cannot" in front
+    assert (
+        "3 alarms open : the receiver does not accept callbacks; jobs are overdue; an event cannot"
+        in front
+    )
 
 
 def test_nothing_is_wrong_is_said_only_while_somebody_watches(guest):
@@ -55,7 +64,7 @@ def test_nothing_is_wrong_is_said_only_while_somebody_watches(guest):
         assert alarms.claim_watch(session, "somebody", now, 10 * MINUTE, force=False)
     told = guest.get("/alarms").text
     assert "Nothing is wrong." in told
-    assert "Nobody watches" not in told
+    assert "Alarm checks are not running" not in told
     assert "open</strong></a>" not in guest.get("/").text
 
 
@@ -88,7 +97,7 @@ def test_our_own_failures_start_the_clock_until_the_vendor_gives_up(any_receiver
 
     def fail(since):
         with any_receiver.services.database.write() as session:
-            note_node(session, "node:1", any_receiver.services.clock(), since, 3)
+            record_node(session, "node:1", any_receiver.services.clock(), since, 3)
 
     pages = ("/", "/instances", "/instances/default")
     assert not any("gives up" in guest.get(path).text for path in pages)
@@ -106,7 +115,7 @@ def test_our_own_failures_start_the_clock_until_the_vendor_gives_up(any_receiver
 def test_a_process_that_is_gone_or_well_starts_no_clock(guest, since):
     now = guest.receiver.services.clock()
     with guest.receiver.services.database.write() as session:
-        note_node(session, "node:1", now if since is None else now - 10 * MINUTE, since, 3)
+        record_node(session, "node:1", now if since is None else now - 10 * MINUTE, since, 3)
     assert "gives up" not in guest.get("/").text
 
 

@@ -9,7 +9,7 @@ import pytest
 from showcase import Showcase
 from visiting import PHONE, WIDE, Dashboard, served
 
-from receiver.alarms import store as alarms
+from receiver.alarms import watcher as alarms
 from receiver.instances import tokens
 from receiver.jobs import failed_records as failures
 from receiver.reconcile import followups
@@ -45,7 +45,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     _tell(showcase, "9" * 200, HOSTILE[0])
     with showcase.services.database.write() as session:
         for number, text in enumerate(HOSTILE):
-            row = alarms.unwritten(("failed", text[:32])[number % 2], text[:64], number, text)
+            row = alarms.make_alarm(("failed", text[:32])[number % 2], text[:64], number, text)
             row.examples, row.count = json.dumps([text, "9" * 200]), 2**62
             row.cleared_at = (None, number)[number % 3 == 0]
             session.add(row)

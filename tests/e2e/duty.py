@@ -23,7 +23,7 @@ ROWS = b"email,name\na@example.com,A\n"
 # Several commands in one process: a start takes longer than any of them.
 COMMANDS = """
 import shlex, sys
-from receiver.cli import receiver
+from receiver.cli.commands import receiver
 for line in sys.argv[1:]:
     receiver.main(shlex.split(line), standalone_mode=False)
 """

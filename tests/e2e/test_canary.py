@@ -518,7 +518,7 @@ def test_no_object_shows_a_secret_it_holds(secrets, tmp_path):
     vault = services.vault
     sealed = vault.seal(("a", "b"), secrets["user"].encode())
     shown = [
-        *(settings, key, services, services.intake, services.vendor, services.forwarder, vault),
+        *(settings, key, services, services.intake, services.vendor, services.safe_http, vault),
         *(sealed, VendorSecrets(secrets["element"], secrets["user"], None)),
         *(services.intake._ring, services.intake._ring.of("default"), vars(services.intake._ring)),
         *(Remote("http://127.0.0.1:1", secrets["user"]), [settings], {"x": key}),

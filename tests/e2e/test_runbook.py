@@ -135,7 +135,7 @@ def test_an_encryption_key_leaked(make_duty):
     duty.run(BLOCKS["A key leaked"]["then"])
     proof = BLOCKS["A key leaked"]["proof"].splitlines()[0]
     duty.run(proof)
-    duty.run("receiver instances remove gooddata")
+    duty.run("receiver instances remove gooddata --yes")
     secrets = " ".join(f"--{name}-file {name}" for name in SECRETS)
     duty.run(f"receiver instances add gooddata {secrets}")
     duty.stop()

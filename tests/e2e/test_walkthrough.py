@@ -465,13 +465,13 @@ def test_prune_and_results_from_the_command_line(alone):
     assert [each.name for each in folder.iterdir()] == [f"gooddata.{download}.csv"]
 
     (event,) = alone.served.get(f"/events?job={job_id}")["events"]
-    code, gone = alone.told("prune", "--older-than", "90d")
+    code, gone = alone.told("prune", "--older-than", "90d", "--yes")
     assert (code, gone["bodies"]) == (0, 0)
     assert alone.told("prune", "--older-than", "90d", "--dry-run") == (code, gone)
     gone = [0]
 
     def pruned() -> bool:
-        gone[0] += alone.told("prune", "--older-than", "1s")[1]["bodies"]
+        gone[0] += alone.told("prune", "--older-than", "1s", "--yes")[1]["bodies"]
         return gone[0] == 2
 
     eventually(pruned, "the bodies to be a second old")
@@ -479,7 +479,7 @@ def test_prune_and_results_from_the_command_line(alone):
     status, _ = alone.served.get_bytes(f"/events/{event['id']}/body")
     assert status == 410
 
-    code, gone = alone.told("erase", "--job", job_id)
+    code, gone = alone.told("erase", "--yes", "--job", job_id)
     assert (code, gone["instance"], gone["submissions"]) == (0, "gooddata", 0)
     assert alone.job(job_id)["file"] is None
     assert alone.job(job_id)["outcome"] == "succeeded"

@@ -173,6 +173,6 @@ def test_calls_to_the_vendor_are_measured(receiver):
 
 def test_the_command_line_leaves_the_metrics_to_the_workers():
     """What is imported before the fork would count in no worker's file."""
-    code = "import receiver.cli.operate, sys; print('prometheus_client' in sys.modules)"
+    code = "import receiver.cli.serve, sys; print('prometheus_client' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "False\n"

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from receiver.openconnectors.sandbox.command import command
-from receiver.openconnectors.sandbox.options import Answer, Faults, Options, Redirect
+from receiver.openconnectors.sandbox.faults import Answer, Faults, Options, Redirect
 
 CALL = "from receiver.openconnectors.sandbox.command import command; command()"
 

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, settings
 from promises import examples
 from schemathesis.config import SchemathesisConfig
 
-from receiver.openconnectors.sandbox.options import Options
-from receiver.openconnectors.sandbox.server import running
+from receiver.openconnectors.sandbox.command import running
+from receiver.openconnectors.sandbox.faults import Options
 
 DOCUMENT = Path(__file__).parent.parent / "vendor-openapi.json"
 # The vendor does not say that it refuses parameters it does not know.

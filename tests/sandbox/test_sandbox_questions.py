@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.exceptions import HTTPException
 
-from receiver.openconnectors.sandbox import questions
+from receiver.openconnectors import shapes
+from receiver.openconnectors.sandbox import parameters
 from receiver.openconnectors.sandbox.deliveries import is_callback_url, is_loopback
 
 PIECES = ["http://", "127.0.0.1", "[", "::1", "]", ":", "@", "/", "%", "xn--", "..", "99999", "é"]
@@ -22,14 +23,14 @@ def test_any_text_is_a_callback_url_or_not(text):
 @pytest.mark.parametrize(
     "read",
     [
-        questions.owner,
-        questions.page_size,
-        questions.page_token,
-        questions.payload,
-        questions.callback_url,
-        questions.queried_object,
-        lambda text: questions.conditions(text, ("a", "b")),
-        lambda text: questions.download(text.encode("utf-8", "surrogatepass")),
+        parameters.owner,
+        parameters.payload,
+        parameters.callback_url,
+        parameters.known_object,
+        lambda text: parameters.read(shapes.read_page_size, text),
+        lambda text: parameters.read(shapes.read_page, text),
+        lambda text: parameters.read(shapes.read_where, text, ("a", "b")),
+        parameters.format_named,
     ],
 )
 @given(text=st.text())
@@ -38,7 +39,7 @@ def test_any_question_is_read_or_is_the_clients_error(read, text):
         read(text)
 
 
-@given(st.dictionaries(st.sampled_from("abcd"), st.text(alphabet="xyz =.")))
+@given(st.dictionaries(st.sampled_from("abcd"), st.text(alphabet="xyz =."), min_size=1))
 def test_conditions_are_read_as_they_were_written(where):
     text = " and ".join(f"{name}='{value}'" for name, value in where.items())
-    assert questions.conditions(text or None, "abcd") == where
+    assert shapes.read_where(text, "abcd") == where

@@ -1,8 +1,12 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
+
+from receiver.openconnectors import sandbox
+from receiver.openconnectors.sandbox.faults import Faults
 
 HEADER = b"C_EmailAddress,C_FirstName\r\n"
 
@@ -171,11 +175,11 @@ def test_a_download_gives_what_was_loaded(client):
     client.ended(client.created(b"email,name\na@b.co,A\n"))
     client.ended(client.created(b"email,city\nc@d.eu,C\nx,X\n"))
     client.ended(client.created(b"email\ne@f.gh\n", object_name="account"))
-    wanted = {"objectName": "contact", "format": "json"}
+    wanted = {"objectName": "contact"}
     created = client.http.post("/bulk/download", json=wanted).json()
     assert created == {"id": "1237", "status": "CREATED", "instance_id": 425904}
     assert client.ended("1237")["recordsCount"] == 2
-    assert client.http.get("/bulk/1237/contact").json() == [
+    assert client.http.get("/bulk/1237/contact?format=json").json() == [
         {"email": "a@b.co", "name": "A"},
         {"email": "c@d.eu", "city": "C"},
     ]
@@ -219,3 +223,107 @@ def test_uploads_keep_no_large_file_in_memory(client, tmp_path):
     status = client.ended(answer.json()["id"])
     assert (status["recordsCount"], status["recordsFailedCount"]) == (1, 39_999)
     assert sum(path.stat().st_size for path in client.stage.folder.iterdir()) > 80_000_000
+
+
+SAMPLE = Path(sandbox.__file__).with_name("contacts.csv").read_text()
+ROWS = [dict(row) for row in csv.DictReader(io.StringIO(SAMPLE))]
+
+
+def dialect(delimiter: str, before: str = "") -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=delimiter)
+    writer.writerows([list(ROWS[0]), *[list(row.values()) for row in ROWS]])
+    return (before + text.getvalue()).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(dialect("\t"), id="tabs, as the seeds print it"),
+        pytest.param(dialect(";"), id="semicolons"),
+        pytest.param(dialect("|"), id="pipes"),
+        pytest.param(dialect(";", "sep=;\r\n"), id="Excel"),
+        pytest.param(dialect(",") + b"\x1a", id="DOS"),
+        pytest.param(json.dumps(ROWS).encode(), id="JSON"),
+        pytest.param(b"".join(json.dumps(row).encode() + b"\n" for row in ROWS), id="JSON lines"),
+    ],
+)
+def test_the_seeds_table_is_loaded_in_any_dialect(client, content):
+    status = client.ended(client.created(content))
+    assert (status["status"], status["recordsCount"]) == ("COMPLETED", 10), status
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "text/csv"])
+def test_a_body_may_be_the_file_itself(client, media_type):
+    content = json.dumps(ROWS) if media_type == "application/json" else SAMPLE
+    headers = {"Content-Type": media_type}
+    answer = client.http.post("/bulk/contact", content=content, headers=headers)
+    assert client.ended(answer.json()["id"])["recordsCount"] == 10
+
+
+@pytest.mark.parametrize("word", ["COMPLETE", "SUCCESS"])
+def test_jobs_may_end_well_in_other_words(start, word):
+    client = start(faults=Faults(final_status=word))
+    status = client.ended(client.created())
+    assert (status["status"], status["recordsCount"], "error" in status) == (word, 10, False)
+
+
+@pytest.mark.parametrize(("total", "count"), [(False, 1), (True, 2)])
+def test_the_count_is_of_the_loaded_or_of_all(start, total, count):
+    client = start(total_counts=total)
+    status = client.ended(client.created(b"email\na@b.co\nx\n"))
+    assert (status["recordsCount"], status["recordsFailedCount"]) == (count, 1)
+
+
+def test_the_documents_own_status_has_no_id(start):
+    client = start(shape="document")
+    status = client.ended(client.created(b"email\na@b.co\nx\n"))
+    assert status == {
+        "batchId": 1234,
+        "status": "COMPLETED",
+        "numOfLeadsProcessed": 1,
+        "numOfRowsFailed": 1,
+        "numOfRowsWithWarning": 0,
+    }
+
+
+def test_the_answer_to_an_upload_has_the_chosen_shape(start):
+    created = start(shape="v3").upload().json()
+    assert (created["id"], created["jobStatus"]) == (1234, "CREATED")
+
+
+def test_a_query_may_stand_in_the_query_string_without_a_body(client):
+    client.ended(client.created())
+    params = {"q": "select * from contact where a = 'b'", "from": "2026-01-01"}
+    for given in ({}, {"content": b"", "headers": {"Content-Type": "text/plain"}}, {"json": {}}):
+        job = client.http.post("/bulk/query", params=params, **given).json()["id"]
+        assert client.ended(job)["recordsCount"] == 10
+
+
+def test_a_file_is_not_to_be_had_in_another_format_than_it_was_ordered_in(client):
+    wanted = {"objectName": "contact", "format": "application/jsonl"}
+    job = client.http.post("/bulk/download", json=wanted).json()["id"]
+    client.ended(job)
+    assert client.http.get(f"/bulk/{job}/contact").headers["content-type"] == "application/jsonl"
+    as_csv = client.http.get(f"/bulk/{job}/contact", headers={"Accept": "text/csv"})
+    assert as_csv.status_code == 400
+
+
+def test_failed_records_are_paged_by_number_too_and_cut_to_fields(client):
+    job = client.created(HEADER + b"".join(b"x,%d\r\n" % number for number in range(5)))
+    client.ended(job)
+    params = {"pageSize": 2, "fields": "row"}
+    pages = [
+        client.http.get(f"/bulk/{job}/errors", params={**params, "page": page}).json()
+        for page in (1, 2, 3, 4)
+    ]
+    assert pages == [[{"row": 1}, {"row": 2}], [{"row": 3}, {"row": 4}], [{"row": 5}], []]
+
+
+def test_what_else_public_clients_ask_for_is_there(client):
+    job = client.created()
+    client.ended(job)
+    assert client.http.get(f"/bulk/{job}").json()["status"] == "COMPLETED"
+    assert client.http.get("/objects/contact/metadata").json()["fields"]
+    created = client.http.post("/bulk/workflows", json={"objectName": "contact"}).json()
+    assert client.ended(created["id"])["status"] == "COMPLETED"

@@ -1,27 +1,98 @@
-"""`receiver sandbox`."""
+"""`receiver sandbox`, and serving it over HTTP."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from threading import Event, Thread
+from typing import Any, get_args
 
 import click
 import msgspec
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 from receiver.errors import CredentialError
+from receiver.openconnectors.sandbox.app import create_sandbox
 from receiver.openconnectors.sandbox.deliveries import is_callback_url
-from receiver.openconnectors.sandbox.options import (
+from receiver.openconnectors.sandbox.faults import (
     Answer,
     Faults,
+    Final,
     Options,
     Redirect,
     Shape,
     signature_key,
 )
-from receiver.openconnectors.sandbox.server import serve
+from receiver.openconnectors.sandbox.stage import Stage
+from receiver.openconnectors.shapes import BASE
 from receiver.openconnectors.signatures import SignatureKey
 
-_ENDINGS = ("ERROR", "ABORTED", "CANCELLED")
+_POLL_SECONDS = 0.05  # until it sees that it shall stop
 _SECONDS = click.FloatRange(min=0, max=86_400)
 _TIMES = click.IntRange(min=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A sandbox that listens.
+
+    url -- its root, without a slash at the end.
+    api -- the vendor's base URL.
+    """
+
+    url: str
+    api: str
+    stage: Stage
+
+
+class _Connection(WSGIRequestHandler):
+    error_message_format = '{"requestId": "0", "message": "this is no HTTP request"}'
+    error_content_type = "application/json"
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Say nothing: `GET /sandbox/requests` tells what was asked."""
+
+    def connection_dropped(
+        self, error: BaseException, environ: dict[str, Any] | None = None
+    ) -> None:
+        """Close the connection that a fault cut off: else the server waits for another request."""
+        del error, environ
+        self.close_connection = True
+
+
+@contextmanager
+def running(options: Options) -> Iterator[Running]:
+    """Serve a sandbox from threads of this process until the block is left."""
+    app = create_sandbox(options)
+    stage: Stage = app.extensions["sandbox"]
+    with closing(stage):
+        server = make_server(
+            options.host, options.port, app, threaded=True, request_handler=_Connection
+        )
+        thread = Thread(
+            target=server.serve_forever, args=(_POLL_SECONDS,), name="sandbox-server", daemon=True
+        )
+        thread.start()
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        url = f"http://{host}:{server.port}"
+        try:
+            yield Running(url, url + BASE, stage)
+        finally:
+            stage.closing.set()
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+
+def serve(options: Options) -> None:
+    """Serve a sandbox until SIGTERM or SIGINT; tell its base URL on standard error."""
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with running(options) as sandbox:
+        click.echo(f"sandbox listening on {sandbox.api}", err=True)
+        stop.wait()
 
 
 def _address(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, int]:
@@ -97,8 +168,9 @@ def _url(_context: click.Context, _option: click.Parameter, value: str | None) -
     type=click.Choice(get_args(Shape)),
     default="v2",
     show_default=True,
-    help="Of bodies.",
+    help="Of what is said of jobs; `document` is the OpenAPI document's, without an id.",
 )
+@click.option("--total-counts", is_flag=True, help="Count failed records as loaded too.")
 @click.option("--callback-url", callback=_url, help="For jobs whose request names none.")
 @click.option("--progress", is_flag=True, help="Notify STARTED and RUNNING too.")
 @click.option("--allow-remote", is_flag=True, help="Send callbacks to other hosts too.")
@@ -115,7 +187,7 @@ def _url(_context: click.Context, _option: click.Parameter, value: str | None) -
 @click.option("--slow", type=_SECONDS, default=0.0, help="Fault: seconds before API answers.")
 @click.option("--html", type=_TIMES, default=0, help="Fault: answers of HTML.")
 @click.option("--redirect", type=(str, _TIMES), metavar="URL TIMES", help="Fault: redirects.")
-@click.option("--final-status", type=click.Choice(_ENDINGS), help="Fault: how jobs end.")
+@click.option("--final-status", type=click.Choice(get_args(Final)), help="Fault: how jobs end.")
 def command(
     *,
     bind: tuple[str, int],
@@ -125,6 +197,7 @@ def command(
     retry_seconds: float,
     retries: int,
     shape: Shape,
+    total_counts: bool,
     callback_url: str | None,
     progress: bool,
     allow_remote: bool,
@@ -132,10 +205,13 @@ def command(
     redirect: tuple[str, int] | None,
     **faults: object,
 ) -> None:
-    """Stand in for the vendor's bulk API on a local port; any token and secret is taken.
+    """Simulate the vendor's bulk API on a local port; any token and secret is taken.
 
     While it runs, `curl -T KEY-FILE http://HOST:PORT/sandbox/signature-key` gives it another key to
-    sign with, and PUT /sandbox/faults other faults.
+    sign with. `curl -X PUT -d '{"drop_callbacks": true}' http://HOST:PORT/sandbox/faults` puts
+    those faults in the place of all others, `{}` ends them: their names are those of the options
+    marked `Fault`, with underscores. GET shows them; /sandbox/requests and /sandbox/deliveries show
+    what was asked for and which callbacks were sent.
     """
     faults["answer"] = Answer(*answer) if answer else None
     faults["redirect"] = Redirect(*redirect) if redirect else None
@@ -153,6 +229,7 @@ def command(
             retry_seconds=retry_seconds,
             retries=retries,
             shape=shape,
+            total_counts=total_counts,
             callback_url=callback_url,
             progress=progress,
             allow_remote=allow_remote,

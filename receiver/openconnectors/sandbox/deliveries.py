@@ -11,9 +11,9 @@ from uuid import uuid4
 
 import httpx
 
-from receiver.openconnectors.sandbox.jobs import now_ms
-from receiver.openconnectors.sandbox.options import LiveFaults, Options
-from receiver.openconnectors.sandbox.scheduler import Scheduler
+from receiver.openconnectors.sandbox.faults import LiveFaults, Options
+from receiver.openconnectors.sandbox.jobs import Later, now_ms
+from receiver.openconnectors.shapes import WEBHOOK_ID_HEADER
 from receiver.openconnectors.signatures import HEADER, sign
 
 State = Literal["pending", "delivered", "failed", "queued", "dropped", "refused"]
@@ -58,7 +58,7 @@ class Delivery:
             "createdDate": self.created,
             "attempts": len(self.answers),
             "lastAnswer": self.answers[-1] if self.answers else None,
-            "webhookId": self.headers["Elements-Webhook-Id"],
+            "webhookId": self.headers[WEBHOOK_ID_HEADER],
             "body": self.body.decode(),
         }
 
@@ -66,13 +66,11 @@ class Delivery:
 class Deliveries:
     """All callbacks of one sandbox, and the URLs whose subscription is no longer active."""
 
-    def __init__(
-        self, options: Options, faults: LiveFaults, scheduler: Scheduler, lock: RLock
-    ) -> None:
+    def __init__(self, options: Options, faults: LiveFaults, later: Later, lock: RLock) -> None:
         self.signature_key = options.signature_key
         self._options = options
         self._faults = faults
-        self._scheduler = scheduler
+        self._timer = later
         self._lock = lock
         self._all: list[Delivery] = []
         self._inactive: set[str] = set()
@@ -84,7 +82,7 @@ class Deliveries:
             trust_env=False, follow_redirects=False, timeout=_TIMEOUT_SECONDS
         )
 
-    def post(self, job: str, url: str, body: bytes, *, at_once: bool = False) -> None:
+    def post(self, job: str, url: str, body: bytes, at_once: bool) -> None:
         """Send `body` about `job` to `url`, now in this thread if `at_once`, else soon."""
         headers = self._headers(body)
         faults = self._faults.current
@@ -121,17 +119,17 @@ class Deliveries:
         return summaries
 
     def close(self) -> None:
-        """Close the connections; the scheduler has been closed before."""
+        """Close the connections; nothing is sent any more."""
         self._client.close()
 
     def _headers(self, body: bytes) -> dict[str, str]:
-        headers = {"Content-Type": "application/json", "Elements-Webhook-Id": uuid4().hex}
+        headers = {"Content-Type": "application/json", WEBHOOK_ID_HEADER: uuid4().hex}
         if key := self.signature_key:
             headers[HEADER] = sign(body, key)
         return headers
 
     def _later(self, seconds: float, step: Callable[[], None]) -> None:
-        self._scheduler.after(seconds, "sending", step)
+        self._timer.run(seconds, "sending", step)
 
     def _hold(self, delivery: Delivery) -> None:
         with self._lock:

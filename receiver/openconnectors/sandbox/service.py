@@ -1,28 +1,28 @@
 """The small cloud service that files are loaded into.
 
-A file of any size is read row by row and what becomes of each row is written to disk: accepted rows
-and refused ones as JSON lines.
+CSV in any dialect, JSON lines or a JSON array. What becomes of each row is written to disk:
+accepted rows and refused ones as JSON lines.
 """
 
 import csv
 import io
 import re
-import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Literal, TextIO
+from typing import Any, TextIO
 
 import msgspec
 
+from receiver.openconnectors.shapes import Format
+
 OBJECTS = ("activities", "contact", "campaign", "list", "account")
-Format = Literal["csv", "json", "jsonl"]
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
 _LONGEST_EMAIL = 254
 _LINES_IN_PIECE = 500
+_HEAD = 4096  # characters that tell what a file is
 _LONGEST_LINE = 1 << 20  # characters; a line is held in memory, a file never
 
 
@@ -42,86 +42,93 @@ class Loaded:
     problem: str | None = None
 
 
-class _Rules:
-    """Which rows of one file the service takes."""
-
-    def __init__(self, columns: Sequence[str], seen: sqlite3.Connection) -> None:
-        self._width = len(columns)
-        self._email = next((i for i, name in enumerate(columns) if "email" in name.lower()), None)
-        # On disk, because the addresses of a 200 MB file do not fit into a small memory.
-        self._seen = seen
-        seen.execute("PRAGMA journal_mode = OFF")
-        seen.execute("CREATE TABLE seen (email TEXT PRIMARY KEY) WITHOUT ROWID")
-
-    def refusal(self, row: Sequence[str]) -> str | None:
-        """Why the service does not take `row`, or None if it does."""
-        if len(row) > self._width:
-            return f"The row has {len(row)} fields, the header has {self._width}."
-        if self._email is None:
-            return None
-        email = row[self._email].strip() if self._email < len(row) else ""
-        if not email:
-            return "The e-mail address is missing."
-        if len(email) > _LONGEST_EMAIL or not _EMAIL.fullmatch(email):
-            return "The e-mail address is malformed."
-        added = self._seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (email.casefold(),))
-        return None if added.rowcount else "The e-mail address stands twice in this file."
-
-
 def load(source: Path, target: Path) -> Loaded:
-    """Load the CSV file `source`; write accepted and refused rows beside each other at `target`."""
+    """Load the file `source`; write accepted and refused rows beside each other at `target`."""
     accepted, refused = target.with_suffix(".accepted"), target.with_suffix(".refused")
+    columns: dict[str, None] = {}
+    seen: set[int] = set()  # hashes: the addresses of a large file would not fit
+    loaded = failed = 0
+    problem = None
     with (
         source.open(encoding="utf-8-sig", newline="") as text,
         accepted.open("wb") as good,
         refused.open("wb") as bad,
-        closing(sqlite3.connect("")) as seen,
     ):
-        columns: tuple[str, ...] = ()
-        problem = None
-        counts = {True: 0, False: 0}
         try:
-            rows = csv.reader(_lines(text))
-            columns = _header(rows)
-            for fine in _sort(rows, columns, _Rules(columns, seen), good, bad):
-                counts[fine] += 1
-        except (csv.Error, UnicodeDecodeError) as error:
-            problem = _reason(error)
-    return Loaded(accepted, refused, columns, counts[True], counts[False], problem)
+            for number, (record, odd) in enumerate(_records(text, columns), start=1):
+                refusal = odd or _refusal(record, seen)
+                if refusal is None:
+                    good.write(msgspec.json.encode(record) + b"\n")
+                    loaded += 1
+                else:
+                    entry = {"row": number, "message": refusal, "record": record}
+                    bad.write(msgspec.json.encode(entry) + b"\n")
+                    failed += 1
+        except UnicodeDecodeError:
+            problem = "The file cannot be read: it is not UTF-8 text."
+        except (csv.Error, msgspec.MsgspecError, RecursionError) as error:
+            problem = f"The file cannot be read: {error}."
+    return Loaded(accepted, refused, tuple(columns), loaded, failed, problem)
 
 
-def _sort(
-    rows: Iterable[list[str]], columns: Sequence[str], rules: _Rules, good: BinaryIO, bad: BinaryIO
-) -> Iterator[bool]:
-    for number, row in enumerate(filter(None, rows), start=1):
-        refusal = rules.refusal(row)
-        record = dict(zip(columns, row + [""] * (len(columns) - len(row)), strict=False))
-        if refusal is None:
-            good.write(msgspec.json.encode(record) + b"\n")
-        else:
-            failure = {"row": number, "message": refusal, "record": record}
-            bad.write(msgspec.json.encode(failure) + b"\n")
-        yield refusal is None
+def _refusal(record: Mapping[str, str], seen: set[int]) -> str | None:
+    """Return why the service does not take a record, or None if it does."""
+    email = next((value.strip() for name, value in record.items() if "email" in name.lower()), None)
+    if email is None:
+        return None
+    if not email:
+        return "The e-mail address is missing."
+    if len(email) > _LONGEST_EMAIL or not _EMAIL.fullmatch(email):
+        return "The e-mail address is malformed."
+    address = hash(email.casefold())
+    if address in seen:
+        return "The e-mail address stands twice in this file."
+    seen.add(address)
+    return None
+
+
+def _records(text: TextIO, columns: dict[str, None]) -> Iterator[tuple[dict[str, str], str | None]]:
+    """Yield each record and what is odd about it; note the names of columns on the way."""
+    start = text.read(_HEAD).lstrip()
+    text.seek(0)
+    if start.startswith(("[", "{")):
+        lines = [text.read()] if start.startswith("[") else filter(str.strip, _lines(text))
+        for line in lines:
+            entries = msgspec.json.decode(line, type=list[dict[str, Any]] | dict[str, Any])
+            for entry in entries if isinstance(entries, list) else [entries]:
+                columns.update(dict.fromkeys(entry))
+                yield {name: _as_text(value) for name, value in entry.items()}, None
+        return
+    rows = filter(None, csv.reader(_lines(text), delimiter=_delimiter(start)))
+    names = next(rows, [])
+    if len(names) == 2 and names[0].lower() == "sep=":  # noqa: PLR2004 - Excel's `sep=;`, split at it
+        names = next(rows, [])
+    if not any(name.strip() for name in names):
+        raise csv.Error("the file has no header")
+    columns.update(dict.fromkeys(names))
+    for row in rows:
+        odd = f"The row has {len(row)} fields, the header has {len(names)}."
+        record = dict(zip(names, row + [""] * (len(names) - len(row)), strict=False))
+        yield record, odd if len(row) > len(names) else None
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _delimiter(start: str) -> str:
+    """Return the delimiter that stands most often in the first line."""
+    line = start.lstrip("\ufeff").partition("\n")[0]
+    if line.lower().startswith("sep="):
+        return line[4:5].strip("\r") or ","
+    return max(",;\t|", key=line.count)
 
 
 def _lines(text: TextIO) -> Iterator[str]:
     while line := text.readline(_LONGEST_LINE):
         if len(line) == _LONGEST_LINE:
             raise csv.Error("a line is too long")
-        yield line
-
-
-def _header(rows: Iterator[list[str]]) -> tuple[str, ...]:
-    names = next(rows, [])
-    if not any(name.strip() for name in names):
-        raise csv.Error("the file has no header")
-    return tuple(names)
-
-
-def _reason(error: csv.Error | UnicodeDecodeError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return "The file cannot be read: it is not UTF-8 text."
-    return f"The file cannot be read: {error}."
+        yield line.removesuffix("\x1a")
 
 
 def refused_page(path: Path | None, start: int, size: int) -> tuple[list[bytes], int | None]:

@@ -1,65 +1,126 @@
-"""Everything that one sandbox consists of, put together."""
+"""What one sandbox consists of, and below `/sandbox` what tests ask of it: no vendor has this."""
 
 from collections import Counter, defaultdict
+from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, RLock
 
+import msgspec
+from flask import Blueprint, Response, current_app, request
+from werkzeug.exceptions import BadRequest, NotFound
+
+from receiver.errors import CredentialError
 from receiver.openconnectors.sandbox.deliveries import Deliveries
-from receiver.openconnectors.sandbox.jobs import Jobs
-from receiver.openconnectors.sandbox.lifecycle import Lifecycle
-from receiver.openconnectors.sandbox.options import LiveFaults, Options
-from receiver.openconnectors.sandbox.scheduler import Scheduler
+from receiver.openconnectors.sandbox.faults import Faults, LiveFaults, Options, signature_key
+from receiver.openconnectors.sandbox.jobs import Jobs, Later
 
+_LARGEST_JSON = 1 << 16
 
-class Requests:
-    """How often each path was asked for, in all and for each job."""
-
-    def __init__(self, lock: RLock) -> None:
-        self._lock = lock
-        self._all: Counter[str] = Counter()
-        self._jobs: defaultdict[str, Counter[str]] = defaultdict(Counter)
-
-    def count(self, template: str, job_id: str | None) -> None:
-        """Count a request such as `GET /bulk/{id}/status`."""
-        with self._lock:
-            self._all[template] += 1
-            if job_id is not None:
-                self._jobs[job_id][template] += 1
-
-    def totals(self) -> dict[str, object]:
-        """The counts since the start, as JSON."""
-        with self._lock:
-            jobs = {job_id: dict(counts) for job_id, counts in self._jobs.items()}
-            return {"requests": dict(self._all), "jobs": jobs}
+controls = Blueprint("controls", __name__)
 
 
 class Stage:
     """The parts of one sandbox. They share one lock, so that no two can wait for each other."""
 
     def __init__(self, options: Options) -> None:
-        lock = RLock()
+        self.lock = RLock()
         self._folder = TemporaryDirectory(prefix="sandbox-")
-        self._scheduler = Scheduler(lock)
+        self._later = Later()
         self.folder = Path(self._folder.name)
         self.options = options
         self.closing = Event()
-        self.requests = Requests(lock)
-        self.faults = LiveFaults(options.faults, lock)
-        self.jobs = Jobs(lock, options.first_job)
-        self.deliveries = Deliveries(options, self.faults, self._scheduler, lock)
-        self.lifecycle = Lifecycle(
+        self.faults = LiveFaults(options.faults, self.lock)
+        self.deliveries = Deliveries(options, self.faults, self._later, self.lock)
+        self.jobs = Jobs(
             options=options,
             faults=self.faults,
-            jobs=self.jobs,
-            deliveries=self.deliveries,
-            scheduler=self._scheduler,
-            lock=lock,
+            later=self._later,
+            lock=self.lock,
+            notify=self.deliveries.post,
         )
+        self._requests: Counter[str] = Counter()
+        self._by_job: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def count(self, template: str, job_id: str | None) -> None:
+        """Count a request such as `GET /bulk/{id}/status`."""
+        with self.lock:
+            self._requests[template] += 1
+            if job_id is not None:
+                self._by_job[job_id][template] += 1
+
+    def totals(self) -> dict[str, object]:
+        """Return how often each path was asked for, in all and for each job."""
+        with self.lock:
+            jobs = {job_id: dict(counts) for job_id, counts in self._by_job.items()}
+            return {"requests": dict(self._requests), "jobs": jobs}
 
     def close(self) -> None:
         """Stop everything and forget all files; a second time does nothing."""
         self.closing.set()
-        self._scheduler.close()
+        self._later.close()
         self.deliveries.close()
         self._folder.cleanup()
+
+
+def current_stage() -> Stage:
+    """Return the stage of the application that answers this request."""
+    stage: Stage = current_app.extensions["sandbox"]
+    return stage
+
+
+def json_response(content: object, status: int = HTTPStatus.OK) -> Response:
+    """Answer with JSON; `bytes` of it are sent as they are."""
+    body = content if isinstance(content, bytes) else msgspec.json.encode(content)
+    return Response(body, status, content_type="application/json")
+
+
+@controls.get("/faults")
+def faults() -> Response:
+    """The faults in force; counts show what is left."""
+    return json_response(current_stage().faults.current)
+
+
+@controls.put("/faults")
+def replace_faults() -> Response:
+    """Put the faults of the JSON body in force, and no others: `{}` ends them all."""
+    request.max_content_length = _LARGEST_JSON
+    try:
+        wanted = msgspec.json.decode(request.get_data(), type=Faults)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise BadRequest(f"unknown fault: {error}") from error
+    current_stage().faults.replace(wanted)
+    return json_response(wanted)
+
+
+@controls.put("/signature-key")
+def replace_signature_key() -> Response:
+    """Sign with the key of the body, a key's file, from the next callback on."""
+    request.max_content_length = _LARGEST_JSON
+    try:
+        current_stage().deliveries.signature_key = signature_key(request.get_data())
+    except CredentialError as error:
+        raise BadRequest(str(error)) from error
+    return json_response({"signature_key": "replaced"})
+
+
+@controls.get("/requests")
+def requests() -> Response:
+    """How often each path was asked for."""
+    return json_response(current_stage().totals())
+
+
+@controls.get("/deliveries")
+def all_deliveries() -> Response:
+    """All callbacks: what was sent, where, how often, and what was answered last."""
+    return json_response(current_stage().deliveries.listing({}))
+
+
+@controls.post("/jobs/<job_id>/reset")
+def reset(job_id: str) -> Response:
+    """Run a job once more, whoever it belongs to."""
+    stage = current_stage()
+    job = stage.jobs.find(job_id)
+    if job is None:
+        raise NotFound(f"there is no job {job_id}")
+    return json_response(stage.jobs.write(stage.jobs.reset(job)))

@@ -7,25 +7,14 @@ from urllib.parse import quote, urlencode
 
 from flask import Response
 
-from receiver.alarms import store
-from receiver.alarms.channels import TITLES
+from receiver.alarms.conditions import Kind, kind_of
+from receiver.alarms.watcher import is_watched, list_alarms
 from receiver.database.alarm_models import Alarm
 from receiver.web import services
 from receiver.web.auth import current_bearer
 from receiver.web.dashboard.pages import blueprint, page
 
 MOST_SHOWN = 100
-# Where what an alarm tells of is seen; `{}` is the instance.
-PLACES = {
-    "silent": "/instances/{}",
-    "overdue": "/jobs?show=overdue&instance={}",
-    "refused": "/refusals?instance={}",
-    "unreadable": "/events?kind=unreadable",
-    "failing": "/instances",
-    "expiring": "/jobs?show=expiring&instance={}",
-    "failed": "/jobs?outcome=failed&outcome=partial&instance={}",
-}
-_OF_JOBS = ("silent", "overdue", "expiring", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +22,7 @@ class AlarmView:
     """An alarm for people. examples -- some of what is affected: (what, where it is seen)."""
 
     row: Alarm
-    title: str
+    kind: Kind
     url: str
     examples: Sequence[tuple[str, str | None]]
 
@@ -43,9 +32,9 @@ def alarms() -> Response:
     """Show alarms, newest first."""
     visible, now = current_bearer().instances, services().clock()
     with services().database.read() as session:
-        unsettled = store.alarms(session, visible, only_open=True, limit=MOST_SHOWN)
-        latest = store.alarms(session, visible, only_open=False, limit=MOST_SHOWN)
-        watched = store.is_watched(session, now)
+        unsettled = list_alarms(session, visible, only_open=True, limit=MOST_SHOWN)
+        latest = list_alarms(session, visible, only_open=False, limit=MOST_SHOWN)
+        watched = is_watched(session, now)
     return page(
         "alarms.html",
         unsettled=[alarm_view(row) for row in unsettled],
@@ -55,13 +44,14 @@ def alarms() -> Response:
 
 
 def alarm_view(row: Alarm) -> AlarmView:
-    """Show an alarm; of a kind that another release knows, without a word for it."""
-    url = PLACES.get(row.kind, "/alarms").format(quote(row.subject, safe=""))
-    examples = [(each, _place(row, each)) for each in json.loads(row.examples)]
-    return AlarmView(row, TITLES.get(row.kind, (row.kind, ""))[0], url, examples)
+    """Show an alarm."""
+    kind = kind_of(row.kind)
+    url = kind.page.format(quote(row.subject, safe=""))
+    examples = [(example, _place(kind, row, example)) for example in json.loads(row.examples)]
+    return AlarmView(row, kind, url, examples)
 
 
-def _place(row: Alarm, example: str) -> str | None:
-    if row.kind in _OF_JOBS:
+def _place(kind: Kind, row: Alarm, example: str) -> str | None:
+    if kind.examples == "jobs":
         return f"/jobs/{quote(example, safe='')}?{urlencode({'instance': row.subject})}"
-    return f"/events/{quote(example, safe='')}" if row.kind == "unreadable" else None
+    return f"/events/{quote(example, safe='')}" if kind.examples == "events" else None

@@ -8,7 +8,7 @@ from typing import Any
 from flask import Response, g, request
 from markupsafe import Markup
 
-from receiver.alarms.channels import TITLES
+from receiver.alarms.conditions import kind_of
 from receiver.jobs.queries import ENDED
 from receiver.jobs.summary import MAX_COUNTED, Overview, Summary, overview
 from receiver.lib.clock import DAY_MS, HOUR_MS
@@ -80,7 +80,7 @@ def front() -> Response:
         jobs=_shown(_of_jobs(counts)),
         cares=_shown(_of_cares(counts)),
         alert=counts.overdue > 0 or counts.rejections_1h > 0 or bool(found.alarms),
-        alarms={TITLES.get(kind, (kind,))[0]: n for kind, n in sorted(found.alarms.items())},
+        alarms={kind_of(kind).title: n for kind, n in sorted(found.alarms.items())},
         silences=_heard(found),
         picture=_picture(frozenset(found.ended.items()), first, window),
         unclear=_unclear(now) if counts.unclear_submissions else (),

@@ -47,13 +47,13 @@ _TABLES = (
     "events",
     "facets",
     "fetches",
-    "forwards",
     "heartbeat",
     "instances",
     "jobs",
     "key_version",
     "nodes",
-    "notices",
+    "outbound_attempts",
+    "outbound_deliveries",
     "paces",
     "record_errors",
     "refused_addresses",
@@ -205,23 +205,10 @@ def _make_tables() -> None:
     )
     op.create_index("fetches_by_time", "fetches", ["at"])
     op.create_table(
-        "forwards",
-        sa.Column("id", _ROW_NUMBER, autoincrement=True, nullable=False),
-        sa.Column("job", _JOB, nullable=False),
-        sa.Column("instance", _NAME, nullable=False),
-        sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.Column("url", sa.Text(), nullable=False),
-        sa.Column("body", sa.LargeBinary(), nullable=False),
-        sa.Column("tries", sa.BigInteger(), nullable=False),
-        sa.Column("next_at", sa.BigInteger()),
-        sa.Column("result", sa.Text()),
-        sa.PrimaryKeyConstraint("id"),
-    )
-    op.create_index("forwards_by_turn", "forwards", ["next_at"])
-    op.create_table(
         "heartbeat",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("steady_at", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
@@ -284,20 +271,48 @@ def _make_tables() -> None:
         sa.Column("failures", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
     )
+    waiting = sa.text("next_at IS NOT NULL")
     op.create_table(
-        "notices",
-        sa.Column("id", sa.String(length=32), nullable=False),
-        sa.Column("target", sa.String(length=16), nullable=False),
-        sa.Column("body", sa.Text(), nullable=False),
-        sa.Column("made_at", sa.BigInteger(), nullable=False),
+        "outbound_deliveries",
+        sa.Column("id", _ROW_NUMBER, autoincrement=True, nullable=False),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("subscription", sa.String(64)),
+        sa.Column("instance", _NAME),
+        sa.Column("job", _JOB),
+        sa.Column("webhook_id", sa.String(64), nullable=False),
+        sa.Column("order_key", sa.String(300)),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("host", sa.String(255), nullable=False),
+        sa.Column("headers", sa.Text(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
         sa.Column("tries", sa.BigInteger(), nullable=False),
         sa.Column("next_at", sa.BigInteger()),
-        sa.Column("sent_at", sa.BigInteger()),
-        sa.Column("result", sa.Text()),
         sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("webhook_id"),
     )
-    op.create_index("notices_by_time", "notices", ["made_at"])
-    op.create_index("notices_by_turn", "notices", ["next_at"])
+    for name, columns in (
+        ("outbound_waiting", ["host", "next_at", "kind"]),
+        ("outbound_in_order", ["order_key", "id"]),
+    ):
+        op.create_index(
+            name, "outbound_deliveries", columns, sqlite_where=waiting, postgresql_where=waiting
+        )
+    op.create_index("outbound_by_job", "outbound_deliveries", ["job", "instance"])
+    op.create_table(
+        "outbound_attempts",
+        sa.Column("id", _ROW_NUMBER, autoincrement=True, nullable=False),
+        sa.Column("delivery", _ROW_NUMBER, nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("duration_ms", sa.BigInteger(), nullable=False),
+        sa.Column("status", sa.BigInteger()),
+        sa.Column("error", sa.Text()),
+        sa.Column("answer", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.ForeignKeyConstraint(["delivery"], ["outbound_deliveries.id"], ondelete="CASCADE"),
+    )
+    op.create_index("outbound_attempts_of", "outbound_attempts", ["delivery"])
     op.create_table(
         "paces",
         sa.Column("instance", _NAME, nullable=False),

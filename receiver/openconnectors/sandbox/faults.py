@@ -2,24 +2,28 @@
 
 from dataclasses import dataclass, field
 from threading import RLock
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from receiver.openconnectors.signatures import SignatureKey
 
-Shape = Literal["v2", "v3", "list", "mixed"]
-Countdown = Literal["html", "die_in_upload", "die_after_upload"]
+Shape = Literal["v2", "v3", "list", "document", "mixed"]
+Final = Literal["COMPLETE", "SUCCESS", "ERROR", "ABORTED", "CANCELLED"]
 _Times = Annotated[int, Meta(ge=0, le=1_000_000)]
 _Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
 
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The next `times` API calls are answered with the error `status`."""
+    """The next `times` API calls are answered with the error `status`.
+
+    retry_after -- the header of that name; 429 has one in any case.
+    """
 
     status: Annotated[int, Meta(ge=400, le=599)]
     times: _Times
+    retry_after: str | None = None
 
 
 class Redirect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,7 +45,8 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     die_after_upload -- the next uploads become jobs, then are cut off without an answer.
     overtake -- callbacks are sent before the call that creates the job is answered.
     slow -- seconds before each API answer.
-    final_status -- how jobs end, whatever their files hold.
+    final_status -- the word that jobs end with; COMPLETE and SUCCESS are other spellings of
+    COMPLETED, the others say that the job failed, whatever its file holds.
     """
 
     drop_callbacks: bool = False
@@ -55,7 +60,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     slow: _Seconds = 0.0
     html: _Times = 0
     redirect: Redirect | None = None
-    final_status: Literal["ERROR", "ABORTED", "CANCELLED"] | None = None
+    final_status: Final | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +74,9 @@ class Options:
     retry_seconds -- the pause before the first retry of a callback; each next one is 8 times as
     long. The vendor's published schedule, 8^x seconds, is retry_seconds=8.
     retries -- of a callback, after its first attempt.
-    shape -- of statuses and notifications; `mixed` takes the three in turn.
+    shape -- of what is said of jobs; `mixed` takes v2, v3 and list in turn. `document` is one of
+    statuses alone: it has no id, so that notifications have v2's.
+    total_counts -- records counts are of all records, failed ones too, not of the loaded alone.
     callback_url -- the instance's `event.notification.callback.url`.
     progress -- notify STARTED and RUNNING too.
     allow_remote -- send callbacks to hosts other than this one.
@@ -84,6 +91,7 @@ class Options:
     retry_seconds: float = 1.0
     retries: int = 5
     shape: Shape = "v2"
+    total_counts: bool = False
     callback_url: str | None = None
     progress: bool = False
     allow_remote: bool = False
@@ -93,7 +101,7 @@ class Options:
 
 
 def signature_key(secret: bytes) -> SignatureKey:
-    """The key that a file holds, less one final line end. Raises CredentialError if it is none."""
+    """Return the key that a file holds, less one final line end. Raises CredentialError."""
     end = b"\r\n" if secret.endswith(b"\r\n") else b"\n"
     return SignatureKey("sandbox", secret.removesuffix(end))
 
@@ -110,30 +118,15 @@ class LiveFaults:
         with self._lock:
             self.current = faults
 
-    def take(self, name: Countdown) -> bool:
-        """Use up one of the counted fault `name`; False if none is left."""
+    def take(self, name: str) -> Any:  # noqa: ANN401 - the fault's own type
+        """Use up one of the counted fault `name`; return it, or None if none is left."""
         with self._lock:
-            left: int = getattr(self.current, name)
-            if left:
-                self.current = msgspec.structs.replace(self.current, **{name: left - 1})
-            return left > 0
-
-    def take_answer(self) -> int | None:
-        """Use up one wrong answer; give its HTTP status, or None if none is left."""
-        with self._lock:
-            answer = self.current.answer
-            if answer is None or not answer.times:
+            fault = getattr(self.current, name)
+            times = fault if isinstance(fault, int) else getattr(fault, "times", 0)
+            if not times:
                 return None
-            left = Answer(answer.status, answer.times - 1)
-            self.current = msgspec.structs.replace(self.current, answer=left)
-            return answer.status
-
-    def take_redirect(self) -> str | None:
-        """Use up one redirect; give its URL, or None if none is left."""
-        with self._lock:
-            redirect = self.current.redirect
-            if redirect is None or not redirect.times:
-                return None
-            left = Redirect(redirect.to, redirect.times - 1)
-            self.current = msgspec.structs.replace(self.current, redirect=left)
-            return redirect.to
+            left = times - 1
+            if not isinstance(fault, int):
+                left = msgspec.structs.replace(fault, times=left)
+            self.current = msgspec.structs.replace(self.current, **{name: left})
+            return fault

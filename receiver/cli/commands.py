@@ -1,0 +1,107 @@
+"""The commands, grouped by what they talk to.
+
+Of their modules only the one that runs is imported: a script that asks for a job waits for no
+database.
+"""
+
+import sys
+from importlib import import_module
+
+import click
+
+from receiver import __version__
+from receiver.cli.output import explain, report
+
+# What each command talks to, which the help is ordered by, and the module it is in.
+_GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
+    "Ask a running receiver (RECEIVER_URL, RECEIVER_TOKEN_FILE)": {
+        "jobs": ("jobs", "job", "events", "rejections"),
+        "submit": ("objects", "submit", "download"),
+    },
+    "Work on the database (RECEIVER_DATABASE_URL)": {
+        "serve": ("serve", "db"),
+        "instances": ("instances", "keys", "tokens"),
+        "maintain": ("reconcile", "prune", "erase", "watch", "alarms", "audit"),
+        "doctor": ("doctor",),
+        "verify": ("trigger",),
+    },
+    "Need neither": {
+        "verify": ("verify",),
+        "demo": ("demo",),
+        "receiver.openconnectors.sandbox.command": ("sandbox",),
+    },
+}
+MODULES = {
+    name: module if "." in module else f"receiver.cli.{module}"
+    for modules in _GROUPS.values()
+    for module, names in modules.items()
+    for name in names
+}
+
+
+class Commands(click.Group):
+    """Commands, of which one is imported; in the help, grouped by what they talk to."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
+        """Return all names, in the order of the help."""
+        return list(MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of that name, or None."""
+        if cmd_name in MODULES:
+            for command in import_module(MODULES[cmd_name]).COMMANDS:
+                self.add_command(command)
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; of one that is misspelled, suggest what was meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            names = self.list_commands(ctx)
+            raise click.exceptions.NoSuchCommand(
+                error.command_name, possibilities=names, ctx=ctx
+            ) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a section for each group, with whole sentences."""
+        for title, modules in _GROUPS.items():
+            names = [name for names in modules.values() for name in names]
+            found = {name: self.get_command(ctx, name) for name in names}
+            rows = [(name, it.get_short_help_str(limit=200)) for name, it in found.items() if it]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="bulk-callback-receiver")
+def receiver() -> None:
+    """Receive, verify and store bulk-job callbacks of SAP Open Connectors.
+
+    Exit codes: 0 ok; 1 the job failed or was cancelled; 2 usage; 3 ended with failed records; 4
+    still running when the wait was over; 5 credentials or signature; 6 the other side cannot be
+    reached.
+    """
+
+
+def run(words: list[str]) -> int:
+    """Run a command and return its exit code; errors are one line, or JSON with --json."""
+    try:
+        receiver.main(words, prog_name="receiver", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
+    except BaseException as error:  # noqa: BLE001 - exit code 1 would say that a job failed
+        failure = explain(error)
+        try:
+            report(failure, json_="--json" in words)
+        except OSError as unwritable:
+            failure = explain(unwritable)
+            report(failure, json_=False)
+        return failure.exit_code
+    return 0

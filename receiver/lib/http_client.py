@@ -1,0 +1,61 @@
+"""HTTP clients made of the environment's settings, which are checked before anything is sent."""
+
+import os
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from receiver.errors import SettingsError
+
+_PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def new_client(**options: Any) -> httpx.Client:  # noqa: ANN401 - httpx's own
+    """Make a client. Raises SettingsError, which names the variable that cannot be used."""
+    try:
+        return httpx.Client(**options)
+    except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
+        reason = str(error) or type(error).__name__
+        raise SettingsError(f"{_culprit(os.environ)} cannot be used: {reason}") from None
+
+
+def check_environment() -> None:
+    """Raise SettingsError for proxies or certificates that no client could be made of.
+
+    Without loading the machine's certificates: a worker that only receives needs none.
+    """
+    if any(os.environ.get(name) for name in _CERTIFICATES):
+        new_client().close()
+    else:
+        new_client(verify=False).close()
+
+
+def _culprit(environment: Mapping[str, str]) -> str:
+    for name in environment:
+        if name.upper() in _PROXIES and not _is_proxy(environment[name]):
+            return name
+        if name in _CERTIFICATES and not _are_certificates(name, environment[name]):
+            return name
+    return next((name for name in environment if name.upper() == "NO_PROXY"), "a setting of HTTP")
+
+
+def _is_proxy(url: str) -> bool:
+    try:
+        httpx.Client(proxy=url if "://" in url else f"http://{url}", trust_env=False).close()
+    except (ValueError, ImportError, httpx.InvalidURL):
+        return False
+    return True
+
+
+def _are_certificates(name: str, path: str) -> bool:
+    try:
+        if name == "SSL_CERT_FILE":
+            ssl.create_default_context(cafile=path)
+        else:
+            ssl.create_default_context(capath=path)
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,0 +1,225 @@
+"""The records of a file, where its dialect leaves no doubt: CSV by RFC 4180, JSON lines, JSON.
+
+CSV may be separated by comma, semicolon, tab or pipe, or by what Excel's first line `sep=` names,
+and every row must have as many fields as the header. Records are the very bytes of the file.
+"""
+
+import codecs
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from typing import Any, Literal
+
+import msgspec
+
+DELIMITERS = (b",", b";", b"\t", b"|")
+HEAD = 1024  # bytes that tell what kind of file it is
+MAX_RECORD = 2**20  # bytes; a record is held in memory, a file never
+
+Pieces = Callable[[], Iterator[bytes]]  # gives the file from its beginning, each time it is called
+
+_SEP = re.compile(rb"(?:\xef\xbb\xbf)?\"?sep=([,;\t|])\"?\s*", re.IGNORECASE)
+_SPACE = re.compile(r"[ \t\r\n]*+")
+_END_OF_FILE = b"\x1a"  # DOS's, that some programs still write at the end
+
+
+class UnclearDialect(Exception):
+    """Which bytes are a record cannot be said for certain; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a file is written. records -- how many it has, without the header.
+
+    delimiter -- of CSV; None where there is one column alone.
+    """
+
+    kind: Literal["csv", "json", "jsonl"]
+    records: int
+    delimiter: bytes | None = None
+
+
+def read_dialect(pieces: Pieces) -> Dialect:
+    """Read a file to its end. Raises UnclearDialect."""
+    head = _head(pieces())
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UnclearDialect("it is written in UTF-16")
+    start = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    if start.startswith(b"["):
+        return Dialect("json", _count_array(pieces()))
+    if start.startswith(b"{"):
+        return Dialect("jsonl", sum(1 for _ in json_lines(pieces())))
+    counts = dict(_counts(pieces))
+    if len(set(counts.values())) != 1:
+        raise UnclearDialect(
+            "its rows fit more than one delimiter"
+            if counts
+            else "its rows do not all have as many fields as the header"
+        )
+    delimiter, count = counts.popitem()
+    return Dialect("csv", count, delimiter)
+
+
+def count_records(pieces: Pieces) -> int | None:
+    """Count the records of a file; None where its dialect leaves a doubt."""
+    try:
+        return read_dialect(pieces).records
+    except UnclearDialect:
+        return None
+
+
+def rows(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """Give the header of CSV, with what stands before it, and the rows; blank lines are none.
+
+    Raises UnclearDialect, while the rows are read too.
+    """
+    found = (row for row in _joined(_lines(pieces)) if _plain(row).strip())
+    header = next(found, b"")
+    if _SEP.fullmatch(header):
+        header += next(found, b"")
+    if not header:
+        raise UnclearDialect("it is empty")
+    return header, found
+
+
+def json_lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Give the lines of JSON, blank ones left out. Raises UnclearDialect."""
+    for line in _lines(pieces):
+        if plain := _plain(line).strip():
+            try:
+                msgspec.json.decode(plain, type=dict[str, msgspec.Raw])
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                raise UnclearDialect("not every line is a JSON object") from None
+            yield line
+
+
+def _head(pieces: Iterator[bytes]) -> bytes:
+    head = b""
+    for piece in pieces:
+        head += piece
+        if len(head) >= HEAD:
+            break
+    return head
+
+
+def _counts(pieces: Pieces) -> Iterator[tuple[bytes | None, int]]:
+    """Count the rows under each delimiter that fits all of them."""
+    header, _ = rows(pieces())
+    first = header.splitlines(keepends=True)[0]
+    named = _SEP.fullmatch(first)
+    header = header.removeprefix(first) if named else _plain(header)
+    if not header.strip(b' \t\r\n",;|'):
+        raise UnclearDialect("it has no header")
+    fitting = [named[1]] if named else [d for d in DELIMITERS if (_fields(header, d) or 0) > 1]
+    for delimiter in fitting or [None]:
+        columns = _fields(header, delimiter)
+        _, found = rows(pieces())
+        widths = Counter(_fields(row, delimiter) for row in found)
+        if columns is not None and not widths.keys() - {columns}:
+            yield delimiter, widths[columns]
+
+
+def _fields(row: bytes, delimiter: bytes | None) -> int | None:
+    """Count the fields of a row; None if it is not one of RFC 4180."""
+    row = row.rstrip(b"\r\n")
+    if b'"' in row:
+        if not _row_pattern(delimiter).fullmatch(row):
+            return None
+        row = _QUOTED.sub(b"", row)
+    if delimiter is None:
+        return None if any(each in row for each in DELIMITERS) else 1
+    return row.count(delimiter) + 1
+
+
+_QUOTED = re.compile(rb'"[^"]*+"')
+
+
+@lru_cache
+def _row_pattern(delimiter: bytes | None) -> re.Pattern[bytes]:
+    ends = re.escape(delimiter or b",")
+    field = rb'(?:"[^"]*+(?:""[^"]*+)*+"|[^"\r\n' + ends + rb"]*+)"
+    return re.compile(field + rb"(?:" + ends + field + rb")*+")
+
+
+def _joined(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """Join the lines of rows that go on, since a quote is open at their end."""
+    for line in lines:
+        if line.count(b'"') % 2 == 0:
+            yield line
+            continue
+        row, size = [line], len(line)
+        for following in lines:
+            row.append(following)
+            size += len(following)
+            if size > MAX_RECORD:
+                raise UnclearDialect("a row is too long, or a quote is never closed")
+            if following.count(b'"') % 2:
+                break
+        else:
+            raise UnclearDialect("a quote is never closed")
+        yield b"".join(row)
+
+
+def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Give the lines with their ends; without DOS's mark at the end of the file."""
+    rest = b""
+    for piece in pieces:
+        if b"\0" in piece:
+            raise UnclearDialect("it holds NUL bytes")
+        lines = (rest + piece).splitlines(keepends=True)
+        # What may go on stays: a line without its end, or one that ends in half of \r\n.
+        rest = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
+        if len(rest) > MAX_RECORD:
+            raise UnclearDialect("a line is too long")
+        yield from lines
+    yield from rest.removesuffix(_END_OF_FILE).splitlines(keepends=True)
+
+
+def _plain(row: bytes) -> bytes:
+    return row.removeprefix(codecs.BOM_UTF8)
+
+
+# What may come in an array, by what was expected and what came; an object is read by itself.
+_AFTER = {("[", "["): "{]", ("{]", "]"): "", (",]", ","): "{", (",]", "]"): ""}
+
+
+def _count_array(pieces: Iterator[bytes]) -> int:
+    """Count the objects of a JSON array, a piece at a time."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    text, at, count, expected = "", 0, 0, "["
+    try:
+        for piece, final in chain(((each, False) for each in pieces), ((b"", True),)):
+            text, at = text[at:] + decoder.decode(piece, final), 0
+            while (at := _end_of_space(text, at)) < len(text):
+                mark = text[at]
+                if mark == "{" and "{" in expected:
+                    try:
+                        _, at = _DECODER.raw_decode(text, at)
+                    except ValueError:
+                        if final or len(text) - at > MAX_RECORD:
+                            raise
+                        break  # it goes on in the next piece
+                    count, expected = count + 1, ",]"
+                else:
+                    at, expected = at + 1, _AFTER[expected, mark]
+    except (ValueError, KeyError, RecursionError):
+        expected = "?"
+    if expected:
+        raise UnclearDialect("it is no array of JSON objects, or not whole")
+    return count
+
+
+def _end_of_space(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+def _no_constant(name: str) -> Any:  # noqa: ANN401 - raises
+    raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)

@@ -1,0 +1,310 @@
+"""The vendor's bulk API as a Flask application."""
+
+from http import HTTPStatus
+from uuid import uuid4
+
+import msgspec
+from flask import Blueprint, Flask, Response, g, request
+from msgspec import Raw
+from werkzeug.exceptions import BadRequest, Conflict, HTTPException, NotFound
+from werkzeug.routing import BaseConverter
+
+from receiver.openconnectors import shapes
+from receiver.openconnectors.sandbox import service
+from receiver.openconnectors.sandbox.faults import Options
+from receiver.openconnectors.sandbox.jobs import WHERE, Job, Order
+from receiver.openconnectors.sandbox.parameters import (
+    Download,
+    UploadRequest,
+    callback_url,
+    conditions,
+    format_named,
+    format_wanted,
+    header_url,
+    keep_upload,
+    known_object,
+    meta_data,
+    owner,
+    page_start,
+    payload,
+    read,
+)
+from receiver.openconnectors.sandbox.service import OBJECTS
+from receiver.openconnectors.sandbox.stage import Stage, controls, current_stage, json_response
+from receiver.openconnectors.shapes import BASE, DELIVERIES, MEDIA_TYPES
+
+_FIRST_PART = 64 << 10  # bytes of an upload that are read before it is cut off
+_LARGEST_JSON = 1 << 20
+_PAGE_OF_HTML = "<!doctype html><title>Sign in</title><h1>Sign in</h1>"
+
+api = Blueprint("vendor", __name__)
+
+
+class _ObjectName(BaseConverter):
+    """Any name but those that mean something else in the same place, whatever the method."""
+
+    regex = r"(?!(?:jobs|query|download|workflows|status|errors|cancel)\Z)[^/]+"
+
+
+class _Number(BaseConverter):
+    regex = "[0-9]+"
+
+
+def create_sandbox(options: Options) -> Flask:
+    """Return the sandbox as a WSGI application.
+
+    Its Stage is `app.extensions["sandbox"]`; whoever creates the application closes that.
+    """
+    app = Flask(__name__, static_folder=None)
+    app.request_class = UploadRequest
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.config["PROPAGATE_EXCEPTIONS"] = True  # the server drops the connection on ConnectionError
+    app.url_map.converters["object"] = _ObjectName
+    app.url_map.converters["number"] = _Number
+    app.url_map.merge_slashes = False
+    app.extensions["sandbox"] = Stage(options)
+    app.register_error_handler(HTTPException, _refusal)
+    app.register_error_handler(OSError, _breakage)
+    app.register_blueprint(api, url_prefix=BASE)
+    app.register_blueprint(api, url_prefix=f"{BASE}/hubs/<hub>", name="hub")
+    app.register_blueprint(controls, url_prefix="/sandbox")
+    return app
+
+
+# --- answers
+
+
+def _page(entries: list[Raw] | list[shapes.Body], following: int | None) -> Response:
+    response = json_response(entries)
+    response.headers[shapes.COUNT_HEADER] = str(len(entries))
+    if following is not None:
+        response.headers[shapes.NEXT_PAGE_HEADER] = str(following)
+    return response
+
+
+def _failure(status: int, message: str | None) -> Response:
+    return json_response(shapes.write_error(uuid4().hex, message), status)
+
+
+def _refusal(error: HTTPException) -> Response:
+    response = _failure(error.code or HTTPStatus.INTERNAL_SERVER_ERROR, error.description)
+    for name, value in error.get_headers():
+        if name.lower() != "content-type":
+            response.headers[name] = value
+    return response
+
+
+def _breakage(error: OSError) -> Response:
+    """Answer where a body could not be read or kept. A fault drops the connection instead."""
+    if isinstance(error, ConnectionError):
+        raise error
+    # Werkzeug's own complaints of broken chunks carry no error number, those of a disk do.
+    broken = error.errno is None
+    status = HTTPStatus.BAD_REQUEST if broken else HTTPStatus.INSUFFICIENT_STORAGE
+    return _failure(status, str(error))
+
+
+def _fault(stage: Stage) -> Response | None:
+    if answer := stage.faults.take("answer"):
+        response = _failure(answer.status, "The sandbox was told to answer like this.")
+        if answer.retry_after or answer.status == HTTPStatus.TOO_MANY_REQUESTS:
+            response.headers["Retry-After"] = answer.retry_after or "1"
+        return response
+    if stage.faults.take("html"):
+        return Response(_PAGE_OF_HTML, content_type="text/html; charset=utf-8")
+    if redirect := stage.faults.take("redirect"):
+        response = _failure(HTTPStatus.FOUND, "Found")
+        response.headers["Location"] = redirect.to
+        return response
+    return None
+
+
+# --- what is asked
+
+
+@api.url_value_preprocessor
+def _drop_hub(_endpoint: str | None, values: dict[str, str] | None) -> None:
+    if values:
+        values.pop("hub", None)
+
+
+@api.before_request
+def _arrive() -> Response | None:
+    stage = current_stage()
+    rule = str(request.url_rule).removeprefix(BASE).removeprefix("/hubs/<hub>")
+    template = rule.replace("<job_id>", "{id}").replace("<object:object_name>", "{objectName}")
+    stage.count(f"{request.method} {template}", (request.view_args or {}).get("job_id"))
+    stage.closing.wait(stage.faults.current.slow)
+    if fault := _fault(stage):
+        return fault
+    g.token = owner(
+        request.headers.get("Authorization", ""), any_user=request.path.endswith(DELIVERIES)
+    )
+    return None
+
+
+def _job(job_id: str) -> Job:
+    job = current_stage().jobs.find(job_id, g.token)
+    if job is None:
+        raise NotFound(f"there is no job {job_id}")
+    return job
+
+
+# --- the vendor's paths
+
+
+@api.get("/objects")
+def objects() -> Response:
+    """The objects of the service."""
+    return json_response(OBJECTS)
+
+
+@api.get("/objects/<object_name>/metadata")
+def metadata(object_name: str) -> Response:
+    """The fields of an object."""
+    known_object(object_name)
+    field = {"vendorPath": "email", "type": "string", "vendorRequired": True}
+    return json_response({"name": object_name, "fields": [field]})
+
+
+@api.post("/bulk/<object:object_name>")
+def upload(object_name: str) -> Response:
+    """Take a file and create the job that loads it."""
+    stage = current_stage()
+    if stage.faults.take("die_in_upload"):
+        request.stream.read(_FIRST_PART)
+        raise ConnectionAbortedError
+    order = Order(
+        token=g.token,
+        object_name=known_object(object_name),
+        direction="UPLOAD",
+        callback_url=header_url(),
+        payload=payload(meta_data()),
+    )
+    job = stage.jobs.create(order, keep_upload(stage.folder))
+    if stage.faults.take("die_after_upload"):
+        raise ConnectionAbortedError
+    return json_response(stage.jobs.write_created(job, "instanceId"))
+
+
+@api.post("/bulk/query")
+def query() -> Response:
+    """Create a job whose result is all that was loaded into the object that `q` names."""
+    text = request.args.get("q") or request.form.get("q") or ""
+    if not text.lower().lstrip().startswith("select"):
+        raise BadRequest("q must be: select ... from <object>")
+    return _fetch(
+        Order(
+            token=g.token,
+            object_name=known_object(shapes.queried_object(text)),
+            direction="DOWNLOAD",
+            callback_url=header_url(),
+            payload=payload(meta_data()),
+            file_format=format_named(request.args.get("fileFormat")),
+        )
+    )
+
+
+@api.post("/bulk/download")
+@api.post("/bulk/workflows")
+def download() -> Response:
+    """Create a job whose result is all that was loaded into an object."""
+    request.max_content_length = _LARGEST_JSON
+    try:
+        wanted = msgspec.json.decode(request.get_data(), type=Download)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise BadRequest(f"the body cannot be read: {error}") from error
+    return _fetch(
+        Order(
+            token=g.token,
+            object_name=known_object(wanted.object_name),
+            direction="DOWNLOAD",
+            callback_url=callback_url(wanted.notification_url),
+            file_format=format_named(wanted.format or None),
+        )
+    )
+
+
+def _fetch(order: Order) -> Response:
+    jobs = current_stage().jobs
+    return json_response(jobs.write_created(jobs.create(order), "instance_id"))
+
+
+@api.get("/bulk/<number:job_id>")
+@api.get("/bulk/<job_id>/status")
+def status(job_id: str) -> Response:
+    """Where a job stands."""
+    return json_response(current_stage().jobs.write(_job(job_id)))
+
+
+@api.get("/bulk/<job_id>/errors")
+def errors(job_id: str) -> Response:
+    """The records of a job that were refused, a page at a time."""
+    size = read(shapes.read_page_size, request.args.get("pageSize"))
+    start = page_start() or 0
+    pages = read(shapes.read_page, request.args["page"]) if "page" in request.args else 0
+    job = _job(job_id)
+    refused = job.loads[0].refused if job.source and job.loads else None
+    for _ in range(pages):
+        _, following = service.refused_page(refused, start, size)
+        if following is None:
+            return _page([], None)
+        start = following
+    try:
+        lines, following = service.refused_page(refused, start, size)
+    except ValueError as error:
+        raise BadRequest("nextPage is no token of this list") from error
+    entries = [Raw(line) for line in lines]
+    if names := request.args.get("fields"):
+        full = [msgspec.json.decode(line, type=dict[str, Raw]) for line in lines]
+        return _page([{n: e[n] for n in names.split(",") if n in e} for e in full], following)
+    return _page(entries, following)
+
+
+@api.get("/bulk/<job_id>/<object:object_name>")
+def file(job_id: str, object_name: str) -> Response:
+    """The records that a job loaded, or that it was to fetch."""
+    job = _job(job_id)
+    wanted = format_wanted(job.order)
+    if object_name != job.order.object_name:
+        raise NotFound(f"job {job_id} has no file of {object_name}")
+    if not job.has_ended:
+        raise Conflict(f"job {job_id} has not ended")
+    return Response(service.render(job.loads, wanted), content_type=MEDIA_TYPES[wanted])
+
+
+@api.get("/bulk/jobs")
+def jobs() -> Response:
+    """The jobs of the element token, newest first, a page at a time."""
+    where = conditions(WHERE)
+    size = read(shapes.read_page_size, request.args.get("pageSize"))
+    start = page_start()
+    older = (
+        job for job in current_stage().jobs.of(g.token) if start is None or int(job.id) < start
+    )
+    found = [job for job in older if job.matches(where)]
+    entries = [current_stage().jobs.write(job, "list") for job in found[:size]]
+    return _page(entries, int(found[size - 1].id) if len(found) > size else None)
+
+
+@api.put("/bulk/<job_id>/cancel")
+def cancel(job_id: str) -> Response:
+    """End a job that is under way."""
+    cancelled = current_stage().jobs.cancel(_job(job_id))
+    if cancelled is None:
+        raise Conflict(f"job {job_id} has ended")
+    return json_response(current_stage().jobs.write(cancelled))
+
+
+@api.get(DELIVERIES)
+def deliveries() -> Response:
+    """The callbacks that match `where`."""
+    return json_response(current_stage().deliveries.listing(conditions(("channel", "status"))))
+
+
+@api.put(DELIVERIES)
+def resend() -> Response:
+    """Send what is queued."""
+    if conditions(("channel", "status")) != {"channel": "webhook", "status": "queued"}:
+        raise BadRequest(f"where must be {shapes.QUEUED}")
+    return json_response(current_stage().deliveries.resend())

@@ -1,0 +1,143 @@
+"""Sending what is due, several at once, so that one recipient that hangs holds up no other."""
+
+import hmac
+import threading
+import time
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+
+import structlog
+
+from receiver.database.engine import Database, database_time
+from receiver.errors import BadParameter, StoreError
+from receiver.lib.safe_http import SafeClient
+from receiver.outbound import queue
+from receiver.outbound.mail import Mailer
+from receiver.outbound.queue import MAX_PER_HOST, Attempt, Claimed, Message
+
+MAX_ATTEMPTS = 16  # under way at once in a process
+
+_GONE = 410
+
+log = structlog.get_logger()
+
+# Returns the headers that prove to a recipient who sends, made anew for each attempt (ms since the
+# epoch). Raises BadParameter if the settings no longer name the recipient.
+Signer = Callable[[Message, int], Mapping[str, str]]
+
+
+class Sender:
+    """Sends messages of those kinds that it has a signer for. clock -- ms since the epoch."""
+
+    def __init__(
+        self,
+        database: Database,
+        http: SafeClient,
+        mailer: Mailer,
+        signers: Mapping[str, Signer],
+        clock: Callable[[], int],
+    ) -> None:
+        self._database, self._http, self._mailer = database, http, mailer
+        self._signers, self._clock = signers, clock
+        self._busy: Counter[str] = Counter()
+        self._failures = 0
+        self._changed = threading.Condition()
+
+    def step(self) -> bool:
+        """Begin what is due and return whether anything was. Raises StoreError."""
+        with self._changed:
+            free = MAX_ATTEMPTS - self._busy.total()
+            busy = {host: MAX_PER_HOST - count for host, count in self._busy.items()}
+        if free <= 0:
+            return False
+        # Looked for without the lock that callbacks are written under: mostly, nothing is due.
+        with self._database.read() as session:
+            now = database_time(session, self._clock)
+            rows = queue.due(session, tuple(self._signers), now, busy, free)
+            session.expunge_all()
+        if not rows:
+            return False
+        with self._database.write() as session:
+            now = database_time(session, self._clock)
+            claimed = [queue.claim_delivery(session, row, now) for row in rows]
+        for one in filter(None, claimed):
+            with self._changed:
+                self._busy[one.message.host] += 1
+            # Not of a pool: its threads would be waited for when the process ends. What a process
+            # that ends leaves unrecorded is sent again.
+            threading.Thread(target=self._run, args=(one,), name="outbound", daemon=True).start()
+        return True
+
+    def drain(self) -> bool:
+        """Send all that is due, wait for it, and return whether all was accepted."""
+        before = self._failures
+        while self.step() or self._busy:
+            with self._changed:
+                self._changed.wait(1)
+        return self._failures == before
+
+    def send(self, message: Message) -> Attempt:
+        """Send a message once, whether or not it is in the queue."""
+        try:
+            headers = self._signers[message.kind](message, self._clock())
+            if message.target.startswith("mailto:"):
+                return self._mailer.send(message.target.removeprefix("mailto:"), message.body)
+            answer = self._http.post(message.target, message.body, {**message.headers, **headers})
+        except BadParameter as error:
+            return Attempt(delivered=False, error=str(error), final=True)
+        except OSError as error:
+            return Attempt(delivered=False, error=str(error))
+        return Attempt(
+            delivered=200 <= answer.status < 300,  # noqa: PLR2004 - HTTP's success
+            status=answer.status,
+            answer=answer.body,
+            final=answer.status == _GONE,
+            retry_after=seconds_of(answer.retry_after, self._clock()),
+        )
+
+    def _run(self, claimed: Claimed) -> None:
+        message, began = claimed.message, time.monotonic()
+        try:
+            attempt = self.send(message)
+        except Exception as error:  # noqa: BLE001 - one odd row must not be tried for ever
+            attempt = Attempt(delivered=False, error=f"a fault of ours: {type(error).__name__}")
+        duration = round(1000 * (time.monotonic() - began))
+        try:
+            with self._database.write() as session:
+                now = database_time(session, self._clock)
+                queue.record(session, claimed, attempt, now, duration)
+        except StoreError as error:
+            log.warning("an attempt is not recorded, and made again", error=str(error))
+        if not attempt.delivered:
+            reason = attempt.error or str(attempt.status)
+            log.warning("delivery failed", kind=message.kind, host=message.host, reason=reason)
+        with self._changed:
+            self._failures += not attempt.delivered
+            self._busy[message.host] -= 1
+            self._busy += Counter()  # without hosts that have none under way
+            self._changed.notify_all()
+
+
+def standard_webhook_headers(secret: bytes, message: Message, now: int) -> dict[str, str]:
+    """Sign a message as Standard Webhooks 1.0 has it. now -- ms since the epoch."""
+    timestamp = str(now // 1000)
+    signed = f"{message.webhook_id}.{timestamp}.".encode() + message.body
+    digest = b64encode(hmac.digest(secret, signed, "sha256")).decode("ascii")
+    return {
+        "webhook-id": message.webhook_id,
+        "webhook-timestamp": timestamp,
+        "webhook-signature": f"v1,{digest}",
+    }
+
+
+def seconds_of(retry_after: str | None, now: int) -> int:
+    """Read a Retry-After header (RFC 9110, 10.2.3): seconds or a date; 0 if it is neither."""
+    text = (retry_after or "").strip()[:64]
+    if text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        return max(0, round(parsedate_to_datetime(text).timestamp() - now / 1000))
+    except (ValueError, OverflowError):
+        return 0

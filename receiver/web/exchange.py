@@ -1,0 +1,323 @@
+"""One exchange with the vendor: a request as it came, and the answer as it came.
+
+Bodies are spooled to disk, so that a worker's memory does not depend on what is sent through it.
+"""
+
+import json
+import re
+import secrets
+import shutil
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import IO, Any, cast
+
+import httpx
+import msgspec
+import structlog
+from flask import Response, request
+from werkzeug.datastructures import Headers
+
+from receiver.errors import (
+    AnswerCut,
+    BodyTooLarge,
+    BodyTruncated,
+    NotFound,
+    Overloaded,
+    UpstreamError,
+    UpstreamNonsense,
+)
+from receiver.instances.registry import VendorSecrets
+from receiver.instances.tokens import Bearer
+from receiver.openconnectors import shapes
+from receiver.openconnectors.client import Call, Upstream, unquoted
+from receiver.openconnectors.shapes import Route
+
+log = structlog.get_logger()
+
+MAX_READ = 4 * 2**20  # bytes of an answer that is learnt from; longer ones are only passed on
+MAX_HELD = 64 * 2**10  # bytes of a body in memory; the rest is on disk
+SPARE_DISK = 256 * 2**20  # bytes that spooled bodies leave free
+SECONDS = 30  # without a byte of an answer
+DISK_RETRY_AFTER = 60  # seconds
+
+_HOP_BY_HOP = frozenset(  # RFC 9110, 7.6.1; and what is for the next proxy alone
+    {"connection", "proxy-connection", "keep-alive", "te", "transfer-encoding", "upgrade"}
+    | {"proxy-authorization", "proxy-authenticate"}
+)
+_OURS = frozenset({"authorization", "host", "cookie", "content-length"})
+_NOT_PASSED_BACK = _HOP_BY_HOP | {"set-cookie"}
+_ABSOLUTE = re.compile("https?://[^/?#]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, for which instance, and what the vendor is asked with."""
+
+    instance: str
+    bearer: Bearer
+    secrets: VendorSecrets
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request on its way. target -- path and query below the base, as they came."""
+
+    caller: Caller
+    route: Route
+    method: str
+    target: str
+    headers: list[tuple[bytes, bytes]] = field(repr=False)
+    body: IO[bytes] | None = None
+
+    def with_header(self, name: str, value: str) -> "Question":
+        """Give a copy with this header in the place of all of that name."""
+        others = [pair for pair in self.headers if pair[0].lower() != name.lower().encode()]
+        return replace(self, headers=[*others, (name.encode(), value.encode("latin-1"))])
+
+
+@dataclass(slots=True)
+class Reply:
+    """The vendor's answer. body -- what was read of it; whole -- whether that is all of it."""
+
+    status: int
+    headers: Headers
+    answer: httpx.Response
+    rest: Iterator[bytes]
+    body: bytes = b""
+    whole: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether the vendor did what it was asked."""
+        return 200 <= self.status < 300  # noqa: PLR2004
+
+    def replace_body(self, body: bytes) -> None:
+        """Answer with other JSON than the vendor's."""
+        for name in ("content-encoding", "content-length", "content-type"):
+            self.headers.pop(name, None)
+        self.headers["content-type"] = "application/json"
+        self.body, self.whole = body, True
+
+
+def target() -> str:
+    """Give path and query of this request below the base, percent-encoded as they came.
+
+    Raises NotFound where the base itself is written in another way.
+    """
+    environ = request.environ
+    if scope := environ.get("asgi.scope"):
+        query = scope["query_string"].decode("latin-1")
+        raw = scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
+    else:
+        raw = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
+        raw = raw[match.end() :] if (match := _ABSOLUTE.match(raw)) else raw
+    if not raw.startswith(shapes.BASE):
+        raise NotFound("there is no such path")
+    return cast("str", raw[len(shapes.BASE) :])
+
+
+def headers() -> list[tuple[bytes, bytes]]:
+    """Give the headers of this request that are passed on."""
+    if scope := request.environ.get("asgi.scope"):
+        came = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
+    else:
+        came = [
+            (name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers
+        ]
+    named = {name.strip().lower() for name in request.headers.get("Connection", "").split(",")}
+    dropped = _HOP_BY_HOP | _OURS | named
+    return [
+        (name, value)
+        for name, value in came
+        if (lower := name.decode("latin-1").lower()) not in dropped
+        and not lower.startswith("x-forwarded-")
+    ]
+
+
+def has_body() -> bool:
+    """Whether this request came with a body, though it be empty."""
+    return "Content-Length" in request.headers or "Transfer-Encoding" in request.headers
+
+
+@contextmanager
+def spooled(limit: int) -> Iterator[IO[bytes]]:
+    """Give the body of this request, whole.
+
+    Raises BodyTooLarge above `limit` bytes, BodyTruncated if not all of it arrives, Overloaded
+    where the disk has no room for it.
+    """
+    announced = request.content_length
+    if announced is not None and announced > limit:
+        raise BodyTooLarge(f"more than {limit} bytes")
+    with tempfile.SpooledTemporaryFile(MAX_HELD) as spool:
+        size = 0
+        for piece in _arriving():
+            size += len(piece)
+            if size > limit:
+                raise BodyTooLarge(f"more than {limit} bytes")
+            _spool(piece, spool, max((announced or 0) - size, 0))
+        if announced is not None and size != announced:
+            raise BodyTruncated(f"{size} of {announced} bytes arrived")
+        spool.seek(0)
+        yield cast("IO[bytes]", spool)
+
+
+def _arriving() -> Iterator[bytes]:
+    try:
+        while piece := request.stream.read(MAX_HELD):
+            yield piece
+    except Exception:  # noqa: BLE001 - each server has its own errors for broken chunks
+        raise BodyTruncated("the body did not arrive whole") from None
+
+
+def _spool(piece: bytes, spool: tempfile.SpooledTemporaryFile[bytes], to_come: int) -> None:
+    try:
+        on_disk = spool.tell() + len(piece) + to_come > MAX_HELD
+        if on_disk and shutil.disk_usage(tempfile.gettempdir()).free - to_come < SPARE_DISK:
+            raise Overloaded("there is no room on the disk for this body", DISK_RETRY_AFTER)
+        spool.write(piece)
+    except OSError:
+        raise Overloaded("the disk does not take this body", DISK_RETRY_AFTER) from None
+
+
+def send(vendor: Upstream, asked: Question, seconds: float | None = None) -> Reply:
+    """Ask the vendor. Raises UpstreamError, and for what is none of the vendor's answers, too.
+
+    seconds -- without a byte of an answer; None: SECONDS.
+    """
+    seconds = SECONDS if seconds is None else seconds
+    safe = asked.method in ("GET", "HEAD", "OPTIONS")
+    call = Call(method=asked.method, path="", name=asked.route.kind, safe=safe)
+    sent = [
+        *asked.headers,
+        (b"Authorization", asked.caller.secrets.authorization.encode("latin-1")),
+    ]
+    if asked.body is not None:
+        sent.append((b"Content-Length", b"%d" % asked.body.seek(0, 2)))
+    answer = vendor.relay(call, asked.target, sent, _pieces(asked.body), seconds)
+    pieces = vendor.pieces(answer, call)
+    reply = Reply(answer.status_code, _came_back(answer), answer, pieces)
+    if 300 <= reply.status < 400 and reply.status != 304:  # noqa: PLR2004
+        answer.close()  # where it leads may be another host
+        raise UpstreamNonsense(f"the vendor answered {reply.status}, which is not followed")
+    if reply.headers.get("content-type", "").lower().startswith("text/html"):
+        answer.close()  # a stranger's page is not shown under our own address
+        if reply.ok:
+            raise UpstreamNonsense("the vendor's answer is a page of HTML")
+        reply.replace_body(error_body(f"the vendor answered {reply.status}, with a page of HTML"))
+    elif not reply.ok or _is_short(reply):
+        read(reply, asked, seconds)
+    return reply
+
+
+def read(reply: Reply, asked: Question, seconds: float | None = None) -> bytes | None:
+    """Read an answer that is no longer than MAX_READ; None for a longer one.
+
+    What is read is whole, decoded, and quotes none of our secrets. Raises UpstreamError.
+    """
+    if reply.whole:
+        return reply.body
+    deadline = time.monotonic() + (SECONDS if seconds is None else seconds)
+    body = bytearray()
+    for piece in reply.rest:
+        body += piece
+        if len(body) > MAX_READ:
+            reply.body = bytes(body)
+            return None
+        if time.monotonic() > deadline:
+            raise UpstreamNonsense("the vendor's answer takes too long", 504)
+    reply.body, reply.whole = bytes(body), True
+    plain = _decoded(reply.body, reply.headers.get("content-encoding", ""))
+    if plain is None:
+        return None
+    without = unquoted(plain, asked.caller.secrets.authorization)
+    if without != plain:
+        reply.headers.pop("content-encoding", None)
+        reply.headers.pop("content-length", None)
+        reply.body = without
+    return without
+
+
+def respond(reply: Reply, asked: Question, done: Callable[[], None] | None = None) -> Response:
+    """Answer as the vendor did. done -- called once the whole answer was passed on."""
+    if reply.whole:
+        reply.answer.close()
+        response = Response(reply.body, reply.status)
+    else:
+        response = Response(_passing(reply, asked, done), reply.status, direct_passthrough=True)
+        response.call_on_close(reply.answer.close)
+    # All of them at once, or Flask would add a type where there is none.
+    response.headers = reply.headers
+    if reply.whole and asked.method != "HEAD":
+        response.headers["content-length"] = str(len(reply.body))
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    return response
+
+
+def json_response(content: Any) -> Response:  # noqa: ANN401 - whatever can be written
+    """Answer 200 with JSON of our own."""
+    return Response(msgspec.json.encode(content), mimetype="application/json")
+
+
+def json_page(entries: list[Any], following: int | None) -> Response:
+    """Answer a page of our own; following -- where the next one starts."""
+    response = json_response(entries)
+    response.headers[shapes.COUNT_HEADER] = str(len(entries))
+    if following is not None:
+        response.headers[shapes.NEXT_PAGE_HEADER] = f"r{following}"
+    return response
+
+
+def error_body(message: str) -> bytes:
+    """Write an error of ours as the vendor writes its own."""
+    return json.dumps(shapes.write_error(secrets.token_hex(12), message)).encode()
+
+
+def _came_back(answer: httpx.Response) -> Headers:
+    named = {name.strip() for name in answer.headers.get("connection", "").lower().split(",")}
+    dropped = _NOT_PASSED_BACK | named
+    pairs = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in answer.headers.raw]
+    return Headers([(name, value) for name, value in pairs if name.lower() not in dropped])
+
+
+def _is_short(reply: Reply) -> bool:
+    length = reply.headers.get("content-length", "")
+    return length.isascii() and length.isdigit() and int(length) <= MAX_HELD
+
+
+def _pieces(body: IO[bytes] | None) -> Iterator[bytes]:
+    if body is not None:
+        body.seek(0)
+        while piece := body.read(MAX_HELD):
+            yield piece
+
+
+def _passing(reply: Reply, asked: Question, done: Callable[[], None] | None) -> Iterator[bytes]:
+    if reply.body:
+        yield reply.body
+    try:
+        yield from reply.rest
+    except UpstreamError as error:
+        log.warning("an answer broke off", path=asked.route.kind, error=str(error))
+        # An answer that just ended here would look whole.
+        raise AnswerCut("the vendor broke off its answer") from None
+    if done is not None:
+        done()
+
+
+def _decoded(body: bytes, encoding: str) -> bytes | None:
+    """Undo a content coding, no further than MAX_READ; None for one that is not known here."""
+    if encoding in ("", "identity"):
+        return body
+    if encoding.lower() not in ("gzip", "x-gzip", "deflate"):
+        return None
+    try:
+        decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        plain = decoder.decompress(body, MAX_READ)
+    except zlib.error:
+        return None
+    return plain if decoder.eof else None

@@ -1,0 +1,194 @@
+"""Sending what creates a job: recorded before it is sent, and after it what it became."""
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import structlog
+from flask import Response, request
+
+from receiver.errors import (
+    BadParameter,
+    BodyTooLarge,
+    CredentialError,
+    StoreError,
+    UpstreamError,
+    UpstreamNonsense,
+    UpstreamUnclear,
+)
+from receiver.instances import audit
+from receiver.jobs.projection import NewObservation
+from receiver.openconnectors import client, shapes
+from receiver.openconnectors.client import UPLOAD_SECONDS, Answer
+from receiver.openconnectors.notifications import UNSTORABLE, Notification, document
+from receiver.openconnectors.shapes import CALLBACK_URL_HEADER
+from receiver.reconcile import followups
+from receiver.web import Services, exchange
+from receiver.web.exchange import Caller, Question, respond
+from receiver.web.uploads import count_upload, form_field
+
+log = structlog.get_logger()
+
+MAX_JSON = 2**20  # bytes of a download's order, in which our callback URL is written
+
+
+class Submitter:
+    """Sends uploads, queries and downloads."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def submit(self, asked: Question) -> Response:
+        """Send what creates a job: recorded before it is sent, and after it what it became."""
+        asked, facts, client_url = self._order(asked)
+        submission = self._begin(asked.caller, facts)
+        state = "unclear"
+        try:
+            reply = exchange.send(self._services.vendor, asked, UPLOAD_SECONDS)
+            body = exchange.read(reply, asked)
+            if reply.ok and (created := read_status(body)):
+                created = replace(
+                    facts,
+                    job=created.job,
+                    status=created.status,
+                    attempt=created.attempt,
+                    object=created.object or facts.object,
+                    direction=created.direction or facts.direction,
+                )
+                observe(
+                    self._services,
+                    NewObservation(
+                        asked.caller.instance,
+                        created,
+                        callback_due=True,
+                        client_url=client_url,
+                        submission=submission,
+                    ),
+                )
+                state = "taken"
+            elif not reply.ok and reply.status != 504:  # noqa: PLR2004 - whose gateway gave up waiting
+                state = "refused"
+            return respond(reply, asked)
+        except (UpstreamUnclear, UpstreamNonsense) as error:
+            advice = "look at GET /bulk/jobs before you send again"
+            message = f"{error}; the job may have been created: {advice}"
+            raise UpstreamUnclear(message, error.status) from None
+        except UpstreamError:
+            state = "refused"
+            raise
+        finally:
+            if state != "taken":
+                self._end(submission, state)
+
+    def _order(self, asked: Question) -> tuple[Question, Notification, str | None]:
+        """Give what is sent with our callback URL in it, what it says of the job, and the client's.
+
+        Raises BadParameter for a callback URL of the client's that is never told anything.
+        """
+        ours = self._callback_url(asked.caller.instance)
+        client_url: object = request.headers.get(CALLBACK_URL_HEADER)
+        asked = asked.with_header(CALLBACK_URL_HEADER, ours)
+        facts = Notification("bulk_job", direction="DOWNLOAD", source="submission")
+        facts = replace(facts, submitted_at=self._services.clock())
+        if asked.route.kind == "upload":
+            count = count_upload(asked.body, request.headers) if asked.body else None
+            file = _storable(request.args.get("path"))
+            object_ = asked.route.object
+            facts = replace(facts, direction="UPLOAD", file=file, submitted=count)
+        elif asked.route.kind == "query":
+            query = request.args.get("q") or form_field(asked.body, request.headers, "q")
+            object_ = shapes.queried_object(query or "")
+        else:
+            asked, order = _with_notification_url(asked, ours)
+            client_url = order.get("notificationUrl", client_url)
+            name = order.get("objectName")
+            object_ = name if isinstance(name, str) else None
+        if client_url in (None, ours):
+            return asked, replace(facts, object=_storable(object_)), None
+        if not isinstance(client_url, str):
+            raise BadParameter("notificationUrl must be a URL")
+        self._services.safe_http.check(client_url)
+        return asked, replace(facts, object=_storable(object_)), client_url
+
+    def _callback_url(self, instance: str) -> str:
+        base = self._services.settings.public_url
+        if base is None:
+            raise CredentialError("RECEIVER_PUBLIC_URL is not set, so the vendor cannot call back")
+        return f"{base}/callbacks/{instance}"
+
+    def _begin(self, caller: Caller, facts: Notification) -> str:
+        """Record what is about to be sent. Raises StoreError; then nothing is sent."""
+        submission = {
+            "instance": caller.instance,
+            "at": facts.submitted_at,
+            "object": facts.object,
+            "file": facts.file,
+            "submitted": facts.submitted,
+            "submitted_by": caller.bearer.name,
+        }
+        with self._services.database.write() as session:
+            audit.note(
+                session,
+                at=facts.submitted_at or 0,
+                actor=caller.bearer.name,
+                action="upload" if facts.direction == "UPLOAD" else "download",
+                subject=f"{caller.instance}/{facts.object or ''}",
+                detail=facts.file or "",
+            )
+            return followups.begin_submission(session, submission)
+
+    def _end(self, submission: str, state: str) -> None:
+        try:
+            with self._services.database.write() as session:
+                followups.end_submission(session, submission, state)
+        except StoreError as error:
+            log.warning("a submission's fate could not be recorded", error=str(error))
+
+
+def observe(services: Services, observation: NewObservation) -> None:
+    """Keep what the vendor said, if the database can; it has been done in any case."""
+    try:
+        services.intake.observe(observation)
+    except StoreError as error:
+        # The vendor has done it: an error now would have the client do it twice.
+        log.error(  # noqa: TRY400
+            "what the vendor answered could not be stored",
+            instance=observation.instance,
+            job=observation.notification.job,
+            error=str(error),
+        )
+
+
+def read_status(body: bytes | None, job: str | None = None) -> Notification | None:
+    """Read where a job stands; None if an answer does not tell, or is no answer to that."""
+    try:
+        return client.read_status(Answer(body or b"", None, ""), job)
+    except UpstreamNonsense:
+        return None
+
+
+def _with_notification_url(asked: Question, url: str) -> tuple[Question, dict[str, Any]]:
+    """Write our callback URL into a download's order, and give that as it came.
+
+    What is no JSON object is passed on as it is: the vendor says what is wrong with it.
+    Raises BodyTooLarge.
+    """
+    if asked.body is None:
+        return asked, {}
+    content = asked.body.read(MAX_JSON + 1)
+    if len(content) > MAX_JSON:
+        raise BodyTooLarge(f"a download's order has more than {MAX_JSON} bytes")
+    try:
+        order = document(content)
+        members = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+    except (ValueError, RecursionError):
+        return asked, {}
+    members["notificationUrl"] = msgspec.Raw(msgspec.json.encode(url))
+    asked.body.seek(0)
+    asked.body.truncate()
+    asked.body.write(msgspec.json.encode(members))
+    return asked, order
+
+
+def _storable(text: str | None) -> str | None:
+    return text and UNSTORABLE.sub("\ufffd", text)

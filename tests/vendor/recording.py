@@ -1,0 +1,136 @@
+"""A receiver as it runs in production, between raw clients and an upstream that records bytes."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from nodes import DEADLINE, Node
+
+BASE = b"/elements/api-v2"
+CREATED = b'{"id": "%d", "status": "CREATED", "odd": 1.10}'
+
+
+class Message(NamedTuple):
+    """A request or an answer as its bytes say: start line, headers in order, body."""
+
+    start: bytes
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+    def header(self, name: bytes) -> list[bytes]:
+        return [value for each, value in self.headers if each == name]
+
+
+def read_message(
+    stream, *, has_body: bool = True, piece: Callable[[int], object] = bool
+) -> Message:
+    """Read a message; names of headers in lower case. Raises EOFError where it breaks off."""
+    start = stream.readline().rstrip(b"\r\n")
+    if not start:
+        raise EOFError
+    headers = []
+    while line := stream.readline().rstrip(b"\r\n"):
+        name, _, value = line.partition(b":")
+        headers.append((name.lower(), value.strip()))
+    named = dict(headers)
+    body = bytearray()
+    if not has_body:
+        return Message(start, headers, b"")
+    if b"chunked" in named.get(b"transfer-encoding", b"").lower():
+        while size := int(stream.readline(), 16):
+            body += stream.read(size)
+            stream.readline()
+        stream.readline()
+    elif (length := named.get(b"content-length")) is not None:
+        left = int(length)
+        while left and (got := stream.read(min(left, 1 << 20))):
+            piece(len(got))
+            left -= len(got)
+            body += got if len(body) < 1 << 22 else b""
+        if left:
+            raise EOFError
+    elif start.startswith(b"HTTP/"):
+        body += stream.read()
+    return Message(start, headers, bytes(body))
+
+
+@dataclass
+class Recorder:
+    """An upstream that keeps what it is sent, and answers with `answer`."""
+
+    got: list[Message] = field(default_factory=list)
+    answer: Callable[[Message], bytes] | None = None
+    ids: int = 1000
+    begun: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port = self._socket.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as stream, suppress(OSError, EOFError):
+            while True:
+                message = read_message(stream, piece=lambda _: self.begun.set())
+                self.got.append(message)
+                connection.sendall((self.answer or self._usual)(message))
+                if self.answer is not None:
+                    return
+
+    def _usual(self, message: Message) -> bytes:
+        self.ids += 1
+        return answer(200, CREATED % self.ids, head=message.start.startswith(b"HEAD"))
+
+
+def answer(status: int, body: bytes = b"", *headers: bytes, head: bool = False) -> bytes:
+    """Write an answer; without a type among its headers it is JSON."""
+    typed = headers or (b"Content-Type: application/json",)
+    lines = [b"HTTP/1.1 %d Said" % status, b"Content-Length: %d" % len(body), *typed]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + (b"" if head else body)
+
+
+@dataclass
+class Through:
+    """A receiver whose vendor is a Recorder."""
+
+    node: Node
+    recorder: Recorder
+    token: str
+
+    @contextmanager
+    def connected(self) -> Iterator[socket.socket]:
+        with socket.create_connection(("127.0.0.1", self.node.port), timeout=DEADLINE) as made:
+            yield made
+
+    def ask(
+        self, method: bytes, target: bytes, headers: list[bytes] | None = None, body: bytes = b""
+    ) -> Message:
+        """Send a request as these bytes and give the answer."""
+        given = [] if headers is None else headers
+        with self.connected() as connection, connection.makefile("rb") as stream:
+            connection.sendall(self.head(method, target, given) + body)
+            return read_message(stream, has_body=method != b"HEAD")
+
+    def head(self, method: bytes, target: bytes, headers: list[bytes]) -> bytes:
+        own = [b"Host: receiver.example.com", b"Authorization: " + self.authorization]
+        return b"\r\n".join([b"%s %s HTTP/1.1" % (method, BASE + target), *own, *headers, b"", b""])
+
+    @property
+    def authorization(self) -> bytes:
+        return f"User {self.token}, Organization o-1, Element gooddata".encode()
+
+    def sent(self) -> Message:
+        """The request that went on last."""
+        return self.recorder.got[-1]
