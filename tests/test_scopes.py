@@ -1,10 +1,13 @@
 """What a request asks for is read alike, however its target is written."""
 
+import asyncio
 from urllib.parse import unquote_to_bytes
 
 import pytest
 
-from receiver.web.scopes import to_origin_form
+from receiver.errors import BodyTruncated
+from receiver.web import scopes
+from receiver.web.scopes import to_origin_form, whole
 
 
 @pytest.mark.parametrize(
@@ -33,3 +36,14 @@ def test_a_target_in_absolute_form_asks_for_its_path(target, expected):
     scope = {"raw_path": target, "path": unquote_to_bytes(target).decode("utf-8", "replace")}
     to_origin_form(scope)
     assert (scope["raw_path"], scope["path"]) == expected
+
+
+def test_a_body_of_which_nothing_comes_for_long_is_none(monkeypatch):
+    monkeypatch.setattr(scopes, "BODY_SECONDS", 0.01)
+
+    async def never() -> dict[str, object]:
+        await asyncio.Event().wait()
+        return {}
+
+    with pytest.raises(BodyTruncated):
+        asyncio.run(whole(never)())

@@ -42,6 +42,7 @@ from receiver.instances.credentials import KeyRing
 from receiver.instances.encryption import Vault
 from receiver.jobs import lists
 from receiver.jobs.erasure import erase as erase_job
+from receiver.lib.http_client import check_environment
 from receiver.lib.clock import iso, now_ms
 from receiver.lib.safe_http import SafeClient
 from receiver.openconnectors.client import Upstream
@@ -87,6 +88,7 @@ def reconcile(
 
     May run on every node at once. Exit code 6 if the vendor failed for an instance.
     """
+    check_environment()
     with opened() as (settings, database):
         ring = KeyRing(database, Vault(settings.encryption_keys), settings.default_keys)
         intake = Intake(settings, database, ring, now_ms)

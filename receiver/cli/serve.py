@@ -20,6 +20,7 @@ from receiver.instances.credentials import KeyRing
 from receiver.instances.encryption import Vault
 from receiver.jobs import counters
 from receiver.lib.clock import now_ms
+from receiver.lib.http_client import check_environment
 from receiver.settings import Settings
 
 _BIND = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]*):([0-9]{1,5})")
@@ -82,6 +83,7 @@ def actor() -> str:
 @click.option("--workers", type=click.IntRange(1, 64), help="Worker processes.  [default: 2]")
 def serve(bind: str, workers: int | None) -> None:
     """Run the receiver."""
+    check_environment()
     _check_bind(bind)
     with opened(makes_file=True) as (settings, database):  # what is wrong stops the start here
         _warn_without_keys(settings, database)

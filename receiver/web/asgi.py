@@ -61,12 +61,14 @@ class Application:
     """An ASGI application.
 
     flask -- the WSGI application of the same services. threads -- how many requests it may answer
-    at a time in this process.
+    at a time in this process, and as many that wait for the vendor.
     """
 
     def __init__(self, flask: Flask, threads: int) -> None:
         self._services: Services = flask.extensions["receiver"]
         self._flask = FlaskThreads(flask, threads)
+        # What waits for the vendor holds up nothing else.
+        self._relay = FlaskThreads(flask, threads)
         # Keys read anew, which a refusal asks for, must not wait for Flask's threads.
         self._key_readers = ThreadPoolExecutor(2, "keys")
         self._readers = ThreadPoolExecutor(READERS, "readers")
@@ -94,7 +96,9 @@ class Application:
             route, id_ = found
             answer = partial(route.answer, self._services, self._request(scope, id_))
             await self._respond(scope, self._answered(answer), send)
-        elif method == "POST" and not path.startswith(VENDORS_PATHS):
+        elif path.startswith(VENDORS_PATHS) or path.endswith("/result"):
+            await self._relay.answer(scope, receive, send)
+        elif method == "POST":
             await self._form(scope, receive, send)
         else:
             await self._flask.answer(scope, receive, send)

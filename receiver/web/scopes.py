@@ -88,10 +88,17 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 
 def whole(receive: Receive) -> Receive:
-    """Have a body that breaks off raise: to WSGI it would look like a whole one."""
+    """Have a body that breaks off, or of which nothing comes for long, raise BodyTruncated.
+
+    To WSGI a broken one would look like a whole one, and who waits for a piece holds a thread.
+    """
 
     async def received() -> MutableMapping[str, Any]:
-        message = await receive()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                message = await receive()
+        except TimeoutError:
+            raise BodyTruncated(f"nothing came for {BODY_SECONDS} s") from None
         if message["type"] == "http.disconnect":
             raise BodyTruncated("the body broke off")
         return message
