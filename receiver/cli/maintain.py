@@ -42,8 +42,8 @@ from receiver.instances.credentials import KeyRing
 from receiver.instances.encryption import Vault
 from receiver.jobs import lists
 from receiver.jobs.erasure import erase as erase_job
-from receiver.lib.http_client import check_environment
 from receiver.lib.clock import iso, now_ms
+from receiver.lib.http_client import check_environment
 from receiver.lib.safe_http import SafeClient
 from receiver.openconnectors.client import Upstream
 from receiver.outbound.mail import Mailer
