@@ -89,7 +89,7 @@ def reconcile(
     May run on every node at once. Exit code 6 if the vendor failed for an instance.
     """
     check_environment()
-    with opened() as (settings, database):
+    with opened(must_answer=every is None) as (settings, database):
         ring = KeyRing(database, Vault(settings.encryption_keys), settings.default_keys)
         intake = Intake(settings, database, ring, now_ms)
         vendor = Upstream(settings.vendor_url)
@@ -276,7 +276,7 @@ def watch(once: bool, every: int) -> None:
     May run on every node at once: one of them does the checks. `serve` does the same by itself as
     soon as one of those is set. Exit code 6 if --once could not deliver a report.
     """
-    with opened() as (settings, database):
+    with opened(must_answer=once) as (settings, database):
         if not channels.has_channel(settings):
             warn("no alarm destination is configured; see `receiver alarms`")
         signers = {"alarm": channels.signer(settings)}
