@@ -1,13 +1,19 @@
 """POST /callbacks/{instance}: a thin view over intake."""
 
+import flask
 import msgspec
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, g, request
 from werkzeug.routing import BaseConverter
 
 from receiver.callbacks.intake import Delivery
+from receiver.callbacks.store import Receipt
 from receiver.errors import BodyError, BodyTooLarge, BodyTruncated
 from receiver.openconnectors.signatures import HEADER
 from receiver.web import services
+from receiver.web.http import JSON, Response
+from receiver.web.problems import flask_response, response_to
+
+PREFIX = "/callbacks/"
 
 blueprint = Blueprint("callbacks", __name__)
 
@@ -22,7 +28,7 @@ class AnythingConverter(BaseConverter):
 @blueprint.route(
     "/callbacks/<anything:instance>", methods=["POST"], provide_automatic_options=False
 )
-def receive(instance: str) -> Response:
+def receive(instance: str) -> flask.Response:
     """Take a callback; 200 only once it is committed."""
     intake = services().intake
     peer = request.remote_addr or ""
@@ -41,7 +47,14 @@ def receive(instance: str) -> Response:
             request=g.request_id,
         )
     )
-    return Response(msgspec.json.encode(receipt), mimetype="application/json")
+    return flask_response(answer_receipt(receipt))
+
+
+def answer_receipt(answer: Receipt | Exception) -> Response:
+    """Return the response to a delivery: its receipt, or the error that it met."""
+    if isinstance(answer, Exception):
+        return response_to(answer, PREFIX)
+    return Response(200, JSON, msgspec.json.encode(answer))
 
 
 def read_body(limit: int) -> bytes:

@@ -1,0 +1,119 @@
+"""Deliveries taken on an event loop, and what becomes of them brought back to it."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from itertools import count
+from typing import TypeAlias
+
+import structlog
+
+from receiver.callbacks.intake import Delivery, Intake, Step, Steps
+from receiver.callbacks.store import Receipt
+from receiver.errors import StoreUnavailable
+
+log = structlog.get_logger()
+
+Done: TypeAlias = Callable[[Receipt | Exception], None]
+
+
+class Receipts:
+    """Has deliveries stored for those who wait on one event loop.
+
+    The writer's thread wakes the loop up once a batch, not once a delivery: that is a system call,
+    and the interpreter's lock handed over in the midst of the batch. One timer looks after all.
+    submit -- has a delivery stored and calls `done` once, in any thread. seconds -- until an
+    answer must be there.
+    """
+
+    def __init__(
+        self,
+        submit: Callable[[Delivery, Done], None],
+        seconds: float,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._submit, self._seconds, self._loop = submit, seconds, loop
+        self._numbers = count()
+        self._waiting: dict[int, tuple[Done, float]] = {}  # with its deadline; in this order
+        self._answers: deque[tuple[int, Receipt | Exception]] = deque()
+        self._is_woken = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def submit(self, delivery: Delivery, done: Done) -> None:
+        """Have a delivery stored; `done` is called once, in the loop."""
+        number = next(self._numbers)
+        self._waiting[number] = done, self._loop.time() + self._seconds
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._seconds, self._expire)
+        self._submit(delivery, partial(self._put, number))
+
+    def _put(self, number: int, answer: Receipt | Exception) -> None:
+        # First this, then the look at `_is_woken`; in `_bring` the other way round: none is missed.
+        self._answers.append((number, answer))
+        if not self._is_woken:
+            self._is_woken = True
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(self._bring)
+
+    def _bring(self) -> None:
+        self._is_woken = False
+        while self._answers:
+            number, answer = self._answers.popleft()
+            if waiting := self._waiting.pop(number, None):
+                try:
+                    waiting[0](answer)
+                except Exception as error:  # noqa: BLE001 - the others of the batch are answered
+                    log.error("an answer was not sent", error=type(error).__name__)  # noqa: TRY400
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for number, (done, deadline) in list(self._waiting.items()):
+            if deadline > now:
+                self._timer = self._loop.call_at(deadline, self._expire)
+                return
+            del self._waiting[number]
+            done(StoreUnavailable("not committed in time"))
+
+
+class Stepper:
+    """Takes the steps of `Intake.steps` without a thread that waits for them."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        # Keys read anew, which a refusal asks for, must not wait for other threads.
+        self._threads = ThreadPoolExecutor(2, "keys")
+
+    def submit(self, delivery: Delivery, done: Done) -> None:
+        """Do as `Intake.receive`; `done` is called once, in whatever thread the last step ends."""
+        steps = self._intake.steps(delivery)
+        self._take(partial(next, steps), steps, done)
+
+    def _take(self, step: Callable[[], Step], steps: Steps[Receipt], done: Done) -> None:
+        try:
+            following = step()
+        except StopIteration as end:
+            done(end.value)
+        except Exception as error:  # noqa: BLE001 - whatever broke, the sender is answered
+            done(error)
+        else:
+            self._follow(following, steps, done)
+
+    def _follow(self, step: Step, steps: Steps[Receipt], done: Done) -> None:
+        def run(result: Callable[[], object]) -> None:
+            try:
+                following = partial(steps.send, result())
+            except Exception as error:  # noqa: BLE001 - as above
+                following = partial(steps.throw, error)
+            self._take(following, steps, done)
+
+        if callable(step):
+            self._threads.submit(run, step)
+            return
+        try:
+            self._intake.writer.submit(step, lambda pending: run(pending.result))
+        except StoreUnavailable as error:
+            self._take(partial(steps.throw, error), steps, done)
