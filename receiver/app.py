@@ -24,6 +24,7 @@ from receiver.instances.encryption import Vault
 from receiver.instances.keys import Keys
 from receiver.lib import logs
 from receiver.lib.clock import now_ms
+from receiver.lib.http_client import check_environment
 from receiver.lib.ratelimit import Limits, client_address
 from receiver.lib.safe_http import SafeClient
 from receiver.metrics import QUEUE_LENGTH, Stored
@@ -63,6 +64,7 @@ def create_app(
     if settings is not None:
         return _app(settings, clock, transport, writer)[0]
     try:
+        check_environment()
         app, background = _app(Settings.from_env(os.environ), clock, transport, writer)
     except SettingsError as error:
         sys.stderr.write(f"receiver: {error}\n")

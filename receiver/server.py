@@ -1,7 +1,11 @@
 """gunicorn, with the settings that callbacks need. `deploy/gunicorn.conf.py` gives the same."""
 
 import contextlib
+import gc
+import logging
 import os
+import shutil
+import signal
 import socket
 import subprocess  # nosec B404
 import sys
@@ -9,16 +13,21 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
+from types import FrameType
 from typing import Any
 
 import structlog
+from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
+from uvicorn_worker import UvicornWorker
 
 from receiver import __version__
-from receiver.errors import SettingsError
-from receiver.lib import counting, logs
-from receiver.settings import Settings, misspelled
+from receiver.errors import AnswerCut, SettingsError
+from receiver.lib import logs
+from receiver.settings import Settings
+
+THREADS = 16  # of Flask's in one process, for pages, and as many for the vendor's paths
 
 # gunicorn makes unnamed files there, for its workers' heartbeats.
 _MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108
@@ -29,14 +38,81 @@ SOON_SECONDS = 1.0  # the same for one that ended so soon after its start
 log = structlog.get_logger()
 
 
+class Worker(UvicornWorker):  # type: ignore[misc]
+    """A process that answers through `web/asgi`, given the WSGI application."""
+
+    CONFIG_KWARGS = {  # noqa: RUF012 - as uvicorn-worker has it
+        "http": "receiver.web.asgi.connection:Connection",
+        "loop": "uvloop",
+        "interface": "asgi3",
+        "lifespan": "on",
+        "ws": "none",
+        "proxy_headers": False,  # whom to believe is decided by client_address
+        "server_header": False,
+    }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - gunicorn's
+        super().__init__(*args, **kwargs)
+        # Below that it tells of each client that sends nonsense.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+
+    def load_wsgi(self) -> None:
+        """Load the application."""
+        from receiver.web.asgi import Application
+
+        super().load_wsgi()
+        connections = self.cfg.worker_connections
+        self.wsgi: Any = Application(self.wsgi, THREADS, connections, self._stop_if_orphaned)
+        # What is loaded stays: no collection need look at it again.
+        gc.collect()
+        gc.freeze()
+
+    def init_signals(self) -> None:
+        """Exit in the usual way where uvicorn raises the signal anew: what is left is written."""
+        super().init_signals()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _exit)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - gunicorn's
+        """Stop at SIGQUIT too, which gunicorn sends when it is interrupted."""
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _stop_if_orphaned(self) -> None:
+        if os.getppid() != self.ppid:  # nobody else tells a worker whose master is gone
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _exit(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+class ServerLog(glogging.Logger):  # type: ignore[misc]
+    """gunicorn's logger; what it is told is one line, JSON unless on a terminal."""
+
+    def setup(self, cfg: Any) -> None:  # noqa: ANN401 - gunicorn's
+        """Do as gunicorn does, then write as we do."""
+        super().setup(cfg)
+        for each in (*self.error_log.handlers, *self.access_log.handlers):
+            each.setFormatter(logs.formatter())
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
+
+    def exception(self, msg: object, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - gunicorn's
+        """Write an error with its traceback, but not one that was logged before."""
+        if not isinstance(sys.exception(), AnswerCut):
+            super().exception(msg, *args, **kwargs)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    # An answer that is cut short on purpose, of which a line was written with the reason.
+    return record.msg != "ASGI callable returned without completing response."
+
+
 def announce(server: Any) -> None:  # noqa: ANN401 - gunicorn's
     """Write down what has started, and with which settings."""
     logs.configure()
     with contextlib.suppress(SettingsError):  # of which each worker tells
         settings = Settings.from_env(os.environ).shown()
         log.info("started", version=__version__, workers=server.cfg.workers, settings=settings)
-    for name, meant in misspelled(os.environ).items():
-        log.warning("this variable is no setting", name=name, did_you_mean=meant)
 
 
 def take_leave(_server: object) -> None:
@@ -45,8 +121,7 @@ def take_leave(_server: object) -> None:
 
 
 OPTIONS: dict[str, Any] = {
-    "worker_class": "receiver.worker.Worker",
-    "asgi_loop": "asyncio",  # not whichever is installed
+    "worker_class": "receiver.server.Worker",
     "workers": 2,
     "worker_connections": 1000,  # a process; those above are closed
     "timeout": 30,
@@ -59,7 +134,7 @@ OPTIONS: dict[str, Any] = {
     "limit_request_fields": 64,
     "limit_request_field_size": 4096,
     "control_socket_disable": True,
-    "logger_class": "receiver.server_log.ServerLog",
+    "logger_class": "receiver.server.ServerLog",
     "when_ready": announce,
     "on_exit": take_leave,
     "worker_tmp_dir": str(_MEMORY) if _MEMORY.is_dir() else None,
@@ -68,7 +143,7 @@ OPTIONS: dict[str, Any] = {
 
 
 class _Server(BaseApplication):  # type: ignore[misc]
-    """gunicorn with options given here; the app is made in each worker, after the fork."""
+    """gunicorn with these options; the app is made in each worker, after the fork."""
 
     def __init__(self, options: dict[str, Any], writer: str | None) -> None:
         self._options, self._writer = options, writer
@@ -96,14 +171,19 @@ def serve(bind: str, workers: int | None) -> None:
     options = {**OPTIONS, "bind": bind, "child_exit": _forget_worker}
     if workers is not None:
         options["workers"] = workers
-    with counting.folder() as folder, TemporaryDirectory(prefix="receiver-") as private:
+    master = os.getpid()
+    folder = mkdtemp(prefix="receiver-")  # not what cleans up by itself, in workers too
+    try:
         # prometheus_client reads this when it is first imported, which is in the workers.
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         writer = None
         if options["workers"] > 1 and _is_sqlite():
-            writer = f"{private}/writer"
+            writer = f"{folder}/writer"
             options["when_ready"] = partial(_start_writer, _listener(writer), os.pipe())
         _Server(options, writer).run()
+    finally:
+        if os.getpid() == master:  # the end of a worker, which was forked in there, passes here too
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_sqlite() -> bool:

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from receiver.errors import CredentialError, SettingsError
 from receiver.openconnectors.signatures import SignatureKey
@@ -100,7 +100,8 @@ class Settings:
         """Return the settings without secrets, for the log."""
         plain = {field_.name: getattr(self, field_.name) for field_ in fields(self) if field_.repr}
         keys = [key.id for key in self.default_keys]
-        shown = {**plain, "default_keys": keys, "forward_allow": sorted(self.forward_allow)}
+        shown = {"database": database_name(self.database_url), **plain, "default_keys": keys}
+        shown["forward_allow"] = sorted(self.forward_allow)
         return {**shown, "alarm_url": self.alarm_url and urlsplit(self.alarm_url).hostname}
 
 
@@ -225,6 +226,20 @@ def _database_url(text: str) -> str:
     ):
         return text
     raise ValueError("must be sqlite:///PATH or postgresql://USER@HOST/NAME")
+
+
+def database_name(url: str) -> str:
+    """Name a database in messages: SQLite's file, or HOST:PORT/NAME as ROLE; never the password."""
+    scheme, _, rest = url.partition("://")
+    plain, _, query = rest.partition("?")
+    if scheme == "sqlite":
+        return str(Path(plain.removeprefix("/")).absolute())
+    user, _, place = plain.rpartition("@")  # a password may hold any other character
+    hosts, _, name = place.partition("/")
+    hosts = hosts or ",".join(parse_qs(query).get("host", ["localhost"]))
+    hosts += "" if "/" in hosts or ":" in hosts else ":5432"
+    role = unquote(user.partition(":")[0])
+    return f"{hosts}/{unquote(name)}{' as ' if role else ''}{role}"
 
 
 def _fernet_keys(text: str) -> tuple[str, ...]:

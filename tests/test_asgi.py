@@ -1,4 +1,4 @@
-"""The adapter in front of Flask: clients that leave take nothing with them."""
+"""Flask behind the event loop: answers are whole, and clients that leave take nothing with them."""
 
 import asyncio
 import threading
@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import pytest
 from flask import Response
 
-from receiver.web.asgi import Application
-from receiver.web.behind import MOST_HELD_BYTES
+from receiver.errors import BodyTruncated
+from receiver.web.asgi import Application, messages
+from receiver.web.asgi.threads import MAX_WHOLE_BYTES
 
 T = TypeVar("T")
 
@@ -35,7 +36,9 @@ def scope(path: str) -> dict[str, object]:
 
 
 async def nothing() -> dict[str, object]:
-    return {"type": "http.request", "body": b"", "more_body": False}
+    """The client stays, and sends no more."""
+    await asyncio.sleep(DEADLINE)
+    return {"type": "http.disconnect"}
 
 
 def outcome_of(told: Coroutine[Any, Any, T]) -> T:
@@ -54,8 +57,7 @@ async def messages_of(application: Application, path: str) -> list[dict]:
     return told
 
 
-def test_a_client_that_leaves_a_long_answer_takes_no_thread_along(receiver):
-    """As gunicorn does it: what is sent is dropped, and after a while the request is cancelled."""
+def test_disconnect_frees_the_thread(receiver):
     ended = threading.Event()
 
     @receiver.app.get("/endless")
@@ -69,20 +71,21 @@ def test_a_client_that_leaves_a_long_answer_takes_no_thread_along(receiver):
 
         return Response(pieces())
 
-    async def left() -> int:
-        application, pieces = Application(receiver.app, threads=1), asyncio.Event()
+    async def leave() -> int:
+        application, sent = Application(receiver.app, threads=1), asyncio.Event()
 
         async def send(message: dict) -> None:
             if message["type"] == "http.response.body":
-                pieces.set()
+                sent.set()
 
-        request = asyncio.create_task(application(scope("/endless"), nothing, send))
-        await asyncio.wait_for(pieces.wait(), DEADLINE)
-        request.cancel()
-        await asyncio.wait([request])
+        async def receive() -> dict[str, object]:
+            await sent.wait()
+            return {"type": "http.disconnect"}
+
+        await asyncio.wait_for(application(scope("/endless"), receive, send), DEADLINE)
         return (await messages_of(application, "/"))[0]["status"]
 
-    assert outcome_of(left()) == 200
+    assert outcome_of(leave()) == 200
     assert ended.wait(DEADLINE)
 
 
@@ -113,7 +116,7 @@ def test_pieces_of_no_told_length_are_passed_on_as_they_come(receiver):
     assert outcome_of(body()) == b"first second"
 
 
-@pytest.mark.parametrize("size", [0, 1, MOST_HELD_BYTES, MOST_HELD_BYTES + 1])
+@pytest.mark.parametrize("size", [0, 1, MAX_WHOLE_BYTES, MAX_WHOLE_BYTES + 1])
 def test_an_answer_of_any_size_is_whole_in_the_order_that_asgi_wants(receiver, size):
     @receiver.app.get("/sized")
     def sized() -> Response:
@@ -125,3 +128,14 @@ def test_an_answer_of_any_size_is_whole_in_the_order_that_asgi_wants(receiver, s
     assert [piece.get("more_body", False) for piece in pieces] == [True] * (len(pieces) - 1) + [
         False
     ]
+
+
+def test_a_body_of_which_nothing_comes_for_long_is_none(monkeypatch):
+    monkeypatch.setattr(messages, "BODY_SECONDS", 0.01)
+
+    async def never() -> dict[str, object]:
+        await asyncio.Event().wait()
+        return {}
+
+    with pytest.raises(BodyTruncated):
+        outcome_of(messages.raise_on_disconnect(never)())

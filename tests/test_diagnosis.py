@@ -70,8 +70,8 @@ def test_base64url_is_recognised():
 
 def test_a_changed_body_is_recognised():
     pairs = {  # how: (what was signed, what arrived)
-        "without the line end at the end of the body": (BODY, BODY + b"\r\n"),
-        "with a line end after the body": (BODY + b"\n", BODY),
+        "without the trailing newline of the body": (BODY, BODY + b"\r\n"),
+        "with a trailing newline after the body": (BODY + b"\n", BODY),
         "with LF instead of CRLF": (b"{\n}", b"{\r\n}"),
         "with CRLF instead of LF": (b"{\r\n}", b"{\n}"),
         "without the byte order mark": (BODY, b"\xef\xbb\xbf" + BODY),
@@ -105,11 +105,18 @@ def test_a_key_copied_with_too_much_or_too_little_is_recognised():
     pairs = {  # how: the key given here
         "without the blanks or line ends around this key": b" the right key\r\n",
         "without the quotes around this key": b'"the right key"',
+        "without the byte order mark before this key": b"\xef\xbb\xbfthe right key",
+        "with this key in UTF-8, not UTF-16": "the right key".encode("utf-16"),
+        "with this key base64-decoded": b64encode(SECRET),
+        "with this key base64-decoded twice": b64encode(b64encode(SECRET)),
     }
     told = {how: explanation(BODY, signed(BODY), given) for how, given in pairs.items()}
     assert told == {how: f"another key: the signature is right {how}" for how in pairs}
     assert explanation(BODY, signed(BODY, SECRET + b"\n")) == (
-        "another key: the signature is right with a line end after this key"
+        "another key: the signature is right with a trailing newline after this key"
+    )
+    assert explanation(BODY, signed(BODY, b64encode(SECRET))).endswith(
+        "with the base64 of this key, which was decoded once too often"
     )
 
 
@@ -127,7 +134,7 @@ def test_what_has_no_better_explanation_is_told_as_the_refusal():
 
 @pytest.mark.parametrize("secret", [b"", b"\0", b"key\0"])
 def test_a_key_that_cannot_be_one_is_said_to_be(secret):
-    assert explanation(BODY, signed(BODY), secret).startswith("signature key this key ")
+    assert explanation(BODY, signed(BODY), secret).startswith("the signature key ")
 
 
 @settings(max_examples=300)

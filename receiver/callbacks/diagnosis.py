@@ -3,35 +3,34 @@
 import hashlib
 import hmac
 import json
-from base64 import b64encode, urlsafe_b64encode
+from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 
 from receiver.errors import CredentialError, SignatureError
 from receiver.openconnectors.signatures import SignatureKey, sign, verify
 
 RIGHT = "the signature is right"
+_BOM = b"\xef\xbb\xbf"
 
 
 def diagnose(body: bytes, header: str | None, secret: bytes) -> tuple[bool, str]:
-    """Tell whether `header` signs `body` with `secret`, and if not, what most likely went wrong."""
+    """Return whether `header` signs `body` with `secret`, and what most likely went wrong."""
     try:
         key = SignatureKey("this key", secret)
         verify(body, header, [key])
-    except CredentialError as error:
-        return False, str(error)
-    except SignatureError as refusal:
-        return False, likely_cause(body, header or "", secret) or str(refusal)
+    except (CredentialError, SignatureError) as error:
+        return False, likely_cause(body, header or "", secret) or str(error)
     return True, RIGHT
 
 
 def likely_cause(body: bytes, header: str, secret: bytes) -> str | None:
-    """Tell what most likely went wrong with a signature that is not right; None: no idea."""
+    """Return what most likely went wrong with a signature that is not right; None: no idea."""
     if header != header.strip() and _signs(body, header.strip(), secret):
         return "right key and body, but there are blanks or line ends around the signature"
     header = header.strip()
-    for text, told in _other_writings(body, secret):
+    for text, cause in _other_writings(body, secret):
         if header == text:
-            return told
+            return cause
     for changed, how in _changed_bodies(body):
         if _signs(changed, header, secret):
             return f"the body was changed on its way: the signature is right {how}"
@@ -59,6 +58,7 @@ def _other_writings(body: bytes, secret: bytes) -> Iterator[tuple[str, str]]:
     yield f"sha256={url_safe}", "right key and body, but base64url instead of standard base64"
     yield f"SHA256={right}", "right key and body, but `sha256=` must be lower case"
     yield f"sha256={b64encode(digest.hex().encode()).decode()}", "the base64 is of the hex digest"
+    yield f"sha256={b64encode(right.encode()).decode()}", "right key and body, but base64 twice"
     # SHA-1 only to recognise the vendor's scheme of years ago; it proves nothing here.
     old = b64encode(hmac.new(secret, body, hashlib.sha1).digest()).decode()
     yield f"sha1={old}", "right key and body, but `sha1=` is no longer accepted"
@@ -66,8 +66,8 @@ def _other_writings(body: bytes, secret: bytes) -> Iterator[tuple[str, str]]:
 
 def _changed_bodies(body: bytes) -> Iterator[tuple[bytes, str]]:
     stripped = body.rstrip(b"\r\n")
-    yield stripped, "without the line end at the end of the body"
-    yield stripped + b"\n", "with a line end after the body"
+    yield stripped, "without the trailing newline of the body"
+    yield stripped + b"\n", "with a trailing newline after the body"
     yield body.replace(b"\r\n", b"\n"), "with LF instead of CRLF"
     yield body.replace(b"\n", b"\r\n"), "with CRLF instead of LF"
     yield body.removeprefix(b"\xef\xbb\xbf"), "without the byte order mark"
@@ -91,5 +91,17 @@ def _changed_bodies(body: bytes) -> Iterator[tuple[bytes, str]]:
 
 def _changed_keys(secret: bytes) -> Iterator[tuple[bytes, str]]:
     yield secret.strip(), "without the blanks or line ends around this key"
-    yield secret + b"\n", "with a line end after this key"
+    yield secret + b"\n", "with a trailing newline after this key"
     yield secret.strip(b"\"'"), "without the quotes around this key"
+    yield secret.removeprefix(_BOM), "without the byte order mark before this key"
+    yield _BOM + secret, "with a byte order mark before this key"
+    if secret.startswith((b"\xff\xfe", b"\xfe\xff")):
+        yield secret.decode("utf-16", "replace").encode(), "with this key in UTF-8, not UTF-16"
+    yield b64encode(secret), "with the base64 of this key, which was decoded once too often"
+    decoded = secret
+    for times in ("", " twice"):
+        try:
+            decoded = b64decode(decoded.strip(), validate=True)
+        except ValueError:
+            return
+        yield decoded, f"with this key base64-decoded{times}"

@@ -28,7 +28,7 @@ from receiver.instances.encryption import Vault
 from receiver.instances.keys import InstanceKeys, Keys
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES, SignatureKey
-from receiver.settings import Settings
+from receiver.settings import Settings, database_name
 
 MIB = 2**20
 MIN_FREE = 100 * MIB
@@ -135,7 +135,8 @@ def filesystem_of(file: Path) -> str:
 def writable(context: Context) -> Finding:
     """Whether the database commits now, its lock included."""
     context.database.check_writable()
-    return ok("database", "it can be reached and commits")
+    name = database_name(context.settings.database_url)
+    return ok("database", f"{name} can be reached and commits")
 
 
 def schema(context: Context) -> Finding:

@@ -42,6 +42,7 @@ from receiver.instances.keys import Keys
 from receiver.jobs.erasure import erase as erase_job
 from receiver.jobs.queries import find_jobs
 from receiver.lib.clock import iso, now_ms
+from receiver.lib.http_client import check_environment
 from receiver.lib.safe_http import SafeClient
 from receiver.openconnectors.client import Upstream
 from receiver.outbound.mail import Mailer
@@ -86,7 +87,8 @@ def reconcile(
 
     May run on every node at once. Exit code 6 if the vendor failed for an instance.
     """
-    with opened() as (settings, database):
+    check_environment()
+    with opened(must_answer=every is None) as (settings, database):
         keys = Keys(Vault(settings.encryption_keys), settings.default_keys)
         intake = Intake(settings, database, keys, now_ms)
         vendor = Upstream(settings.vendor_url)
@@ -273,7 +275,7 @@ def watch(once: bool, every: int) -> None:
     May run on every node at once: one of them does the checks. `serve` does the same by itself as
     soon as one of those is set. Exit code 6 if --once could not deliver a report.
     """
-    with opened() as (settings, database):
+    with opened(must_answer=once) as (settings, database):
         if not channels.has_channel(settings):
             warn("no alarm destination is configured; see `receiver alarms`")
         signers = {"alarm": channels.signer(settings)}

@@ -6,6 +6,7 @@ Secrets are given as files, never as arguments, which every user of a machine ca
 import ssl
 from collections.abc import Callable
 from typing import IO, Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
 import httpx
@@ -43,9 +44,11 @@ class Remote:
         if rest.strip("/") == "" and base != url:
             raise click.UsageError(f"--url {url}: leave {_API} out, {base} is enough")
         try:
-            httpx.URL(url)
+            is_url = bool(httpx.URL(url) and urlsplit(url).hostname)
         except (httpx.InvalidURL, ValueError):
-            raise click.UsageError(f"--url {url}: is not a URL") from None
+            is_url = False
+        if not is_url:
+            raise click.UsageError(f"--url {url}: is not a URL")
         self._client = new_client(base_url=url, timeout=TIMEOUT_SECONDS)
 
     def get(self, path: str, *, patience: float = 0, **parameters: Any) -> httpx.Response:  # noqa: ANN401
@@ -61,7 +64,10 @@ class Remote:
 
     def page(self, path: str, name: str, **parameters: Any) -> dict[str, Any]:  # noqa: ANN401
         """Ask for a list called `name`."""
-        return checked(self.get(path, **parameters), name)
+        answer = self.get(path, **parameters)
+        if answer.status_code == 404 and "/jobs/" not in path:  # noqa: PLR2004
+            raise _not_a_receiver(answer)
+        return checked(answer, name)
 
     def vendor(self, method: str, path: str, instance: str, **request: Any) -> httpx.Response:  # noqa: ANN401
         """Send a request to one of the vendor's own paths, as a client of the vendor would."""
@@ -153,8 +159,13 @@ def _problem(answer: httpx.Response) -> tuple[str, str]:
             return f"http_{answer.status_code}", plain(problem["message"])
         return str(problem["code"]), plain(f"{problem['title']}: {problem['detail']}")
     except (ValueError, KeyError, TypeError):
-        text = f"{answer.url.host} answered {answer.status_code}, not as a receiver: check --url"
-        return "not_a_receiver", text
+        failure = _not_a_receiver(answer)
+        return failure.code, failure.message
+
+
+def _not_a_receiver(answer: httpx.Response) -> Failure:
+    text = f"{answer.url.host} answered {answer.status_code}, not as a receiver: check --url"
+    return Failure(UNREACHABLE, "not_a_receiver", text)
 
 
 def asks_a_receiver(command: Callable[..., T]) -> Callable[..., T]:

@@ -18,6 +18,7 @@ from receiver.database.engine import Database
 from receiver.errors import StoreError
 from receiver.instances.encryption import Vault
 from receiver.instances.keys import Keys
+from receiver.lib.http_client import check_environment
 from receiver.settings import Settings
 
 _BIND = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]*):([0-9]{1,5})")
@@ -28,16 +29,19 @@ log = structlog.get_logger()
 
 
 @contextmanager
-def opened(*, makes_file: bool = False) -> Iterator[tuple[Settings, Database]]:
+def opened(
+    *, makes_file: bool = False, must_answer: bool = True
+) -> Iterator[tuple[Settings, Database]]:
     """Open the database that the settings name, its schema up to date.
 
     makes_file -- whether an SQLite file that is not there is made; else that is a Failure.
+    must_answer -- whether a database that cannot be reached now is a StoreError.
     """
     settings = Settings.from_env(os.environ)
     made = missing_file(settings)
     if made and not makes_file:
         raise no_database(made)
-    database = migrations.opened(settings.database_url)
+    database = migrations.opened(settings.database_url, must_answer=must_answer)
     if made:
         log.info("a new database was made", file=str(made))
     try:
@@ -47,9 +51,14 @@ def opened(*, makes_file: bool = False) -> Iterator[tuple[Settings, Database]]:
 
 
 def missing_file(settings: Settings) -> Path | None:
-    """Return the path of the SQLite file that is not there."""
+    """Return the path of the SQLite file that is not there; a Failure if its folder is not."""
     file = durability.file_of(Database(settings.database_url))
-    return file if file is not None and not file.exists() else None
+    if file is None or file.exists():
+        return None
+    if not file.parent.is_dir():
+        text = f"there is no folder {file.parent} for the database: look at RECEIVER_DATABASE_URL"
+        raise Failure(USAGE, "no_folder", text)
+    return file
 
 
 def no_database(file: Path) -> Failure:
@@ -80,8 +89,9 @@ def actor() -> str:
 @click.option("--workers", type=click.IntRange(1, 64), help="Worker processes.  [default: 2]")
 def serve(bind: str, workers: int | None) -> None:
     """Run the receiver."""
+    check_environment()
     _check_bind(bind)
-    with opened(makes_file=True) as (settings, database):  # what is wrong stops the start here
+    with opened(makes_file=True, must_answer=False) as (settings, database):  # stops a wrong start
         _warn_without_keys(settings, database)
     from receiver import server  # gunicorn is large, and no other command needs it
 

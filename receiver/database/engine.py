@@ -41,6 +41,7 @@ from receiver.errors import (
     StoreUnavailable,
     TooSlow,
 )
+from receiver.settings import database_name
 
 __all__ = ["Database", "Session", "upsert"]
 
@@ -99,6 +100,7 @@ class Database:
             self._reading = self._make_engine(parsed, connections, READ_SECONDS)
         except (ArgumentError, ValueError):
             raise SettingsError("RECEIVER_DATABASE_URL is not a database's URL") from None
+        self._name = database_name(url)
         self._driver = self._engine.dialect.loaded_dbapi
         self._errors = (DBAPIError, self._driver.Error)  # the hot path's come straight from it
         self._writing = self._engine.execution_options(writes=True)
@@ -276,6 +278,8 @@ class Database:
             raise StoreRefused("the database cannot hold this text") from error
         except self._errors as error:
             original = _original(error)
+            if not self.is_sqlite and (reason := refusals.connecting(original)):
+                raise StoreUnavailable(f"cannot connect to {self._name}: {reason}") from error
             code = refusals.code(original)
             if refusals.is_content(original, self._driver):
                 raise StoreRefused(f"the database refuses what this holds: {code}") from error

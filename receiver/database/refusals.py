@@ -5,6 +5,7 @@ it lost (42P05) and permissions, and psycopg says OperationalError, the class of
 values that PostgreSQL will never take. What is not listed as the content's fault is not.
 """
 
+import re
 from typing import Any
 
 # Nothing of class 23: of all constraints none says what a row may hold but keys that we make.
@@ -16,6 +17,8 @@ CONTENT = {
     "54000": "a text is longer than an entry of its index may be",
     "SQLITE_TOOBIG": "a text or the row is longer than SQLite can hold",
 }
+_NOT_CONNECTED = re.compile(r"connection timeout|failed to resolve")
+_ERRNO = re.compile(r"\[Errno -?[0-9]{1,9}\] ")
 # Where the same statement would fail again, for one row at least: data, integrity, SQL, limits.
 _STATEMENT = ("22", "23", "42", "54")
 _SQLITE_STATEMENT = ("SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_RANGE")
@@ -34,6 +37,19 @@ def is_statement(error: BaseException) -> bool:
     if state is not None:
         return str(state).startswith(_STATEMENT)
     return code(error).startswith(_SQLITE_STATEMENT)
+
+
+def connecting(error: BaseException) -> str | None:
+    """Return why no connection could be made, in libpq's words; None if it is another error."""
+    if _sent_code(error) is not None:
+        return None
+    lines = str(error).strip().splitlines() or [""]
+    if lines[0].startswith("Multiple connection attempts failed"):
+        lines = lines[-1:]
+    _, failed, reason = lines[0].rpartition(" failed: ")
+    if failed:
+        return reason.removeprefix("FATAL:").strip().rstrip(".")
+    return _ERRNO.sub("", lines[0]) if _NOT_CONNECTED.match(lines[0]) else None
 
 
 def code(error: BaseException) -> str:

@@ -18,7 +18,7 @@ def new_client(**options: Any) -> httpx.Client:  # noqa: ANN401 - httpx's own
     try:
         return httpx.Client(**options)
     except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
-        reason = str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise SettingsError(f"{_culprit(os.environ)} cannot be used: {reason}") from None
 
 

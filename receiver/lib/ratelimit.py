@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 from receiver import metrics
@@ -21,6 +22,7 @@ MOST_NAMES = 10_000  # counted at once; a stranger can have many addresses
 _WITH_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?")
 
 
+@lru_cache(maxsize=1024)
 def client_address(socket: str, forwarded_for: str | None, hops: int) -> str:
     """Return the client's address: as the last trusted proxy has it, else the socket's.
 

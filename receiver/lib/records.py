@@ -7,10 +7,8 @@ and every row must have as many fields as the header. Records are the very bytes
 import codecs
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 from typing import Any, Literal
 
@@ -24,6 +22,7 @@ Pieces = Callable[[], Iterator[bytes]]  # gives the file from its beginning, eac
 
 _SEP = re.compile(rb"(?:\xef\xbb\xbf)?\"?sep=([,;\t|])\"?\s*", re.IGNORECASE)
 _SPACE = re.compile(r"[ \t\r\n]*+")
+_BLANK = b" \r\n"
 _END_OF_FILE = b"\x1a"  # DOS's, that some programs still write at the end
 
 
@@ -73,17 +72,13 @@ def count_records(pieces: Pieces) -> int | None:
 
 
 def rows(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """Give the header of CSV, with what stands before it, and the rows; blank lines are none.
+    """Give the header of CSV, with all that stands before it, and the rows; blank lines are none.
 
     Raises UnclearDialect, while the rows are read too.
     """
-    found = (row for row in _joined(_lines(pieces)) if _plain(row).strip())
-    header = next(found, b"")
-    if _SEP.fullmatch(header):
-        header += next(found, b"")
-    if not header:
-        raise UnclearDialect("it is empty")
-    return header, found
+    found = _joined(_lines(pieces))
+    before, _ = _header(found)
+    return before, (row for row in found if row.strip(_BLANK))
 
 
 def json_lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -108,41 +103,87 @@ def _head(pieces: Iterator[bytes]) -> bytes:
 
 def _counts(pieces: Pieces) -> Iterator[tuple[bytes | None, int]]:
     """Count the rows under each delimiter that fits all of them."""
-    header, _ = rows(pieces())
-    first = header.splitlines(keepends=True)[0]
-    named = _SEP.fullmatch(first)
-    header = header.removeprefix(first) if named else _plain(header)
+    before, header = _header(_joined(_lines(pieces())))
+    named = _SEP.match(before)
     if not header.strip(b' \t\r\n",;|'):
         raise UnclearDialect("it has no header")
     fitting = [named[1]] if named else [d for d in DELIMITERS if (_fields(header, d) or 0) > 1]
     for delimiter in fitting or [None]:
         columns = _fields(header, delimiter)
-        _, found = rows(pieces())
-        widths = Counter(_fields(row, delimiter) for row in found)
-        if columns is not None and not widths.keys() - {columns}:
-            yield delimiter, widths[columns]
+        count = columns and _count_rows(pieces(), len(before), delimiter, columns)
+        if count is not None:
+            yield delimiter, count
+
+
+def _header(found: Iterator[bytes]) -> tuple[bytes, bytes]:
+    """Read on to the end of the header; give all up to there, and the header alone."""
+    before = b""
+    for row in found:
+        before += row
+        if _plain(row).strip(_BLANK) and not _SEP.fullmatch(row):
+            return before, _plain(row)
+        if len(before) > MAX_RECORD:
+            break
+    raise UnclearDialect("it is empty")
 
 
 def _fields(row: bytes, delimiter: bytes | None) -> int | None:
     """Count the fields of a row; None if it is not one of RFC 4180."""
     row = row.rstrip(b"\r\n")
-    if b'"' in row:
-        if not _row_pattern(delimiter).fullmatch(row):
-            return None
-        row = _QUOTED.sub(b"", row)
-    if delimiter is None:
-        return None if any(each in row for each in DELIMITERS) else 1
-    return row.count(delimiter) + 1
+    if not re.fullmatch(_field(delimiter) + rb"(?:%b%b)*+" % _next_field(delimiter), row):
+        return None
+    return 1 if delimiter is None else _QUOTED.sub(b"", row).count(delimiter) + 1
 
 
 _QUOTED = re.compile(rb'"[^"]*+"')
 
 
-@lru_cache
-def _row_pattern(delimiter: bytes | None) -> re.Pattern[bytes]:
-    ends = re.escape(delimiter or b",")
-    field = rb'(?:"[^"]*+(?:""[^"]*+)*+"|[^"\r\n' + ends + rb"]*+)"
-    return re.compile(field + rb"(?:" + ends + field + rb")*+")
+def _field(delimiter: bytes | None) -> bytes:
+    ends = b"".join(map(re.escape, DELIMITERS if delimiter is None else [delimiter]))
+    return rb'(?:"[^"]*+(?:""[^"]*+)*+"|[^"\r\n%b]*+)' % ends
+
+
+def _next_field(delimiter: bytes | None) -> tuple[bytes, bytes]:
+    return re.escape(delimiter or b","), _field(delimiter)
+
+
+def _count_rows(
+    pieces: Iterator[bytes], start: int, delimiter: bytes | None, columns: int
+) -> int | None:
+    """Count the rows from byte `start` on; None unless each has that many fields.
+
+    Whole pieces are matched at once: a row at a time would take ten times as long.
+    """
+    row = _field(delimiter) + rb"(?:%b%b){%d}" % (*_next_field(delimiter), columns - 1)
+    some = re.compile(rb"(?:(?: *+|%b)(?:\r\n|\n|\r))*+" % row)
+    marks = (delimiter or b"") * (columns - 1) + b"\n"
+    others = bytes(set(range(256)) - set(marks))
+    count, rest = 0, b""
+
+    def take() -> None:
+        nonlocal count, rest
+        whole = rest[: rest.rfind(b"\n") + 1]
+        if columns > 1 and b'"' not in whole and whole.count(b"\r") == whole.count(b"\r\n"):
+            number = whole.count(b"\n")
+            if whole.translate(None, others) == marks * number:  # as most files are throughout
+                count, rest = count + number, rest[len(whole) :]
+                return
+        match = some.match(rest)
+        end = match.end() if match else 0
+        # What is quoted holds no line ends then; a row of nothing else is no blank line.
+        lines = _QUOTED.sub(b"q", rest[:end]).splitlines()
+        count += sum(1 for line in lines if line.strip(_BLANK))
+        rest = rest[end:]
+
+    for piece in pieces:
+        if b"\0" in piece or len(rest) > MAX_RECORD:
+            return None
+        rest += piece[start:]
+        start = max(start - len(piece), 0)
+        take()
+    rest = rest.removesuffix(_END_OF_FILE) + b"\n"
+    take()
+    return None if rest else count
 
 
 def _joined(lines: Iterator[bytes]) -> Iterator[bytes]:

@@ -50,9 +50,9 @@ class SignatureKey:
 
     def __post_init__(self) -> None:
         if not self.secret:
-            raise CredentialError(f"signature key {self.id} is empty")
+            raise CredentialError("the signature key is empty")
         if self.secret.endswith(b"\0"):
-            raise CredentialError(f"signature key {self.id} ends in a NUL byte")
+            raise CredentialError("the signature key ends in a NUL byte")
         object.__setattr__(self, "_hmac", HMAC(self.secret, SHA256()))
 
     def header(self, body: bytes) -> bytes:

@@ -1,12 +1,17 @@
 """POST /callbacks/{instance}: a thin view over intake."""
 
-from flask import Blueprint, Response, g, request
+import flask
+from flask import Blueprint, g, request
 from werkzeug.routing import BaseConverter
 
-from receiver.callbacks.deliveries import Delivery
+from receiver.callbacks.deliveries import Delivery, Receipt
 from receiver.errors import BodyError, BodyTooLarge, BodyTruncated
 from receiver.openconnectors.signatures import HEADER
 from receiver.web import services
+from receiver.web.http import JSON, Response
+from receiver.web.problems import flask_response, response_to
+
+PREFIX = "/callbacks/"
 
 blueprint = Blueprint("callbacks", __name__)
 
@@ -21,7 +26,7 @@ class AnythingConverter(BaseConverter):
 @blueprint.route(
     "/callbacks/<anything:instance>", methods=["POST"], provide_automatic_options=False
 )
-def receive(instance: str) -> Response:
+def receive(instance: str) -> flask.Response:
     """Take a callback; 200 only once it is committed."""
     intake = services().intake
     peer = request.remote_addr or ""
@@ -40,7 +45,14 @@ def receive(instance: str) -> Response:
             request=g.request_id,
         )
     )
-    return Response(receipt.json(), mimetype="application/json")
+    return flask_response(answer_receipt(receipt))
+
+
+def answer_receipt(answer: Receipt | Exception) -> Response:
+    """Return the response to a delivery: its receipt, or the error that it met."""
+    if isinstance(answer, Exception):
+        return response_to(answer, PREFIX)
+    return Response(200, JSON, answer.json())
 
 
 def read_body(limit: int) -> bytes:

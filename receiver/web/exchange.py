@@ -302,7 +302,8 @@ def _passing(reply: Reply, asked: Question, done: Callable[[], None] | None) -> 
     try:
         yield from reply.rest
     except UpstreamError as error:
-        log.warning("an answer broke off", path=asked.route.kind, error=str(error))
+        about = {"instance": asked.caller.instance, "job": asked.route.job}
+        log.warning("an answer broke off", path=asked.route.kind, **about, error=str(error))
         # An answer that just ended here would look whole.
         raise AnswerCut("the vendor broke off its answer") from None
     if done is not None:

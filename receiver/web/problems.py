@@ -103,7 +103,7 @@ def response_to(error: Exception, path: str, hold: Hold | None = None) -> Respon
         # The type alone: the text could hold what was sent, and a log must not.
         log.error("unforeseen error", error=type(error).__name__, path=path)
         fault = Problem("Internal error", 500, "internal", "This is a fault of the receiver.")
-        return _problem_response(fault, path)
+        return problem_response(fault, path)
     if isinstance(error, StoreError):
         logs.summed(log, "the store failed", error.reason, reason=error.reason, error=str(error))
     problem = problem_of(error)
@@ -116,7 +116,7 @@ def response_to(error: Exception, path: str, hold: Hold | None = None) -> Respon
         headers["WWW-Authenticate"] = "Bearer"
     elif isinstance(error, (BodyTruncated, BodyTooLarge)):
         headers["Connection"] = "close"  # what follows on it is not a request
-    return _problem_response(problem, path, headers, hold)
+    return problem_response(problem, path, headers, hold)
 
 
 def _respond(error: Exception) -> flask.Response:
@@ -130,7 +130,7 @@ def respond_to_http_exception(error: HTTPException) -> flask.Response:
     problem = Problem(error.name, status, code, error.description or error.name)
     kept = ("Allow", "Location", "Retry-After")
     headers = {name: value for name, value in error.get_headers() if name in kept}
-    return flask_response(_problem_response(problem, flask.request.path, headers))
+    return flask_response(problem_response(problem, flask.request.path, headers))
 
 
 def flask_response(response: Response) -> flask.Response:
@@ -138,12 +138,13 @@ def flask_response(response: Response) -> flask.Response:
     return flask.Response(response.body, response.status, response.headers)
 
 
-def _problem_response(
+def problem_response(
     problem: Problem,
     path: str,
     headers: Mapping[str, str] | None = None,
     hold: Hold | None = None,
 ) -> Response:
+    """Return a problem as a response, in the vendor's shape under its own paths."""
     document: object = problem
     media_type = MEDIA_TYPE
     if path.startswith(VENDORS_PATHS):

@@ -49,8 +49,10 @@ class Case:
         direct, _, proxied = self.answers.partition(" | ")
         if way == "direct":
             return got == direct
-        allowed = (proxied or direct).split()
-        final = [status for status in got.split() if not status.startswith("1")]
+        allowed, final = (
+            [status for status in told.split() if not status.startswith("1")]
+            for told in (proxied or direct, got)
+        )
         return len(final) <= len(allowed) and all(
             status == may or REFUSED.fullmatch(status)
             for status, may in zip(final, allowed, strict=False)

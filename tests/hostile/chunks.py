@@ -4,6 +4,8 @@ from attack import BODY, CHUNKED, IN_CHUNKS, NEXT, POST, SIGNED, Case, post
 
 from receiver.openconnectors.signatures import HEADER
 
+MANY = b"".join(b"1\r\n%c\r\n" % byte for byte in BODY.ljust(12_000)) + b"0\r\n\r\n"
+
 CASES = [
     Case("chunks", "200 405", post(CHUNKED, body=IN_CHUNKS)),
     Case(
@@ -105,7 +107,8 @@ CASES = [
     ),
     Case(
         "a trailer of 200 lines",
-        "431 | 200 4xx",
+        "400 | 200 4xx",
         post(CHUNKED, body=IN_CHUNKS[:-2] + b"X-A: b\r\n" * 200 + b"\r\n"),
     ),
+    Case("12,000 chunks of a byte", "400 | 4xx 4xx", post(CHUNKED, body=MANY), half_close=True),
 ]

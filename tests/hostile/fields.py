@@ -1,6 +1,19 @@
 """Header fields that no honest client sends."""
 
-from attack import BODY, CLOSE, HOST, LENGTH, POST, SIGNED, Case, headed, line
+from attack import (
+    BODY,
+    CHUNKED,
+    CLOSE,
+    HOST,
+    IN_CHUNKS,
+    LENGTH,
+    POST,
+    SIGNED,
+    Case,
+    headed,
+    line,
+    post,
+)
 
 from receiver.openconnectors.signatures import HEADER
 
@@ -129,7 +142,7 @@ CASES = [
     ),
     Case("a host in capitals", "200", headed().replace(HOST, HOST.upper())),
     Case("a host of bytes over 127", "200 | 4xx", headed().replace(HOST, b"Host: \xff\xfe\r\n")),
-    Case("an expectation", "200", headed(b"Expect: 100-continue\r\n")),
+    Case("an expectation", "100 200", headed(b"Expect: 100-continue\r\n")),
     Case("another expectation", "200", headed(b"Expect: the-unexpected\r\n")),
     Case(
         "an upgrade to h2c",
@@ -138,12 +151,14 @@ CASES = [
     ),
     Case(
         "an upgrade to a web socket",
-        "403",
+        "405",
         line(b"/callbacks/default").replace(
             CLOSE,
             b"".join(WEB_SOCKET),
         ),
     ),
+    Case("an upgrade to h2c, and a request after it", "200 405", post(*H2C, LENGTH)),
+    Case("an upgrade to h2c in chunks", "200 405", post(*H2C, CHUNKED, body=IN_CHUNKS)),
     Case("a body said to be gzip", "200", headed(b"Content-Encoding: gzip\r\n")),
     Case("a content type that is none", "200", headed(b"Content-Type: \xff;;;=;charset=utf-7\r\n")),
     Case("ranges", "200", headed(b"Range: bytes=" + b"0-," * 300 + b"\r\n")),

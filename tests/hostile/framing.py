@@ -1,6 +1,6 @@
 """Bytes that are hardly HTTP, or stop too early."""
 
-from attack import BODY, LENGTH, POST, SIGNED, Case, line, post
+from attack import BODY, CHUNKED, LENGTH, POST, SIGNED, Case, line, post
 
 CASES = [
     Case("a body cut off", "400", post(LENGTH, body=BODY[:7], then=b""), half_close=True),
@@ -8,8 +8,8 @@ CASES = [
     Case("a head cut off", "-", POST + SIGNED + LENGTH, half_close=True),
     Case("half a request line", "-", b"POST /callb", half_close=True),
     Case("nothing", "-", b"", half_close=True),
-    Case("empty lines first", "400 | 200 4xx", b"\r\n\r\n" + post(LENGTH)),
-    Case("HTTP/0.9", "400", b"GET /callbacks/default\r\n", half_close=True),
+    Case("empty lines first", "200 405", b"\r\n\r\n" + post(LENGTH)),
+    Case("HTTP/0.9", "-", b"GET /callbacks/default\r\n", half_close=True),
     Case("HTTP/1.0 without a host", "405", b"GET /callbacks/default HTTP/1.0\r\n\r\n"),
     Case("HTTP/1.2", "400", line(b"/callbacks/default", version=b"HTTP/1.2")),
     Case("HTTP/2.0 as text", "400", line(b"/callbacks/default", version=b"HTTP/2.0")),
@@ -25,10 +25,29 @@ CASES = [
     ),
     Case(
         "a TLS greeting",
-        "-",
+        "400",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"a" * 64,
         half_close=True,
     ),
     Case("bytes that are nothing", "400", bytes(range(256)) * 4, half_close=True),
-    Case("a PROXY line", "400", b"PROXY TCP4 6.6.6.6 127.0.0.1 1 80\r\n" + post(LENGTH)),
+    Case("a PROXY line", "405", b"PROXY TCP4 6.6.6.6 127.0.0.1 1 80\r\n" + post(LENGTH)),
+    Case("a request, then nonsense", "200 400", post(LENGTH, then=b"\0\1\2\r\n\r\n")),
+    Case(
+        "a request, then a broken chunk",
+        "200 400",
+        post(LENGTH, then=post(CHUNKED, body=b"zz\r\n", then=b"")),
+        half_close=True,
+    ),
+    Case(
+        "a request, then half of one",
+        "200 | 200 4xx",
+        post(LENGTH, then=b"POST /callb"),
+        half_close=True,
+    ),
+    Case(
+        "a request, then half a body",
+        "200",
+        post(LENGTH, then=post(LENGTH, body=BODY[:7], then=b"")),
+        half_close=True,
+    ),
 ]

@@ -101,6 +101,7 @@ def test_what_the_database_knows_is_told(make_receiver, database_url):
         "succeeded": 0,
         "failed": 0,
         "cancelled": 0,
+        "lost": 0,
     }
     last = told["receiver_last_callback_timestamp_seconds", ("connector", "default")]
     assert now - 1000 <= last * 1000 <= now_ms() + 1000
@@ -173,6 +174,7 @@ def test_calls_to_the_vendor_are_measured(receiver):
 
 def test_the_command_line_leaves_the_metrics_to_the_workers():
     """What is imported before the fork would count in no worker's file."""
-    code = "import receiver.cli.serve, sys; print('prometheus_client' in sys.modules)"
+    modules = "receiver.cli.serve, receiver.server, sys"
+    code = f"import {modules}; print('prometheus_client' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "False\n"

@@ -19,11 +19,12 @@ log = structlog.get_logger()
 _LOCK = 0x4255_4C4B  # any number, the same on all nodes
 
 
-def opened(url: str) -> Database:
+def opened(url: str, *, must_answer: bool = False) -> Database:
     """Open the database with its schema up to date.
 
     SQLite is brought up to date; on PostgreSQL a SettingsError names the command for it. A database
-    that cannot be reached now is no error: the receiver starts, is not ready, and recovers.
+    that cannot be reached now is no error: the receiver starts, is not ready, and recovers; unless
+    it `must_answer`.
     """
     database = Database(url)
     try:
@@ -34,6 +35,9 @@ def opened(url: str) -> Database:
     except StoreUnavailable as error:
         if database.is_sqlite:
             raise SettingsError(f"RECEIVER_DATABASE_URL cannot be used: {error}") from None
+        if must_answer:
+            database.close()
+            raise
         log.warning("the database cannot be reached", error=str(error))
     return database
 

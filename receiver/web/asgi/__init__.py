@@ -1,0 +1,264 @@
+"""The receiver for an ASGI server: callbacks, API and probes are answered here, the rest by Flask.
+
+What differs from the Flask views of the same services is who waits: nobody holds a thread while a
+body arrives or a commit is under way, nor while a job is waited for; the API reads in threads of
+its own, and probes wait for neither. ADR 8.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Protocol, TypeVar
+
+from flask import Flask
+
+from receiver.callbacks.deliveries import Delivery, Receipt
+from receiver.errors import BodyError, StoreUnavailable
+from receiver.openconnectors.signatures import HEADER
+from receiver.web import Services, request_log
+from receiver.web.api import ROUTES
+from receiver.web.asgi.messages import (
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    header,
+    peer_of,
+    read_body,
+    replay,
+    send_response,
+)
+from receiver.web.asgi.receipts import Receipts
+from receiver.web.asgi.threads import FlaskThreads
+from receiver.web.callbacks import PREFIX as CALLBACKS
+from receiver.web.callbacks import answer_receipt
+from receiver.web.http import Request, Response
+from receiver.web.ops import HEALTHZ, PROBES
+from receiver.web.problems import VENDORS_PATHS, response_to
+from receiver.web.routes import find_route
+
+T = TypeVar("T")
+
+READERS = 8  # threads that answer the API; each has a connection of its own
+READ_SECONDS = 5.0  # for a reader to be free: what came before may take the database's 3 s each
+MAX_HELD = 64  # requests that wait for a job to end; each costs two looks a second
+PROBE_SECONDS = 4.0
+MAX_FORM_BYTES = 2**20
+
+SIGNATURE = HEADER.lower().encode()
+WEBHOOK_ID = b"elements-webhook-id"
+REQUEST_ID = request_log.HEADER.lower().encode()
+
+
+class Connection(Protocol):
+    """One client's connection."""
+
+    def expire(self, now: float) -> None:
+        """Close it if its client takes too long; now -- the loop's time."""
+
+
+class Application:
+    """An ASGI application.
+
+    flask -- the WSGI application of the same services. threads -- how many requests it may answer
+    at a time in this process. max_connections -- held; those above are closed. tick -- is called
+    each second.
+    """
+
+    def __init__(
+        self,
+        flask: Flask,
+        threads: int,
+        max_connections: int = 1000,
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.services: Services = flask.extensions["receiver"]
+        self.connections: set[Connection] = set()
+        self._flask = FlaskThreads(flask, threads)
+        self._relay = FlaskThreads(flask, threads)  # for what waits for the vendor
+        self.max_connections, self._tick = max_connections, tick
+        self.max_body_bytes = self.services.settings.max_body_bytes
+        self._readers = ThreadPoolExecutor(READERS, "readers")
+        self._probers = ThreadPoolExecutor(len(PROBES), "probes")
+        self._probing: dict[str, asyncio.Future[Response]] = {}
+        self._held, self._stopping = 0, asyncio.Event()
+
+    @cached_property
+    def receipts(self) -> Receipts:
+        """Where deliveries are taken; not before there is a loop."""
+        services = self.services
+        seconds = services.settings.answer_within / 1000
+        return Receipts(services.intake.submit, seconds, asyncio.get_running_loop())
+
+    def stop(self) -> None:
+        """Answer those who wait for a job as it stands now."""
+        self._stopping.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or begin and end with the server."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        scope["path"] = "/" + scope["path"].lstrip("/")
+        method, path = scope["method"], scope["path"]
+        if method == "POST" and path.startswith(CALLBACKS):
+            await self._respond(scope, self._callback(scope, receive), send)
+        elif method in ("GET", "HEAD") and path in PROBES:
+            await self._respond(scope, self._probe(path), send)
+        elif method == "GET" and (found := find_route(ROUTES, method, path)):
+            route, id_ = found
+            answer = partial(route.answer, self.services, self._request(scope, id_))
+            await self._respond(scope, self._answered(answer), send)
+        elif path.startswith(VENDORS_PATHS) or path.endswith("/result"):
+            await self._relay.answer(scope, receive, send)
+        elif method == "POST":
+            await self._form(scope, receive, send)
+        else:
+            await self._flask.answer(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        seconds = asyncio.create_task(self._each_second())
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        seconds.cancel()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _each_second(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(1)
+            self._tick()
+            for connection in tuple(self.connections):
+                connection.expire(loop.time())
+
+    async def _respond(self, scope: Scope, answer: Awaitable[Response], send: Send) -> None:
+        began, path = time.perf_counter(), scope["path"]
+        try:
+            response = await answer
+        except Exception as error:  # noqa: BLE001 - answered as Flask would
+            response = response_to(error, path)
+        self.note(path, scope["method"], response.status, began, self._peer(scope))
+        if not path.startswith(CALLBACKS):
+            id_ = self.request_id(header(scope["headers"], REQUEST_ID)) or request_log.new_id()
+            response = replace(response, headers={**response.headers, request_log.HEADER: id_})
+        await send_response(response, send)
+
+    def note(self, path: str, method: str, status: int, began: float, peer: str) -> None:
+        """Count an answer, and log it if that is wanted. began -- by time.perf_counter."""
+        request_log.note_answer(self.services, path, status)
+        if self.services.settings.log_requests:
+            request_log.log_answer(path, method, status, began, peer)
+
+    def request_id(self, value: str | None) -> str | None:
+        """Return the id that a trusted proxy gave a request."""
+        return request_log.id_of(value, self.services)
+
+    # --- callbacks
+
+    async def _callback(self, scope: Scope, receive: Receive) -> Response:
+        headers, peer = scope["headers"], self._peer(scope)
+        try:
+            body = await self._whole_body(headers, receive, self.max_body_bytes)
+        except BodyError as error:
+            self.services.intake.count_rejection(peer, error.reason)
+            raise
+        delivery = Delivery(
+            instance=scope["path"][len(CALLBACKS) :].strip("/"),
+            body=body,
+            signature=header(headers, SIGNATURE),
+            webhook_id=header(headers, WEBHOOK_ID),
+            peer=peer,
+            request=self.request_id(header(headers, REQUEST_ID)),
+        )
+        answer: asyncio.Future[Receipt | Exception] = asyncio.get_running_loop().create_future()
+        self.receipts.submit(delivery, answer.set_result)
+        return answer_receipt(await answer)
+
+    @staticmethod
+    async def _whole_body(headers: Headers, receive: Receive, limit: int) -> bytes:
+        announced = header(headers, b"content-length")
+        # The server has refused what is no number.
+        if announced is not None and int(announced) > limit:
+            limit = -1  # whatever comes is too much
+        return await read_body(receive, limit)
+
+    # --- the API
+
+    def _request(self, scope: Scope, id_: str) -> Request:
+        headers = scope["headers"]
+        return Request(
+            path=scope["path"],
+            id=id_,
+            query=scope["query_string"].decode("latin-1"),
+            authorization=header(headers, b"authorization"),
+            if_none_match=header(headers, b"if-none-match"),
+            peer=self._peer(scope),
+        )
+
+    def _peer(self, scope: Scope) -> str:
+        return peer_of(scope, self.services.settings.trusted_proxies)
+
+    async def _answered(self, answer: Callable[[], Response]) -> Response:
+        response = await self._read(answer)
+        if response.hold is None or self._held >= MAX_HELD:
+            return response
+        self._held += 1
+        try:
+            for pause in response.hold.pauses():
+                if response.hold is None or await self._stops_within(pause):
+                    break
+                response = await self._read(response.hold.look)
+        finally:
+            self._held -= 1
+        return response
+
+    async def _stops_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                return await self._stopping.wait()
+        return False
+
+    async def _read(self, read: Callable[[], T]) -> T:
+        latest = time.monotonic() + READ_SECONDS
+
+        def in_time() -> T:
+            if time.monotonic() > latest:
+                raise StoreUnavailable("too many ask at the moment")
+            return read()
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, in_time)
+
+    # --- probes, and what Flask answers
+
+    async def _probe(self, path: str) -> Response:
+        """Answer a probe; those that come meanwhile share what it sees."""
+        probe = partial(PROBES[path], self.services)
+        if path == HEALTHZ:
+            return probe()
+        if path not in self._probing:
+            loop = asyncio.get_running_loop()
+            self._probing[path] = loop.run_in_executor(self._probers, probe)
+            self._probing[path].add_done_callback(lambda _: self._probing.pop(path))
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                return await asyncio.shield(self._probing[path])
+        except TimeoutError:
+            raise StoreUnavailable("it takes too long") from None
+
+    async def _form(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have Flask answer once the body is here: it must not hold a thread while it arrives."""
+        try:
+            body = await self._whole_body(scope["headers"], receive, MAX_FORM_BYTES)
+        except BodyError as error:
+            await self._respond(scope, _raised(error), send)
+        else:
+            await self._flask.answer(scope, replay(body, receive), send)
+
+
+async def _raised(error: Exception) -> Response:
+    raise error

@@ -1,0 +1,110 @@
+"""Flask behind the event loop: in threads, through a2wsgi."""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from contextvars import ContextVar
+from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from a2wsgi.wsgi import WSGIResponder
+from flask import Flask
+from werkzeug.datastructures import Headers
+
+from receiver.errors import AnswerCut
+from receiver.web.asgi.messages import Message, Receive, Scope, Send, raise_on_disconnect
+
+MAX_WHOLE_BYTES = 64 * 1024  # of an answer that is handed to the event loop whole
+_OF_A_BODY = frozenset((b"content-length", b"transfer-encoding"))
+_MAX_PIECES = 10  # handed over and not sent: a slow client holds up its own thread
+
+# Of the request that a thread answers: whether its client has left.
+_GONE: ContextVar[threading.Event] = ContextVar("gone")
+
+
+class FlaskThreads:
+    """Answers requests of ASGI as a Flask application does, `threads` of them at a time."""
+
+    def __init__(self, flask: Flask, threads: int) -> None:
+        self._flask = flask
+        self._threads = ThreadPoolExecutor(threads, "flask")
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request in a thread; it goes no further once its client has left."""
+        responder = _Responder(self._application, self._threads, _MAX_PIECES)
+        gone = threading.Event()
+        _GONE.set(gone)
+        watching = None
+        if not any(name in _OF_A_BODY for name, _ in scope["headers"]):
+            watching = asyncio.ensure_future(_watch(receive, gone))
+            receive = _no_body
+        # The connection is closed then, as if it had ended here; that has been logged.
+        with suppress(AnswerCut):
+            await responder(scope, raise_on_disconnect(receive), send)
+        if watching:
+            watching.cancel()
+
+    def _application(
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        environ["wsgi.input_terminated"] = True  # or Werkzeug takes a chunked body for none
+        environ["wsgi.errors"] = sys.stderr
+        return _while_wanted(self._flask(environ, start_response), _GONE.get())
+
+
+async def _no_body() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def _watch(receive: Receive, gone: threading.Event) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    gone.set()
+
+
+class _Responder(WSGIResponder):
+    """Brings a short answer to the event loop all at once.
+
+    a2wsgi waits for the loop at each piece, head and end included: three times for a page, which
+    took as long as to make it. An answer of no known length comes in pieces as before: the next one
+    may be long in coming. So does one to a request with a body: it is not to wait for what is done
+    about the rest of that.
+    """
+
+    def __init__(self, *args: Any) -> None:  # noqa: ANN401 - a2wsgi's
+        super().__init__(*args)
+        self._is_get = self._is_short = False
+        self._messages: list[Message] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - a2wsgi's
+        self._is_get = scope["method"] == "GET"
+        await super().__call__(scope, receive, send)
+        for message in self._messages:
+            await send(message)
+
+    def start_response(self, status: Any, response_headers: Any, exc_info: Any = None) -> Any:  # noqa: ANN401
+        """Take the head, in the thread."""
+        length = Headers(response_headers).get("Content-Length", "")
+        self._is_short = self._is_get and length.isdecimal() and int(length) <= MAX_WHOLE_BYTES
+        return super().start_response(status, response_headers, exc_info)
+
+    def send(self, message: Any) -> None:  # noqa: ANN401 - a2wsgi's
+        """Take a piece, in the thread."""
+        if self._is_short:
+            self._messages.append(message)
+        else:
+            super().send(message)
+
+
+def _while_wanted(pieces: Iterable[bytes], gone: threading.Event) -> Iterator[bytes]:
+    """Pass on an answer, no further than there is a client for it."""
+    with ExitStack() as stack:
+        if close := getattr(pieces, "close", None):
+            stack.callback(close)
+        for piece in pieces:
+            if gone.is_set():
+                return
+            yield piece
