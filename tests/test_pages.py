@@ -1,21 +1,26 @@
 """Lists: pages give each row once and in order, whatever is asked, and follow an index."""
 
+import contextlib
 import json
 import os
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event, insert, text
+from sqlalchemy import event, insert, text, update
 
-from receiver.database import migrations
+from receiver.callbacks.events import EventFilters, get_event, list_events
+from receiver.database import engine
 from receiver.database.engine import Database
-from receiver.database.models import Facet, JobRow, UsualTime
+from receiver.database.models import NUMBER_BITS, Event, Facet, JobRow, Retention, UsualTime
+from receiver.errors import StoreError, TooSlow
 from receiver.jobs import job as law
-from receiver.jobs.queries import MAX_FACET_TEXT, Filters, list_jobs, place_of
+from receiver.jobs.projection import MAX_FACET_TEXT
+from receiver.jobs.queries import Filters, find_jobs, list_jobs, place_of, timeline
 from receiver.lib.clock import DAY_MS
 from receiver.openconnectors.notifications import Notification
 
@@ -199,3 +204,228 @@ def test_pages_give_each_job_that_fits_once_and_in_order_both_ways(
             back = [place_of(record, wanted.show) for record in page] + back
             last = back[:1] if len(page) == limit else []
         assert back == expected[:-1]
+
+
+# Plans: what is read follows an index, and no table is read or sorted as a whole.
+
+
+def plans(database: Database, ask: Callable[[], object]) -> list[str]:
+    """The plans of the statements that a question asks."""
+    asked: list[tuple[str, Any]] = []
+
+    def note(_connection, _cursor, statement, parameters, *_):
+        asked.append((statement, parameters))
+
+    event.listen(database._reading, "before_cursor_execute", note)
+    ask()
+    event.remove(database._reading, "before_cursor_execute", note)
+    words = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
+    with database.snapshot() as connection:
+        explained = [connection.exec_driver_sql(words + sql, values).all() for sql, values in asked]
+    return ["\n".join(str(row[-1]) for row in rows) for rows in explained]
+
+
+def is_lazy(plan: str) -> bool:
+    """Whether no large table is read from end to end, but one in the order of an index."""
+    large = [line for line in plan.splitlines() if re.search(r"\b(jobs|events|timeline)\b", line)]
+    scans = [line for line in large if re.search("SCAN|Seq Scan|Bitmap", line)]
+    return all("USING" in line and "INDEX" in line for line in scans)
+
+
+NO_FILTER: dict[str, Any] = {}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "indexes"),
+    [
+        (NO_FILTER, {"jobs_by_change"}),
+        ({"updated_after": 3, "updated_before": 30}, {"jobs_by_change"}),
+        ({"text": "11"}, {"jobs_by_change"}),
+        ({"expires_before": 60}, {"jobs_by_expiry", "jobs_by_change"}),
+        ({"instances": ["a"]}, {"jobs_by_facet"}),
+        ({"statuses": ["ERROR"], "objects": ["lead"]}, {"jobs_by_facet"}),
+        ({"outcomes": ["failed"], "text": "11", "updated_after": 3}, {"jobs_by_facet"}),
+        ({"show": "lost", "directions": ["UPLOAD"]}, {"jobs_by_facet"}),
+        ({"show": "expiring", "outcomes": ["failed"]}, {"jobs_by_expiry"}),
+        ({"show": "overdue", "instances": ["a", "b"]}, {"jobs_under_way"}),
+    ],
+)
+@pytest.mark.parametrize("how", [{}, {"after": (20, "a", "050")}, {"before": (20, "a", "050")}])
+def test_each_list_is_read_by_its_index(filled, monkeypatch, wanted, indexes, how):
+    monkeypatch.setattr("receiver.jobs.queries.FEW", 5)
+    filters = Filters(now=NOW, overdue_after=OVERDUE_AFTER, **wanted)
+    found = plans(filled, lambda: list_jobs(filled, filters, 9, **how))
+    used = set(re.findall(r"\bjobs_\w+", "\n".join(found)))
+    assert used == indexes, found
+    assert all(map(is_lazy, found)), found
+
+
+def test_a_job_and_its_timeline_are_looked_up_by_their_keys(filled):
+    found = plans(filled, lambda: (find_jobs(filled, "001"), find_jobs(filled, "001", "a")))
+    found += plans(filled, lambda: timeline(filled, "001", "a"))
+    assert all(map(is_lazy, found)), found
+    assert not re.search(r"SCAN (jobs|events|timeline)|events_by_", "\n".join(found))
+
+
+# Events
+
+
+def event_row(number: int) -> dict[str, Any]:
+    """Uneven mixtures; the oldest are forgotten."""
+    kind = ["bulk_job", "bulk_job", "unreadable", "other"][number * 7 % 11 % 4]
+    return {
+        "n": (1_000 + number // 3 << NUMBER_BITS) + number % 3,
+        "instance": ["a", "b", "c", "rare"][number * 49 % 11 % 4],
+        "job": f"{number % 7}" if kind == "bulk_job" else "",
+        "sha256": number.to_bytes(32, "big"),
+        "kind": kind,
+        "deliveries": 1,
+        "last_received_at": 1,
+        "key": "" if number < 30 else "k",
+        "size": 2**40,
+    }
+
+
+EVENTS = [event_row(number) for number in range(300)]
+event_filters = st.builds(
+    EventFilters,
+    instances=st.just([]) | st.lists(st.sampled_from(["a", "b", "rare", "none"]), max_size=3),
+    kinds=st.just([]) | st.lists(st.sampled_from(["bulk_job", "unreadable", "other"]), max_size=3),
+    jobs=st.just([]) | st.lists(st.sampled_from(["1", "2", "none"]), max_size=3),
+    received_after=st.none() | st.integers(1_000, 1_100),
+    received_before=st.none() | st.integers(1_000, 1_100),
+    visible=st.none() | st.frozensets(st.sampled_from(["a", "b", "rare", "z"])),
+)
+
+
+@pytest.fixture
+def with_events(database_url) -> Iterator[Database]:
+    database = Database(database_url)
+    facet = {"outcome": "pending", "callback_lost": False, "other": False}
+    names = ["a", "b", "c", "rare"]
+    with database.write() as session:
+        session.execute(insert(Event), EVENTS)
+        session.execute(update(Retention).values(events_before=1_010))
+        rows = [facet | {"facet": n, "instance": name} for n, name in enumerate(names)]
+        session.execute(insert(Facet), rows)
+    yield database
+    database.close()
+
+
+def event_fits(row: Mapping[str, Any], wanted: EventFilters) -> bool:
+    at = row["n"] >> NUMBER_BITS
+    return (
+        bool(row["key"])
+        and (not wanted.instances or row["instance"] in wanted.instances)
+        and (wanted.visible is None or row["instance"] in wanted.visible)
+        and (not wanted.kinds or row["kind"] in wanted.kinds)
+        and (not wanted.jobs or row["job"] in wanted.jobs)
+        and (wanted.received_after is None or at > wanted.received_after)
+        and (wanted.received_before is None or at < wanted.received_before)
+    )
+
+
+@given(wanted=event_filters, limit=st.integers(20, 70))
+@settings(
+    max_examples=EXAMPLES,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_pages_give_each_event_that_fits_once_and_newest_first(with_events, wanted, limit):
+    seen: list[str] = []
+    while True:
+        page = list_events(with_events, wanted, limit, seen[-1] if seen else None)
+        seen += [record.id for record in page]
+        if len(page) < limit:
+            break
+    fit = sorted((row["n"] for row in EVENTS if event_fits(row, wanted)), reverse=True)
+    assert seen == [f"{n:016x}" for n in fit]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (NO_FILTER, None),  # the table's own order
+        ({"instances": ["a"], "received_after": 3}, "events_by_instance"),
+        ({"kinds": ["unreadable", "other"], "instances": ["a"]}, "events_by_kind"),
+        ({"kinds": ["bulk_job"]}, None),
+        ({"jobs": ["1"]}, "events_identity"),
+    ],
+)
+def test_each_list_of_events_is_read_by_its_index(with_events, wanted, index):
+    (found,) = plans(with_events, lambda: list_events(with_events, EventFilters(**wanted), 9))
+    used = set(re.findall(r"\bevents_(?:by_\w+|identity)", found))
+    assert used == ({index} if index else set()), found
+
+
+def test_an_event_is_the_same_in_a_list_and_alone(with_events):
+    (listed, *_) = list_events(with_events, EventFilters(instances=["a"]), 5)
+    assert listed == get_event(with_events, listed.id)
+    assert len(listed.sha256) == 64
+    assert listed.size == 2**40
+    assert get_event(with_events, listed.id, frozenset("b")) is None
+    for odd in ("", "x", "0", listed.id.upper() + "0", "f" * 16, "-" + "0" * 15, "１" * 16):
+        assert get_event(with_events, odd) is None
+    forgotten = get_event(with_events, f"{EVENTS[0]['n']:016x}")
+    assert forgotten is not None
+    assert forgotten.key == ""
+
+
+# Time
+
+
+def test_a_question_that_takes_too_long_is_503_and_says_so(any_receiver, monkeypatch):
+    assert any_receiver.call_back(b'{"id": "1", "status": "RUNNING"}').status_code == 200
+    database = any_receiver.services.database
+    monkeypatch.setattr(engine, "READ_SECONDS", -1 if database.is_sqlite else 0.3)
+    if database.is_sqlite:
+        monkeypatch.setattr(engine, "_PROGRESS_STEPS", 1)
+    hurried = Database(any_receiver.services.settings.database_url)
+    slow = (
+        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) SELECT max(n) FROM n"
+        if database.is_sqlite
+        else "SELECT pg_sleep(20)"
+    )
+    with pytest.raises(TooSlow):
+        hurried.rows(text(slow))
+    monkeypatch.setattr(any_receiver.services.database, "snapshot", hurried.snapshot)
+    if database.is_sqlite:
+        answer = any_receiver.get("/jobs?q=x")
+        assert (answer.status_code, answer.json["code"]) == (503, "too_slow")
+        assert answer.headers["Retry-After"]
+    monkeypatch.undo()
+    assert hurried.rows(text("SELECT 1")) == [(1,)]
+    hurried.close()
+    assert any_receiver.get("/jobs?q=1").json["jobs"]
+
+
+@pytest.mark.parametrize("kind", ["postgresql18"])
+def test_connections_that_the_server_closed_are_replaced_unnoticed(kind, make_database):
+    database = Database(make_database(kind))
+    others = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    )
+    for _ in range(3):
+        assert list_jobs(database, Filters(), 1) == []
+        with database.write() as session:
+            session.execute(text(others))
+    assert list_jobs(database, Filters(), 1) == []
+    database.close()
+
+
+def test_readers_cannot_write(database_url):
+    database = Database(database_url)
+    for write in ("DELETE FROM jobs", "UPDATE retention SET next_at = 1"):
+        with pytest.raises(StoreError), database.snapshot() as connection:
+            connection.execute(text(write))
+    database.close()
+
+
+def test_readers_that_wait_leave_the_writers_connections_alone(database_url):
+    database = Database(database_url, connections=2)
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            connection = stack.enter_context(database.snapshot())
+            connection.execute(text("SELECT 1"))
+        database.check_writable()
+    database.close()

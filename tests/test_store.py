@@ -19,7 +19,6 @@ from receiver.callbacks.deliveries import NewRejection, Receipt
 from receiver.callbacks.rejections import record_rejections
 from receiver.database.models import (
     Event,
-    Facet,
     JobRow,
     RefusedAddress,
     Rejection,
@@ -31,7 +30,8 @@ from receiver.instances import keys as signature_keys
 from receiver.instances import registry
 from receiver.instances.encryption import Vault
 from receiver.jobs.job import FILES_KEPT_MS
-from receiver.jobs.projection import FacetKey, NewObservation
+from receiver.jobs.projection import NewAbsence, NewObservation
+from receiver.lib.clock import now_ms
 from receiver.openconnectors.notifications import MAX_TIME_MS, Notification, parse
 from receiver.openconnectors.signatures import HEADER, SignatureKey
 
@@ -289,11 +289,7 @@ def test_a_job_is_overdue_once_it_takes_longer_than_it_should(make_receiver, mak
 
 def test_any_later_word_opens_a_job_again_that_was_closed_as_lost(any_receiver):
     any_receiver.call_back(bulk(status="RUNNING"))
-    with any_receiver.services.database.write() as session:
-        key = FacetKey("default", "RUNNING", "lost", None, None, callback_lost=False)
-        session.add(Facet(facet=key.number(), **key._asdict()))
-        lost = {"facet": key.number(), "closed_at": 1, "under_way": False}
-        session.execute(update(JobRow).values(revision=JobRow.revision + 1, **lost))
+    write(any_receiver, NewAbsence("default", "1", closed_by="ann"), now=now_ms())
     lost = job(any_receiver)
     assert (lost["outcome"], lost["status"], lost["overdue"]) == ("lost", "RUNNING", False)
     assert [each["id"] for each in any_receiver.get("/jobs?outcome=lost").json["jobs"]] == ["1"]

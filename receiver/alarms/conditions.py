@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from sqlalchemy import Boolean, ColumnElement, exists, func, literal_column, select
+from sqlalchemy import Boolean, ColumnElement, exists, func, literal_column, select, tuple_
 from sqlalchemy.orm import Session
 
 from receiver.database.alarm_models import Fetch, Node
@@ -24,7 +24,7 @@ from receiver.database.models import (
 )
 from receiver.database.nodes import NODE_GONE_MS
 from receiver.database.page import hidden
-from receiver.jobs.queries import event_id, is_overdue
+from receiver.jobs.queries import event_id, overdue_jobs
 from receiver.jobs.summary import last_callbacks
 from receiver.lib.clock import MINUTE_MS
 from receiver.settings import Settings
@@ -72,7 +72,9 @@ def symptoms(session: Session, settings: Settings, now: int) -> list[Symptom]:
 
 
 def _overdue(session: Session, overdue_after: int, now: int) -> Iterator[Symptom]:
-    late = _jobs(session, JobRow.first_seen_at, is_overdue(), now=now, overdue_after=overdue_after)
+    place = tuple_(JobRow.instance, JobRow.id)
+    is_overdue = place.in_(overdue_jobs(JobRow.instance, JobRow.id))
+    late = _jobs(session, JobRow.first_seen_at, is_overdue, now=now, overdue_after=overdue_after)
     for instance, count, ids in late:
         yield Symptom("overdue", instance, count, "under way for longer than is usual", ids)
 

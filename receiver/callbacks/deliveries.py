@@ -7,7 +7,7 @@ import msgspec
 
 from receiver.errors import KeyUnusable, SignatureError
 from receiver.instances.keys import KeySnapshot
-from receiver.jobs.projection import NewObservation
+from receiver.jobs.projection import NewAbsence, NewObservation
 from receiver.openconnectors.notifications import Notification, parse
 
 
@@ -99,7 +99,7 @@ class AddressCount(msgspec.Struct, frozen=True, array_like=True, tag="address"):
     left: int
 
 
-Item: TypeAlias = Judged | NewObservation | NewRejection
+Item: TypeAlias = Judged | NewObservation | NewAbsence | NewRejection
 Result: TypeAlias = Receipt | Rejected | Failed | None
 
 

@@ -11,7 +11,17 @@ from sqlalchemy import literal_column as literal
 
 from receiver.database.engine import Database
 from receiver.database.models import NOT_A_JOB, NUMBER_BITS, Event, Facet, Retention
-from receiver.database.page import Selection, among, hidden, numbers_of, page
+from receiver.database.page import (
+    LOWER,
+    MAX_TIME,
+    MIN_TIME,
+    Selection,
+    among,
+    greatest,
+    hidden,
+    page,
+    page_values,
+)
 from receiver.jobs.queries import Instances, event_id, reachable
 from receiver.openconnectors.notifications import Kind
 
@@ -55,17 +65,19 @@ def list_events(
     instances = reachable(filters.instances, filters.visible)
     if instances == frozenset():
         return []
-    last = None if after is None else _number(after)
+    last = None if after is None else [_number(after)]
+    lower, upper = _bounds(filters)
     values: dict[str, Any] = {
         "instance": sorted(instances or ()),
         "kind": list(filters.kinds),
         "job": list(filters.jobs),
-        **_times(filters),
-        **numbers_of(limit, None if last is None else [last]),
+        **page_values(limit, last, lower=lower, upper=upper),
     }
     asked = frozenset(name for name, value in values.items() if value)
     few = "bulk_job" not in filters.kinds
-    return [_record(row) for row in database.rows(_events(asked, few, database.is_sqlite), values)]
+    statement = _events(asked, few, database.is_sqlite)
+    with database.snapshot() as connection:
+        return [_record(row) for row in connection.execute(statement, values)]
 
 
 def get_event(database: Database, id_: str, visible: Instances = None) -> EventRecord | None:
@@ -86,14 +98,11 @@ def _number(id_: str) -> int:
     return n if n < 2**63 else -1
 
 
-def _times(filters: EventFilters) -> dict[str, int]:
+def _bounds(filters: EventFilters) -> tuple[int, int]:
     """Say times as numbers of events: one received at `t` has a number from `t << NUMBER_BITS`."""
-    found = {}
-    if filters.received_after is not None:
-        found["received_after"] = filters.received_after + 1 << NUMBER_BITS
-    if filters.received_before is not None:
-        found["received_before"] = filters.received_before << NUMBER_BITS
-    return found
+    after, before = filters.received_after, filters.received_before
+    lower = MIN_TIME if after is None else min(after + 1 << NUMBER_BITS, MAX_TIME)
+    return lower, MAX_TIME if before is None else max((before << NUMBER_BITS) - 1, MIN_TIME)
 
 
 _COLUMNS = (
@@ -110,7 +119,6 @@ _COLUMNS = (
 )
 _ONE = select(*_COLUMNS).where(Event.n == bindparam("n"))
 _BODY = select(Event.body).where(Event.n == bindparam("n"))
-_NUMBER = Event.n.type
 
 
 @lru_cache
@@ -119,11 +127,7 @@ def _events(asked: frozenset[str], few: bool, sqlite: bool) -> Selection:
     # What is forgotten is older than what is not: nobody reads past all of it.
     kept = select(Retention.events_before * literal(str(1 << NUMBER_BITS))).scalar_subquery()
     n: Any = hidden(Event.n).label("n") if "job" in asked else Event.n
-    where: list[Any] = [Event.key != "", n >= kept]
-    if "received_after" in asked:
-        where.append(n >= bindparam("received_after", type_=_NUMBER))
-    if "received_before" in asked:
-        where.append(n < bindparam("received_before", type_=_NUMBER))
+    where: list[Any] = [Event.key != ""]
     ranges: tuple[Any, str] | None = None
     if "job" in asked:  # which has few: they are sorted
         where.append(among(Event.job, "job", sqlite=sqlite))
@@ -139,8 +143,11 @@ def _events(asked: frozenset[str], few: bool, sqlite: bool) -> Selection:
             column: Any = getattr(Event, name)
             shown = column if "job" in asked else column.concat(literal("''"))
             where.append(among(shown, name, sqlite=sqlite))
-    columns = [n, *_COLUMNS[1:]]
-    return page(columns, [n], where, ranges, after="after_0" in asked, sqlite=sqlite)
+    lower = greatest([LOWER, kept], sqlite=sqlite)
+    keys = page([n], where, ranges, lower=lower, after="after_0" in asked, sqlite=sqlite)
+    numbers = keys.subquery("page")
+    of_page = select(*_COLUMNS).join(numbers, numbers.c.n == Event.n)
+    return of_page.order_by(numbers.c.n.desc())
 
 
 def _record(row: Any) -> EventRecord:  # noqa: ANN401 - a row of _COLUMNS

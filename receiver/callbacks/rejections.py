@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from receiver.callbacks.deliveries import AddressCount, NewRejection
 from receiver.database.engine import Database, upsert
 from receiver.database.models import RefusedAddress, Rejection, RejectionCount
-from receiver.database.page import numbers_of, page
+from receiver.database.page import page, page_values
 from receiver.jobs.queries import Instances, reachable
 from receiver.lib.clock import MINUTE_MS
 
@@ -162,9 +162,9 @@ def list_rejections(
         where.append(Rejection.at > filters.after)
     if filters.before is not None:
         where.append(Rejection.at < filters.before)
-    columns = [getattr(Rejection, name) for name in RejectionRecord.__struct_fields__]
     order = [Rejection.at, Rejection.id]
-    statement = page(
-        columns, order, where, None, after=after is not None, sqlite=database.is_sqlite
-    )
-    return [RejectionRecord(*row) for row in database.rows(statement, numbers_of(limit, after))]
+    keys = page(order, where, after=after is not None, sqlite=database.is_sqlite).subquery()
+    columns = [getattr(Rejection, name) for name in RejectionRecord.__struct_fields__]
+    of_page = select(*columns).join(keys, keys.c.id == Rejection.id)
+    statement = of_page.order_by(keys.c.at.desc(), keys.c.id.desc())
+    return [RejectionRecord(*row) for row in database.rows(statement, page_values(limit, after))]

@@ -35,7 +35,7 @@ from receiver.callbacks.deliveries import (
 from receiver.callbacks.rejections import record_rejections
 from receiver.callbacks.statements import Row, Start, Statements, statements
 from receiver.database.engine import Database, database_time
-from receiver.database.models import Event, Facet, Forward, StoredKey, Submission
+from receiver.database.models import Event, Facet, Forward, JobRow, StoredKey, Submission
 from receiver.errors import (
     KeyUnusable,
     LostRace,
@@ -50,6 +50,7 @@ from receiver.jobs.projection import (
     FacetKey,
     JobState,
     JobValues,
+    NewAbsence,
     NewObservation,
     StoredJob,
     Tally,
@@ -256,6 +257,8 @@ class _Writing:
         for item in self._items:
             if isinstance(item, NewObservation):
                 self._observe(item)
+            elif isinstance(item, NewAbsence):
+                self._miss(item)
         self.changed += [(state, state.facet()) for state in self.states.values() if state.changed]
 
     def write(self, facets: Mapping[FacetKey, int], slot: int) -> None:
@@ -323,10 +326,19 @@ class _Writing:
         place = cast("Place", _place(item))
         state = self.states.get(place) or JobState(*place, self.now, self.now)
         self.states[place] = state
-        changed, note = state.apply_observation(item, self.now)
-        self._entries.append(
-            (self._next(), state.instance, state.id, told.source, told.status, changed, note)
-        )
+        changes = state.apply_observation(item, self.now)
+        self._record(state, told.source, told.status, changes)
+
+    def _miss(self, item: NewAbsence) -> None:
+        state = self.states.get((item.instance, item.job))
+        if state and state.job.status is not None:  # it makes no job that nobody told of
+            source = "operator" if item.closed_by else "poll"
+            self._record(state, source, None, state.apply_absence(item, self.now))
+
+    def _record(
+        self, state: JobState, source: str, status: str | None, changes: tuple[str, str | None]
+    ) -> None:
+        self._entries.append((self._next(), state.instance, state.id, source, status, *changes))
 
     def _next(self) -> int:
         self._n += 1
@@ -340,6 +352,9 @@ def follow_up(connection: Connection, jobs: Iterable[JobState], now: int) -> Non
             of_instance = Submission.instance == state.instance
             taken = update(Submission).where(Submission.id == submission, of_instance)
             connection.execute(taken.values(state="taken", job=state.id))
+        if state.absence:
+            row = update(JobRow).where(JobRow.instance == state.instance, JobRow.id == state.id)
+            connection.execute(row.values(state.absence))
         bodies: list[bytes] = []
         for body in state.forwards:
             bodies += [body] if body is not None else _so_far(connection, state)
@@ -364,6 +379,8 @@ def _place(item: Item) -> Place | None:
         return (item.delivery.instance, job) if job else None
     if isinstance(item, NewObservation):
         return item.instance, str(item.notification.job)
+    if isinstance(item, NewAbsence):
+        return item.instance, item.job
     return None
 
 

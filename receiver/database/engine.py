@@ -51,6 +51,15 @@ READ_SECONDS = 3.0  # for one statement that only reads
 # For a server that hangs and so does not end a statement itself. A statement is sent at most twice,
 # with a connection made in between, and whoever asks shall have an answer within 10 s.
 _HUNG_READ_SECONDS = READ_SECONDS + 0.4
+# Statements are written for the index that they shall follow. A planner that counts pages would
+# rather read a list in its order, past all other rows, because neighbours share them: fast for the
+# average value, and without an end for a rare one.
+_READ_SETTINGS = f"""
+SET LOCAL statement_timeout = {READ_SECONDS * 1000:.0f};
+SET LOCAL random_page_cost = 0;
+SET LOCAL seq_page_cost = 0;
+SET LOCAL max_parallel_workers_per_gather = 0;
+SET LOCAL jit = off"""
 _TOO_SLOW = ("57014", "SQLITE_INTERRUPT")
 _PROGRESS_STEPS = 10_000  # of SQLite's machine between two looks at the clock; some 0.2 ms
 _BUSY_MS = 5000  # for others' locks on an SQLite file, which are short
@@ -93,6 +102,7 @@ class Database:
         self._driver = self._engine.dialect.loaded_dbapi
         self._errors = (DBAPIError, self._driver.Error)  # the hot path's come straight from it
         self._writing = self._engine.execution_options(writes=True)
+        self._asking = self._reading.execution_options(single=True)
         self._lock = FileLock(str(parsed.database)) if self.is_sqlite else None
 
     def _make_engine(self, url: URL, connections: int, deadline: float | None = None) -> Engine:
@@ -123,6 +133,7 @@ class Database:
             event.listen(engine, "checkin", _note_use)
             event.listen(engine, "checkout", self._ping)
             if reads:
+                event.listen(engine, "connect", _limit_postgresql)
                 event.listen(engine, "begin", _begin_postgresql_read)
             install_deadline(engine, _HUNG_READ_SECONDS if reads else None)
         return engine
@@ -135,12 +146,14 @@ class Database:
     def rows(self, statement: Executable, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
         """Rows of one statement, by itself. Raises TooSlow or StoreUnavailable."""
         try:
-            with self.snapshot() as connection:
-                return connection.execute(statement, values).all()
+            return self._rows(statement, values)
         except StoreUnavailable as error:
             if not getattr(error.__cause__, "connection_invalidated", False):
                 raise
-        with self.snapshot() as connection:  # the server had closed the connection meanwhile
+        return self._rows(statement, values)  # the server had closed the connection meanwhile
+
+    def _rows(self, statement: Executable, values: Mapping[str, Any] | None) -> Sequence[Any]:
+        with self._store_errors(), _slowness(), self._asking.connect() as connection:
             return connection.execute(statement, values).all()
 
     @contextmanager
@@ -292,7 +305,10 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 -
 
 
 def _begin_sqlite(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
-    writes = connection.get_execution_options().get("writes")
+    options = connection.get_execution_options()
+    if options.get("single"):
+        return
+    writes = options.get("writes")
     connection.connection.driver_connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
@@ -312,12 +328,18 @@ def _set_deadline(connection: Connection, *_statement: object) -> None:
     connection.info["deadline"] = time.monotonic() + READ_SECONDS
 
 
+def _limit_postgresql(connection: Any, _record: object) -> None:  # noqa: ANN401 - psycopg's
+    # For what is asked by one statement alone. Through a pooler it may be lost; the client's own
+    # deadline is not.
+    connection.execute(f"SET statement_timeout = {READ_SECONDS * 1000:.0f}").close()
+
+
 def _begin_postgresql_read(connection: Connection) -> None:
+    if connection.get_execution_options().get("single"):
+        return  # one statement sees one state by itself, and is one trip
     # In one trip, and for this transaction alone: a pooler may give the next one to another server.
-    timeout = f"SET LOCAL statement_timeout = {READ_SECONDS * 1000:.0f}"
-    begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {timeout}"
     driver: Any = connection.connection.driver_connection
-    driver.execute(begin)
+    driver.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;" + _READ_SETTINGS)
 
 
 @contextmanager

@@ -206,10 +206,11 @@ class JobRow(Base):
     __table_args__ = (
         # A page by filter merges the ranges of its facets; on SQLite each index ends in the key.
         Index("jobs_by_facet", "facet", "updated_at"),
-        Index("jobs_by_change", "updated_at"),
+        Index("jobs_by_change", "updated_at", postgresql_include=["instance", "id"]),
         _where("jobs_by_expiry", "files_expire_at IS NOT NULL", "files_expire_at"),
         _where("jobs_with_errors_due", "errors_at IS NOT NULL", "instance", "errors_at"),
-        _where("jobs_under_way", UNDER_WAY, "instance", "first_seen_at"),
+        # With what it is limited to, or SQLite would look that up in each row.
+        _where("jobs_under_way", UNDER_WAY, "facet", "first_seen_at", "under_way"),
         {"sqlite_with_rowid": False},
     )
 
@@ -223,7 +224,7 @@ class Facet(Base):
     """
 
     __tablename__ = "facets"
-    facet: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    facet: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=False)
     instance: Mapped[InstanceName]
     status: Mapped[str | None]
     outcome: Mapped[str]

@@ -2,16 +2,17 @@
 
 What is asked for by value has an index of (column, time): each value's rows are a range of it that
 is sorted already, and a page merges these ranges. Statements are made once for each shape of a
-question, and their values are named: a list of them by what it filters, the last row of the page
-before by `after_0` and so on, the number of rows by `limit`.
+question, and their values are named: a list of them by what it filters, the rest by `page_values`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import isqrt
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
     ARRAY,
     JSON,
+    BigInteger,
     ColumnElement,
     FromClause,
     Integer,
@@ -29,26 +30,90 @@ from sqlalchemy.orm import InstrumentedAttribute
 Column: TypeAlias = ColumnElement[Any] | InstrumentedAttribute[Any]
 Selection: TypeAlias = Select[*tuple[Any, ...]]
 
-# Seen by the planner of PostgreSQL, which would rather sort all rows for a number that it is not.
-LIMIT: Any = bindparam("limit", type_=Integer, literal_execute=True)
-_DEPTH: Any = bindparam("depth", type_=Integer, literal_execute=True)
+MIN_TIME, MAX_TIME = 1 - 2**63, 2**63 - 1
+LOWER: Any = bindparam("lower", type_=BigInteger)
+UPPER: Any = bindparam("upper", type_=BigInteger)
 
 
-def numbers_of(limit: int, after: Sequence[object] | None) -> dict[str, object]:
-    """Name the values that each page has: how many rows, and the last one before."""
+def _visible(name: str) -> Any:  # noqa: ANN401 - a number of rows
+    # PostgreSQL would rather sort all rows for a number that its planner does not see.
+    return bindparam(name, type_=Integer, literal_execute=True)
+
+
+def page_values(
+    limit: int,
+    after: Sequence[Any] | None,
+    *,
+    lower: int = MIN_TIME,
+    upper: int = MAX_TIME,
+    ascending: bool = False,
+) -> dict[str, object]:
+    """Name the values that each page has.
+
+    after -- the last row before the page, as `order` has it. lower, upper -- of its times.
+    """
     places = {f"after_{place}": value for place, value in enumerate(after or ())}
-    return {"limit": limit, "depth": limit - 1, **places}
+    if after is not None:  # one bound on each side, or the wrong one might lead
+        lower, upper = (max(lower, after[0]), upper) if ascending else (lower, min(upper, after[0]))
+    depths = (1, isqrt(limit), limit)
+    looks = {f"depth_{n}": depth - 1 for n, depth in enumerate(depths)}
+    ranks = {f"rank_{n}": -(-limit // depth) - 1 for n, depth in enumerate(depths)}
+    return {"limit": limit, "lower": lower, "upper": upper, **looks, **ranks, **places}
 
 
-def among(column: Column, name: str, *, sqlite: bool) -> Column:
+def page(
+    order: Sequence[Column],
+    where: Sequence[Column],
+    ranges: tuple[Column, str] | None = None,
+    *,
+    lower: Column = LOWER,
+    upper_of: Callable[[Column], Column] | None = None,
+    after: bool = False,
+    ascending: bool = False,
+    sqlite: bool,
+) -> Selection:
+    """Select the keys of a page's rows, in order.
+
+    order -- a time, and what identifies a row among those of that time. where -- what is asked
+    besides bounds of that time. ranges -- a column that has an index with that time, and the name
+    of its values. lower, upper_of -- the bounds, the latter for a value of the ranges.
+    after -- whether the page stands behind a row.
+    """
+    time, *_ = order
+    conditions = [*where, *(_behind(order, ascending) if after else ())]
+    by = [_sorted(column, ascending) for column in order]
+    if ranges is None:
+        bounds = time >= lower, time <= UPPER
+        return select(*order).where(*bounds, *conditions).order_by(*by).limit(_visible("limit"))
+    column, name = ranges
+    values = _each(name) if sqlite else _unnested(name, column)
+    of_range = column == values.c.value
+    upper = upper_of(values.c.value) if upper_of else UPPER
+    in_range = select(time).where(of_range, time >= lower, time <= upper, *conditions)
+    ends = [_end(in_range.order_by(by[0]), values, n, ascending) for n in range(3)]
+    if ascending:
+        bounds = time >= lower, time <= least([upper, *ends], sqlite=sqlite)
+    else:
+        bounds = time >= greatest([lower, *ends], sqlite=sqlite), time <= upper
+    rows = select(*order).where(of_range, *bounds, *conditions)
+    if sqlite:
+        return rows.order_by(*by).limit(_visible("limit"))
+    # Each range in its order and limit, or PostgreSQL would rather read the list in its order.
+    first = rows.order_by(*by).limit(_visible("limit")).correlate(values).lateral("of_range")
+    merged = [_sorted(first.c[str(column.key)], ascending) for column in order]
+    joined = select(first).select_from(values.join(first, true()))
+    return joined.order_by(*merged).limit(_visible("limit"))
+
+
+def among(column: Any, name: str, *, sqlite: bool) -> Column:  # noqa: ANN401 - any expression
     """Whether a column holds one of the values named `name`, however many they are."""
     if sqlite:
-        return column.in_(select(_each(name).c.value))
-    return column == any_(bindparam(name, type_=ARRAY(column.type)))
+        return column.in_(select(_each(name).c.value))  # type: ignore[no-any-return]
+    return column == any_(bindparam(name, type_=ARRAY(column.type)))  # type: ignore[no-any-return]
 
 
 def hidden(column: Column) -> Column:
-    """A column, said so that no index of it looks useful."""
+    """A column of numbers, said so that no index of it looks useful."""
     return column + literal_column("0")
 
 
@@ -57,51 +122,44 @@ def contains(column: Column, name: str, *, sqlite: bool) -> Column:
     return (func.instr if sqlite else func.strpos)(column, bindparam(name)) > 0
 
 
-def page(
-    columns: Sequence[Column],
-    order: Sequence[Column],
-    where: Sequence[Column],
-    ranges: tuple[Column, str] | None,
-    *,
-    after: bool,
-    ascending: bool = False,
-    sqlite: bool,
-) -> Selection:
-    """Make a page of rows.
+def distinct_values(column: Column) -> Selection:
+    """Select the values that an index begins with, by one look for each: many rows share one."""
+    first: Any = select(func.min(column).label("value"))
+    values = first.cte("distinct_values", recursive=True)
+    following = first.where(column > values.c.value).correlate(values).scalar_subquery()
+    values = values.union_all(select(following).where(values.c.value.is_not(None)))
+    return select(values.c.value).where(values.c.value.is_not(None))
 
-    order -- a time, and what identifies a row among those of that time, all of them in `columns`.
-    ranges -- a column that has an index with that time, and the name of its values.
-    after -- whether the page stands behind a row.
+
+def least(numbers: Sequence[Column], *, sqlite: bool) -> Column:
+    """The least of some numbers, none of them null."""
+    return (func.min if sqlite else func.least)(*numbers)
+
+
+def greatest(numbers: Sequence[Column], *, sqlite: bool) -> Column:
+    """The greatest of some numbers, none of them null."""
+    return (func.max if sqlite else func.greatest)(*numbers)
+
+
+def _end(in_range: Selection, values: FromClause, n: int, ascending: bool) -> Column:
+    """Select a time that a page surely does not end before.
+
+    Of d rows in each range, the r-th best of the last ones: r ranges hold r times d rows up to
+    there, which fill the page. If all have about as many, few rows of each are best; if one has
+    most of them, as many of it as the page has.
     """
-    where = [*where, *_behind(order, ascending)] if after else list(where)
-    by = [_sorted(column, ascending) for column in order]
-    if ranges is None:
-        return select(*columns).where(*where).order_by(*by).limit(LIMIT)
-    column, name = ranges
-    values = _each(name) if sqlite else _unnested(name, column)
-    of_range = column == values.c.value
-    # The last row of a page that one range alone would fill: the merged page ends no later.
-    time = order[0]
-    deepest = select(time).where(of_range, *where).order_by(by[0]).limit(1).offset(_DEPTH)
-    ends = deepest.correlate(values).scalar_subquery()
-    end = select((func.min if ascending else func.max)(ends)).select_from(values)
-    last: Any = end.correlate(None).scalar_subquery()
-    bound = func.coalesce(last, literal_column(str(2**63 - 1 if ascending else 1 - 2**63)))
-    rows = select(*columns).where(of_range, *where, time <= bound if ascending else time >= bound)
-    if sqlite:
-        return rows.order_by(*by).limit(LIMIT)
-    # Each range in its order and limit, or PostgreSQL would rather read the list in its order.
-    each = rows.order_by(*by).limit(LIMIT).correlate(values).lateral("of_range")
-    merged = [_sorted(each.c[str(column.key)], ascending) for column in order]
-    return select(each).select_from(values.join(each, true())).order_by(*merged).limit(LIMIT)
+    furthest: Column = literal_column(str(MAX_TIME if ascending else MIN_TIME))
+    last: Any = in_range.limit(1).offset(_visible(f"depth_{n}")).correlate(values)
+    end = func.coalesce(last.scalar_subquery(), furthest).label("end")
+    ends = select(end).select_from(values).order_by(_sorted(end, ascending))
+    best = ends.limit(1).offset(_visible(f"rank_{n}")).correlate(None)
+    return func.coalesce(best.scalar_subquery(), furthest)
 
 
 def _behind(order: Sequence[Column], ascending: bool) -> list[Column]:
     last = [bindparam(f"after_{n}", type_=column.type) for n, column in enumerate(order)]
     here, there = tuple_(*order), tuple_(*last)
-    if ascending:
-        return [order[0] >= last[0], here > there]
-    return [order[0] <= last[0], here < there]
+    return [here > there if ascending else here < there]
 
 
 def _sorted(column: Column, ascending: bool) -> ColumnElement[Any]:

@@ -9,11 +9,13 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from receiver.jobs.job import UNDER_WAY, Job, changes, is_fault, join, must_ask
+from receiver.jobs.job import UNDER_WAY, Job, Outcome, changes, is_fault, join, must_ask
 from receiver.lib.clock import HOUR_MS
 from receiver.openconnectors.notifications import Notification
 
 MAX_FACET_TEXT = 200  # characters of a status word or an object's name that lists filter by
+MAX_MISSES = 3  # in a row and over at least MISSING_MS: then a job is closed
+MISSING_MS = HOUR_MS
 
 
 class NewObservation(msgspec.Struct, frozen=True, array_like=True, tag="observation"):
@@ -29,6 +31,14 @@ class NewObservation(msgspec.Struct, frozen=True, array_like=True, tag="observat
     callback_due: bool = False
     client_url: str | None = None
     submission: str | None = None
+
+
+class NewAbsence(msgspec.Struct, frozen=True, array_like=True, tag="absence"):
+    """The vendor does not know a job. closed_by -- an operator, who gives it up without asking."""
+
+    instance: str
+    job: str
+    closed_by: str | None = None
 
 
 Counted: TypeAlias = tuple[int, int | None]  # a facet, and the hour in which the files expire
@@ -74,6 +84,8 @@ class StoredJob(NamedTuple):
     under_way: bool
     poll_at: int | None
     polls: int
+    misses: int
+    missing_since: int | None
     closed_at: int | None
     errors_at: int | None
     errors_tries: int
@@ -107,8 +119,9 @@ class JobState:
     """A job while a batch is merged into it; what was stored of it comes first.
 
     counted -- the facet and the hour it is counted under, as stored. contested -- its endings
-    contradict each other, and the vendor has not answered since. closed -- as lost. forwards --
-    what its client is to be told; None stands for all callbacks there were so far.
+    contradict each other, and the vendor has not answered since. absence -- misses, missing_since
+    and closed_at (`JobRow`) as they are to be written. forwards -- what its client is to be told;
+    None stands for all callbacks there were so far.
     """
 
     instance: str
@@ -123,12 +136,15 @@ class JobState:
     contested: bool = False
     poll_at: int | None = None
     polls: int = 0
+    misses: int = 0
+    missing_since: int | None = None
     closed: bool = False
     errors_at: int | None = None
     errors_tries: int = 0
     counted: Counted | None = None
     touched: bool = False
     changed: bool = False
+    absence: dict[str, int | None] = field(default_factory=dict)
     submissions: list[str] = field(default_factory=list)
     forwards: list[bytes | None] = field(default_factory=list)
 
@@ -149,6 +165,8 @@ class JobState:
             contested=bool(row.under_way) and job.outcome not in UNDER_WAY,
             poll_at=row.poll_at,
             polls=row.polls,
+            misses=row.misses,
+            missing_since=row.missing_since,
             closed=row.closed_at is not None,
             errors_at=row.errors_at,
             errors_tries=row.errors_tries,
@@ -179,6 +197,41 @@ class JobState:
             self._forward([_learnt(self)])
         return changed, observation.note or note
 
+    def apply_absence(self, absence: NewAbsence, now: int) -> tuple[str, str | None]:
+        """Count that the vendor does not know it, or close it; return as `apply_callback`."""
+        if not self.under_way:
+            return "[]", "closed before" if self.closed else "not closed: it has ended"
+        outcome = self.outcome
+        self.missing_since = self.missing_since or now
+        if absence.closed_by is None:
+            self.misses += 1
+            self.closed = self.misses >= MAX_MISSES and now - self.missing_since >= MISSING_MS
+            note = f"the vendor does not know this job (404), {self.misses} in a row"
+        else:
+            self.closed, note = True, f"closed by {absence.closed_by}"
+        self.contested &= not self.closed
+        self.poll_at = None if self.closed else now + MISSING_MS // (MAX_MISSES - 1)
+        self.absence = {
+            "misses": self.misses,
+            "missing_since": self.missing_since,
+            "closed_at": now if self.closed else None,
+        }
+        self.changed = True
+        names = ["outcome"] if self.outcome != outcome else []
+        self.touched |= bool(names)
+        return msgspec.json.encode(names).decode(), note
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of it; `lost` if it was closed while under way."""
+        outcome = self.job.outcome
+        return "lost" if self.closed and outcome in UNDER_WAY else outcome
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the vendor is to be asked for it."""
+        return self.contested or self.outcome in UNDER_WAY
+
     def facet(self) -> FacetKey:
         """Return what it is to be filtered by and counted under."""
         job = self.job
@@ -186,7 +239,7 @@ class JobState:
         return FacetKey(
             self.instance,
             cut(job.status),
-            job.outcome,
+            self.outcome,
             cut(job.text("object")),
             cut(job.text("direction")),
             lost,
@@ -208,7 +261,7 @@ class JobState:
             callback_due=self.callback_due,
             learnt_by=job.learnt_by,
             client_url=self.client_url,
-            under_way=self.contested or job.outcome in UNDER_WAY,
+            under_way=self.under_way,
             poll_at=self.poll_at,
             polls=self.polls,
             errors_at=self.errors_at,
@@ -217,12 +270,15 @@ class JobState:
         )
 
     def _merge(self, notification: Notification, now: int) -> tuple[str, str | None]:
-        before = self.job
+        before, was_lost = self.job, self.outcome == "lost"
         self.job = join(before, Job.of(notification, now))
         names, note = changes(before, self.job, notification)
-        if self.closed and "outcome" not in names:
+        if was_lost and "outcome" not in names:
             names, note = [*names, "outcome"], "the job was closed, and is open again"
-        self.closed = False
+        if self.misses or self.closed:
+            # Writing the row takes them back there too.
+            self.misses, self.missing_since, self.closed = 0, None, False
+            self.absence, self.changed = {}, True
         self.touched |= bool(names)
         self.changed |= self.job != before or bool(names)
         self._note_errors(before, now)

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from msgspec import Struct
 from sqlalchemy import (
-    ColumnElement,
     Connection,
+    FromClause,
+    Table,
     and_,
     bindparam,
     func,
@@ -30,7 +31,18 @@ from receiver.database.models import (
     TimelineEntry,
     UsualTime,
 )
-from receiver.database.page import Column, Selection, among, contains, hidden, numbers_of, page
+from receiver.database.page import (
+    MAX_TIME,
+    MIN_TIME,
+    Column,
+    Selection,
+    among,
+    contains,
+    distinct_values,
+    hidden,
+    page,
+    page_values,
+)
 from receiver.jobs.job import UNDER_WAY, Job, Outcome
 from receiver.jobs.projection import MAX_FACET_TEXT
 from receiver.lib.clock import DAY_MS
@@ -82,9 +94,20 @@ class Filters(Struct, frozen=True, kw_only=True):
         asked |= {name: value for name, value in times.items() if value is not None}
         if self.show == "lost":
             asked["callback_lost"] = [True]
-        elif self.show is not None:
-            asked |= {"now": self.now, "overdue_after": self.overdue_after}
+        elif self.show == "overdue":
+            asked |= {"under_way": list(UNDER_WAY), "now": self.now}
+            asked |= {"overdue_after": self.overdue_after}
         return asked
+
+    def times(self) -> tuple[int, int]:
+        """Return the least and the greatest time, by which the list is sorted."""
+        if self.show == "expiring":
+            return self.now + 1, self.now + DAY_MS - 1
+        if self.show == "overdue":
+            return MIN_TIME, MAX_TIME
+        after, before = self.updated_after, self.updated_before
+        lower = MIN_TIME if after is None else after + 1
+        return lower, MAX_TIME if before is None else before - 1
 
 
 class JobRecord(Struct, frozen=True):
@@ -148,22 +171,29 @@ def list_jobs(
     values = filters.values()
     if filters.visible is not None and "instance" not in values:
         return []
-    backwards = before is not None
+    plan = _Plan(
+        show=filters.show,
+        backwards=before is not None,
+        after=(before or after) is not None,
+        sqlite=database.is_sqlite,
+    )
     with database.snapshot() as connection:
-        by = _Plan(filters.show, database.is_sqlite, backwards, after is not None or backwards)
-        if _FACETS.keys() & values or filters.show == "overdue":
-            facets = _facets(connection, frozenset(values), values, sqlite=database.is_sqlite)
+        if _FACETS.keys() & values:
+            matching = _matching(frozenset(values).intersection(_FACETS), plan.sqlite)
+            facets = connection.execute(matching, values).all()
             if not facets:
                 return []
             values["facets"] = [row.facet for row in facets]
-            values["instances"] = sorted({row.instance for row in facets})
             values["others"] = [row.facet for row in facets if row.other]
         few = "expires_before" in values and _are_few(connection, values["expires_before"])
         asked = frozenset(name for name, value in values.items() if value != [])
-        values |= numbers_of(limit, before or after)
-        rows = connection.execute(_jobs(by, asked, few=few), values).all()
+        lower, upper = filters.times()
+        values |= page_values(
+            limit, before or after, lower=lower, upper=upper, ascending=plan.ascending
+        )
+        rows = connection.execute(_jobs(plan, asked, few=few), values).all()
     found = [_record(row) for row in rows]
-    return found[::-1] if backwards else found
+    return found[::-1] if plan.backwards else found
 
 
 def place_of(record: JobRecord, show: Show | None = None) -> Place:
@@ -230,27 +260,33 @@ def event_id(n: int) -> str:
     return f"{n:016x}"
 
 
-def is_overdue() -> ColumnElement[bool]:
-    """Whether a job is under way for longer than those of its object usually are.
+def overdue_jobs(*columns: Any) -> Selection:  # noqa: ANN401 - SQL expressions
+    """Select the jobs under way for longer than those of their object usually are.
 
     Asks for `now` and `overdue_after`, ms, the latter where the usual time is not known.
     """
-    usual = (
-        select(func.coalesce(UsualTime.ms, bindparam("overdue_after")))
-        .select_from(Facet.__table__.outerjoin(UsualTime, _IS_USUAL))
-        .where(Facet.facet == JobRow.facet, _one_of(Facet.outcome, UNDER_WAY))
-    )
-    seen_before: Column = bindparam("now") - usual.correlate(JobRow).scalar_subquery()
-    return and_(IS_UNDER_WAY, JobRow.first_seen_at <= seen_before)
+    return select(*columns).select_from(JOBS_AND_USUAL).where(HAS_NO_END, IS_UNDER_WAY, IS_LATE)
 
 
-class _Plan(Struct, frozen=True):
+def _seen_before(facet: Any) -> Column:  # noqa: ANN401 - an SQL expression
+    """Say when jobs of a facet were first seen that are overdue."""
+    usual = select(UsualTime.ms).join_from(Facet, UsualTime, _IS_USUAL)
+    of_facet = usual.where(Facet.facet == facet).correlate(facet.table)
+    return _NOW - func.coalesce(of_facet.scalar_subquery(), _OVERDUE_AFTER)
+
+
+class _Plan(Struct, frozen=True, kw_only=True):
     """How a list is read."""
 
     show: Show | None
-    sqlite: bool
     backwards: bool
     after: bool
+    sqlite: bool
+
+    @property
+    def ascending(self) -> bool:
+        """Whether the earliest time comes first."""
+        return (self.show in _TIMES) != self.backwards
 
 
 _FACETS = {
@@ -259,6 +295,7 @@ _FACETS = {
     "outcome": Facet.outcome,
     "object": Facet.object,
     "direction": Facet.direction,
+    "under_way": Facet.outcome,
     "callback_lost": Facet.callback_lost,
 }
 # Where a job's registers hold what its facet does not, if that stands for many.
@@ -273,11 +310,13 @@ _IS_USUAL = and_(
     UsualTime.object == func.coalesce(Facet.object, literal("''")),
 )
 _TIMES: dict[Show | None, str] = {"overdue": "first_seen_at", "expiring": "files_expire_at"}
+_JOBS = cast("Table", JobRow.__table__)
+_NOW = bindparam("now", type_=JobRow.updated_at.type)
+_OVERDUE_AFTER = bindparam("overdue_after", type_=JobRow.updated_at.type)
 _COLUMNS = (
     JobRow.id,
     JobRow.instance,
     JobRow.registers,
-    JobRow.facet,
     JobRow.learnt_by,
     JobRow.files_expire_at,
     JobRow.revision,
@@ -287,12 +326,6 @@ _COLUMNS = (
     JobRow.polls,
     JobRow.errors_at,
 )
-
-
-def _facets(
-    connection: Connection, asked: frozenset[str], values: dict[str, Any], *, sqlite: bool
-) -> Sequence[Any]:
-    return connection.execute(_matching(asked.intersection(_FACETS), sqlite), values).all()
 
 
 @lru_cache
@@ -312,44 +345,41 @@ def _are_few(connection: Connection, expires_before: int) -> bool:
 @lru_cache(maxsize=256)
 def _jobs(plan: _Plan, asked: frozenset[str], *, few: bool) -> Selection:
     """Make the statement of a page. few -- whether so few expire in time that they are sorted."""
-    time = getattr(JobRow, _TIMES.get(plan.show, "updated_at"))
-    ranges: tuple[Any, str] | None = None
-    if plan.show == "overdue":
-        ranges = JobRow.instance, "instances"
-    elif plan.show != "expiring" and not few and "facets" in asked:
-        ranges = JobRow.facet, "facets"
-    order = [hidden(time).label("time") if few else time, JobRow.instance, JobRow.id]
+    name = _TIMES.get(plan.show, "updated_at")
+    time = getattr(JobRow, name)
     where = _conditions(plan, asked, few=few)
-    if "facets" in asked and (ranges is None or ranges[1] != "facets"):
+    ranges = None
+    if "facets" in asked and not few and plan.show != "expiring":
+        ranges = JobRow.facet, "facets"
+    elif "facets" in asked:
         where.append(among(hidden(JobRow.facet), "facets", sqlite=plan.sqlite))
-    ascending = (plan.show in _TIMES) != plan.backwards
-    rows = page(
-        [*_COLUMNS, *(order[:1] if few else ())],
-        order,
+    keys = page(
+        [hidden(time).label(name) if few else time, JobRow.instance, JobRow.id],
         where,
         ranges,
         after=plan.after,
-        ascending=ascending,
+        ascending=plan.ascending,
         sqlite=plan.sqlite,
-    )
-    jobs = rows.subquery("page")
-    by = [jobs.c[time.key], jobs.c.instance, jobs.c.id]
-    sorted_by = [column if ascending else column.desc() for column in by]
-    return _whole(jobs).order_by(*sorted_by)
+        upper_of=_seen_before if plan.show == "overdue" else None,
+    ).subquery("page")
+    # What the page is found by is in the index; the rows are read for what was found.
+    same = and_(_JOBS.c.instance == keys.c.instance, _JOBS.c.id == keys.c.id)
+    by = [keys.c[name], keys.c.instance, keys.c.id]
+    sorted_by = [column if plan.ascending else column.desc() for column in by]
+    return _whole(keys.join(_JOBS, same)).order_by(*sorted_by)
 
 
 def _conditions(plan: _Plan, asked: frozenset[str], *, few: bool) -> list[Any]:
+    """Say what is asked besides bounds of the time by which the list is sorted."""
     where: list[Any] = []
     if plan.show == "overdue":
-        where.append(is_overdue())
-    if plan.show == "expiring":
-        expires, now = JobRow.files_expire_at, bindparam("now", type_=JobRow.updated_at.type)
-        where += [expires > now, expires < now + literal(str(DAY_MS))]
+        where.append(IS_UNDER_WAY)
     for name in sorted(_BOUNDS.keys() & asked):
-        column: Any = _BOUNDS[name]
+        column = _BOUNDS[name]
+        if name != "expires_before" and plan.show not in _TIMES:
+            continue
         # No other index shall look useful than that by which the page is read.
-        leads = few if name == "expires_before" else not few and plan.show not in _TIMES
-        shown, value = column if leads else hidden(column), bindparam(name, type_=column.type)
+        shown, value = column if few else hidden(column), bindparam(name, type_=column.type)
         where.append(shown > value if name.endswith("after") else shown < value)
     if "text" in asked:
         where.append(contains(JobRow.id, "text", sqlite=plan.sqlite))
@@ -373,18 +403,11 @@ def _register(place: Sequence[int], *, sqlite: bool) -> Any:  # noqa: ANN401 - a
     return func.substr(value, literal("1"), literal(str(MAX_FACET_TEXT)), type_=Facet.status.type)
 
 
-def _whole(jobs: Any) -> Selection:  # noqa: ANN401 - a table or subquery
-    """Add what is known of jobs by their facets."""
-    names = (column.key for column in _COLUMNS)
-    facts = (Facet.outcome, Facet.callback_lost, UsualTime.ms.label("usual_ms"))
-    of_facet = jobs.join(Facet, Facet.facet == jobs.c.facet)
-    return select(*(jobs.c[name] for name in names), *facts).select_from(
-        of_facet.outerjoin(UsualTime, _IS_USUAL)
-    )
-
-
-def _one_of(column: Column, words: Sequence[str]) -> Column:
-    return column.in_([literal(f"'{word}'") for word in words])
+def _whole(jobs: FromClause) -> Selection:
+    """Add what is known of jobs by their facets. jobs -- the table, joined or not."""
+    of_facet = jobs.join(Facet, Facet.facet == _JOBS.c.facet)
+    columns = *_COLUMNS, Facet.outcome, Facet.callback_lost, UsualTime.ms.label("usual_ms")
+    return select(*columns).select_from(of_facet.outerjoin(UsualTime, _IS_USUAL))
 
 
 def _record(row: Any) -> JobRecord:  # noqa: ANN401 - a row of `_whole`
@@ -406,10 +429,17 @@ def _record(row: Any) -> JobRecord:  # noqa: ANN401 - a row of `_whole`
     )
 
 
+# Joined so that the index of what is under way serves, which begins with the facet.
+JOBS_AND_USUAL = (
+    cast("Table", Facet.__table__)
+    .outerjoin(UsualTime, _IS_USUAL)
+    .join(JobRow, JobRow.facet == Facet.facet)
+)
+HAS_NO_END = Facet.outcome.in_([literal(f"'{outcome}'") for outcome in UNDER_WAY])
+IS_LATE: Column = JobRow.first_seen_at <= _NOW - func.coalesce(UsualTime.ms, _OVERDUE_AFTER)
 _ID = JobRow.id == bindparam("id")
-_ONE = _whole(JobRow.__table__).where(_ID, JobRow.instance == bindparam("instance"))
-_NAMES = select(Facet.instance).distinct().subquery("names")
-_ANYWHERE = _whole(JobRow.__table__).where(_ID, JobRow.instance.in_(select(_NAMES)))
+_ONE = _whole(_JOBS).where(_ID, JobRow.instance == bindparam("instance"))
+_ANYWHERE = _whole(_JOBS).where(_ID, JobRow.instance.in_(distinct_values(Facet.instance)))
 _EXPIRING = select(func.count()).select_from(
     select(literal("1"))
     .where(JobRow.files_expire_at < bindparam("expires_before"))
@@ -418,8 +448,9 @@ _EXPIRING = select(func.count()).select_from(
 )
 _TIMELINE: Any = (
     union_all(
+        # Hidden, or all events of the instance would be read in their order.
         select(
-            Event.n,
+            hidden(Event.n),
             literal("'callback'"),
             Event.status,
             Event.changed,

@@ -36,12 +36,11 @@ from receiver.database.models import (
     RejectionCount,
     Retention,
     Submission,
-    UsualTime,
 )
 from receiver.database.nodes import NODE_GONE_MS
-from receiver.database.page import Column, Selection, among
+from receiver.database.page import Column, Selection, among, distinct_values
 from receiver.jobs.job import FILES_KEPT_MS, OUTCOMES
-from receiver.jobs.queries import ENDED, Instances, is_overdue
+from receiver.jobs.queries import ENDED, Instances, overdue_jobs
 from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS
 
 MAX_COUNTED = 100  # overdue jobs on the front page: how many more there are nobody needs to know
@@ -198,9 +197,10 @@ def vendors(session: Session) -> dict[str, Vendor]:
 def under_way(session: Session, names: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Count the jobs under way of instances, and return since when the oldest is, ms."""
     statement = (
-        select(JobRow.instance, func.count(), func.min(JobRow.first_seen_at))
-        .where(IS_UNDER_WAY, JobRow.instance.in_(names))
-        .group_by(JobRow.instance)
+        select(Facet.instance, func.count(), func.min(JobRow.first_seen_at))
+        .join(JobRow, JobRow.facet == Facet.facet)
+        .where(IS_UNDER_WAY, Facet.instance.in_(names))
+        .group_by(Facet.instance)
     )
     return {name: (count, int(oldest)) for name, count, oldest in session.execute(statement)}
 
@@ -318,7 +318,8 @@ def _open_alarms(scope: _Scope) -> Selection:
 def _numbers(scope: _Scope, capped: bool) -> Selection:
     now = _number("now")
     expires, hour = JobRow.files_expire_at, Count.hour
-    expiring = select(func.count()).select_from(JobRow).where(*scope.of(JobRow.instance))
+    instance = JobRow.instance.concat(literal("''"))  # which has an index, but not this one
+    expiring = select(func.count()).select_from(JobRow).where(*scope.of(instance))
     whole = select(func.sum(Count.n)).where(hour >= _number("first"), hour < _number("end"))
     if scope.limited:
         whole = whole.join(Facet, Facet.facet == Count.facet).where(*scope.of(Facet.instance))
@@ -344,32 +345,14 @@ def _numbers(scope: _Scope, capped: bool) -> Selection:
 
 
 def _overdue(scope: _Scope, *, capped: bool) -> Selection:
-    """Count overdue jobs, by the index of those under way for so long at least."""
-    names = select(Facet.instance).where(*scope.of(Facet.instance)).distinct().subquery("names")
-    after = _number("overdue_after")
-    shorter = select(func.min(UsualTime.ms)).where(UsualTime.ms < after).scalar_subquery()
-    least = func.coalesce(shorter, after)
-    late: Selection = (
-        select(literal("1"))
-        .join_from(names, JobRow, JobRow.instance == names.c.instance)
-        .where(is_overdue(), JobRow.first_seen_at <= _number("now") - least)
-    )
-    if capped:
-        late = late.limit(_number("most_overdue"))
-    return select(func.count()).select_from(late.subquery("late"))
+    late = overdue_jobs(literal("1")).where(*scope.of(Facet.instance))
+    some = late.limit(_number("most_overdue")) if capped else late
+    return select(func.count()).select_from(some.subquery("late"))
 
 
-def _instances(column: Any) -> Any:  # noqa: ANN401 - a column, and a table of its values
-    """Name the values that begin an index, by one look for each: there are millions of entries."""
-    least = select(func.min(column).label("name"))
-    names = least.cte("names", recursive=True)
-    following = least.where(column > names.c.name).correlate(names).scalar_subquery()
-    return names.union_all(select(following).where(names.c.name.is_not(None)))
-
-
-_WITH_EVENTS = _instances(Event.instance)
-_NEWEST = select(func.max(Event.n)).where(Event.instance == _WITH_EVENTS.c.name).scalar_subquery()
-_LAST_CALLBACKS = select(_WITH_EVENTS.c.name, _NEWEST).where(_WITH_EVENTS.c.name.is_not(None))
+_WITH_EVENTS = distinct_values(Event.instance).subquery("with_events")
+_NEWEST = select(func.max(Event.n)).where(Event.instance == _WITH_EVENTS.c.value).scalar_subquery()
+_LAST_CALLBACKS = select(_WITH_EVENTS.c.value, _NEWEST)
 _REJECTED = (
     select(RejectionCount.instance, RejectionCount.minute, func.sum(RejectionCount.count))
     .where(RejectionCount.minute >= _number("since"), RejectionCount.instance != literal("''"))
@@ -380,4 +363,5 @@ _REJECTED = (
 _FAILING = select(func.min(Node.failing_since)).where(
     Node.at > _number("now") - literal(str(NODE_GONE_MS))
 )
-_OLDEST = select(func.min(JobRow.first_seen_at)).where(IS_UNDER_WAY)
+_FIRST = select(func.min(JobRow.first_seen_at)).where(IS_UNDER_WAY, JobRow.facet == Facet.facet)
+_OLDEST = select(func.min(_FIRST.correlate(Facet).scalar_subquery())).select_from(Facet)

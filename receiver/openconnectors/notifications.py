@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field, structs
 _T = TypeVar("_T")
 
 Kind: TypeAlias = Literal["bulk_job", "async_request", "element_event", "other", "unreadable"]
-Source: TypeAlias = Literal["callback", "poll", "submission"]
+Source: TypeAlias = Literal["callback", "poll", "submission", "operator"]
 
 MAX_DEPTH = 64
 MAX_ID = 200

@@ -32,7 +32,7 @@ from receiver.database.models import (
     Submission,
 )
 from receiver.jobs.job import Job
-from receiver.jobs.queries import is_overdue
+from receiver.jobs.queries import HAS_NO_END, IS_LATE, JOBS_AND_USUAL
 
 LEASE_MS = 30_000  # until work that a node claimed and never finished may be claimed again
 OUTAGE_MS = 5 * 60_000
@@ -55,9 +55,12 @@ def due_polls(
     session: Session, instance: str, now: int, overdue_after: int, *, everything: bool
 ) -> list[Claim]:
     """Return the jobs of an instance that should be asked for, longest waiting first."""
-    overdue = and_(JobRow.poll_at.is_(None), is_overdue())
+    # One that ended in two ways is asked for at once.
+    overdue = and_(JobRow.poll_at.is_(None), or_(IS_LATE, ~HAS_NO_END))
     due = or_(overdue, JobRow.poll_at <= now)
-    mine = select(JobRow).where(JobRow.instance == instance, IS_UNDER_WAY)
+    mine = (
+        select(JobRow).select_from(JOBS_AND_USUAL).where(Facet.instance == instance, IS_UNDER_WAY)
+    )
     statement = (mine if everything else mine.where(due)).order_by(JobRow.first_seen_at)
     rows = session.scalars(statement, {"now": now, "overdue_after": overdue_after})
     return [claim_of(row, row.polls) for row in rows]

@@ -131,9 +131,9 @@ def _webhook(port: int, _base: Base | None, _connections: int) -> Start:
 def _ours(database: str) -> list[Contender]:
     job = and_(JobRow.id == Event.job, JobRow.instance == Event.instance)
     unended = (
-        select(Event.id)
+        select(Event.n)
         .join(JobRow, job, isouter=True)
-        .where(or_(JobRow.id.is_(None), JobRow.outcome.in_(("pending", "unknown"))))
+        .where(or_(JobRow.id.is_(None), JobRow.under_way))
         .limit(1)
     )
     common = {

@@ -10,28 +10,25 @@ from bench import Bench
 from bodies import FIRST_JOB, STYLES
 from contenders import Contender, serve
 from databases import Base
-from machine import PYTHON, BenchError, free_port, run
+from machine import BenchError, free_port
 from wrk import post
 
+from receiver.database.models import NUMBER_BITS
 from receiver.database.models import Base as Models
+from receiver.jobs.projection import FacetKey
 from receiver.lib.clock import now_ms
 
 DAYS = 180  # over which the rows' times are spread
 FIRST = 100  # jobs made by callbacks
 INSTANCES = 20
 _STEP_ROWS = 100_000  # in one transaction
-_TIMES = ("at", "received_at", "last_received_at", "first_seen_at", "updated_at", "files_expire_at")
-_TABLES = ("events", "bodies", "jobs", "timeline")  # in the order of their foreign keys
+_TIMES = ("last_received_at", "first_seen_at", "updated_at", "files_expire_at")
+_TABLES = ("events", "jobs")
 
 _NOW = now_ms()
-# An id begins with its time, so that rows of one time lie together as they would in earnest.
-_ID = {
-    "sqlite": "printf('%012x', {0}) || substr({1}, 13, 12) || printf('%08x', n)",
-    "postgresql": "lpad(to_hex({0}), 12, '0') || substr({1}, 13, 12) || lpad(to_hex(n), 8, '0')",
-}
 _SHA256 = {
     "sqlite": "randomblob(32)",
-    "postgresql": "sha256(convert_to(b.id || n::text, 'UTF8'))",
+    "postgresql": "sha256(convert_to(b.n::text || s.n::text, 'UTF8'))",
 }
 _NUMBERS = {
     "sqlite": "(WITH RECURSIVE c(n) AS (VALUES ({}) UNION ALL SELECT n + 1 FROM c WHERE n < {})"
@@ -48,21 +45,29 @@ _TIDY = {
 }
 
 
+_INSTANCE = f"'i' || CAST(n - n / {INSTANCES} * {INSTANCES} AS TEXT)"
+_COUNTED = "INSERT INTO counts (hour, facet, slot, n) SELECT {0}, facet, 0, count(*) FROM jobs"
+_HOUR = "files_expire_at / 3600000"
+_COUNT = (
+    "DELETE FROM counts",
+    f"{_COUNTED.format(0)} GROUP BY facet",
+    f"{_COUNTED.format(_HOUR)} WHERE files_expire_at IS NOT NULL GROUP BY {_HOUR}, facet",
+)
+
+
 def seed(bench: Bench, contender: Contender, jobs: int) -> Base:
     """A database of ours with that many jobs, and five events with bodies for four of them."""
     base = bench.databases.migrated(str(contender.database))
     _first(bench, contender, base)
     times = jobs // FIRST
-    statements = [*_QUICK[base.kind], *map(_copy, _TABLES)]
+    statements = [*_QUICK[base.kind], *_facets(base), *map(_copy, _TABLES)]
     step = _STEP_ROWS // FIRST
     for start in range(1, times, step):
         end = min(start + step, times) - 1
         numbers = _NUMBERS[base.kind].format(start, end)
         statements += [_multiply(base.kind, name, numbers, times) for name in _TABLES]
-    statements += [f"DROP TABLE first_{name}" for name in _TABLES]
-    base.execute([*statements, *_TIDY[base.kind]])
-    # Copies of rows count nothing; this puts the counters right.
-    run([PYTHON, "-m", "receiver", "db", "upgrade"], {"RECEIVER_DATABASE_URL": base.url()})
+    statements += [f"DROP TABLE first_{name}" for name in (*_TABLES, "facets")]
+    base.execute([*statements, *_COUNT, *_TIDY[base.kind]])
     found = base.rows("SELECT count(*) FROM jobs")[0][0]
     if found != times * FIRST:
         raise BenchError(f"seeded {found} jobs instead of {times * FIRST}")
@@ -79,9 +84,7 @@ def _first(bench: Bench, contender: Contender, base: Base) -> None:
     first = ", ".join(f"'{FIRST_JOB + number}'" for number in _first_jobs())
     base.execute(
         [
-            f"DELETE FROM bodies WHERE event IN (SELECT id FROM events WHERE job NOT IN ({first}))",
             f"DELETE FROM events WHERE job NOT IN ({first})",
-            f"DELETE FROM timeline WHERE job NOT IN ({first})",
             f"DELETE FROM jobs WHERE id NOT IN ({first})",
             "UPDATE jobs SET errors_at = NULL",
         ]
@@ -90,9 +93,29 @@ def _first(bench: Bench, contender: Contender, base: Base) -> None:
     renumbering = []
     for place, number in enumerate(_first_jobs()):
         old, new = f"'{FIRST_JOB + number}'", f"'{FIRST_JOB + place}'"
-        for table, column in (("events", "job"), ("timeline", "job"), ("jobs", "id")):
+        for table, column in (("events", "job"), ("jobs", "id")):
             renumbering.append(f"UPDATE {table} SET {column} = {new} WHERE {column} = {old}")
     base.execute(renumbering)
+
+
+def _facets(base: Base) -> list[str]:
+    """Make the facets of each instance, and a table of which stands for which of the first."""
+    columns = "facet BIGINT, instance VARCHAR(64), other BIGINT, PRIMARY KEY (facet, instance)"
+    statements = [f"CREATE TEMPORARY TABLE first_facets ({columns})"]
+    names = ", ".join(("facet", *FacetKey._fields))
+    for facet, *words in base.rows(f"SELECT {names} FROM facets"):
+        for number in range(INSTANCES):
+            key = FacetKey(f"i{number}", *words[1:-2], *map(bool, words[-2:]))
+            values = ", ".join(map(_literal, (key.number(), *key)))
+            statements += [
+                f"INSERT INTO facets ({names}) VALUES ({values})",
+                f"INSERT INTO first_facets VALUES ({facet}, 'i{number}', {key.number()})",
+            ]
+    return statements
+
+
+def _literal(value: str | int | None) -> str:
+    return "NULL" if value is None else f"'{value}'" if isinstance(value, str) else str(value)
 
 
 def _first_jobs() -> list[int]:
@@ -107,28 +130,27 @@ def _copy(name: str) -> str:
 def _multiply(kind: str, name: str, numbers: str, times: int) -> str:
     columns = _differing(kind, name, times)
     names, values = ", ".join(columns), ", ".join(columns.values())
-    return (
-        f"INSERT INTO {name} ({names}) SELECT {values} FROM first_{name} AS b CROSS JOIN {numbers}"
-    )
+    rows = f"first_{name} AS b CROSS JOIN (SELECT n, {_INSTANCE} AS i FROM {numbers}) AS s"
+    if name == "jobs":
+        rows += " JOIN first_facets AS f ON f.facet = b.facet AND f.instance = s.i"
+    return f"INSERT INTO {name} ({names}) SELECT {values} FROM {rows}"
 
 
 def _differing(kind: str, name: str, times: int) -> Mapping[str, str]:
     """Each column of a table, and what the n-th copy has in it."""
     table = Models.metadata.tables[name]
     apart = DAYS * 86_400_000 // times
-    earlier = f"({times} - n) * CAST({apart} AS BIGINT)"
+    earlier = f"({times} - s.n) * CAST({apart} AS BIGINT)"
     values = {column.name: f"b.{column.name}" for column in table.columns}
-    if table.autoincrement_column is not None:
-        del values[table.autoincrement_column.name]  # the database numbers these itself
-    job = f"CAST(CAST(b.{{}} AS BIGINT) + n * {FIRST} AS TEXT)"
-    event = _ID[kind].format(f"{_NOW} - {earlier}", "{}")
+    job = f"CAST(CAST(b.{{}} AS BIGINT) + s.n * {FIRST} AS TEXT)"
     special = {
-        "events": {"id": event.format("b.id"), "job": job.format("job"), "sha256": _SHA256[kind]},
-        "bodies": {"event": event.format("b.event")},
-        "jobs": {"id": job.format("id"), "errors_at": "NULL"},
-        "timeline": {"job": job.format("job"), "event": event.format("b.event")},
+        "events": {
+            "n": f"b.n - {earlier} * {1 << NUMBER_BITS}",
+            "job": job.format("job"),
+            "sha256": _SHA256[kind],
+        },
+        "jobs": {"id": job.format("id"), "facet": "f.other"},
     }
-    shared = {"instance": f"'i' || CAST(n - n / {INSTANCES} * {INSTANCES} AS TEXT)"}
-    shared |= {time: f"b.{time} - {earlier}" for time in _TIMES}
-    known = {**shared, **special[name]}
+    known = {"instance": "s.i", **{time: f"b.{time} - {earlier}" for time in _TIMES}}
+    known |= special[name]
     return {column: known.get(column, value) for column, value in values.items()}

@@ -185,7 +185,7 @@ def _make_tables() -> None:
     op.create_index("events_identity", "events", ["instance", "job", "sha256"], unique=True)
     op.create_table(
         "facets",
-        sa.Column("facet", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("facet", _ROW_NUMBER, autoincrement=False, nullable=False),
         sa.Column("instance", _NAME, nullable=False),
         sa.Column("status", sa.Text()),
         sa.Column("outcome", sa.Text(), nullable=False),
@@ -259,12 +259,14 @@ def _make_tables() -> None:
         sa.PrimaryKeyConstraint("instance", "id"),
         sqlite_with_rowid=False,
     )
-    op.create_index("jobs_by_change", "jobs", ["updated_at"])
+    found_by = ["instance", "id"]
+    op.create_index("jobs_by_change", "jobs", ["updated_at"], postgresql_include=found_by)
     op.create_index(
         "jobs_by_expiry", "jobs", ["files_expire_at"], **_where("files_expire_at IS NOT NULL")
     )
     op.create_index("jobs_by_facet", "jobs", ["facet", "updated_at"])
-    op.create_index("jobs_under_way", "jobs", ["instance", "first_seen_at"], **_where("under_way"))
+    under_way = ["facet", "first_seen_at", "under_way"]
+    op.create_index("jobs_under_way", "jobs", under_way, **_where("under_way"))
     op.create_index(
         "jobs_with_errors_due", "jobs", ["instance", "errors_at"], **_where("errors_at IS NOT NULL")
     )
