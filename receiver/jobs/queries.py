@@ -185,7 +185,8 @@ def list_jobs(
                 return []
             values["facets"] = [row.facet for row in facets]
             values["others"] = [row.facet for row in facets if row.other]
-        few = "expires_before" in values and _are_few(connection, values["expires_before"])
+        expires_before = None if filters.show in _TIMES else filters.expires_before
+        few = expires_before is not None and _are_few(connection, expires_before)
         asked = frozenset(name for name, value in values.items() if value != [])
         lower, upper = filters.times()
         values |= page_values(
