@@ -3,7 +3,6 @@
 It computes each fact from the whole set of notifications; the code joins one after another.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from receiver.openconnectors.notifications import Notification
@@ -15,8 +14,7 @@ TEXTS = ("message", "object", "direction", "file", "callback_payload")
 DAY = 24 * 3600 * 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Said(Notification):
+class Said(Notification, frozen=True, array_like=True):
     """A notification and when it was first stored, ms."""
 
     received_at: int = 0

@@ -4,7 +4,6 @@ The oracle computes each fact from the whole set of notifications, by the words 
 code joins one notification after another. They must agree, whatever comes in whatever order.
 """
 
-from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -445,7 +444,7 @@ def test_a_job_ended_when_the_vendor_says_else_when_we_heard_of_the_winner():
 
 def test_the_same_body_received_by_two_nodes_ended_when_it_came_first():
     body = said("COMPLETED", received_at=100)
-    on_another_node = replace(body, received_at=90)
+    on_another_node = body.replace(received_at=90)
     assert fold([body, on_another_node]) == fold([on_another_node, body])
     assert fold([body, on_another_node]).ended_at == 90
 

@@ -294,7 +294,7 @@ def test_any_later_word_opens_a_job_again_that_was_closed_as_lost(any_receiver):
     assert (lost["outcome"], lost["status"], lost["overdue"]) == ("lost", "RUNNING", False)
     assert [each["id"] for each in any_receiver.get("/jobs?outcome=lost").json["jobs"]] == ["1"]
     poll = Notification("bulk_job", "1", "RUNNING", source="poll")
-    write(any_receiver, NewObservation("default", poll), now=now_ms())
+    any_receiver.services.intake.observe(NewObservation("default", poll))
     assert job(any_receiver)["outcome"] == "pending"
     assert timeline(any_receiver)[-1]["changed"] == ["outcome"]
     assert job(any_receiver)["updated_at"] >= lost["updated_at"]

@@ -12,13 +12,11 @@ from corpus import UNREADABLE
 from processes import PYTHON, ChaosError, run
 from storm import Storm
 
+from receiver.database.models import NUMBER_BITS
+from receiver.jobs.queries import event_id
 from receiver.lib.clock import iso
 
-EVENTS = (
-    "SELECT e.id, e.instance, e.sha256, e.kind, e.received_at, e.deliveries, b.body"
-    " FROM events e LEFT JOIN bodies b ON b.event = e.id"
-)
-TIMELINE = "SELECT event, count(*) FROM timeline WHERE event IS NOT NULL GROUP BY event"
+EVENTS = "SELECT n, instance, sha256, kind, deliveries, body, changed FROM events"
 COPY = "import sqlite3, sys; a, b = map(sqlite3.connect, sys.argv[1:]); a.backup(b)"
 RESENT = 3  # how often the balancer may send on what reached it once
 
@@ -34,19 +32,22 @@ class Stored:
     received_at: int
     deliveries: int
     body: bytes
+    is_merged: bool
 
 
 def check(storm: Storm) -> dict[str, int]:
     """Count what is wrong, by what it is; all zeros is a verdict of good."""
     stage, log = storm.stage, storm.stage.sender.log
     stored = [
-        Stored(id_, instance, bytes(sha256), kind, at, deliveries, bytes(body or b""))
-        for id_, instance, sha256, kind, at, deliveries, body in _rows(storm, EVENTS)
+        Stored(
+            *(event_id(n), instance, bytes(sha256), kind, n >> NUMBER_BITS, deliveries),
+            *(bytes(body or b""), changed is not None),
+        )
+        for n, instance, sha256, kind, deliveries, body, changed in _rows(storm, EVENTS)
     ]
     found = {(row.instance, row.sha256): row for row in stored}
     sent = stage.plan.sent
     times = Counter((row.instance, row.body) for row in stored)
-    merged = dict(_rows(storm, TIMELINE))
     kinds = {body: kind for _, body, kind in UNREADABLE}
     return {
         "acknowledged, not stored": len(log.acked.keys() - found.keys()),
@@ -64,7 +65,7 @@ def check(storm: Storm) -> dict[str, int]:
             for identity, row in found.items()
         ),
         "of a wrong kind": sum(row.kind != kinds.get(row.body, "bulk_job") for row in stored),
-        "merged not once": sum(merged.get(row.id, 0) != (row.kind == "bulk_job") for row in stored),
+        "merged not once": sum(row.is_merged != (row.kind == "bulk_job") for row in stored),
         "jobs not as the law says": _wrong_jobs(storm, found.values()),
         "forged, but stored": sum(row.body in {body for _, body in storm.forged} for row in stored),
         "answered 500": sum(each.status == 500 for each in log.tries),

@@ -85,7 +85,7 @@ class Plan:
         lawful = {}
         for (job, instance), said in self._told.items():
             heard = [
-                replace(notification, received_at=received[instance, sha256])
+                notification.replace(received_at=received[instance, sha256])
                 for sha256, notification in said.items()
                 if (instance, sha256) in received
             ]
