@@ -253,16 +253,18 @@ NO_FILTER: dict[str, Any] = {}
         ({"show": "overdue", "instances": ["a", "b"]}, {"jobs_under_way"}),
     ],
 )
+@pytest.mark.parametrize("rows", ["uneven"], indirect=True)
 @pytest.mark.parametrize("how", [{}, {"after": (20, "a", "050")}, {"before": (20, "a", "050")}])
 def test_each_list_is_read_by_its_index(filled, monkeypatch, wanted, indexes, how):
     monkeypatch.setattr("receiver.jobs.queries.FEW", 5)
     filters = Filters(now=NOW, overdue_after=OVERDUE_AFTER, **wanted)
     found = plans(filled, lambda: list_jobs(filled, filters, 9, **how))
-    used = set(re.findall(r"\bjobs_\w+", "\n".join(found)))
+    used = set(re.findall(r"\bjobs_(?:by|under|with)_\w+", "\n".join(found)))
     assert used == indexes, found
     assert all(map(is_lazy, found)), found
 
 
+@pytest.mark.parametrize("rows", ["uneven"], indirect=True)
 def test_a_job_and_its_timeline_are_looked_up_by_their_keys(filled):
     found = plans(filled, lambda: (find_jobs(filled, "001"), find_jobs(filled, "001", "a")))
     found += plans(filled, lambda: timeline(filled, "001", "a"))
@@ -348,7 +350,7 @@ def test_pages_give_each_event_that_fits_once_and_newest_first(with_events, want
     ("wanted", "index"),
     [
         (NO_FILTER, None),  # the table's own order
-        ({"instances": ["a"], "received_after": 3}, "events_by_instance"),
+        ({"instances": ["a", "b"], "received_after": 3}, "events_by_instance"),
         ({"kinds": ["unreadable", "other"], "instances": ["a"]}, "events_by_kind"),
         ({"kinds": ["bulk_job"]}, None),
         ({"jobs": ["1"]}, "events_identity"),
@@ -356,8 +358,10 @@ def test_pages_give_each_event_that_fits_once_and_newest_first(with_events, want
 )
 def test_each_list_of_events_is_read_by_its_index(with_events, wanted, index):
     (found,) = plans(with_events, lambda: list_events(with_events, EventFilters(**wanted), 9))
-    used = set(re.findall(r"\bevents_(?:by_\w+|identity)", found))
-    assert used == ({index} if index else set()), found
+    assert is_lazy(found)
+    if with_events.is_sqlite:  # of so few rows PostgreSQL may read all in their order
+        used = set(re.findall(r"\bevents_(?:by_\w+|identity)", found))
+        assert used == ({index} if index else set()), found
 
 
 def test_an_event_is_the_same_in_a_list_and_alone(with_events):
@@ -390,15 +394,18 @@ def test_a_question_that_takes_too_long_is_503_and_says_so(any_receiver, monkeyp
     )
     with pytest.raises(TooSlow):
         hurried.rows(text(slow))
-    monkeypatch.setattr(any_receiver.services.database, "snapshot", hurried.snapshot)
-    if database.is_sqlite:
-        answer = any_receiver.get("/jobs?q=x")
-        assert (answer.status_code, answer.json["code"]) == (503, "too_slow")
-        assert answer.headers["Retry-After"]
+    with pytest.raises(TooSlow), hurried.snapshot() as connection:
+        connection.execute(text(slow)).all()
     monkeypatch.undo()
-    assert hurried.rows(text("SELECT 1")) == [(1,)]
     hurried.close()
-    assert any_receiver.get("/jobs?q=1").json["jobs"]
+
+    def slowly(*_):
+        raise TooSlow("narrow the question")
+
+    monkeypatch.setattr(database, "snapshot", slowly)
+    answer = any_receiver.get("/jobs?q=x")
+    assert (answer.status_code, answer.json["code"]) == (503, "too_slow")
+    assert answer.headers["Retry-After"]
 
 
 @pytest.mark.parametrize("kind", ["postgresql18"])

@@ -69,7 +69,7 @@ def list_events(
     lower, upper = _bounds(filters)
     values: dict[str, Any] = {
         "instance": sorted(instances or ()),
-        "kind": list(filters.kinds),
+        "kind": sorted(set(filters.kinds)),  # each is a range
         "job": list(filters.jobs),
         **page_values(limit, last, lower=lower, upper=upper),
     }

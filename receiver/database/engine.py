@@ -164,13 +164,25 @@ class Database:
 
         Each statement may take READ_SECONDS. Raises TooSlow or StoreUnavailable.
         """
-        with self._store_errors(), _slowness(), self._reading.connect() as connection:
+        with self._store_errors(), _slowness(), self._begun() as connection:
             yield connection
+
+    def _begun(self) -> Connection:
+        connection = self._reading.connect()
+        try:
+            connection.begin()
+        except self._driver.Error:  # the server closed it meanwhile, and most likely the others too
+            connection.invalidate()
+            connection.close()
+            self._reading.dispose()
+            connection = self._reading.connect()
+            connection.begin()
+        return connection
 
     @contextmanager
     def read(self) -> Iterator[Session]:
         """As `snapshot`, a session."""
-        with self._store_errors(), _slowness(), Session(self._reading) as session:
+        with self.snapshot() as connection, Session(connection) as session:
             yield session
 
     @contextmanager
