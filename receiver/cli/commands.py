@@ -4,13 +4,13 @@ Of their modules only the one that runs is imported: a script that asks for a jo
 database.
 """
 
+import signal
 import sys
 from importlib import import_module
 
 import click
 
-from receiver import __version__
-from receiver.cli.output import explain, report
+from receiver.cli.output import PIPE_CLOSED, explain, report
 
 # What each command talks to, which the help is ordered by, and the module it is in.
 _GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -58,12 +58,15 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; of one that is misspelled, suggest what was meant."""
         try:
-            return super().resolve_command(ctx, args)
+            found = super().resolve_command(ctx, args)
         except click.exceptions.NoSuchCommand as error:
             names = self.list_commands(ctx)
             raise click.exceptions.NoSuchCommand(
                 error.command_name, possibilities=names, ctx=ctx
             ) from None
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # all is imported, see `main`
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each group, with whole sentences."""
@@ -76,7 +79,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, package_name="bulk-callback-receiver")
+@click.version_option(package_name="bulk-callback-receiver")
 def receiver() -> None:
     """Receive, verify and store bulk-job callbacks of SAP Open Connectors.
 
@@ -90,11 +93,14 @@ def run(words: list[str]) -> int:
     """Run a command and return its exit code; errors are one line, or JSON with --json."""
     try:
         receiver.main(words, prog_name="receiver", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return error.exit_code
     except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # click says 1, as of a failed job
+            return PIPE_CLOSED
         return ended.code if isinstance(ended.code, int) else 0
     except BaseException as error:  # noqa: BLE001 - exit code 1 would say that a job failed
         failure = explain(error)

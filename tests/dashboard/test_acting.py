@@ -328,7 +328,7 @@ def test_the_command_line_has_them_verified_again(desk, tmp_path):
     (tmp_path / "token").write_text(desk.receiver.token)
     command = [sys.executable, "-m", "receiver", "rejections", "--verify-again"]
     where = ["--url", desk.receiver.url, "--token-file", str(tmp_path / "token")]
-    for told in ("1 of 1 are verified and entered", "0 of 0 are verified and entered"):
+    for told in ("1 of 1 are verified and stored", "0 of 0 are verified and stored"):
         done = subprocess.run([*command, *where], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout.strip()) == (0, told), done.stderr
     done = subprocess.run(
