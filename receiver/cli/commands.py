@@ -4,13 +4,15 @@ Of their modules only the one that runs is imported: a script that asks for a jo
 database.
 """
 
+import os
 import signal
 import sys
 from importlib import import_module
 
 import click
+from click.shell_completion import shell_complete
 
-from receiver.cli.output import PIPE_CLOSED, explain, report
+from receiver.cli.output import SOFTWARE, explain, report
 
 # What each command talks to, which the help is ordered by, and the module it is in.
 _GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -31,6 +33,7 @@ _GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "receiver.openconnectors.sandbox.command": ("sandbox",),
     },
 }
+_COMPLETE = "_RECEIVER_COMPLETE"  # as the README tells shells
 MODULES = {
     name: module if "." in module else f"receiver.cli.{module}"
     for modules in _GROUPS.values()
@@ -92,16 +95,20 @@ def receiver() -> None:
 def run(words: list[str]) -> int:
     """Run a command and return its exit code; errors are one line, or JSON with --json."""
     try:
-        receiver.main(words, prog_name="receiver", standalone_mode=False)
+        # Not click's main(), to which a closed pipe is exit code 1, as of a failed job.
+        if instruction := os.environ.get(_COMPLETE):
+            return shell_complete(receiver, {}, "receiver", _COMPLETE, instruction)
+        with receiver.make_context("receiver", words) as context:
+            receiver.invoke(context)
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return error.exit_code
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
     except SystemExit as ended:
-        if isinstance(ended.__context__, BrokenPipeError):  # click says 1, as of a failed job
-            return PIPE_CLOSED
-        return ended.code if isinstance(ended.code, int) else 0
+        return ended.code if isinstance(ended.code, int) else SOFTWARE * bool(ended.code)
     except BaseException as error:  # noqa: BLE001 - exit code 1 would say that a job failed
         failure = explain(error)
         try:
