@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
+from nodes import eventually
 from visiting import Guest
 
 from receiver.instances import keys as signature_keys
@@ -266,7 +267,7 @@ def test_a_page_of_an_unforeseen_fault_tells_no_details(guest, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError("what was sent")
 
-    monkeypatch.setattr("receiver.jobs.lists.jobs", fail)
+    monkeypatch.setattr("receiver.web.dashboard.jobs.list_jobs", fail)
     answer = guest.get("/jobs")
     assert answer.status_code == 500
     assert "what was sent" not in answer.text
@@ -276,8 +277,8 @@ def test_a_page_of_an_unforeseen_fault_tells_no_details(guest, monkeypatch):
 def test_what_was_refused_lately_is_counted_by_reason(guest):
     for instance, headers in (("default", {}), ("nobody", {}), ("nobody", {})):
         guest.receiver.client.post(f"/callbacks/{instance}", data=b"x", headers=headers)
-    told = re.sub("<.*?>", "", guest.get("/refusals").text)
-    assert "In the last hour: 2 unknown instance, 1 missing." in told
+    told = "In the last hour: 2 unknown instance, 1 missing."
+    eventually(lambda: told in re.sub("<.*?>", "", guest.get("/refusals").text))
 
 
 def test_a_filter_bar_is_kept_unless_it_names_very_much(guest, monkeypatch):
