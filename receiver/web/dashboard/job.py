@@ -8,7 +8,8 @@ from receiver.callbacks.events import EventRecord, get_body, get_event
 from receiver.errors import BodyGone, NotFound
 from receiver.instances import registry
 from receiver.jobs.failed_records import group_failed_records, list_failed_records
-from receiver.jobs.queries import JobRecord, find_jobs, timeline
+from receiver.jobs.queries import JobRecord, find_jobs
+from receiver.jobs.timeline import timeline
 from receiver.web import services
 from receiver.web.auth import current_bearer, require_instance
 from receiver.web.dashboard.pages import blueprint, may_operate, page
