@@ -17,7 +17,7 @@ from receiver.cli.output import SOFTWARE, explain, report
 # What each command talks to, which the help is ordered by, and the module it is in.
 _GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "Ask a running receiver (RECEIVER_URL, RECEIVER_TOKEN_FILE)": {
-        "jobs": ("jobs", "job", "events", "rejections"),
+        "jobs": ("jobs", "job", "events", "rejections", "submissions"),
         "submit": ("objects", "submit", "download"),
     },
     "Work on the database (RECEIVER_DATABASE_URL)": {

@@ -1,4 +1,4 @@
-"""Commands that ask a running receiver: jobs, job, events, rejections."""
+"""Commands that ask a running receiver: jobs, job, events, rejections, submissions."""
 
 import shlex
 import sys
@@ -71,6 +71,11 @@ def jobs(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
 @click.option(
     "--wait", type=click.IntRange(0), default=0, help="Seconds to wait until it has ended."
 )
+@click.option(
+    "--close",
+    is_flag=True,
+    help="Give it up: its outcome is `lost` until the vendor reports on it again.",
+)
 @click.option("--timeline", is_flag=True, help="Show what each callback and poll changed.")
 @click.option("--errors", is_flag=True, help="Show which records failed and why.")
 @click.option(
@@ -93,6 +98,7 @@ def job(
     job_id: str,
     instance: str | None,
     wait: int,
+    close: bool,
     timeline: bool,
     errors: bool,
     failed_rows: str | None,
@@ -176,6 +182,32 @@ def rejections(remote: Remote, json_: bool, verify_again: bool, **filters: Any) 
     page = remote.page("/rejections", "rejections", **filters)
     columns = ("id", "at", "instance", "reason", "peer", "size")
     _show_page(page, table(page["rejections"], columns), json_)
+
+
+@click.command()
+@_instances
+@click.option(
+    "--dismiss", metavar="ID", help="Look no longer for the job of this one: there is none."
+)
+@as_json
+@asks_a_receiver
+def submissions(
+    remote: Remote, instance: tuple[str, ...], dismiss: str | None, json_: bool
+) -> None:
+    """List uploads and downloads that were cut off while they were sent: the job may exist.
+
+    `receiver reconcile` links each to its job once that is in the vendor's job list.
+    """
+    if dismiss is not None:
+        answer = remote.post(f"/submissions/{_quoted(dismiss)}/dismiss")
+        if answer.status_code == 404:  # noqa: PLR2004
+            raise Failure(USAGE, "not_found", f"no open submission {plain(dismiss)}")
+        done = checked(answer, "id")
+        show(done, f"{plain(done['id'])} dismissed", json_)
+        return
+    listed = checked(remote.get("/submissions", instance=instance), "submissions")
+    columns = ("id", "at", "instance", "object", "file", "submitted", "submitted_by")
+    show(listed, table(listed["submissions"], columns), json_)
 
 
 def wait_for(remote: Remote, job_id: str, instance: str | None, seconds: float) -> dict[str, Any]:
@@ -274,4 +306,4 @@ def _show_page(page: dict[str, Any], text: str, json_: bool) -> None:
     show(page, text + more, json_)
 
 
-COMMANDS = (jobs, job, events, rejections)
+COMMANDS = (jobs, job, events, rejections, submissions)
