@@ -71,11 +71,6 @@ def jobs(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
 @click.option(
     "--wait", type=click.IntRange(0), default=0, help="Seconds to wait until it has ended."
 )
-@click.option(
-    "--close",
-    is_flag=True,
-    help="Give it up: its outcome is `lost` until the vendor reports on it again.",
-)
 @click.option("--timeline", is_flag=True, help="Show what each callback and poll changed.")
 @click.option("--errors", is_flag=True, help="Show which records failed and why.")
 @click.option(
@@ -98,7 +93,6 @@ def job(
     job_id: str,
     instance: str | None,
     wait: int,
-    close: bool,
     timeline: bool,
     errors: bool,
     failed_rows: str | None,
