@@ -107,7 +107,7 @@ KINDS: Mapping[str, Kind] = {
         " says what is wrong.",
         severity="critical",
         runbook="callbacks-stopped",
-        page="/refusals?instance={}",
+        page="/rejections?instance={}",
     ),
     "unreadable": Kind(
         title="an event cannot be read",
