@@ -119,6 +119,17 @@ def test_a_job_is_given_up_and_any_later_word_of_the_vendor_opens_it_again(desk)
     assert desk.receiver.job("424242")["outcome"] == "succeeded"
 
 
+def test_a_vendor_that_is_left_alone_is_asked_by_nobody_and_the_page_says_until_when(desk):
+    only_known(desk.receiver, "424242")
+    pacer = desk.receiver.services.reconciler.pacer
+    pacer.wait_turn("gooddata")
+    pacer.open_circuit("gooddata", retry_after=120)
+    answer = press(desk.guest, "/jobs/424242/ask?instance=gooddata")
+    assert answer.status_code == 503
+    assert 110 < int(answer.headers["Retry-After"]) <= 120
+    assert desk.receiver.asked("GET /bulk/{id}/status", "424242") == 0
+
+
 def test_a_vendor_that_says_no_is_told_of_and_changes_nothing(desk):
     only_known(desk.receiver, "424242")
     answer = press(desk.guest, "/jobs/424242/ask?instance=gooddata")

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 
 from receiver import __version__
-from receiver.errors import ReceiverError, StoreError, TooManyRequests
+from receiver.errors import ReceiverError, StoreError
 from receiver.instances.tokens import Bearer
 from receiver.web import problems, services
 
@@ -124,8 +124,8 @@ def _respond_to_ours(error: ReceiverError) -> Response:
         log.warning("a page could not be read or written", path=request.path, error=str(error))
         template = "unavailable.html"
     response = page(template, problem.status, title=problem.title, detail=problem.detail)
-    if isinstance(error, TooManyRequests):
-        response.headers["Retry-After"] = str(error.retry_after)
+    if retry_after := getattr(error, "retry_after", None):
+        response.headers["Retry-After"] = str(retry_after)
     return response
 
 
