@@ -83,6 +83,26 @@ def test_what_is_no_time_is_400_or_finds_nothing(stored, value):
             assert problem(answer, 400) == "bad_parameter"
 
 
+@pytest.mark.parametrize(
+    ("when", "earlier"),
+    [
+        ("0001-01-01T00:00:00Z", True),
+        ("1969-12-31T23:59:59Z", True),
+        ("9999-12-31T23:59:59Z", False),
+    ],
+)
+def test_lists_are_bounded_by_any_time_of_the_calendar(receiver, when, earlier):
+    receiver.call_back(b'{"id": "1", "status": "RUNNING"}')
+    for path, names in {
+        "/jobs": ("updated_after", "updated_before"),
+        "/events": ("received_after", "received_before"),
+    }.items():
+        for name, all_of_them in zip(names, (earlier, not earlier), strict=True):
+            answer = receiver.get(f"{path}?{name}={when}")
+            assert answer.status_code == 200
+            assert len(answer.json[path[1:]]) == all_of_them
+
+
 def test_two_changes_in_one_millisecond_have_two_tags(make_receiver, make_database):
     receiver = make_receiver(make_database("sqlite"), clock=lambda: 1_800_000_000_000)
     tags = set()

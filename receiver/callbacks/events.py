@@ -102,8 +102,13 @@ def _number(id_: str) -> int:
 def _bounds(filters: EventFilters) -> tuple[int, int]:
     """Say times as numbers of events: one received at `t` has a number from `t << NUMBER_BITS`."""
     after, before = filters.received_after, filters.received_before
-    lower = MIN_TIME if after is None else min(after + 1 << NUMBER_BITS, MAX_TIME)
-    return lower, MAX_TIME if before is None else max((before << NUMBER_BITS) - 1, MIN_TIME)
+    lower = MIN_TIME if after is None else _storable(after + 1 << NUMBER_BITS)
+    return lower, MAX_TIME if before is None else _storable((before << NUMBER_BITS) - 1)
+
+
+def _storable(n: int) -> int:
+    """Return the nearest number that both databases can compare: no event is past the ends."""
+    return max(MIN_TIME, min(n, MAX_TIME))
 
 
 _COLUMNS = (
