@@ -14,7 +14,7 @@ from processes import PYTHON, ROOT, ChaosError, environment, run
 HASTY = """
 
 
-class _Hasty(Writer):
+class _Hasty(RemoteWriter):
     def submit(self, item, done, seconds):
         if getattr(item, "key", ""):
             done(Receipt(1))
@@ -58,7 +58,7 @@ TRACE = "the fsync trace"
 BUILDS = (
     Build(
         "answers before the commit",
-        (Edit("receiver/callbacks/intake.py", r"else Writer\(", "else _Hasty(", HASTY),),
+        (Edit("receiver/callbacks/intake.py", r"RemoteWriter\(writer,", "_Hasty(writer,", HASTY),),
         "acknowledged, not stored",
         killed=True,
     ),

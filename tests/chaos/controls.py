@@ -8,7 +8,7 @@ from pathlib import Path
 import broken
 from checker import check
 from faults import file_locked
-from processes import PYTHON, ROOT, ChaosError, run, say, tell
+from processes import PYTHON, ROOT, ChaosError, children, run, say, tell
 from stage import Layout, Stage
 from storm import Storm
 
@@ -16,13 +16,13 @@ from storm import Storm
 TAMPER = """
 import sqlite3, sys
 c = sqlite3.connect(sys.argv[1])
-ids = [id_ for id_, in c.execute("SELECT id FROM events WHERE kind = 'bulk_job' ORDER BY id")]
-c.execute("UPDATE bodies SET body = CAST(body || ' ' AS BLOB) WHERE event = ?", ids[:1])
-c.execute("DELETE FROM timeline WHERE event = ?", ids[1:2])
-c.execute("UPDATE events SET deliveries = 1000 WHERE id = ?", ids[2:3])
-c.execute("UPDATE events SET kind = 'other' WHERE id = ?", ids[3:4])
-c.execute("UPDATE events SET sha256 = x'00' WHERE id = ?", ids[4:5])
-c.execute("UPDATE jobs SET registers = '[]' WHERE rowid = 1")
+ids = [n for n, in c.execute("SELECT n FROM events WHERE kind = 'bulk_job' ORDER BY n")]
+c.execute("UPDATE events SET body = CAST(body || ' ' AS BLOB) WHERE n = ?", ids[:1])
+c.execute("UPDATE events SET changed = NULL WHERE n = ?", ids[1:2])
+c.execute("UPDATE events SET deliveries = 1000 WHERE n = ?", ids[2:3])
+c.execute("UPDATE events SET kind = 'other' WHERE n = ?", ids[3:4])
+c.execute("UPDATE events SET sha256 = x'00' WHERE n = ?", ids[4:5])
+c.execute("UPDATE jobs SET registers = '[]' WHERE id = (SELECT min(id) FROM jobs)")
 c.commit()
 """
 TAMPERED = {
@@ -87,9 +87,9 @@ def _is_caught(build: broken.Build, tree: Path, folder: Path, seed: int) -> bool
 
 
 def _kill_uncommitted(stage: Stage) -> None:
-    """Kill the workers while they can commit nothing; what they answered before is lost."""
+    """Kill all processes but the master while nothing can be committed: what they held is lost."""
     stage.sender.settle(30)
     with file_locked(stage):
         stage.sender.send(stage.plan.portion(50))
         time.sleep(1)
-        tell(stage.nodes[0].worker_pids, signal.SIGKILL)
+        tell(children(stage.nodes[0].master), signal.SIGKILL)

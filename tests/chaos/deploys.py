@@ -8,7 +8,7 @@ from pathlib import Path
 from processes import ROOT, ChaosError, run, say
 from storm import Storm
 
-VERSIONS = ROOT / "receiver" / "storage" / "migrations" / "versions"
+VERSIONS = ROOT / "receiver" / "database" / "migrations" / "versions"
 
 
 def roll(storm: Storm, restarts: int, callbacks: int) -> dict[int, int]:
@@ -40,12 +40,14 @@ def migrate(storm: Storm, tree: Path, portion: int) -> dict[int, int]:
 
 
 def old_tree(folder: Path) -> Path | None:
-    """The code as it was before the newest migration; None where there is no history."""
-    newest = max(VERSIONS.glob("[0-9]*.py"))
+    """The code as it was before the newest migration; None without one, or without history."""
+    migrations = sorted(VERSIONS.glob("[0-9]*.py"))
+    if len(migrations) < 2:
+        return None
     asked = ["log", "-1", "-m", "--first-parent", "--no-renames", "--diff-filter=A", "--format=%H"]
     git = ["git", "-C", str(ROOT)]
     try:
-        came_with = run([*git, *asked, "--", str(newest)]).strip()
+        came_with = run([*git, *asked, "--", str(migrations[-1])]).strip()
         archive = subprocess.run(
             [*git, "archive", f"{came_with}^", "receiver"],
             check=True,

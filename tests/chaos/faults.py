@@ -50,6 +50,15 @@ def worker_killed(stage: Stage) -> Iterator[None]:
 
 
 @contextmanager
+def writer_killed(stage: Stage) -> Iterator[None]:
+    """Kill the process that writes for all workers of a node outright."""
+    node = stage.next_node("kill")
+    until(lambda: node.writer_pids, "a writer to kill")
+    tell(node.writer_pids, signal.SIGKILL)
+    yield
+
+
+@contextmanager
 def master_killed(stage: Stage) -> Iterator[None]:
     """Kill a node's master outright: its workers must notice, and leave the port to a new one."""
     node = stage.next_node("kill")
@@ -71,23 +80,27 @@ def node_restarted(stage: Stage) -> Iterator[None]:
 
 @contextmanager
 def killed_between(stage: Stage) -> Iterator[None]:
-    """Kill a worker after its commit and before its answers."""
+    """Kill the process that writes after its commit and before its answers."""
     wait_for_injected(stage, "die")
     yield
 
 
 @contextmanager
 def writer_fails(stage: Stage) -> Iterator[None]:
-    """Have batches fail, before their commit or after it."""
-    path = stage.faults / "raise"
+    """Have batches fail, before their commit or after it, and one at least."""
+    path, happened = stage.faults / "raise", stage.faults / "happened"
+    happened.touch()
+    already = happened.read_text().count("raise")
     path.write_text("0.05" if stage.layout.nodes < 3 else "0.01")
+    while happened.read_text().count("raise") == already:
+        stage.sender.try_once(stage.plan.fresh())
     yield
     path.unlink()
 
 
 @contextmanager
 def writer_hangs(stage: Stage) -> Iterator[None]:
-    """Have one writer hang for 15 s."""
+    """Have a writer hang for 15 s."""
     wait_for_injected(stage, "hang")
     yield
 
@@ -236,6 +249,7 @@ DATABASE_RESTARTS = (
 
 FAULTS = (
     Fault("worker killed", worker_killed, full=15),
+    Fault("writer killed", writer_killed, LITE, full=6),
     Fault("master killed", master_killed, full=15),
     Fault("killed after commit", killed_between, full=6),
     Fault("node restarted", node_restarted, full=15),
@@ -254,7 +268,8 @@ FAULTS = (
     Fault("node wires cut", wires("to-", "cut"), BOTH, (1, 3), full=4),
     Fault("node wire silent", wires("to-", "hole", one=True), PG, (3, 6)),
     Fault("writer fails", writer_fails, BOTH, (2, 3), full=2),
-    Fault("writer hangs", writer_hangs, BOTH, (9, 10)),
+    Fault("writer hangs", writer_hangs, PG, (9, 10)),
+    Fault("writer hangs", writer_hangs, LITE, (9, 10), outage=True),  # there is no other
     Fault("keys changed", keys_changed, BOTH, (0.5, 1), full=2),
 )
 

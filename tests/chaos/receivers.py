@@ -63,7 +63,12 @@ class Node:
     @property
     def worker_pids(self) -> list[int]:
         """The pids of gunicorn's workers."""
-        return children(self.master)
+        return [pid for pid in children(self.master) if not writes(pid)]
+
+    @property
+    def writer_pids(self) -> list[int]:
+        """The pid of the process that writes for all workers, where there is one."""
+        return [pid for pid in children(self.master) if writes(pid)]
 
     @property
     def died(self) -> bool:
@@ -83,14 +88,22 @@ class Node:
         self.start()
 
     def kill_master(self) -> float:
-        """Kill the master outright; give the seconds until its last worker noticed and ended."""
-        orphans = self.worker_pids
+        """Kill the master outright; give the seconds until all that it started have ended."""
+        orphans = children(self.master)
         tell([self.master], signal.SIGKILL)
         return until(lambda: not any(map(is_running, orphans)), "the end of orphaned workers")
 
     def log_tail(self) -> str:
         """The last that it said."""
         return " | ".join(self.log.read_text(errors="replace").splitlines()[-3:])
+
+
+def writes(pid: int) -> bool:
+    """Whether a process is the one that writes for a node's workers."""
+    try:
+        return b"writer_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 class Supervisor:

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-WHERE, SECONDS = "receiver.callbacks.intake", 15.0
+WHERE, SECONDS = "receiver.callbacks.store", 15.0
 FAULTS = Path(os.environ.get("CHAOS_FAULTS", "/nonexistent"))
 
 
@@ -50,22 +50,22 @@ def unlucky():
     return True
 
 
-def failing(commit):
-    def commit_or_fail(self, batch):
+def failing(write):
+    def write_or_fail(self, batch):
         fails = unlucky()
         late = fails and random.random() < 0.5
         if fails and not late:
             raise InjectedError
         if taken("hang"):
             time.sleep(SECONDS)
-        results = commit(self, batch)
+        results = write(self, batch)
         if late:
             raise InjectedError
         if taken("die"):
             os.kill(os.getpid(), signal.SIGKILL)
         return results
 
-    return commit_or_fail
+    return write_or_fail
 
 
 class Injector(importlib.abc.MetaPathFinder):
@@ -80,7 +80,7 @@ class Injector(importlib.abc.MetaPathFinder):
 
         def exec_module(module):
             load(module)
-            module.Intake._commit = failing(module.Intake._commit)
+            module.Store.write = failing(module.Store.write)
 
         spec.loader.exec_module = exec_module
         return spec
