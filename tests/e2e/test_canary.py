@@ -515,12 +515,12 @@ def test_no_object_shows_a_secret_it_holds(secrets, tmp_path):
         encryption_keys=(secrets["encryption key"],),
     )
     services = create_app(settings).extensions["receiver"]
-    vault = services.vault
+    vault, keys = services.vault, services.intake._keys
     sealed = vault.seal(("a", "b"), secrets["user"].encode())
     shown = [
         *(settings, key, services, services.intake, services.vendor, services.safe_http, vault),
         *(sealed, VendorSecrets(secrets["element"], secrets["user"], None)),
-        *(services.intake._ring, services.intake._ring.of("default"), vars(services.intake._ring)),
+        *(keys.fresh(services.database), keys, vars(keys)),
         *(Remote("http://127.0.0.1:1", secrets["user"]), [settings], {"x": key}),
         Delivery("default", BODY, sign(BODY, key), None, "192.0.2.1"),
     ]
