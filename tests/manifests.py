@@ -6,7 +6,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from receiver import cli, settings
+from receiver import settings
+from receiver.cli.commands import receiver
 from receiver.server import OPTIONS
 
 BIN = Path(sys.executable).parent
@@ -25,7 +26,7 @@ def checked(program: str, *words: object) -> None:
 
 def is_command(words: list[str]) -> bool:
     """Whether `receiver` knows these words."""
-    return CliRunner().invoke(cli.receiver, [*words, "--help"]).exit_code == 0
+    return CliRunner().invoke(receiver, [*words, "--help"]).exit_code == 0
 
 
 def are_settings(names: dict[str, str]) -> bool:
