@@ -273,7 +273,7 @@ class Submission(Base):
     file: Mapped[str | None]
     submitted: Mapped[int | None]
     submitted_by: Mapped[str]
-    state: Mapped[str]  # sending, taken, refused, unclear
+    state: Mapped[str]  # sending, taken, refused, unclear, dismissed
     job: Mapped[JobId | None]
     __table_args__ = (Index("submissions_by_state", "state", "at"),)
 

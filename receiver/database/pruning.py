@@ -52,7 +52,7 @@ from receiver.lib.clock import HOUR_MS, MINUTE_MS
 SETTLED_MS = 5 * MINUTE_MS  # what was received longer ago than that is committed, if ever
 ADDRESSES_KEPT_MS = 60 * MINUTE_MS
 KEPT_HOURS = 31 * 24  # after the files expired; the chart of outcomes goes back so far
-SUBMISSION_STATES = ("sending", "taken", "refused", "unclear")
+SUBMISSION_STATES = ("sending", "taken", "refused", "unclear", "dismissed")
 
 Place: TypeAlias = tuple[Any, ...]
 
