@@ -137,10 +137,12 @@ class Relay:
 
     def _status(self, asked: Question) -> Response:
         """Tell where a job stands: an ended one from the store, another as the vendor says now."""
-        if line := self._stored(asked):
+        key = asked.caller.instance, asked.route.job
+        # A job that was unknown is stored a moment before it is claimed: until then others wait.
+        if (line := self._stored(asked)) and not self._unknown.is_held(key):
             return self._known_status(asked, line)
         # Of those who ask for an unknown job at a time, one asks the vendor.
-        with self._unknown.hold((asked.caller.instance, asked.route.job), STATUS_SECONDS):
+        with self._unknown.hold(key, STATUS_SECONDS):
             if line := self._stored(asked):
                 return self._known_status(asked, line)
             response = self._ask(asked, None)
@@ -288,6 +290,11 @@ class _OneAtATime:
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._locks: dict[Hashable, tuple[threading.Lock, list[None]]] = {}
+
+    def is_held(self, key: Hashable) -> bool:
+        """Whether somebody holds a key or waits for it."""
+        with self._guard:
+            return key in self._locks
 
     @contextmanager
     def hold(self, key: Hashable, seconds: float) -> Iterator[None]:
