@@ -5,7 +5,6 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from corpus import HOSTILE, SOUND, UNREADABLE, about, called, job
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 
 from receiver.openconnectors import notifications
 from receiver.openconnectors.notifications import (
@@ -607,7 +607,7 @@ def test_a_fact_is_read_under_each_of_its_names(fact, name):
 
 
 def test_what_was_not_told_is_none():
-    nothing = dict.fromkeys(Notification.__dataclass_fields__, None)
+    nothing = dict.fromkeys(Notification.__struct_fields__)
     known = {"kind": "other", "attempt": 0, "source": "callback"}
     assert asdict(Notification("other")) == {**nothing, **known}
 

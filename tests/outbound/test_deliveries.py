@@ -288,6 +288,7 @@ def test_what_a_bad_target_does_is_on_record(make_receiver, make_database, monke
 def test_messages_of_one_order_key_are_sent_one_after_the_other(made, client):
     client.statuses = [500]
     made.add(*(made.message(client.url, order_key="job 1") for _ in range(3)))
+    made.sender().drain()
     made.add(made.message(client.url, order_key="job 2"), made.message(client.url))
     made.sender().drain()
     assert sorted(int(body) for body, _ in client.posted) == [0, 3, 4]
