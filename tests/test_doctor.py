@@ -295,8 +295,16 @@ def test_a_proxy_that_is_trusted_but_not_there_is_found(make_database):
 
 def test_a_proxy_that_is_there_but_not_trusted_is_found(healthy, monkeypatch):
     monkeypatch.setattr(doctor.httpx, "post", lambda *_, **__: None)
+    monkeypatch.setattr(doctor, "TIMEOUT_SECONDS", 0)
     behind = replace(healthy.settings, public_url="https://hooks.example.com")
     expect(doctor.proxies(replace(healthy, settings=behind)), "warn", "to end TLS")
+
+
+def test_what_nobody_recorded_says_nothing_of_the_proxies(healthy, monkeypatch):
+    monkeypatch.setattr(doctor.httpx, "post", lambda *_, **__: None)
+    monkeypatch.setattr(doctor, "TIMEOUT_SECONDS", 0)
+    elsewhere = replace(healthy.settings, public_url="http://receiver.example.com")
+    expect(doctor.proxies(replace(healthy, settings=elsewhere)), "warn", "nothing was recorded")
 
 
 # --- the command
