@@ -165,6 +165,7 @@ def test_control_characters_never_reach_the_terminal(served):
 def test_listings_are_tables_or_json(served):
     assert call_back(served, id="listed", status="RUNNING") == 200
     assert call_back(served, secret="another key", id="x", status="RUNNING") == 401
+    eventually(lambda: json.loads(served("rejections", "--json").stdout)["rejections"])
     rooms = ("jobs", "events", "rejections")
     tables = together(served, {room: [room] for room in rooms})
     assert {table.stdout.split()[0] for table in tables.values()} == {"ID"}

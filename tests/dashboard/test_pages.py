@@ -187,7 +187,7 @@ def test_a_token_of_one_instance_sees_no_other(make_receiver, make_database):
     with receiver.services.database.write() as session:
         token = tokens.create_token(session, "limited", "operate", 1, only=["other"])
     event = receiver.get("/events?instance=default").json["events"][0]["id"]
-    rejected = receiver.get("/rejections").json["rejections"][0]["id"]
+    rejected = eventually(lambda: receiver.get("/rejections").json["rejections"])[0]["id"]
     guest = Guest(receiver)
     guest.sign_in(token)
     assert rows(guest.get("/jobs").text) == ["other/1"]
