@@ -284,7 +284,10 @@ def _start_writer(listener: socket.socket, life: tuple[int, int], server: Any) -
     def watch() -> None:
         while True:
             began = time.monotonic()
-            subprocess.Popen(command, pass_fds=given).wait()  # noqa: S603 - our own module
+            writer = subprocess.Popen(command, pass_fds=given)  # noqa: S603 - our own module
+            # gunicorn reaps all children: who waits for one may never be woken.
+            while writer.poll() is None:
+                time.sleep(AGAIN_SECONDS)
             log.error("the process that writes has ended, and is started again")
             lived = time.monotonic() - began
             time.sleep(AGAIN_SECONDS if lived > SOON_SECONDS else SOON_SECONDS)
