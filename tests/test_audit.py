@@ -292,7 +292,7 @@ def test_uploads_downloads_and_cancels_are_noted_with_the_tokens_name(relay):
     assert told(relay.services.database) == [
         ("test", "upload", "gooddata/contact"),
         ("test", "cancel", f"gooddata/{job}"),
-        ("test", "download", "gooddata/"),
+        ("test", "download", "gooddata/contact"),
         ("test", "download", "gooddata/contact"),
     ]
     assert entries(relay.services.database)[0].detail == "/sample.csv"

@@ -33,12 +33,12 @@ from receiver.instances import registry
 from receiver.instances.encryption import Vault
 from receiver.jobs import failed_records as failures
 from receiver.jobs.projection import NewObservation
+from receiver.jobs.usual_times import ENOUGH_TO_LEARN
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.client import Upstream
 from receiver.openconnectors.notifications import Notification
 from receiver.reconcile import followups, pacing
 from receiver.reconcile import reconciler as reconciling
-from receiver.reconcile.followups import ENOUGH_TO_LEARN
 from receiver.reconcile.reconciler import LIST_PAGES, Reconciler, Report
 from receiver.settings import Settings
 

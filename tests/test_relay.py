@@ -24,7 +24,7 @@ from standin import (
     made_elsewhere,
 )
 
-from receiver.database.models import JobRow, Submission
+from receiver.database.models import Facet, JobRow, Submission
 from receiver.database.outbound_models import OutboundDelivery
 from receiver.instances import tokens
 from receiver.openconnectors import sandbox
@@ -481,7 +481,8 @@ def test_many_at_once_that_are_overtaken_give_a_job_each(relay):
         ids = list(pool.map(lambda _: relay.uploaded(), range(60)))
     assert len(set(ids)) == 60
     with relay.services.database.read() as session:
-        rows = session.execute(select(JobRow.id, JobRow.outcome, JobRow.events)).all()
+        jobs = select(JobRow.id, Facet.outcome, JobRow.events)
+        rows = session.execute(jobs.join(Facet, Facet.facet == JobRow.facet)).all()
     assert sorted(rows) == sorted((job_id, "succeeded", 1) for job_id in ids)
     assert submissions(relay) == ["taken"] * 60
 

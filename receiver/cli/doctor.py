@@ -6,6 +6,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -329,13 +330,17 @@ def proxies(context: Context) -> Finding:
     if base is None:
         return warn(name, "not tested", "set RECEIVER_PUBLIC_URL")
     forged = f"198.18.{secrets.randbelow(256)}.{secrets.randbelow(256)}"  # nobody's, by RFC 2544
-    before = durability.refusals_of(context.database, forged)
+    before = durability.refusals_of(context.database, None)
     headers = {"X-Forwarded-For": ", ".join([forged] * MAX_PROXIES)}
     try:
         httpx.post(f"{base}/callbacks/.doctor", headers=headers, timeout=TIMEOUT_SECONDS)
     except (httpx.HTTPError, httpx.InvalidURL):
         return warn(name, "not tested: there was no answer", "see the check of the public URL")
-    if durability.refusals_of(context.database, forged) > before:
+    # It is recorded after the answer.
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while durability.refusals_of(context.database, None) == before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if durability.refusals_of(context.database, forged):
         text = f"a sender can choose its address: {hops} proxies are trusted, but fewer are there"
         return fail(name, text, "set RECEIVER_TRUSTED_PROXIES to how many proxies there are")
     if not hops and urlsplit(base).scheme == "https":

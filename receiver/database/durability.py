@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 
 from receiver.database.engine import Database, database_time
 from receiver.database.models import Heartbeat, RefusedAddress
@@ -36,8 +36,9 @@ def last_beat(database: Database) -> int:
         return session.scalar(select(Heartbeat.at)) or 0
 
 
-def refusals_of(database: Database, peer: str) -> int:
-    """Give how often an address was refused in its window."""
+def refusals_of(database: Database, peer: str | None) -> int:
+    """Return how often an address was rejected in its window; None is all of them together."""
+    total = select(func.sum(RefusedAddress.count))
     with database.read() as session:
-        count = session.scalar(select(RefusedAddress.count).where(RefusedAddress.peer == peer))
-        return count or 0
+        one = total if peer is None else total.where(RefusedAddress.peer == peer)
+        return int(session.scalar(one) or 0)

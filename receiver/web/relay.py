@@ -212,7 +212,7 @@ class Relay:
         if told is not None:
             if body is not None and reply.body != body:
                 reply.replace_body(body)
-            self._observe_news(asked.caller.instance, replace(told, asked_at=asked_at), note)
+            self._observe_news(asked.caller.instance, told.replace(asked_at=asked_at), note)
         return reply, told
 
     def _errors(self, asked: Question) -> Response:
@@ -241,7 +241,7 @@ class Relay:
             return response
         with suppress(UpstreamNonsense):
             for each in client.read_jobs(Answer(body or b"", None, "")):
-                told = replace(each, asked_at=asked_at)
+                told = each.replace(asked_at=asked_at)
                 self._observe_news(asked.caller.instance, told, "found in the vendor's job list")
         return respond(reply, asked)
 
@@ -284,7 +284,7 @@ class Relay:
             told.status,
             told.failed or known.failed,
         ):
-            observe(self._services, NewObservation(instance, replace(told, source="poll"), note))
+            observe(self._services, NewObservation(instance, told.replace(source="poll"), note))
 
     def _lane(self, caller: Caller) -> Lane:
         interval = max(1, round(1000 / self._services.settings.vendor_rate))

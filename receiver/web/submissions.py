@@ -1,6 +1,5 @@
 """Sending what creates a job: recorded before it is sent, and after it what it became."""
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -47,8 +46,7 @@ class Submitter:
             reply = exchange.send(self._services.vendor, asked, UPLOAD_SECONDS)
             body = exchange.read(reply, asked)
             if reply.ok and (created := read_status(body)):
-                created = replace(
-                    facts,
+                created = facts.replace(
                     job=created.job,
                     status=created.status,
                     attempt=created.attempt,
@@ -89,12 +87,12 @@ class Submitter:
         client_url: object = request.headers.get(CALLBACK_URL_HEADER)
         asked = asked.with_header(CALLBACK_URL_HEADER, ours)
         facts = Notification("bulk_job", direction="DOWNLOAD", source="submission")
-        facts = replace(facts, submitted_at=self._services.clock())
+        facts = facts.replace(submitted_at=self._services.clock())
         if asked.route.kind == "upload":
             count = count_upload(asked.body, request.headers) if asked.body else None
             file = _storable(request.args.get("path"))
             object_ = asked.route.object
-            facts = replace(facts, direction="UPLOAD", file=file, submitted=count)
+            facts = facts.replace(direction="UPLOAD", file=file, submitted=count)
         elif asked.route.kind == "query":
             query = request.args.get("q") or form_field(asked.body, request.headers, "q")
             object_ = shapes.queried_object(query or "")
@@ -104,11 +102,11 @@ class Submitter:
             name = order.get("objectName")
             object_ = name if isinstance(name, str) else None
         if client_url in (None, ours):
-            return asked, replace(facts, object=_storable(object_)), None
+            return asked, facts.replace(object=_storable(object_)), None
         if not isinstance(client_url, str):
             raise BadParameter("notificationUrl must be a URL")
         self._services.safe_http.check(client_url)
-        return asked, replace(facts, object=_storable(object_)), client_url
+        return asked, facts.replace(object=_storable(object_)), client_url
 
     def _callback_url(self, instance: str) -> str:
         base = self._services.settings.public_url
