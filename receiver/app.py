@@ -33,7 +33,7 @@ from receiver.openconnectors.signatures import HEADER, SHORT_KEY_BYTES, sign
 from receiver.outbound.mail import Mailer
 from receiver.outbound.queue import Message
 from receiver.outbound.sender import Sender
-from receiver.reconcile.reconciler import Reconciler
+from receiver.reconcile.reconciler import CHECK_SECONDS, Reconciler
 from receiver.settings import Settings
 from receiver.web import Services, callbacks, ops, problems, request_log, routes
 from receiver.web.api import ROUTES
@@ -104,6 +104,7 @@ def _app(
 
     tasks = [
         Task(reconciler.fetch_errors),
+        Task(reconciler.check_queues, pause=CHECK_SECONDS),
         Task(sender.step),
         Task(retention.step, pause=LOOK_SECONDS),
         Task(look),
@@ -118,7 +119,7 @@ def _app(
     stored = Stored(Measured(settings, database, clock).read)
     services = Services(
         *(settings, database, intake, limits, vault, vendor, safe_http, clock),
-        *(health, stored),
+        *(health, stored, reconciler),
     )
     atexit.register(_close, background, intake, database)
     return _flask(services), background

@@ -24,11 +24,13 @@ ReceiverError
 │   ├── EventGone
 │   ├── BodyGone
 │   ├── Ambiguous
+│   ├── JobEnded
 │   ├── BadParameter
 │   └── TooSlow
 ├── UpstreamError               the vendor did not do what it was asked; `permanent` or not
 │   ├── UpstreamRefused         it said no, and why
 │   ├── UpstreamUnreachable     it cannot be reached or is failing; nothing was taken
+│   │   └── CircuitOpen         it is not asked for this instance now
 │   ├── UpstreamUnclear         the answer was cut off: it may have been taken
 │   └── UpstreamNonsense        its answer is none of the vendor's
 ├── AnswerCut                   an answer to a client that cannot be brought to its end
@@ -195,6 +197,12 @@ class Ambiguous(QueryError):
     reason = "ambiguous_job"
 
 
+class JobEnded(QueryError):
+    """There is nothing to close: the job has ended."""
+
+    reason = "job_ended"
+
+
 class BadParameter(QueryError):
     """A parameter is unknown or has no sense."""
 
@@ -234,6 +242,12 @@ class UpstreamUnreachable(UpstreamError):
     """The vendor cannot be reached, or says that it is failing."""
 
     reason = "upstream_unreachable"
+
+
+class CircuitOpen(UpstreamUnreachable):
+    """It failed for this instance a short while ago, or too many wait to ask: nothing was sent."""
+
+    reason = "circuit_open"
 
 
 class UpstreamUnclear(UpstreamError):

@@ -21,6 +21,8 @@ from receiver.database.models import AuditEntry
 from receiver.errors import StatementRefused, StoreError
 from receiver.instances import audit
 from receiver.lib.clock import now_ms
+from receiver.openconnectors.client import Call
+from receiver.reconcile.pacing import PacedVendor
 
 
 @pytest.fixture
@@ -308,11 +310,11 @@ def test_redeliveries_are_noted_before_the_vendor_is_asked_for_them(relay, monke
     database = relay.services.database
     noted_before = []
 
-    def queue(_lane: object, *, resend: bool = False):
-        noted_before.append((resend, told(database)))
+    def queue(_vendor: object, call: Call):
+        noted_before.append((call.method == "PUT", told(database)))
         return type("Answer", (), {"body": b"[{}, {}]"})
 
-    monkeypatch.setattr("receiver.reconcile.pacing.Lane.ask_queue", queue)
+    monkeypatch.setattr(PacedVendor, "_ask_queue", queue)
     relay.reconciler(actor="cli:me").one_pass(redeliver=True)
     noted = told(database)
     assert sorted(noted) == [

@@ -18,12 +18,13 @@ from test_pruning import DAY, age, prune
 
 from receiver.database.engine import Database
 from receiver.database.models import Base, JobRow, Submission
-from receiver.jobs import failed_records as failures
 from receiver.jobs.erasure import erase
+from receiver.jobs.failed_records import replace_failed_records
 from receiver.jobs.projection import NewObservation
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.notifications import Notification
-from receiver.reconcile.followups import Claim
+from receiver.reconcile import claims
+from receiver.reconcile.claims import Claim
 
 ADA = "Ada Lovelace"
 COMMAND = Path(sys.executable).with_name("receiver")
@@ -64,13 +65,15 @@ def fill(receiver) -> None:
     receiver.call_back(bulk())
     claim = claimed(receiver)
     with receiver.services.database.write() as session:
-        assert failures.keep_errors(session, claim, [(json.dumps(ADA), ADA)] * 2)
+        assert claims.end_errors(session, claim)
+        records = [(json.dumps(ADA), ADA)] * 2
+        replace_failed_records(session, "default", "1", records)
 
 
 def claimed(receiver) -> Claim:
-    claim = Claim("1", "default", None, None, 0)
+    claim = Claim("default", "1", 0)
     with receiver.services.database.write() as session:
-        assert failures.claim_errors(session, now_ms(), claim)
+        assert claims.claim_errors(session, now_ms(), claim)
     return claim
 
 
@@ -154,8 +157,8 @@ def test_errors_that_were_being_fetched_are_not_kept(any_receiver):
     claim = claimed(any_receiver)
     erased(any_receiver)
     with any_receiver.services.database.write() as session:
-        assert not failures.renew_errors(session, now_ms(), claim)
-        assert not failures.keep_errors(session, claim, [(json.dumps(ADA), ADA)])
+        assert not claims.renew_errors(session, now_ms(), claim)
+        assert not claims.end_errors(session, claim)
     assert traces(any_receiver) == []
 
 

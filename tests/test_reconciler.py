@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import datetime
 from itertools import pairwise
 
 import httpx
@@ -27,19 +26,18 @@ from storing import Stored
 
 from receiver.app import create_app
 from receiver.background import Background, Task
-from receiver.database.models import Instance, JobRow, Pace, Submission
+from receiver.database.models import Instance, JobRow, Pace
 from receiver.errors import StoreUnavailable
 from receiver.instances import registry
 from receiver.instances.encryption import Vault
-from receiver.jobs import failed_records as failures
 from receiver.jobs.projection import NewObservation
 from receiver.jobs.usual_times import ENOUGH_TO_LEARN
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.client import Upstream
 from receiver.openconnectors.notifications import Notification
-from receiver.reconcile import followups, pacing
+from receiver.reconcile import claims, pacing
 from receiver.reconcile import reconciler as reconciling
-from receiver.reconcile.reconciler import LIST_PAGES, Reconciler, Report
+from receiver.reconcile.reconciler import MAX_LIST_PAGES, Reconciler, Report
 from receiver.settings import Settings
 
 STATUSES = "GET /bulk/{id}/status"
@@ -362,7 +360,7 @@ def test_the_job_list_is_not_read_without_end(relay):
     vendor = answering(relay, newer)
     report = relay.reconciler(vendor=vendor).one_pass()
     vendor.close()
-    assert report.found == 2 * LIST_PAGES  # of two instances
+    assert report.found == 2 * MAX_LIST_PAGES  # of two instances
 
 
 # --- several nodes
@@ -472,9 +470,9 @@ def test_what_is_sent_again_waits_for_a_turn_too(relay):
     impatient(relay)
     relay.faults(drop_callbacks=True, answer={"status": 502, "times": 2})
     with nodes(relay, 1) as (node,):
-        node._road.vendor._patiently.sleep = lambda _: None
+        node._vendor._patiently.sleep = lambda _: None
         turns = []
-        node._road = replace(node._road, sleep=turns.append)
+        node.pacer = replace(node.pacer, sleep=turns.append)
         report = node.one_pass(everything=True)
     assert (report.ended, report.blocked) == (2, [])
     requests = relay.sandbox.stage.totals()["requests"]
@@ -519,14 +517,14 @@ def test_a_dead_instance_holds_up_nobody_and_is_backed_off(relay):
 def test_while_an_instance_is_blocked_nothing_is_claimed(relay):
     ids = dropped(relay, 2)
     impatient(relay)
-    relay.faults(drop_callbacks=True, answer={"status": 500, "times": 1000})
+    relay.faults(drop_callbacks=True, answer={"status": 429, "times": 1000})
     node = relay.reconciler()
     node.one_pass(everything=True)
     for _ in range(5):
         assert node.one_pass(everything=True).blocked == ["freshbooks", "gooddata"]
     with relay.services.database.read() as session:
         assert sorted(session.scalars(select(JobRow.polls))) == [0, 1]
-    assert sum(relay.asked(STATUSES, job_id) for job_id in ids) == 3  # the tries of one request
+    assert sum(relay.asked(STATUSES, job_id) for job_id in ids) == 1
 
 
 def test_secrets_that_cannot_be_opened_block_their_instance_alone(relay):
@@ -550,7 +548,7 @@ def test_a_vendor_that_answers_html_is_blocked_and_changes_nothing(relay):
     ids = dropped(relay, 2)
     relay.faults(drop_callbacks=True, html=1000)
     report = relay.reconciler().one_pass(everything=True)
-    assert (report.ended, report.blocked) == (0, ["gooddata"])
+    assert (report.ended, report.blocked) == (0, ["freshbooks", "gooddata"])
     assert outcomes(relay, ids) == {("pending", None): 2}
 
 
@@ -588,7 +586,7 @@ def test_an_outage_is_noticed_by_one_node(make_database, kind):
 
                 def beat(_: int, moment: int = moment) -> bool:
                     with database.write() as session:
-                        return followups.beat(session, moment)
+                        return claims.beat(session, moment)
 
                 assert sum(pool.map(beat, range(4))) == expected
 
@@ -645,8 +643,8 @@ def test_errors_that_a_node_died_fetching_are_fetched_by_another(relay):
     job_id = relay.uploaded(BAD_ROWS)
     relay.ended(job_id)
     with relay.services.database.write() as session:
-        (claim,) = failures.due_errors(session, "gooddata", now_ms())
-        assert failures.claim_errors(session, now_ms(), claim)
+        (fetch,) = claims.due_errors(session, "gooddata", now_ms())
+        assert claims.claim_errors(session, now_ms(), fetch)
     assert relay.reconciler().fetch_errors() is False
     assert relay.reconciler(clock=Later(MINUTE + 1000)).fetch_errors() is True
     assert len(relay.get(f"/jobs/{job_id}/errors?instance=gooddata").json["errors"]) == 2
@@ -803,22 +801,6 @@ def test_no_job_id_leads_out_of_the_folder_of_results(relay, tmp_path):
     assert all(each.name.startswith("gooddata.") for each in folder.iterdir())
 
 
-def test_no_two_results_share_a_file(relay, tmp_path):
-    from receiver.reconcile.followups import Claim  # noqa: PLC0415
-    from receiver.reconcile.results import _file_name  # noqa: PLC0415
-
-    pairs = [
-        ("a", "b-1.csv"),
-        ("a-b", "1.csv"),
-        ("a", "b-1"),
-        ("a-b", "1"),
-        ("a", "b.1"),
-        ("a_b", "1"),
-    ]
-    names = {_file_name(Claim(job, instance, "contact", None, 0)) for instance, job in pairs}
-    assert len(names) == len(pairs)
-
-
 @pytest.mark.parametrize("status", [404, 409, 410])
 def test_a_result_that_is_gone_leaves_nothing_behind(relay, tmp_path, status):
     downloads(relay, ["7", "8"])
@@ -842,7 +824,7 @@ def test_a_result_that_breaks_off_or_is_html_is_not_kept(relay, tmp_path):
         with odd_vendor(relay, "/contact", status_code=200, **answer) as vendor:
             clock = Later(number * 60 * MINUTE)
             report = relay.reconciler(vendor=vendor, clock=clock).one_pass(results=folder)
-        assert (report.results, report.blocked) == (0, ["gooddata"])
+        assert (report.results, [each["job"] for each in report.failed]) == (0, ["7"])
         assert list(folder.iterdir()) == []
 
 
@@ -856,37 +838,13 @@ def test_a_folder_that_cannot_be_written_is_told(relay, tmp_path):
 # --- submissions of unknown fate
 
 
-def test_submissions_whose_fate_nobody_knows_are_reported(relay):
-    facts = {"object": "contact", "file": "/a.csv", "submitted": 1, "submitted_by": "x"}
-    now = now_ms()
-    with relay.services.database.write() as session:
-        for instance, at in (("gooddata", now - 20 * MINUTE), ("freshbooks", now)):
-            followups.begin_submission(session, {"instance": instance, "at": at, **facts})
-        unclear = followups.begin_submission(
-            session, {"instance": "freshbooks", "at": now, **facts}
-        )
-        followups.end_submission(session, unclear, "unclear")
-        refused = followups.begin_submission(session, {"instance": "gooddata", "at": 1, **facts})
-        followups.end_submission(session, refused, "refused")
-    report = relay.reconciler().one_pass()
-    told = [(each["instance"], each["file"]) for each in report.unclear]
-    # One died while sending, twenty minutes ago; one is known to be unclear.
-    assert told == [("gooddata", "/a.csv"), ("freshbooks", "/a.csv")]
-    assert [datetime.fromisoformat(each["at"]).tzinfo is not None for each in report.unclear] == [
-        True,
-        True,
-    ]
-    with relay.services.database.read() as session:
-        assert len(session.scalars(select(Submission)).all()) == 4
-
-
-def test_a_database_that_fails_in_a_lane_is_told_as_blocked(relay, monkeypatch):
+def test_a_database_that_fails_for_an_instance_is_told_as_blocked(relay, monkeypatch):
     dropped(relay, 1)
 
     def down(*_: object, **__: object) -> None:
         raise StoreUnavailable("down")
 
-    monkeypatch.setattr("receiver.reconcile.followups.due_polls", down)
+    monkeypatch.setattr(claims, "due_polls", down)
     assert relay.reconciler().one_pass().blocked == ["freshbooks", "gooddata"]
 
 
@@ -965,8 +923,8 @@ def test_failed_records_claimed_by_a_wrong_clock_are_fetched(relay):
     job_id = relay.uploaded(BAD_ROWS)
     relay.ended(job_id)
     with relay.services.database.write() as session:
-        (claim,) = failures.due_errors(session, "gooddata", now_ms())
-        assert failures.claim_errors(session, now_ms() + 24 * 60 * MINUTE, claim)
+        (fetch,) = claims.due_errors(session, "gooddata", now_ms())
+        assert claims.claim_errors(session, now_ms() + 24 * 60 * MINUTE, fetch)
     assert relay.reconciler().fetch_errors() is True
 
 

@@ -409,7 +409,7 @@ def test_a_database_that_cannot_write_stops_an_upload_before_the_vendor(relay, m
     def down(*_: object, **__: object) -> None:
         raise StoreUnavailable("down")
 
-    monkeypatch.setattr("receiver.reconcile.followups.begin_submission", down)
+    monkeypatch.setattr("receiver.web.submissions.begin_submission", down)
     answer = relay.upload()
     expect_vendors_error(answer, 503)
     assert int(answer.headers["Retry-After"]) > 0

@@ -269,7 +269,7 @@ def _refused(session: Session, now: int) -> Iterator[Condition]:
 
 def _silent(session: Session, now: int) -> Iterator[Condition]:
     last = last_callbacks(session.connection())
-    usual = dict(session.execute(_LONGEST_USUAL).tuples().all())
+    usual = {row[0]: row[1] for row in session.execute(_LONGEST_USUAL)}
     for instance, oldest in session.execute(_WAITING):
         silence = now - max(oldest, last.get(instance, 0))
         if silence >= max(MIN_SILENCE_MS, USUAL_TIMES_TO_SILENCE * usual.get(instance, 0)):

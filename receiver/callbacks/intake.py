@@ -38,7 +38,7 @@ from receiver.errors import (
 )
 from receiver.instances.keys import Keys
 from receiver.jobs.job import is_ending
-from receiver.jobs.projection import NewObservation
+from receiver.jobs.projection import NewAbsence, NewObservation
 from receiver.lib import logs
 from receiver.lib.clock import MINUTE_MS
 from receiver.lib.ratelimit import network_of
@@ -120,6 +120,10 @@ class Intake:
         """
         self._written(observation)
         _note_learnt(observation.notification, self._clock())
+
+    def record_absence(self, absence: NewAbsence) -> None:
+        """Store that the vendor does not know a job, or that it is given up. As `observe`."""
+        self._written(absence)
 
     def count_rejection(self, peer: str, reason: str) -> None:
         """Count a delivery that could not be read as it was sent; who sent it does not wait."""

@@ -6,8 +6,13 @@ from dataclasses import dataclass
 
 import httpx
 
+from receiver.database.engine import Database
+from receiver.errors import CredentialError
+from receiver.instances.encryption import Vault
+from receiver.instances.keys import Keys
 from receiver.lib.clock import iso
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
+from receiver.settings import Settings
 
 TIMEOUT_SECONDS = 15
 MOST_TOLD = 1000  # characters of an answer
@@ -15,12 +20,32 @@ MOST_TOLD = 1000  # characters of an answer
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """How a test callback fared. event -- under which it was stored; None: not by a receiver."""
+    """How a test callback fared. status -- 0: there was no answer, as `told` says.
+
+    event -- under which it was stored; None: not by a receiver.
+    """
 
     status: int
     told: str
     event: str | None = None
     duplicate: bool = False
+
+
+def send_test(settings: Settings, database: Database, vault: Vault, instance: str, at: int) -> Sent:
+    """Send a test callback to our public URL, signed with the instance's newest key.
+
+    Raises CredentialError if there is no URL or no key.
+    """
+    if settings.public_url is None:
+        raise CredentialError("RECEIVER_PUBLIC_URL is not set, so there is no way to test")
+    held = Keys(vault, settings.default_keys).fresh(database).instances.get(instance)
+    if held is None or not held.keys:
+        raise CredentialError(f"there is no usable key of {instance} to sign with")
+    target = f"{settings.public_url}/callbacks/{instance}"
+    try:
+        return send_signed(target, instance, held.keys[0], at)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return Sent(0, str(error) or type(error).__name__)
 
 
 def send_signed(target: str, instance: str, key: SignatureKey, at: int) -> Sent:

@@ -1,71 +1,140 @@
-"""One instance's turn at the vendor: paced over all nodes, and closed while the vendor fails."""
+"""When the vendor may be asked for an instance: in turn over all nodes, its circuit closed.
 
+A turn is taken by moving the instance's row in `paces` on: whoever did may ask at the time that
+stood there. A circuit is opened by what concerns all of an instance, never by one job's fault.
+"""
+
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from sqlalchemy import and_, case, or_, select, update
 from sqlalchemy.orm import Session
 
-from receiver.database.engine import Database, database_time
+from receiver.database.engine import Database, database_time, upsert
+from receiver.database.leases import is_due
+from receiver.database.models import Pace
+from receiver.errors import CircuitOpen
 from receiver.instances.registry import VendorSecrets
-from receiver.openconnectors import client as upstream
-from receiver.reconcile import followups
+from receiver.lib.clock import HOUR_MS
+from receiver.openconnectors.client import Answer, Call, Upstream, queued, read_entries
 
+MAX_WAITING = 100  # turns taken ahead of time; one further ahead was taken under a wrong clock
+MIN_BLOCK_MS = 10_000
+MAX_BLOCK_MS = HOUR_MS
 
-class Blocked(Exception):
-    """The vendor failed for this instance a short while ago."""
+Claimer = Callable[[Session, int], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Road:
-    """What all lanes have in common. interval -- ms between two requests for an instance."""
+class Pacer:
+    """Gives turns. interval -- ms between two requests for an instance."""
 
     database: Database
-    vendor: upstream.Upstream
     interval: int
     clock: Callable[[], int]
     sleep: Callable[[float], None] = time.sleep
 
+    def wait_turn(
+        self, instance: str, claim: Claimer | None = None, max_wait: int | None = None
+    ) -> int | None:
+        """Wait until the vendor may be asked for an instance; return when that is, ms.
 
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """The way to the vendor for one instance."""
+        claim -- takes, at a time (ms), the work that the turn is for; None, and no turn, if another
+        node has it. max_wait -- ms. Raises CircuitOpen, and then nothing is claimed.
+        """
+        with self.database.write() as session:
+            now = database_time(session, self.clock)
+            if claim is not None and not claim(session, now):
+                return None
+            turn = self._take_turn(session, instance, now, max_wait)
+        self.sleep(max(0, turn - now) / 1000)
+        return turn
+
+    def open_circuit(self, instance: str, retry_after: int | None = None) -> None:
+        """Have nobody ask for an instance, with each failure for longer.
+
+        retry_after -- seconds that the vendor wants to be left alone, at least.
+        """
+        with self.database.write() as session:
+            now = database_time(session, self.clock)
+            failures = session.scalar(select(Pace.failures).where(Pace.instance == instance)) or 0
+            block = min(MAX_BLOCK_MS, MIN_BLOCK_MS * 2 ** min(failures, 20))
+            block -= secrets.randbelow(block // 4 + 1)  # nodes shall not come back all at once
+            until = now + max(block, min(1000 * (retry_after or 0), MAX_BLOCK_MS))
+            pace = update(Pace).where(Pace.instance == instance)
+            session.execute(pace.values(failures=failures + 1, blocked_until=until))
+
+    def close_circuit(self, instance: str) -> None:
+        """Forget an instance's failures, unless another node met one meanwhile."""
+        with self.database.write() as session:
+            now = database_time(session, self.clock)
+            over = Pace.failures > 0, is_due(Pace.blocked_until, now, MAX_BLOCK_MS)
+            pace = update(Pace).where(Pace.instance == instance, *over)
+            session.execute(pace.values(failures=0, blocked_until=0))
+
+    def _take_turn(self, session: Session, instance: str, now: int, max_wait: int | None) -> int:
+        longest = (MAX_WAITING - 1) * self.interval
+        wait = longest if max_wait is None else min(max_wait, longest)
+        new = upsert(session, Pace).values(
+            instance=instance, next_at=now + self.interval, failures=0, blocked_until=0
+        )
+        waiting = Pace.next_at.between(now + 1, now + longest + self.interval)
+        closed = is_due(Pace.blocked_until, now, MAX_BLOCK_MS)
+        statement = new.on_conflict_do_update(
+            index_elements=[Pace.instance],
+            set_={"next_at": case((waiting, Pace.next_at), else_=now) + self.interval},
+            where=and_(closed, or_(~waiting, Pace.next_at <= now + wait)),
+        )
+        next_at = session.scalar(statement.returning(Pace.next_at))
+        if next_at is None:
+            raise _refusal(session, instance, now, wait)
+        return int(next_at) - self.interval
+
+
+@dataclass(slots=True)
+class PacedVendor:
+    """The vendor, asked for one instance, each time in its turn. max_wait -- ms for a turn."""
 
     instance: str
     secrets: VendorSecrets
-    road: Road
+    vendor: Upstream
+    pacer: Pacer
+    max_wait: int | None = None
 
-    def turn(
-        self,
-        claim: Callable[[Session, int], bool] | None = None,
-        patience: int = followups.MAX_POLL_PAUSE_MS,
-    ) -> bool:
-        """Wait until the vendor may be asked for this instance. Raises Blocked.
+    def wait(self, claim: Claimer | None = None) -> int | None:
+        """Claim work and wait for the turn to ask; see `Pacer.wait_turn`."""
+        return self.pacer.wait_turn(self.instance, claim, self.max_wait)
 
-        patience -- ms; Blocked where it would take longer. claim -- takes, at a time (ms), the work
-        that the turn is for. False, and no turn, if another node has it.
-        """
-        with self.road.database.write() as session:
-            now = database_time(session, self.road.clock)
-            if claim is not None and not claim(session, now):
-                return False
-            turn = followups.take_turn(session, self.instance, now, self.road.interval, patience)
-            if turn is None:
-                raise Blocked  # in here: the claim is not kept
-        self.road.sleep(max(0, turn - now) / 1000)
-        return True
+    def send(self, call: Call) -> Answer:
+        """Ask, in the turn that was waited for; what is sent again waits for its own."""
+        return self.vendor.send(self.secrets.authorization, call, self.wait)
 
-    def send(self, call: upstream.Call) -> upstream.Answer:
-        """Send a call whose turn it is; what is sent again waits for a turn of its own."""
-        return self.road.vendor.send(self.secrets.authorization, call, self.turn)
-
-    def ask_queue(self, *, resend: bool = False) -> upstream.Answer:
-        """Ask for the deliveries that the vendor holds back, or have them sent; its turn it is."""
-        return self.road.vendor.send(self.secrets.queue, upstream.queued(resend=resend), self.turn)
-
-    def pages(self, first: upstream.Call) -> Iterator[upstream.Answer]:
-        """Give all pages; the turn for the first one is there."""
-        for answer in self.road.vendor.pages(self.secrets.authorization, first, self.turn):
+    def pages(self, first: Call) -> Iterator[Answer]:
+        """Ask for all pages; the turn of the first was waited for."""
+        for answer in self.vendor.pages(self.secrets.authorization, first, self.wait):
             yield answer
             if answer.next_page:
-                self.turn()
+                self.wait()
+
+    def count_queued(self) -> int:
+        """Ask how many deliveries the vendor holds back."""
+        return len(read_entries(self._ask_queue(queued())))
+
+    def resend_queued(self) -> None:
+        """Have the vendor send them."""
+        self._ask_queue(queued(resend=True))
+
+    def _ask_queue(self, call: Call) -> Answer:
+        self.wait()
+        return self.vendor.send(self.secrets.queue, call, self.wait)
+
+
+def _refusal(session: Session, instance: str, now: int, wait: int) -> CircuitOpen:
+    times = select(Pace.blocked_until, Pace.next_at).where(Pace.instance == instance)
+    blocked_until, next_at = session.execute(times).one()
+    open_ = now < blocked_until <= now + MAX_BLOCK_MS
+    left = max(1, -(-((blocked_until if open_ else next_at - wait) - now) // 1000))
+    why = "the vendor failed for this instance" if open_ else "others wait to ask for this instance"
+    return CircuitOpen(f"{why}: it is left alone for {left} s", 503, left)

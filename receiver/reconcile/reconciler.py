@@ -1,49 +1,58 @@
 """Asking the vendor where callbacks never came, and finishing what an ended job leaves to do.
 
-What is learnt goes the one way that callbacks go. Any number of nodes may run this at once: work is
-claimed in the database, and so is the vendor's time, a turn at once for each instance.
+Each question is the same four: claim the work, wait for a turn, ask, record what was learnt, which
+goes the one way that callbacks go. Any number of nodes may run this at once. A job's fault backs
+that job off, by its claim; an instance's opens its circuit for all nodes.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 import structlog
 
 from receiver.callbacks.intake import Intake
 from receiver.database.engine import Database, database_time
+from receiver.database.models import Submission
 from receiver.errors import (
+    CircuitOpen,
     CredentialError,
     StoreError,
     UpstreamError,
-    UpstreamNonsense,
     UpstreamRefused,
+    UpstreamUnreachable,
 )
 from receiver.instances import audit, registry
 from receiver.instances.encryption import Vault
-from receiver.jobs import failed_records as failures
 from receiver.jobs import queries
+from receiver.jobs.failed_records import replace_failed_records
 from receiver.jobs.job import is_ending, is_news
-from receiver.jobs.projection import NewObservation
+from receiver.jobs.projection import NewAbsence, NewObservation
 from receiver.jobs.record_errors import cause
 from receiver.jobs.usual_times import learn_usual_times
 from receiver.lib.clock import iso, now_ms
-from receiver.openconnectors import client as upstream
+from receiver.openconnectors import client
+from receiver.openconnectors.client import Upstream
 from receiver.openconnectors.notifications import Notification
-from receiver.reconcile import followups
-from receiver.reconcile.followups import Claim
-from receiver.reconcile.pacing import Blocked, Lane, Road
+from receiver.reconcile import claims
+from receiver.reconcile.claims import Claim
+from receiver.reconcile.pacing import PacedVendor, Pacer
 from receiver.reconcile.results import NotSaved, save_result
+from receiver.reconcile.submissions import link, list_unclear
 from receiver.settings import Settings
 
 log = structlog.get_logger()
 
-MOST_LANES = 8  # instances asked at once
-LIST_PAGES = 5  # of the job list, newest first, looked through for jobs nobody told us of
+CHECK_SECONDS = 60  # between two looks for queues that are to be looked at
+MAX_INSTANCES = 8  # asked at once
+MAX_LIST_PAGES = 5  # of the job list, newest first, looked through for jobs nobody told us of
+MAX_FAILURES = 3  # questions in a row, of whatever jobs: then it is the instance
+OF_THE_INSTANCE = (401, 403, 429)
+NOT_THERE = (404, 410)
 
 
 @dataclass(slots=True)
@@ -51,9 +60,9 @@ class Report:
     """What a pass did.
 
     asked -- polls; ended -- those that told an ending. found -- jobs nobody had told us of.
-    errors, queued, redelivered, results -- records, deliveries, files. blocked -- instances left
+    errors, queued, redelivered, results -- records, deliveries, files. unsaved -- results that
+    cannot be had, and why. failed -- jobs the vendor failed for, and why. blocked -- instances left
     out or not finished, because their vendor failed. unclear -- submissions of unknown fate.
-    unsaved -- ended downloads whose file could not be had.
     """
 
     asked: int = 0
@@ -63,19 +72,30 @@ class Report:
     queued: int = 0
     redelivered: int = 0
     results: int = 0
+    unsaved: list[dict[str, str]] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
     unclear: list[dict[str, object]] = field(default_factory=list)
-    unsaved: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, other: "Report") -> None:
-        """Count what another lane did too."""
-        for name in ("asked", "ended", "found", "errors", "queued", "redelivered", "results"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.blocked += other.blocked
-        self.unsaved += other.unsaved
+        """Add what was done for another instance."""
+        for name, done in asdict(other).items():
+            setattr(self, name, getattr(self, name) + done)
 
 
-Work: TypeAlias = Callable[[Lane, Report], None]
+@dataclass(slots=True)
+class _Visit(PacedVendor):
+    """An instance while it is worked for.
+
+    failures -- of questions in a row. answered -- whether any question was, in all of the visit.
+    """
+
+    report: Report = field(default_factory=Report)
+    failures: int = 0
+    answered: bool = False
+
+
+Work = Callable[[_Visit], None]
 
 
 class Reconciler:
@@ -86,237 +106,287 @@ class Reconciler:
         settings: Settings,
         database: Database,
         intake: Intake,
-        vendor: upstream.Upstream,
+        vendor: Upstream,
         *,
         clock: Callable[[], int] = now_ms,
         sleep: Callable[[float], None] = time.sleep,
         actor: str = "receiver",
     ) -> None:
         self._settings, self._database, self._intake = settings, database, intake
-        self._clock, self._actor = clock, actor
+        self._vendor, self._clock, self._actor = vendor, clock, actor
         interval = max(1, round(1000 / settings.vendor_rate))
-        self._road = Road(database, vendor, interval, clock, sleep)
+        self.pacer = Pacer(database, interval, clock, sleep)
         self._vault = Vault(settings.encryption_keys)
 
     def one_pass(
         self, *, everything: bool = False, redeliver: bool = False, results: Path | None = None
     ) -> Report:
         """Ask for the jobs that are due, or for all under way; then fetch errors and results."""
-        with self._database.write() as session:
-            now = database_time(session, self._clock)
-            if followups.beat(session, now):
-                log.warning("after an outage of ours, all jobs under way are asked for")
+        self.beat()
+        with self._database.read() as session:
             names = registry.with_vendor_secrets(session)
-            patience = self._settings.overdue_after
-            unclear = followups.unclear_submissions(session, now, patience)
-            report = Report(
-                unclear=[
-                    {"at": iso(row.at), "instance": row.instance, "file": row.file}
-                    for row in unclear
-                ]
-            )
-
-        def lane(name: str) -> Report:
-            return self._lane(name, everything=everything, redeliver=redeliver, results=results)
-
-        # A lane for each instance, so that a dead vendor holds up nobody else's.
-        with ThreadPoolExecutor(MOST_LANES) as lanes:
-            for each in lanes.map(lane, names):
-                report.add(each)
+        work: list[Work] = [
+            partial(self._poll, everything=everything),
+            self._find,
+            self._fetch_errors,
+            partial(self._check_queue, redeliver=redeliver),
+        ]
+        if results is not None:
+            work.append(partial(self._save_results, folder=results))
+        report = Report()
+        # Each instance by itself, so that a dead vendor holds up nobody else's.
+        with ThreadPoolExecutor(MAX_INSTANCES) as threads:
+            for done in threads.map(lambda name: self._work(name, work), names):
+                report.add(done)
+        report.unclear = [
+            {"id": row.id, "at": iso(row.at), "instance": row.instance, "file": row.file}
+            for row in self._unclear()
+        ]
         return report
 
     def fetch_errors(self) -> bool:
-        """Fetch the errors that are due now; tell whether there were any."""
+        """Fetch the failed records that are due now; return whether there were any."""
         with self._database.read() as session:
-            waiting = failures.with_due_errors(session, database_time(session, self._clock))
-        report = Report()
-        for name in waiting:
-            self._attempt(name, report, self._fetch_errors)
-        return report.errors > 0
+            now = database_time(session, self._clock)
+            names = claims.instances_with_due_errors(session, now)
+        reports = [self._work(name, [self._fetch_errors]) for name in names]
+        return any(report.errors for report in reports)
+
+    def check_queues(self) -> bool:
+        """Ask what the vendor holds back, where nobody did lately; return False: no hurry."""
+        with self._database.read() as session:
+            names = registry.with_vendor_secrets(session)
+            due = claims.due_queues(session, names, database_time(session, self._clock))
+        for name in due:
+            with self._database.write() as session:
+                claimed = claims.note_queued(session, name, database_time(session, self._clock))
+            if claimed:
+                self._work(name, [partial(self._check_queue, redeliver=False)])
+        return False
 
     def beat(self) -> None:
-        """Say that this node is alive and can write."""
+        """Record that this node is alive and can write."""
         with self._database.write() as session:
-            followups.beat(session, database_time(session, self._clock))
+            if claims.beat(session, database_time(session, self._clock)):
+                log.warning("after an outage of ours, all jobs under way are asked for")
 
-    def _lane(
-        self, name: str, *, everything: bool, redeliver: bool, results: Path | None
-    ) -> Report:
-        report = Report()
+    def ask(self, instance: str, job: str, by: str, max_wait: int) -> Notification:
+        """Ask the vendor where a job stands, and record the answer. by -- who wants to know.
 
-        def work(lane: Lane, report: Report) -> None:
-            learn_usual_times(self._database, lane.instance)
-            self._poll(lane, report, everything=everything)
-            self._find(lane, report)
-            self._fetch_errors(lane, report)
-            self._look_at_queue(lane, report, redeliver=redeliver)
-            if results is not None:
-                self._save_results(lane, report, results)
+        max_wait -- ms until its turn. Raises UpstreamError (CircuitOpen where it is not its turn
+        in time), CredentialError, StoreError.
+        """
+        visit = self._visit(instance, max_wait)
+        return self._ask(visit, job, visit.wait(), f"asked for by {by}")
 
-        if not self._attempt(name, report, work):
-            report.blocked.append(name)
+    def resend(self, instance: str, max_wait: int) -> int:
+        """Have the vendor send what it holds back; return how many deliveries that were.
+
+        max_wait -- as in `ask`, whose errors it raises.
+        """
+        visit = self._visit(instance, max_wait)
+        return self._look_at_queue(visit, lambda _: visit.resend_queued())
+
+    def _visit(self, instance: str, max_wait: int | None = None) -> _Visit:
+        with self._database.read() as session:
+            found = registry.vendor_secrets(session, self._vault, instance)
+        if found is None:
+            raise CredentialError(f"{instance} has no vendor secrets to ask with")
+        return _Visit(instance, found, self._vendor, self.pacer, max_wait)
+
+    def _work(self, instance: str, work: Sequence[Work]) -> Report:
+        """Work for an instance until all is done, or until it fails as a whole."""
+        visit = None
+        try:
+            visit = self._visit(instance)
+            for each in work:
+                each(visit)
+            if visit.failures > 1 and not visit.answered:
+                raise UpstreamUnreachable("no question was answered")
+            self.pacer.close_circuit(instance)
+        except CircuitOpen:
+            pass
+        except UpstreamError as error:
+            log.warning("the vendor failed", instance=instance, error=str(error))
+            self.pacer.open_circuit(instance, error.retry_after)
+        except (CredentialError, StoreError) as error:
+            log.warning("no work for an instance", instance=instance, error=str(error))
+        else:
+            return visit.report
+        report = visit.report if visit else Report()
+        report.blocked.append(instance)
         return report
 
-    def _attempt(self, name: str, report: Report, work: Work) -> bool:
-        """Work for an instance until it is done or its vendor fails; tell which."""
+    @contextmanager
+    def _apart(self, visit: _Visit, question: str, job: str = "") -> Iterator[None]:
+        """Go on after the fault of one question; raise what is the instance's.
+
+        A refusal is an answer. Raises UpstreamError.
+        """
         try:
-            with self._database.read() as session:
-                vendors = registry.vendor_secrets(session, self._vault, name)
-            if vendors is None:
-                return True
-            work(Lane(name, vendors, self._road), report)
-        except Blocked:
-            return False
-        except CredentialError as error:
-            log.warning("vendor secrets cannot be used", instance=name, error=str(error))
-            return False
+            yield
+        except CircuitOpen:
+            raise
         except UpstreamError as error:
-            log.warning("the vendor failed", instance=name, error=str(error), reason=error.reason)
-            self._note_health(name, failed=True, retry_after=error.retry_after)
-            return False
-        except StoreError as error:
-            log.warning("the database failed", instance=name, error=str(error))
-            return False
-        self._note_health(name, failed=False)
-        return True
+            refused = isinstance(error, UpstreamRefused)
+            visit.failures = 0 if refused else visit.failures + 1
+            visit.answered |= refused
+            of_all = error.status in OF_THE_INSTANCE or error.retry_after is not None
+            if of_all or visit.failures >= MAX_FAILURES:
+                raise
+            place = {"instance": visit.instance, "job": job, "why": f"{question}: {error}"}
+            log.warning("the vendor failed for one question", **place)
+            if job:
+                visit.report.failed.append(place)
+        else:
+            visit.failures, visit.answered = 0, True
 
-    def _note_health(self, name: str, *, failed: bool, retry_after: int | None = None) -> None:
-        at_least = 1000 * (retry_after or 0)
-        with self._database.write() as session:
+    def _poll(self, visit: _Visit, *, everything: bool) -> None:
+        learn_usual_times(self._database, visit.instance)
+        overdue_after = self._settings.overdue_after
+        with self._database.read() as session:
             now = database_time(session, self._clock)
-            followups.note_health(session, name, now, failed=failed, at_least=at_least)
-
-    def _poll(self, lane: Lane, report: Report, *, everything: bool) -> None:
-        with self._database.read() as session:
-            claims = followups.due_polls(
-                session,
-                lane.instance,
-                database_time(session, self._clock),
-                self._settings.overdue_after,
-                everything=everything,
+            due = claims.due_polls(
+                session, visit.instance, now, overdue_after, everything=everything
             )
-        for claim in claims:
-            pause = followups.poll_pause(self._settings.overdue_after, claim.tries)
-            take = partial(followups.claim_poll, poll=claim, pause=pause)
-            if lane.turn(take):
-                self._ask(lane, report, claim)
+        for poll in due:
+            pause = claims.poll_pause(overdue_after, poll.tries)
+            with self._apart(visit, "status", poll.job):
+                at = visit.wait(partial(claims.claim_poll, poll=poll, pause=pause))
+                if at is not None:
+                    visit.report.asked += 1
+                    told = self._ask(visit, poll.job, at)
+                    visit.report.ended += is_ending(told.status)
 
-    def _ask(self, lane: Lane, report: Report, claim: Claim) -> None:
-        report.asked += 1
-        asked_at = self._now()
+    def _ask(
+        self, visit: _Visit, job: str, at: int | None, note: str | None = None
+    ) -> Notification:
+        """Ask for a job in the turn that was waited for, and record what is said of it."""
         try:
-            call = upstream.status(claim.job, lane.secrets.hub)
-            told = upstream.read_status(lane.send(call), claim.job)
+            told = client.read_status(visit.send(client.status(job, visit.secrets.hub)), job)
         except UpstreamRefused as error:
-            if error.status != 404:  # noqa: PLR2004
-                raise
-            log.warning("the vendor does not know this job", instance=lane.instance, job=claim.job)
-            return
-        self._observe(lane, told, asked_at)
-        report.ended += is_ending(told.status)
+            if error.status in NOT_THERE:
+                self._intake.record_absence(NewAbsence(visit.instance, job))
+            raise
+        self._record(visit, told, at, note)
+        return told
 
-    def _find(self, lane: Lane, report: Report) -> None:
-        """Look through the newest pages of the job list for what nobody told us."""
-        first = upstream.jobs(None, None, lane.secrets.hub)
-        try:
-            lane.turn()
-            asked_at = self._now()
-            for number, answer in enumerate(lane.pages(first)):
-                told = upstream.read_jobs(answer)
-                with self._database.read() as session:
-                    now = self._clock()
-                    ids = [str(each.job) for each in told]
-                    known = queries.open_jobs(session, lane.instance, ids)
-                news = [each for each in told if is_news(each, known.get(str(each.job)), now)]
-                for each in news:
-                    report.found += each.job not in known
-                    self._observe(lane, each, asked_at, "found in the vendor's job list")
-                if not news or number + 1 >= LIST_PAGES:
+    def _record(self, visit: _Visit, told: Notification, at: int | None, note: str | None) -> None:
+        polled = told.replace(source="poll", asked_at=at)
+        self._intake.observe(NewObservation(visit.instance, polled, note))
+
+    def _find(self, visit: _Visit) -> None:
+        """Learn from the newest pages of the job list what nobody told us."""
+        with self._apart(visit, "job list"):
+            at = visit.wait()
+            first = client.jobs(None, None, visit.secrets.hub)
+            for number, answer in enumerate(visit.pages(first), start=1):
+                news = self._learn(visit, client.read_jobs(answer), at)
+                if not news or number >= MAX_LIST_PAGES:
                     return
-        except (UpstreamRefused, UpstreamNonsense) as error:
-            if error.status == 401:  # noqa: PLR2004
-                raise
-            log.info("the vendor has no job list", instance=lane.instance, error=str(error))
 
-    def _now(self) -> int:
+    def _learn(self, visit: _Visit, listed: Sequence[Notification], at: int | None) -> bool:
+        """Record what is new of listed jobs; return whether anything was."""
+        unclear = list(self._unclear(visit.instance))
         with self._database.read() as session:
-            return database_time(session, self._clock)
+            now = database_time(session, self._clock)
+            ids = [str(told.job) for told in listed]
+            known = queries.open_jobs(session, visit.instance, ids)
+        news = False
+        for told in listed:
+            job = known.get(str(told.job))
+            if job is None or job.submitted_at is None:
+                self._link(unclear, told)
+            if is_news(told, job, now):
+                news = True
+                visit.report.found += job is None
+                self._record(visit, told, at, "found in the vendor's job list")
+        return news
 
-    def _observe(
-        self, lane: Lane, told: Notification, asked_at: int, note: str | None = None
-    ) -> None:
-        polled = told.replace(source="poll", asked_at=asked_at)
-        self._intake.observe(NewObservation(lane.instance, polled, note))
+    def _link(self, unclear: list[Submission], told: Notification) -> None:
+        """Link a listed job to the unclear submission that it came of, if it did."""
+        for submission in unclear:
+            observation = link(submission, told)
+            if observation is not None:
+                self._intake.observe(observation)
+                unclear.remove(submission)
+                return
 
-    def _fetch_errors(self, lane: Lane, report: Report) -> None:
+    def _unclear(self, *instances: str) -> Sequence[Submission]:
+        return list_unclear(self._database, self._settings, self._clock, instances or None)
+
+    def _fetch_errors(self, visit: _Visit) -> None:
         with self._database.read() as session:
-            claims = failures.due_errors(
-                session, lane.instance, database_time(session, self._clock)
-            )
-        for claim in claims:
-            if lane.turn(partial(failures.claim_errors, fetch=claim)):
-                self._fetch_errors_of(lane, report, claim)
+            now = database_time(session, self._clock)
+            due = claims.due_errors(session, visit.instance, now)
+        for fetch in due:
+            with self._apart(visit, "errors", fetch.job):
+                if visit.wait(partial(claims.claim_errors, fetch=fetch)) is not None:
+                    self._fetch_errors_of(visit, fetch)
 
-    def _fetch_errors_of(self, lane: Lane, report: Report, claim: Claim) -> None:
+    def _fetch_errors_of(self, visit: _Visit, fetch: Claim) -> None:
         entries: list[str] = []
         try:
-            first = upstream.errors(claim.job, None, lane.secrets.hub)
-            for page in lane.pages(first):
-                entries += upstream.read_entries(page)
+            for page in visit.pages(client.errors(fetch.job, None, visit.secrets.hub)):
+                entries += client.read_entries(page)
                 with self._database.write() as session:
-                    now = database_time(session, self._clock)
-                    if not failures.renew_errors(session, now, claim):
+                    if not claims.renew_errors(session, database_time(session, self._clock), fetch):
                         return  # another node's by now, or the job was reset
         except UpstreamRefused as error:
-            if error.status in (401, 403):  # our secrets are wrong, which can be mended
-                raise
-            log.warning("errors refused", instance=lane.instance, job=claim.job, error=str(error))
-            with self._database.write() as session:
-                failures.give_up_errors(session, claim)
-            return
-        named = [(entry, cause(entry)) for entry in entries]
+            if error.status not in OF_THE_INSTANCE:
+                with self._database.write() as session:
+                    claims.end_errors(session, fetch)  # the vendor has them no longer
+            raise
+        records = [(entry, cause(entry)) for entry in entries]
         with self._database.write() as session:
-            kept = failures.keep_errors(session, claim, named)
-        report.errors += len(entries) if kept else 0
+            if claims.end_errors(session, fetch):
+                replace_failed_records(session, fetch.instance, fetch.job, records)
+                visit.report.errors += len(records)
 
-    def _look_at_queue(self, lane: Lane, report: Report, *, redeliver: bool) -> None:
-        try:
-            lane.turn()
-            held = upstream.read_entries(lane.ask_queue())
-            if held and redeliver:
-                lane.turn()
-                self._note_redelivery(lane, len(held))
-                lane.ask_queue(resend=True)
-                report.redelivered += len(held)
-        except (UpstreamRefused, UpstreamNonsense) as error:
-            log.info("the vendor lists no queue", instance=lane.instance, error=str(error))
-            return
-        report.queued += len(held)
+    def _check_queue(self, visit: _Visit, *, redeliver: bool) -> None:
+        def resend(held: int) -> None:
+            self._audit_redelivery(visit.instance, held)
+            visit.resend_queued()
+            visit.report.redelivered += held
+
+        with self._apart(visit, "queue"):
+            visit.report.queued += self._look_at_queue(visit, resend if redeliver else None)
+
+    def _look_at_queue(self, visit: _Visit, resend: Callable[[int], None] | None) -> int:
+        """Ask what the vendor holds back, before a redelivery and after; return what it was."""
+        held = left = visit.count_queued()
+        if held and resend is not None:
+            resend(held)
+            left = visit.count_queued()
         with self._database.write() as session:
-            followups.note_queued(
-                session, lane.instance, database_time(session, self._clock), len(held)
-            )
+            now = database_time(session, self._clock)
+            claims.note_queued(session, visit.instance, now, left)
+        return held
 
-    def _note_redelivery(self, lane: Lane, held: int) -> None:
+    def _audit_redelivery(self, instance: str, held: int) -> None:
         with self._database.write() as session:
             audit.note(
                 session,
                 at=database_time(session, self._clock),
                 actor=self._actor,
                 action="redeliver",
-                subject=lane.instance,
+                subject=instance,
                 detail=f"{held} deliveries",
             )
 
-    def _save_results(self, lane: Lane, report: Report, folder: Path) -> None:
+    def _save_results(self, visit: _Visit, folder: Path) -> None:
         with self._database.read() as session:
-            claims = followups.downloads(
-                session, lane.instance, database_time(session, self._clock)
-            )
-        for claim in claims:
-            try:
-                report.results += save_result(lane, claim, folder)
-            except NotSaved as error:
-                place = {"instance": lane.instance, "job": claim.job, "why": str(error)}
-                report.unsaved.append(place)
-                log.warning("no result", **place)
+            now = database_time(session, self._clock)
+            found = claims.downloads(session, visit.instance, now)
+        for job, object_ in found:
+            with self._apart(visit, "result", job):
+                try:
+                    if save_result(visit, job, object_, folder):
+                        visit.report.results += 1
+                        with self._database.write() as session:
+                            now = database_time(session, self._clock)
+                            queries.note_fetched(session, job, visit.instance, now)
+                except NotSaved as error:
+                    place = {"instance": visit.instance, "job": job, "why": str(error)}
+                    visit.report.unsaved.append(place)
+                    log.warning("no result", **place)

@@ -1,17 +1,15 @@
-"""Saving the file of an ended download before the vendor drops it."""
+"""Saving the file of an ended download before the vendor deletes it."""
 
 import hashlib
 import secrets
 from pathlib import Path
 
 from receiver.errors import StoreUnavailable, UpstreamRefused
-from receiver.jobs.queries import note_fetched
 from receiver.openconnectors import client
 from receiver.openconnectors.shapes import MEDIA_TYPES
-from receiver.reconcile.followups import Claim
-from receiver.reconcile.pacing import Lane
+from receiver.reconcile.pacing import PacedVendor
 
-LONGEST_FILE_NAME = 200
+MAX_FILE_NAME = 200
 
 _SUFFIXES = {media_type: name for name, media_type in MEDIA_TYPES.items()}
 
@@ -20,21 +18,21 @@ class NotSaved(Exception):
     """A result cannot be had; the text says why."""
 
 
-def save_result(lane: Lane, claim: Claim, folder: Path) -> bool:
+def save_result(vendor: PacedVendor, job: str, object_: str | None, folder: Path) -> bool:
     """Save a job's file below `folder`, in its own format; False if it is there.
 
     Raises UpstreamError, NotSaved, and StoreUnavailable where the folder takes no more.
     """
-    stem = _stem(claim)
+    stem = _stem(vendor.instance, job)
     if any((folder / f"{stem}.{suffix}").exists() for suffix in (*MEDIA_TYPES, "bin")):
         return False
-    if not claim.object:
+    if not object_:
         raise NotSaved("its object is not known")
     refusal: UpstreamRefused | None = None
     for accepted in client.ACCEPTED:
-        lane.turn()
+        vendor.wait()
         try:
-            _save(lane, claim, accepted, folder / stem)
+            _save(vendor, client.result(job, object_, accepted, vendor.secrets.hub), folder / stem)
         except UpstreamRefused as error:
             if error.status not in client.WRONG_FORMAT:
                 raise NotSaved(str(error)) from None
@@ -44,29 +42,26 @@ def save_result(lane: Lane, claim: Claim, folder: Path) -> bool:
     raise NotSaved(str(refusal))
 
 
-def _save(lane: Lane, claim: Claim, accepted: str, target: Path) -> None:
-    call = client.result(claim.job, claim.object or "", accepted, lane.secrets.hub)
+def _save(vendor: PacedVendor, call: client.Call, target: Path) -> None:
     unfinished = target.with_name(f".{secrets.token_hex(8)}.part")  # nodes may share the folder
     try:
         with (
-            lane.road.vendor.stream(lane.secrets.authorization, call) as (content_type, pieces),
+            vendor.vendor.stream(vendor.secrets.authorization, call) as (content_type, pieces),
             unfinished.open("wb") as file,
         ):
             file.writelines(pieces)
         suffix = _SUFFIXES.get(content_type.partition(";")[0].strip().lower(), "bin")
         # Not with_suffix: a job's id may have points.
         unfinished.rename(target.with_name(f"{target.name}.{suffix}"))
-        with lane.road.database.write() as session:
-            note_fetched(session, claim.job, claim.instance, lane.road.clock())
     except OSError as error:
         raise StoreUnavailable(f"a result cannot be saved: {error.strerror}") from error
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def _stem(claim: Claim) -> str:
+def _stem(instance: str, job: str) -> str:
     """Name a result's file; no instance has a point in its name, so that no two share one."""
-    name = f"{claim.instance}.{claim.job}"
-    if len(name) <= LONGEST_FILE_NAME:
+    name = f"{instance}.{job}"
+    if len(name) <= MAX_FILE_NAME:
         return name
-    return f"{claim.instance}.{hashlib.sha256(claim.job.encode()).hexdigest()}"
+    return f"{instance}.{hashlib.sha256(job.encode()).hexdigest()}"

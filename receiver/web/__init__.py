@@ -14,6 +14,7 @@ from receiver.lib.ratelimit import Limits
 from receiver.lib.safe_http import SafeClient
 from receiver.metrics import Stored
 from receiver.openconnectors.client import Upstream
+from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings
 
 
@@ -31,6 +32,7 @@ class Services:
     clock: Callable[[], int]
     health: Health
     stored: Stored
+    reconciler: Reconciler
 
 
 def services() -> Services:

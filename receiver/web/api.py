@@ -17,14 +17,16 @@ from receiver.callbacks.events import EventRecord
 from receiver.callbacks.quarantine import Quarantine
 from receiver.database.engine import Session
 from receiver.database.models import Rejection
-from receiver.errors import Ambiguous, BodyGone, EventGone, NotFound
+from receiver.errors import Ambiguous, BodyGone, EventGone, JobEnded, NotFound
 from receiver.instances import audit
 from receiver.instances.tokens import Bearer
 from receiver.jobs import failed_records, queries
 from receiver.jobs.job import UNDER_WAY
+from receiver.jobs.projection import NewAbsence
 from receiver.jobs.queries import JobRecord
 from receiver.jobs.summary import summary
 from receiver.lib.clock import iso
+from receiver.reconcile import submissions
 from receiver.web import Services, schemas
 from receiver.web.auth import require_instance, require_scope
 from receiver.web.http import (
@@ -141,6 +143,27 @@ def show_timeline(services: Services, asked: ApiRequest[schemas.InstanceQuery]) 
     job = the_one(jobs_called(services, asked, optional(asked.query.instance)), asked.request.id)
     entries = queries.timeline(services.database, job.id, job.instance)
     return json_response(schemas.Timeline([schemas.timeline_entry(entry) for entry in entries]))
+
+
+def close_one(services: Services, asked: ApiRequest[schemas.InstanceQuery]) -> Response:
+    """Give a job up: it is `lost` until the vendor says another word of it."""
+    require_scope(asked.bearer, "operate")
+    instance = optional(asked.query.instance)
+    job = the_one(jobs_called(services, asked, instance), asked.request.id)
+    close_job(services, asked.bearer, job)
+    closed = the_one(jobs_called(services, asked, job.instance), asked.request.id)
+    return json_response(_shown_now(services)(closed))
+
+
+def close_job(services: Services, bearer: Bearer, job: JobRecord) -> None:
+    """Close a job for an operator. Raises JobEnded if there is nothing to close, StoreError."""
+    if job.outcome not in (*UNDER_WAY, "lost") and not job.job.conflict:
+        raise JobEnded(f"job {job.id} has ended: {job.outcome}")
+    with services.database.write() as session:
+        subject = f"{job.instance}/{job.id}"
+        at = services.clock()
+        audit.note(session, at=at, actor=bearer.name, action="job.close", subject=subject)
+    services.intake.record_absence(NewAbsence(job.instance, job.id, closed_by=bearer.name))
 
 
 def list_errors(services: Services, asked: ApiRequest[schemas.ErrorsQuery]) -> Response:
@@ -274,6 +297,27 @@ def record_entry(
     )
 
 
+def list_submissions(services: Services, asked: ApiRequest[schemas.InstancesQuery]) -> Response:
+    """List uploads and downloads whose fate nobody knows: cut off while they were sent."""
+    require_instance(asked.bearer, asked.query.instance)
+    reached = queries.reachable(asked.query.instance, asked.bearer.instances)
+    rows = submissions.list_unclear(services.database, services.settings, services.clock, reached)
+    return json_response({"submissions": [schemas.submission(row) for row in rows]})
+
+
+def dismiss(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Response:
+    """Look no longer for the job of a submission whose fate nobody knows."""
+    bearer, id_ = asked.bearer, asked.request.id
+    require_scope(bearer, "operate")
+    with services.database.write() as session:
+        row = submissions.dismiss_submission(session, id_, bearer.instances)
+        if row is None:
+            raise NotFound(f"no submission {id_} of unknown fate")
+        subject, at = f"{row.instance}/{id_}", services.clock()
+        audit.note(session, at=at, actor=bearer.name, action="submission.dismiss", subject=subject)
+    return json_response(schemas.submission(row))
+
+
 def show_summary(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Response:
     """Count what an operator looks at first."""
     now, overdue_after = services.clock(), services.settings.overdue_after
@@ -310,6 +354,23 @@ _DOCUMENTED = (
     route("/jobs/{id}", show_job, schemas.JobQuery, schemas.Job, *_OF_A_JOB),
     route("/jobs/{id}/events", show_timeline, schemas.InstanceQuery, schemas.Timeline, *_OF_A_JOB),
     route("/jobs/{id}/errors", list_errors, schemas.ErrorsQuery, schemas.ErrorPage, *_OF_A_JOB),
+    route(
+        "/jobs/{id}/close",
+        close_one,
+        schemas.InstanceQuery,
+        schemas.Job,
+        *_OF_A_JOB,
+        method="POST",
+    ),
+    route("/submissions", list_submissions, schemas.InstancesQuery, schemas.Submissions, 403),
+    route(
+        "/submissions/{id}/dismiss",
+        dismiss,
+        schemas.NoQuery,
+        schemas.Submission,
+        *(403, 404),
+        method="POST",
+    ),
     route("/events", list_events, schemas.EventsQuery, schemas.EventPage, 403),
     route("/events/{id}", show_event, schemas.NoQuery, schemas.Event, 404, 410),
     route("/events/{id}/body", show_body, schemas.NoQuery, None, 404, 410),

@@ -49,7 +49,7 @@ _HOP_BY_HOP = frozenset(  # RFC 9110, 7.6.1; and what is for the next proxy alon
     | {"proxy-authorization", "proxy-authenticate"}
 )
 _OURS = frozenset({"authorization", "host", "cookie", "content-length"})
-_NOT_PASSED_BACK = _HOP_BY_HOP | {"set-cookie"}
+_NOT_PASSED_BACK = _HOP_BY_HOP | {"set-cookie", "date"}  # our server writes the date
 _ABSOLUTE = re.compile("https?://[^/?#]*", re.IGNORECASE)
 
 

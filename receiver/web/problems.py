@@ -19,6 +19,7 @@ from receiver.errors import (
     CredentialError,
     EventGone,
     Forbidden,
+    JobEnded,
     NotFound,
     Overloaded,
     ReceiverError,
@@ -74,6 +75,7 @@ _TABLE: dict[type[ReceiverError], _Row] = {
     EventGone: _Row(410, "event_pruned", "The event is kept no longer"),
     BodyGone: _Row(410, "body_pruned", "The body is kept no longer"),
     Ambiguous: _Row(409, "ambiguous_job", "Several instances have this job"),
+    JobEnded: _Row(409, "job_ended", "The job has ended"),
     BadParameter: _Row(400, "bad_parameter", "A parameter is wrong"),
     TooSlow: _Row(503, "too_slow", "This question takes too long"),
     CredentialError: _Row(

@@ -34,8 +34,7 @@ from receiver.openconnectors import client, shapes
 from receiver.openconnectors.client import Answer
 from receiver.openconnectors.notifications import Notification, document, json_text
 from receiver.openconnectors.shapes import JobFacts
-from receiver.reconcile import followups
-from receiver.reconcile.pacing import Blocked, Lane, Road
+from receiver.reconcile import claims
 from receiver.web import Services, exchange
 from receiver.web.auth import authenticate, require_scope
 from receiver.web.exchange import Caller, Question, Reply, json_page, json_response, respond
@@ -170,7 +169,7 @@ class Relay:
         services, instance, job = self._services, asked.caller.instance, asked.route.job or ""
 
         def claim(session: Any, now: int) -> bool:  # noqa: ANN401 - passed on
-            return followups.claim_status(
+            return claims.claim_status(
                 session,
                 instance,
                 job,
@@ -179,12 +178,9 @@ class Relay:
                 interval=1000 * STATUS_SECONDS,
             )
 
-        try:
-            if not self._lane(asked.caller).turn(claim if line else None, 1000 * STATUS_SECONDS):
-                return None
-        except Blocked:
-            message = "the vendor is left alone for now: it failed, or others ask before this"
-            raise UpstreamUnreachable(message, 503, STATUS_SECONDS) from None
+        pacer, wait = services.reconciler.pacer, 1000 * STATUS_SECONDS
+        if pacer.wait_turn(instance, claim if line else None, wait) is None:
+            return None
         if line is None and self._stored(asked):
             return None  # another node has asked while this one waited for its turn
         reply, told = self._learn(asked, "asked for by a client", STATUS_SECONDS)
@@ -195,10 +191,9 @@ class Relay:
             status = shapes.both_vocabularies(document(reply.body))
             reply.replace_body(json_text(status).encode())
         elif reply.status in (429, 503):
-            wait = shapes.read_retry_after(reply.headers.get("retry-after", ""), time.time()) or 0
-            with suppress(StoreError), services.database.write() as session:
-                now = database_time(session, services.clock)
-                followups.note_health(session, instance, now, failed=True, at_least=1000 * wait)
+            left = shapes.read_retry_after(reply.headers.get("retry-after", ""), time.time())
+            with suppress(StoreError):
+                pacer.open_circuit(instance, left)
         return respond(reply, asked)
 
     def _learn(
@@ -285,12 +280,6 @@ class Relay:
             told.failed or known.failed,
         ):
             observe(self._services, NewObservation(instance, told.replace(source="poll"), note))
-
-    def _lane(self, caller: Caller) -> Lane:
-        interval = max(1, round(1000 / self._services.settings.vendor_rate))
-        services = self._services
-        road = Road(services.database, services.vendor, interval, services.clock)
-        return Lane(caller.instance, caller.secrets, road)
 
 
 class _OneAtATime:

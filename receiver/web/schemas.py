@@ -7,6 +7,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from receiver.callbacks.events import EventRecord
 from receiver.callbacks.rejections import RejectionRecord
+from receiver.database.models import Submission as SubmissionRow
 from receiver.jobs.job import Outcome
 from receiver.jobs.queries import Entry, JobRecord
 from receiver.lib.clock import iso
@@ -224,6 +225,24 @@ class VerifiedAgain(Struct):
     verified: int
 
 
+class Submission(Struct):
+    """An upload or download that was cut off while it was sent: its job may exist."""
+
+    id: str
+    instance: str
+    at: Time
+    object: str | None
+    file: str | None
+    submitted: Annotated[int | None, Meta(description="Records")]
+    submitted_by: str
+
+
+class Submissions(Struct):
+    """Submissions whose fate nobody knows, oldest first."""
+
+    submissions: list[Submission]
+
+
 class Summary(Struct):
     """What an operator looks at first. `queued_at_vendor` is null until the vendor was asked."""
 
@@ -262,6 +281,19 @@ def job(record: JobRecord, now: int, overdue_after: int) -> Job:
         record.is_overdue(now, overdue_after),
         payload and msgspec.Raw(payload.encode()),
         record.events,
+    )
+
+
+def submission(row: SubmissionRow) -> Submission:
+    """Show a submission."""
+    return Submission(
+        row.id,
+        row.instance,
+        str(iso(row.at)),
+        row.object,
+        row.file,
+        row.submitted,
+        row.submitted_by,
     )
 
 

@@ -21,7 +21,7 @@ from receiver.openconnectors import client, shapes
 from receiver.openconnectors.client import UPLOAD_SECONDS, Answer
 from receiver.openconnectors.notifications import UNSTORABLE, Notification, document
 from receiver.openconnectors.shapes import CALLBACK_URL_HEADER
-from receiver.reconcile import followups
+from receiver.reconcile.submissions import begin_submission, end_submission
 from receiver.web import Services, exchange
 from receiver.web.exchange import Caller, Question, respond
 from receiver.web.uploads import count_upload, form_field
@@ -133,12 +133,12 @@ class Submitter:
                 subject=f"{caller.instance}/{facts.object or ''}",
                 detail=facts.file or "",
             )
-            return followups.begin_submission(session, submission)
+            return begin_submission(session, submission)
 
     def _end(self, submission: str, state: str) -> None:
         try:
             with self._services.database.write() as session:
-                followups.end_submission(session, submission, state)
+                end_submission(session, submission, state)
         except StoreError as error:
             log.warning("a submission's fate could not be recorded", error=str(error))
 

@@ -17,12 +17,12 @@ from receiver.alarms.watcher import Watcher
 from receiver.app import create_app
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry, tokens
-from receiver.jobs import failed_records as failures
+from receiver.jobs.failed_records import replace_failed_records
 from receiver.jobs.projection import NewObservation
 from receiver.openconnectors.notifications import Notification
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
-from receiver.reconcile import followups
-from receiver.reconcile.followups import Claim
+from receiver.reconcile import claims
+from receiver.reconcile.claims import Claim
 from receiver.settings import Settings
 
 MINUTE = 60_000
@@ -203,8 +203,8 @@ class Showcase:
             entry = {"lineNumber": line * 7 + 3, "message": told, "record": {name: value}}
             entries.append((json.dumps(entry), message.format("…")))
         with self.services.database.write() as session:
-            claim = Claim(job, instance, None, None, -1)
-            failures.keep_errors(session, claim, entries)
+            claims.end_errors(session, Claim(instance, job, -1))
+            replace_failed_records(session, instance, job, entries)
 
     def _today(self) -> None:
         """What an operator should find this morning."""
@@ -216,8 +216,7 @@ class Showcase:
         self._story()
         self._refusals()
         with self.services.database.write() as session:
-            followups.take_turn(session, "hubspot-eu", self.now - HOUR, 1000)
-            followups.note_queued(session, "hubspot-eu", self.now - 4 * MINUTE, 3)
+            claims.note_queued(session, "hubspot-eu", self.now - 4 * MINUTE, 3)
 
     def _story(self) -> None:
         """One job with everything: late and repeated callbacks, failed records, a payload."""

@@ -11,9 +11,10 @@ from visiting import PHONE, WIDE, Dashboard, served
 
 from receiver.alarms import watcher as alarms
 from receiver.instances import tokens
-from receiver.jobs import failed_records as failures
-from receiver.reconcile import followups
-from receiver.reconcile.followups import Claim
+from receiver.jobs.failed_records import replace_failed_records
+from receiver.reconcile import claims
+from receiver.reconcile.claims import Claim
+from receiver.reconcile.submissions import begin_submission, end_submission
 from receiver.web.dashboard.formatting import shown
 
 BIDI = "\u202e\u2066\u200f\u061c\u2028"
@@ -71,11 +72,12 @@ def _tell(showcase: Showcase, job: str, text: str) -> None:
             showcase.call(showcase.now, instance, told, **{"Elements-Webhook-Id": _header(text)})
     showcase.call(showcase.now, "gooddata", json.dumps(told).encode(), _header(text))
     with showcase.services.database.write() as session:
-        claim = Claim(job, "gooddata", None, None, -1)
-        failures.keep_errors(session, claim, [(json.dumps({text: text}), text)] * 3)
+        claims.end_errors(session, Claim("gooddata", job, -1))
+        records = [(json.dumps({text: text}), text)] * 3
+        replace_failed_records(session, "gooddata", job, records)
         values = {"instance": "gooddata", "at": 1, "object": text, "file": text, "submitted": 1}
-        submission = followups.begin_submission(session, {**values, "submitted_by": text})
-        followups.end_submission(session, submission, "unclear")
+        submission = begin_submission(session, {**values, "submitted_by": text})
+        end_submission(session, submission, "unclear")
 
 
 def _header(text: str) -> str:

@@ -12,9 +12,9 @@ from visiting import Guest
 
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry, tokens
-from receiver.jobs.failed_records import keep_errors
+from receiver.jobs.failed_records import replace_failed_records
 from receiver.openconnectors.signatures import SignatureKey
-from receiver.reconcile.followups import Claim
+from receiver.reconcile.claims import Claim, end_errors
 from receiver.web.dashboard import jobs as job_list
 from receiver.web.dashboard.jobs import cell
 
@@ -252,7 +252,8 @@ def test_failed_records_are_grouped_and_listed(guest):
     call(guest.receiver, **DONE)
     with guest.receiver.services.database.write() as session:
         entries = [(json.dumps({"line": line}), f"cause {line % 3}") for line in range(60)]
-        keep_errors(session, Claim("1", "default", None, None, -1), entries)
+        end_errors(session, Claim("default", "1", -1))
+        replace_failed_records(session, "default", "1", entries)
     shown = guest.get("/jobs/1").text
     assert len(re.findall("20 \N{MULTIPLICATION SIGN}", shown)) == 3
     first = guest.get("/jobs/1/errors").text

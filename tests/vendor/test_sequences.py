@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from standin import BAD_ROWS, ROWS, Between, between, made_elsewhere, until
+from standin import BAD_ROWS, INSTANCES, ROWS, Between, between, made_elsewhere, until
 
 from receiver.instances import tokens
 
@@ -227,3 +227,31 @@ def test_the_seeds_table_with_tabs_is_counted_and_loaded(relay):
     known = relay.ended(relay.uploaded(table))
     assert (known["outcome"], known["records"]["submitted"]) == ("succeeded", 2)
     assert ROWS
+
+
+def test_the_time_that_the_vendor_asks_for_is_kept_by_every_node(make_database):
+    now = [1_700_000_000_000]
+    with between(make_database("sqlite"), clock=lambda: now[0]) as relay:
+        relay.faults(drop_callbacks=True)
+        job = relay.uploaded()
+        relay.ended_at_vendor(job)
+        limit = {"status": 429, "times": len(INSTANCES), "retry_after": "600"}
+        relay.faults(drop_callbacks=True, answer=limit)
+        assert relay.reconciler().one_pass(everything=True).unclear == []
+        asked = relay.sandbox.stage.totals()
+        now[0] += 590_000
+        assert set(relay.reconciler().one_pass(everything=True).blocked) == set(INSTANCES)
+        told = relay.vendors("GET", f"/bulk/{job}/status")
+        assert (told.status_code, told.json()["status"]) == (200, "CREATED")  # the store's
+        assert relay.sandbox.stage.totals() == asked
+        now[0] += 20_000
+        relay.reconciler().one_pass(everything=True)
+        assert relay.job(job)["outcome"] == "succeeded"
+
+
+def test_a_client_that_asks_too_often_is_told_how_long_to_wait(relay):
+    limit = {"status": 429, "times": 1, "retry_after": "120"}
+    relay.faults(answer=limit)
+    told = relay.vendors("GET", "/objects")
+    assert (told.status_code, told.headers["Retry-After"]) == (429, "120")
+    assert relay.asked("GET /objects") == 1

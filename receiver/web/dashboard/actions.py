@@ -7,14 +7,14 @@ from typing import Any
 from flask import Response, request, url_for
 
 from receiver.callbacks.quarantine import Quarantine
+from receiver.callbacks.trigger import send_test
 from receiver.database.engine import Session
 from receiver.database.models import Rejection
 from receiver.errors import CredentialError, NotFound
 from receiver.instances import keys as signature_keys
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES
-from receiver.reconcile.actions import Actions
 from receiver.web import services
-from receiver.web.api import record_entry
+from receiver.web.api import close_job, record_entry
 from receiver.web.auth import current_bearer, require_instance, require_scope
 from receiver.web.dashboard.auditing import note
 from receiver.web.dashboard.instances import the_instance
@@ -22,6 +22,8 @@ from receiver.web.dashboard.job import called
 from receiver.web.dashboard.pages import blueprint, page
 from receiver.web.dashboard.refusals import the_refusal
 from receiver.web.dashboard.sign_in import see, tell
+
+MAX_WAIT_MS = 5_000  # for a turn to ask the vendor; it holds a thread
 
 View = Callable[..., Response]
 
@@ -61,9 +63,29 @@ def ask(id: str) -> Response:  # noqa: A002
             f"One request goes to the vendor with the secrets of {row.instance}.",
             "The answer enters the timeline as a poll, and may change the outcome.",
         )
-    told = _actions().ask(row.instance, row.id, current_bearer().name)
+    told = services().reconciler.ask(row.instance, row.id, current_bearer().name, MAX_WAIT_MS)
     _done("job.ask", f"{row.instance}/{row.id}", f"the vendor says {told.status}")
     return _back(back, f"The vendor says {told.status}.")
+
+
+@acts("/jobs/<string:id>/close")
+def close(id: str) -> Response:  # noqa: A002
+    """Give a job up."""
+    rows = called(id)
+    if len(rows) != 1:
+        raise NotFound(f"No job {id} is known there.")
+    row = rows[0]
+    back = url_for("dashboard.job", id=row.id, instance=row.instance)
+    if request.method == "GET":
+        return _confirm(
+            f"Close job {row.id}",
+            "Close it",
+            back,
+            "Its outcome becomes `lost`, and the vendor is no longer asked for it.",
+            "Any later callback opens it again.",
+        )
+    close_job(services(), current_bearer(), row)
+    return _back(back, "The job is closed.")
 
 
 @acts("/instances/<string:name>/resend")
@@ -79,7 +101,7 @@ def resend(name: str) -> Response:
             "Each comes as a callback; those that are known already change nothing.",
             "The vendor's queue may be the whole organization's: other receivers get theirs too.",
         )
-    held = _actions().resend(name)
+    held = services().reconciler.resend(name, MAX_WAIT_MS)
     _done("deliveries.resend", name, f"{held} were queued")
     told = (
         f"The vendor was told to send {held} again." if held else "The vendor holds back nothing."
@@ -100,7 +122,8 @@ def test(name: str) -> Response:
             f"A callback signed with the newest key of {name} goes to {public}, proxy and all.",
             "It is kept as an event of the kind other, marked as a test, and touches no job.",
         )
-    tested = _actions().test(name)
+    given = services()
+    tested = send_test(given.settings, given.database, given.vault, name, given.clock())
     _done("instance.test", name, f"{tested.status or 'no answer'}")
     if tested.status == 200:  # noqa: PLR2004
         return _back(back, "The test callback was verified and stored.")
@@ -208,13 +231,6 @@ def _back(path: str, told: str) -> Response:
 def _done(action: str, subject: str, detail: str) -> None:
     with services().database.write() as session:
         note(session, action, subject, detail)
-
-
-def _actions() -> Actions:
-    given = services()
-    return Actions(
-        given.settings, given.database, given.intake, given.vault, given.vendor, given.clock
-    )
 
 
 def _record_entry() -> Callable[[Session, Rejection, str], None]:

@@ -1,18 +1,18 @@
 """/: how it stands, at one look; to a stranger, the door."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from flask import Response, g, request
 from markupsafe import Markup
 
 from receiver.alarms.conditions import kind_of
+from receiver.database.models import Submission
 from receiver.jobs.queries import ENDED
 from receiver.jobs.summary import MAX_COUNTED, Overview, Summary, overview
 from receiver.lib.clock import DAY_MS, HOUR_MS
-from receiver.reconcile import followups
+from receiver.reconcile.submissions import list_unclear
 from receiver.web import services
 from receiver.web.auth import current_bearer
 from receiver.web.dashboard.formatting import ago, left
@@ -83,7 +83,7 @@ def front() -> Response:
         alarms={kind_of(kind).title: n for kind, n in sorted(found.alarms.items())},
         silences=_heard(found),
         picture=_picture(frozenset(found.ended.items()), first, window),
-        unclear=_unclear(now) if counts.unclear_submissions else (),
+        unclear=_unclear() if counts.unclear_submissions else (),
     )
 
 
@@ -95,10 +95,10 @@ def _picture(ended: frozenset[tuple[tuple[int, str], int]], first: int, window: 
     return part("picture", chart(dict(ended), first, window.width, window.places), window, WINDOWS)
 
 
-def _unclear(now: int) -> list[Any]:
-    with services().database.read() as session:
-        found = followups.unclear_submissions(session, now, services().settings.overdue_after)
-    return [row for row in found if current_bearer().may_see(row.instance)]
+def _unclear() -> Sequence[Submission]:
+    given = services()
+    reached = current_bearer().instances
+    return list_unclear(given.database, given.settings, given.clock, reached)
 
 
 def _shown(counters: Iterable[Counter]) -> Markup:

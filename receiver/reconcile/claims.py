@@ -1,0 +1,190 @@
+"""The work that nodes share, and how one of them takes it. Functions take a Session."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, and_, case, exists, or_, select, tuple_, update
+from sqlalchemy.orm import Session
+
+from receiver.database.engine import upsert
+from receiver.database.leases import claim, is_due
+from receiver.database.models import IS_UNDER_WAY, Facet, Heartbeat, Instance, JobRow, Pace
+from receiver.jobs.job import Job
+from receiver.jobs.queries import HAS_NO_END, IS_LATE, JOBS_AND_USUAL
+from receiver.lib.clock import HOUR_MS, MINUTE_MS
+
+LEASE_MS = 30_000  # until work that a node claimed and never finished may be claimed again
+OUTAGE_MS = 5 * MINUTE_MS
+QUEUE_MS = 5 * MINUTE_MS  # between two looks at what the vendor holds back
+MAX_POLL_PAUSE_MS = 6 * HOUR_MS  # between two polls of one job
+MAX_FETCH_PAUSE_MS = LEASE_MS * 2**8  # between two attempts to fetch one job's failed records
+MAX_BROUGHT_FORWARD = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that this node, and no other, shall ask the vendor about."""
+
+    instance: str
+    job: str
+    tries: int
+
+    @property
+    def key(self) -> dict[str, str]:
+        """The job's primary key."""
+        return {"instance": self.instance, "id": self.job}
+
+
+# --- polls
+
+
+def due_polls(
+    session: Session, instance: str, now: int, overdue_after: int, *, everything: bool
+) -> list[Claim]:
+    """Return the jobs of an instance that should be asked for, longest waiting first."""
+    # One that ended in two ways is asked for at once.
+    overdue = and_(JobRow.poll_at.is_(None), or_(IS_LATE, ~HAS_NO_END))
+    due = or_(overdue, is_due(JobRow.poll_at, now, MAX_POLL_PAUSE_MS))
+    jobs = select(JobRow.id, JobRow.polls).select_from(JOBS_AND_USUAL)
+    open_ = jobs.where(Facet.instance == instance, IS_UNDER_WAY).order_by(JobRow.first_seen_at)
+    statement = open_ if everything else open_.where(due)
+    rows = session.execute(statement, {"now": now, "overdue_after": overdue_after})
+    return [Claim(instance, *row) for row in rows]
+
+
+def poll_pause(overdue_after: int, tries: int) -> int:
+    """Return the ms between two polls of one job."""
+    return min(MAX_POLL_PAUSE_MS, overdue_after << min(tries, 20))
+
+
+def claim_poll(session: Session, now: int, poll: Claim, pause: int) -> bool:
+    """Take a poll for `pause` ms; False if another node did, or nothing is left to ask."""
+    lease = {"poll_at": now + pause, "polls": poll.tries + 1}
+    return claim(session, JobRow, poll.key, {"polls": poll.tries}, lease, IS_UNDER_WAY)
+
+
+def claim_status(
+    session: Session, instance: str, job: str, now: int, *, overdue_after: int, interval: int
+) -> bool:
+    """Take the asking for a job that a client wants to know of now; False if it was asked lately.
+
+    interval -- ms between two such questions, over all nodes. The next poll of our own is put off
+    as if this were one of them; so its time tells when the last question was.
+    """
+    key = {"instance": instance, "id": job}
+    polls = session.scalar(select(JobRow.polls).filter_by(**key))
+    if polls is None:
+        return False
+    pause = poll_pause(overdue_after, max(polls - 1, 0))
+    lately = JobRow.poll_at.between(now + pause - interval + 1, now + MAX_POLL_PAUSE_MS)
+    long_ago = or_(JobRow.poll_at.is_(None), ~lately)
+    return claim(session, JobRow, key, {"polls": polls}, {"poll_at": now + pause}, long_ago)
+
+
+# --- failed records
+
+
+def instances_with_due_errors(session: Session, now: int) -> list[str]:
+    """Name the instances with failed records to fetch, and vendor secrets to fetch them with."""
+    can = Instance.element_token.is_not(None) & Instance.user_secret.is_not(None)
+    # For each instance one look into the index: asked for the instances of such jobs, SQLite would
+    # read all jobs there are.
+    due = exists().where(JobRow.instance == Instance.name, *_errors_due(now))
+    return list(session.scalars(select(Instance.name).where(can, due)))
+
+
+def due_errors(session: Session, instance: str, now: int) -> list[Claim]:
+    """Return the ended jobs of an instance whose failed records are still to be fetched."""
+    due = JobRow.instance == instance, *_errors_due(now)
+    rows = session.execute(select(JobRow.id, JobRow.errors_tries).where(*due))
+    return [Claim(instance, *row) for row in rows]
+
+
+def claim_errors(session: Session, now: int, fetch: Claim) -> bool:
+    """Take the fetching of a job's failed records; False if another node did."""
+    pause = min(MAX_FETCH_PAUSE_MS, LEASE_MS * 2 ** min(fetch.tries, 20))
+    seen, pending = {"errors_tries": fetch.tries}, JobRow.errors_at.is_not(None)
+    lease = {"errors_at": now + pause, "errors_tries": fetch.tries + 1}
+    return claim(session, JobRow, fetch.key, seen, lease, pending)
+
+
+def renew_errors(session: Session, now: int, fetch: Claim) -> bool:
+    """Hold a claimed fetching for longer; False if it is another node's by now."""
+    until = now + LEASE_MS
+    longer = case((JobRow.errors_at > until, JobRow.errors_at), else_=until)
+    return _move_errors(session, fetch, longer)
+
+
+def end_errors(session: Session, fetch: Claim) -> bool:
+    """End a claimed fetching; False if the job was reset, or erased, meanwhile."""
+    return _move_errors(session, fetch, None)
+
+
+def _move_errors(session: Session, fetch: Claim, errors_at: object) -> bool:
+    seen, pending = {"errors_tries": fetch.tries + 1}, JobRow.errors_at.is_not(None)
+    return claim(session, JobRow, fetch.key, seen, {"errors_at": errors_at}, pending)
+
+
+def _errors_due(now: int) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return JobRow.errors_at.is_not(None), is_due(JobRow.errors_at, now, MAX_FETCH_PAUSE_MS)
+
+
+# --- files, the vendor's queue, outages
+
+
+def downloads(session: Session, instance: str, now: int) -> Sequence[tuple[str, str | None]]:
+    """Return (id, object) of ended downloads whose files the vendor should still have."""
+    jobs = select(JobRow.id, JobRow.registers).join(Facet, Facet.facet == JobRow.facet)
+    ended = Facet.direction == "DOWNLOAD", Facet.outcome.in_(("succeeded", "partial"))
+    of_instance = Facet.instance == instance, JobRow.instance == instance
+    rows = session.execute(
+        jobs.where(*of_instance, *ended, JobRow.files_expire_at > now).order_by(
+            JobRow.files_expire_at
+        )
+    )
+    return [(id_, Job.decode(registers).text("object")) for id_, registers in rows]
+
+
+def due_queues(session: Session, instances: Sequence[str], now: int) -> list[str]:
+    """Return those instances whose queue at the vendor was not looked at lately."""
+    lately = Pace.queued_asked_at.between(now - QUEUE_MS + 1, now)
+    seen = set(session.scalars(select(Pace.instance).where(lately)))
+    return [name for name in instances if name not in seen]
+
+
+def note_queued(session: Session, instance: str, now: int, queued: int | None = None) -> bool:
+    """Record how many deliveries the vendor holds back; without a number, take the asking.
+
+    False if another node took that lately.
+    """
+    values = {"queued_asked_at": now, **({} if queued is None else {"queued": queued})}
+    turn = {"instance": instance, "next_at": 0, "failures": 0, "blocked_until": 0}
+    recent = Pace.queued_asked_at.between(now - QUEUE_MS + 1, now)
+    due = or_(Pace.queued_asked_at.is_(None), ~recent) if queued is None else None
+    statement = upsert(session, Pace).values(**turn, **values)
+    statement = statement.on_conflict_do_update(
+        index_elements=[Pace.instance], set_=values, where=due
+    )
+    return session.scalar(statement.returning(Pace.instance)) is not None
+
+
+def beat(session: Session, now: int) -> bool:
+    """Record that a node lives; True if none did for a while, and polls were brought forward."""
+    last = session.scalar(select(Heartbeat.at)) or 0
+    at = now if last > now + OUTAGE_MS else max(now, last)  # far ahead: a clock was wrong
+    if not claim(session, Heartbeat, {}, {"at": last}, {"at": at}):
+        return False
+    if last == 0 or now - last < OUTAGE_MS:
+        return False
+    # Not all of a million: callbacks would wait for their rows. These alone take hours to ask for.
+    longest = (
+        select(JobRow.instance, JobRow.id)
+        .where(IS_UNDER_WAY)
+        .order_by(JobRow.first_seen_at)
+        .limit(MAX_BROUGHT_FORWARD)
+        .with_for_update(skip_locked=True)
+    )
+    forward = update(JobRow).where(tuple_(JobRow.instance, JobRow.id).in_(longest))
+    aside = {"synchronize_session": False}
+    session.execute(forward.values(poll_at=now).execution_options(**aside))
+    return True

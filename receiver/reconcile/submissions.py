@@ -1,0 +1,97 @@
+"""What was sent to the vendor to create a job, and what became of it. Functions take a Session.
+
+A submission whose answer never came is unclear: the job may be there. It is linked to the job once
+that stands in the vendor's list, or dismissed by hand.
+"""
+
+import secrets
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from sqlalchemy import and_, or_, select, update
+from sqlalchemy.orm import Session
+
+from receiver.database.engine import Database, database_time
+from receiver.database.models import Submission
+from receiver.jobs.projection import NewObservation
+from receiver.lib.clock import HOUR_MS, MINUTE_MS
+from receiver.openconnectors.notifications import Notification
+from receiver.settings import Settings
+
+MAX_SKEW_MS = 5 * MINUTE_MS  # of the vendor's clock
+MAX_UPLOAD_MS = HOUR_MS  # from the sending to the job's creation
+
+
+def begin_submission(session: Session, values: dict[str, Any]) -> str:
+    """Record what is about to be sent; return the id of the submission."""
+    submission_id = secrets.token_hex(16)
+    session.add(Submission(id=submission_id, state="sending", job=None, **values))
+    return submission_id
+
+
+def end_submission(session: Session, submission_id: str, state: str) -> None:
+    """Record what became of a submission that gave no job: refused or unclear."""
+    session.execute(update(Submission).where(Submission.id == submission_id).values(state=state))
+
+
+def list_unclear(
+    database: Database,
+    settings: Settings,
+    clock: Callable[[], int],
+    instances: Collection[str] | None = None,
+) -> Sequence[Submission]:
+    """Return submissions whose fate nobody knows: cut off, or their node died while sending.
+
+    instances -- None is all.
+    """
+    with database.read() as session:
+        before = database_time(session, clock) - settings.overdue_after
+        stuck = and_(Submission.state == "sending", Submission.at < before)
+        statement = select(Submission).where(or_(Submission.state == "unclear", stuck))
+        if instances is not None:
+            statement = statement.where(Submission.instance.in_(instances))
+        return session.scalars(statement.order_by(Submission.at)).all()
+
+
+def dismiss_submission(
+    session: Session, submission_id: str, instances: Collection[str] | None
+) -> Submission | None:
+    """Look no longer for the job of a submission; None if its fate is known, or out of reach.
+
+    instances -- that are in reach; None is all.
+    """
+    row = session.get(Submission, submission_id, with_for_update=True)
+    if row is None or row.state not in ("sending", "unclear"):
+        return None
+    if instances is not None and row.instance not in instances:
+        return None
+    row.state = "dismissed"
+    return row
+
+
+def link(submission: Submission, told: Notification) -> NewObservation | None:
+    """Return what says that a listed job is that of an unclear submission; None if it is not."""
+    if submission.object is None or submission.object != told.object:
+        return None
+    if told.file is not None and told.file != submission.file:
+        return None
+    if told.completed_at and told.reported is not None and submission.submitted is not None:
+        # What the vendor counts, all or those loaded, is not documented.
+        counts = told.reported, told.reported + (told.failed or 0)
+        if submission.submitted not in counts:
+            return None
+    if told.created_at is not None:
+        took = told.created_at - submission.at
+        if not -MAX_SKEW_MS <= took <= MAX_UPLOAD_MS:
+            return None
+    found = told.replace(
+        source="submission",
+        object=told.object or submission.object,
+        file=told.file or submission.file,
+        submitted=submission.submitted,
+        submitted_at=submission.at,
+    )
+    note = "found in the vendor's job list; its upload was cut off"
+    return NewObservation(
+        submission.instance, found, note, callback_due=True, submission=submission.id
+    )
