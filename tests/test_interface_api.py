@@ -11,6 +11,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nodes import eventually
 from receiving import KEY, Receiver
 
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
@@ -192,7 +193,9 @@ def test_over_600_refusals_a_minute_are_429_but_a_right_signature_gets_through(
 def test_refusals_are_listed_without_what_was_sent(receiver):
     receiver.call_back(b'{"secret": "body"}', key=OTHER)
     receiver.client.post("/callbacks/default", data=b"x")
-    listed = receiver.get("/rejections").json["rejections"]
+    listed = eventually(
+        lambda: len(found := receiver.get("/rejections").json["rejections"]) == 2 and found
+    )
     assert [(row["reason"], row["size"]) for row in listed] == [
         ("missing", 1),
         ("bad_signature", 18),

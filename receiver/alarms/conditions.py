@@ -328,12 +328,14 @@ def _examples(
     **values: int,
 ) -> list[tuple[str, int, tuple[Id, ...]]]:
     """Return for each group the number of its rows, and the ids of some."""
+    # In a function, or SQLite reads all rows there are in the order of their instances.
+    alike = func.coalesce(group, "")
     ranked = (
         select(
             group.label("instance"),
             id_.label("id"),
-            func.row_number().over(partition_by=group, order_by=(order, id_)).label("place"),
-            func.count().over(partition_by=group).label("affected"),
+            func.row_number().over(partition_by=alike, order_by=(order, id_)).label("place"),
+            func.count().over(partition_by=alike).label("affected"),
         )
         .where(*conditions)
         .subquery()
