@@ -22,16 +22,17 @@ fail() {
 [ $# -eq 1 ] || fail "usage: backup.sh FOLDER"
 [ -d "$1" ] || fail "$1 is not a folder"
 [ -z "${RECEIVER_DATABASE_URL_FILE:-}" ] || RECEIVER_DATABASE_URL=$(cat "$RECEIVER_DATABASE_URL_FILE")
-export RECEIVER_DATABASE_URL="${RECEIVER_DATABASE_URL:-}"
+export RECEIVER_DATABASE_URL="${RECEIVER_DATABASE_URL:-sqlite:///receiver.db}"
 name=$1/receiver-$(date -u +%Y%m%dT%H%M%SZ)
 python=${PYTHON:-python3}
 here=$(dirname "$0")
 
 case $RECEIVER_DATABASE_URL in
 sqlite:///*)
+    [ -f "${RECEIVER_DATABASE_URL#sqlite:///}" ] || fail "there is no database at ${RECEIVER_DATABASE_URL#sqlite:///}"
     backup=$name.sqlite
     ;;
-postgresql://* | postgresql+psycopg://*)
+postgres://* | postgresql://* | postgresql+psycopg://*)
     backup=$name.dump
     ;;
 *)

@@ -20,7 +20,7 @@ fail() {
 [ -f "$1" ] || fail "$1 is not there"
 [ -f "$1.sha256" ] || fail "$1.sha256 is not there"
 [ -z "${RECEIVER_DATABASE_URL_FILE:-}" ] || RECEIVER_DATABASE_URL=$(cat "$RECEIVER_DATABASE_URL_FILE")
-export RECEIVER_DATABASE_URL="${RECEIVER_DATABASE_URL:-}"
+export RECEIVER_DATABASE_URL="${RECEIVER_DATABASE_URL:-sqlite:///receiver.db}"
 python=${PYTHON:-python3}
 here=$(dirname "$0")
 
@@ -41,7 +41,7 @@ case $1:$RECEIVER_DATABASE_URL in
     ln "$partial" "$database" || fail "$database is there already"
     sync "$(dirname "$database")"
     ;;
-*.dump:postgresql://* | *.dump:postgresql+psycopg://*)
+*.dump:postgres://* | *.dump:postgresql://* | *.dump:postgresql+psycopg://*)
     tables=$("$python" "$here/libpq.py" psql --no-psqlrc --tuples-only --no-align \
         --command="SELECT count(*) FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')") ||
         fail "the database cannot be reached"

@@ -1,5 +1,10 @@
 """The receiving end of SAP Open Connectors bulk jobs: verify, keep, merge, tell."""
 
-from importlib.metadata import version
 
-__version__ = version("bulk-callback-receiver")
+def __getattr__(name: str) -> str:
+    """Look the version up when it is asked for: no command's start waits for that."""
+    if name != "__version__":
+        raise AttributeError(name)
+    from importlib.metadata import version
+
+    return version("bulk-callback-receiver")

@@ -1,5 +1,6 @@
 """gunicorn, with the settings that callbacks need. `deploy/gunicorn.conf.py` gives the same."""
 
+import asyncio
 import contextlib
 import gc
 import logging
@@ -11,6 +12,7 @@ import subprocess  # nosec B404
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -18,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 import structlog
+import uvloop
 from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 from uvicorn_worker import UvicornWorker
@@ -38,12 +41,76 @@ SOON_SECONDS = 1.0  # the same for one that ended so soon after its start
 log = structlog.get_logger()
 
 
+class FairLoop(uvloop.Loop):
+    """An event loop that accepts one connection at a time.
+
+    By itself uvloop accepts all that have come: the first worker to wake up would have them, and
+    the others none.
+    """
+
+    async def create_server(  # type: ignore[override]
+        self,
+        protocol_factory: Callable[[], asyncio.Protocol],
+        *,
+        sock: socket.socket,
+        **_: object,
+    ) -> "_Listener":
+        """Listen on a socket that is bound already."""
+        return _Listener(self, protocol_factory, sock)
+
+
+class _Listener:
+    """A listening socket, as far as uvicorn asks of asyncio's servers."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        protocol_factory: Callable[[], asyncio.Protocol],
+        sock: socket.socket,
+    ) -> None:
+        self._loop, self._factory, self._sock = loop, protocol_factory, sock
+        self._tasks: set[asyncio.Task[Any]] = set()
+        sock.settimeout(0)
+        self._listen()
+
+    def _listen(self) -> None:
+        self._pause: asyncio.TimerHandle | None = None
+        self._loop.add_reader(self._sock, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            accepted, _ = self._sock.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # another worker has it, or it is gone
+        except OSError as error:  # no descriptor is free, most likely
+            log.error("no connection can be accepted", error=error.strerror)  # noqa: TRY400
+            self._loop.remove_reader(self._sock)
+            self._pause = self._loop.call_later(1, self._listen)
+            return
+        if accepted.family != socket.AF_UNIX:
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        accepted.settimeout(0)
+        connecting = self._loop.connect_accepted_socket(self._factory, accepted)
+        task = self._loop.create_task(connecting)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def close(self) -> None:
+        """Accept no more."""
+        if self._pause:
+            self._pause.cancel()
+        self._loop.remove_reader(self._sock)
+
+    async def wait_closed(self) -> None:
+        """Return: nothing is left to wait for."""
+
+
 class Worker(UvicornWorker):  # type: ignore[misc]
     """A process that answers through `web/asgi`, given the WSGI application."""
 
     CONFIG_KWARGS = {  # noqa: RUF012 - as uvicorn-worker has it
         "http": "receiver.web.asgi.connection:Connection",
-        "loop": "uvloop",
+        "loop": "receiver.server:FairLoop",
         "interface": "asgi3",
         "lifespan": "on",
         "ws": "none",
@@ -53,6 +120,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - gunicorn's
         super().__init__(*args, **kwargs)
+        self._is_told = False  # to stop
         # Below that it tells of each client that sends nonsense.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
@@ -62,28 +130,31 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
         super().load_wsgi()
         connections = self.cfg.worker_connections
-        self.wsgi: Any = Application(self.wsgi, THREADS, connections, self._stop_if_orphaned)
+        self.wsgi: Any = Application(self.wsgi, THREADS, connections, self._look_round)
         # What is loaded stays: no collection need look at it again.
         gc.collect()
         gc.freeze()
 
     def init_signals(self) -> None:
-        """Exit in the usual way where uvicorn raises the signal anew: what is left is written."""
+        """Note a signal that comes before uvicorn listens to it, or that it raises anew at its end.
+
+        To die of it would leave out what is done at exit.
+        """
         super().init_signals()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _exit)
+            signal.signal(number, self._note)
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self._is_told = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - gunicorn's
         """Stop at SIGQUIT too, which gunicorn sends when it is interrupted."""
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def _stop_if_orphaned(self) -> None:
-        if os.getppid() != self.ppid:  # nobody else tells a worker whose master is gone
+    def _look_round(self) -> None:
+        # A worker whose master is gone is told by nobody else.
+        if self._is_told or os.getppid() != self.ppid:
             os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _exit(_number: int, _frame: FrameType | None) -> None:
-    sys.exit(0)
 
 
 class ServerLog(glogging.Logger):  # type: ignore[misc]

@@ -3,11 +3,13 @@
 In this process, so that all of them take seconds; `{url}` is a receiver's that runs.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from receiving import KEY, Receiver
 from standin import listening
@@ -21,6 +23,7 @@ from receiver.settings import Settings
 FOREIGN = re.compile(
     r"Traceback|Errno|[a-z]Error\b|Exception|sqlalchemy|psycopg|httpx|sqlite3|\$\.|`\$|object at 0x"
 )
+KEY_NAME = "EVENT_NOTIFICATION_SIGNATURE_KEY"
 NOWHERE = "http://127.0.0.1:1"
 PG = "RECEIVER_DATABASE_URL=postgresql://clerk:hidden@127.0.0.1:1/books"
 REMOTE = "--url {url} --token-file token"
@@ -83,8 +86,14 @@ MISTAKES = [
     (f"{PG} db upgrade", 6, "cannot connect to 127.0.0.1:1/books as clerk: Connection refused"),
     ("RECEIVER_DATABASE_URL=mysql://u:hidden@h/d tokens list", 2, "RECEIVER_DATABASE_URL must be"),
     ("RECEIVER_DATABASE_URL=sqlite:////nodir/x db upgrade", 2, "there is no folder /nodir for"),
-    ("RECEIVER_OVERDUE_AFTER=soon tokens list", 2, f"RECEIVER_OVERDUE_AFTER {DURATION}"),
-    ("EVENT_NOTIFICATION_SIGNATURE_KEY= tokens list", 2, "KEY is set but empty: unset it"),
+    ("RECEIVER_OVERDUE_AFTER=15 serve", 2, f"RECEIVER_OVERDUE_AFTER {DURATION}"),
+    ("RECEIVER_ENCRYPTION_KEYS=hidden serve", 2, "RECEIVER_ENCRYPTION_KEYS must be Fernet keys"),
+    ("RECEIVER_PUBLIC_URL=hooks.example.com serve", 2, "RECEIVER_PUBLIC_URL must be a URL like"),
+    ("RECEIVER_MAX_BODY_BYTES=1k serve", 2, "RECEIVER_MAX_BODY_BYTES must be a whole number"),
+    ("OPEN_CONNECTORS_URL=https://example.com serve", 2, "OPEN_CONNECTORS_URL must end in /elem"),
+    (f"{KEY_NAME}_PREVIOUS=hidden serve", 2, f"{KEY_NAME}_PREVIOUS is set, but {KEY_NAME} is not"),
+    (f"{KEY_NAME}_FILE=nofile serve", 2, f"{KEY_NAME}_FILE cannot be read: No such file or"),
+    (f"{KEY_NAME}= serve", 2, f"{KEY_NAME} is set but empty: unset it or give it a value"),
     ("{made} instances remove nope --yes", 2, "there is no instance nope"),
     ("{made} instances remove gooddata", 2, f"Its callbacks are rejected then. {YES}"),
     ("{made} instances set gooddata", 2, "nothing to set: name an option, such as --hub"),
@@ -165,6 +174,15 @@ def test_a_mistake_is_one_line_that_says_what_to_do(line, code, says, typed, pla
     assert not Path("receiver.db").exists()
 
 
+def test_with_json_a_mistake_is_json(typed):
+    code, out, err = typed("jobs --json --limit 0")
+    assert (code, err) == (2, "")
+    assert json.loads(out)["error"] == {
+        "code": "usage",
+        "detail": "--limit: 0 is not in the range 1<=x<=1000; see `receiver jobs --help`",
+    }
+
+
 def test_help_is_short_for_h_and_comes_once(typed):
     for line in ("-h", "jobs -h", "keys add -h"):
         code, out, err = typed(line)
@@ -187,8 +205,6 @@ def test_commands_are_grouped_by_what_they_talk_to_and_none_is_cut(typed):
 
 
 def test_every_option_has_help_and_names_its_variable():
-    import click  # noqa: PLC0415
-
     def options(command: click.Command, path: str) -> Iterator[tuple[str, click.Option]]:
         for param in command.params:
             if isinstance(param, click.Option):

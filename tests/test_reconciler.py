@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from itertools import pairwise
 
 import httpx
@@ -27,7 +29,7 @@ from storing import Stored
 from receiver.app import create_app
 from receiver.background import Background, Task
 from receiver.database.models import Instance, JobRow, Pace
-from receiver.errors import StoreUnavailable
+from receiver.errors import CircuitOpen, StoreUnavailable
 from receiver.instances import registry
 from receiver.instances.encryption import Vault
 from receiver.jobs.projection import NewObservation
@@ -261,16 +263,6 @@ def test_the_job_list_teaches_what_differs_of_jobs_that_are_known(relay):
     assert len(after) == len(entries)
 
 
-def test_a_job_the_vendor_does_not_know_stops_nobody_else(relay):
-    relay.call_back(b'{"id": "99999", "status": "RUNNING"}', "gooddata")
-    ids = dropped(relay, 3)
-    report = relay.reconciler().one_pass(everything=True)
-    assert (report.asked, report.ended, report.blocked) == (4, 3, [])
-    assert relay.asked(STATUSES, "99999") == 1
-    assert outcomes(relay, ids) == {("succeeded", "poll"): 3}
-    assert relay.job("99999")["outcome"] == "pending"
-
-
 @pytest.mark.parametrize("odd", [".", "..", "~", "a:b", "-rf", "0" * 200])
 def test_an_odd_id_stops_nobody_else_either(relay, odd):
     relay.call_back(json.dumps({"id": odd, "status": "RUNNING"}).encode(), "gooddata")
@@ -480,6 +472,105 @@ def test_what_is_sent_again_waits_for_a_turn_too(relay):
 
 
 # --- failing vendors
+
+
+def failing_for(jobs: list[str], status: int) -> Callable[[httpx.Request], httpx.Response | None]:
+    """A vendor that fails for the status of some jobs."""
+    paths = tuple(f"/bulk/{job}/status" for job in jobs)
+
+    def answer(request: httpx.Request) -> httpx.Response | None:
+        return httpx.Response(status) if request.url.path.endswith(paths) else None
+
+    return answer
+
+
+@pytest.mark.parametrize("status", [400, 500, 503, 504])
+def test_one_jobs_fault_is_that_jobs_alone_and_backs_it_off(relay, status):
+    odd, *others = dropped(relay, 4)
+    clock, asked = Later(16 * MINUTE), []
+    fault = failing_for([odd], status)
+
+    def counted(request: httpx.Request) -> httpx.Response | None:
+        asked.extend([1] * request.url.path.endswith(f"/{odd}/status"))
+        return fault(request)
+
+    def list_less(request: httpx.Request) -> httpx.Response | None:
+        if request.url.path.endswith("/bulk/jobs"):
+            return httpx.Response(404)
+        return counted(request)
+
+    vendor = answering(relay, list_less)
+    node = relay.reconciler(vendor=vendor, clock=clock)
+    report = node.one_pass()
+    assert (report.asked, report.ended, report.blocked) == (4, 3, [])
+    assert [each["job"] for each in report.failed] == [odd]
+    assert outcomes(relay, others) == {("succeeded", "poll"): 3}
+    tries = len(asked)
+    clock.ahead += MINUTE
+    assert (node.one_pass().asked, len(asked)) == (0, tries)
+    clock.ahead += 15 * MINUTE
+    assert node.one_pass().asked == 1
+    vendor.close()
+
+
+def test_several_jobs_faults_in_a_row_are_the_instances(relay):
+    ids = dropped(relay, 10)
+    vendor = answering(relay, failing_for(ids, 500))
+    report = relay.reconciler(vendor=vendor).one_pass(everything=True)
+    assert (report.asked, report.blocked) == (3, ["gooddata"])
+    assert relay.reconciler().one_pass(everything=True).asked == 0
+    vendor.close()
+
+
+@pytest.mark.parametrize("named", ["120", "a date", "999999"])
+def test_no_node_asks_before_the_time_that_the_vendor_named(relay, named):
+    ids = dropped(relay, 3)
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=130), usegmt=True)
+    retry_after = date if named == "a date" else named
+    waits = 3600 if named == "999999" else 120  # an hour at most
+    asked = []
+
+    def limited(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(429, headers={"Retry-After": retry_after})
+
+    vendor = answering(relay, limited)
+    clock = Later()
+    report = relay.reconciler(vendor=vendor, clock=clock).one_pass(everything=True)
+    assert (len(asked), report.blocked) == (2, ["freshbooks", "gooddata"])  # one an instance
+    clock.ahead += 1000 * (waits - 5)
+    for node in (relay.reconciler(clock=clock), relay.reconciler(clock=clock)):
+        assert node.one_pass(everything=True).asked == 0
+    clock.ahead += 1000 * 20
+    assert relay.reconciler(clock=clock).one_pass(everything=True).ended == 3
+    assert outcomes(relay, ids) == {("succeeded", "poll"): 3}
+    vendor.close()
+
+
+def test_an_answer_that_was_under_way_closes_no_circuit_that_another_node_opened(relay):
+    pacer = relay.reconciler().pacer
+    pacer.wait_turn("gooddata")
+    pacer.open_circuit("gooddata", retry_after=120)
+    pacer.close_circuit("gooddata")
+    with pytest.raises(CircuitOpen) as refusal:
+        pacer.wait_turn("gooddata")
+    assert 110 < (refusal.value.retry_after or 0) <= 120
+
+
+def test_whoever_asks_by_hand_waits_for_a_turn_no_longer_than_a_thread_can(make_database):
+    """At a request a second 120 ask at once; time stands still, so turns are waits."""
+    now, waits = now_ms(), []
+    with between(make_database("sqlite"), vendor_rate=1.0) as relay:
+        (job_id,) = dropped(relay, 1)
+        node = relay.reconciler(clock=lambda: now, sleep=waits.append)
+        refused = []
+        for _ in range(120):
+            try:
+                node.ask("gooddata", job_id, "me", max_wait=5_000)
+            except CircuitOpen as error:
+                refused.append((error.status, error.retry_after))
+        assert sorted(waits) == [0, 1, 2, 3, 4, 5]
+        assert refused == [(503, 1)] * 114
 
 
 def test_a_dead_instance_holds_up_nobody_and_is_backed_off(relay):
@@ -725,6 +816,34 @@ def test_queued_deliveries_are_counted_and_sent_again_on_demand(make_database):
             assert relay.summary()["queued_at_vendor"] == 0
 
 
+def test_serve_looks_at_the_vendors_queue_by_itself_and_again_after_a_redelivery(relay):
+    held = [2, 0, 1]
+    asked: list[str] = []
+
+    def queue(request: httpx.Request) -> httpx.Response | None:
+        if not request.url.path.endswith("/deliveries"):
+            return None
+        asked.append(request.method)
+        count = 0 if request.method == "PUT" else held.pop(0)
+        return httpx.Response(200, json=[{"id": n} for n in range(count)])
+
+    clock = Later()
+    with _one_instance(relay):
+        vendor = answering(relay, queue)
+        nodes_ = [relay.reconciler(vendor=vendor, clock=clock) for _ in range(2)]
+        assert nodes_[0].resend("gooddata", max_wait=5_000) == 2
+        assert (asked, relay.summary()["queued_at_vendor"]) == (["GET", "PUT", "GET"], 0)
+        for _ in range(2):
+            for node in nodes_:
+                node.check_queues()
+        assert len(asked) == 3  # it was looked at a moment ago
+        clock.ahead += 5 * MINUTE
+        for node in nodes_:
+            node.check_queues()
+        assert (asked[3:], relay.summary()["queued_at_vendor"]) == (["GET"], 1)
+        vendor.close()
+
+
 @contextmanager
 def _one_instance(relay: Between) -> Iterator[None]:
     """The stand-in has one queue for everybody: ask for one instance only."""
@@ -846,11 +965,6 @@ def test_a_database_that_fails_for_an_instance_is_told_as_blocked(relay, monkeyp
 
     monkeypatch.setattr(claims, "due_polls", down)
     assert relay.reconciler().one_pass().blocked == ["freshbooks", "gooddata"]
-
-
-def test_settings_decide_when_a_job_is_overdue():
-    assert Settings().overdue_after == 15 * MINUTE
-    assert Settings().vendor_rate == 1.0
 
 
 # --- what a worker does beside answering

@@ -35,8 +35,9 @@ from receiver.database.models import (
     UsualTime,
 )
 from receiver.database.page import hidden
-from receiver.jobs.queries import event_id, overdue_jobs
+from receiver.jobs.queries import overdue_jobs
 from receiver.jobs.summary import last_callbacks
+from receiver.jobs.timeline import event_id
 from receiver.lib.clock import DAY_MS, MINUTE_MS, iso
 from receiver.settings import Settings
 
@@ -106,7 +107,7 @@ KINDS: Mapping[str, Kind] = {
         " says what is wrong.",
         severity="critical",
         runbook="callbacks-stopped",
-        page="/refusals?instance={}",
+        page="/rejections?instance={}",
     ),
     "unreadable": Kind(
         title="an event cannot be read",

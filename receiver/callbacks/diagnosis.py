@@ -1,4 +1,4 @@
-"""What is wrong with a signature, in words an operator can act on. Offline and pure."""
+"""What is wrong with a signature or a body, in words an operator can act on. Offline and pure."""
 
 import hashlib
 import hmac
@@ -7,6 +7,8 @@ from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 
 from receiver.errors import CredentialError, SignatureError
+from receiver.openconnectors.notifications import MAX_DEPTH, MAX_ID, document
+from receiver.openconnectors.shapes import STATUS
 from receiver.openconnectors.signatures import SignatureKey, sign, verify
 
 RIGHT = "the signature is right"
@@ -38,6 +40,24 @@ def likely_cause(body: bytes, header: str, secret: bytes) -> str | None:
         if _signs(body, header, other):
             return f"another key: the signature is right {how}"
     return None
+
+
+def why_unreadable(body: bytes) -> str:
+    """Say why a verified body is an event of kind `unreadable`, with the place in its bytes."""
+    try:
+        value = document(body)
+    except UnicodeDecodeError as error:
+        return f"byte {error.start} is {body[error.start]:#04x}, which is not UTF-8 there"
+    except json.JSONDecodeError as error:
+        place = len(error.doc[: error.pos].encode())
+        return f"it is not JSON: {error.msg.lower()} at byte {place} (line {error.lineno})"
+    except (ValueError, RecursionError):
+        return f"its JSON is nested more than {MAX_DEPTH} levels deep"
+    facts = {name: value[name] for name in ("id", *STATUS) if name in value}
+    return (
+        f"an id is a whole number or 1 to {MAX_ID} of `A-Za-z0-9._:~-`, and a status is a text;"
+        f" the body has {json.dumps(facts)[:200]}"
+    )
 
 
 def _signs(body: bytes, header: str, secret: bytes) -> bool:

@@ -22,7 +22,8 @@ from receiver.database.page import (
     page,
     page_values,
 )
-from receiver.jobs.queries import Instances, event_id, reachable
+from receiver.jobs.queries import Instances, reachable
+from receiver.jobs.timeline import event_id
 from receiver.openconnectors.notifications import Kind
 
 _ID = re.compile("[0-9a-f]{16}")

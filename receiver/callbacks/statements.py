@@ -113,7 +113,7 @@ def _insert(table: str, columns: Mapping[str, str], conflict: str = "") -> State
     marks = ", ".join("?" * len(columns))
     return Statement(
         f"{into} VALUES ({marks}) {conflict}",
-        f"{into} SELECT * FROM {_given(types)} {conflict}",
+        f"{into} SELECT * FROM {_unnested(types)} {conflict}",
         types,
     )
 
@@ -126,16 +126,16 @@ def _select(what: str, table: str, columns: Mapping[str, str]) -> Statement:
     """
     query, types = f"SELECT {what} FROM {table} WHERE ", tuple(columns.values())
     names = ", ".join(columns)
-    key = " AND ".join(f"{table}.{name} = given.{name}" for name in columns)
+    key = " AND ".join(f"{table}.{name} = input.{name}" for name in columns)
     return Statement(
         query + " AND ".join(f"{name} = ?" for name in columns),
-        f"SELECT there.* FROM {_given(types)} AS given ({names})"
+        f"SELECT there.* FROM {_unnested(types)} AS input ({names})"
         f" CROSS JOIN LATERAL ({query}{key} FOR UPDATE) AS there",
         types,
     )
 
 
-def _given(types: Iterable[str]) -> str:
+def _unnested(types: Iterable[str]) -> str:
     return f"unnest({', '.join(f'%s::{type_}[]' for type_ in types)})"
 
 
@@ -199,7 +199,7 @@ REPEATED_EVENTS = Statement(
     " WHERE n = ?",
     "UPDATE events SET deliveries = deliveries + more,"
     " last_received_at = greatest(last_received_at, at)"
-    f" FROM {_given(('int8', 'int8', 'int8'))} AS given (more, at, number) WHERE n = number",
+    f" FROM {_unnested(('int8', 'int8', 'int8'))} AS input (more, at, number) WHERE n = number",
     ("int8", "int8", "int8"),
 )
 NEW_JOBS = _insert("jobs", _JOB)

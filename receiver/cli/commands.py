@@ -4,18 +4,20 @@ Of their modules only the one that runs is imported: a script that asks for a jo
 database.
 """
 
+import os
+import signal
 import sys
 from importlib import import_module
 
 import click
+from click.shell_completion import shell_complete
 
-from receiver import __version__
-from receiver.cli.output import explain, report
+from receiver.cli.output import SOFTWARE, explain, report
 
 # What each command talks to, which the help is ordered by, and the module it is in.
 _GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "Ask a running receiver (RECEIVER_URL, RECEIVER_TOKEN_FILE)": {
-        "jobs": ("jobs", "job", "events", "rejections"),
+        "jobs": ("jobs", "job", "events", "rejections", "submissions"),
         "submit": ("objects", "submit", "download"),
     },
     "Work on the database (RECEIVER_DATABASE_URL)": {
@@ -31,6 +33,7 @@ _GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "receiver.openconnectors.sandbox.command": ("sandbox",),
     },
 }
+_COMPLETE = "_RECEIVER_COMPLETE"  # as the README tells shells
 MODULES = {
     name: module if "." in module else f"receiver.cli.{module}"
     for modules in _GROUPS.values()
@@ -58,12 +61,15 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; of one that is misspelled, suggest what was meant."""
         try:
-            return super().resolve_command(ctx, args)
+            found = super().resolve_command(ctx, args)
         except click.exceptions.NoSuchCommand as error:
             names = self.list_commands(ctx)
             raise click.exceptions.NoSuchCommand(
                 error.command_name, possibilities=names, ctx=ctx
             ) from None
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # all is imported, see `main`
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each group, with whole sentences."""
@@ -76,7 +82,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, package_name="bulk-callback-receiver")
+@click.version_option(package_name="bulk-callback-receiver")
 def receiver() -> None:
     """Receive, verify and store bulk-job callbacks of SAP Open Connectors.
 
@@ -89,13 +95,20 @@ def receiver() -> None:
 def run(words: list[str]) -> int:
     """Run a command and return its exit code; errors are one line, or JSON with --json."""
     try:
-        receiver.main(words, prog_name="receiver", standalone_mode=False)
-        sys.stdout.flush()
+        # Not click's main(), to which a closed pipe is exit code 1, as of a failed job.
+        if instruction := os.environ.get(_COMPLETE):
+            return shell_complete(receiver, {}, "receiver", _COMPLETE, instruction)
+        with receiver.make_context("receiver", words) as context:
+            receiver.invoke(context)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return error.exit_code
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
     except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else 0
+        return ended.code if isinstance(ended.code, int) else SOFTWARE * bool(ended.code)
     except BaseException as error:  # noqa: BLE001 - exit code 1 would say that a job failed
         failure = explain(error)
         try:

@@ -43,7 +43,7 @@ def demo(keep: bool) -> None:
         (folder / "sample.csv").write_bytes(sample.read_bytes())
         (folder / "bad.csv").write_bytes(sample.read_bytes() + b"\n" + BAD_ROWS.encode())
         servers = _Servers(stack, folder)
-        good = [_walk(servers, instance) for instance in INSTANCES]
+        good = [_upload_and_wait(servers, instance) for instance in INSTANCES]
         bad = _lose_records(servers)
         click.echo()
         for job in (*good, bad):
@@ -115,7 +115,7 @@ class _Servers:
         return _curl(("curl", "-sS", "-H", header, f"{self.url}/api/v1{path}"), self.folder)
 
 
-def _walk(servers: _Servers, instance: str) -> dict[str, Any]:
+def _upload_and_wait(servers: _Servers, instance: str) -> dict[str, Any]:
     click.echo(f"\n# {instance}: which objects are there?")
     servers.vendors(instance, "/objects")
     click.echo(f"\n# {instance}: upload ten contacts")

@@ -1,4 +1,4 @@
-"""Commands that ask a running receiver: jobs, job, events, rejections."""
+"""Commands that ask a running receiver: jobs, job, events, rejections, submissions."""
 
 import shlex
 import sys
@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeVar, get_args
 from urllib.parse import quote
 
 import click
+import httpx
 
 from receiver.cli.failed_rows import describe_errors, known_errors, write_failed_rows
 from receiver.cli.output import (
@@ -80,6 +81,11 @@ def jobs(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
     type=click.Path(exists=True, dir_okay=False),
     help="The file that was uploaded, for --failed-rows; else the one of its name, in this folder.",
 )
+@click.option(
+    "--close",
+    is_flag=True,
+    help="Give the job up: it is `lost` until the vendor reports it.",
+)
 @as_json
 @asks_a_receiver
 def job(
@@ -91,13 +97,18 @@ def job(
     errors: bool,
     failed_rows: str | None,
     upload: str | None,
+    close: bool,
     json_: bool,
 ) -> None:
     """Show what became of a job.
 
     Exit codes: 0 succeeded, 1 failed or cancelled, 3 ended with failed records, 4 still running;
-    2 no such job, 5 no valid token, 6 no answer.
+    2 no such job, 5 no valid token, 6 no answer. With --close, 0 once it is closed.
     """
+    if close:
+        record = _close(remote, job_id, instance)
+        show(record, describe(record), json_)
+        return
     record = wait_for(remote, job_id, instance, wait)
     content, text = dict(record), describe(record)
     if timeline:
@@ -167,6 +178,32 @@ def rejections(remote: Remote, json_: bool, verify_again: bool, **filters: Any) 
     _show_page(page, table(page["rejections"], columns), json_)
 
 
+@click.command()
+@_instances
+@click.option(
+    "--dismiss", metavar="ID", help="Look no longer for the job of this one: there is none."
+)
+@as_json
+@asks_a_receiver
+def submissions(
+    remote: Remote, instance: tuple[str, ...], dismiss: str | None, json_: bool
+) -> None:
+    """List uploads and downloads that were cut off while they were sent: the job may exist.
+
+    `receiver reconcile` links each to its job once that is in the vendor's job list.
+    """
+    if dismiss is not None:
+        answer = remote.post(f"/submissions/{_quoted(dismiss)}/dismiss")
+        if answer.status_code == 404:  # noqa: PLR2004
+            raise Failure(USAGE, "not_found", f"no open submission {plain(dismiss)}")
+        done = checked(answer, "id")
+        show(done, f"{plain(done['id'])} dismissed", json_)
+        return
+    listed = checked(remote.get("/submissions", instance=instance), "submissions")
+    columns = ("id", "at", "instance", "object", "file", "submitted", "submitted_by")
+    show(listed, table(listed["submissions"], columns), json_)
+
+
 def wait_for(remote: Remote, job_id: str, instance: str | None, seconds: float) -> dict[str, Any]:
     """Ask for a job until it has ended, or until the seconds are over.
 
@@ -202,9 +239,18 @@ def wait_for(remote: Remote, job_id: str, instance: str | None, seconds: float) 
         hold, is_first = min(MAX_WAIT_SECONDS, max(0, int(deadline - time.monotonic()))), False
 
 
+def _close(remote: Remote, job_id: str, instance: str | None) -> dict[str, Any]:
+    answer = remote.post(f"/jobs/{_quoted(job_id)}/close", instance=instance)
+    return _job(answer, job_id, instance)
+
+
 def _ask(remote: Remote, job_id: str, instance: str | None, hold: int) -> dict[str, Any]:
     path = f"/jobs/{_quoted(job_id)}"
     answer = remote.get(path, patience=hold, instance=instance, wait=hold)
+    return _job(answer, job_id, instance)
+
+
+def _job(answer: httpx.Response, job_id: str, instance: str | None) -> dict[str, Any]:
     if answer.status_code == 404:  # noqa: PLR2004
         place = "" if instance is None else f" of {instance}"
         text = f"there is no job {job_id}{place}: `receiver jobs` lists them"
@@ -254,4 +300,4 @@ def _show_page(page: dict[str, Any], text: str, json_: bool) -> None:
     show(page, text + more, json_)
 
 
-COMMANDS = (jobs, job, events, rejections)
+COMMANDS = (jobs, job, events, rejections, submissions)

@@ -80,7 +80,7 @@ def page(
     after -- whether the page stands behind a row.
     """
     time, *_ = order
-    conditions = [*where, *(_behind(order, ascending) if after else ())]
+    conditions = [*where, *(_beyond(order, ascending) if after else ())]
     by = [_sorted(column, ascending) for column in order]
     if ranges is None:
         bounds = time >= lower, time <= UPPER
@@ -156,7 +156,7 @@ def _end(in_range: Selection, values: FromClause, n: int, ascending: bool) -> Co
     return func.coalesce(best.scalar_subquery(), furthest)
 
 
-def _behind(order: Sequence[Column], ascending: bool) -> list[Column]:
+def _beyond(order: Sequence[Column], ascending: bool) -> list[Column]:
     last = [bindparam(f"after_{n}", type_=column.type) for n, column in enumerate(order)]
     here, there = tuple_(*order), tuple_(*last)
     return [here > there if ascending else here < there]

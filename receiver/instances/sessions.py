@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import bindparam, delete, func, literal_column, select, update
 from sqlalchemy.orm import Session
 
+from receiver.database.alarm_models import Watch
 from receiver.database.engine import Database
 from receiver.database.models import Instance, SignIn, Token
 from receiver.instances.tokens import TOKEN_COLUMNS, Bearer, bearer, bearer_of, token_hash
@@ -20,10 +21,12 @@ from receiver.lib.clock import MINUTE_MS
 IDLE_MS = 12 * 60 * MINUTE_MS
 LONGEST_MS = 7 * 24 * 60 * MINUTE_MS
 
-# With the names of the instances, which most pages show: asked for on the way, they cost nothing.
+# With the names of the instances and the lease of who checks for alarms, which every page shows:
+# asked for on the way, they cost nothing.
 _COMMA: Any = literal_column("','")
 _NAMES = select(func.aggregate_strings(Instance.name, _COMMA)).scalar_subquery()
-_SESSION = (SignIn.last_seen_at, SignIn.expires_at, SignIn.notice, _NAMES)
+_WATCHED = select(func.max(Watch.until)).scalar_subquery()
+_SESSION = (SignIn.last_seen_at, SignIn.expires_at, SignIn.notice, _NAMES, _WATCHED)
 _SIGNED_IN = (
     select(*_SESSION, *TOKEN_COLUMNS)
     .select_from(SignIn.__table__.join(Token.__table__, Token.id == SignIn.token))
@@ -35,13 +38,15 @@ _SIGNED_IN = (
 class SignedIn:
     """Who is signed in. stale -- whether `touch` is due. notice -- what to tell them, once.
 
-    instances -- the names of all in the database.
+    instances -- the names of all in the database. watched_until -- ms: how long whoever checks for
+    alarms holds that lease.
     """
 
     bearer: Bearer
     stale: bool
     notice: str | None
     instances: Sequence[str]
+    watched_until: int
 
 
 def sign_in(session: Session, token: str, now: int) -> str | None:
@@ -71,14 +76,15 @@ def signed_in(database: Database, session_id: str, now: int) -> SignedIn | None:
     rows = database.rows(_SIGNED_IN, {"sha256": token_hash(session_id)})
     if not rows:
         return None
-    last_seen_at, expires_at, notice, names, *token = rows[0]
+    last_seen_at, expires_at, notice, names, watched_until, *token = rows[0]
     if expires_at <= now or last_seen_at <= now - IDLE_MS:
         return None
     found = bearer_of(token, now)
     if found is None:
         return None
     instances = sorted(names.split(",")) if names else []
-    return SignedIn(found, last_seen_at < now - MINUTE_MS, notice, instances)
+    stale = last_seen_at < now - MINUTE_MS
+    return SignedIn(found, stale, notice, instances, watched_until or 0)
 
 
 def touch(session: Session, session_id: str, now: int) -> None:

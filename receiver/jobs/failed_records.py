@@ -44,12 +44,20 @@ class FailedGroup(Struct, frozen=True):
 
 
 def list_failed_records(
-    database: Database, job: str, instance: str, limit: int, start: int = 0
+    database: Database,
+    job: str,
+    instance: str,
+    limit: int,
+    start: int = 0,
+    *,
+    message: str | None = None,
 ) -> list[FailedRecord]:
-    """Read a job's failed records from position `start` on."""
+    """Read a job's failed records from position `start` on. message -- only those of that group."""
     of_job = select(RecordError.position, RecordError.entry, RecordError.message).where(
         RecordError.job == job, RecordError.instance == instance, RecordError.position >= start
     )
+    if message is not None:
+        of_job = of_job.where(RecordError.message == message)
     rows = database.rows(of_job.order_by(RecordError.position).limit(limit))
     return [FailedRecord(*row) for row in rows]
 

@@ -1,6 +1,5 @@
 """What is read of jobs: one of them, lists in pages, and what happened to each."""
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias, cast
@@ -15,7 +14,6 @@ from sqlalchemy import (
     func,
     or_,
     select,
-    union_all,
 )
 from sqlalchemy import literal_column as literal
 from sqlalchemy.orm import Session
@@ -24,11 +22,8 @@ from receiver.database.alarm_models import Fetch
 from receiver.database.engine import Database, upsert
 from receiver.database.models import (
     IS_UNDER_WAY,
-    NUMBER_BITS,
-    Event,
     Facet,
     JobRow,
-    TimelineEntry,
     UsualTime,
 )
 from receiver.database.page import (
@@ -46,9 +41,7 @@ from receiver.database.page import (
 from receiver.jobs.job import UNDER_WAY, Job, Outcome
 from receiver.jobs.projection import MAX_FACET_TEXT
 from receiver.lib.clock import DAY_MS
-from receiver.openconnectors.notifications import Source
 
-MAX_TIMELINE = 10_000
 FEW = 1_000  # rows that may be sorted instead of being read in order
 ENDED: tuple[Outcome, ...] = ("succeeded", "partial", "failed", "cancelled")
 
@@ -137,24 +130,6 @@ class JobRecord(Struct, frozen=True):
         return self.outcome in UNDER_WAY and self.first_seen_at + usual <= now
 
 
-class Entry(Struct, frozen=True):
-    """What one callback, poll or submission changed in a job, or why it changed nothing.
-
-    event -- the id of a callback's event; what follows is of that too.
-    """
-
-    at: int
-    source: Source
-    status: str | None
-    changed: list[str]
-    note: str | None
-    event: str | None = None
-    size: int | None = None
-    key: str | None = None
-    deliveries: int | None = None
-    last_received_at: int | None = None
-
-
 def list_jobs(
     database: Database,
     filters: Filters,
@@ -185,8 +160,9 @@ def list_jobs(
                 return []
             values["facets"] = [row.facet for row in facets]
             values["others"] = [row.facet for row in facets if row.other]
-        expires_before = None if filters.show in _TIMES else filters.expires_before
-        few = expires_before is not None and _are_few(connection, expires_before)
+        few = (
+            "expires_before" in values and plan.show not in _TIMES and _are_few(connection, values)
+        )
         asked = frozenset(name for name, value in values.items() if value != [])
         lower, upper = filters.times()
         values |= page_values(
@@ -237,28 +213,6 @@ def note_fetched(session: Session, job: str, instance: str, now: int) -> None:
     session.execute(
         new.on_conflict_do_update(index_elements=[Fetch.job, Fetch.instance], set_={"at": now})
     )
-
-
-def timeline(database: Database, job: str, instance: str) -> list[Entry]:
-    """Read what happened to a job, in the order we learnt it."""
-    rows = database.rows(_TIMELINE, {"job": job, "instance": instance})
-    return [
-        Entry(
-            n >> NUMBER_BITS,
-            source,
-            status,
-            json.loads(changed or "[]"),
-            note,
-            event_id(n) if source == "callback" else None,
-            *of_event,
-        )
-        for n, source, status, changed, note, *of_event in rows
-    ]
-
-
-def event_id(n: int) -> str:
-    """Return an event's id."""
-    return f"{n:016x}"
 
 
 def overdue_jobs(*columns: Any) -> Selection:  # noqa: ANN401 - SQL expressions
@@ -339,8 +293,8 @@ def _matching(asked: frozenset[str], sqlite: bool) -> Selection:
     return select(Facet.facet, Facet.instance, Facet.other).where(*where)
 
 
-def _are_few(connection: Connection, expires_before: int) -> bool:
-    return connection.execute(_EXPIRING, {"expires_before": expires_before}).scalar_one() < FEW
+def _are_few(connection: Connection, values: dict[str, Any]) -> bool:
+    return connection.execute(_EXPIRING, values).scalar_one() < FEW
 
 
 @lru_cache(maxsize=256)
@@ -446,34 +400,4 @@ _EXPIRING = select(func.count()).select_from(
     .where(JobRow.files_expire_at < bindparam("expires_before"))
     .limit(literal(str(FEW)))
     .subquery()
-)
-_TIMELINE: Any = (
-    union_all(
-        # Hidden, or all events of the instance would be read in their order.
-        select(
-            hidden(Event.n),
-            literal("'callback'"),
-            Event.status,
-            Event.changed,
-            Event.note,
-            Event.size,
-            Event.key,
-            Event.deliveries,
-            Event.last_received_at,
-        ).where(
-            Event.instance == bindparam("instance"), Event.job == bindparam("job"), Event.key != ""
-        ),
-        select(
-            TimelineEntry.n,
-            TimelineEntry.source,
-            TimelineEntry.status,
-            TimelineEntry.changed,
-            TimelineEntry.note,
-            *(literal("NULL"),) * 4,
-        ).where(
-            TimelineEntry.instance == bindparam("instance"), TimelineEntry.job == bindparam("job")
-        ),
-    )
-    .order_by(literal("1"))
-    .limit(literal(str(MAX_TIMELINE)))
 )

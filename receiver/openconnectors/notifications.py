@@ -182,16 +182,16 @@ def _read_usual(body: bytes) -> Notification | None:
     # Each in the order of its names above: the first that is told.
     reported = said.recordsCount
     if reported is None:
-        reported = _told(said.recordCount, said.record_count, said.numOfLeadsProcessed)
+        reported = _first_of(said.recordCount, said.record_count, said.numOfLeadsProcessed)
     failed = said.recordsFailedCount
     if failed is None:
-        failed = _told(said.errorCount, said.error_count, said.numOfRowsFailed)
+        failed = _first_of(said.errorCount, said.error_count, said.numOfRowsFailed)
     message = said.error
     if message is None:
-        message = _told(said.message, said.infoMessage, said.statusMessage)
+        message = _first_of(said.message, said.infoMessage, said.statusMessage)
     completed_at = said.completionTime
     if completed_at is None:
-        completed_at = _told(said.completion_time, said.bulk_finish_time)
+        completed_at = _first_of(said.completion_time, said.bulk_finish_time)
     created_at = said.createdDate
     attempt = said.job_reset_attempt
     name, direction = said.objectName, said.jobDirection
@@ -211,7 +211,7 @@ def _read_usual(body: bytes) -> Notification | None:
     )
 
 
-def _told(*values: _T | None) -> _T | None:
+def _first_of(*values: _T | None) -> _T | None:
     for value in values:
         if value is not None:
             return value

@@ -25,6 +25,7 @@ from receiver.jobs.job import UNDER_WAY
 from receiver.jobs.projection import NewAbsence
 from receiver.jobs.queries import JobRecord
 from receiver.jobs.summary import summary
+from receiver.jobs.timeline import timeline
 from receiver.lib.clock import iso
 from receiver.reconcile import submissions
 from receiver.web import Services, schemas
@@ -141,7 +142,7 @@ def the_one(found: Sequence[JobRecord], job_id: str) -> JobRecord:
 def show_timeline(services: Services, asked: ApiRequest[schemas.InstanceQuery]) -> Response:
     """Tell what happened to a job: what each callback, poll and submission changed, or why not."""
     job = the_one(jobs_called(services, asked, optional(asked.query.instance)), asked.request.id)
-    entries = queries.timeline(services.database, job.id, job.instance)
+    entries = timeline(services.database, job.id, job.instance)
     return json_response(schemas.Timeline([schemas.timeline_entry(entry) for entry in entries]))
 
 

@@ -81,7 +81,7 @@ _TABLE: dict[type[ReceiverError], _Row] = {
     CredentialError: _Row(
         503, "store_unavailable", "Cannot be done now", "A secret cannot be used now."
     ),
-    UpstreamError: _Row(502, "upstream", "The vendor did not do it"),
+    UpstreamError: _Row(502, "upstream", "The vendor rejected the request"),
     StoreError: _Row(503, "store_unavailable", "Cannot be stored or read now", "Try again later."),
 }
 

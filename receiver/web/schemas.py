@@ -9,7 +9,8 @@ from receiver.callbacks.events import EventRecord
 from receiver.callbacks.rejections import RejectionRecord
 from receiver.database.models import Submission as SubmissionRow
 from receiver.jobs.job import Outcome
-from receiver.jobs.queries import Entry, JobRecord
+from receiver.jobs.queries import JobRecord
+from receiver.jobs.timeline import Entry
 from receiver.lib.clock import iso
 from receiver.openconnectors.notifications import Kind, Source
 

@@ -2,7 +2,6 @@
 
 import http.client
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -148,16 +147,11 @@ def sign_in(port: int, token: str) -> str:
     """Sign in at the dashboard; give the cookie. Raises BenchError."""
     connection = http.client.HTTPConnection(HOST, port, timeout=30)
     try:
-        connection.request("GET", "/")
-        door = connection.getresponse()
-        visitor, page = door.getheader("Set-Cookie", ""), door.read().decode()
-        form = re.search(r'name="form_token" value="(.*?)"', page)
-        fields = {"token": token, "form_token": form[1] if form else ""}
         headers = {
             "Content-Type": "application/x-www-form-urlencoded",
-            "Cookie": visitor.partition(";")[0],
+            "Sec-Fetch-Site": "same-origin",
         }
-        connection.request("POST", "/sign-in", urlencode(fields), headers)
+        connection.request("POST", "/sign-in", urlencode({"token": token}), headers)
         answer = connection.getresponse()
         cookies = answer.headers.get_all("Set-Cookie", ())
     finally:

@@ -13,7 +13,7 @@ from processes import PYTHON, ChaosError, run
 from storm import Storm
 
 from receiver.database.models import NUMBER_BITS
-from receiver.jobs.queries import event_id
+from receiver.jobs.timeline import event_id
 from receiver.lib.clock import iso
 
 EVENTS = "SELECT n, instance, sha256, kind, deliveries, body, changed FROM events"

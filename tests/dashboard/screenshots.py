@@ -102,11 +102,11 @@ def take(browser: Browser, dashboard: Dashboard, scheme: str, screen: dict[str, 
     page.get_by_role("button", name="Sign in").click()
     width = "wide" if screen == WIDE else "narrow"
     for name, path in {
-        "overview": "/?over=days",
+        "overview": "/?period=30d",
         "jobs": "/jobs",
         "job": f"/jobs/{dashboard.showcase.story}",
         "alarms": "/alarms",
-        "refused": "/refusals",
+        "rejected": "/rejections",
         "instance": "/instances/hubspot-eu",
     }.items():
         page.goto(dashboard.url + path)

@@ -16,28 +16,30 @@ def paths(dashboard) -> dict[str, str]:
     job = f"/jobs/{dashboard.showcase.story}"
     with dashboard.showcase.services.database.read() as session:
         run = session.connection().exec_driver_sql
-        event = run("SELECT id FROM events WHERE deliveries > 1").scalar()
+        event = f"{run('SELECT n FROM events WHERE deliveries > 1').scalar():016x}"
         key = run("SELECT id FROM signature_keys WHERE instance = 'gooddata'").scalar()
-        refusal = run("SELECT max(id) FROM rejections").scalar()
+        rejection = run("SELECT max(id) FROM rejections").scalar()
+        pending = run("SELECT id FROM jobs WHERE under_way LIMIT 1").scalar()
     return {
-        "front": "/?over=days",
+        "home": "/?period=30d",
         "jobs": "/jobs?outcome=partial&outcome=failed&updated_after=2026-01-01T00:00Z",
         "job": job,
         "job_errors": f"{job}/errors",
         "event": f"/events/{event}",
         "events": "/events",
-        "refusals": "/refusals",
-        "refusal": f"/refusals/{refusal}",
+        "rejections": "/rejections",
+        "rejection": f"/rejections/{rejection}",
         "alarms": "/alarms",
         "instances": "/instances",
         "instance": "/instances/hubspot-eu",
         "ask": f"{job}/ask",
+        "close": f"/jobs/{pending}/close",
         "resend": "/instances/gooddata/resend",
         "test": "/instances/gooddata/test",
         "add_key": "/instances/gooddata/keys/add",
         "retire_key": f"/instances/gooddata/keys/{key}/retire",
-        "verify_again": "/refusals/verify",
-        "verify_one": f"/refusals/{refusal}/verify",
+        "verify_again": "/rejections/verify",
+        "verify_one": f"/rejections/{rejection}/verify",
     }
 
 
@@ -45,11 +47,14 @@ OTHERS = (
     "/jobs?q=nothing",
     "/jobs/404",
     "/jobs?limit=0",
-    "/refusals?reason=no_key",
+    "/rejections?reason=no_key",
     "/events?kind=other",
     "/nowhere",
 )
-NO_PAGES = {"jobs_csv", "event_body", "refusal_body", "sign_in", "sign_out", "static"}
+NO_PAGES = {
+    *("jobs_csv", "job_errors_csv", "event_body", "rejection_body", "former_rejections"),
+    *("sign_in", "sign_out", "static"),
+}
 
 
 def test_every_page_is_looked_at(dashboard, receiver):

@@ -22,12 +22,13 @@ from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 NEW = SignatureKey("new", b"a key that nobody here knows yet")
 ACTS = (
     "/jobs/1/ask",
+    "/jobs/1/close",
     "/instances/gooddata/resend",
     "/instances/gooddata/test",
     "/instances/gooddata/keys/add",
     "/instances/gooddata/keys/{key}/retire",
-    "/refusals/verify",
-    "/refusals/{refusal}/verify",
+    "/rejections/verify",
+    "/rejections/{refusal}/verify",
 )
 
 
@@ -65,7 +66,16 @@ def notice(page) -> str:
 def refuse(receiver: Between, body: bytes, signature: str, instance: str = "gooddata") -> int:
     answer = receiver.client.post(f"/callbacks/{instance}", data=body, headers={HEADER: signature})
     assert answer.status_code == 401
-    return int(receiver.get("/rejections").json["rejections"][0]["id"])
+    # Quarantined after the answer.
+    return until(lambda: newest_rejection(receiver, instance, signature, body))
+
+
+def newest_rejection(receiver: Between, instance: str, signature: str, body: bytes) -> int | None:
+    with receiver.services.database.read() as session:
+        query = "SELECT id, instance, signature, body FROM rejections ORDER BY id DESC LIMIT 1"
+        row = session.connection().exec_driver_sql(query).first()
+    same = row and (row[1], bytes(row[2]).decode(), bytes(row[3])) == (instance, signature, body)
+    return row[0] if same else None
 
 
 def keys_of(receiver: Between, instance: str = "gooddata") -> list[dict]:
@@ -84,7 +94,7 @@ def test_the_vendor_is_asked_and_the_timeline_says_who_wanted_it(desk):
     only_known(desk.receiver, job)
     before = desk.receiver.asked("GET /bulk/{id}/status", job)
     page = press(desk.guest, f"/jobs/{job}/ask?instance=gooddata")
-    assert notice(page) == "The vendor says COMPLETED."
+    assert notice(page) == "The vendor answered COMPLETED."
     assert "asked for by test" in page.text
     assert "succeeded" in page.text
     assert desk.receiver.job(job)["learnt_by"] == "poll"
@@ -97,11 +107,34 @@ def notice_is_gone(guest: Guest, path: str) -> bool:
     return 'class="notice"' not in guest.get(path).text
 
 
+def test_a_job_is_given_up_and_any_later_word_of_the_vendor_opens_it_again(desk):
+    only_known(desk.receiver, "424242")
+    page = press(desk.guest, "/jobs/424242/close")
+    assert notice(page) == "Job 424242 is closed as lost."
+    assert "closed by test" in page.text
+    assert desk.receiver.job("424242")["outcome"] == "lost"
+    assert desk.guest.get("/jobs/424242/close").status_code == 404
+    assert noted(desk.receiver) == [("test", "job.close", "gooddata/424242")]
+    desk.receiver.call_back(b'{"id": 424242, "status": "COMPLETED"}', "gooddata")
+    assert desk.receiver.job("424242")["outcome"] == "succeeded"
+
+
+def test_a_vendor_that_is_left_alone_is_asked_by_nobody_and_the_page_says_until_when(desk):
+    only_known(desk.receiver, "424242")
+    pacer = desk.receiver.services.reconciler.pacer
+    pacer.wait_turn("gooddata")
+    pacer.open_circuit("gooddata", retry_after=120)
+    answer = press(desk.guest, "/jobs/424242/ask?instance=gooddata")
+    assert answer.status_code == 503
+    assert 110 < int(answer.headers["Retry-After"]) <= 120
+    assert desk.receiver.asked("GET /bulk/{id}/status", "424242") == 0
+
+
 def test_a_vendor_that_says_no_is_told_of_and_changes_nothing(desk):
     only_known(desk.receiver, "424242")
     answer = press(desk.guest, "/jobs/424242/ask?instance=gooddata")
     assert answer.status_code == 404
-    assert "The vendor did not do it" in answer.text
+    assert "The vendor rejected the request" in answer.text
     assert desk.receiver.job("424242")["outcome"] == "pending"
 
 
@@ -126,9 +159,9 @@ def test_what_the_vendor_queued_is_sent_again(make_database):
         guest = Guest(receiver)
         guest.sign_in()
         page = press(guest, "/instances/gooddata/resend")
-        assert notice(page) == "The vendor was told to send 1 again."
+        assert notice(page) == "The vendor was asked to send 1 again."
         assert receiver.ended(job)["learnt_by"] == "callback"
-        assert "holds back nothing" in notice(press(guest, "/instances/gooddata/resend"))
+        assert "has no queued deliveries" in notice(press(guest, "/instances/gooddata/resend"))
         assert noted(receiver)[-2:] == [("test", "deliveries.resend", "gooddata")] * 2
 
 
@@ -144,7 +177,7 @@ def test_a_test_callback_that_does_not_get_through_is_told_of(desk):
     desk.receiver.answer_with(_failing)
     answer = press(desk.guest, "/instances/gooddata/test")
     assert answer.status_code == 502
-    assert "did not get through" in answer.text
+    assert "did not arrive" in answer.text
     assert "500" in answer.text
 
 
@@ -158,7 +191,7 @@ def test_a_key_is_rotated_and_its_secret_is_never_shown(desk):
         answer = desk.receiver.call_back(body, "gooddata", key)
         assert answer.status_code == 200
     page = press(desk.guest, f"/instances/gooddata/keys/{old['id']}/retire")
-    assert notice(page) == f"{old['id']} is accepted no longer."
+    assert notice(page) == f"{old['id']} is retired: callbacks signed with it are rejected."
     assert desk.receiver.call_back(b"1", "gooddata", KEY).status_code == 401
     assert desk.receiver.call_back(b"2", "gooddata", NEW).status_code == 200
     assert noted(desk.receiver) == [
@@ -182,7 +215,7 @@ def test_a_key_that_cannot_be_used_is_refused_in_words(desk):
 
 def test_a_short_key_or_one_of_another_instance_is_warned_of(desk):
     page = press(desk.guest, "/instances/gooddata/keys/add", secret="short")
-    assert "It is short" in notice(page)
+    assert "It is 5 bytes long; at least 16 are recommended" in notice(page)
     page = press(desk.guest, "/instances/freshbooks/keys/add", secret="short")
     assert "gooddata has the same key" in notice(page)
 
@@ -206,15 +239,15 @@ def test_a_refusal_is_explained_as_an_operator_would(desk):
             (body + b"\n", sign(body, KEY), "The body was changed on its way"),
             (body.replace(b" ", b""), sign(body, KEY), "something re-encoded it"),
             (body, "sha256=" + "A" * 43 + "=", "No key of this instance"),
-            (body, "what?", "is not `sha256=`"),
+            (body, "what?", "44 characters of base64"),
         )
     ):
         refused = refuse(desk.receiver, sent, signature)
-        page = desk.guest.get(f"/refusals/{refused}").text
+        page = desk.guest.get(f"/rejections/{refused}").text
         assert told in page, number
-        assert told in desk.guest.get("/refusals").text, number
-        assert desk.guest.get(f"/refusals/{refused}/body").data == sent
-    assert "(freshbooks)" in desk.guest.get("/refusals").text
+        assert told in desk.guest.get("/rejections").text, number
+        assert desk.guest.get(f"/rejections/{refused}/body").data == sent
+    assert "(freshbooks)" in desk.guest.get("/rejections").text
     assert other
 
 
@@ -223,17 +256,17 @@ def test_refused_deliveries_enter_once_their_key_was_put_right(any_database_desk
     bodies = [b'{"id": %d, "status": "COMPLETED"}' % number for number in range(1, 4)]
     ids = [refuse(desk.receiver, body, sign(body, NEW)) for body in bodies]
     foreign = refuse(desk.receiver, b"{}", "sha256=" + "A" * 43 + "=")
-    page = press(desk.guest, f"/refusals/{ids[0]}/verify")
+    page = press(desk.guest, f"/rejections/{ids[0]}/verify")
     assert "still not right" in notice(page)
     press(desk.guest, "/instances/gooddata/keys/add", secret=NEW.secret.decode())
-    assert "right by now" in desk.guest.get(f"/refusals/{ids[0]}").text
-    page = press(desk.guest, f"/refusals/{ids[0]}/verify")
-    assert "entered as an event" in notice(page)
-    assert desk.guest.get(f"/refusals/{ids[0]}").status_code == 404
+    assert "right by now" in desk.guest.get(f"/rejections/{ids[0]}").text
+    page = press(desk.guest, f"/rejections/{ids[0]}/verify")
+    assert "is stored as an event" in notice(page)
+    assert desk.guest.get(f"/rejections/{ids[0]}").status_code == 404
     # One came again by itself meanwhile: still one event.
     assert desk.receiver.call_back(bodies[1], "gooddata", NEW).status_code == 200
-    page = press(desk.guest, "/refusals/verify?instance=gooddata")
-    assert notice(page) == "2 of 3 are verified and entered as events."
+    page = press(desk.guest, "/rejections/verify?instance=gooddata")
+    assert notice(page) == "2 of 3 were verified and stored as events."
     left = [int(each["id"]) for each in desk.receiver.get("/rejections").json["rejections"]]
     assert left == [foreign]
     events = desk.receiver.get("/events?kind=bulk_job").json["events"]
@@ -263,7 +296,7 @@ def test_who_may_only_look_sees_no_buttons_and_cannot_act(desk):
         token = tokens.create_token(session, "looker", "read", 1)
     reader = Guest(desk.receiver)
     reader.sign_in(token)
-    pages = ("/jobs/1", "/instances/gooddata", "/refusals", f"/refusals/{refused}")
+    pages = ("/jobs/1", "/instances/gooddata", "/rejections", f"/rejections/{refused}")
     acts = re.compile("Ask the vendor now|Verify again|Add a key|>Retire<|Send a test|Re-send")
     for path in pages:
         assert acts.search(desk.guest.get(path).text), path
@@ -284,12 +317,12 @@ def test_an_operator_presses_buttons_in_a_browser(desk, visit):
     dashboard = SimpleNamespace(url=desk.receiver.url, operate=desk.receiver.token)
     page = visit(dashboard).sign_in().open(f"/jobs/{job}")
     page.get_by_role("link", name="Ask the vendor now").click()
-    expect(page.get_by_text("One request goes to the vendor")).to_be_visible()
+    expect(page.get_by_text("One request is sent to the vendor")).to_be_visible()
     page.get_by_role("link", name="Cancel").click()
     expect(page.locator(".timeline li")).to_have_count(1)
     page.get_by_role("link", name="Ask the vendor now").click()
     page.get_by_role("button", name="Ask now").click()
-    expect(page.get_by_role("status")).to_have_text(re.compile("The vendor says COMPLETED"))
+    expect(page.get_by_role("status")).to_have_text(re.compile("The vendor answered COMPLETED"))
     expect(page.locator(".timeline li")).to_have_count(2)
     page.get_by_role("link", name="Instances").click()
     page.get_by_role("link", name="gooddata").click()
@@ -328,7 +361,7 @@ def test_the_command_line_has_them_verified_again(desk, tmp_path):
     (tmp_path / "token").write_text(desk.receiver.token)
     command = [sys.executable, "-m", "receiver", "rejections", "--verify-again"]
     where = ["--url", desk.receiver.url, "--token-file", str(tmp_path / "token")]
-    for told in ("1 of 1 are verified and entered", "0 of 0 are verified and entered"):
+    for told in ("1 of 1 are verified and stored", "0 of 0 are verified and stored"):
         done = subprocess.run([*command, *where], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout.strip()) == (0, told), done.stderr
     done = subprocess.run(

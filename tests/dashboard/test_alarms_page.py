@@ -31,41 +31,88 @@ def plain(text):
 def test_open_alarms_are_shown_with_where_to_look_and_cleared_ones_below(any_receiver):
     guest = Guest(any_receiver)
     guest.sign_in()
-    assert "Alarm checks are not running" in guest.get("/alarms").text
     raise_alarm(any_receiver, "overdue", count=1234, examples=["7", "a/b"])
     raise_alarm(any_receiver, "unreadable", examples=["0af1"])
     raise_alarm(any_receiver, "failing", "callbacks", examples=["node:1"])
     raise_alarm(any_receiver, "silent", cleared_at=any_receiver.services.clock())
-    still, over = guest.get("/alarms").text.split('id="h-cleared"')
+    still, over = guest.get("/alarms").text.split('id="h-resolved"')
     assert 'href="/jobs?show=overdue&amp;instance=default"' in still
     assert 'href="/jobs/a%2Fb?instance=default"' in still
     assert 'href="/events/0af1"' in still
-    for told in (
-        "jobs are overdue",
-        "1,234",
-        "the receiver does not accept callbacks",
-        "node:1",
-        "so it is",
-    ):
+    for told in ("Jobs are overdue", "1,234", "The receiver does not accept", "node:1", "So it is"):
         assert told in plain(still)
-    assert "no callbacks are coming in" in over
-    assert "no callbacks are coming in" not in still
-    front = plain(guest.get("/").text)
-    assert (
-        "3 alarms open : the receiver does not accept callbacks; jobs are overdue; an event cannot"
-        in front
-    )
+    assert "No callbacks are coming in" in over
+    assert "No callbacks are coming in" not in still
+
+
+def test_the_overview_says_first_what_is_wrong_and_what_to_do(any_receiver):
+    guest = Guest(any_receiver)
+    guest.sign_in()
+    raise_alarm(any_receiver, "overdue", count=12, examples=["7"])
+    raise_alarm(any_receiver, "failing", "callbacks", examples=["node:1"])
+    front = guest.get("/").text
+    problems = re.findall(r'<li class="problem.*?</li>', front, re.DOTALL)
+    first, second = map(plain, problems)
+    for told in ("critical", "The receiver does not accept callbacks", "callbacks", "5 min ago"):
+        assert told in first
+    assert "What to do: Run receiver doctor on the nodes" in first
+    assert "docs/runbook.md#the-database-is-down" in first
+    for told in ("warning", "Jobs are overdue", "default", "12 affected", "receiver reconcile"):
+        assert told in second
+    assert 'href="/jobs/7?instance=default"' in problems[1]
+
+
+def test_what_is_wrong_by_the_counts_is_said_though_no_alarm_says_so(guest):
+    """Nobody may be checking for alarms."""
+    assert "problem" not in guest.get("/").text
+    guest.receiver.client.post("/callbacks/default", data=b"x")
+    eventually(lambda: "Signatures are wrong" in guest.get("/").text)
+    raise_alarm(guest.receiver, "refused")
+    assert guest.get("/").text.count("Signatures are wrong") == 1
+
+
+@pytest.mark.parametrize("path", ["/", "/jobs", "/events", "/rejections", "/alarms", "/instances"])
+def test_every_page_says_when_alarms_are_not_checked_or_nobody_is_notified(
+    make_receiver, make_database, path
+):
+    url, secret = "https://alarms.example.com/", "whsec_" + "A" * 32
+    for settings, watched, told in (
+        ({}, False, "No alarm destination is configured , and alarm checks are not running"),
+        ({}, True, "No alarm destination is configured : nobody is notified"),
+        ({"alarm_url": url, "alarm_secret": secret}, False, "Alarm checks are not running :"),
+        ({"alarm_url": url, "alarm_secret": secret}, True, None),
+    ):
+        receiver = make_receiver(make_database("sqlite"), **settings)
+        guest = Guest(receiver)
+        guest.sign_in()
+        if watched:
+            watch(receiver)
+        page = guest.get(path).text
+        assert ('class="banner' in re.sub(r'<p id="gone".*?>', "", page)) == bool(told)
+        assert told is None or told in plain(page), (path, told)
+
+
+def watch(receiver):
+    with receiver.services.database.write() as session:
+        now = receiver.services.clock()
+        assert alarms.claim_watch(session, "somebody", now, 10 * MINUTE, force=False)
+
+
+def test_an_empty_dashboard_says_the_first_steps(guest):
+    told = guest.get("/").text
+    for command in ("instances add", "trigger --url", "submit sample.csv"):
+        assert f"receiver {command}" in told
+    guest.receiver.call_back(b'{"id": "1", "status": "RUNNING"}')
+    assert "First steps" not in guest.get("/").text
 
 
 def test_nothing_is_wrong_is_said_only_while_somebody_watches(guest):
-    now = guest.receiver.services.clock()
-    assert "Nothing is wrong." not in guest.get("/alarms").text
-    with guest.receiver.services.database.write() as session:
-        assert alarms.claim_watch(session, "somebody", now, 10 * MINUTE, force=False)
-    told = guest.get("/alarms").text
-    assert "Nothing is wrong." in told
-    assert "Alarm checks are not running" not in told
-    assert "open</strong></a>" not in guest.get("/").text
+    guest.receiver.call_back(b'{"id": "1", "status": "RUNNING"}')
+    assert "No open alarms." not in guest.get("/alarms").text
+    assert "No open problems." not in guest.get("/").text
+    watch(guest.receiver)
+    assert "No open alarms." in guest.get("/alarms").text
+    assert "No open problems." in guest.get("/").text
 
 
 def test_a_token_sees_the_alarms_of_its_own_instances(any_receiver):
@@ -75,17 +122,17 @@ def test_a_token_sees_the_alarms_of_its_own_instances(any_receiver):
         raise_alarm(any_receiver, kind, subject, detail=f"{kind} {subject}")
     guest = Guest(any_receiver)
     guest.sign_in(token)
-    told = guest.get("/alarms").text
-    assert "failed mine" in told
-    assert "theirs" not in told
-    assert "failing callbacks" not in told
-    assert "1 alarm open" in plain(guest.get("/").text)
+    for told in (guest.get("/alarms").text, guest.get("/").text):
+        assert "Failed mine" in told
+        assert "theirs" not in told
+        assert "Failing callbacks" not in told
 
 
 def test_an_alarm_of_a_kind_that_is_not_known_yet_is_shown(guest):
     raise_alarm(guest.receiver, "brand_new", detail="of another release")
-    assert "of another release" in guest.get("/alarms").text
-    assert "brand_new" in guest.get("/").text
+    for path in ("/alarms", "/"):
+        assert "Of another release" in guest.get(path).text
+        assert "Brand_new" in guest.get(path).text
 
 
 def test_our_own_failures_start_the_clock_until_the_vendor_gives_up(any_receiver):
@@ -100,15 +147,15 @@ def test_our_own_failures_start_the_clock_until_the_vendor_gives_up(any_receiver
             record_node(session, "node:1", any_receiver.services.clock(), since, 3)
 
     pages = ("/", "/instances", "/instances/default")
-    assert not any("gives up" in guest.get(path).text for path in pages)
+    assert not any("it gives up" in guest.get(path).text for path in pages)
     fail(now - 7 * MINUTE)
     for path in pages:
         told = guest.get(path).text
         assert "callbacks are answered with errors" in told.lower(), path
         assert f'data-left="{now - 7 * MINUTE + schedule}"' in told, path
     any_receiver.call_back(b'{"id": "1", "status": "RUNNING"}')
-    eventually(lambda: "gives up" not in guest.get("/instances/default").text)
-    assert "gives up" not in guest.get("/").text
+    eventually(lambda: "it gives up" not in guest.get("/instances/default").text)
+    assert "it gives up" not in guest.get("/").text
 
 
 @pytest.mark.parametrize("since", [None, 1])
@@ -116,7 +163,7 @@ def test_a_process_that_is_gone_or_well_starts_no_clock(guest, since):
     now = guest.receiver.services.clock()
     with guest.receiver.services.database.write() as session:
         record_node(session, "node:1", now if since is None else now - 10 * MINUTE, since, 3)
-    assert "gives up" not in guest.get("/").text
+    assert "it gives up" not in guest.get("/").text
 
 
 def test_the_page_of_a_job_tells_that_it_was_erased(guest):
@@ -132,7 +179,6 @@ def test_the_page_of_a_job_tells_that_it_was_erased(guest):
 
 
 def test_the_list_follows_a_job_however_little_of_it_changes(guest):
-    """What is rendered once is kept, and must not be kept for too long."""
     for number in range(3):
         guest.receiver.call_back(b'{"id": "1", "status": "RUNNING", "error": "step %d"}' % number)
     guest.receiver.call_back(b'{"id": "1", "status": "ERROR", "error": "seen"}')

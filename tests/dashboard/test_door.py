@@ -1,8 +1,12 @@
 """Sign-in, sessions and forged forms."""
 
 import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from playwright.sync_api import expect
 from visiting import Guest
 
 from receiver.errors import StoreUnavailable
@@ -10,7 +14,7 @@ from receiver.instances import sessions, tokens
 from receiver.web.dashboard.sign_in import local
 
 PAGES = (
-    *("/jobs", "/jobs/1", "/jobs.csv", "/events", "/alarms", "/refusals"),
+    *("/jobs", "/jobs/1", "/jobs.csv", "/events", "/alarms", "/rejections"),
     *("/instances", "/instances/x"),
 )
 HOUR = 3_600_000
@@ -96,10 +100,11 @@ def test_the_cookie_is_for_http_alone_and_secure_where_the_browser_speaks_tls(
     ):
         receiver = make_receiver(make_database("sqlite"), public_url=public_url)
         client = receiver.app.test_client()
-        door = client.get("/", base_url=base_url)
-        cookie = door.headers["Set-Cookie"]
+        assert "Set-Cookie" not in client.get("/", base_url=base_url).headers
+        fields = {"token": receiver.token}
+        cookie = client.post("/sign-in", base_url=base_url, data=fields).headers["Set-Cookie"]
         assert "HttpOnly" in cookie
-        assert "SameSite=Lax" in cookie
+        assert "SameSite=Strict" in cookie
         assert ("Secure" in cookie) == secure, (public_url, base_url)
         assert cookie.startswith("__Host-") == secure
 
@@ -152,40 +157,100 @@ def test_a_session_ends_with_its_token_after_a_week_or_half_a_day_unused(
         assert session.connection().exec_driver_sql("SELECT count(*) FROM sessions").scalar() == 1
 
 
-def test_no_form_is_taken_without_its_token(guest):
-    """Whatever changes something asks for it, before anything else."""
-    routes = [
-        rule
-        for rule in guest.receiver.app.url_map.iter_rules()
-        if rule.endpoint.startswith("dashboard.") and "POST" in rule.methods
-    ]
+OWN = "https://hooks.example.com"
+FOREIGN = (
+    {},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": ""},
+    {"Sec-Fetch-Site": "Same-Origin, none"},
+    {"Sec-Fetch-Site": "cross-site", "Origin": OWN},
+    {"Origin": "null"},
+    {"Origin": ""},
+    {"Origin": "https://evil.example"},
+    {"Origin": "http://hooks.example.com"},
+    {"Origin": f"{OWN}:8443"},
+    {"Origin": f"{OWN}.evil.example"},
+    {"Origin": "https://evil.example", "Referer": f"{OWN}/"},
+    {"Referer": f"{OWN}/"},
+)
+HOME = (
+    {"Sec-Fetch-Site": "same-origin"},
+    {"Sec-Fetch-Site": "none"},
+    {"Sec-Fetch-Site": "same-origin", "Origin": "null"},
+    {"Origin": OWN},
+)
+
+
+def changing(receiver, dashboard: bool):
+    """Every route that changes something: (method, path)."""
+    for rule in receiver.app.url_map.iter_rules():
+        methods = (rule.methods or {"POST"}) & {"POST", "PUT", "PATCH", "DELETE"}
+        if methods and rule.endpoint.startswith("dashboard.") == dashboard:
+            values = {name: 1 if name == "id" else "default" for name in rule.arguments}
+            yield min(methods), rule.build(values, append_unknown=False)[1]
+
+
+def test_nobody_is_signed_in_for_a_page_of_another_site(receiver):
+    """Who sends no cookie, and neither header, is no browser: there is nothing to forge."""
+    for headers in FOREIGN:
+        answer = receiver.client.post("/sign-in", base_url=OWN, headers=headers)
+        scripted = not headers.keys() & {"Origin", "Sec-Fetch-Site"}
+        assert answer.status_code == (401 if scripted else 403), headers
+
+
+def test_nothing_is_changed_in_a_session_without_proof_of_its_own_pages(receiver):
+    guest, secure = Guest(receiver), {"base_url": OWN}
+    signed_in = guest.client.post("/sign-in", data={"token": receiver.token}, **secure)
+    assert signed_in.status_code == 303
+    routes = list(changing(receiver, dashboard=True))
     assert len(routes) >= 9
-    for rule in routes:
+    for method, path in routes:
+        for headers in FOREIGN:
+            answer = guest.client.open(path, method=method, headers=headers, **secure)
+            assert answer.status_code == 403, (path, headers)
+            assert "nothing was changed" in answer.text
+    assert guest.get("/jobs", **secure).status_code == 200  # nor was the session ended
+    for headers in HOME:
+        answer = guest.client.post("/rejections/verify", headers=headers, **secure)
+        assert answer.status_code == 303, headers
+    assert guest.client.post("/sign-out", headers=HOME[-1], **secure).status_code == 303
+
+
+def test_an_origin_is_ours_with_its_scheme_as_the_browser_has_it(make_receiver, make_database):
+    for public_url, base_url, origin, status in (
+        (None, "http://10.0.0.7:8000", "http://10.0.0.7:8000", 401),
+        (None, "http://10.0.0.7:8000", "http://10.0.0.7", 403),
+        (None, "http://10.0.0.7:8000", "https://10.0.0.7:8000", 403),
+        (OWN, "http://hooks.example.com", OWN, 401),
+        (OWN, "http://hooks.example.com", "http://hooks.example.com", 403),
+        (OWN, "http://127.0.0.1:8000", "http://127.0.0.1:8000", 401),
+    ):
+        receiver = make_receiver(make_database("sqlite"), public_url=public_url)
+        answer = receiver.app.test_client().post(
+            "/sign-in", base_url=base_url, headers={"Origin": origin}, data={"token": "x"}
+        )
+        assert answer.status_code == status, (public_url, base_url, origin)
+
+
+def test_all_that_changes_something_elsewhere_takes_no_cookie_at_all(guest):
+    """Other routes do not know the session: a forged request would have nothing to ride on."""
+    for method, path in changing(guest.receiver, dashboard=False):
+        answer = guest.client.open(path, method=method, headers=HOME[0])
+        assert answer.status_code == 401, path
+
+
+def test_every_page_but_the_sign_in_page_wants_a_session(receiver):
+    for rule in receiver.app.url_map.iter_rules():
+        if not rule.endpoint.startswith("dashboard.") or rule.endpoint == "dashboard.static":
+            continue
         values = {name: 1 if name == "id" else "default" for name in rule.arguments}
         path = rule.build(values, append_unknown=False)[1]
-        for fields in ({}, {"form_token": "0" * 64}, {"form_token": b"\xff"}):
-            assert guest.client.post(path, data=fields).status_code == 403, path
-    assert guest.get("/jobs").status_code == 200  # nor was the session ended
-
-
-def test_all_that_changes_something_takes_a_forms_token_or_no_cookie_at_all(guest):
-    """Other routes do not know the session: a forged request would have nothing to ride on."""
-    for rule in guest.receiver.app.url_map.iter_rules():
-        if rule.methods & {"POST", "PUT", "PATCH", "DELETE"} and not rule.endpoint.startswith(
-            "dashboard."
-        ):
-            method = min(rule.methods & {"POST", "PUT", "PATCH", "DELETE"})
-            values = dict.fromkeys(rule.arguments, "default")
-            path = rule.build(values, append_unknown=False)[1]
-            answer = guest.client.open(path, method=method)
-            assert answer.status_code == 401, path
-
-
-def test_the_token_of_one_form_is_of_no_use_to_another_session(receiver):
-    one, other = Guest(receiver), Guest(receiver)
-    one.sign_in()
-    other.sign_in()
-    assert one.client.post("/sign-out", data={"form_token": other.form_token()}).status_code == 403
+        if "GET" in rule.methods and path != "/" and "/refusals" not in path:
+            assert receiver.client.get(path).headers["Location"].startswith("/?next="), path
+        if "POST" in rule.methods and rule.endpoint != "dashboard.sign_in":
+            answer = receiver.client.post(path, headers=HOME[0])
+            assert answer.headers["Location"] == "/", path
 
 
 def test_every_page_says_what_it_may_load_and_is_not_kept(guest):
@@ -193,7 +258,7 @@ def test_every_page_says_what_it_may_load_and_is_not_kept(guest):
         "/",
         "/jobs",
         "/jobs/404",
-        "/refusals",
+        "/rejections",
         "/instances",
         "/events",
         "/static/dashboard.js",
@@ -214,7 +279,7 @@ def test_no_page_holds_code_or_styles_of_its_own(guest):
         "/",
         "/jobs",
         "/jobs/1",
-        "/refusals",
+        "/rejections",
         "/instances",
         "/events",
         "/instances/default",
@@ -226,8 +291,7 @@ def test_no_page_holds_code_or_styles_of_its_own(guest):
 
 
 def test_a_form_that_is_too_long_is_not_read(guest):
-    answer = guest.client.post("/sign-in", data={"token": "x" * 100_000})
-    assert answer.status_code == 413
+    assert guest.post("/sign-in", token="x" * 100_000).status_code == 413
 
 
 def test_who_tries_wrong_tokens_for_too_long_has_to_wait(make_receiver, make_database):
@@ -261,7 +325,7 @@ def test_a_path_that_is_not_there_is_a_problem_for_a_script(guest):
         "/elements/api-v2/nowhere": BROWSER,
     }.items():
         answer = guest.get(path, headers={"Accept": accepted})
-        assert answer.status_code == 404
+        assert answer.status_code == (401 if path.startswith("/elements") else 404)
         assert answer.mimetype.endswith("json"), path
 
 
@@ -272,3 +336,51 @@ def test_a_path_that_is_not_there_is_a_page_though_the_store_is_away(guest, monk
     monkeypatch.setattr("receiver.instances.sessions.signed_in", fail)
     answer = guest.get("/nowhere", headers={"Accept": BROWSER})
     assert (answer.status_code, answer.mimetype) == (404, "text/html")
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[int]:
+    """A web site of somebody else, on a port of this machine, that posts to any address."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            target = self.path.partition("?")[2]
+            body = f"<form method=post action={target}><button>Win</button></form>".encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_browser_on_another_site_changes_nothing(dashboard, visit, elsewhere, host):
+    """Another port of the same host is the same site, to which even strict cookies go."""
+    visitor = visit(dashboard).sign_in()
+    for path in ("/sign-out", "/sign-in", "/rejections/verify", "/instances/gooddata/keys/add"):
+        page = visitor.page
+        page.goto(f"http://{host}:{elsewhere}/?{dashboard.url}{path}")
+        page.get_by_role("button", name="Win").click()
+        assert "nothing was changed" in page.locator("main").inner_text()
+    visitor.faults[:] = [fault for fault in visitor.faults if "403" not in fault]
+    page = visitor.open("/jobs")
+    assert page.get_by_role("button", name="Sign out").is_visible()
+
+
+def test_a_link_on_another_site_leads_who_is_signed_in_to_the_page(dashboard, visit, elsewhere):
+    visitor = visit(dashboard).sign_in()
+    page = visitor.page
+    page.goto(f"http://localhost:{elsewhere}/?x")
+    page.evaluate("url => { location.href = url }", f"{dashboard.url}/jobs?outcome=partial")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Jobs")
+    expect(page).to_have_url(re.compile(r"/jobs\?outcome=partial$"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
+from nodes import eventually
 from visiting import Guest
 
 from receiver.instances import keys as signature_keys
@@ -15,8 +16,7 @@ from receiver.instances import registry, tokens
 from receiver.jobs.failed_records import replace_failed_records
 from receiver.openconnectors.signatures import SignatureKey
 from receiver.reconcile.claims import Claim, end_errors
-from receiver.web.dashboard import jobs as job_list
-from receiver.web.dashboard.jobs import cell
+from receiver.web.dashboard.formatting import cell
 
 DONE = {"status": "COMPLETED", "recordsCount": 8, "recordsFailedCount": 2}
 
@@ -55,11 +55,16 @@ def test_a_job_is_listed_and_shown_on_each_database(any_receiver):
     for told in ("partial", "COMPLETED", "8 loaded", "2 failed", "two were bad"):
         assert told in listed
     shown = guest.get("/jobs/1").text
-    for told in ("but 2 records failed", event, "changed status, outcome, records", "learnt by"):
+    for told in (
+        "but 2 records failed",
+        event,
+        "set status, outcome, record counts",
+        "reported by",
+    ):
         assert told in shown
-    front = guest.get("/").text
-    assert re.search(r'outcome=partial".*?class="value">1<', front, re.DOTALL)
-    assert guest.get("/?over=days").status_code == 200
+    for period in ("", "?period=24h", "?period=7d", "?period=30d", "?period=x"):
+        front = guest.get(f"/{period}").text
+        assert re.search(r'outcome=partial&amp;.*?class="value">1<', front, re.DOTALL), period
 
 
 def test_the_exact_bytes_of_a_callback_come_as_a_file(guest):
@@ -155,16 +160,16 @@ def test_pages_lead_on_to_older_jobs_and_back(guest):
 def test_empty_and_nothing_matches_and_an_error_have_words_of_their_own(guest, monkeypatch):
     assert "No jobs yet" in guest.get("/jobs").text
     assert "No job matches" in guest.get("/jobs?q=1").text
-    assert "Nothing was refused in the last hour" in guest.get("/refusals").text
-    assert "The quarantine is empty" in guest.get("/refusals").text
-    assert "No refused delivery matches" in guest.get("/refusals?reason=missing").text
+    assert "Nothing was rejected in the last hour" in guest.get("/rejections").text
+    assert "The quarantine is empty" in guest.get("/rejections").text
+    assert "No rejected delivery matches" in guest.get("/rejections?reason=missing").text
     guest.receiver.services.database.close()
     database = guest.receiver.services.database.engine.url.database
     with Path(database).open("r+b") as file:
         file.write(b"no database")
     answer = guest.get("/jobs")
     assert answer.status_code == 503
-    assert "This cannot be read now" in answer.text
+    assert "The database does not answer" in answer.text
     assert 'href="/jobs' in answer.text
 
 
@@ -193,12 +198,12 @@ def test_a_token_of_one_instance_sees_no_other(make_receiver, make_database):
     assert guest.get("/jobs?instance=default").status_code == 403
     assert guest.get(f"/events/{event}").status_code == 404
     assert guest.get(f"/events/{event}/body").status_code == 404
-    assert guest.get(f"/refusals/{rejected}").status_code == 404
-    assert guest.get(f"/refusals/{rejected}/body").status_code == 404
+    assert guest.get(f"/rejections/{rejected}").status_code == 404
+    assert guest.get(f"/rejections/{rejected}/body").status_code == 404
     assert guest.get("/instances/default").status_code == 403
     assert guest.get("/instances/default/keys/add").status_code == 403
-    assert guest.get("/refusals/verify?instance=default").status_code == 403
-    for path in ("/", "/refusals", "/events", "/instances"):
+    assert guest.get("/rejections/verify?instance=default").status_code == 403
+    for path in ("/", "/rejections", "/events", "/instances"):
         assert "default" not in re.sub(r"<(option|code).*?</\1>", "", guest.get(path).text), path
 
 
@@ -208,9 +213,9 @@ def test_a_token_of_one_instance_sees_no_other(make_receiver, make_database):
         "/jobs/1",
         "/jobs/%00",
         "/events/1",
-        "/refusals/1",
+        "/rejections/1",
         "/instances/x",
-        "/refusals/99999999999999999999",
+        "/rejections/99999999999999999999",
         "/jobs/1/errors",
         "/jobs/1?instance=%00",
     ],
@@ -255,18 +260,49 @@ def test_failed_records_are_grouped_and_listed(guest):
         end_errors(session, Claim("default", "1", -1))
         replace_failed_records(session, "default", "1", entries)
     shown = guest.get("/jobs/1").text
-    assert len(re.findall("20 \N{MULTIPLICATION SIGN}", shown)) == 3
+    assert len(re.findall(r'cause=cause\+\d">20<', shown)) == 3
     first = guest.get("/jobs/1/errors").text
-    assert len(re.findall("<li value=", first)) == 50
+    assert cells(first) == [str(line) for line in range(50)]
     following = re.search(r'rel="next" href="(.*?)"', first)[1].replace("&amp;", "&")
-    assert len(re.findall("<li value=", guest.get(following).text)) == 10
+    assert cells(guest.get(following).text) == [str(line) for line in range(50, 60)]
+    of_one_cause = guest.get("/jobs/1/errors?cause=cause+2").text
+    assert cells(of_one_cause) == [str(line) for line in range(2, 60, 3)]
+    assert "no failed records" in guest.get("/jobs/1/errors?cause=another").text
+
+
+def cells(text):
+    return re.findall(r"<td><bdi>(\d+)</bdi></td>", text)
+
+
+def test_failed_records_have_the_columns_that_they_have(guest):
+    call(guest.receiver, **DONE)
+    entries = [
+        '{"lineNumber": 4, "message": "b", "record": {"email": "<b>", "age": 1234567890123456789}}',
+        '{"message": null, "more": [1, {"x": 2}], "record": "plain"}',
+        '"only a text"',
+        "[]",
+        '{"big": ' + "9" * 5000 + "}",
+    ]
+    with guest.receiver.services.database.write() as session:
+        end_errors(session, Claim("default", "1", -1))
+        causes = [(entry, "a cause") for entry in entries]
+        replace_failed_records(session, "default", "1", causes)
+    page = guest.get("/jobs/1/errors").text
+    assert "<b>" not in page
+    answer = guest.get("/jobs/1/errors.csv")
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="errors-1.csv"'
+    head, *rows = csv.reader(io.StringIO(answer.text, newline=""))
+    assert head == ["Row", "message", "record.email", "record.age", "more", "record"]
+    assert rows[0] == ["4", "b", "<b>", "1234567890123456789", "", ""]
+    assert rows[1] == ["", "", "", "", '[1, {"x": 2}]', "plain"]
+    assert [row[-1] for row in rows[2:]] == ["only a text", "'[]"[1:], entries[4]]
 
 
 def test_a_page_of_an_unforeseen_fault_tells_no_details(guest, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError("what was sent")
 
-    monkeypatch.setattr("receiver.jobs.lists.jobs", fail)
+    monkeypatch.setattr("receiver.web.dashboard.jobs.list_jobs", fail)
     answer = guest.get("/jobs")
     assert answer.status_code == 500
     assert "what was sent" not in answer.text
@@ -276,18 +312,41 @@ def test_a_page_of_an_unforeseen_fault_tells_no_details(guest, monkeypatch):
 def test_what_was_refused_lately_is_counted_by_reason(guest):
     for instance, headers in (("default", {}), ("nobody", {}), ("nobody", {})):
         guest.receiver.client.post(f"/callbacks/{instance}", data=b"x", headers=headers)
-    told = re.sub("<.*?>", "", guest.get("/refusals").text)
-    assert "In the last hour: 2 unknown instance, 1 missing." in told
+    told = "In the last hour: 2 unknown instance, 1 missing."
+    eventually(lambda: told in re.sub("<.*?>", "", guest.get("/rejections").text))
 
 
-def test_a_filter_bar_is_kept_unless_it_names_very_much(guest, monkeypatch):
-    kept: dict[object, object] = {}
-    monkeypatch.setattr(job_list, "_BARS", kept)
-    assert guest.get("/jobs?status=ERROR").status_code == 200
-    assert len(kept) == 1
-    many = "&".join(f"status=s{number}" for number in range(300))
-    assert guest.get(f"/jobs?{many}").status_code == 200
-    assert [len(bar) <= job_list.LONGEST_BAR for bar in kept.values()] == [True]
+def test_a_search_for_an_objects_name_finds_its_jobs(guest):
+    call(guest.receiver, id="10", objectName="contact", jobDirection="UPLOAD", **DONE)
+    call(guest.receiver, id="11", status="RUNNING")
+    answer = guest.get("/jobs?q=contact&outcome=partial")
+    assert answer.headers["Location"] == "/jobs?outcome=partial&object=contact"
+    assert rows(guest.get(answer.headers["Location"]).text) == ["default/10"]
+    assert "No job matches" in guest.get("/jobs?q=contacts").text
+
+
+def test_links_of_before_lead_to_the_rejected_deliveries(guest):
+    for path, now in {
+        "/refusals": "/rejections",
+        "/refusals/12/body": "/rejections/12/body",
+        "/refusals?instance=a&reason=missing": "/rejections?instance=a&reason=missing",
+        "/refusals/a b?c=d e": "/rejections/a%20b?c=d+e",
+    }.items():
+        assert guest.get(path).headers["Location"] == now
+
+
+def test_an_event_that_cannot_be_read_says_why_and_where(guest):
+    for body, why in {
+        b'{"id": 1, "status": "\xff"}': "byte 21 is 0xff",
+        b'{"id": 1, "x": "\xc3\xa9" oops}': "at byte 20 (line 1)",
+        b'{"id": 1, "status": ' + b"[" * 70: "more than 64 levels",
+        b'{"id": "a b", "status": "RUNNING"}': "&#34;id&#34;: &#34;a b&#34;",
+        b'{"id": 1, "status": {}}': "&#34;status&#34;: {}",
+    }.items():
+        event = guest.receiver.call_back(body).json["event"]
+        page = guest.get(f"/events/{event}").text
+        assert "unreadable" in page, body
+        assert why in page, body
 
 
 @pytest.mark.parametrize("query", ["updated_before=AAAA", "cursor=x", "show=x", "status=%00"])

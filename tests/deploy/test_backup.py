@@ -104,6 +104,23 @@ def test_a_backup_under_load_holds_all_that_was_acknowledged_before_it(
     assert make_receiver(elsewhere).call_back(b"{}").status_code == 200
 
 
+def test_without_a_variable_it_is_the_receivers_default_that_is_backed_up(tmp_path, make_database):
+    shutil.copy(make_database("sqlite").removeprefix("sqlite:///"), tmp_path / "receiver.db")
+
+    def backup(folder: Path) -> subprocess.CompletedProcess[str]:
+        command = [str(DEPLOY / "backup.sh"), str(tmp_path)]
+        environment = {**own_environment(), "PYTHON": sys.executable}
+        return subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+
+    made = backup(tmp_path)
+    assert (made.returncode, made.stdout.endswith(".sqlite\n")) == (0, True), made.stderr
+    (tmp_path / "empty").mkdir()
+    missing = backup(tmp_path / "empty")
+    assert missing.stderr == "backup: there is no database at receiver.db\n"
+
+
 def test_nothing_is_overwritten_and_no_damaged_backup_is_restored(
     kind, empty, make_database, tmp_path
 ):

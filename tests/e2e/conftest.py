@@ -36,6 +36,14 @@ def children(pid: int) -> list[int]:
         return []
 
 
+def command(pid: int) -> bytes:
+    """The command line of a process; empty once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
 @dataclass
 class Client:
     """A kept-alive connection to a receiver."""
@@ -90,7 +98,8 @@ class Served:
 
     @property
     def workers(self) -> list[int]:
-        return children(self.master)
+        """Who answers; not the process that writes for them."""
+        return [pid for pid in children(self.master) if b"writer_process" not in command(pid)]
 
     def client(self) -> Client:
         return Client(self.port)

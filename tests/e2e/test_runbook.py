@@ -188,7 +188,7 @@ def test_the_vendor_deactivated_us(make_duty):
     duty.start()
     second = duty.upload()
     eventually(lambda: deliveries(duty, "queued"), "a delivery held back")
-    assert "holds back 1 deliveries" in duty.run(steps["look"])
+    assert "holds back 1 delivery" in duty.run(steps["look"])
     assert duty.ask("/summary")["queued_at_vendor"] == 1
     assert "1 sent again" in duty.run(steps["do"])
     told = duty.run(steps["proof"])

@@ -445,7 +445,7 @@ def test_the_command_line_fails_in_json_too(alone, tmp_path):
     assert "before you send again" in told["error"]["detail"]
     code, report = alone.told("reconcile")
     assert [each["instance"] for each in report["unclear"]] == ["gooddata"]
-    assert "fate unknown: /sample.csv" in alone.receiver("reconcile").stdout
+    assert "upload with unknown result: /sample.csv" in alone.receiver("reconcile").stdout
 
     alone.kill()
     assert failure("submit", str(sample), *gooddata) == (6, "unreachable")

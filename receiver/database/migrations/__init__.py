@@ -70,7 +70,7 @@ def upgrade(database: Database, revision: str = "head") -> None:
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        _require_ours(_found(session))
+        _require_ours(_revision(session))
         alembic_upgrade(_config(connection), revision)
 
 
@@ -95,10 +95,10 @@ def is_current(database: Database) -> bool:
 def current(database: Database) -> str | None:
     """The revision a database is at; None if it was never upgraded."""
     with database.read() as session:
-        return _found(session)
+        return _revision(session)
 
 
-def _found(session: Session) -> str | None:
+def _revision(session: Session) -> str | None:
     if not inspect(session.connection()).has_table("alembic_version"):
         return None
     found: str | None = session.scalar(text("SELECT version_num FROM alembic_version"))

@@ -1,6 +1,7 @@
 """What tokens of the scope `operate` may do: each page first says what it will do, then does it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any
 
@@ -9,233 +10,280 @@ from flask import Response, request, url_for
 from receiver.callbacks.quarantine import Quarantine
 from receiver.callbacks.trigger import send_test
 from receiver.database.engine import Session
-from receiver.database.models import Rejection
 from receiver.errors import CredentialError, NotFound
+from receiver.instances import audit
 from receiver.instances import keys as signature_keys
+from receiver.jobs.job import UNDER_WAY
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES
-from receiver.web import services
+from receiver.web import Services
 from receiver.web.api import close_job, record_entry
-from receiver.web.auth import current_bearer, require_instance, require_scope
-from receiver.web.dashboard.auditing import note
-from receiver.web.dashboard.instances import the_instance
-from receiver.web.dashboard.job import called
-from receiver.web.dashboard.pages import blueprint, page
-from receiver.web.dashboard.refusals import the_refusal
-from receiver.web.dashboard.sign_in import see, tell
+from receiver.web.auth import require_instance
+from receiver.web.dashboard.instances import InstanceView, the_instance
+from receiver.web.dashboard.job import the_job
+from receiver.web.dashboard.pages import Caller, blueprint, page
+from receiver.web.dashboard.rejections import the_rejection
+from receiver.web.dashboard.sign_in import flash, redirect_to, require_operator
 
 MAX_WAIT_MS = 5_000  # for a turn to ask the vendor; it holds a thread
 
-View = Callable[..., Response]
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What is confirmed first. says -- what will happen. back -- the page it belongs to.
+
+    run -- does it; returns the notice to show there, or another response.
+    """
+
+    title: str
+    button: str
+    back: str
+    says: tuple[str, ...]
+    run: Callable[[], str | Response]
+    danger: bool = False
 
 
-def acts(rule: str) -> Callable[[View], View]:
-    """Make a view a page that acts: GET says what POST will do."""
+def _page_of(rule: str) -> Callable[[Callable[..., Action]], Callable[..., Action]]:
+    """Make pages of an action: GET says what POST will do."""
 
-    def decorate(view: View) -> View:
-        @wraps(view)
-        def guarded(**arguments: Any) -> Response:  # noqa: ANN401 - the route's
-            require_scope(current_bearer(), "operate")
+    def decorate(make: Callable[..., Action]) -> Callable[..., Action]:
+        @wraps(make)
+        def view(services: Services, caller: Caller, **names: Any) -> Response:  # noqa: ANN401 - the route's
+            action = make(services, caller, **names)
+            if request.method == "GET":
+                return page("confirm.html", action=action)
             try:
-                return view(**arguments)
+                result = action.run()
             except CredentialError as error:  # its text never holds the secret
-                title = "This cannot be done now"
-                return page("error.html", 409, title=title, detail=str(error))
+                return page("error.html", 409, title="Action not possible", detail=str(error))
+            if isinstance(result, Response):
+                return result
+            flash(services, caller, result)
+            return redirect_to(action.back)
 
-        blueprint.add_url_rule(rule, view.__name__, guarded, methods=["GET", "POST"])
-        return view
+        blueprint.add_url_rule(rule, make.__name__, require_operator(view), methods=["GET", "POST"])
+        return make
 
     return decorate
 
 
-@acts("/jobs/<string:id>/ask")
-def ask(id: str) -> Response:  # noqa: A002
+@_page_of("/jobs/<string:id>/ask")
+def ask(services: Services, caller: Caller, id: str) -> Action:  # noqa: A002 - as in the API
     """Ask the vendor where a job stands."""
-    rows = called(id)
-    if len(rows) != 1:
-        raise NotFound(f"No job {id} is known there.")
-    row = rows[0]
-    back = url_for("dashboard.job", id=row.id, instance=row.instance)
-    if request.method == "GET":
-        return _confirm(
-            f"Ask the vendor about job {row.id}",
-            "Ask now",
-            back,
-            f"One request goes to the vendor with the secrets of {row.instance}.",
-            "The answer enters the timeline as a poll, and may change the outcome.",
-        )
-    told = services().reconciler.ask(row.instance, row.id, current_bearer().name, MAX_WAIT_MS)
-    _done("job.ask", f"{row.instance}/{row.id}", f"the vendor says {told.status}")
-    return _back(back, f"The vendor says {told.status}.")
+    job = the_job(services, caller, id)
 
+    def run() -> str:
+        answer = services.reconciler.ask(job.instance, job.id, caller.bearer.name, MAX_WAIT_MS)
+        result = f"The vendor answered {answer.status}."
+        _record(services, caller, "job.ask", f"{job.instance}/{job.id}", result)
+        return result
 
-@acts("/jobs/<string:id>/close")
-def close(id: str) -> Response:  # noqa: A002
-    """Give a job up."""
-    rows = called(id)
-    if len(rows) != 1:
-        raise NotFound(f"No job {id} is known there.")
-    row = rows[0]
-    back = url_for("dashboard.job", id=row.id, instance=row.instance)
-    if request.method == "GET":
-        return _confirm(
-            f"Close job {row.id}",
-            "Close it",
-            back,
-            "Its outcome becomes `lost`, and the vendor is no longer asked for it.",
-            "Any later callback opens it again.",
-        )
-    close_job(services(), current_bearer(), row)
-    return _back(back, "The job is closed.")
-
-
-@acts("/instances/<string:name>/resend")
-def resend(name: str) -> Response:
-    """Have the vendor send what it holds back."""
-    back = url_for("dashboard.instance", name=the_instance(name).name)
-    if request.method == "GET":
-        return _confirm(
-            f"Re-send the deliveries queued for {name}",
-            "Re-send",
-            back,
-            "The vendor is asked which deliveries it holds back, and to send them all again.",
-            "Each comes as a callback; those that are known already change nothing.",
-            "The vendor's queue may be the whole organization's: other receivers get theirs too.",
-        )
-    held = services().reconciler.resend(name, MAX_WAIT_MS)
-    _done("deliveries.resend", name, f"{held} were queued")
-    told = (
-        f"The vendor was told to send {held} again." if held else "The vendor holds back nothing."
+    return Action(
+        f"Ask the vendor about job {job.id}",
+        "Ask now",
+        url_for("dashboard.job", id=job.id, instance=job.instance),
+        (
+            f"One request is sent to the vendor with the secrets of {job.instance}.",
+            "The answer is added to the timeline as a poll, and may change the outcome.",
+        ),
+        run,
     )
-    return _back(back, told)
 
 
-@acts("/instances/<string:name>/test")
-def test(name: str) -> Response:
+@_page_of("/jobs/<string:id>/close")
+def close(services: Services, caller: Caller, id: str) -> Action:  # noqa: A002
+    """Give up a job of which the vendor says nothing more."""
+    job = the_job(services, caller, id)
+    if job.outcome not in UNDER_WAY and not job.job.conflict:
+        raise NotFound(f"Job {id} is not in progress.")
+
+    def run() -> str:
+        close_job(services, caller.bearer, job)
+        return f"Job {job.id} is closed as lost."
+
+    return Action(
+        f"Close job {job.id}",
+        "Close this job",
+        url_for("dashboard.job", id=job.id, instance=job.instance),
+        (
+            "Its outcome becomes lost, and the vendor is no longer asked about it.",
+            "Any later callback or poll of this job opens it again.",
+        ),
+        run,
+        danger=True,
+    )
+
+
+@_page_of("/instances/<string:name>/resend")
+def resend(services: Services, caller: Caller, name: str) -> Action:
+    """Have the vendor send the deliveries that it queued."""
+    instance = the_instance(services, caller, name)
+
+    def run() -> str:
+        queued = services.reconciler.resend(name, MAX_WAIT_MS)
+        _record(services, caller, "deliveries.resend", name, f"{queued} were queued")
+        if not queued:
+            return "The vendor has no queued deliveries."
+        return f"The vendor was asked to send {queued} again."
+
+    return Action(
+        f"Re-send the deliveries queued for {name}",
+        "Re-send",
+        _page(instance),
+        (
+            "The vendor is asked which deliveries it has queued, and to send them all again.",
+            "Each arrives as a callback; those received before change nothing.",
+            "The queue may be the whole organization's: other receivers get theirs too.",
+        ),
+        run,
+    )
+
+
+@_page_of("/instances/<string:name>/test")
+def test(services: Services, caller: Caller, name: str) -> Action:
     """Send a signed test callback through the public URL."""
-    back = url_for("dashboard.instance", name=the_instance(name).name)
-    public = services().settings.public_url or "(RECEIVER_PUBLIC_URL is not set)"
-    if request.method == "GET":
-        return _confirm(
-            f"Send a test callback to {name}",
-            "Send",
-            back,
-            f"A callback signed with the newest key of {name} goes to {public}, proxy and all.",
-            "It is kept as an event of the kind other, marked as a test, and touches no job.",
+    instance = the_instance(services, caller, name)
+    public = services.settings.public_url or "the public URL (RECEIVER_PUBLIC_URL is not set)"
+
+    def run() -> str | Response:
+        tested = send_test(
+            services.settings, services.database, services.vault, name, services.clock()
         )
-    given = services()
-    tested = send_test(given.settings, given.database, given.vault, name, given.clock())
-    _done("instance.test", name, f"{tested.status or 'no answer'}")
-    if tested.status == 200:  # noqa: PLR2004
-        return _back(back, "The test callback was verified and stored.")
-    detail = f"{tested.status}: {tested.told}" if tested.status else f"No answer: {tested.told}"
-    return page("error.html", 502, title="The test callback did not get through", detail=detail)
+        _record(services, caller, "instance.test", name, f"{tested.status or 'no answer'}")
+        if tested.status == 200:  # noqa: PLR2004
+            return "The test callback was verified and stored."
+        detail = f"{tested.status}: {tested.told}" if tested.status else f"No answer: {tested.told}"
+        return page("error.html", 502, title="The test callback did not arrive", detail=detail)
+
+    return Action(
+        f"Send a test callback to {name}",
+        "Send",
+        _page(instance),
+        (
+            f"A callback signed with the newest key of {name} is sent to {public}.",
+            "It is stored as an event of kind other, marked as a test, and changes no job.",
+        ),
+        run,
+    )
 
 
-@acts("/instances/<string:name>/keys/add")
-def add_key(name: str) -> Response:
-    """Add a signature key; the ones there are stay accepted."""
-    shown = the_instance(name)
-    if request.method == "GET":
-        return page("add_key.html", instance=shown)
-    secret = request.form.get("secret", "").encode("utf-8", "replace")
-    vault = services().vault
-    try:
-        with services().database.write() as session:
-            key = signature_keys.add_key(session, vault, name, secret, services().clock())
-            shared = signature_keys.shared_with(session, vault, name, secret)
-            note(session, "key.add", f"{name}/{key}")
-    except CredentialError as error:
-        return page("add_key.html", 409, instance=shown, told=str(error))
-    told = f"{key} is accepted from now on, beside the others."
-    if len(secret) < SHORT_KEY_BYTES:
-        told += f" It is short: use {SHORT_KEY_BYTES} bytes or more."
-    if seen := [other for other in shared if current_bearer().may_see(other)]:
-        told += f" {', '.join(seen)} has the same key: bodies can be replayed across."
-    return _back(url_for("dashboard.instance", name=name), told)
-
-
-@acts("/instances/<string:name>/keys/<string:key>/retire")
-def retire_key(name: str, key: str) -> Response:
-    """Accept a signature key no longer."""
-    shown = the_instance(name)
-    known = [each for each in shown.keys if each["id"] == key and not each.get("environment")]
-    if not known or known[0]["retired_at"] is not None:
+@_page_of("/instances/<string:name>/keys/<string:key>/retire")
+def retire_key(services: Services, caller: Caller, name: str, key: str) -> Action:
+    """Retire a signature key."""
+    instance = the_instance(services, caller, name)
+    active = [each["id"] for each in instance.keys if each["retired_at"] is None]
+    from_environment = {each["id"] for each in instance.keys if each.get("environment")}
+    if key not in active or key in from_environment:
         raise NotFound(f"{name} has no key {key} in use.")
-    back = url_for("dashboard.instance", name=name)
-    if request.method == "GET":
-        left = sum(each["retired_at"] is None for each in shown.keys) - 1
-        last = "" if left else " It is the last one: every callback will be refused."
-        return _confirm(
-            f"Retire {key} of {name}",
-            "Retire this key",
-            back,
-            f"Callbacks signed with it are refused from the next request on, on every node.{last}",
-            "This cannot be taken back; the same secret can be added again as a new key.",
-            danger=True,
-        )
-    with services().database.write() as session:
-        signature_keys.retire_key(session, key, name, services().clock())
-        note(session, "key.retire", f"{name}/{key}")
-    return _back(back, f"{key} is accepted no longer.")
+
+    def run() -> str:
+        with services.database.write() as session:
+            signature_keys.retire_key(session, key, name, services.clock())
+            _note(services, caller, session, action="key.retire", subject=f"{name}/{key}")
+        return f"{key} is retired: callbacks signed with it are rejected."
+
+    last = " It is the last one: every callback will be rejected." if len(active) == 1 else ""
+    return Action(
+        f"Retire {key} of {name}",
+        "Retire this key",
+        _page(instance),
+        (
+            f"Callbacks signed with it are rejected from the next request on, on every node.{last}",
+            "This cannot be undone; the same secret can be added again as a new key.",
+        ),
+        run,
+        danger=True,
+    )
 
 
-@acts("/refusals/verify")
-def verify_again() -> Response:
+@_page_of("/rejections/verify")
+def verify_again(services: Services, caller: Caller) -> Action:
     """Verify all quarantined deliveries again, or those of an instance."""
     instance = request.args.get("instance") or None
-    require_instance(current_bearer(), [instance] if instance else [])
-    only = frozenset([instance]) if instance else current_bearer().instances
-    back = url_for("dashboard.refusals", instance=instance)
-    if request.method == "GET":
-        return _confirm(
-            f"Verify the refused deliveries {f'of {instance} ' if instance else ''}again",
-            "Verify again",
-            back,
-            "Each delivery in the quarantine is verified with the keys there are now.",
-            "Those whose signature is right enter as events, like any callback, and leave the"
-            " quarantine. The others stay.",
-        )
-    again = _quarantine().verify_again(only, _record_entry())
-    return _back(back, f"{again.taken} of {again.looked} are verified and entered as events.")
+    require_instance(caller.bearer, [instance] if instance else [])
+    only = frozenset([instance]) if instance else caller.bearer.instances
+
+    def run() -> str:
+        again = _quarantine(services).verify_again(only, _entry(services, caller))
+        return f"{again.taken} of {again.looked} were verified and stored as events."
+
+    return Action(
+        f"Verify the rejected deliveries {f'of {instance} ' if instance else ''}again",
+        "Verify again",
+        url_for("dashboard.rejections", instance=instance),
+        (
+            "Each delivery in the quarantine is verified with the current keys.",
+            "Those with a right signature are stored as events, like any callback.",
+            "The others stay in the quarantine.",
+        ),
+        run,
+    )
 
 
-@acts("/refusals/<int:id>/verify")
-def verify_one(id: int) -> Response:  # noqa: A002
+@_page_of("/rejections/<int:id>/verify")
+def verify_one(services: Services, caller: Caller, id: int) -> Action:  # noqa: A002
     """Verify one quarantined delivery again."""
-    refused = the_refusal(id)
-    back = url_for("dashboard.refusal", id=id)
+    rejection = the_rejection(services, caller, id)
+
+    def run() -> str | Response:
+        if not _quarantine(services).verify_one(rejection, _entry(services, caller)):
+            return "The signature is still not right; nothing was changed."
+        flash(services, caller, "Verified: the delivery is stored as an event.")
+        return redirect_to(url_for("dashboard.rejections"))
+
+    return Action(
+        "Verify this delivery again",
+        "Verify again",
+        url_for("dashboard.rejection", id=id),
+        (
+            f"It is verified with the current keys of {rejection.instance}.",
+            "If its signature is right, it is stored as an event, like any callback.",
+        ),
+        run,
+    )
+
+
+@blueprint.route("/instances/<string:name>/keys/add", methods=["GET", "POST"])
+@require_operator
+def add_key(services: Services, caller: Caller, name: str) -> Response:
+    """Add a signature key; those there are stay accepted."""
+    instance = the_instance(services, caller, name)
     if request.method == "GET":
-        return _confirm(
-            "Verify this delivery again",
-            "Verify again",
-            back,
-            f"It is verified with the keys that {refused.instance} has now.",
-            "If its signature is right, it enters as an event, like any callback, and leaves the"
-            " quarantine.",
-        )
-    if _quarantine().verify_one(refused, _record_entry()):
-        told = "Verified: the delivery entered as an event."
-        return _back(url_for("dashboard.refusals"), told)
-    return _back(back, "The signature is still not right; nothing was changed.")
+        return page("add_key.html", instance=instance)
+    secret = request.form.get("secret", "").encode("utf-8", "replace")
+    try:
+        with services.database.write() as session:
+            key = signature_keys.add_key(session, services.vault, name, secret, services.clock())
+            shared = signature_keys.shared_with(session, services.vault, name, secret)
+            _note(services, caller, session, action="key.add", subject=f"{name}/{key}")
+    except CredentialError as error:
+        return page("add_key.html", 409, instance=instance, error=str(error))
+    notice = f"{key} is accepted from now on, beside the others."
+    if len(secret) < SHORT_KEY_BYTES:
+        notice += f" It is {len(secret)} bytes long; at least {SHORT_KEY_BYTES} are recommended."
+    if seen := [other for other in shared if caller.bearer.may_see(other)]:
+        verb = "has" if len(seen) == 1 else "have"
+        notice += f" {', '.join(seen)} {verb} the same key: callbacks can be replayed across."
+    flash(services, caller, notice)
+    return redirect_to(_page(instance))
 
 
-def _confirm(title: str, button: str, back: str, *says: str, danger: bool = False) -> Response:
-    return page("confirm.html", title=title, button=button, back=back, says=says, danger=danger)
+def _page(instance: InstanceView) -> str:
+    return url_for("dashboard.instance", name=instance.name)
 
 
-def _back(path: str, told: str) -> Response:
-    tell(told)
-    return see(path)
+def _record(services: Services, caller: Caller, action: str, subject: str, detail: str) -> None:
+    with services.database.write() as session:
+        _note(services, caller, session, action=action, subject=subject, detail=detail)
 
 
-def _done(action: str, subject: str, detail: str) -> None:
-    with services().database.write() as session:
-        note(session, action, subject, detail)
+def _note(services: Services, caller: Caller, session: Session, **entry: str) -> None:
+    """Record in the audit what is done, last in the transaction that does it."""
+    audit.note(session, at=services.clock(), actor=caller.bearer.name, **entry)
 
 
-def _record_entry() -> Callable[[Session, Rejection, str], None]:
-    return partial(record_entry, services(), current_bearer())
+def _quarantine(services: Services) -> Quarantine:
+    return Quarantine(services.database, services.intake)
 
 
-def _quarantine() -> Quarantine:
-    return Quarantine(services().database, services().intake)
+def _entry(services: Services, caller: Caller) -> Callable[..., None]:
+    return partial(record_entry, services, caller.bearer)

@@ -1,57 +1,77 @@
-"""/alarms: what is wrong, and what lately was."""
+"""/alarms: open problems, and those recently resolved."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
 from flask import Response
 
 from receiver.alarms.conditions import Kind, kind_of
-from receiver.alarms.watcher import is_watched, list_alarms
+from receiver.alarms.watcher import list_alarms
 from receiver.database.alarm_models import Alarm
-from receiver.web import services
-from receiver.web.auth import current_bearer
-from receiver.web.dashboard.pages import blueprint, page
+from receiver.database.engine import Session
+from receiver.web import Services
+from receiver.web.dashboard.pages import Caller, blueprint, page
+from receiver.web.dashboard.sign_in import require_session
 
-MOST_SHOWN = 100
+MAX_ALARMS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class AlarmView:
-    """An alarm for people. examples -- some of what is affected: (what, where it is seen)."""
+class Problem:
+    """Something wrong, for people; times are ms.
 
-    row: Alarm
+    subject -- mostly an instance. since -- None where no alarm says so. resolved_at -- None while
+    it is wrong. examples -- some of what is affected: (what, its page).
+    """
+
     kind: Kind
-    url: str
-    examples: Sequence[tuple[str, str | None]]
+    subject: str
+    count: int
+    detail: str = ""
+    since: int | None = None
+    resolved_at: int | None = None
+    examples: Sequence[tuple[str, str | None]] = ()
+
+    @property
+    def url(self) -> str:
+        """The page that shows what is affected."""
+        return self.kind.page.format(quote(self.subject, safe=""))
 
 
 @blueprint.get("/alarms")
-def alarms() -> Response:
+@require_session
+def alarms(services: Services, caller: Caller) -> Response:
     """Show alarms, newest first."""
-    visible, now = current_bearer().instances, services().clock()
-    with services().database.read() as session:
-        unsettled = list_alarms(session, visible, only_open=True, limit=MOST_SHOWN)
-        latest = list_alarms(session, visible, only_open=False, limit=MOST_SHOWN)
-        watched = is_watched(session, now)
-    return page(
-        "alarms.html",
-        unsettled=[alarm_view(row) for row in unsettled],
-        cleared=[alarm_view(row) for row in latest if row.cleared_at is not None],
-        watched=watched,
-    )
+    visible = caller.bearer.instances
+    with services.database.read() as session:
+        latest = list_alarms(session, visible, only_open=False, limit=MAX_ALARMS)
+        problems = open_problems(session, caller)
+    resolved = [problem(row) for row in latest if row.cleared_at is not None]
+    return page("alarms.html", problems=by_severity(problems), resolved=resolved)
 
 
-def alarm_view(row: Alarm) -> AlarmView:
+def open_problems(session: Session, caller: Caller) -> list[Problem]:
+    """Return what the open alarms say that the token sees, newest first."""
+    rows = list_alarms(session, caller.bearer.instances, only_open=True, limit=MAX_ALARMS)
+    return [problem(row) for row in rows]
+
+
+def by_severity(problems: Iterable[Problem]) -> list[Problem]:
+    """Sort problems: critical ones first."""
+    return sorted(problems, key=lambda each: each.kind.severity != "critical")
+
+
+def problem(row: Alarm) -> Problem:
     """Show an alarm."""
     kind = kind_of(row.kind)
-    url = kind.page.format(quote(row.subject, safe=""))
-    examples = [(example, _place(kind, row, example)) for example in json.loads(row.examples)]
-    return AlarmView(row, kind, url, examples)
+    examples = [(example, _page_of(kind, row, example)) for example in json.loads(row.examples)]
+    shown = row.subject, row.count, row.detail, row.raised_at, row.cleared_at
+    return Problem(kind, *shown, examples)
 
 
-def _place(kind: Kind, row: Alarm, example: str) -> str | None:
+def _page_of(kind: Kind, row: Alarm, example: str) -> str | None:
     if kind.examples == "jobs":
         return f"/jobs/{quote(example, safe='')}?{urlencode({'instance': row.subject})}"
     return f"/events/{quote(example, safe='')}" if kind.examples == "events" else None

@@ -1,37 +1,73 @@
-"""/events: verified callbacks, those that are no jobs too."""
+"""/events: verified callbacks, those that are no jobs too, and their bodies."""
 
 from typing import get_args
+from urllib.parse import urlencode
 
 from flask import Response, request
-from msgspec import UNSET
 
-from receiver.callbacks.events import EventFilters, list_events
-from receiver.errors import BadParameter
+from receiver.callbacks.diagnosis import why_unreadable
+from receiver.callbacks.events import EventFilters, EventRecord, get_body, get_event, list_events
+from receiver.errors import BodyGone, NotFound
 from receiver.openconnectors.notifications import Kind
-from receiver.web import services
-from receiver.web.auth import current_bearer
-from receiver.web.dashboard.pages import blueprint, page
-from receiver.web.dashboard.paging import link
-from receiver.web.http import read_cursor, write_cursor
-
-A_PAGE = 50
+from receiver.web import Services, schemas
+from receiver.web.auth import require_instance
+from receiver.web.dashboard.formatting import readable
+from receiver.web.dashboard.pages import Caller, blueprint, download, filled_parameters, link, page
+from receiver.web.dashboard.sign_in import require_session
+from receiver.web.http import parameters, read_cursor, read_time, write_cursor
 
 
 @blueprint.get("/events")
-def events() -> Response:
+@require_session
+def events(services: Services, caller: Caller) -> Response:
     """List verified callbacks, newest first."""
-    kind = request.args.get("kind") or None
-    if kind not in (None, *get_args(Kind)):
-        raise BadParameter(f"a kind is one of {', '.join(get_args(Kind))}")
-    filters = EventFilters(kinds=[kind] if kind else [], visible=current_bearer().instances)
-    (after,) = read_cursor(request.args.get("cursor") or UNSET, tuple[str]) or (None,)
-    rows = list_events(services().database, filters, A_PAGE + 1, after)
-    last = rows[A_PAGE - 1] if len(rows) > A_PAGE else None
+    pairs = filled_parameters()
+    query = parameters(urlencode(pairs), schemas.EventsQuery)
+    require_instance(caller.bearer, query.instance)
+    filters = EventFilters(
+        instances=query.instance,
+        kinds=query.kind,
+        jobs=query.job,
+        received_after=read_time(query.received_after),
+        received_before=read_time(query.received_before),
+        visible=caller.bearer.instances,
+    )
+    (after,) = read_cursor(query.cursor, tuple[str]) or (None,)
+    rows = list_events(services.database, filters, query.limit + 1, after)
+    last = rows[query.limit - 1] if len(rows) > query.limit else None
     return page(
         "events.html",
-        rows=rows[:A_PAGE],
-        kind=kind,
+        rows=rows[: query.limit],
+        query=query,
         kinds=get_args(Kind),
+        filtered=len(pairs) > ("cursor" in request.args),
         older=last and link(cursor=write_cursor((last.id,))),
         newest=link(cursor=None) if after else None,
     )
+
+
+@blueprint.get("/events/<string:id>")
+@require_session
+def event(services: Services, caller: Caller, id: str) -> Response:  # noqa: A002
+    """Show a verified callback and its body, and why it could not be read if it could not."""
+    record, body = _event(services, caller, id)
+    unreadable = record.kind == "unreadable" and body is not None
+    why = why_unreadable(body or b"") if unreadable else None
+    return page("event.html", event=record, why=why, body=readable(body))
+
+
+@blueprint.get("/events/<string:id>/body")
+@require_session
+def event_body(services: Services, caller: Caller, id: str) -> Response:  # noqa: A002
+    """Give the exact bytes of a callback."""
+    record, body = _event(services, caller, id)
+    if body is None:
+        raise BodyGone(f"The body of {record.id} was deleted at the end of its retention time.")
+    return download(body, f"{record.id}.bin")
+
+
+def _event(services: Services, caller: Caller, id_: str) -> tuple[EventRecord, bytes | None]:
+    found = get_event(services.database, id_, caller.bearer.instances)
+    if found is None:
+        raise NotFound(f"There is no event {id_}.")
+    return found, get_body(services.database, found.id)

@@ -1,18 +1,22 @@
-"""How things are written on a page: times, spans, numbers, and whatever a stranger sent."""
+"""How things are written on a page: times, spans, numbers, jobs, and whatever a stranger sent."""
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
+from urllib.parse import quote
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
+from receiver.jobs.job import UNDER_WAY, Job
+from receiver.jobs.queries import JobRecord
 from receiver.lib.clock import iso
 from receiver.web import services
 from receiver.web.dashboard.pages import blueprint
 
-LONGEST_SHOWN = 300  # characters, where nobody asked for all of it
+MAX_SHOWN = 300  # characters, where nobody asked for all of it
+MAX_SHOWN_BODY = 64 * 1024
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = 1000
@@ -23,25 +27,16 @@ _UNSEEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     r"\ud800-\udfff\ufff9-\uffff\U000e0000-\U000e0fff]"
 )
-
 _FORMS = {"clock": "%H:%M:%S", "minute": "%Y-%m-%d %H:%M", "hour": "%H:%M", "date": "%d %b"}
-
-OUTCOMES = {
-    "pending": "under way",
-    "succeeded": "succeeded",
-    "partial": "partial",
-    "failed": "failed",
-    "cancelled": "cancelled",
-    "unknown": "unknown",
-    "lost": "lost",
-}
+# What a spreadsheet would take for a formula, were it not text.
+_FORMULA = re.compile(r"[=+\-@\t\r\n\uff0b\uff0d\uff1d\uff20]")
 
 
 @blueprint.app_template_filter()
-def shown(text: Any, most: int = LONGEST_SHOWN) -> str:  # noqa: ANN401 - whatever was sent
+def shown(text: Any, limit: int = MAX_SHOWN) -> str:  # noqa: ANN401 - whatever was sent
     """Write a stranger's text: at most so much of it, what cannot be seen as its code point."""
     text = str(text)
-    cut = text[:most]
+    cut = text[:limit]
     seen = _UNSEEN.sub(
         lambda found: (
             f"\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}U+{ord(found[0]):04X}"
@@ -49,7 +44,23 @@ def shown(text: Any, most: int = LONGEST_SHOWN) -> str:  # noqa: ANN401 - whatev
         ),
         cut,
     )
-    return seen if len(text) <= most else f"{seen}\N{HORIZONTAL ELLIPSIS}"
+    return seen if len(text) <= limit else f"{seen}\N{HORIZONTAL ELLIPSIS}"
+
+
+@blueprint.app_template_filter()
+def sentence(text: str) -> str:
+    """Begin a text with a capital letter; the rest stays as it is."""
+    return text[:1].upper() + text[1:]
+
+
+@blueprint.app_template_filter()
+def code(text: str) -> Markup:
+    """Write what stands between backticks in a text as code."""
+    parts = (
+        Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
+        for place, part in enumerate(text.split("`"))
+    )
+    return Markup("").join(parts)
 
 
 @blueprint.app_template_filter()
@@ -85,40 +96,34 @@ def span(ms: int) -> str:
 
 @blueprint.app_template_filter()
 def moment(ms: int, form: str = "full") -> Markup:
-    """Write a time in UTC. form -- how much of it is seen; all of it is behind that."""
+    """Write a time in UTC. form -- how much of it is seen; all of it is in the title."""
     at = _EPOCH + timedelta(milliseconds=ms)
-    full = f"{at:%Y-%m-%d %H:%M:%S}"  # numbers alone: nothing of it is a stranger's
-    seen = full if form == "full" else f"{at:{_FORMS[form]}}"
-    return Markup(f'<time datetime="{iso(ms)}" title="{full} UTC">{seen}</time>')  # noqa: S704  # nosec B704
+    full = f"{at:%Y-%m-%d %H:%M:%S}"
+    return _time(ms, full if form == "full" else f"{at:{_FORMS[form]}}", full)
 
 
 @blueprint.app_template_filter()
 def ago(ms: int) -> Markup:
     """Write how long ago something was; the script goes on counting."""
     passed = services().clock() - ms
-    text = "just now" if passed < _SECOND else f"{span(passed)} ago"
-    return _counting(ms, "ago", text)
+    return _counting(ms, "ago", "just now" if passed < _SECOND else f"{span(passed)} ago")
 
 
 @blueprint.app_template_filter()
 def left(ms: int) -> Markup:
     """Write how much time is left; the script goes on counting."""
-    return _counting(ms, "left", until(ms - services().clock()))
-
-
-def until(remaining: int) -> str:
-    """Say how much time is left, ms."""
-    return f"in {span(remaining)}" if remaining > 0 else "over"
+    remaining = ms - services().clock()
+    return _counting(ms, "left", f"in {span(remaining)}" if remaining > 0 else "over")
 
 
 def _counting(ms: int, way: str, text: str) -> Markup:
-    return Markup(f'<time {_attributes(ms)} data-{way}="{ms}">{text}</time>')  # noqa: S704  # nosec B704
+    full = f"{_EPOCH + timedelta(milliseconds=ms):%Y-%m-%d %H:%M:%S}"
+    return _time(ms, text, full, f' data-{way}="{ms}"')
 
 
-@lru_cache(maxsize=1024)
-def _attributes(ms: int) -> str:
-    at = _EPOCH + timedelta(milliseconds=ms)
-    return f'datetime="{iso(ms)}" title="{at:%Y-%m-%d %H:%M:%S} UTC"'
+def _time(ms: int, text: str, full: str, attribute: str = "") -> Markup:
+    # Numbers and words of ours alone: nothing of it is a stranger's.
+    return Markup(f'<time datetime="{iso(ms)}" title="{full} UTC"{attribute}>{text}</time>')  # noqa: S704  # nosec B704
 
 
 @blueprint.app_template_filter()
@@ -138,5 +143,74 @@ def as_parameter(ms: int) -> str:
 
 @blueprint.app_template_filter()
 def outcome_word(outcome: str) -> str:
-    """Say an outcome to a person."""
-    return OUTCOMES.get(outcome, outcome)
+    """Return an outcome's name for people."""
+    return "in progress" if outcome == "pending" else outcome
+
+
+@blueprint.app_template_filter()
+def job_url(record: JobRecord) -> str:
+    """Return the path of a job's page."""
+    return f"/jobs/{quote(record.id, safe='')}?instance={quote(record.instance, safe='')}"
+
+
+@blueprint.app_template_filter()
+def overdue_by(record: JobRecord) -> int | None:
+    """Return by how much a job takes longer than it should, ms; None if it does not."""
+    expected = services().settings.overdue_after if record.usual_ms is None else record.usual_ms
+    late = services().clock() - record.first_seen_at - expected
+    return late if record.outcome in UNDER_WAY and late >= 0 else None
+
+
+@blueprint.app_template_filter()
+def about(job: Job) -> str:
+    """Write what a job loads or fetches."""
+    direction = job.text("direction")
+    facts = (job.text("object"), direction and direction.lower(), job.text("file"))
+    return " \N{MIDDLE DOT} ".join(filter(None, facts))
+
+
+@blueprint.app_template_filter()
+def counts(job: Job) -> str:
+    """Write how many records were submitted and loaded."""
+    if job.loaded is not None:
+        among = "" if job.submitted is None else f" of {job.submitted:,}"
+        return f"{job.loaded:,}{among} loaded"
+    if job.submitted is not None:
+        return f"{job.submitted:,} submitted"
+    return "" if job.failed else "not known"
+
+
+@blueprint.app_template_filter("bar")
+def shares(job: Job) -> tuple[float | None, float]:
+    """Return how many hundredths of a job's records were loaded and failed; None if not known."""
+    loaded, failed = job.loaded or 0, job.failed or 0
+    total = max(loaded + failed, job.submitted or 0)
+    if not total or (job.loaded is None and job.failed is None):
+        return None, 0
+    good = round(100 * loaded / total, 2)
+    return good, min(round(100 * failed / total, 2), 100 - good)
+
+
+@blueprint.app_template_filter()
+def pretty(text: str) -> str:
+    """Indent JSON; return what is none as it is."""
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
+
+
+def readable(body: bytes | None) -> tuple[str, str | None, bool] | None:
+    """Return the text of bytes, the same as indented JSON if it is any, and whether it was cut."""
+    if body is None:
+        return None
+    cut = len(body) > MAX_SHOWN_BODY
+    text = body[:MAX_SHOWN_BODY].decode("utf-8", "backslashreplace")
+    indented = None if cut else pretty(text)
+    return text, None if indented == text else indented, cut
+
+
+def cell(fact: object) -> str:
+    """Write a fact into a CSV so that no spreadsheet computes it."""
+    text = "" if fact is None else str(fact).replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return f"'{text}" if _FORMULA.match(text) else text

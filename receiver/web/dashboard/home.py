@@ -1,170 +1,142 @@
-"""/: how it stands, at one look; to a stranger, the door."""
+"""/: what is wrong and how jobs went, at one look; to a stranger, the sign-in page."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-from flask import Response, g, request
-from markupsafe import Markup
+from flask import Response, request
 
 from receiver.alarms.conditions import kind_of
-from receiver.database.models import Submission
 from receiver.jobs.queries import ENDED
-from receiver.jobs.summary import MAX_COUNTED, Overview, Summary, overview
-from receiver.lib.clock import DAY_MS, HOUR_MS
+from receiver.jobs.summary import Overview, overview
+from receiver.lib.clock import DAY_MS, HOUR_MS, iso
 from receiver.reconcile.submissions import list_unclear
-from receiver.web import services
-from receiver.web.auth import current_bearer
-from receiver.web.dashboard.formatting import ago, left
-from receiver.web.dashboard.instances import LOOK_BACK, reached, schedule, silences_of
-from receiver.web.dashboard.pages import blueprint, joined, kept, page, part
-from receiver.web.dashboard.sign_in import door
+from receiver.web import Services
+from receiver.web.dashboard.alarms import Problem, by_severity, open_problems
+from receiver.web.dashboard.instances import SCHEDULES, schedule, silences
+from receiver.web.dashboard.pages import Caller, blueprint, page
+from receiver.web.dashboard.sign_in import local, redirect_to, require_session
+
+CHART_HEIGHT = 100
+_STEPS = (1, 2, 3, 4, 5, 6, 8)
 
 
 @dataclass(frozen=True, slots=True)
-class Counter:
-    """A number that leads to what it counts. tone -- whose colour it has if it is not zero.
+class Period:
+    """What the numbers are of. width -- of a bar, ms; places -- how many; each -- its name."""
 
-    most -- what it is counted up to.
-    """
-
-    label: str
-    value: int | None
-    url: str
-    icon: str
-    tone: str = ""
-    note: str = ""
-    most: int | None = None
-
-    @property
-    def told(self) -> str:
-        """The number as it is written."""
-        if self.value is None:
-            return "\N{EN DASH}"
-        if self.most is not None and self.value > self.most:
-            return f"{self.most:,}+"
-        return f"{self.value:,}"
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A stretch of time to draw. width -- ms of a bar; places -- how many; said -- for people."""
-
+    name: str
     width: int
     places: int
-    said: str
     each: str
+    form: str
 
 
-WINDOWS = {
-    "hours": Window(HOUR_MS, 24, "24 hours", "hour"),
-    "days": Window(DAY_MS, 30, "30 days", "day"),
+PERIODS = {
+    "24h": Period("24 hours", HOUR_MS, 24, "hour", "hour"),
+    "7d": Period("7 days", 6 * HOUR_MS, 28, "6 hours", "date"),
+    "30d": Period("30 days", DAY_MS, 30, "day", "date"),
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What ended in a stretch of time. start -- ms.
+
+    pieces -- (outcome, y, height), from the bottom up, of CHART_HEIGHT.
+    """
+
+    start: int
+    counts: Mapping[str, int]
+    pieces: Sequence[tuple[str, float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Bars, and the number that is as high as the chart. width -- of each bar, ms."""
+
+    bars: Sequence[Bar]
+    width: int
+    top: int
+
+
 @blueprint.get("/")
-def front() -> Response:
-    """Show how it stands."""
-    if g.get("bearer") is None:
-        return door()
-    window = WINDOWS.get(request.args.get("over", ""), WINDOWS["hours"])
-    now, overdue_after = services().clock(), services().settings.overdue_after
-    first = now - now % window.width - (window.places - 1) * window.width
+@require_session
+def home(services: Services, caller: Caller) -> Response:
+    """Show open problems, then the jobs of a period and when callbacks came."""
+    if following := local(request.args.get("next")):  # signed in meanwhile
+        return redirect_to(following)
+    wanted = request.args.get("period", "")
+    period = PERIODS.get(wanted, PERIODS["24h"])
+    now, settings = services.clock(), services.settings
+    first = now - now % period.width - (period.places - 1) * period.width
     found = overview(
-        *(services().database, current_bearer().instances, now, overdue_after),
-        *(first, window.width, LOOK_BACK * schedule()),
+        *(services.database, caller.bearer.instances, now, settings.overdue_after),
+        *(first, period.width, SCHEDULES * schedule(settings)),
     )
-    counts = found.summary
+    with services.database.read() as session:
+        problems = open_problems(session, caller)
     return page(
-        "front.html",
-        jobs=_shown(_of_jobs(counts)),
-        cares=_shown(_of_cares(counts)),
-        alert=counts.overdue > 0 or counts.rejections_1h > 0 or bool(found.alarms),
-        alarms={kind_of(kind).title: n for kind, n in sorted(found.alarms.items())},
-        silences=_heard(found),
-        picture=_picture(frozenset(found.ended.items()), first, window),
-        unclear=_unclear() if counts.unclear_submissions else (),
+        "home.html",
+        counts=found.summary,
+        ended={name: sum(_ended(found, name)) for name in ENDED},
+        since=iso(first - 1),
+        problems=by_severity([*problems, *_unalarmed(found, problems)]),
+        silences=silences(
+            settings, caller.instances, found.last_callbacks, found.refusing, found.failing_since
+        ),
+        chart=_chart(found.ended, first, period),
+        period=period,
+        periods=PERIODS,
+        unclear=list_unclear(services.database, settings, services.clock, caller.bearer.instances)
+        if found.summary.unclear_submissions
+        else (),
+        is_empty=not any(found.summary.jobs.values()) and not found.last_callbacks,
     )
 
 
-@lru_cache(maxsize=16)
-def _picture(ended: frozenset[tuple[tuple[int, str], int]], first: int, window: Window) -> Markup:
-    # It takes longer to import than all the rest together, and who only takes callbacks needs none.
-    from receiver.web.dashboard.chart import chart  # noqa: PLC0415
-
-    return part("picture", chart(dict(ended), first, window.width, window.places), window, WINDOWS)
-
-
-def _unclear() -> Sequence[Submission]:
-    given = services()
-    reached = current_bearer().instances
-    return list_unclear(given.database, given.settings, given.clock, reached)
-
-
-def _shown(counters: Iterable[Counter]) -> Markup:
-    return joined(kept("counter", counter) for counter in counters)
+def _unalarmed(found: Overview, problems: Sequence[Problem]) -> list[Problem]:
+    """Return what is wrong by the counts alone, where no alarm says so: nobody may be checking."""
+    counts = found.summary
+    wrong = {
+        "failing": found.failing_since is not None,
+        "refused": counts.rejections_1h,
+        "queued": counts.queued_at_vendor or 0,
+        "overdue": counts.overdue,
+    }
+    alarmed = [each.kind for each in problems]
+    kinds = [(kind_of(name), int(n)) for name, n in wrong.items() if n]
+    return [Problem(kind, "", n) for kind, n in kinds if kind not in alarmed]
 
 
-def _heard(found: Overview) -> Markup:
-    said, last = [], found.last_callbacks
-    for silence in silences_of(reached(), last, found.refusing, found.failing_since):
-        at, until = silence.last_callback_at, silence.gives_up_at
-        times = None if at is None else ago(at), None if until is None else left(until)
-        said.append(kept("heard", silence, *times))
-    return joined(said)
+def _ended(found: Overview, outcome: str) -> list[int]:
+    return [n for (_, name), n in found.ended.items() if name == outcome]
 
 
-def _of_jobs(counts: Summary) -> list[Counter]:
-    jobs = counts.jobs
-    under_way = Counter(
-        "Under way",
-        jobs["pending"] + jobs["unknown"],
-        "/jobs?outcome=pending&outcome=unknown",
-        "pending",
-        "pending",
-    )
-    return [under_way] + [
-        Counter(name.capitalize(), jobs[name], f"/jobs?outcome={name}", name, name)
-        for name in ENDED
-    ]
+def _chart(ended: Mapping[tuple[int, str], int], first: int, period: Period) -> Chart:
+    starts = range(first, first + period.places * period.width, period.width)
+    counts: dict[int, dict[str, int]] = {
+        start: {name: ended.get((start, name), 0) for name in ENDED} for start in starts
+    }
+    top = _scale(max(sum(each.values()) for each in counts.values()))
+    bars = [Bar(start, each, _pieces(each, top)) for start, each in counts.items()]
+    return Chart(bars, period.width, top)
 
 
-def _of_cares(counts: Summary) -> list[Counter]:
-    queued, unreadable = counts.queued_at_vendor, counts.unreadable_events
-    cares = [
-        Counter(
-            "Overdue",
-            counts.overdue,
-            "/jobs?show=overdue",
-            "pending",
-            "failed",
-            most=MAX_COUNTED,
-        ),
-        Counter(
-            "Files expire within a day",
-            counts.expiring_24h,
-            "/jobs?show=expiring",
-            "file",
-            "partial",
-        ),
-        Counter("Refused in the last hour", counts.rejections_1h, "/refusals", "shield", "failed"),
-        Counter(
-            "Callbacks lost, learnt by poll",
-            counts.lost_callbacks,
-            "/jobs?show=lost",
-            "poll",
-            "partial",
-        ),
-        Counter(
-            "Queued at the vendor",
-            queued,
-            "/instances",
-            "queue",
-            "partial",
-            "not asked yet" if queued is None else "",
-        ),
-    ]
-    if unreadable:
-        url = "/events?kind=unreadable"
-        cares.append(Counter("Unreadable callbacks", unreadable, url, "unknown", "unknown"))
-    return cares
+def _pieces(counts: Mapping[str, int], top: int) -> list[tuple[str, float, float]]:
+    pieces, floor = [], float(CHART_HEIGHT)
+    for name, count in counts.items():
+        height = CHART_HEIGHT * count / top
+        floor -= height
+        if count:
+            pieces.append((name, round(floor, 2), round(height, 2)))
+    return pieces
+
+
+def _scale(highest: int) -> int:
+    """Return a round number that is not below the highest bar, and even, to be halved."""
+    size = 1
+    while True:
+        for step in _STEPS:
+            if step * size * 2 >= highest:
+                return step * size * 2
+        size *= 10

@@ -4,32 +4,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flask import Response, g, request
+from flask import Response
 
+from receiver.database.engine import Session
 from receiver.errors import NotFound
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry
 from receiver.jobs import summary
 from receiver.jobs.summary import Refusing, Vendor
-from receiver.settings import DEFAULT_INSTANCE
-from receiver.web import services
-from receiver.web.auth import current_bearer, require_instance
-from receiver.web.dashboard.pages import blueprint, page
+from receiver.settings import DEFAULT_INSTANCE, Settings
+from receiver.web import Services
+from receiver.web.auth import require_instance
+from receiver.web.dashboard.pages import Caller, blueprint, page
+from receiver.web.dashboard.sign_in import require_session
 
-LOOK_BACK = 2  # times the vendor's whole schedule; what was refused before is given up long ago
+SCHEDULES = 2  # the vendor's whole retry schedule so often: what was rejected before is given up
 
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """When an instance was last heard of, and whether that is for a reason; times are ms.
+    """When the last callback of an instance came, and whether others fail since; times are ms.
 
-    refusing -- what is refused since; failing_since -- since when callbacks are answered with
+    rejecting -- what is rejected since; failing_since -- since when callbacks are answered with
     errors; gives_up_at -- when the vendor does if those are the vendor's.
     """
 
     name: str
     last_callback_at: int | None
-    refusing: Refusing | None
+    rejecting: Refusing | None
     failing_since: int | None
     gives_up_at: int | None
 
@@ -51,102 +53,87 @@ class InstanceView:
         """Its name."""
         return self.silence.name
 
-    @property
-    def in_database(self) -> bool:
-        """Whether it is more than the environment's signature key."""
-        return any(not key.get("environment") for key in self.keys)
-
 
 @blueprint.get("/instances")
-def instances() -> Response:
+@require_session
+def instances(services: Services, caller: Caller) -> Response:
     """List instances."""
-    with services().database.read() as session:
-        return page("instances.html", instances=instance_views(session, reached()))
+    with services.database.read() as session:
+        return page("instances.html", instances=_views(services, session, caller.instances))
 
 
 @blueprint.get("/instances/<string:name>")
-def instance(name: str) -> Response:
+@require_session
+def instance(services: Services, caller: Caller, name: str) -> Response:
     """Show an instance and its keys."""
-    return page("instance.html", instance=the_instance(name), wanted=request.args.get("key"))
+    return page("instance.html", instance=the_instance(services, caller, name))
 
 
-def the_instance(name: str) -> InstanceView:
-    """Give one instance. Raises NotFound, and Forbidden where the token does not reach it."""
-    require_instance(current_bearer(), [name])
-    if name not in reached():
+def the_instance(services: Services, caller: Caller, name: str) -> InstanceView:
+    """Return one instance. Raises NotFound, and Forbidden where the token does not reach it."""
+    require_instance(caller.bearer, [name])
+    if name not in caller.instances:
         raise NotFound(f"There is no instance {name}.")
-    with services().database.read() as session:
-        return instance_views(session, [name])[0]
+    with services.database.read() as session:
+        return _views(services, session, [name])[0]
 
 
-def reached() -> list[str]:
-    """Name the instances that the token reaches."""
-    given = {DEFAULT_INSTANCE} if services().settings.default_keys else set()
-    return sorted(name for name in given.union(g.instances) if current_bearer().may_see(name))
+def schedule(settings: Settings) -> int:
+    """Return for how long the vendor tries to deliver, ms."""
+    return sum(settings.vendor_retry_seconds) * 1000
 
 
-def schedule() -> int:
-    """For how long the vendor tries to deliver, ms."""
-    return sum(services().settings.vendor_retry_seconds) * 1000
-
-
-def silences(names: Sequence[str]) -> list[Silence]:
-    """Tell when instances were last heard of."""
-    now = services().clock()
-    with services().database.snapshot() as connection:
-        last = summary.last_callbacks(connection)
-        refused = summary.refusing(connection, now - LOOK_BACK * schedule(), last)
-        failing = summary.failing_since(connection, now)
-    return silences_of(names, last, refused, failing)
-
-
-def silences_of(
+def silences(
+    settings: Settings,
     names: Sequence[str],
     last: Mapping[str, int],
-    refused: Mapping[str, Refusing],
-    failing: int | None,
+    rejecting: Mapping[str, Refusing],
+    failing_since: int | None,
 ) -> list[Silence]:
-    """Tell when instances were last heard of; the rest as `summary` has it.
+    """Say when the last callbacks of instances came; the facts as `jobs.summary` has them.
 
-    Which instance's callbacks are answered with errors is not written down, since they are answered
-    so when nothing can be: it may be any that was not heard of since.
+    Which instance's callbacks are answered with errors is not recorded, since they are answered so
+    when nothing can be: it may be any that had none since.
     """
     found = []
     for name in names:
-        heard, why = last.get(name), refused.get(name)
-        fails = failing if failing is not None and failing > (heard or 0) else None
-        began = [at for at in (why.since if why else None, fails) if at is not None]
-        gives_up_at = min(began) + schedule() if began else None
-        found.append(Silence(name, heard, why, fails, gives_up_at))
+        at, rejected = last.get(name), rejecting.get(name)
+        fails = failing_since if failing_since and failing_since > (at or 0) else None
+        began = [since for since in (rejected.since if rejected else None, fails) if since]
+        gives_up_at = min(began) + schedule(settings) if began else None
+        found.append(Silence(name, at, rejected, fails, gives_up_at))
     return found
 
 
-def instance_views(session: Any, names: Sequence[str]) -> list[InstanceView]:  # noqa: ANN401
-    """Give instances with all that is known of them."""
-    rows = {str(row["name"]): row for row in registry.list_instances(session)}
-    keys = signature_keys.list_keys(session)
+def _silences(services: Services, names: Sequence[str]) -> list[Silence]:
+    now, settings = services.clock(), services.settings
+    with services.database.snapshot() as connection:
+        last = summary.last_callbacks(connection)
+        rejecting = summary.refusing(connection, now - SCHEDULES * schedule(settings), last)
+        failing = summary.failing_since(connection, now)
+    return silences(settings, names, last, rejecting, failing)
+
+
+def _views(services: Services, session: Session, names: Sequence[str]) -> list[InstanceView]:
+    rows = registry.list_instances(session)
+    hubs = {str(row["name"]): str(row["hub"]) for row in rows if row["hub"]}
+    with_secrets = {row["name"] for row in rows if row["vendor_secrets"]}
+    keys = signature_keys.list_keys(session) + _default_keys(services.settings)
     vendors, under_way = summary.vendors(session), summary.under_way(session, names)
-    views = []
-    for silence in silences(names):
-        name = silence.name
-        row: dict[str, Any] = rows.get(name, {})
-        count, oldest = under_way.get(name, (0, None))
-        views.append(
-            InstanceView(
-                silence,
-                row.get("hub"),
-                bool(row.get("vendor_secrets")),
-                [key for key in keys if key["instance"] == name] + _of_environment(name),
-                vendors.get(name),
-                count,
-                oldest,
-            )
+    return [
+        InstanceView(
+            silence,
+            hubs.get(silence.name),
+            silence.name in with_secrets,
+            [key for key in keys if key["instance"] == silence.name],
+            vendors.get(silence.name),
+            *under_way.get(silence.name, (0, None)),
         )
-    return views
+        for silence in _silences(services, names)
+    ]
 
 
-def _of_environment(name: str) -> list[dict[str, Any]]:
-    if name != DEFAULT_INSTANCE:
-        return []
+def _default_keys(settings: Settings) -> list[dict[str, Any]]:
     unknown = {"created_at": None, "last_used_at": None, "retired_at": None, "environment": True}
-    return [{"id": key.id, "instance": name, **unknown} for key in services().settings.default_keys]
+    keys = settings.default_keys
+    return [{"id": key.id, "instance": DEFAULT_INSTANCE, **unknown} for key in keys]

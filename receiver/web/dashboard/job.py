@@ -1,120 +1,202 @@
-"""/jobs/{id}: all that is known of a job, and the bodies that told it."""
+"""/jobs/{id}: all that is known of a job, and its failed records."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from typing import Annotated
 
-from flask import Response, request
+from flask import Response, request, stream_with_context
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from receiver.callbacks.events import EventRecord, get_body, get_event
-from receiver.errors import BodyGone, NotFound
+from receiver.errors import Ambiguous, NotFound
 from receiver.instances import registry
-from receiver.jobs.failed_records import group_failed_records, list_failed_records
-from receiver.jobs.queries import JobRecord, find_jobs, timeline
-from receiver.web import services
-from receiver.web.auth import current_bearer, require_instance
-from receiver.web.dashboard.pages import blueprint, may_operate, page
-from receiver.web.dashboard.views import job_view, pretty, record
+from receiver.jobs.failed_records import (
+    FailedRecord,
+    group_failed_records,
+    list_failed_records,
+)
+from receiver.jobs.job import UNDER_WAY
+from receiver.jobs.queries import JobRecord, find_jobs
+from receiver.jobs.record_errors import row_of
+from receiver.jobs.timeline import timeline
+from receiver.web import Services, schemas
+from receiver.web.auth import require_instance
+from receiver.web.dashboard.formatting import cell, overdue_by
+from receiver.web.dashboard.jobs import CSV_PAGE, csv_text
+from receiver.web.dashboard.pages import Caller, blueprint, download, page
+from receiver.web.dashboard.sign_in import require_session
+from receiver.web.http import optional, parameters
 
-LONGEST_SHOWN_BODY = 64 * 1024
-MOST_SHOWN_ENTRIES = 500
+MAX_ENTRIES = 500
 ERRORS_A_PAGE = 50
+MAX_COLUMNS = 12  # on a page; the CSV has as many as there are, up to MAX_CSV_COLUMNS
+MAX_CSV_COLUMNS = 200
 
 FACTS = {
+    "records": "record counts",
     "created_at": "creation time",
     "submitted_at": "submission time",
-    "ended_at": "end",
+    "ended_at": "end time",
     "callback_payload": "callback payload",
-    "learnt_by": "who told first",
+    "learnt_by": "source",
 }
 
 
+class ErrorsQuery(Struct, forbid_unknown_fields=True):
+    """Which failed records: of one cause, from a position on."""
+
+    instance: schemas.Word | UnsetType = UNSET
+    cause: schemas.Word | UnsetType = UNSET
+    start: Annotated[int, Meta(ge=0, le=10**9)] = 0
+
+
 @blueprint.get("/jobs/<string:id>")
-def job(id: str) -> Response:  # noqa: A002 - as in the API
+@require_session
+def job(services: Services, caller: Caller, id: str) -> Response:  # noqa: A002 - as in the API
     """Show a job, or which instances have one of that id."""
-    rows = called(id)
-    if not rows:
-        raise NotFound(f"No job {id} is known, or the token does not reach its instance.")
-    if len(rows) > 1:
-        return page("choose.html", 409, id=id, views=[job_view(row) for row in rows])
-    row = rows[0]
-    of_job = services().database, row.id, row.instance
-    with services().database.read() as session:
-        may_ask = row.instance in registry.with_vendor_secrets(session)
+    found = _jobs_called(services, caller, id)
+    if len(found) > 1:
+        return page("choose.html", 409, id=id, jobs=found)
+    record = found[0]
+    of_job = services.database, record.id, record.instance
+    with services.database.read() as session:
+        has_secrets = record.instance in registry.with_vendor_secrets(session)
+    may_ask, groups = caller.may_operate and has_secrets, group_failed_records(*of_job)
     entries = [
         (entry, [FACTS.get(name, name) for name in entry.changed]) for entry in timeline(*of_job)
     ]
     return page(
         "job.html",
-        view=job_view(row),
-        entries=entries[-MOST_SHOWN_ENTRIES:],
-        left_out=max(0, len(entries) - MOST_SHOWN_ENTRIES),
-        may_ask=may_operate() and may_ask,
-        groups=group_failed_records(*of_job),
+        record=record,
+        job=record.job,
+        entries=entries[-MAX_ENTRIES:],
+        left_out=max(0, len(entries) - MAX_ENTRIES),
+        may_ask=may_ask,
+        groups=groups,
+        next_step=_next_step(record, may_ask=may_ask, has_errors=bool(groups)),
     )
+
+
+def _next_step(record: JobRecord, *, may_ask: bool, has_errors: bool) -> str | None:
+    """Say what a person does next; None if all is well."""
+    outcome: str = record.outcome
+    ask = "ask the vendor with the button above." if may_ask else "run `receiver reconcile`."
+    if record.job.conflict:
+        return f"{ask.capitalize()} Its answer decides which ending holds."
+    if outcome == "lost":
+        return f"Look for the job in the vendor's job list. If it is there, {ask}"
+    if outcome in UNDER_WAY:
+        if overdue_by(record) is None:
+            return "Nothing yet: the outcome arrives with the vendor's callback."
+        return f"{ask.capitalize()} If the job hangs at the vendor, cancel it there."
+    return _remedy(record, has_errors=has_errors) if outcome in ("failed", "partial") else None
+
+
+def _remedy(record: JobRecord, *, has_errors: bool) -> str:
+    if has_errors:
+        command = f"receiver job {record.id} --instance {record.instance} --failed-rows failed.csv"
+        return (
+            "Download the errors, correct these records in your file and submit them again."
+            f" `{command}` writes the failed rows of an upload."
+        )
+    if record.outcome == "partial" and not record.job.failed:
+        return "Compare the records at the vendor with your file: it reported none as failed."
+    return "Correct what the vendor's message says, then submit the file again."
 
 
 @blueprint.get("/jobs/<string:id>/errors")
-def job_errors(id: str) -> Response:  # noqa: A002
-    """List the failed records of a job, as the vendor gave them."""
-    rows = called(id)
-    if len(rows) != 1:
-        raise NotFound(f"No job {id} is known there.")
-    text = request.args.get("from", "0")
-    start = int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else 0  # noqa: PLR2004
-    of_job = services().database, rows[0].id, rows[0].instance
-    found = list_failed_records(*of_job, ERRORS_A_PAGE + 1, start)
+@require_session
+def job_errors(services: Services, caller: Caller, id: str) -> Response:  # noqa: A002
+    """List the failed records of a job as a table, a page at a time."""
+    query = parameters(request.query_string.decode("latin-1"), ErrorsQuery)
+    record = the_job(services, caller, id)
+    of_job, cause = (services.database, record.id, record.instance), optional(query.cause)
+    found = list_failed_records(*of_job, ERRORS_A_PAGE + 1, query.start, message=cause)
+    fields = [_fields(error) for error in found[:ERRORS_A_PAGE]]
+    columns = _columns(fields)
     return page(
         "job_errors.html",
-        view=job_view(rows[0]),
-        errors=[(error.position, error.message, record(error.entry)) for error in found][
-            :ERRORS_A_PAGE
-        ],
+        record=record,
+        cause=cause,
+        columns=columns[:MAX_COLUMNS],
+        left_out=len(columns[MAX_COLUMNS:]),
+        rows=fields,
         following=found[ERRORS_A_PAGE].position if len(found) > ERRORS_A_PAGE else None,
-        start=start,
+        start=query.start,
     )
 
 
-@blueprint.get("/events/<string:id>")
-def event(id: str) -> Response:  # noqa: A002
-    """Show a verified callback and its body."""
-    row, body = _event(id)
-    return page("event.html", event=row, body=None if body is None else readable(body))
+@blueprint.get("/jobs/<string:id>/errors.csv")
+@require_session
+def job_errors_csv(services: Services, caller: Caller, id: str) -> Response:  # noqa: A002
+    """Give the failed records of a job as CSV, all of them."""
+    record = the_job(services, caller, id)
+    rows = stream_with_context(_csv(services, record))
+    return download(rows, f"errors-{record.id}.csv", "text/csv")
 
 
-@blueprint.get("/events/<string:id>/body")
-def event_body(id: str) -> Response:  # noqa: A002
-    """Give the exact bytes of a callback, as a file and never as a page."""
-    row, body = _event(id)
-    if body is None:
-        raise BodyGone(f"The body of {row.id} was deleted when its time was over.")
-    return download(body, row.id)
+def the_job(services: Services, caller: Caller, id_: str) -> JobRecord:
+    """Return the one job of that id. Raises NotFound or Ambiguous."""
+    found = _jobs_called(services, caller, id_)
+    if len(found) > 1:
+        raise Ambiguous(f"Several instances have a job {id_}: name one with ?instance=")
+    return found[0]
 
 
-def download(body: bytes, name: str) -> Response:
-    """Give bytes as a file."""
-    response = Response(body, mimetype="application/octet-stream")
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}.bin"'
-    return response
-
-
-def readable(body: bytes) -> tuple[str, str | None, bool]:
-    """Give the text of bytes, the same as indented JSON if it is any, and whether it was cut."""
-    cut = len(body) > LONGEST_SHOWN_BODY
-    text = body[:LONGEST_SHOWN_BODY].decode("utf-8", "backslashreplace")
-    indented = None if cut else pretty(text)
-    return text, None if indented == text else indented, cut
-
-
-def called(id_: str) -> Sequence[JobRecord]:
-    """Give the jobs of that id that the token reaches, in the instance of this request, if any."""
+def _jobs_called(services: Services, caller: Caller, id_: str) -> Sequence[JobRecord]:
+    """Return the jobs of that id that the token reaches. Raises NotFound if there is none."""
     instance = request.args.get("instance") or None
-    if instance is not None:
-        require_instance(current_bearer(), [instance])
-    return find_jobs(services().database, id_, instance, current_bearer().instances)
+    require_instance(caller.bearer, [] if instance is None else [instance])
+    found = []
+    if instance is None or "\0" not in instance:
+        found = find_jobs(services.database, id_, instance, caller.bearer.instances)
+    if not found:
+        raise NotFound(f"There is no job {id_}, or the token does not reach its instance.")
+    return found
 
 
-def _event(event_id: str) -> tuple[EventRecord, bytes | None]:
-    database = services().database
-    found = get_event(database, event_id, current_bearer().instances)
-    if found is None:
-        raise NotFound(f"No event {event_id} is known.")
-    return found, get_body(database, found.id)
+def _fields(error: FailedRecord) -> dict[str, str]:
+    """Return a failed record's fields as text, those of objects in it too: `record.email`.
+
+    "Row" stands first: the number of the row in the file, if the vendor tells it.
+    """
+    try:
+        entry = json.loads(error.entry, parse_float=str)
+    except (ValueError, RecursionError):
+        entry = error.entry
+    fields = {"Row": str(row_of(entry) or "")}
+    if not isinstance(entry, dict):
+        return {**fields, "record": _text(entry)}
+    for name, value in entry.items():
+        if isinstance(value, dict):
+            fields |= {f"{name}.{inner}": _text(part) for inner, part in value.items()}
+        elif _text(value) != fields["Row"]:
+            fields[name] = _text(value)
+    return fields
+
+
+def _text(value: object) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _columns(rows: Sequence[dict[str, str]]) -> list[str]:
+    """Name the fields of some records, each once, in the order in which they come."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _csv(services: Services, record: JobRecord) -> Iterator[str]:
+    columns: dict[str, None] = {}
+    for rows in _pages(services, record):  # once for the header, once for the rows
+        columns |= dict.fromkeys(_columns(rows))
+    names = list(columns)[:MAX_CSV_COLUMNS]
+    yield csv_text([[cell(name) for name in names]])
+    for rows in _pages(services, record):
+        yield csv_text([cell(row.get(name)) for name in names] for row in rows)
+
+
+def _pages(services: Services, record: JobRecord) -> Iterator[list[dict[str, str]]]:
+    start, of_job = 0, (services.database, record.id, record.instance)
+    while found := list_failed_records(*of_job, CSV_PAGE, start):
+        yield [_fields(error) for error in found]
+        start = found[-1].position + 1

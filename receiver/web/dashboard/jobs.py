@@ -1,186 +1,225 @@
-"""/jobs: the list, its pages, and the same as CSV."""
+"""/jobs: the list, its filters and pages, and the same as CSV."""
 
 import csv
 import io
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from urllib.parse import urlencode
 
+import msgspec
 from flask import Response, request, stream_with_context
-from markupsafe import Markup
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from receiver.jobs import queries
 from receiver.jobs.job import OUTCOMES
 from receiver.jobs.queries import JobRecord, Place, Show, list_jobs, place_of
 from receiver.lib.clock import DAY_MS, iso
-from receiver.web import services
-from receiver.web.dashboard.filters import SHOWS, TIMES, Filters, asked
-from receiver.web.dashboard.instances import reached
-from receiver.web.dashboard.pages import blueprint, joined, page, part
-from receiver.web.dashboard.views import JobView, job_view, line
-from receiver.web.http import read_cursor, write_cursor
+from receiver.web import Services, schemas
+from receiver.web.api import job_filters
+from receiver.web.auth import require_instance
+from receiver.web.dashboard.formatting import cell
+from receiver.web.dashboard.pages import Caller, blueprint, download, filled_parameters, page
+from receiver.web.dashboard.sign_in import redirect_to, require_session
+from receiver.web.http import optional, parameters, read_cursor, read_time, write_cursor
+
+TIMES = {
+    "updated_after": "Changed after",
+    "updated_before": "Changed before",
+    "expires_before": "Files expire before",
+}
+SHOWS: Mapping[Show, str] = {
+    "overdue": "overdue",
+    "expiring": "files expire within a day",
+    "lost": "callback lost, detected by polling",
+}
+CSV_PAGE = 1000
+
+
+class JobsQuery(schemas.JobsQuery):
+    """The API's filters, and what only the dashboard has.
+
+    show -- what needs a look. newer -- a cursor: the page before the job there.
+    """
+
+    limit: schemas.Limit = 25
+    show: Show | UnsetType = UNSET
+    newer: schemas.Cursor | UnsetType = UNSET
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """How a list is sorted, and what its days and the ways to its other pages are called."""
+    """How a list is sorted, and the words for its days and its other pages."""
 
-    told: str
+    name: str
     days: str
     first: str
     back: str
     on: str
-    changed: str = "minute"
+    clock: str = "minute"
 
 
 NEWEST = Order("newest change first", "", "Newest", "Newer", "Older", "clock")
 ORDERS: Mapping[Show | None, Order] = {
-    "overdue": Order("longest under way first", "First heard of ", "First", "Back", "More"),
+    "overdue": Order("longest in progress first", "First seen ", "First", "Back", "More"),
     "expiring": Order("soonest first", "Files expire ", "First", "Back", "More"),
 }
-CSV_PAGE = 1000
-MOST_BARS = 64  # kept in a process
-LONGEST_BAR = 20_000  # characters; each filter has a link that names all the others
-CSV_COLUMNS = (
-    "id",
-    "instance",
-    "outcome",
-    "status",
-    "object",
-    "direction",
-    "file",
-    "submitted",
-    "loaded",
-    "failed",
-    "message",
-    "learnt_by",
-    "conflict",
-    "created_at",
-    "submitted_at",
-    "ended_at",
-    "updated_at",
-    "files_expire_at",
-)
-# What a spreadsheet would take for a formula, were it not text.
-_FORMULA = re.compile(r"[=+\-@\t\r\n\uff0b\uff0d\uff1d\uff20]")
 
-_BARS: dict[tuple[Any, ...], Markup] = {}
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which jobs are listed. pairs -- as they stand in the URL. wanted -- as the store takes it."""
+
+    query: JobsQuery
+    pairs: Sequence[tuple[str, str]]
+    wanted: queries.Filters
+
+    @property
+    def show(self) -> Show | None:
+        """What of all jobs needs a look, if that is asked."""
+        return optional(self.query.show)
+
+    @property
+    def is_detailed(self) -> bool:
+        """Whether a filter is set that the form shows only on demand."""
+        return any(name in TIMES for name, _ in self.pairs)
+
+    def values(self, name: str) -> list[str]:
+        """Return what a filter is set to."""
+        return [value for key, value in self.pairs if key == name]
+
+    def field_of(self, name: str) -> str:
+        """Write a time filter for an input of the type datetime-local, which knows no zone."""
+        value = getattr(self.query, name, UNSET)
+        return "" if value is UNSET else str(iso(read_time(value)))[:16]
+
+    def chips(self) -> list[tuple[str, str, str]]:
+        """Return each filter that is set, its value, and the URL without it."""
+        chips = [pair for pair in self.pairs if pair[0] != "limit"]
+        return [(*pair, self.url(drop=pair)) for pair in chips]
+
+    def url(self, path: str = "/jobs", drop: tuple[str, str] | None = None, **more: str) -> str:
+        """Return the URL of the same filters. drop -- one to leave out. more -- to be added."""
+        pairs = [pair for pair in self.pairs if pair != drop] + list(more.items())
+        return f"{path}?{urlencode(pairs)}" if pairs else path
+
+
+def read_filters(services: Services, caller: Caller) -> Filters:
+    """Read the filters of this request; what a form left empty is not set.
+
+    Raises BadParameter, and Forbidden where the token does not reach an instance.
+    """
+    pairs = filled_parameters()
+    query = parameters(urlencode(pairs), JobsQuery)
+    require_instance(caller.bearer, query.instance)
+    wanted = msgspec.structs.replace(
+        job_filters(query, caller.bearer),
+        show=optional(query.show),
+        now=services.clock(),
+        overdue_after=services.settings.overdue_after,
+    )
+    return Filters(query, [pair for pair in pairs if pair[0] not in ("cursor", "newer")], wanted)
 
 
 @blueprint.get("/jobs")
-def jobs() -> Response:
+@require_session
+def jobs(services: Services, caller: Caller) -> Response:
     """List jobs, newest change first, by day."""
-    filters = asked()
-    rows, has_newer, has_older = _page(filters, filters.query.limit)
-    names = tuple(reached())
-    now, order = services().clock(), ORDERS.get(filters.show, NEWEST)
+    filters = read_filters(services, caller)
+    rows, has_newer, has_older = _page(services, filters)
+    if not rows and (instead := _by_object(services, filters)):
+        return redirect_to(instead)
+    show = filters.show
     return page(
         "jobs.html",
         filters=filters,
-        bar=_bar(filters, names),
-        filtered=filters.is_set,
-        instances=names,
+        outcomes=OUTCOMES,
+        shows=SHOWS,
+        times=TIMES,
         days=[
-            (day * DAY_MS, joined(line(row, now, order.changed) for row in group))
-            for day, group in groupby(rows, lambda row: place_of(row, filters.show)[0] // DAY_MS)
+            (day * DAY_MS, list(group))
+            for day, group in groupby(rows, lambda row: place_of(row, show)[0] // DAY_MS)
         ],
         count=len(rows),
-        order=order,
-        older=filters.url(cursor=write_cursor(place_of(rows[-1], filters.show)))
-        if has_older
-        else None,
-        newer=filters.url(newer=write_cursor(place_of(rows[0], filters.show)))
-        if has_newer
-        else None,
+        order=ORDERS.get(show, NEWEST),
+        older=filters.url(cursor=write_cursor(place_of(rows[-1], show))) if has_older else None,
+        newer=filters.url(newer=write_cursor(place_of(rows[0], show))) if has_newer else None,
         newest=filters.url() if has_newer or "cursor" in request.args else None,
     )
 
 
-def _bar(filters: Filters, instances: tuple[str, ...]) -> Markup:
-    """Render the filter bar, which is the same from page to page."""
-    key = tuple(filters.pairs), instances
-    bar = _BARS.get(key)
-    if bar is None:
-        bar = part("filter_bar", filters, OUTCOMES, SHOWS, TIMES, instances)
-        if len(_BARS) >= MOST_BARS:
-            _BARS.clear()
-        if len(bar) <= LONGEST_BAR:
-            _BARS[key] = bar
-    return bar
-
-
-def _page(filters: Filters, limit: int) -> tuple[Sequence[JobRecord], bool, bool]:
-    """Give the jobs of a page, and whether there are newer and older ones."""
-    database, wanted = services().database, filters.wanted()
-    before = read_cursor(request.args.get("newer") or UNSET, tuple[int, str, str])
-    after = read_cursor(filters.query.cursor, tuple[int, str, str])
+def _page(services: Services, filters: Filters) -> tuple[Sequence[JobRecord], bool, bool]:
+    """Return the jobs of a page, and whether there are newer and older ones."""
+    query, limit = filters.query, filters.query.limit
+    before = read_cursor(query.newer, tuple[int, str, str])
+    after = read_cursor(query.cursor, tuple[int, str, str])
     if before is None:
-        rows = list_jobs(database, wanted, limit + 1, after)
+        rows = list_jobs(services.database, filters.wanted, limit + 1, after)
         return rows[:limit], after is not None, len(rows) > limit
-    rows = list_jobs(database, wanted, limit + 1, before=before)
+    rows = list_jobs(services.database, filters.wanted, limit + 1, before=before)
     return rows[-limit:], len(rows) > limit, True
 
 
+def _by_object(services: Services, filters: Filters) -> str | None:
+    """Return the URL of the jobs whose object is what was searched for, if there are any."""
+    text = filters.wanted.text
+    if text is None or filters.query.object or "cursor" in request.args:
+        return None
+    wanted = msgspec.structs.replace(filters.wanted, text=None, objects=[text])
+    found = list_jobs(services.database, wanted, 1)
+    return filters.url(drop=("q", text), object=text) if found else None
+
+
 @blueprint.get("/jobs.csv")
-def jobs_csv() -> Response:
+@require_session
+def jobs_csv(services: Services, caller: Caller) -> Response:
     """Give the same jobs as CSV, all of them and in the same order.
 
     They are read page by page, however many they are. Where one cannot be read, the answer breaks
     off, and the browser says that it is not whole.
     """
-    filters = asked()
+    filters = read_filters(services, caller)
     after = read_cursor(filters.query.cursor, tuple[int, str, str])
-    rows: Any = stream_with_context(_csv(filters.wanted(), after))
-    response = Response(rows, mimetype="text/csv")
-    response.headers["Content-Disposition"] = 'attachment; filename="jobs.csv"'
-    return response
+    rows = stream_with_context(_csv(services, filters.wanted, after))
+    return download(rows, "jobs.csv", "text/csv")
 
 
-def _csv(wanted: queries.Filters, after: Place | None) -> Iterator[str]:
-    yield _csv_text([CSV_COLUMNS])
+def _csv(services: Services, wanted: queries.Filters, after: Place | None) -> Iterator[str]:
+    yield csv_text([_COLUMNS])
     while True:
-        rows = list_jobs(services().database, wanted, CSV_PAGE, after)
-        yield _csv_text(_csv_row(job_view(row)) for row in rows)
+        rows = list_jobs(services.database, wanted, CSV_PAGE, after)
+        shown = (schemas.job(row, wanted.now, wanted.overdue_after) for row in rows)
+        yield csv_text([cell(read(job)) for read in _COLUMNS.values()] for job in shown)
         if len(rows) < CSV_PAGE:
             return
         after = place_of(rows[-1], wanted.show)
 
 
-def _csv_row(view: JobView) -> list[str]:
-    job = view.job
-    facts: tuple[Any, ...] = (
-        view.row.id,
-        view.row.instance,
-        view.outcome,
-        job.status,
-        job.text("object"),
-        job.text("direction"),
-        job.text("file"),
-        job.submitted,
-        job.loaded,
-        job.failed,
-        job.text("message"),
-        job.learnt_by,
-        "yes" if job.conflict else "no",
-        iso(job.created_at),
-        iso(job.submitted_at),
-        iso(job.ended_at),
-        iso(view.row.updated_at),
-        iso(job.files_expire_at),
-    )
-    return [cell(fact) for fact in facts]
+_COLUMNS: Mapping[str, Callable[[schemas.Job], object]] = {
+    "id": lambda job: job.id,
+    "instance": lambda job: job.instance,
+    "outcome": lambda job: job.outcome,
+    "status": lambda job: job.status,
+    "object": lambda job: job.object,
+    "direction": lambda job: job.direction,
+    "file": lambda job: job.file,
+    "submitted": lambda job: job.records.submitted,
+    "loaded": lambda job: job.records.loaded,
+    "failed": lambda job: job.records.failed,
+    "message": lambda job: job.message,
+    "learnt_by": lambda job: job.learnt_by,
+    "conflict": lambda job: "yes" if job.conflict else "no",
+    "overdue": lambda job: "yes" if job.overdue else "no",
+    "created_at": lambda job: job.created_at,
+    "submitted_at": lambda job: job.submitted_at,
+    "ended_at": lambda job: job.ended_at,
+    "updated_at": lambda job: job.updated_at,
+    "files_expire_at": lambda job: job.files_expire_at,
+}
 
 
-def cell(fact: object) -> str:
-    """Write a fact so that no spreadsheet computes it."""
-    text = "" if fact is None else str(fact).replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return f"'{text}" if _FORMULA.match(text) else text
-
-
-def _csv_text(rows: Any) -> str:  # noqa: ANN401 - rows of text
+def csv_text(rows: Iterable[Iterable[str]]) -> str:
+    """Write rows as CSV, every cell quoted."""
     written = io.StringIO(newline="")
     csv.writer(written, quoting=csv.QUOTE_ALL).writerows(rows)
     return written.getvalue().encode(errors="replace").decode()

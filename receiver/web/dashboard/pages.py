@@ -1,19 +1,22 @@
-"""What all pages share: the blueprint, how a page is rendered, its headers, and how errors look."""
+"""What all pages share: the blueprint, who asks, rendering, headers, and how errors look."""
 
 import secrets
-from collections.abc import Hashable, Iterable
-from functools import cache, lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import structlog
-from flask import Blueprint, Response, current_app, g, render_template, request
+from flask import Blueprint, Response, g, render_template, request
 from flask.blueprints import BlueprintSetupState
 from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 
 from receiver import __version__
-from receiver.errors import ReceiverError, StoreError, TooManyRequests
+from receiver.errors import ReceiverError, StoreError
+from receiver.instances.tokens import Bearer
 from receiver.web import problems, services
 
 log = structlog.get_logger()
@@ -41,35 +44,53 @@ HEADERS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is signed in. instances -- those they see, by name. notice -- to be shown once.
+
+    are_alarms_checked -- whether anybody checked for alarms lately.
+    """
+
+    bearer: Bearer
+    session_id: str
+    instances: Sequence[str]
+    notice: str | None
+    are_alarms_checked: bool
+
+    @property
+    def may_operate(self) -> bool:
+        """Whether they may make changes."""
+        return self.bearer.scope == "operate"
+
+
 def page(template: str, status: int = 200, **facts: Any) -> Response:  # noqa: ANN401
     """Answer with a page. facts -- what the template shows."""
-    now = services().clock()
-    shown = {"now": now, "settings": services().settings, "version": __version__, **facts}
-    return Response(render_template(f"dashboard/{template}", **shown), status)
+    shared = {
+        "now": services().clock(),
+        "settings": services().settings,
+        "version": __version__,
+        "caller": g.get("caller"),
+    }
+    return Response(render_template(f"dashboard/{template}", **shared, **facts), status)
 
 
-def part(name: str, *facts: object) -> Markup:
-    """Render a macro of `_lines.html`: what is worth keeping, since it seldom changes."""
-    macros: Any = current_app.jinja_env.get_template("dashboard/_lines.html").module
-    rendered: Markup = getattr(macros, name)(*facts)
-    return rendered
+def download(body: Any, name: str, mimetype: str = "application/octet-stream") -> Response:  # noqa: ANN401
+    """Answer with a file, which no browser shows as a page. body -- bytes, or parts of text."""
+    response = Response(body, mimetype=mimetype)
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    return response
 
 
-@lru_cache(maxsize=1024)
-def kept(name: str, *facts: Hashable) -> Markup:
-    """As `part`, of facts that can be hashed and tell all: what was rendered lately is kept."""
-    return part(name, *facts)
+def filled_parameters() -> list[tuple[str, str]]:
+    """Return the parameters of this request but those that a form left empty."""
+    return [(name, value) for name, value in request.args.items(multi=True) if value]
 
 
-def joined(parts: Iterable[Markup]) -> Markup:
-    """Put parts together, which are escaped: Markup's own `join` looks at each again."""
-    return Markup("".join(parts))  # noqa: S704  # nosec B704
-
-
-@blueprint.app_template_global()
-def top(section: str, name: str, scope: str, form_token: str) -> Markup:
-    """Give the top of a page: the ways to go, and who is signed in; to a stranger, neither."""
-    return kept("top", section, name, scope, form_token)
+def link(**changed: str | None) -> str:
+    """Return the URL of this request with some parameters changed; None takes one out."""
+    pairs = [pair for pair in request.args.items(multi=True) if pair[0] not in changed]
+    pairs += [(name, value) for name, value in changed.items() if value is not None]
+    return f"{request.path}?{urlencode(pairs)}" if pairs else request.path
 
 
 @blueprint.app_template_global()
@@ -81,12 +102,12 @@ def icon(name: str) -> Markup:
 
 
 @blueprint.record_once
-def _prepare(state: BlueprintSetupState) -> None:
+def _trim_blocks(state: BlueprintSetupState) -> None:
     state.app.jinja_env.trim_blocks = state.app.jinja_env.lstrip_blocks = True
 
 
 @blueprint.after_request
-def guarded(response: Response) -> Response:
+def add_headers(response: Response) -> Response:
     """Say what a page may load, and that nobody keeps it."""
     response.headers.update(HEADERS)
     if request.endpoint != STATIC:
@@ -96,21 +117,21 @@ def guarded(response: Response) -> Response:
 
 
 @blueprint.errorhandler(ReceiverError)
-def _ours(error: ReceiverError) -> Response:
+def _respond_to_ours(error: ReceiverError) -> Response:
     problem = problems.problem_of(error)
     template = "error.html"
     if isinstance(error, StoreError):
         log.warning("a page could not be read or written", path=request.path, error=str(error))
         template = "unavailable.html"
     response = page(template, problem.status, title=problem.title, detail=problem.detail)
-    if isinstance(error, TooManyRequests):
-        response.headers["Retry-After"] = str(error.retry_after)
+    if retry_after := getattr(error, "retry_after", None):
+        response.headers["Retry-After"] = str(retry_after)
     return response
 
 
 @blueprint.errorhandler(HTTPException)
-def faulty(error: HTTPException) -> Response:
-    """Tell of an error of Flask's on a page."""
+def respond_to_http_exception(error: HTTPException) -> Response:
+    """Answer an error of Flask's with a page."""
     status = error.code or 500
     response = page("error.html", status, title=error.name, detail=error.description)
     for name, value in error.get_headers():
@@ -120,15 +141,9 @@ def faulty(error: HTTPException) -> Response:
 
 
 @blueprint.errorhandler(Exception)
-def _unforeseen(error: Exception) -> Response:
+def _respond_to_unforeseen(error: Exception) -> Response:
     number = secrets.token_hex(4)
     # The type alone, as for the API: the text could hold what was sent.
     log.error("unforeseen error", error=type(error).__name__, path=request.path, number=number)
-    detail = f"This is a fault of the receiver; its log has it under {number}."
+    detail = f"This is a fault of the receiver. Its log has the details under {number}."
     return page("error.html", 500, title="Internal error", detail=detail)
-
-
-@blueprint.app_template_global()
-def may_operate() -> bool:
-    """Whether whoever is signed in may act, not only look."""
-    return g.get("bearer") is not None and g.bearer.scope == "operate"

@@ -1,80 +1,129 @@
-"""Who may see a page: sign-in with a token of the API, sign-out, and what a form must carry."""
+"""Who may see a page: sign-in with an API token, sign-out, and requests from other sites."""
 
-import hmac
 import re
-import secrets
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from functools import wraps
+from typing import Concatenate, ParamSpec
 from urllib.parse import urlsplit
 
 import structlog
-from flask import Response, g, redirect, request, url_for
+from flask import Response, g, request, url_for
 from werkzeug.exceptions import Forbidden, HTTPException
 
 from receiver.errors import ReceiverError, StoreError
 from receiver.instances import sessions
-from receiver.settings import is_loopback
-from receiver.web import problems, services
-from receiver.web.dashboard.pages import STATIC, blueprint, faulty, guarded, page
+from receiver.settings import DEFAULT_INSTANCE, is_loopback
+from receiver.web import Services, problems, services
+from receiver.web.auth import require_scope
+from receiver.web.dashboard.pages import (
+    STATIC,
+    Caller,
+    add_headers,
+    blueprint,
+    page,
+    respond_to_http_exception,
+)
 
 log = structlog.get_logger()
+P = ParamSpec("P")
 
-LARGEST_FORM = 64 * 1024
-OPEN = ("dashboard.front", "dashboard.sign_in")  # the first is the sign-in page to strangers
-FORM_TOKEN = "form_token"  # noqa: S105 - the name of a field  # nosec B105
-TOUCH_PATIENCE = 0.2  # seconds; to have been seen is not worth waiting for
+MAX_FORM_BYTES = 64 * 1024
+TOUCH_SECONDS = 0.2  # to note that a session is in use is not worth a longer wait
 
 # One local path: browsers read `//host` and `/\host` as another host, and drop tabs and line ends.
 _LOCAL = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 
 
 @blueprint.before_request
-def _admit() -> Any:  # noqa: ANN401 - an answer, or None to go on
+def require_same_origin() -> None:
+    """Refuse to change anything for a page of another site: see docs/adr/0013. Raises Forbidden."""
     if request.endpoint == STATIC:
-        return None
-    request.max_content_length = LARGEST_FORM
-    g.session_id = request.cookies.get(_cookie("session"))
-    if request.method not in ("GET", "HEAD", "OPTIONS"):
-        _check_form()
-    found = _signed_in()
-    if found is not None:
-        services().limits.check_token(found.bearer.name)
-        _remember(found)
-        return None
-    g.session_id = None
-    if request.endpoint in OPEN:
-        return None
-    wanted = request.full_path.rstrip("?") if request.method == "GET" else None
-    return redirect(url_for("dashboard.front", next=wanted), 303)
+        return
+    request.max_content_length = MAX_FORM_BYTES
+    if request.method not in ("GET", "HEAD", "OPTIONS") and not _is_same_origin():
+        raise Forbidden(
+            "This request did not come from a page of this receiver, so nothing was changed. Open"
+            " the dashboard by its own address and try again. Behind a proxy, see that it passes"
+            " on the headers Origin, Host and Sec-Fetch-Site."
+        )
+
+
+def _is_same_origin() -> bool:
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    if site is not None:
+        return site in ("same-origin", "none")
+    if origin is not None:
+        return origin == f"{'https' if _is_tls() else 'http'}://{request.host}"
+    # No browser: those that send neither send no cookie of ours from elsewhere. Without a session
+    # there is nothing that a forged request could use.
+    return request.endpoint == "dashboard.sign_in" and not request.cookies.get(_cookie())
+
+
+def require_session(
+    view: Callable[Concatenate[Services, Caller, P], Response],
+) -> Callable[P, Response]:
+    """Give a view the services and who is signed in; send strangers to the sign-in page."""
+
+    @wraps(view)
+    def admitted(*args: P.args, **kwargs: P.kwargs) -> Response:
+        caller = _caller()
+        if caller is None:
+            if request.endpoint == "dashboard.home":
+                return sign_in_page()
+            wanted = request.full_path.rstrip("?") if request.method == "GET" else None
+            return redirect_to(url_for("dashboard.home", next=wanted))
+        services().limits.check_token(caller.bearer.name)
+        g.caller = caller  # for the top of the page, of errors' pages too
+        return view(services(), caller, *args, **kwargs)
+
+    return admitted
+
+
+def require_operator(
+    view: Callable[Concatenate[Services, Caller, P], Response],
+) -> Callable[P, Response]:
+    """Admit only who may make changes, as `require_session` does. Raises Forbidden."""
+
+    @wraps(view)
+    def admitted(
+        services: Services, caller: Caller, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Response:
+        require_scope(caller.bearer, "operate")
+        return view(services, caller, *args, **kwargs)
+
+    return require_session(admitted)
 
 
 @blueprint.app_errorhandler(404)
-def nowhere(error: HTTPException) -> Response:
+def respond_to_unknown_path(error: HTTPException) -> Response:
     """Answer whoever asks for a path that is not there: a browser with a page."""
     if request.blueprint == blueprint.name:
-        return faulty(error)
+        return respond_to_http_exception(error)
     if not _wants_page():
         return problems.respond_to_http_exception(error)
-    g.session_id = request.cookies.get(_cookie("session"))
     with suppress(ReceiverError):
-        _remember(_signed_in())
-    return guarded(faulty(error))
+        g.caller = _caller()
+    return add_headers(respond_to_http_exception(error))
 
 
 def _wants_page() -> bool:
     """Whether a browser asks, and not for something of the API's or the vendor's."""
-    taken = request.accept_mimetypes
-    rooms = ("/api/", "/callbacks/", f"{problems.VENDORS_PATHS}/")
-    return taken["text/html"] > taken["application/json"] and not request.path.startswith(rooms)
+    accepted = request.accept_mimetypes
+    others = ("/api/", "/callbacks/", f"{problems.VENDORS_PATHS}/")
+    return accepted["text/html"] > accepted["application/json"] and not request.path.startswith(
+        others
+    )
 
 
-def door(status: int = 200, told: str | None = None) -> Response:
-    """Show the sign-in page. told -- what went wrong."""
-    g.visitor = request.cookies.get(_cookie("visitor")) or secrets.token_urlsafe(32)
+def sign_in_page(status: int = 200, error: str | None = None) -> Response:
+    """Show the sign-in page. error -- what went wrong.
+
+    A link on another site holds back a strict cookie: then the page loads itself once more.
+    """
     following = local(request.values.get("next"))
-    response = page("sign_in.html", status, told=told, following=following)
-    _set_cookie(response, "visitor", g.visitor)
-    return response
+    crossing = request.method == "GET" and request.headers.get("Sec-Fetch-Site") == "cross-site"
+    return page("sign_in.html", status, error=error, following=following, crossing=crossing)
 
 
 @blueprint.post("/sign-in")
@@ -84,113 +133,82 @@ def sign_in() -> Response:
     limits, peer = services().limits, request.remote_addr or ""
     limits.check_address(peer)
     with services().database.write() as session:
-        if g.session_id:
-            sessions.sign_out(session, g.session_id)
+        if previous := request.cookies.get(_cookie()):
+            sessions.sign_out(session, previous)
         session_id = sessions.sign_in(session, token, now) if token else None
     if session_id is None:
         limits.note_failure(peer)
-        log.warning("sign-in refused", peer=peer)
-        return door(401, "This token is unknown, expired or revoked.")
-    response = see(local(request.form.get("next")) or url_for("dashboard.front"))
-    _set_cookie(response, "session", session_id, seconds=sessions.LONGEST_MS // 1000)
-    _drop_cookie(response, "visitor")
+        log.warning("sign-in rejected", peer=peer)
+        return sign_in_page(401, "This token is unknown, expired or revoked.")
+    response = redirect_to(local(request.form.get("next")) or url_for("dashboard.home"))
+    response.set_cookie(
+        *(_cookie(), session_id, sessions.LONGEST_MS // 1000),
+        secure=_is_tls(),
+        httponly=True,
+        samesite="Strict",
+    )
     return response
 
 
 @blueprint.post("/sign-out")
-def sign_out() -> Response:
+@require_session
+def sign_out(services: Services, caller: Caller) -> Response:
     """End the session, on every node at once."""
-    with services().database.write() as session:
-        sessions.sign_out(session, g.session_id)
-    response = see(url_for("dashboard.front"))
-    _drop_cookie(response, "session")
+    with services.database.write() as session:
+        sessions.sign_out(session, caller.session_id)
+    response = redirect_to(url_for("dashboard.home"))
+    response.delete_cookie(_cookie(), secure=_is_tls(), httponly=True, samesite="Strict")
     return response
 
 
-def tell(notice: str) -> None:
-    """Have the next page tell whoever is signed in."""
-    with services().database.write() as session:
-        sessions.notify(session, g.session_id, notice)
-
-
-@blueprint.app_template_global()
-def take_notice() -> str | None:
-    """Give what is to be told, once."""
-    notice: str | None = g.pop("notice", None)
-    if notice is not None:
-        with suppress(StoreError), services().database.write(TOUCH_PATIENCE) as session:
-            sessions.notify(session, g.session_id, None)
-    return notice
-
-
-@blueprint.app_template_global()
-def form_token() -> str:
-    """Give the token that a form of this page must carry: only who has the cookie can make it."""
-    return _token_of(g.get("session_id") or g.get("visitor") or "")
-
-
-def local(path: str | None) -> str | None:
-    """Give a path if it leads nowhere but to our own pages."""
-    if path is None or not _LOCAL.fullmatch(path) or len(path) > 4000:  # noqa: PLR2004
-        return None
-    parts = urlsplit(path)
-    return None if parts.scheme or parts.netloc else path
-
-
-def _token_of(owner: str) -> str:
-    return hmac.digest(owner.encode(), FORM_TOKEN.encode(), "sha256").hex()
-
-
-def _check_form() -> None:
-    # At the door there may be the cookie of a session that is over, too.
-    visitor = request.cookies.get(_cookie("visitor")) if request.endpoint in OPEN else None
-    owners = [owner for owner in (g.session_id, visitor) if owner]
-    sent = request.form.get(FORM_TOKEN, "").encode(errors="replace")
-    if not owners:
-        raise Forbidden(
-            "Your browser sent no cookie with this form. Allow cookies for this site, and use https"
-            " where the dashboard is reached over https."
-        )
-    if not any(hmac.compare_digest(sent, _token_of(owner).encode()) for owner in owners):
-        raise Forbidden("This form is out of date. Go back, load the page again and repeat.")
-
-
-def _signed_in() -> sessions.SignedIn | None:
-    if not g.session_id:
-        return None
-    now = services().clock()
-    found = sessions.signed_in(services().database, g.session_id, now)
-    if found is not None and found.stale:
-        with suppress(StoreError), services().database.write(TOUCH_PATIENCE) as session:
-            sessions.touch(session, g.session_id, now)
-    return found
-
-
-def _remember(found: sessions.SignedIn | None) -> None:
-    if found is not None:
-        g.bearer, g.notice, g.instances = found.bearer, found.notice, found.instances
-
-
-def see(path: str) -> Response:
+def redirect_to(path: str) -> Response:
     """Go on to another page, by GET."""
     response = Response(status=303)
     response.headers["Location"] = path
     return response
 
 
-def _set_cookie(response: Response, name: str, value: str, seconds: int | None = None) -> None:
-    response.set_cookie(
-        _cookie(name), value, max_age=seconds, secure=_is_tls(), httponly=True, samesite="Lax"
-    )
+def flash(services: Services, caller: Caller, notice: str) -> None:
+    """Have the next page show a notice to whoever is signed in."""
+    with services.database.write() as session:
+        sessions.notify(session, caller.session_id, notice)
 
 
-def _drop_cookie(response: Response, name: str) -> None:
-    response.delete_cookie(_cookie(name), secure=_is_tls(), httponly=True, samesite="Lax")
+@blueprint.app_template_global()
+def take_notice(caller: Caller) -> str | None:
+    """Return the notice to be shown, and forget it."""
+    if caller.notice is not None:
+        with suppress(StoreError), services().database.write(TOUCH_SECONDS) as session:
+            sessions.notify(session, caller.session_id, None)
+    return caller.notice
 
 
-def _cookie(name: str) -> str:
+def local(path: str | None) -> str | None:
+    """Return a path if it leads nowhere but to our own pages."""
+    if path is None or not _LOCAL.fullmatch(path) or len(path) > 4000:  # noqa: PLR2004
+        return None
+    parts = urlsplit(path)
+    return None if parts.scheme or parts.netloc else path
+
+
+def _caller() -> Caller | None:
+    session_id, now = request.cookies.get(_cookie()), services().clock()
+    if not session_id:
+        return None
+    found = sessions.signed_in(services().database, session_id, now)
+    if found is None:
+        return None
+    if found.stale:
+        with suppress(StoreError), services().database.write(TOUCH_SECONDS) as session:
+            sessions.touch(session, session_id, now)
+    names = {DEFAULT_INSTANCE} if services().settings.default_keys else set[str]()
+    seen = sorted(name for name in names.union(found.instances) if found.bearer.may_see(name))
+    return Caller(found.bearer, session_id, seen, found.notice, found.watched_until > now)
+
+
+def _cookie() -> str:
     # With this prefix, browsers take it from this very host and over TLS alone.
-    return f"__Host-receiver-{name}" if _is_tls() else f"receiver-{name}"
+    return "__Host-receiver-session" if _is_tls() else "receiver-session"
 
 
 def _is_tls() -> bool:

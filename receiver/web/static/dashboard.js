@@ -56,6 +56,7 @@
 
   // The same page again, every few seconds, while somebody looks at it.
   const live = document.getElementById("live");
+  const gone = document.getElementById("gone");
   let wanted = sessionStorage.getItem("live") !== "off";
   let timer = 0;
 
@@ -82,9 +83,12 @@
       if (answer.redirected || answer.status === 401) return location.reload();
       if (!answer.ok) throw new Error(String(answer.status));
       swap(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      gone.hidden = true;
       show("Live");
     } catch {
-      show("The receiver does not answer; this is what was known.");
+      show("Not live");
+      gone.textContent = "The receiver does not answer. This page shows the last known state and is tried again every few seconds.";
+      gone.hidden = false;
     }
     plan();
   }
@@ -115,7 +119,7 @@
         .find((each) => each.className === name && each.getAttribute("href") === href);
       (same ?? document.getElementById("main")).focus({ preventScroll: true });
     }
-    say(changed ? `${changed} ${changed === 1 ? "job" : "jobs"} changed` : "The page was brought up to date");
+    say(changed ? `${changed} ${changed === 1 ? "job" : "jobs"} changed` : "The page was updated");
   }
 
   function title(details) { return details.querySelector("summary").textContent.trim(); }

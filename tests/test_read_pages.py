@@ -19,7 +19,8 @@ from receiver.database.models import NUMBER_BITS, Event, Facet, JobRow, Retentio
 from receiver.errors import StoreError, TooSlow
 from receiver.jobs.job import Job
 from receiver.jobs.projection import MAX_FACET_TEXT
-from receiver.jobs.queries import Filters, find_jobs, list_jobs, place_of, timeline
+from receiver.jobs.queries import Filters, find_jobs, list_jobs, place_of
+from receiver.jobs.timeline import timeline
 from receiver.lib.clock import DAY_MS
 from receiver.openconnectors.notifications import Notification
 
