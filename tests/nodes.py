@@ -101,12 +101,13 @@ def add_instance(
 
 @dataclass
 class Node:
-    """A receiver of one worker, which can be killed and started again."""
+    """A receiver, which can be killed and started again."""
 
     database_url: str
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
     command: Sequence[str] = SERVE
+    workers: int = 1
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -123,7 +124,7 @@ class Node:
             HOME=str(self.folder),
             **self.settings,
         )
-        where = ("--bind", f"127.0.0.1:{self.port}", "--workers", "1")
+        where = ("--bind", f"127.0.0.1:{self.port}", "--workers", str(self.workers))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.command, *where],

@@ -5,7 +5,6 @@ that tells no time, so here each body has one, whichever node gets it and in wha
 """
 
 import atexit
-import hashlib
 import json
 import shutil
 import tempfile
@@ -20,21 +19,24 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from receiver.app import create_app
-from receiver.callbacks.intake import Delivery
-from receiver.callbacks.store import NewEvent, key_version, record
-from receiver.database.models import Event, JobRow, TimelineEntry
+from receiver.callbacks.deliveries import Delivery, judge
+from receiver.callbacks.store import Store
+from receiver.database.models import NUMBER_BITS, Event, Facet, JobRow
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry
 from receiver.instances.encryption import Vault
+from receiver.instances.keys import Keys
+from receiver.jobs.queries import find_jobs, timeline
 from receiver.lib.clock import iso
-from receiver.openconnectors.notifications import parse
 from receiver.openconnectors.signatures import SignatureKey, sign
 from receiver.settings import Settings
+from receiver.web.schemas import Job
 from receiver.web.schemas import job as shown
 
 KEY = SignatureKey("k", b"a key that two instances share")
 FERNET = "b" * 43 + "="
 START = 1_790_000_000_000  # ms
+FIELDS = Job.__struct_fields__
 
 words = st.sampled_from(
     (
@@ -88,7 +90,7 @@ class Nodes:
         apps = [create_app(settings, clock=lambda: self.now) for _ in range(2)]
         self.services = [app.extensions["receiver"] for app in apps]
         self.jobs = count(1)
-        vault = Vault(settings.encryption_keys)
+        vault = self.vault = Vault(settings.encryption_keys)
         with self.services[0].database.write() as session:
             for name in ("split", "whole"):
                 registry.add_instance(session, vault, name, START)
@@ -100,44 +102,32 @@ class Nodes:
 
     def commit(self, node: int, instance: str, bodies: list[bytes]) -> None:
         """Deliver all in one transaction, at START."""
-        self.now = START
-        with self.services[node].database.write() as session:
-            version = key_version(session)
-            events = [
-                NewEvent(
-                    f"{next(self.jobs):032x}",
-                    instance,
-                    body,
-                    hashlib.sha256(body).digest(),
-                    parse(body),
-                    "k",
-                    version,
-                )
-                for body in bodies
-            ]
-            record(session, events, lambda: START)
+        database, keys = self.services[node].database, Keys(self.vault, ())
+        keys.fresh(database)
+        deliveries = [Delivery(instance, body, sign(body, KEY), None, "::1") for body in bodies]
+        items = [judge(keys.current, delivery) for delivery in deliveries]
+        Store(database, keys, lambda: START).write(items)
 
     def seen(self, id_: str, instance: str) -> tuple[dict, set, int]:
         """A job without what describes arrival: itself, its events, and its timeline's length."""
-        with self.services[0].database.read() as session:
-            row = session.get_one(JobRow, (id_, instance))
-            kept = session.execute(
-                select(Event.sha256, Event.received_at).where(
-                    Event.job == id_, Event.instance == instance
-                )
-            )
-            entries = session.execute(
-                select(TimelineEntry.event).where(
-                    TimelineEntry.job == id_, TimelineEntry.instance == instance
-                )
-            )
-            job = {name: getattr(shown(row), name) for name in shown(row).__struct_fields__}
-            columns = row.status, row.outcome, row.object, row.direction, row.files_expire_at
-            return (
-                {**job, "columns": columns, "instance": None, "updated_at": None},
-                {tuple(event) for event in kept},
-                len(list(entries)),
-            )
+        database = self.services[0].database
+        (record,) = find_jobs(database, id_, instance)
+        with database.read() as session:
+            row, facet = session.execute(
+                select(JobRow, Facet)
+                .join(Facet, Facet.facet == JobRow.facet)
+                .where(JobRow.id == id_, JobRow.instance == instance)
+            ).one()
+            of_job = Event.job == id_, Event.instance == instance
+            kept = session.execute(select(Event.sha256, Event.n).where(*of_job))
+            words = facet.status, facet.outcome, facet.object, facet.direction
+            events = {(sha256, n >> NUMBER_BITS) for sha256, n in kept}
+        job = {name: getattr(shown(record, START, 10**9), name) for name in FIELDS}
+        return (
+            {**job, "columns": (*words, row.files_expire_at), "instance": None, "updated_at": None},
+            events,
+            len(timeline(database, id_, instance)),
+        )
 
     def close(self) -> None:
         for services in self.services:
