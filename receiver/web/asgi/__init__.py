@@ -15,6 +15,7 @@ from functools import cached_property, partial
 from typing import Protocol, TypeVar
 
 from flask import Flask
+from structlog.contextvars import bound_contextvars
 
 from receiver.callbacks.deliveries import Delivery, Receipt
 from receiver.errors import BodyError, StoreUnavailable
@@ -142,9 +143,10 @@ class Application:
             response = await answer
         except Exception as error:  # noqa: BLE001 - answered as Flask would
             response = response_to(error, path)
-        self.note(path, scope["method"], response.status, began, self._peer(scope))
+        id_ = self.request_id(header(scope["headers"], REQUEST_ID)) or request_log.new_id()
+        with bound_contextvars(request_id=id_):
+            self.note(path, scope["method"], response.status, began, self._peer(scope))
         if not path.startswith(CALLBACKS):
-            id_ = self.request_id(header(scope["headers"], REQUEST_ID)) or request_log.new_id()
             response = replace(response, headers={**response.headers, request_log.HEADER: id_})
         await send_response(response, send)
 
