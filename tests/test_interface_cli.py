@@ -163,7 +163,8 @@ def test_control_characters_never_reach_the_terminal(served):
 
 
 def test_listings_are_tables_or_json(served):
-    assert call_back(served, id="listed", status="RUNNING") == 200
+    for id_ in ("listed", "listed-too"):
+        assert call_back(served, id=id_, status="RUNNING") == 200
     assert call_back(served, secret="another key", id="x", status="RUNNING") == 401
     eventually(lambda: json.loads(served("rejections", "--json").stdout)["rejections"])
     rooms = ("jobs", "events", "rejections")
