@@ -26,7 +26,8 @@ from receiver.instances import keys as signature_keys
 from receiver.instances import registry
 from receiver.instances.encryption import Vault
 from receiver.instances.keys import Keys
-from receiver.jobs.queries import find_jobs, timeline
+from receiver.jobs.queries import find_jobs
+from receiver.jobs.timeline import timeline
 from receiver.lib.clock import iso
 from receiver.openconnectors.signatures import SignatureKey, sign
 from receiver.settings import Settings
