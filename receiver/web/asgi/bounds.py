@@ -20,7 +20,7 @@ from receiver.errors import BodyError, BodyTruncated
 from receiver.web.asgi import Application
 from receiver.web.asgi.messages import BODY_SECONDS, MAX_DRAINED_BYTES
 from receiver.web.http import Response
-from receiver.web.problems import Problem, problem_response
+from receiver.web.problems import Problem, problem_response, response_to
 
 MAX_TARGET_BYTES = 4094
 MAX_FIELDS = 64  # of a head, and of a trailer
@@ -122,9 +122,20 @@ class BoundedConnection(HttpToolsProtocol):
             return False
         cut = BodyTruncated("the body broke off")
         if self._is_in_body() and not self._unqueue() and not self.break_off(cut):
-            return False
+            self._answer_cut(cut)
         self.cycle.keep_alive = False
         return True
+
+    def _answer_cut(self, error: BodyTruncated) -> None:
+        """Answer a request whose body broke off in the place of its task, which ends by that."""
+        cycle = self.cycle
+        begun = cycle.response_started
+        # To its task the client is gone: nothing of the body goes on to the vendor.
+        cycle.disconnected = cycle.response_complete = True
+        cycle.message_event.set()
+        if not begun:
+            self.write(response_to(error, cycle.scope["path"]), keep_alive=False)
+        self.end()
 
     def _unqueue(self) -> bool:
         """Drop the newest request if it waits for those before it; return whether it did."""
