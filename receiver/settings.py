@@ -331,7 +331,7 @@ def _alarm_secret(text: str) -> bytes:
         key = b64decode(text.removeprefix("whsec_"), validate=True)
     except ValueError:
         key = b""
-    if not text.startswith("whsec_") or not 24 <= len(key) <= 64:  # noqa: PLR2004
+    if not text.startswith("whsec_") or not 24 <= len(key) <= 64:
         raise ValueError("must be whsec_ and the base64 of 24 to 64 bytes")
     return key
 

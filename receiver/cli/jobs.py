@@ -194,7 +194,7 @@ def submissions(
     """
     if dismiss is not None:
         answer = remote.post(f"/submissions/{_quoted(dismiss)}/dismiss")
-        if answer.status_code == 404:  # noqa: PLR2004
+        if answer.status_code == 404:
             raise Failure(USAGE, "not_found", f"no open submission {plain(dismiss)}")
         done = checked(answer, "id")
         show(done, f"{plain(done['id'])} dismissed", json_)
@@ -251,7 +251,7 @@ def _ask(remote: Remote, job_id: str, instance: str | None, hold: int) -> dict[s
 
 
 def _job(answer: httpx.Response, job_id: str, instance: str | None) -> dict[str, Any]:
-    if answer.status_code == 404:  # noqa: PLR2004
+    if answer.status_code == 404:
         place = "" if instance is None else f" of {instance}"
         text = f"there is no job {job_id}{place}: `receiver jobs` lists them"
         raise Failure(USAGE, "not_found", plain(text))

@@ -242,7 +242,7 @@ class _Progress:
         self._is_wanted = sys.stderr.isatty() and not is_plain_terminal()
 
     def show(self, kind: str, rows: int) -> None:
-        if self._is_wanted and time.monotonic() - self._shown_at > 0.2:  # noqa: PLR2004
+        if self._is_wanted and time.monotonic() - self._shown_at > 0.2:
             self._shown_at = time.monotonic()
             click.echo(f"\r\x1b[K{_noun(kind, rows)}", err=True, nl=False)
 

@@ -65,7 +65,7 @@ class Remote:
     def page(self, path: str, name: str, **parameters: Any) -> dict[str, Any]:  # noqa: ANN401
         """Ask for a list called `name`."""
         answer = self.get(path, **parameters)
-        if answer.status_code == 404 and "/jobs/" not in path:  # noqa: PLR2004
+        if answer.status_code == 404 and "/jobs/" not in path:
             raise _not_a_receiver(answer)
         return checked(answer, name)
 
@@ -73,7 +73,7 @@ class Remote:
         """Send a request to one of the vendor's own paths, as a client of the vendor would."""
         headers = {"Authorization": f"Element {instance}, User {self._token}"}
         answer = self._send(method, f"/elements/api-v2{path}", headers=headers, **request)
-        if answer.status_code == 404:  # noqa: PLR2004
+        if answer.status_code == 404:
             raise Failure(USAGE, *_problem(answer))
         return answer
 
@@ -112,9 +112,9 @@ class Remote:
             raise unreachable(self._url, error) from None
         if answer.status_code in (401, 403):
             raise Failure(CREDENTIALS, *_problem(answer))
-        if answer.status_code >= 500:  # noqa: PLR2004
+        if answer.status_code >= 500:
             raise Failure(UNREACHABLE, *_problem(answer))
-        if not answer.is_success and answer.status_code != 404:  # noqa: PLR2004
+        if not answer.is_success and answer.status_code != 404:
             raise Failure(USAGE, *_problem(answer))
         return answer
 

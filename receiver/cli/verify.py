@@ -60,15 +60,15 @@ def trigger(url: str, instance: str, key_file: str | None, json_: bool) -> None:
         sent = send_signed(target, instance, key, now_ms())
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise unreachable(url, error) from None
-    if sent.status == 401:  # noqa: PLR2004
+    if sent.status == 401:
         detail = (
             f"rejected (401): the receiver has another key for {instance}, or does not know this"
             " instance, or something on the way changed the body"
         )
         raise Failure(CREDENTIALS, "not_verified", detail)
-    if sent.status == 503:  # noqa: PLR2004
+    if sent.status == 503:
         raise Failure(UNREACHABLE, "not_stored", "not accepted (503); the vendor will retry")
-    if sent.status != 200 or sent.event is None:  # noqa: PLR2004
+    if sent.status != 200 or sent.event is None:
         detail = f"{url} answered {sent.status}, not as a receiver: check --url"
         raise Failure(UNREACHABLE, "not_a_receiver", detail)
     content = {"status": 200, "event": sent.event, "duplicate": sent.duplicate}

@@ -327,7 +327,7 @@ def _vendors_faults(call: Call) -> Iterator[None]:
 
 def _may_be_repeated(error: BaseException) -> bool:
     """Whether a safe call may be sent again at once: the vendor named no time for it."""
-    limited = isinstance(error, UpstreamError) and (error.retry_after or error.status == 429)  # noqa: PLR2004
+    limited = isinstance(error, UpstreamError) and (error.retry_after or error.status == 429)
     return isinstance(error, UpstreamUnreachable) and not limited
 
 
@@ -351,16 +351,16 @@ def unquoted(body: bytes, authorization: str) -> bytes:
 
 def _refusal(call: Call, answer: httpx.Response, body: bytes) -> UpstreamError:
     status = answer.status_code
-    if status == 504 and not call.safe:  # noqa: PLR2004
+    if status == 504 and not call.safe:
         # A gateway gave up waiting; the vendor behind it may not have.
         return UpstreamUnclear(
             error_message(body) or "the vendor's gateway gave up waiting", status
         )
-    if status in (408, 429) or status >= 500:  # noqa: PLR2004
+    if status in (408, 429) or status >= 500:
         retry_after = read_retry_after(answer.headers.get("retry-after", ""), time.time())
         message = error_message(body) or f"the vendor answered {status}"
         return UpstreamUnreachable(message, status, retry_after)
-    if status < 400:  # noqa: PLR2004
+    if status < 400:
         return UpstreamNonsense(f"the vendor answered {status}, which is not followed")
     return UpstreamRefused(error_message(body) or f"the vendor answered {status}", status)
 

@@ -134,33 +134,33 @@ class _Usual(Struct):
 
     id: str | int
     status: str | None = None
-    jobStatus: str | None = None  # noqa: N815 - the vendor's, as all that follow
+    jobStatus: str | None = None
     job_state: str | None = None
-    recordsCount: _Count | None = None  # noqa: N815
-    recordCount: _Count | None = None  # noqa: N815
+    recordsCount: _Count | None = None
+    recordCount: _Count | None = None
     record_count: _Count | None = None
-    numOfLeadsProcessed: _Count | None = None  # noqa: N815
-    recordsFailedCount: _Count | None = None  # noqa: N815
-    errorCount: _Count | None = None  # noqa: N815
+    numOfLeadsProcessed: _Count | None = None
+    recordsFailedCount: _Count | None = None
+    errorCount: _Count | None = None
     error_count: _Count | None = None
-    numOfRowsFailed: _Count | None = None  # noqa: N815
+    numOfRowsFailed: _Count | None = None
     error: str | None = None
     message: str | None = None
-    infoMessage: str | None = None  # noqa: N815
-    statusMessage: str | None = None  # noqa: N815
-    objectName: str | None = None  # noqa: N815
+    infoMessage: str | None = None
+    statusMessage: str | None = None
+    objectName: str | None = None
     object_name: str | None = None
-    jobDirection: str | None = None  # noqa: N815
+    jobDirection: str | None = None
     job_direction: str | None = None
-    createdDate: _Time | None = None  # noqa: N815
+    createdDate: _Time | None = None
     bulk_start_time: _Time | None = None
-    completionTime: _Time | None = None  # noqa: N815
+    completionTime: _Time | None = None
     completion_time: _Time | None = None
     bulk_finish_time: _Time | None = None
     job_reset_attempt: _Count | None = None
-    jobResetAttempt: _Count | None = None  # noqa: N815
+    jobResetAttempt: _Count | None = None
     dashed_payload: Raw | UnsetType = field(default=UNSET, name="callback-payload")
-    callbackPayload: Raw | UnsetType = UNSET  # noqa: N815
+    callbackPayload: Raw | UnsetType = UNSET
     callback_payload: Raw | UnsetType = UNSET
 
 
@@ -347,7 +347,7 @@ def _count(value: object) -> int | None:
     plain = plain_integer(value) if isinstance(value, Number) else value
     if not isinstance(plain, str) or not (plain.isascii() and plain.isdigit()):
         return None
-    return int(plain) if len(plain) < 20 and int(plain) <= MAX_COUNT else None  # noqa: PLR2004
+    return int(plain) if len(plain) < 20 and int(plain) <= MAX_COUNT else None
 
 
 def _time(value: object) -> int | None:
@@ -358,5 +358,5 @@ def _time(value: object) -> int | None:
 def _bounded_exponent(exponent: str) -> int:
     """The exponent as a number; one too long for any body of ours, cut to a billion."""
     magnitude = exponent.lstrip("+-").lstrip("0")
-    size = int(magnitude or "0") if len(magnitude) < 10 else 10**9  # noqa: PLR2004
+    size = int(magnitude or "0") if len(magnitude) < 10 else 10**9
     return -size if exponent.startswith("-") else size

@@ -90,7 +90,7 @@ class Sender:
         except OSError as error:
             return Attempt(delivered=False, error=str(error))
         return Attempt(
-            delivered=200 <= answer.status < 300,  # noqa: PLR2004 - HTTP's success
+            delivered=200 <= answer.status < 300,
             status=answer.status,
             answer=answer.body,
             final=answer.status == _GONE,

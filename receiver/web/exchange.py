@@ -93,7 +93,7 @@ class Reply:
     @property
     def ok(self) -> bool:
         """Whether the vendor did what it was asked."""
-        return 200 <= self.status < 300  # noqa: PLR2004
+        return 200 <= self.status < 300
 
     def replace_body(self, body: bytes) -> None:
         """Answer with other JSON than the vendor's."""
@@ -201,7 +201,7 @@ def send(vendor: Upstream, asked: Question, seconds: float | None = None) -> Rep
     answer = vendor.relay(call, asked.target, sent, _pieces(asked.body), seconds)
     pieces = vendor.pieces(answer, call)
     reply = Reply(answer.status_code, _came_back(answer), answer, pieces)
-    if 300 <= reply.status < 400 and reply.status != 304:  # noqa: PLR2004
+    if 300 <= reply.status < 400 and reply.status != 304:
         answer.close()  # where it leads may be another host
         raise UpstreamNonsense(f"the vendor answered {reply.status}, which is not followed")
     if reply.headers.get("content-type", "").lower().startswith("text/html"):

@@ -112,7 +112,7 @@ def response_to(error: Exception, path: str, hold: Hold | None = None) -> Respon
     headers = {}
     if retry_after := getattr(error, "retry_after", None):
         headers["Retry-After"] = str(retry_after)
-    elif problem.status == 503:  # noqa: PLR2004
+    elif problem.status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     elif isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"

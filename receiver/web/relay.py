@@ -322,7 +322,7 @@ def _page_of_ours() -> tuple[int, int] | None:
     try:
         size = shapes.read_page_size(args.get("pageSize"))
         token = args.get("nextPage", "r0")
-        start = int(token[1:]) if token[:1] == "r" and len(token) < 12 else None  # noqa: PLR2004
+        start = int(token[1:]) if token[:1] == "r" and len(token) < 12 else None
         if start == 0 and "page" in args:
             start = size * shapes.read_page(args["page"])
     except ValueError:

@@ -64,7 +64,7 @@ class Submitter:
                     ),
                 )
                 state = "taken"
-            elif not reply.ok and reply.status != 504:  # noqa: PLR2004 - whose gateway gave up waiting
+            elif not reply.ok and reply.status != 504:
                 state = "refused"
             return respond(reply, asked)
         except (UpstreamUnclear, UpstreamNonsense) as error:

@@ -110,7 +110,7 @@ def read(read: Callable[..., T], *arguments: object) -> T:
 def page_start() -> int | None:
     """Return where the page starts; None: at the beginning."""
     text = request.args.get("nextPage")
-    if text is not None and not (text.isascii() and text.isdigit() and len(text) < 19):  # noqa: PLR2004
+    if text is not None and not (text.isascii() and text.isdigit() and len(text) < 19):
         raise BadRequest("nextPage is no token of this list")
     return None if text is None else int(text)
 

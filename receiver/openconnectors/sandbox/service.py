@@ -101,7 +101,7 @@ def _records(text: TextIO, columns: dict[str, None]) -> Iterator[tuple[dict[str,
         return
     rows = filter(None, csv.reader(_lines(text), delimiter=_delimiter(start)))
     names = next(rows, [])
-    if len(names) == 2 and names[0].lower() == "sep=":  # noqa: PLR2004 - Excel's `sep=;`, split at it
+    if len(names) == 2 and names[0].lower() == "sep=":
         names = next(rows, [])
     if not any(name.strip() for name in names):
         raise csv.Error("the file has no header")

@@ -67,7 +67,7 @@ def _page_of(rule: str) -> Callable[[Callable[..., Action]], Callable[..., Actio
 
 
 @_page_of("/jobs/<string:id>/ask")
-def ask(services: Services, caller: Caller, id: str) -> Action:  # noqa: A002 - as in the API
+def ask(services: Services, caller: Caller, id: str) -> Action:
     """Ask the vendor where a job stands."""
     job = the_job(services, caller, id)
 
@@ -90,7 +90,7 @@ def ask(services: Services, caller: Caller, id: str) -> Action:  # noqa: A002 - 
 
 
 @_page_of("/jobs/<string:id>/close")
-def close(services: Services, caller: Caller, id: str) -> Action:  # noqa: A002
+def close(services: Services, caller: Caller, id: str) -> Action:
     """Give up a job of which the vendor says nothing more."""
     job = the_job(services, caller, id)
     if job.outcome not in UNDER_WAY and not job.job.conflict:
@@ -149,7 +149,7 @@ def test(services: Services, caller: Caller, name: str) -> Action:
             services.settings, services.database, services.vault, name, services.clock()
         )
         _record(services, caller, "instance.test", name, f"{tested.status or 'no answer'}")
-        if tested.status == 200:  # noqa: PLR2004
+        if tested.status == 200:
             return "The test callback was verified and stored."
         detail = f"{tested.status}: {tested.told}" if tested.status else f"No answer: {tested.told}"
         return page("error.html", 502, title="The test callback did not arrive", detail=detail)
@@ -220,7 +220,7 @@ def verify_again(services: Services, caller: Caller) -> Action:
 
 
 @_page_of("/rejections/<int:id>/verify")
-def verify_one(services: Services, caller: Caller, id: int) -> Action:  # noqa: A002
+def verify_one(services: Services, caller: Caller, id: int) -> Action:
     """Verify one quarantined delivery again."""
     rejection = the_rejection(services, caller, id)
 

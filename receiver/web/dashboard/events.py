@@ -48,7 +48,7 @@ def events(services: Services, caller: Caller) -> Response:
 
 @blueprint.get("/events/<string:id>")
 @require_session
-def event(services: Services, caller: Caller, id: str) -> Response:  # noqa: A002
+def event(services: Services, caller: Caller, id: str) -> Response:
     """Show a verified callback and its body, and why it could not be read if it could not."""
     record, body = _event(services, caller, id)
     unreadable = record.kind == "unreadable" and body is not None
@@ -58,7 +58,7 @@ def event(services: Services, caller: Caller, id: str) -> Response:  # noqa: A00
 
 @blueprint.get("/events/<string:id>/body")
 @require_session
-def event_body(services: Services, caller: Caller, id: str) -> Response:  # noqa: A002
+def event_body(services: Services, caller: Caller, id: str) -> Response:
     """Give the exact bytes of a callback."""
     record, body = _event(services, caller, id)
     if body is None:

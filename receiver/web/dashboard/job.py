@@ -51,7 +51,7 @@ class ErrorsQuery(Struct, forbid_unknown_fields=True):
 
 @blueprint.get("/jobs/<string:id>")
 @require_session
-def job(services: Services, caller: Caller, id: str) -> Response:  # noqa: A002 - as in the API
+def job(services: Services, caller: Caller, id: str) -> Response:
     """Show a job, or which instances have one of that id."""
     found = _jobs_called(services, caller, id)
     if len(found) > 1:
@@ -105,7 +105,7 @@ def _remedy(record: JobRecord, *, has_errors: bool) -> str:
 
 @blueprint.get("/jobs/<string:id>/errors")
 @require_session
-def job_errors(services: Services, caller: Caller, id: str) -> Response:  # noqa: A002
+def job_errors(services: Services, caller: Caller, id: str) -> Response:
     """List the failed records of a job as a table, a page at a time."""
     query = parameters(request.query_string.decode("latin-1"), ErrorsQuery)
     record = the_job(services, caller, id)
@@ -127,7 +127,7 @@ def job_errors(services: Services, caller: Caller, id: str) -> Response:  # noqa
 
 @blueprint.get("/jobs/<string:id>/errors.csv")
 @require_session
-def job_errors_csv(services: Services, caller: Caller, id: str) -> Response:  # noqa: A002
+def job_errors_csv(services: Services, caller: Caller, id: str) -> Response:
     """Give the failed records of a job as CSV, all of them."""
     record = the_job(services, caller, id)
     rows = stream_with_context(_csv(services, record))

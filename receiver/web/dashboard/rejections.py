@@ -67,7 +67,7 @@ def rejections(services: Services, caller: Caller) -> Response:
 
 @blueprint.get("/rejections/<int:id>")
 @require_session
-def rejection(services: Services, caller: Caller, id: int) -> Response:  # noqa: A002
+def rejection(services: Services, caller: Caller, id: int) -> Response:
     """Show a rejected delivery, why it was rejected, and its body."""
     found = the_rejection(services, caller, id)
     return page(
@@ -81,7 +81,7 @@ def rejection(services: Services, caller: Caller, id: int) -> Response:  # noqa:
 
 @blueprint.get("/rejections/<int:id>/body")
 @require_session
-def rejection_body(services: Services, caller: Caller, id: int) -> Response:  # noqa: A002
+def rejection_body(services: Services, caller: Caller, id: int) -> Response:
     """Give the exact bytes of a rejected delivery."""
     found = the_rejection(services, caller, id)
     if found.body is None:

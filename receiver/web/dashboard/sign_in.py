@@ -185,7 +185,7 @@ def take_notice(caller: Caller) -> str | None:
 
 def local(path: str | None) -> str | None:
     """Return a path if it leads nowhere but to our own pages."""
-    if path is None or not _LOCAL.fullmatch(path) or len(path) > 4000:  # noqa: PLR2004
+    if path is None or not _LOCAL.fullmatch(path) or len(path) > 4000:
         return None
     parts = urlsplit(path)
     return None if parts.scheme or parts.netloc else path
