@@ -20,7 +20,7 @@ from receiver.errors import BodyError, BodyTruncated
 from receiver.web.asgi import Application
 from receiver.web.asgi.messages import BODY_SECONDS, MAX_DRAINED_BYTES
 from receiver.web.http import Response
-from receiver.web.problems import Problem, problem_response, response_to
+from receiver.web.problems import VENDORS_PATHS, Problem, problem_response, response_to
 
 MAX_TARGET_BYTES = 4094
 MAX_FIELDS = 64  # of a head, and of a trailer
@@ -122,6 +122,8 @@ class BoundedConnection(HttpToolsProtocol):
             return False
         cut = BodyTruncated("the body broke off")
         if self._is_in_body() and not self._unqueue() and not self.break_off(cut):
+            if not self.cycle.scope["path"].startswith(VENDORS_PATHS):
+                return False  # it came behind another one, whose answer is all that is due
             self._answer_cut(cut)
         self.cycle.keep_alive = False
         return True
