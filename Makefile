@@ -27,7 +27,7 @@ lint: .venv/dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/bandit --quiet --recursive receiver
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive receiver
 
 # Needs Debian's wrk; what else is missing is named in the table. See tests/bench/run.py.
 bench: .venv/dev

@@ -284,7 +284,7 @@ def _start_writer(listener: socket.socket, life: tuple[int, int], server: Any) -
     def watch() -> None:
         while True:
             began = time.monotonic()
-            writer = subprocess.Popen(command, pass_fds=given)  # noqa: S603 - our own module
+            writer = subprocess.Popen(command, pass_fds=given)  # noqa: S603 - our own module  # nosec B603
             # gunicorn reaps all children: who waits for one may never be woken.
             while writer.poll() is None:
                 time.sleep(AGAIN_SECONDS)
