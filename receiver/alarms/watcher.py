@@ -140,11 +140,6 @@ def still_watches(session: Session, holder: str) -> bool:
     return claim(session, Watch, {}, {"holder": holder}, {"holder": holder})
 
 
-def is_watched(session: Session, now: int) -> bool:
-    """Whether anybody watches."""
-    return (session.scalar(select(func.max(Watch.until))) or 0) > now
-
-
 def update_alarms(session: Session, conditions: Iterable[Condition], now: int) -> list[Alarm]:
     """Raise what is new, renew what still holds, clear what is over. Returns what changed."""
     open_alarms = {

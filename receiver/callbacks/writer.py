@@ -9,6 +9,7 @@ import os
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -44,17 +45,12 @@ class Writes(Protocol):
         ...
 
 
-class Writer:
-    """Takes items from any thread and commits them in batches from one.
+class QueuedWriter(ABC):
+    """Takes items from any thread and has them written in batches from one of its own."""
 
-    note_address -- is told how often an address was rejected.
-    """
-
-    def __init__(self, store: Writes, note_address: Callable[[AddressCount], None]) -> None:
-        self._store, self._note_address = store, note_address
+    def __init__(self) -> None:
         self._guard = threading.Lock()
         self._pid = 0
-        self._began: float | None = None  # the batch that is under way
         self._closed = False
 
     def submit(self, item: Item, done: Callable[[Result], None], seconds: float) -> None:
@@ -69,22 +65,13 @@ class Writer:
             raise StoreUnavailable("the writer is closed")
         if self._pid != os.getpid():
             self._start()
-        if self._queue.qsize() >= MAX_WAITING:
+        if self.waiting >= MAX_WAITING:
             raise StoreUnavailable("too many are waiting to be stored")
         self._queue.put(waiting)
 
     @property
-    def alive(self) -> bool:
-        """Whether items can be submitted and will be written; not by one that hangs in a batch."""
-        if self._closed or self._pid != os.getpid():
-            return not self._closed
-        began = self._began
-        hangs = began is not None and time.monotonic() - began > HANGS_AFTER_SECONDS
-        return self._thread.is_alive() and not hangs
-
-    @property
     def waiting(self) -> int:
-        """How many items wait for the next batch."""
+        """How many items wait to be written."""
         return self._queue.qsize() if self._pid == os.getpid() else 0
 
     def close(self) -> None:
@@ -101,6 +88,7 @@ class Writer:
         with self._guard:
             if self._pid != os.getpid():
                 self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
+                self._begin()
                 self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
                 self._pid = os.getpid()
                 self._thread.start()
@@ -112,12 +100,47 @@ class Writer:
             while len(taken) < MAX_BATCH and not self._queue.empty():
                 taken.append(self._queue.get())
             stopping = None in taken
-            self._began = time.monotonic()
-            write_batch(self._store, [waiting for waiting in taken if waiting is not None])
-            for address in write_rejections(self._store):
-                self._note_address(address)
-            self._began = None
+            self._write([waiting for waiting in taken if waiting is not None])
             del taken  # or bodies would be held until the next one comes
+        self._end()
+
+    def _begin(self) -> None:  # noqa: B027 - most need nothing
+        """Make ready what a process needs, before its thread starts."""
+
+    @abstractmethod
+    def _write(self, batch: Sequence[Waiting]) -> None:
+        """Write a batch, and see that each item is answered once."""
+
+    def _end(self) -> None:  # noqa: B027 - as above
+        """Close what `_begin` and `_write` opened."""
+
+
+class Writer(QueuedWriter):
+    """Commits batches in a thread of this process.
+
+    note_address -- is told how often an address was rejected.
+    """
+
+    def __init__(self, store: Writes, note_address: Callable[[AddressCount], None]) -> None:
+        super().__init__()
+        self._store, self._note_address = store, note_address
+        self._began: float | None = None  # the batch that is under way
+
+    @property
+    def alive(self) -> bool:
+        """Whether items can be submitted and will be written; not by one that hangs in a batch."""
+        if self._closed or self._pid != os.getpid():
+            return not self._closed
+        began = self._began
+        hangs = began is not None and time.monotonic() - began > HANGS_AFTER_SECONDS
+        return self._thread.is_alive() and not hangs
+
+    def _write(self, batch: Sequence[Waiting]) -> None:
+        self._began = time.monotonic()
+        write_batch(self._store, batch)
+        for address in write_rejections(self._store):
+            self._note_address(address)
+        self._began = None
 
 
 def write_batch(store: Writes, batch: Sequence[Waiting]) -> None:

@@ -19,20 +19,19 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from queue import SimpleQueue
 from typing import TypeAlias
 
 import msgspec
 
 from receiver.callbacks.deliveries import AddressCount, Failed, Item, Result
 from receiver.callbacks.store import Store
-from receiver.callbacks.writer import MAX_WAITING, Waiting, write_batch, write_rejections
+from receiver.callbacks.writer import QueuedWriter, Waiting, write_batch, write_rejections
 from receiver.database import migrations
 from receiver.database.engine import Database
 from receiver.database.models import MAX_BATCH
-from receiver.errors import ReceiverError, StoreError, StoreUnavailable
+from receiver.errors import ReceiverError, StoreError
 from receiver.instances.encryption import Vault
 from receiver.instances.keys import Keys
 from receiver.lib import logs
@@ -160,7 +159,7 @@ class WriterProcess:
                     key.data.reply(_Reply(self._keys.current.version, [], addresses))
 
 
-class RemoteWriter:
+class RemoteWriter(QueuedWriter):
     """In a worker: what `writer.Writer` is, for the process that writes.
 
     keys -- are read anew when the writer has newer ones. note_address -- as there.
@@ -173,21 +172,9 @@ class RemoteWriter:
         keys: Keys,
         note_address: Callable[[AddressCount], None],
     ) -> None:
+        super().__init__()
         self._path, self._database, self._keys = path, database, keys
         self._note_address = note_address
-        self._guard = threading.Lock()
-        self._pid = 0
-        self._closed = False
-
-    def submit(self, item: Item, done: Callable[[Result], None], seconds: float) -> None:
-        """As `Writer.submit`."""
-        if self._closed:
-            raise StoreUnavailable("the writer is closed")
-        if self._pid != os.getpid():
-            self._start()
-        if self.waiting >= MAX_WAITING:
-            raise StoreUnavailable("too many are waiting to be stored")
-        self._queue.put(Waiting(item, done, time.monotonic() + seconds))
 
     @property
     def alive(self) -> bool:
@@ -202,39 +189,18 @@ class RemoteWriter:
         """How many items are not answered yet."""
         if self._pid != os.getpid():
             return 0
-        return self._queue.qsize() + (len(self._link.sent) if self._link else 0)
+        return super().waiting + (len(self._link.sent) if self._link else 0)
 
-    def close(self) -> None:
-        """Have what is queued written, then stop; idempotent."""
-        with self._guard:
-            started = self._pid == os.getpid() and not self._closed
-            self._closed = True
-        if started:
-            self._queue.put(None)
-            self._thread.join()
+    def _begin(self) -> None:
+        self._link: _Link | None = None
 
-    def _start(self) -> None:
-        # As in the thread that writes: each process starts its own at its first item.
-        with self._guard:
-            if self._pid != os.getpid():
-                self._queue: SimpleQueue[Waiting | None] = SimpleQueue()
-                self._link: _Link | None = None
-                self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
-                self._pid = os.getpid()
-                self._thread.start()
+    def _write(self, batch: Sequence[Waiting]) -> None:
+        if batch:
+            if self._link is None or self._link.is_lost:
+                self._link = _Link(self._path, self._note)
+            self._link.send(batch)
 
-    def _run(self) -> None:
-        stopping = False
-        while not stopping:
-            taken = [self._queue.get()]
-            while len(taken) < MAX_BATCH and not self._queue.empty():
-                taken.append(self._queue.get())
-            stopping = None in taken
-            if batch := [waiting for waiting in taken if waiting is not None]:
-                if self._link is None or self._link.is_lost:
-                    self._link = _Link(self._path, self._note)
-                self._link.send(batch)
-            del taken, batch  # or bodies would be held until the next one comes
+    def _end(self) -> None:
         if self._link is not None:
             self._link.close()
 
@@ -269,7 +235,7 @@ class _Link:
         with self._guard:
             return self.sent[0].deadline if self.sent else None
 
-    def send(self, batch: list[Waiting]) -> None:
+    def send(self, batch: Sequence[Waiting]) -> None:
         """Send items; what cannot be sent, or is not answered, fails."""
         with self._guard:
             self.sent.extend(batch)

@@ -1,9 +1,6 @@
 """Who asks, and what their token allows."""
 
 from collections.abc import Sequence
-from typing import cast
-
-from flask import g
 
 from receiver.errors import Forbidden, Unauthenticated
 from receiver.instances import tokens
@@ -54,8 +51,3 @@ def require_scope(bearer: Bearer, scope: Scope) -> None:
     """Raise Forbidden if the token's scope is another; `operate` includes `read`."""
     if bearer.scope not in (scope, "operate"):
         raise Forbidden(f"this needs a token of the scope {scope}")
-
-
-def current_bearer() -> Bearer:
-    """Return the bearer of the session that Flask's current request belongs to."""
-    return cast("Bearer", g.bearer)
