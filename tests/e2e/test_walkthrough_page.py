@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs" / "walkthrough.md").read_text()
 END = "end of block"
 # What differs from walk to walk: ids of keys and events, times, and what is left out.
 VARYING = re.compile(
-    r"(^…\n|…$)|\b(key-[0-9a-f]{8}|[0-9a-f]{32})\b|(\d{4}-\d\d-\d\dT[\d:.]+Z)", re.MULTILINE
+    r"(^…\n|…$)|\b(key-[0-9a-f]{8}|[0-9a-f]{16})\b|(\d{4}-\d\d-\d\dT[\d:.]+Z)", re.MULTILINE
 )
 
 
@@ -52,7 +52,7 @@ def pattern(printed: str) -> str:
             written += f"(?P={groups[id_]})"
         elif id_:
             groups[id_] = f"id{len(groups)}"
-            shape = "key-[0-9a-f]{8}" if id_.startswith("key-") else "[0-9a-f]{32}"
+            shape = "key-[0-9a-f]{8}" if id_.startswith("key-") else "[0-9a-f]{16}"
             written += f"(?P<{groups[id_]}>{shape})"
         else:
             written += r"\d{4}-\d\d-\d\dT[\d:.]+Z"
