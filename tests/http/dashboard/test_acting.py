@@ -1,0 +1,370 @@
+"""What operators may do by hand, against the vendor's stand-in; what readers may not."""
+
+import hashlib
+import hmac
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from builders import KEY
+from fakes import Between, between, made_elsewhere, until
+from playwright.sync_api import expect
+from visiting import Guest
+
+from receiver.instances import audit, tokens
+from receiver.instances import keys as signature_keys
+from receiver.jobs.projection import NewObservation
+from receiver.openconnectors.notifications import Notification
+from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
+
+NEW = SignatureKey("new", b"a key that nobody here knows yet")
+ACTS = (
+    "/jobs/1/ask",
+    "/jobs/1/close",
+    "/instances/gooddata/resend",
+    "/instances/gooddata/test",
+    "/instances/gooddata/keys/add",
+    "/instances/gooddata/keys/{key}/retire",
+    "/rejections/verify",
+    "/rejections/{refusal}/verify",
+)
+
+
+@pytest.fixture
+def desk(make_database):
+    """A receiver, the vendor's stand-in, and a guest who may operate."""
+    with between(make_database("sqlite")) as receiver:
+        guest = Guest(receiver)
+        guest.sign_in()
+        yield SimpleNamespace(receiver=receiver, guest=guest)
+
+
+def press(guest: Guest, path: str, **fields: str):
+    """Look at what would be done, do it, and give the page that follows."""
+    first = guest.get(path)
+    assert first.status_code == 200, first.text
+    assert "This will happen:" in first.text
+    answer = guest.post(path, **fields)
+    if answer.status_code == 303:
+        return guest.get(answer.headers["Location"])
+    return answer
+
+
+def noted(receiver: Between) -> list[tuple[str, str, str]]:
+    """Who did what to what, as the audit has it, oldest first."""
+    with receiver.services.database.read() as session:
+        found = audit.entries(session, 100)[::-1]
+    return [(entry.actor, entry.action, entry.subject) for entry in found]
+
+
+def notice(page) -> str:
+    return re.search(r'class="notice".*?<bdi>(.*?)</bdi>', page.text)[1]
+
+
+def refuse(receiver: Between, body: bytes, signature: str, instance: str = "gooddata") -> int:
+    answer = receiver.client.post(f"/callbacks/{instance}", data=body, headers={HEADER: signature})
+    assert answer.status_code == 401
+    # Quarantined after the answer.
+    return until(lambda: newest_rejection(receiver, instance, signature, body))
+
+
+def newest_rejection(receiver: Between, instance: str, signature: str, body: bytes) -> int | None:
+    with receiver.services.database.read() as session:
+        query = "SELECT id, instance, signature, body FROM rejections ORDER BY id DESC LIMIT 1"
+        row = session.connection().exec_driver_sql(query).first()
+    same = row and (row[1], bytes(row[2]).decode(), bytes(row[3])) == (instance, signature, body)
+    return row[0] if same else None
+
+
+def keys_of(receiver: Between, instance: str = "gooddata") -> list[dict]:
+    with receiver.services.database.read() as session:
+        return signature_keys.list_keys(session, instance)
+
+
+def only_known(receiver: Between, job: str) -> None:
+    told = Notification("bulk_job", job=job, status="CREATED", source="poll")
+    receiver.services.intake.observe(NewObservation("gooddata", told))
+
+
+def test_the_vendor_is_asked_and_the_timeline_says_who_wanted_it(desk):
+    job = made_elsewhere(desk.receiver)
+    desk.receiver.ended_at_vendor(job)
+    only_known(desk.receiver, job)
+    before = desk.receiver.asked("GET /bulk/{id}/status", job)
+    page = press(desk.guest, f"/jobs/{job}/ask?instance=gooddata")
+    assert notice(page) == "The vendor answered COMPLETED."
+    assert "asked for by test" in page.text
+    assert "succeeded" in page.text
+    assert desk.receiver.job(job)["learnt_by"] == "poll"
+    assert notice_is_gone(desk.guest, f"/jobs/{job}")
+    assert before == 0
+    assert noted(desk.receiver) == [("test", "job.ask", f"gooddata/{job}")]
+
+
+def notice_is_gone(guest: Guest, path: str) -> bool:
+    return 'class="notice"' not in guest.get(path).text
+
+
+def test_a_job_is_given_up_and_any_later_word_of_the_vendor_opens_it_again(desk):
+    only_known(desk.receiver, "424242")
+    page = press(desk.guest, "/jobs/424242/close")
+    assert notice(page) == "Job 424242 is closed as lost."
+    assert "closed by test" in page.text
+    assert desk.receiver.job("424242")["outcome"] == "lost"
+    assert desk.guest.get("/jobs/424242/close").status_code == 404
+    assert noted(desk.receiver) == [("test", "job.close", "gooddata/424242")]
+    desk.receiver.call_back(b'{"id": 424242, "status": "COMPLETED"}', "gooddata")
+    assert desk.receiver.job("424242")["outcome"] == "succeeded"
+
+
+def test_a_vendor_that_is_left_alone_is_asked_by_nobody_and_the_page_says_until_when(desk):
+    only_known(desk.receiver, "424242")
+    pacer = desk.receiver.services.reconciler.pacer
+    pacer.wait_turn("gooddata")
+    pacer.open_circuit("gooddata", retry_after=120)
+    answer = press(desk.guest, "/jobs/424242/ask?instance=gooddata")
+    assert answer.status_code == 503
+    assert 110 < int(answer.headers["Retry-After"]) <= 120
+    assert desk.receiver.asked("GET /bulk/{id}/status", "424242") == 0
+
+
+def test_a_vendor_that_says_no_is_told_of_and_changes_nothing(desk):
+    only_known(desk.receiver, "424242")
+    answer = press(desk.guest, "/jobs/424242/ask?instance=gooddata")
+    assert answer.status_code == 404
+    assert "The vendor rejected the request" in answer.text
+    assert desk.receiver.job("424242")["outcome"] == "pending"
+
+
+def _failing(_environ, start):
+    start("500 no", [("Content-Length", "0")])
+    return [b""]
+
+
+def test_what_the_vendor_queued_is_sent_again(make_database):
+    with between(make_database("sqlite"), retries=0) as receiver:
+
+        def deaf(environ, start):
+            calls_back = environ["PATH_INFO"].startswith("/callbacks")
+            return (_failing if calls_back else receiver.app)(environ, start)
+
+        receiver.answer_with(deaf)
+        held = receiver.sandbox.stage.deliveries
+        for state in ("failed", "queued"):  # the first has its subscription deactivated
+            job = receiver.uploaded()
+            until(lambda state=state: held.listing({"status": state}))
+        receiver.answer_with(receiver.app)
+        guest = Guest(receiver)
+        guest.sign_in()
+        page = press(guest, "/instances/gooddata/resend")
+        assert notice(page) == "The vendor was asked to send 1 again."
+        assert receiver.ended(job)["learnt_by"] == "callback"
+        assert "has no queued deliveries" in notice(press(guest, "/instances/gooddata/resend"))
+        assert noted(receiver)[-2:] == [("test", "deliveries.resend", "gooddata")] * 2
+
+
+def test_a_test_callback_goes_through_the_public_url(desk):
+    page = press(desk.guest, "/instances/gooddata/test")
+    assert notice(page) == "The test callback was verified and stored."
+    found = desk.receiver.get("/events?kind=other").json["events"]
+    assert [event["instance"] for event in found] == ["gooddata"]
+    assert noted(desk.receiver) == [("test", "instance.test", "gooddata")]
+
+
+def test_a_test_callback_that_does_not_get_through_is_told_of(desk):
+    desk.receiver.answer_with(_failing)
+    answer = press(desk.guest, "/instances/gooddata/test")
+    assert answer.status_code == 502
+    assert "did not arrive" in answer.text
+    assert "500" in answer.text
+
+
+def test_a_key_is_rotated_and_its_secret_is_never_shown(desk):
+    page = press(desk.guest, "/instances/gooddata/keys/add", secret=NEW.secret.decode())
+    assert "is accepted from now on" in notice(page)
+    assert NEW.secret.decode() not in page.text
+    new, old = keys_of(desk.receiver)
+    for key in (NEW, KEY):
+        body = key.secret[:9]
+        answer = desk.receiver.call_back(body, "gooddata", key)
+        assert answer.status_code == 200
+    page = press(desk.guest, f"/instances/gooddata/keys/{old['id']}/retire")
+    assert notice(page) == f"{old['id']} is retired: callbacks signed with it are rejected."
+    assert desk.receiver.call_back(b"1", "gooddata", KEY).status_code == 401
+    assert desk.receiver.call_back(b"2", "gooddata", NEW).status_code == 200
+    assert noted(desk.receiver) == [
+        ("test", "key.add", f"gooddata/{new['id']}"),
+        ("test", "key.retire", f"gooddata/{old['id']}"),
+    ]
+    last = desk.guest.get(f"/instances/gooddata/keys/{new['id']}/retire").text
+    assert "It is the last one" in last
+    assert desk.guest.get(f"/instances/gooddata/keys/{old['id']}/retire").status_code == 404
+    assert desk.guest.post(f"/instances/freshbooks/keys/{new['id']}/retire").status_code == 404
+
+
+def test_a_key_that_cannot_be_used_is_refused_in_words(desk):
+    for secret, told in (("", "is empty"), (KEY.secret.decode(), "has this key already")):
+        answer = press(desk.guest, "/instances/gooddata/keys/add", secret=secret)
+        assert answer.status_code == 409
+        assert told in answer.text
+        assert KEY.secret.decode() not in answer.text
+    assert len(keys_of(desk.receiver)) == 1
+
+
+def test_a_short_key_or_one_of_another_instance_is_warned_of(desk):
+    page = press(desk.guest, "/instances/gooddata/keys/add", secret="short")
+    assert "It is 5 bytes long; at least 16 are recommended" in notice(page)
+    page = press(desk.guest, "/instances/freshbooks/keys/add", secret="short")
+    assert "gooddata has the same key" in notice(page)
+
+
+def test_a_refusal_is_explained_as_an_operator_would(desk):
+    with desk.receiver.services.database.write() as session:
+        other = signature_keys.add_key(
+            session, desk.receiver.services.vault, "freshbooks", NEW.secret, 1
+        )
+        old = signature_keys.add_key(
+            session, desk.receiver.services.vault, "gooddata", b"an old key of gooddata", 2
+        )
+        signature_keys.retire_key(session, old, None, 3)
+    body = b'{"id": 1, "status": "COMPLETED"}'
+    hexed = "sha256=" + hmac.digest(KEY.secret, body, hashlib.sha256).hex()
+    for number, (sent, signature, told) in enumerate(
+        (
+            (body, hexed, "the digest is hex; it must be base64"),
+            (body, sign(body, NEW), "the key of another instance"),
+            (body, sign(body, SignatureKey("o", b"an old key of gooddata")), f"retired key {old}"),
+            (body + b"\n", sign(body, KEY), "The body was changed on its way"),
+            (body.replace(b" ", b""), sign(body, KEY), "something re-encoded it"),
+            (body, "sha256=" + "A" * 43 + "=", "No key of this instance"),
+            (body, "what?", "44 characters of base64"),
+        )
+    ):
+        refused = refuse(desk.receiver, sent, signature)
+        page = desk.guest.get(f"/rejections/{refused}").text
+        assert told in page, number
+        assert told in desk.guest.get("/rejections").text, number
+        assert desk.guest.get(f"/rejections/{refused}/body").data == sent
+    assert "(freshbooks)" in desk.guest.get("/rejections").text
+    assert other
+
+
+def test_refused_deliveries_enter_once_their_key_was_put_right(any_database_desk):
+    desk = any_database_desk
+    bodies = [b'{"id": %d, "status": "COMPLETED"}' % number for number in range(1, 4)]
+    ids = [refuse(desk.receiver, body, sign(body, NEW)) for body in bodies]
+    foreign = refuse(desk.receiver, b"{}", "sha256=" + "A" * 43 + "=")
+    page = press(desk.guest, f"/rejections/{ids[0]}/verify")
+    assert "still not right" in notice(page)
+    press(desk.guest, "/instances/gooddata/keys/add", secret=NEW.secret.decode())
+    assert "right by now" in desk.guest.get(f"/rejections/{ids[0]}").text
+    page = press(desk.guest, f"/rejections/{ids[0]}/verify")
+    assert "is stored as an event" in notice(page)
+    assert desk.guest.get(f"/rejections/{ids[0]}").status_code == 404
+    # One came again by itself meanwhile: still one event.
+    assert desk.receiver.call_back(bodies[1], "gooddata", NEW).status_code == 200
+    page = press(desk.guest, "/rejections/verify?instance=gooddata")
+    assert notice(page) == "2 of 3 were verified and stored as events."
+    left = [int(each["id"]) for each in desk.receiver.get("/rejections").json["rejections"]]
+    assert left == [foreign]
+    events = desk.receiver.get("/events?kind=bulk_job").json["events"]
+    assert sorted((event["job"], event["deliveries"]) for event in events) == [
+        ("1", 1),
+        ("2", 2),
+        ("3", 1),
+    ]
+    assert desk.receiver.get("/jobs/3").json["outcome"] == "succeeded"
+    entered = [f"gooddata/{each['id']}" for each in events]
+    told = [subject for _, action, subject in noted(desk.receiver) if action == "refusal.verify"]
+    assert sorted(told) == sorted(entered)
+
+
+@pytest.fixture
+def any_database_desk(database_url):
+    with between(database_url) as receiver:
+        guest = Guest(receiver)
+        guest.sign_in()
+        yield SimpleNamespace(receiver=receiver, guest=guest)
+
+
+def test_who_may_only_look_sees_no_buttons_and_cannot_act(desk):
+    desk.receiver.call_back(b'{"id": 1, "status": "RUNNING"}', "gooddata")
+    refused = refuse(desk.receiver, b"{}", "what?")
+    with desk.receiver.services.database.write() as session:
+        token = tokens.create_token(session, "looker", "read", 1)
+    reader = Guest(desk.receiver)
+    reader.sign_in(token)
+    pages = ("/jobs/1", "/instances/gooddata", "/rejections", f"/rejections/{refused}")
+    acts = re.compile("Ask the vendor now|Verify again|Add a key|>Retire<|Send a test|Re-send")
+    for path in pages:
+        assert acts.search(desk.guest.get(path).text), path
+        assert not acts.search(reader.get(path).text), path
+    key = keys_of(desk.receiver)[0]["id"]
+    for path in ACTS:
+        there = path.format(key=key, refusal=refused)
+        assert reader.get(there).status_code == 403, there
+        assert reader.post(there, secret="x" * 20).status_code == 403, there
+    assert len(keys_of(desk.receiver)) == 1
+    assert keys_of(desk.receiver)[0]["retired_at"] is None
+
+
+def test_an_operator_presses_buttons_in_a_browser(desk, visit):
+    job = made_elsewhere(desk.receiver)
+    desk.receiver.ended_at_vendor(job)
+    only_known(desk.receiver, job)
+    dashboard = SimpleNamespace(url=desk.receiver.url, operate=desk.receiver.token)
+    page = visit(dashboard).sign_in().open(f"/jobs/{job}")
+    page.get_by_role("link", name="Ask the vendor now").click()
+    expect(page.get_by_text("One request is sent to the vendor")).to_be_visible()
+    page.get_by_role("link", name="Cancel").click()
+    expect(page.locator(".timeline li")).to_have_count(1)
+    page.get_by_role("link", name="Ask the vendor now").click()
+    page.get_by_role("button", name="Ask now").click()
+    expect(page.get_by_role("status")).to_have_text(re.compile("The vendor answered COMPLETED"))
+    expect(page.locator(".timeline li")).to_have_count(2)
+    page.get_by_role("link", name="Instances").click()
+    page.get_by_role("link", name="gooddata").click()
+    page.get_by_role("link", name="Send a test callback").click()
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_role("status")).to_contain_text("verified and stored")
+    assert until(lambda: desk.receiver.get("/events?kind=other").json["events"])
+
+
+def test_the_api_verifies_again_too_for_tokens_that_may_act(desk):
+    refuse(desk.receiver, b"{}", sign(b"{}", NEW))
+    refuse(desk.receiver, b"1", sign(b"1", NEW), "freshbooks")
+    with desk.receiver.services.database.write() as session:
+        reader = tokens.create_token(session, "looker", "read", 1)
+        vault = desk.receiver.services.vault
+        for name in ("gooddata", "freshbooks"):
+            signature_keys.add_key(session, vault, name, NEW.secret, 2)
+
+    def ask(query: str = "", token: str = desk.receiver.token):
+        headers = {"Authorization": f"Bearer {token}"}
+        path = f"/api/v1/rejections/verify-again{query}"
+        return desk.receiver.client.post(path, headers=headers)
+
+    assert ask(token=reader).status_code == 403
+    assert ask("?reason=missing").status_code == 400
+    assert ask("?instance=gooddata").json == {"looked": 1, "verified": 1}
+    assert ask().json == {"looked": 1, "verified": 1}
+    assert ask().json == {"looked": 0, "verified": 0}
+    assert [action for _, action, _ in noted(desk.receiver)] == ["refusal.verify"] * 2
+
+
+def test_the_command_line_has_them_verified_again(desk, tmp_path):
+    refuse(desk.receiver, b"{}", sign(b"{}", NEW))
+    with desk.receiver.services.database.write() as session:
+        signature_keys.add_key(session, desk.receiver.services.vault, "gooddata", NEW.secret, 2)
+    (tmp_path / "token").write_text(desk.receiver.token)
+    command = [sys.executable, "-m", "receiver", "rejections", "--verify-again"]
+    where = ["--url", desk.receiver.url, "--token-file", str(tmp_path / "token")]
+    for told in ("1 of 1 are verified and stored", "0 of 0 are verified and stored"):
+        done = subprocess.run([*command, *where], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout.strip()) == (0, told), done.stderr
+    done = subprocess.run(
+        [*command, "--reason", "x", *where], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2

@@ -1,0 +1,309 @@
+"""What goes through the relay arrives as it was sent, but for what `interface.md` lists."""
+
+import gzip
+import json
+import re
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+from builders import examples
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from recording import BASE, Message, answer, read_message
+
+SECRETS = b"Element the-element-token, User the-user-secret"
+OURS = b"https://hooks.example.com/callbacks/gooddata"
+CHANGED = {b"authorization", b"host", b"content-length", b"transfer-encoding"}
+
+KNOWN = (
+    *("objects", "hubs/crm/bulk/contact", "bulk/contact", "bulk/query", "bulk/jobs/"),
+    *("bulk/77/contact", "objects/contact/metadata", "bulk/workflows", "hubs/crm/contacts/7"),
+)
+NAMES = (
+    *("Elements-Version", "X-Odd", "x-odd", "Accept", "Accept-Encoding", "Content-Type"),
+    *("If-Match", "User-Agent", "Range", "Elements-Schedule-Request", "Content-Encoding"),
+)
+
+plain = st.text("abcdefghijklmnopqrstuvwxyzABCDEF0123456789-._~", min_size=1, max_size=12)
+methods = st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"])
+segments = plain | st.sampled_from(
+    ["%20", "a%2Fb", "%C3%A9", "a+b", "a;b=c", "@:!$&'()*,=", "a%25b"]
+)
+paths = st.one_of(
+    st.lists(segments.filter(lambda each: each.strip(".")), min_size=1, max_size=5).map("/".join),
+    st.sampled_from(KNOWN),
+)
+parameters = st.lists(
+    st.tuples(plain, st.sampled_from(["", "1", "a+b", "%20", "x%26y", "é".encode().hex()])),
+    max_size=5,
+).map(lambda pairs: "&".join(f"{name}={value}" for name, value in pairs))
+names = st.sampled_from(NAMES)
+values = st.text("abcdefghijklmnopqrstuvwxyz0123456789 ;,=/*\"'()éß", max_size=20).map(str.strip)
+header_lists = st.lists(
+    st.tuples(names, values),
+    max_size=8,
+    unique_by=lambda pair: pair if pair[0].lower() == "x-odd" else pair[0],
+)
+bodies = st.none() | st.binary(max_size=3000) | st.binary(min_size=70_000, max_size=90_000)
+
+
+def compared(message: Message) -> list[tuple[bytes, bytes]]:
+    return sorted(pair for pair in message.headers if pair[0] not in CHANGED)
+
+
+@given(
+    start=st.tuples(methods, paths, parameters),
+    headers=header_lists,
+    body=bodies,
+    chunked=st.booleans(),
+)
+@settings(
+    max_examples=examples(1000),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_a_request_arrives_as_it_was_sent(through, start, headers, body, chunked):
+    method, path, query = start
+    recorder = through.recorder
+    recorder.got.clear()
+    lines = [f"{name}: {value}".encode("latin-1") for name, value in headers]
+    sent = list(lines)
+    if body is not None and chunked:
+        sent.append(b"Transfer-Encoding: chunked")
+        halves = [half for half in (body[: len(body) // 2], body[len(body) // 2 :]) if half]
+        wire = b"".join(b"%x\r\n%s\r\n" % (len(half), half) for half in halves) + b"0\r\n\r\n"
+    else:
+        sent += [] if body is None else [b"Content-Length: %d" % len(body)]
+        wire = body or b""
+    hop = [b"Connection: keep-alive, X-Hop", b"X-Hop: 1", b"TE: gzip", b"Cookie: a=b"]
+    target = f"/{path}?{query}" if query else f"/{path}"
+    answered = through.ask(
+        method.encode(), target.encode(), [*sent, *hop, b"X-Forwarded-For: 1.2.3.4"], wire
+    )
+    assert answered.start.startswith(b"HTTP/1.1 200"), answered
+    (arrived,) = recorder.got
+    assert arrived.start == b"%s %s%s HTTP/1.1" % (method.encode(), BASE, target.encode())
+    assert arrived.header(b"authorization") == [SECRETS]
+    assert arrived.header(b"host") == [b"127.0.0.1:%d" % recorder.port]
+    assert arrived.body == (body or b"")
+    expected = [
+        (name.lower(), value.strip()) for name, _, value in (line.partition(b":") for line in lines)
+    ]
+    creates = re.fullmatch(r"(hubs/[^/]+/)?bulk/(?!workflows)[^/]+/?", path)
+    if method == "POST" and creates:
+        expected.append((b"elements-async-callback-url", OURS))
+    assert compared(arrived) == sorted(expected)
+    assert answered.body == (
+        b""
+        if method == "HEAD"
+        else b'{"id": "%d", "status": "CREATED", "odd": 1.10}' % recorder.ids
+    )
+
+
+def test_a_form_arrives_to_the_byte_with_types_and_second_files(through):
+    body = (
+        b'--B\r\nContent-Disposition: form-data; name="metaData"; filename="m.json"\r\n'
+        b"Content-Type: application/json\r\nX-Part: 1\r\n\r\n{}\r\n"
+        b'--B\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n'
+        b"Content-Type: text/csv; header=present\r\n\r\na;b\r\n1;2\r\n\r\n"
+        b'--B\r\nContent-Disposition: form-data; name="file"; filename="b"\r\n\r\nx\r\n--B--\r\n'
+    )
+    headers = [b"Content-Type: multipart/form-data; boundary=B", b"Content-Length: %d" % len(body)]
+    through.ask(b"POST", b"/bulk/contact", headers, body)
+    assert through.sent().body == body
+    assert through.sent().header(b"content-type") == [b"multipart/form-data; boundary=B"]
+
+
+def test_a_downloads_order_has_our_url_and_every_other_value_as_it_was(through):
+    order = (
+        b'{ "objectName":"contact", "odd": 1.10, "deep":{"a" : [1e400]}, "notificationUrl": null}'
+    )
+    headers = [b"Content-Type: application/json", b"Content-Length: %d" % len(order)]
+    through.ask(b"POST", b"/bulk/download", headers, order)
+    arrived = through.sent().body
+    assert json.loads(arrived)["notificationUrl"] == OURS.decode()
+    for part in (b'"odd":1.10', b'{"a" : [1e400]}'):
+        assert part in arrived
+
+
+def test_an_answer_comes_back_as_it_was_given(through):
+    packed = gzip.compress(b'{"id": 7}')
+    given = [b"Content-Encoding: gzip", b"Content-Type: application/vnd.odd", b"requestId: r-1"]
+    given += [b"elements-next-page-token: x", b"X-Twice: 1", b"X-Twice: 2"]
+    hop = [b"Connection: X-Hop", b"X-Hop: 1", b"Set-Cookie: a=b", b"Keep-Alive: 5"]
+    through.recorder.answer = lambda _: answer(207, packed, *given, *hop)
+    answered = through.ask(b"GET", b"/contacts")
+    assert answered.start.startswith(b"HTTP/1.1 207")
+    assert answered.body == packed
+    for line in given:
+        name, _, value = line.partition(b": ")
+        assert value in answered.header(name.lower())
+    assert [name for name, _ in answered.headers if name in (b"set-cookie", b"x-hop")] == []
+
+
+# Those two last: that instance's vendor is left alone then for as long as it asked.
+@pytest.mark.parametrize("status", [400, 401, 404, 409, 500, 429, 503])
+def test_an_error_of_the_vendors_is_told_once_and_whole(through, status):
+    body = b'{"requestId":"r-1","message":"no","providerMessage":"why"}'
+    head = [b"Retry-After: 120", b"Content-Type: application/json"]
+    through.recorder.answer = lambda _: answer(status, body, *head)
+    job = b"/bulk/%d/status" % status
+    paths_ = [(b"GET", b"/objects"), (b"POST", b"/bulk/contact"), (b"GET", job)]
+    for method, path in paths_[: 2 if status == 503 else 3]:
+        through.recorder.got.clear()
+        answered = through.ask(method, path)
+        assert (answered.start[9:12], answered.body) == (b"%d" % status, body)
+        assert answered.header(b"retry-after") == [b"120"]
+        assert len(through.recorder.got) == 1
+
+
+# --- bad input
+
+
+def expect_error(answered: Message, status: int, words: bytes = b"") -> None:
+    assert answered.start[9:12] == b"%d" % status, answered
+    content = json.loads(answered.body)
+    assert set(content) == {"requestId", "message"}
+    assert words.decode() in content["message"]
+    for secret in (b"the-element-token", b"the-user-secret"):
+        assert secret not in b"".join([answered.body, *(value for _, value in answered.headers)])
+
+
+PAGE = answer(200, b"<html>Sign in</html>", b"Content-Type: text/html; charset=utf-8")
+ELSEWHERE = answer(302, b"", b"Location: http://169.254.169.254/latest")
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "words"),
+    [
+        pytest.param(PAGE, 502, b"HTML", id="HTML"),
+        pytest.param(PAGE.replace(b"200", b"503"), 503, b"HTML", id="HTML and 503"),
+        pytest.param(ELSEWHERE, 502, b"302", id="a redirect"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Len", 502, b"did not answer", id="half a head"),
+        pytest.param(b"nonsense\r\n\r\n", 502, b"did not answer", id="no HTTP"),
+        pytest.param(b"", 502, b"did not answer", id="nothing"),
+    ],
+)
+def test_what_is_no_answer_is_a_clear_error(through, given, status, words):
+    through.recorder.answer = lambda _: given
+    for path in (b"/objects", b"/bulk/jobs?where=x", b"/contacts/1"):
+        if path.startswith(b"/bulk/jobs") and status == 502 and words == b"did not answer":
+            continue  # there is the store
+        answered = through.ask(b"GET", path)
+        expect_error(answered, status, words)
+        assert b"169.254" not in answered.body + b"".join(v for _, v in answered.headers)
+
+
+def test_half_an_answer_does_not_look_whole(through):
+    through.recorder.answer = lambda _: answer(200, b"x" * 1000)[:-500]
+    expect_error(through.ask(b"GET", b"/contacts"), 502, b"did not answer")
+    through.recorder.answer = lambda _: answer(200, b"x" * 1_000_000)[:-500]
+    with pytest.raises(EOFError):
+        through.ask(b"GET", b"/contacts")
+
+
+def test_a_secret_that_the_vendor_quotes_goes_no_further(through):
+    body = b'{"message": "User the-user-secret is not known"}'
+    for coded, head in ((body, []), (gzip.compress(body), [b"Content-Encoding: gzip"])):
+        through.recorder.answer = lambda _, coded=coded, head=head: answer(
+            401, coded, b"Content-Type: application/json", *head
+        )
+        answered = through.ask(b"GET", b"/objects")
+        assert answered.start[9:12] == b"401"
+        assert json.loads(answered.body)["message"] == "User [secret] is not known"
+
+
+@pytest.mark.parametrize(
+    "target",
+    (
+        b"/bulk/%00/status /../instances /bulk/%2e%2e/instances /a%2f..%2fb /..;/x /a%5c..%5c/x"
+        b" /bulk/a%0d%0ab/status"
+    ).split(),
+)
+def test_a_path_that_would_lead_elsewhere_is_refused(through, target):
+    through.recorder.got.clear()
+    expect_error(through.ask(b"GET", target), 404)
+    assert through.recorder.got == []
+
+
+def test_an_encoded_slash_stays_one(through):
+    through.ask(b"GET", b"/contacts/a%2Fb%3Fc")
+    assert through.sent().start == b"GET " + BASE + b"/contacts/a%2Fb%3Fc HTTP/1.1"
+
+
+def test_a_body_above_the_limit_is_refused_before_it_comes(through):
+    answered = through.ask(b"POST", b"/bulk/contact", [b"Content-Length: 4000000000"])
+    expect_error(answered, 413, b"more than")
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        pytest.param([b"Content-Length: 100"], b"cut", id="cut off"),
+        pytest.param([b"Transfer-Encoding: chunked"], b"5\r\nhel", id="half a chunk"),
+        pytest.param([b"Transfer-Encoding: chunked"], b"zz\r\n", id="no chunk"),
+    ],
+)
+def test_a_body_that_is_not_whole_goes_no_further(through, headers, body):
+    through.recorder.got.clear()
+    with through.connected() as connection, connection.makefile("rb") as stream:
+        connection.sendall(through.head(b"POST", b"/bulk/contact", headers) + body)
+        connection.shutdown(1)
+        with suppress(EOFError):  # to who has left nothing need be said
+            assert read_message(stream).start[9:12] == b"400"
+    through.ask(b"GET", b"/objects")
+    assert [message.start[:4] for message in through.recorder.got] == [b"GET "]
+
+
+def test_who_expects_to_be_told_to_go_on_is_told(through):
+    head = through.head(b"POST", b"/bulk/contact", [b"Content-Length: 3", b"Expect: 100-continue"])
+    with through.connected() as connection, connection.makefile("rb") as stream:
+        connection.sendall(head)
+        assert stream.readline().startswith(b"HTTP/1.1 100")
+        stream.readline()
+        connection.sendall(b"a\n1")
+        assert read_message(stream).start.startswith(b"HTTP/1.1 200")
+    assert through.sent().body == b"a\n1"
+
+
+def test_a_hundred_megabytes_of_json_are_passed_on(through):
+    row = b'{"a": "' + b"x" * 1000 + b'"},'
+    count = 100_000
+    size = len(row) * count + 1
+    with through.connected() as connection, connection.makefile("rb") as stream:
+        head = [b"Content-Type: application/json", b"Content-Length: %d" % size]
+        connection.sendall(through.head(b"POST", b"/contacts/batch", head) + b"[")
+        for _ in range(count // 1000):
+            connection.sendall(row * 1000)
+        assert read_message(stream).start.startswith(b"HTTP/1.1 200")
+    assert through.sent().header(b"content-length") == [b"%d" % size]
+
+
+def test_uploads_are_bounded_and_nothing_else_waits_for_them(through):
+    release = threading.Event()
+    through.recorder.answer = lambda message: (
+        release.wait(60) and answer(200, b'{"id": "9", "status": "CREATED"}')
+        if message.start.startswith(b"POST")
+        else answer(200, b"[]")
+    )
+    statuses: list[bytes] = []
+
+    def upload() -> None:
+        body = [b"Content-Type: text/csv", b"Content-Length: 3"]
+        statuses.append(through.ask(b"POST", b"/bulk/contact", body, b"a\n1").start[9:12])
+
+    through.recorder.got.clear()
+    threads = [threading.Thread(target=upload) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + 60
+    while len(statuses) < 12 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert statuses == [b"503"] * 12
+    assert through.ask(b"GET", b"/objects").start[9:12] == b"200"
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [b"200"] * 8 + [b"503"] * 12

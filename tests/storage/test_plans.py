@@ -1,0 +1,104 @@
+"""What is done beside answering costs the same however much is stored: the plans of its statements.
+
+SQLite's, which knows nothing of how rows are spread and so plans for few as for a million.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from builders import KEY
+from fakes import ENCRYPTION_KEY
+from sqlalchemy import Engine, event
+
+from receiver.alarms.watcher import Watcher
+from receiver.app import _app, _close
+from receiver.database.models import UNDER_WAY
+from receiver.database.retention import Retention
+from receiver.instances import registry
+from receiver.instances.encryption import Vault
+from receiver.lib.clock import now_ms
+from receiver.reconcile.reconciler import Reconciler
+from receiver.settings import Settings
+from receiver.web.measuring import Measured
+
+GROWING = ("jobs", "events", "timeline", "audit", "submissions", "outbound_deliveries")
+# Few rows at any time: indexes of those alone which meet a condition.
+SMALL = ("events_unreadable", "jobs_with_errors_due", "jobs_under_way", "outbound_waiting")
+WHOLE = re.compile(
+    rf"SCAN ({'|'.join(GROWING)})\b(?!.*({'|'.join(SMALL)}))"
+    # One word of a few: that may be half of all jobs.
+    r"|SEARCH jobs .*jobs_by_(outcome|status|direction|object) \(\w+=\?\)$"
+)
+
+
+class Statements(dict[str, Any]):
+    """What was asked, and with which values."""
+
+    def of(self, work) -> dict[str, Any]:
+        before = set(self)
+        work()
+        return {asked: values for asked, values in self.items() if asked not in before}
+
+
+@pytest.fixture
+def asked(monkeypatch) -> Iterator[Statements]:
+    found = Statements()
+
+    def note(_connection, _cursor, statement, values, _context, many):
+        found.setdefault(statement, values[0] if many else values)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    yield found
+    event.remove(Engine, "before_cursor_execute", note)
+
+
+def read_whole(connection, statements: dict[str, Any]) -> list[str]:
+    """Those that read a table that grows, or an index of all of it, from end to end."""
+    found = []
+    for statement, values in statements.items():
+        asks = re.match(r"\s*(SELECT|UPDATE|DELETE|WITH)", statement)
+        if asks and UNDER_WAY not in statement:  # those are few, in any order
+            plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall()
+            found += [f"{row[-1]}: {statement}" for row in plan if WHOLE.match(row[-1])]
+    return found
+
+
+def no_vendor(request: httpx.Request) -> httpx.Response:
+    raise httpx.ConnectError("nobody is there", request=request)
+
+
+def test_no_work_in_the_background_reads_a_table_that_grows_from_end_to_end(make_database, asked):
+    settings = Settings(
+        database_url=make_database("sqlite"),
+        default_keys=(KEY,),
+        encryption_keys=(ENCRYPTION_KEY,),
+    )
+    app, background = _app(settings, now_ms, httpx.MockTransport(no_vendor), None)
+    services = app.extensions["receiver"]
+    database = services.database
+    with database.write() as session:
+        secrets = {"element_token": b"e-1", "user_secret": b"u-1", "organization_secret": b"o-1"}
+        registry.add_instance(session, Vault(settings.encryption_keys), "a", 1, **secrets)
+    sent: list[object] = []
+    reconciler = Reconciler(settings, database, services.intake, services.vendor)
+    works = {
+        **{f"task {number}": task.run for number, task in enumerate(background.tasks)},
+        "beat": background.beat,
+        "watch": lambda: Watcher(settings, database, sent.append, now_ms).look(force=True),
+        "measure": Measured(settings, database, now_ms).read,
+        "reconcile": lambda: reconciler.one_pass(everything=True, redeliver=True),
+        "retention": lambda: list(Retention(settings, database, now_ms).passing()),
+    }
+    try:
+        statements = {name: asked.of(work) for name, work in works.items()}
+        connection = database.engine.raw_connection()
+        slow = {name: read_whole(connection, found) for name, found in statements.items()}
+        connection.close()
+    finally:
+        _close(background, services.intake, database)
+    assert len(statements["watch"]) > 5
+    assert len(statements["reconcile"]) > 3
+    assert {name: found for name, found in slow.items() if found} == {}

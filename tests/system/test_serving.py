@@ -1,0 +1,337 @@
+"""What `receiver serve` promises beyond its answers."""
+
+import http.client
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import debian
+import httpx
+import pytest
+from cryptography.fernet import Fernet
+from nodes import add_instance
+from serving import DEADLINE, KEY, SERVE, eventually
+
+from receiver.openconnectors.signatures import HEADER, sign
+
+BODY = b'{"id": "1", "status": "COMPLETED"}'
+
+
+def signed(body: bytes, *headers: str) -> bytes:
+    lines = ("POST /callbacks/default HTTP/1.1", "Host: x", f"{HEADER}: {sign(body, KEY)}")
+    length = f"Content-Length: {len(body)}"
+    return "\r\n".join((*lines, length, *headers)).encode() + b"\r\n\r\n" + body
+
+
+def connections_of(pid: int, port: int) -> int:
+    """How many established connections to the port a process holds."""
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    mine = {row[9] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "01"}
+    return len({f"socket:[{inode}]" for inode in mine} & held(pid))
+
+
+def held(pid: int) -> set[str]:
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.add(str(link.readlink()))
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def test_a_client_that_closes_its_own_side_after_its_request_gets_its_answer(framed):
+    assert framed.raw(signed(BODY), half_close=True)[0] == 200
+    asked = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert framed.raw(asked, half_close=True) == (200, b'{"status":"ok"}')
+
+
+# Who waited for clients before it ends would not end in time.
+PATIENT = (
+    sys.executable,
+    "-c",
+    "from receiver import cli, server; server.OPTIONS['graceful_timeout'] = 600; cli.main()",
+    *SERVE[3:],
+)
+
+
+def test_told_to_stop_it_does_not_wait_for_idle_connections(make_database, run):
+    with run(make_database("sqlite"), PATIENT) as served, ExitStack() as stack:
+        idle, stalled = (stack.enter_context(served.client()) for _ in range(2))
+        assert idle.ask("GET", "/healthz")[0] == 200
+        stalled.connection.sock.sendall(b"GET /healthz HT")
+        served.process.terminate()
+        assert served.process.wait(DEADLINE) == 0
+
+
+def test_clients_that_were_gone_before_their_answer_leave_no_connection_behind(make_database, run):
+    with run(make_database("sqlite"), PATIENT) as served:
+        for sent in [signed(BODY), signed(BODY)[:-9]] * 10:
+            with socket.create_connection(("127.0.0.1", served.port), timeout=DEADLINE) as gone:
+                gone.sendall(sent)
+        with served.client() as client:
+            assert client.call_back(BODY)[0] == 200
+        served.process.terminate()
+        assert served.process.wait(DEADLINE) == 0
+
+
+def test_workers_whose_master_is_gone_end_though_their_connections_are_busy(make_database, run):
+    with run(make_database("sqlite"), PATIENT) as served, served.client() as client:
+        os.kill(served.master, signal.SIGKILL)
+        served.process.wait(DEADLINE)
+        soon = time.monotonic() + DEADLINE
+        with suppress(OSError, http.client.HTTPException):
+            while time.monotonic() < soon:
+                assert client.ask("GET", "/healthz")[0] == 200
+                client.connection.auto_open = 0
+        assert time.monotonic() < soon
+
+
+def test_told_to_stop_it_answers_those_who_wait_for_a_job(make_database, run):
+    with run(make_database("sqlite"), PATIENT) as served, served.client() as waiting:
+        bearer = {"Authorization": f"Bearer {served.token}"}
+        waiting.connection.request("GET", "/api/v1/jobs/1?wait=60", headers=bearer)
+        assert not select.select([waiting.connection.sock], [], [], 1)[0]
+        served.process.terminate()
+        assert waiting.connection.getresponse().status == 404
+        assert served.process.wait(DEADLINE) == 0
+
+
+def test_after_a_worker_has_ended_the_next_one_starts_and_both_answer(make_database, run):
+    with run(make_database("sqlite"), (*SERVE, "--workers", "2")) as served:
+        eventually(lambda: len(served.workers) == 2)
+        ended = served.workers[0]
+        os.kill(ended, signal.SIGTERM)
+        eventually(lambda: ended not in served.workers and len(served.workers) == 2)
+        for number in range(50):
+            with served.client() as client:
+                assert client.call_back(b'{"id": "%d", "status": "CREATED"}' % number)[0] == 200
+        assert served.terminate() == 0
+
+
+def test_no_more_connections_are_held_than_are_set(make_database, run):
+    options = ("-c", "deploy/gunicorn.conf.py", "-w", "1", "--worker-connections", "4")
+    command = (sys.executable, "-m", "gunicorn", *options, "--bind", "127.0.0.1:0", "wsgi:app")
+    with run(make_database("sqlite"), command) as served, ExitStack() as stack:
+        (worker,) = served.workers
+        eventually(lambda: connections_of(worker, served.port) == 0)
+        clients = [stack.enter_context(served.client()) for _ in range(4)]
+        assert {client.ask("GET", "/healthz")[0] for client in clients} == {200}
+        with socket.create_connection(("127.0.0.1", served.port), timeout=DEADLINE) as fifth:
+            assert fifth.recv(1) == b""
+
+
+@pytest.mark.parametrize("worker", [(), ("-k", "gthread")], ids=["ours", "gthread"])
+def test_the_deployed_configuration_answers_alike(make_database, run, worker):
+    command = (sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", *worker)
+    with run(make_database("sqlite"), (*command, "--bind", "127.0.0.1:0", "wsgi:app")) as served:
+        with served.client() as client:
+            assert client.call_back(BODY)[0] == 200
+            assert client.ask("POST", "/callbacks/default", b"x")[0] == 401
+            assert client.ask("PUT", "/callbacks/default", b"x")[0] == 405
+        assert served.get("/jobs/1")["outcome"] == "succeeded"
+        assert served.terminate() == 0
+
+
+def test_a_target_in_absolute_form_is_answered_like_its_path(framed):
+    assert framed.raw(signed(BODY).replace(b" /c", b" http://x/c", 1))[0] == 200
+    asked = b"GET http://x/healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert framed.raw(asked) == (200, b'{"status":"ok"}')
+    bearer = f"Authorization: Bearer {framed.token}"
+    asked = f"GET http://x/api/v1/jobs?limit=1 HTTP/1.1\r\nHost: x\r\n{bearer}\r\n\r\n"
+    status, content = framed.raw(asked.encode())
+    assert (status, list(json.loads(content))) == (200, ["jobs", "next"])
+
+
+def test_a_kept_connection_serves_one_request_after_another(framed):
+    with socket.create_connection(("127.0.0.1", framed.port), timeout=DEADLINE) as connection:
+        connection.sendall(signed(BODY) * 3)  # pipelined
+        answers = b""
+        while answers.count(b'"duplicate"') < 3:
+            came = connection.recv(65536)
+            assert came, answers
+            answers += came
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200"] * 3
+
+
+def test_outside_a_clone_and_under_another_worker_no_header_changes_a_path(make_database, run):
+    command = (sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "receiver.wsgi:app")
+    with run(make_database("sqlite"), command) as served:
+        for header in ("SCRIPT_NAME", "PATH_INFO", "X-Forwarded-Prefix", "X-Original-URL"):
+            asked = f"GET /callbacks/metrics HTTP/1.1\r\nHost: x\r\n{header}: /callbacks\r\n\r\n"
+            assert served.raw(asked.encode())[0] == 405
+        assert served.raw(signed(BODY))[0] == 200
+
+
+@contextmanager
+def silent_vendor() -> Iterator[str]:
+    """Takes connections and answers nothing; gives its base URL."""
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/elements/api-v2"
+
+
+PROBES = ("/healthz", "/readyz", "/metrics", "/api/v1/summary", "/api/v1/jobs")
+STATUS = "GET /elements/api-v2/bulk/{}/status HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\n\r\n"
+FORM = b"POST /sign-in HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\ntoken="
+
+
+def test_probes_and_the_api_wait_neither_for_the_vendor_nor_for_bodies(make_database, run):
+    url, secret = make_database("sqlite"), Fernet.generate_key().decode()
+    add_instance(url, secret, "gooddata")
+    with silent_vendor() as vendor, ExitStack() as stack:
+        settings = {"OPEN_CONNECTORS_URL": vendor, "RECEIVER_ENCRYPTION_KEYS": secret}
+        served = stack.enter_context(run(url, (*SERVE, "--workers", "1"), **settings))
+        element = f"Element gooddata, User {served.token}"
+        for number in range(40):
+            address = ("127.0.0.1", served.port)
+            asking = stack.enter_context(socket.create_connection(address, timeout=DEADLINE))
+            asking.sendall(STATUS.format(number, element).encode())
+            unfinished = stack.enter_context(socket.create_connection(address, timeout=DEADLINE))
+            unfinished.sendall(FORM)
+        bearer = {"Authorization": f"Bearer {served.token}"}
+        with served.client() as client:
+            answers = {path: client.ask("GET", path, headers=bearer.items()) for path in PROBES}
+        assert {path: status for path, (status, _) in answers.items()} == dict.fromkeys(PROBES, 200)
+
+
+QUESTIONS = (
+    "/jobs",
+    "/jobs?limit=2",
+    "/jobs?limit=2&outcome=succeeded&outcome=failed",
+    "/jobs?instance=default&q=1",
+    "/jobs?instance=another",
+    "/jobs?limit=0",
+    "/jobs?nonsense=1",
+    "/jobs?cursor=x",
+    "/jobs/",
+    "/jobs/1",
+    "/jobs/1?instance=default",
+    "/jobs/1?instance=another",
+    "/jobs/1?wait=0",
+    "/jobs/1?wait=61",
+    "/jobs/1?nonsense=1",
+    "/jobs/%31",
+    "/jobs/1%2Fevents",
+    "/jobs/1/",
+    "/jobs/1/events",
+    "/jobs/none",
+    "/jobs/%00",
+    "/jobs/%ff",
+    "/jobs/%E2%82%AC",
+)
+COMPARED = ("content-type", "etag", "link", "cache-control", "www-authenticate", "content-length")
+
+
+def test_jobs_are_told_alike_with_a_web_framework_and_without(make_database, run):
+    url = make_database("sqlite")
+    threads = (sys.executable, "-m", "gunicorn", "-k", "gthread", "--bind", "127.0.0.1:0")
+    with run(url, SERVE) as bare, run(url, (*threads, "wsgi:app")) as flask:
+        with bare.client() as client:
+            for number in range(5):
+                body = BODY.replace(b'"1"', b'"%d"' % number)
+                assert client.call_back(body)[0] == 200
+
+        def told(port: int, path: str, headers: dict[str, str]) -> tuple[int, bytes, list[str]]:
+            asking = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
+            asking.request("GET", f"/api/v1{path}", headers=headers)
+            answer = asking.getresponse()
+            content = answer.status, answer.read(), [answer.headers[name] for name in COMPARED]
+            asking.close()
+            return content
+
+        known, unknown = ({"Authorization": f"Bearer {it}"} for it in (bare.token, "x"))
+        for mine in (known, unknown, {}):
+            for path in QUESTIONS:
+                answers = [told(each.port, path, mine) for each in (bare, flask)]
+                assert answers[0] == answers[1], path
+        tag = told(bare.port, "/jobs/1", known)[2][1]
+        again = [
+            told(each.port, "/jobs/1", {**known, "If-None-Match": tag}) for each in (bare, flask)
+        ]
+        assert again[0] == again[1]
+        assert again[0][:2] == (304, b"")
+
+
+@pytest.mark.parametrize("megabytes", [3, 30])
+def test_who_uploads_a_large_file_with_a_wrong_token_is_told_so(framed, tmp_path, megabytes):
+    """Though what was not read of a request resets its connection once it is closed."""
+    url = f"http://127.0.0.1:{framed.port}/elements/api-v2/bulk/contact"
+    wrong, file = "Element default, User wrong", tmp_path / "large.csv"
+    file.write_bytes(bytes(megabytes * 2**20))
+    with file.open("rb") as sent:
+        form, headers = {"file": sent}, {"Authorization": wrong}
+        answer = httpx.post(url, files=form, headers=headers, trust_env=False, timeout=DEADLINE)
+    assert (answer.status_code, "no such token" in answer.json()["message"]) == (401, True)
+    words = ("--silent", "--write-out", "%{http_code}", "--output", str(tmp_path / "answer"))
+    sending = ("--header", "Expect:", "--header", f"Authorization: {wrong}", "--form")
+    curl = [
+        debian.program("curl"),
+        "--disable",
+        *words,
+        *sending,
+        f"file=@{file}",
+        "--noproxy",
+        "*",
+        url,
+    ]
+
+    def told() -> str:
+        ran = subprocess.run(curl, capture_output=True, text=True, timeout=DEADLINE, check=False)
+        return ran.stdout
+
+    # What is left of a file is read for so long only: on a busy machine, curl tries again.
+    eventually(lambda: told() == "401", "the refusal")
+
+
+@contextmanager
+def vendor_that_breaks_off() -> Iterator[str]:
+    """Answers each request with the head of a file and its first bytes; gives its base URL."""
+
+    class Vendor(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/csv")
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            self.wfile.write(b"email,name\n" * 10_000)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Vendor) as server:
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/elements/api-v2"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("worker", [(), ("-k", "gthread")], ids=["ours", "gthread"])
+def test_a_result_that_the_vendor_breaks_off_is_cut_and_told_in_one_line(
+    make_database, run, worker
+):
+    url, secret = make_database("sqlite"), Fernet.generate_key().decode()
+    add_instance(url, secret, "gooddata")
+    command = (sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", *worker)
+    bind = ("--bind", "127.0.0.1:0", "wsgi:app")
+    with vendor_that_breaks_off() as vendor:
+        settings = {"OPEN_CONNECTORS_URL": vendor, "RECEIVER_ENCRYPTION_KEYS": secret}
+        with run(url, (*command, *bind), **settings) as served:
+            with served.client() as client:
+                asked = {"Authorization": f"Element gooddata, User {served.token}"}
+                with pytest.raises(http.client.IncompleteRead):
+                    client.ask("GET", "/elements/api-v2/bulk/1/contact", headers=asked.items())
+            with served.client() as client:
+                assert client.ask("GET", "/healthz")[0] == 200
+            told = [json.loads(line) for line in served.log.read_text().splitlines()]
+    troubles = [line for line in told if line["level"] not in ("info", "debug")]
+    assert [line["event"] for line in troubles] == ["an answer broke off"]
+    assert (troubles[0]["instance"], troubles[0]["job"]) == ("gooddata", "1")

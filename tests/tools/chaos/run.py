@@ -1,0 +1,181 @@
+"""The fault harness: receivers behind the real nginx, a sender that never gives up, and faults.
+
+    make chaos SIZE=small                  what CI runs, about four minutes
+    make chaos                             20,000 callbacks, 3 nodes; 20,000 more in deploys
+    make chaos ARGS="--seeds 5"            the same with five seeds
+    make chaos ARGS="--only 'failed over' --kind postgresql --seed 7"
+    make chaos-controls                    only the broken builds, each of which must be caught
+
+Each fault strikes while the sender sends; the next one follows when the service has recovered. A
+line tells when a fault struck, how long it held, after how long the first 503 came, the slowest
+answer, and how long after the fault's end the service accepted again and all nodes were well. At
+the end all that was sent must be accepted, and what was acknowledged, what is stored and what the
+law of jobs says must agree. A violation ends the run with 1, and the seed to repeat it is printed.
+
+It needs nginx; as root it fills a disk of its own, with libfaketime it skews a node's clock, with
+the history of the repository it runs the code from before the newest migration beside today's.
+What cannot be had is left out by name. Everything listens on the loopback alone.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # for the oracle and the corpus
+
+import report
+from checker import check
+from controls import run_controls
+from deploys import migrate, old_tree, roll
+from faults import FAULTS, schedule
+from processes import ROOT, ChaosError, end_all, say
+from report import Account
+from stage import Layout, Stage, faketime
+from storm import Storm
+
+KINDS = ("postgresql", "sqlite")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is done: nodes, connections, and callbacks, in the storm and in the restarts."""
+
+    nodes: int
+    connections: int
+    callbacks: int
+    restarts: int
+    restart_callbacks: int
+
+
+SIZES = {"small": Size(2, 24, 1500, 4, 1000), "full": Size(3, 48, 20_000, 20, 20_000)}
+
+
+def main(words: list[str]) -> int:
+    """Run what was asked for; 1 if a promise was broken, 2 if the run could not be done."""
+    asked = _parser().parse_args(words)
+    signal.signal(signal.SIGTERM, _ended)
+    folder = Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))
+    folder.chmod(0o755)
+    accounts: list[Account] = []
+    controls: dict[str, bool] = {}
+    try:
+        if not asked.controls_only:
+            for seed in range(asked.seed, asked.seed + asked.seeds):
+                accounts += [
+                    _run(asked, folder / f"{seed}-{kind}", kind, seed) for kind in asked.kind
+                ]
+        if asked.controls_only or (asked.controls and not asked.only):
+            controls = run_controls(folder, asked.seed)
+    except ChaosError as error:
+        say(f"chaos: {error}")
+        return 2
+    except KeyboardInterrupt:
+        say("\nstopped")
+        return 130
+    finally:
+        end_all()
+        good = all(account.good for account in accounts) and all(controls.values())
+        _clean(folder, keep=asked.keep or not good)
+    if asked.output:
+        report.write(asked.output, accounts, controls)
+    return _verdict(accounts, controls)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="chaos", description=__doc__.partition("\n")[0])
+    parser.add_argument("--size", choices=SIZES, default="full")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1, help="so many runs, seed after seed")
+    parser.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
+    names = sorted({fault.name for fault in FAULTS})
+    parser.add_argument("--only", nargs="+", choices=names, metavar="FAULT", help=", ".join(names))
+    parser.add_argument("--tree", type=Path, default=ROOT, help="whose `receiver` runs")
+    parser.add_argument("--no-controls", dest="controls", action="store_false")
+    parser.add_argument("--controls-only", action="store_true")
+    parser.add_argument(
+        "--keep", action="store_true", help="the logs; they stay if a run is broken"
+    )
+    parser.add_argument("--output", type=Path, help="a file for everything found, as JSON")
+    return parser
+
+
+def _run(asked: argparse.Namespace, folder: Path, kind: str, seed: int) -> Account:
+    """One storm on one kind of database."""
+    size = SIZES[asked.size]
+    account, began = Account(kind, seed), time.monotonic()
+    tree = asked.tree.resolve()
+    old = (
+        None if asked.only or kind == "sqlite" else old_tree(folder.with_name(f"{folder.name}-old"))
+    )
+    nodes, workers = (size.nodes, 2) if kind == "postgresql" else (1, 4)
+    layout = Layout(kind, folder, seed, nodes, workers, size.connections, old or tree, faketime())
+    say(f"{kind}, seed {seed}: {nodes} nodes of {workers} workers")
+    stage = Stage(layout)
+    try:
+        faults, account.missing = schedule(stage, asked.size)
+        faults = [fault for fault in faults if not asked.only or fault.name in asked.only]
+        storm = Storm(stage, max(40, size.callbacks // max(1, len(faults))))
+        _deploy_first(storm, account, old, tree)
+        for fault in faults:
+            storm.strike(fault)
+        storm.settle()
+        if kind == "postgresql" and not asked.only:
+            answers = roll(storm, size.restarts, size.restart_callbacks)
+            account.deploys[f"{size.restarts} rolling restarts"] = answers
+        storm.forge()
+        account.wrong = check(storm)
+        account.take(storm)
+    except ChaosError as error:
+        stage.violations.append(str(error))
+        account.take(storm)
+    finally:
+        stage.close()
+    account.seconds = time.monotonic() - began
+    report.show(account)
+    return account
+
+
+def _deploy_first(storm: Storm, account: Account, old: Path | None, tree: Path) -> None:
+    """Begin with old code on the old schema, and migrate both while callbacks arrive."""
+    if old is not None:
+        account.deploys["migration beside old code"] = migrate(storm, tree, 200)
+    elif account.kind == "postgresql":
+        account.missing.append("migration beside old code")
+    if account.kind == "postgresql" and storm.stage.layout.faketime is None:
+        account.missing.append("a node with a skewed clock")
+
+
+def _verdict(accounts: list[Account], controls: dict[str, bool]) -> int:
+    bad = sorted({account.seed for account in accounts if not account.good})
+    missed = [name for name, caught in controls.items() if not caught]
+    if bad:
+        say(f"\nBROKEN with seed {', '.join(map(str, bad))}: repeat it with --seed")
+    if missed:
+        say(f"\nNOT CAUGHT: {', '.join(missed)}")
+    if not bad and not missed:
+        say("\nno promise was broken" + (", every broken build was caught" if controls else ""))
+    return 1 if bad or missed else 0
+
+
+def _clean(folder: Path, *, keep: bool) -> None:
+    if keep:
+        say(f"the logs are in {folder}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _ended(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    os.umask(0o022)
+    sys.exit(main(sys.argv[1:]))
