@@ -20,7 +20,7 @@ from receiver.database import migrations
 from receiver.database.engine import Database
 from receiver.database.retention import LOOK_SECONDS, Retention
 from receiver.errors import SettingsError, StoreError
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
 from receiver.lib import logs
 from receiver.lib.clock import now_ms
@@ -81,8 +81,8 @@ def _app(
 ) -> tuple[Flask, Background]:
     logs.configure()
     database = migrations.opened(settings.database_url)
-    vault = Vault(settings.encryption_keys)
-    keys = Keys(vault, settings.default_keys)
+    secret_box = SecretBox(settings.encryption_keys)
+    keys = Keys(secret_box, settings.default_keys)
     intake = Intake(settings, database, keys, clock, writer)
     vendor = Upstream(settings.vendor_url, transport)
     safe_http = SafeClient(settings.forward_allow)
@@ -118,7 +118,7 @@ def _app(
     limits = Limits(settings.api_rate, settings.failed_tokens_a_minute)
     stored = Stored(Measured(settings, database, clock).read)
     services = Services(
-        *(settings, database, intake, limits, vault, vendor, safe_http, clock),
+        *(settings, database, intake, limits, secret_box, vendor, safe_http, clock),
         *(health, stored, reconciler),
     )
     atexit.register(_close, background, intake, database)

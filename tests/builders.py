@@ -13,7 +13,7 @@ from receiver.callbacks.deliveries import Delivery, Item, Judged, Result, judge
 from receiver.callbacks.store import Store
 from receiver.database import migrations
 from receiver.database.engine import Database
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
 from receiver.openconnectors.notifications import parse
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
@@ -76,7 +76,7 @@ class Stored:
     store: Store = field(init=False)
 
     def __post_init__(self) -> None:
-        self.keys = Keys(Vault(self.encryption_keys), (KEY,))
+        self.keys = Keys(SecretBox(self.encryption_keys), (KEY,))
         self.store = Store(self.database, self.keys, lambda: self.now)
         self.keys.fresh(self.database)
 

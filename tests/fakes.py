@@ -135,7 +135,7 @@ class Between(Receiver):
     def sender(self, clock: Callable[[], int] | None = None) -> Sender:
         """What a restarted node tells clients with."""
         services = self.services
-        signers = {"callback": callback_signer(Keys(services.vault, ()), services.database)}
+        signers = {"callback": callback_signer(Keys(services.secret_box, ()), services.database)}
         mailer = Mailer(services.settings)
         used = (services.safe_http, mailer, signers, clock or services.clock)
         return Sender(services.database, *used)
@@ -148,13 +148,13 @@ class Between(Receiver):
 
 def add_instance(receiver: Receiver, name: str, hub: str | None = None) -> None:
     """Add an instance with secrets and the tests' signature key."""
-    vault = receiver.services.vault
+    secret_box = receiver.services.secret_box
     with receiver.services.database.write() as session:
         element, secret = f"{name}-element".encode(), f"{name}-secret".encode()
         registry.add_instance(
-            session, vault, name, now_ms(), hub=hub, element_token=element, user_secret=secret
+            session, secret_box, name, now_ms(), hub=hub, element_token=element, user_secret=secret
         )
-        signature_keys.add_key(session, vault, name, KEY.secret, now_ms())
+        signature_keys.add_key(session, secret_box, name, KEY.secret, now_ms())
 
 
 @contextmanager

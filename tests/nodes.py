@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, text
 from receiver.database import migrations
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry, tokens
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 from receiver.openconnectors.signatures import SignatureKey
 
 DEADLINE = 60  # seconds; only what is broken needs them
@@ -88,13 +88,13 @@ def add_instance(
     """Add an instance with these signature keys; give its two secrets at the vendor."""
     secrets = [f"{name}-element-token", f"{name}-user-secret"]
     element, user = (secret.encode() for secret in secrets)
-    database, vault = migrations.opened(database_url), Vault([encryption_key])
+    database, secret_box = migrations.opened(database_url), SecretBox([encryption_key])
     with database.write() as session:
         registry.add_instance(
-            session, vault, name, 1, hub=hub, element_token=element, user_secret=user
+            session, secret_box, name, 1, hub=hub, element_token=element, user_secret=user
         )
         for key in keys:
-            signature_keys.add_key(session, vault, name, key, 1)
+            signature_keys.add_key(session, secret_box, name, key, 1)
     database.close()
     return secrets
 

@@ -10,8 +10,8 @@ from receiver.callbacks.rejections import forget_rejection, quarantined
 from receiver.database.engine import Database
 from receiver.database.models import Rejection
 from receiver.errors import SignatureError
-from receiver.instances.encryption import Vault
-from receiver.instances.keys import OpenedKey, opened_keys
+from receiver.instances.encryption import SecretBox
+from receiver.instances.keys import DecryptedKey, decrypted_keys
 from receiver.openconnectors.signatures import SignatureKey, verify
 from receiver.settings import DEFAULT_INSTANCE
 
@@ -51,15 +51,19 @@ class Again:
 class Keys:
     """All signature keys, those of the environment and retired ones too, to explain with."""
 
-    def __init__(self, stored: Sequence[OpenedKey], default_keys: Sequence[SignatureKey]) -> None:
-        given = [OpenedKey(DEFAULT_INSTANCE, key, None) for key in default_keys]
+    def __init__(
+        self, stored: Sequence[DecryptedKey], default_keys: Sequence[SignatureKey]
+    ) -> None:
+        given = [DecryptedKey(DEFAULT_INSTANCE, key, None) for key in default_keys]
         self._keys = [*given, *stored]
 
     @classmethod
-    def read(cls, database: Database, vault: Vault, default_keys: Sequence[SignatureKey]) -> "Keys":
+    def read(
+        cls, database: Database, secret_box: SecretBox, default_keys: Sequence[SignatureKey]
+    ) -> "Keys":
         """Read them. Raises StoreUnavailable."""
         with database.read() as session:
-            return cls(opened_keys(session, vault), default_keys)
+            return cls(decrypted_keys(session, secret_box), default_keys)
 
     def explain(self, refused: Rejection, *, deep: bool = True) -> Explained:
         """Tell why a delivery was refused, and by whose key it is right.
@@ -126,7 +130,7 @@ class Quarantine:
         return True
 
 
-def _signed_by(keys: Sequence[OpenedKey], body: bytes, header: str) -> OpenedKey | None:
+def _signed_by(keys: Sequence[DecryptedKey], body: bytes, header: str) -> DecryptedKey | None:
     for each in keys:
         try:
             verify(body, header, [each.key])
@@ -136,7 +140,7 @@ def _signed_by(keys: Sequence[OpenedKey], body: bytes, header: str) -> OpenedKey
     return None
 
 
-def _likely(keys: Sequence[OpenedKey], body: bytes, header: str) -> Explained | None:
+def _likely(keys: Sequence[DecryptedKey], body: bytes, header: str) -> Explained | None:
     """What most likely went wrong, if one of the keys tells."""
     for each in keys:
         told = likely_cause(body, header, each.key.secret)

@@ -8,7 +8,7 @@ import httpx
 
 from receiver.database.engine import Database
 from receiver.errors import CredentialError
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
 from receiver.lib.clock import iso
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
@@ -31,14 +31,16 @@ class Sent:
     duplicate: bool = False
 
 
-def send_test(settings: Settings, database: Database, vault: Vault, instance: str, at: int) -> Sent:
+def send_test(
+    settings: Settings, database: Database, secret_box: SecretBox, instance: str, at: int
+) -> Sent:
     """Send a test callback to our public URL, signed with the instance's newest key.
 
     Raises CredentialError if there is no URL or no key.
     """
     if settings.public_url is None:
         raise CredentialError("RECEIVER_PUBLIC_URL is not set, so there is no way to test")
-    held = Keys(vault, settings.default_keys).fresh(database).instances.get(instance)
+    held = Keys(secret_box, settings.default_keys).fresh(database).instances.get(instance)
     if held is None or not held.keys:
         raise CredentialError(f"there is no usable key of {instance} to sign with")
     target = f"{settings.public_url}/callbacks/{instance}"

@@ -32,7 +32,7 @@ from receiver.database import migrations
 from receiver.database.engine import Database
 from receiver.database.models import MAX_BATCH
 from receiver.errors import ReceiverError, StoreError
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
 from receiver.lib import logs
 from receiver.lib.clock import now_ms
@@ -297,7 +297,7 @@ def main(listener: int, life: int) -> None:
     logs.configure()
     settings = Settings.from_env(os.environ)
     database = migrations.opened(settings.database_url)
-    keys = Keys(Vault(settings.encryption_keys), settings.default_keys)
+    keys = Keys(SecretBox(settings.encryption_keys), settings.default_keys)
     process = WriterProcess(
         socket.socket(fileno=listener), life, Store(database, keys, now_ms), keys
     )

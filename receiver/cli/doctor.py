@@ -25,7 +25,7 @@ from receiver.database import durability, migrations
 from receiver.database.engine import Database
 from receiver.errors import CredentialError, StoreError
 from receiver.instances import registry
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import InstanceKeys, Keys
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES, SignatureKey
@@ -64,7 +64,7 @@ class Context:
 
     settings: Settings
     database: Database
-    vault: Vault
+    secret_box: SecretBox
     clock: Callable[[], int] = now_ms
 
 
@@ -258,16 +258,16 @@ def workers(_context: Context) -> Finding:
 
 
 def _keys(context: Context) -> Mapping[str, InstanceKeys]:
-    keys = Keys(context.vault, context.settings.default_keys)
+    keys = Keys(context.secret_box, context.settings.default_keys)
     return keys.fresh(context.database).instances
 
 
 def _unreadable_secrets(context: Context) -> list[str]:
     broken = []
     with context.database.read() as session:
-        for name in registry.with_vendor_secrets(session):
+        for name in registry.list_instances_with_secrets(session):
             try:
-                registry.vendor_secrets(session, context.vault, name)
+                registry.vendor_secrets(session, context.secret_box, name)
             except CredentialError:
                 broken.append(name)
     return broken
@@ -379,7 +379,7 @@ def doctor(json_: bool) -> None:
     settings = Settings.from_env(os.environ)
     database = Database(settings.database_url)
     try:
-        found = list(run_checks(Context(settings, database, Vault(settings.encryption_keys))))
+        found = list(run_checks(Context(settings, database, SecretBox(settings.encryption_keys))))
     finally:
         database.close()
     text = "\n".join(map(_line, found))

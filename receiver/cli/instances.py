@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from typing import Any, TypedDict, get_args
+from typing import Any, get_args
 
 import click
 import structlog
@@ -22,9 +22,10 @@ from receiver.cli.output import (
 )
 from receiver.cli.remote import secret, secret_file
 from receiver.cli.serve import actor, opened
-from receiver.instances import audit, registry, tokens
+from receiver.database import audit
 from receiver.instances import keys as signature_keys
-from receiver.instances.encryption import Vault
+from receiver.instances import registry, tokens
+from receiver.instances.encryption import SecretBox
 from receiver.lib.clock import iso, now_ms
 from receiver.openconnectors.notifications import MAX_TIME_MS
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES
@@ -34,13 +35,6 @@ from receiver.settings import INSTANCE_NAME, duration_ms
 _TOKEN_NAME = re.compile(r"(?!cli:)[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,100}")
 
 log = structlog.get_logger()
-
-
-class _VendorOptions(TypedDict):
-    hub: str | None
-    element_token: bytes | None
-    user_secret: bytes | None
-    organization_secret: bytes | None
 
 
 def _vendors(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,7 +63,7 @@ def _vendor_options(
     element_token_file: str | None,
     user_secret_file: str | None,
     organization_secret_file: str | None,
-) -> _VendorOptions:
+) -> registry.VendorOptions:
     return {
         "hub": hub,
         "element_token": _vendor_secret(element_token_file),
@@ -107,18 +101,18 @@ def add_instance(
         raise click.UsageError(f"{plain(name)}: a name is 1 to 64 of A-Z, a-z, 0-9, _ and -")
     key, options = secret(signature_key_file), _vendor_options(**vendors)
     with opened(makes_file=True) as (settings, database):
-        vault = Vault(settings.encryption_keys)
+        secret_box = SecretBox(settings.encryption_keys)
         key_id = None
         now, who = now_ms(), actor()
         with database.write() as session:
-            registry.add_instance(session, vault, name, now, **options)
+            registry.add_instance(session, secret_box, name, now, **options)
             if key is not None:
-                key_id = signature_keys.add_key(session, vault, name, key, now)
-                warn_of(key, signature_keys.shared_with(session, vault, name, key))
-            audit.note(session, at=now, actor=who, action="instance.add", subject=name)
+                key_id = signature_keys.add_key(session, secret_box, name, key, now)
+                warn_of(key, signature_keys.shared_with(session, secret_box, name, key))
+            audit.record(session, at=now, actor=who, action="instance.add", subject=name)
             if key_id is not None:
                 place = f"{name}/{key_id}"
-                audit.note(session, at=now, actor=who, action="key.add", subject=place)
+                audit.record(session, at=now, actor=who, action="key.add", subject=place)
         base = settings.public_url or "https://<your host>"
     url = f"{base}/callbacks/{name}"
     if key is None:
@@ -145,9 +139,9 @@ def set_instance(name: str, **vendors: str | None) -> None:
     if not named:
         raise click.UsageError("nothing to set: name an option, such as --hub")
     with opened() as (settings, database), database.write() as session:
-        registry.change_instance(session, Vault(settings.encryption_keys), name, **options)
+        registry.change_instance(session, SecretBox(settings.encryption_keys), name, **options)
         note = {"actor": actor(), "action": "instance.set", "subject": name, "detail": named}
-        audit.note(session, at=now_ms(), **note)
+        audit.record(session, at=now_ms(), **note)
     click.echo(f"{name}: {named} set")
 
 
@@ -172,7 +166,7 @@ def remove_instance(name: str, yes: bool) -> None:
     confirm(f"Remove {plain(name)} and its keys? Its callbacks are rejected then.", yes=yes)
     with opened() as (_, database), database.write() as session:
         registry.remove_instance(session, name)
-        audit.note(session, at=now_ms(), actor=actor(), action="instance.remove", subject=name)
+        audit.record(session, at=now_ms(), actor=actor(), action="instance.remove", subject=name)
     click.echo(f"{name} removed")
 
 
@@ -195,12 +189,12 @@ def add_key(instance: str, path: str, json_: bool) -> None:
     """Add a signature key; a running receiver accepts it from its next request on."""
     key = secret(path) or b""
     with opened(makes_file=True) as (settings, database), database.write() as session:
-        vault = Vault(settings.encryption_keys)
+        secret_box = SecretBox(settings.encryption_keys)
         now = now_ms()
-        key_id = signature_keys.add_key(session, vault, instance, key, now)
-        warn_of(key, signature_keys.shared_with(session, vault, instance, key))
+        key_id = signature_keys.add_key(session, secret_box, instance, key, now)
+        warn_of(key, signature_keys.shared_with(session, secret_box, instance, key))
         place = f"{instance}/{key_id}"
-        audit.note(session, at=now, actor=actor(), action="key.add", subject=place)
+        audit.record(session, at=now, actor=actor(), action="key.add", subject=place)
     show({"id": key_id, "instance": instance}, key_id, json_)
 
 
@@ -230,7 +224,7 @@ def retire_key(key: tuple[str, ...]) -> None:
     with opened() as (_, database), database.write() as session:
         now = now_ms()
         signature_keys.retire_key(session, key_id, instance, now)
-        audit.note(session, at=now, actor=actor(), action="key.retire", subject=key_id)
+        audit.record(session, at=now, actor=actor(), action="key.retire", subject=key_id)
     click.echo(f"{key_id} retired")
 
 
@@ -270,7 +264,7 @@ def create_token(
         reach = (
             f"{scope}; {', '.join(only) or 'all instances'}; until {iso(expires_at) or 'revoked'}"
         )
-        audit.note(
+        audit.record(
             session, at=now, actor=actor(), action="token.create", subject=name, detail=reach
         )
     log.info("a token was created", name=name, scope=scope, by=actor())
@@ -283,7 +277,7 @@ def create_token(
 def list_tokens(json_: bool) -> None:
     """List tokens by name, never the tokens themselves."""
     with opened() as (_, database), database.read() as session:
-        rows = timed(tokens.tokens(session))
+        rows = timed(tokens.list_tokens(session))
     columns = ("id", "name", "scope", "instances", "created_at", "expires_at", "revoked_at")
     show({"tokens": rows}, table(rows, columns), json_)
 
@@ -295,7 +289,7 @@ def revoke_token(token: str) -> None:
     with opened() as (_, database), database.write() as session:
         now = now_ms()
         ended = tokens.revoke_token(session, token, now)
-        audit.note(session, at=now, actor=actor(), action="token.revoke", subject=token)
+        audit.record(session, at=now, actor=actor(), action="token.revoke", subject=token)
     log.info("a token was revoked", token=token, ended=ended, by=actor())
     click.echo(f"{count(ended, 'token')} revoked")
 

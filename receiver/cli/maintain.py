@@ -32,12 +32,12 @@ from receiver.cli.output import (
     warn,
 )
 from receiver.cli.serve import actor, opened
+from receiver.database import audit as audit_log
 from receiver.database.alarm_models import Alarm
 from receiver.database.engine import Database, database_time
 from receiver.database.retention import Retention
 from receiver.errors import StoreError
-from receiver.instances import audit as audit_log
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
 from receiver.jobs.erasure import erase as erase_job
 from receiver.jobs.queries import find_jobs
@@ -89,7 +89,7 @@ def reconcile(
     """
     check_environment()
     with opened(must_answer=every is None) as (settings, database):
-        keys = Keys(Vault(settings.encryption_keys), settings.default_keys)
+        keys = Keys(SecretBox(settings.encryption_keys), settings.default_keys)
         intake = Intake(settings, database, keys, now_ms)
         vendor = Upstream(settings.vendor_url)
         reconciler = Reconciler(settings, database, intake, vendor, actor=actor())
@@ -195,7 +195,7 @@ def erase(job_id: str, instance: str | None, yes: bool, json_: bool) -> None:
         with database.write() as session:
             erased = erase_job(session, job_id, name, database_time(session, now_ms))
             if erased is not None:
-                audit_log.note(
+                audit_log.record(
                     session,
                     at=now_ms(),
                     actor=actor(),
@@ -337,14 +337,14 @@ def audit(limit: int, verify: bool, json_: bool) -> None:
     Note the last hash elsewhere from time to time: only that shows a chain rewritten as a whole.
     """
     with opened() as (_, database), database.read() as session:
-        faults = list(audit_log.faults(session)) if verify else []
+        faults = list(audit_log.find_faults(session)) if verify else []
         rows = [
             {
                 **{name: getattr(entry, name) for name in _ENTRY},
                 "at": iso(entry.at),
                 "hash": entry.hash.hex(),
             }
-            for entry in audit_log.entries(session, 1 if verify else limit)
+            for entry in audit_log.list_entries(session, 1 if verify else limit)
         ]
     if not verify:
         show({"entries": rows}, table(rows, _ENTRY), json_)

@@ -16,7 +16,7 @@ from receiver.cli.output import USAGE, Failure, as_json, show
 from receiver.database import durability, migrations
 from receiver.database.engine import Database
 from receiver.errors import StoreError
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
 from receiver.lib.http_client import check_environment
 from receiver.settings import Settings
@@ -99,7 +99,7 @@ def serve(bind: str, workers: int | None) -> None:
 
 
 def _warn_without_keys(settings: Settings, database: Database) -> None:
-    keys = Keys(Vault(settings.encryption_keys), settings.default_keys)
+    keys = Keys(SecretBox(settings.encryption_keys), settings.default_keys)
     with suppress(StoreError):  # it may be there later
         if not any(held.keys for held in keys.fresh(database).instances.values()):
             log.warning("there is no signature key: every callback is rejected", remedy=_ADD_KEY)

@@ -12,7 +12,7 @@ from receiver.callbacks.trigger import send_signed
 from receiver.cli.output import CREDENTIALS, OK, UNREACHABLE, USAGE, Failure, as_json, show
 from receiver.cli.remote import secret, secret_file, unreachable
 from receiver.cli.serve import opened
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.signatures import SignatureKey
@@ -82,7 +82,7 @@ def _key(instance: str, key_file: str | None) -> SignatureKey:
     if instance == DEFAULT_INSTANCE and settings.default_keys:
         return settings.default_keys[0]
     with opened() as (_, database):
-        keys = Keys(Vault(settings.encryption_keys), settings.default_keys)
+        keys = Keys(SecretBox(settings.encryption_keys), settings.default_keys)
         known = keys.fresh(database).instances.get(instance)
     if known is None or not known.keys:
         text = f"there is no usable key of {instance}: name one with --key-file"

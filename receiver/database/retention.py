@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
-from receiver.database import pruning
+from receiver.database import audit, pruning
 from receiver.database.engine import Database, database_time
 from receiver.database.leases import is_steady
 from receiver.errors import ClockStepped
-from receiver.instances import audit
 from receiver.lib.clock import MINUTE_MS
 from receiver.settings import Settings
 
@@ -81,7 +80,7 @@ class Retention:
             if any(deleted.values()) or not claimed:
                 told = ", ".join(f"{rows} {kind}" for kind, rows in deleted.items() if rows)
                 told = told or "nothing"
-                audit.note(session, at=now, actor=self._actor, action="prune", subject=told)
+                audit.record(session, at=now, actor=self._actor, action="prune", subject=told)
             state = pruning.note_pass(session, began, now, deleted)
             if claimed:
                 state.next_at = began + PERIOD_MS

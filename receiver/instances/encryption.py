@@ -1,7 +1,7 @@
-"""Sealing secrets for the database.
+"""Encryption of the secrets in the database.
 
-Fernet authenticates what it encrypts but not where it lies, so a sealed secret carries its place:
-a row whose ciphertext was swapped with another's does not open.
+Fernet authenticates what it encrypts but not where it is stored, so the row and column are
+encrypted with the secret: a ciphertext that was swapped with another row's does not decrypt.
 """
 
 import json
@@ -13,39 +13,33 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from receiver.errors import CredentialError
 
 
-class Vault:
-    """Seals secrets with the newest encryption key, and opens them with any.
+class SecretBox:
+    """Encrypts secrets with the newest key, and decrypts them with any.
 
-    encryption_keys -- Fernet keys, newest first; with none, sealing and opening raise
-    CredentialError.
+    encryption_keys -- Fernet keys, newest first; with none, both methods raise CredentialError.
     """
 
     def __init__(self, encryption_keys: Sequence[str]) -> None:
-        self._fernet = MultiFernet([Fernet(key) for key in encryption_keys] or [_NO_KEY])
-        self._usable = bool(encryption_keys)
+        self._keys = [Fernet(key) for key in encryption_keys]
 
-    def seal(self, place: Sequence[str], secret: bytes) -> bytes:
-        """Encrypt a secret together with the place it is kept at."""
-        self._check()
+    def encrypt(self, place: Sequence[str], secret: bytes) -> bytes:
+        """Encrypt a secret for the place where it is stored."""
         content = json.dumps([*place, b64encode(secret).decode()])
-        return self._fernet.encrypt(content.encode())
+        return self._fernet().encrypt(content.encode())
 
-    def open(self, place: Sequence[str], sealed: bytes) -> bytes:
-        """Decrypt what was sealed at `place`. Raises CredentialError."""
-        self._check()
+    def decrypt(self, place: Sequence[str], ciphertext: bytes) -> bytes:
+        """Decrypt the secret stored at `place`. Raises CredentialError."""
         try:
-            *sealed_at, secret = json.loads(self._fernet.decrypt(sealed))
+            *encrypted_for, secret = json.loads(self._fernet().decrypt(ciphertext))
         except InvalidToken:
-            raise CredentialError("a secret was sealed with a key that is not given") from None
-        if sealed_at != list(place):
-            raise CredentialError("a sealed secret lies in a row it was not sealed for")
+            raise CredentialError("a secret was encrypted with a key that is not set") from None
+        if encrypted_for != list(place):
+            raise CredentialError("an encrypted secret is in a row it was not encrypted for")
         return b64decode(secret)
 
-    def _check(self) -> None:
-        if not self._usable:
+    def _fernet(self) -> MultiFernet:
+        if not self._keys:
             raise CredentialError(
                 "RECEIVER_ENCRYPTION_KEYS is needed to keep keys and secrets in the database"
             )
-
-
-_NO_KEY = Fernet(Fernet.generate_key())
+        return MultiFernet(self._keys)

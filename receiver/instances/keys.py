@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -18,7 +19,7 @@ from receiver.errors import (
     SignatureMismatch,
     UnknownInstance,
 )
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 from receiver.instances.registry import add_instance, count_change, key_version
 from receiver.openconnectors.signatures import SignatureKey, verify
 from receiver.settings import DEFAULT_INSTANCE
@@ -53,13 +54,13 @@ class KeySnapshot:
         Raises a SignatureError, or KeyUnusable where a key that cannot be decrypted may have.
         An unknown instance takes as long as one with a key.
         """
-        held = self.instances.get(instance)
-        if held is None:
+        known = self.instances.get(instance)
+        if known is None:
             return _reject_unknown(body, signature)
         try:
-            return verify(body, signature, held.keys)
+            return verify(body, signature, known.keys)
         except (SignatureMismatch, NoSignatureKey):
-            if held.broken:
+            if known.broken:
                 raise KeyUnusable("a key of this instance cannot be decrypted") from None
             raise
 
@@ -78,8 +79,8 @@ class Keys:
     and judges by a snapshot of that version.
     """
 
-    def __init__(self, vault: Vault, default_keys: Sequence[SignatureKey]) -> None:
-        self._vault, self._default_keys = vault, tuple(default_keys)
+    def __init__(self, secret_box: SecretBox, default_keys: Sequence[SignatureKey]) -> None:
+        self._secret_box, self._default_keys = secret_box, tuple(default_keys)
         self.current = KeySnapshot(-1, {})
 
     def fresh(self, database: Database) -> KeySnapshot:
@@ -92,32 +93,32 @@ class Keys:
     def load(self, connection: Connection) -> KeySnapshot:
         """Read a snapshot in a transaction; from now on it is the current one."""
         version = key_version(connection)
-        held: dict[str, list[SignatureKey]] = {
+        keys: dict[str, list[SignatureKey]] = {
             name: [] for name in connection.scalars(select(Instance.name))
         }
         if self._default_keys:
-            held.setdefault(DEFAULT_INSTANCE, []).extend(self._default_keys)
+            keys.setdefault(DEFAULT_INSTANCE, []).extend(self._default_keys)
         broken = set()
         active = (
             select(StoredKey.instance, StoredKey.id, StoredKey.sealed)
             .where(StoredKey.retired_at.is_(None))
             .order_by(StoredKey.created_at.desc(), StoredKey.id)
         )
-        for instance, id_, sealed in connection.execute(active):
+        for instance, id_, ciphertext in connection.execute(active):
             try:
-                secret = self._vault.open((instance, id_), sealed)
-                held[instance].append(SignatureKey(id_, secret))
+                secret = self._secret_box.decrypt((instance, id_), ciphertext)
+                keys[instance].append(SignatureKey(id_, secret))
             except CredentialError:
                 broken.add(instance)
         if version != self.current.version >= 0:
             log.info("instances or keys were changed", version=version)
-        instances = {name: InstanceKeys(tuple(ks), name in broken) for name, ks in held.items()}
+        instances = {name: InstanceKeys(tuple(ks), name in broken) for name, ks in keys.items()}
         self.current = KeySnapshot(version, instances)
         return self.current
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedKey:
+class DecryptedKey:
     """A key as it is needed to explain a rejection."""
 
     instance: str
@@ -125,8 +126,8 @@ class OpenedKey:
     retired_at: int | None
 
 
-def add_key(session: Session, vault: Vault, instance: str, secret: bytes, now: int) -> str:
-    """Add a signature key as the newest of an instance, and give its id.
+def add_key(session: Session, secret_box: SecretBox, instance: str, secret: bytes, now: int) -> str:
+    """Add a signature key as the newest of an instance; return its id.
 
     Raises CredentialError if the instance is unknown, has MAX_ACTIVE_KEYS already or has this very
     key, or if the key is empty or ends in a NUL byte.
@@ -136,20 +137,20 @@ def add_key(session: Session, vault: Vault, instance: str, secret: bytes, now: i
     if session.get(Instance, instance, with_for_update=True) is None:
         if instance != DEFAULT_INSTANCE:
             raise CredentialError(f"there is no instance {instance}")
-        add_instance(session, vault, instance, now)
+        add_instance(session, secret_box, instance, now)
     active = session.scalars(
         select(StoredKey).where(StoredKey.instance == instance, StoredKey.retired_at.is_(None))
     ).all()
     if len(active) >= MAX_ACTIVE_KEYS:
         raise CredentialError(f"{instance} has {len(active)} keys already: retire one first")
-    if any(vault.open((instance, key.id), key.sealed) == secret for key in active):
+    if any(_decrypt(row, secret_box) == secret for row in active):
         raise CredentialError(f"{instance} has this key already")
-    newest = max((key.created_at for key in active), default=0)
+    newest = max((row.created_at for row in active), default=0)
     session.add(
         StoredKey(
             id=key_id,
             instance=instance,
-            sealed=vault.seal((instance, key_id), secret),
+            sealed=secret_box.encrypt((instance, key_id), secret),
             created_at=max(now, newest + 1),
         )
     )
@@ -158,12 +159,10 @@ def add_key(session: Session, vault: Vault, instance: str, secret: bytes, now: i
     return key_id
 
 
-def shared_with(session: Session, vault: Vault, instance: str, secret: bytes) -> list[str]:
-    """Other instances that hold the same key: a body of one can be posted to the other."""
+def shared_with(session: Session, secret_box: SecretBox, instance: str, secret: bytes) -> list[str]:
+    """Return other instances that have the same key: a body of one can be posted to the other."""
     rows = session.scalars(select(StoredKey).where(StoredKey.instance != instance))
-    return sorted(
-        {row.instance for row in rows if vault.open((row.instance, row.id), row.sealed) == secret}
-    )
+    return sorted({row.instance for row in rows if _decrypt(row, secret_box) == secret})
 
 
 def retire_key(session: Session, key_id: str, instance: str | None, now: int) -> None:
@@ -177,29 +176,24 @@ def retire_key(session: Session, key_id: str, instance: str | None, now: int) ->
 
 
 def list_keys(session: Session, instance: str | None = None) -> list[dict[str, object]]:
-    """Every key in the database, newest first in its instance, without secrets."""
-    statement = select(StoredKey).order_by(StoredKey.instance, StoredKey.created_at.desc())
+    """Return every key in the database, newest first in its instance, without secrets."""
+    columns = (StoredKey.id, StoredKey.instance, StoredKey.created_at)
+    statement = select(*columns, StoredKey.last_used_at, StoredKey.retired_at)
+    statement = statement.order_by(StoredKey.instance, StoredKey.created_at.desc())
     if instance is not None:
         statement = statement.where(StoredKey.instance == instance)
-    return [
-        {
-            "id": row.id,
-            "instance": row.instance,
-            "created_at": row.created_at,
-            "last_used_at": row.last_used_at,
-            "retired_at": row.retired_at,
-        }
-        for row in session.scalars(statement)
-    ]
+    return [dict(row) for row in session.execute(statement).mappings()]
 
 
-def opened_keys(session: Session, vault: Vault) -> list[OpenedKey]:
-    """Every key in the database that can be opened, newest first, retired ones too."""
-    found = []
+def decrypted_keys(session: Session, secret_box: SecretBox) -> list[DecryptedKey]:
+    """Return every key in the database that can be decrypted, newest first, retired ones too."""
+    keys = []
     for row in session.scalars(select(StoredKey).order_by(StoredKey.created_at.desc())):
-        try:
-            key = SignatureKey(row.id, vault.open((row.instance, row.id), row.sealed))
-        except CredentialError:
-            continue
-        found.append(OpenedKey(row.instance, key, row.retired_at))
-    return found
+        with suppress(CredentialError):
+            key = SignatureKey(row.id, _decrypt(row, secret_box))
+            keys.append(DecryptedKey(row.instance, key, row.retired_at))
+    return keys
+
+
+def _decrypt(row: StoredKey, secret_box: SecretBox) -> bytes:
+    return secret_box.decrypt((row.instance, row.id), row.sealed)

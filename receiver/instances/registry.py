@@ -1,66 +1,63 @@
-"""Instances: what they are called, and what they are asked about at the vendor with, encrypted."""
+"""Instances: their names, and the encrypted secrets that the vendor is asked with."""
 
 from dataclasses import dataclass, field
+from typing import TypedDict, Unpack
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, and_, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from receiver.database.engine import affected
 from receiver.database.models import Instance, KeyVersion, StoredKey
 from receiver.errors import CredentialError
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
+
+HAS_VENDOR_SECRETS = and_(Instance.element_token.is_not(None), Instance.user_secret.is_not(None))
+
+
+class VendorOptions(TypedDict, total=False):
+    """What the vendor is asked with; None is not set."""
+
+    hub: str | None
+    element_token: bytes | None
+    user_secret: bytes | None
+    organization_secret: bytes | None
 
 
 def add_instance(
-    session: Session,
-    vault: Vault,
-    name: str,
-    now: int,
-    *,
-    hub: str | None = None,
-    element_token: bytes | None = None,
-    user_secret: bytes | None = None,
-    organization_secret: bytes | None = None,
+    session: Session, secret_box: SecretBox, name: str, now: int, **options: Unpack[VendorOptions]
 ) -> None:
-    """Make an instance. Raises CredentialError if there is one of that name."""
+    """Add an instance. Raises CredentialError if there is one of that name."""
     if session.get(Instance, name):
         raise CredentialError(
             f"there is an instance {name} already; `receiver instances set` changes it"
         )
-    row = Instance(name=name, created_at=now, hub=hub)
-    _encrypt(row, vault, element_token, user_secret, organization_secret)
+    row = Instance(name=name, created_at=now)
+    _set_options(row, secret_box, options)
     session.add(row)
     session.flush()
     count_change(session)
 
 
 def change_instance(
-    session: Session,
-    vault: Vault,
-    name: str,
-    *,
-    hub: str | None = None,
-    element_token: bytes | None = None,
-    user_secret: bytes | None = None,
-    organization_secret: bytes | None = None,
+    session: Session, secret_box: SecretBox, name: str, **options: Unpack[VendorOptions]
 ) -> None:
-    """Give an instance what is not None; the rest stays. Raises CredentialError: no such one."""
+    """Set those options that are not None. Raises CredentialError if there is no such instance."""
     row = session.get(Instance, name, with_for_update=True)
     if row is None:
         raise CredentialError(f"there is no instance {name}")
-    row.hub = row.hub if hub is None else hub
-    _encrypt(row, vault, element_token, user_secret, organization_secret)
+    _set_options(row, secret_box, options)
 
 
-def _encrypt(row: Instance, vault: Vault, *secrets_: bytes | None) -> None:
-    columns = ("element_token", "user_secret", "organization_secret")
-    for column, secret in zip(columns, secrets_, strict=True):
-        if secret:
-            setattr(row, column, vault.seal((row.name, column.replace("_", " ")), secret))
+def _set_options(row: Instance, secret_box: SecretBox, options: VendorOptions) -> None:
+    for column, value in options.items():
+        if isinstance(value, bytes):
+            setattr(row, column, secret_box.encrypt(_place(row, column), value))
+        elif value is not None:
+            setattr(row, column, value)
 
 
 def remove_instance(session: Session, name: str) -> None:
-    """Forget an instance and its keys; its events and jobs stay. Raises CredentialError."""
+    """Delete an instance and its keys; its events and jobs stay. Raises CredentialError."""
     session.execute(delete(StoredKey).where(StoredKey.instance == name))
     if not affected(session, delete(Instance).where(Instance.name == name)):
         raise CredentialError(f"there is no instance {name}")
@@ -68,28 +65,25 @@ def remove_instance(session: Session, name: str) -> None:
 
 
 def list_instances(session: Session) -> list[dict[str, object]]:
-    """Every instance in the database, by name, without secrets."""
+    """Return every instance in the database, by name, without secrets."""
     active = (
-        select(StoredKey.instance, func.count().label("keys"))
-        .where(StoredKey.retired_at.is_(None))
-        .group_by(StoredKey.instance)
+        select(func.count())
+        .where(StoredKey.instance == Instance.name, StoredKey.retired_at.is_(None))
+        .scalar_subquery()
     )
-    keys = {row.instance: row.keys for row in session.execute(active)}
-    return [
-        {
-            "name": row.name,
-            "hub": row.hub,
-            "keys": keys.get(row.name, 0),
-            "vendor_secrets": bool(row.element_token and row.user_secret),
-            "created_at": row.created_at,
-        }
-        for row in session.scalars(select(Instance).order_by(Instance.name))
-    ]
+    statement = select(
+        Instance.name,
+        Instance.hub,
+        active.label("keys"),
+        HAS_VENDOR_SECRETS.label("vendor_secrets"),
+        Instance.created_at,
+    )
+    return [dict(row) for row in session.execute(statement.order_by(Instance.name)).mappings()]
 
 
 @dataclass(frozen=True, slots=True)
 class VendorSecrets:
-    """What an instance is asked about at the vendor with, as values of the header Authorization.
+    """Values of the header Authorization for requests to the vendor about an instance.
 
     queue -- for the vendor's queue of deliveries, which wants the organization's secret.
     """
@@ -99,33 +93,35 @@ class VendorSecrets:
     hub: str | None
 
 
-def vendor_secrets(session: Session, vault: Vault, instance: str) -> VendorSecrets | None:
-    """Give an instance's secrets, or None if it has not both. Raises CredentialError."""
+def vendor_secrets(session: Session, secret_box: SecretBox, instance: str) -> VendorSecrets | None:
+    """Return an instance's secrets; None if it has not both. Raises CredentialError."""
     row = session.get(Instance, instance)
     if row is None or not row.element_token or not row.user_secret:
         return None
-    token = _header_text(vault.open((instance, "element token"), row.element_token))
-    user = _header_text(vault.open((instance, "user secret"), row.user_secret))
-    authorization = queue = f"Element {token}, User {user}"
-    if row.organization_secret:
-        place = (instance, "organization secret")
-        queue = (
-            f"User {user}, Organization {_header_text(vault.open(place, row.organization_secret))}"
-        )
-    return VendorSecrets(authorization, queue, row.hub)
+    user = _decrypt(row, secret_box, "user_secret")
+    authorization = f"Element {_decrypt(row, secret_box, 'element_token')}, User {user}"
+    if not row.organization_secret:
+        return VendorSecrets(authorization, authorization, row.hub)
+    organization = _decrypt(row, secret_box, "organization_secret")
+    return VendorSecrets(authorization, f"User {user}, Organization {organization}", row.hub)
 
 
-def with_vendor_secrets(session: Session) -> list[str]:
-    """Name the instances that the vendor can be asked about."""
-    both = Instance.element_token.is_not(None) & Instance.user_secret.is_not(None)
-    return list(session.scalars(select(Instance.name).where(both).order_by(Instance.name)))
+def list_instances_with_secrets(session: Session) -> list[str]:
+    """Return the names of the instances that the vendor can be asked about."""
+    names = select(Instance.name).where(HAS_VENDOR_SECRETS)
+    return list(session.scalars(names.order_by(Instance.name)))
 
 
-def _header_text(secret: bytes) -> str:
+def _decrypt(row: Instance, secret_box: SecretBox, column: str) -> str:
+    secret = secret_box.decrypt(_place(row, column), getattr(row, column))
     text = secret.decode("ascii", "replace")
     if not text.isascii() or not text.isprintable():
         raise CredentialError("a vendor secret holds bytes that no header can carry")
     return text
+
+
+def _place(row: Instance, column: str) -> tuple[str, str]:
+    return row.name, column.replace("_", " ")
 
 
 def key_version(connection: Connection | Session) -> int:

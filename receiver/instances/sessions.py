@@ -1,7 +1,7 @@
-"""Who is signed in at the dashboard: rows, so that any node knows them and sign-out is at once.
+"""Sessions of the dashboard: rows, so that any node knows them and sign-out is at once.
 
-Of a session's id, 256 random bits in the browser's cookie, only the SHA-256 is kept. A session
-reaches as far as its token, and no longer than it.
+Of a session's id, 256 random bits in the browser's cookie, only the SHA-256 is stored. A session
+reaches as far as its token, and ends with it.
 """
 
 import secrets
@@ -15,11 +15,11 @@ from sqlalchemy.orm import Session
 from receiver.database.alarm_models import Watch
 from receiver.database.engine import Database
 from receiver.database.models import Instance, SignIn, Token
-from receiver.instances.tokens import TOKEN_COLUMNS, Bearer, bearer, bearer_of, token_hash
-from receiver.lib.clock import MINUTE_MS
+from receiver.instances.tokens import TOKEN_COLUMNS, Bearer, bearer_of, token_hash
+from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS
 
-IDLE_MS = 12 * 60 * MINUTE_MS
-LONGEST_MS = 7 * 24 * 60 * MINUTE_MS
+MAX_IDLE_MS = 12 * HOUR_MS
+MAX_AGE_MS = 7 * DAY_MS
 
 # With the names of the instances and the lease of who checks for alarms, which every page shows:
 # asked for on the way, they cost nothing.
@@ -36,10 +36,10 @@ _SIGNED_IN = (
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """Who is signed in. stale -- whether `touch` is due. notice -- what to tell them, once.
+    """A session. stale -- whether `touch` is due. notice -- shown on the next page, once.
 
-    instances -- the names of all in the database. watched_until -- ms: how long whoever checks for
-    alarms holds that lease.
+    instances -- the names of all in the database. watched_until -- ms: until when whoever checks
+    for alarms has that lease.
     """
 
     bearer: Bearer
@@ -50,53 +50,54 @@ class SignedIn:
 
 
 def sign_in(session: Session, token: str, now: int) -> str | None:
-    """Begin a session with a token; give its id, or None if the token is not valid now."""
-    if bearer(session, token, now) is None:
+    """Begin a session with a token; return its id, or None if the token is not valid now."""
+    of_token = select(Token.id, Token.expires_at, *TOKEN_COLUMNS)
+    row = session.execute(of_token.where(Token.sha256 == token_hash(token))).first()
+    if row is None or bearer_of(row[2:], now) is None:
         return None
-    of_token = select(Token.id, Token.expires_at).where(Token.sha256 == token_hash(token))
-    token_id, expires_at = session.execute(of_token).one()
     session.execute(
-        delete(SignIn).where((SignIn.expires_at <= now) | (SignIn.last_seen_at <= now - IDLE_MS))
+        delete(SignIn).where(
+            (SignIn.expires_at <= now) | (SignIn.last_seen_at <= now - MAX_IDLE_MS)
+        )
     )
     session_id = secrets.token_urlsafe(32)
     session.add(
         SignIn(
             sha256=token_hash(session_id),
-            token=token_id,
+            token=row.id,
             created_at=now,
             last_seen_at=now,
-            expires_at=min(now + LONGEST_MS, expires_at or now + LONGEST_MS),
+            expires_at=min(now + MAX_AGE_MS, row.expires_at or now + MAX_AGE_MS),
         )
     )
     return session_id
 
 
-def signed_in(database: Database, session_id: str, now: int) -> SignedIn | None:
-    """Tell whose a session is, or None if there is none, or it or its token is over."""
+def find_session(database: Database, session_id: str, now: int) -> SignedIn | None:
+    """Return a session; None if there is none, or it or its token has ended."""
     rows = database.rows(_SIGNED_IN, {"sha256": token_hash(session_id)})
     if not rows:
         return None
     last_seen_at, expires_at, notice, names, watched_until, *token = rows[0]
-    if expires_at <= now or last_seen_at <= now - IDLE_MS:
-        return None
-    found = bearer_of(token, now)
-    if found is None:
+    bearer = bearer_of(token, now)
+    if bearer is None or expires_at <= now or last_seen_at <= now - MAX_IDLE_MS:
         return None
     instances = sorted(names.split(",")) if names else []
     stale = last_seen_at < now - MINUTE_MS
-    return SignedIn(found, stale, notice, instances, watched_until or 0)
+    return SignedIn(bearer, stale, notice, instances, watched_until or 0)
 
 
 def touch(session: Session, session_id: str, now: int) -> None:
-    """Remember that a session is in use; to the minute, for each is a write."""
-    mine = update(SignIn).where(SignIn.sha256 == token_hash(session_id), SignIn.last_seen_at < now)
-    session.execute(mine.values(last_seen_at=now))
+    """Record that a session is in use; to the minute, since each time is a write."""
+    this = SignIn.sha256 == token_hash(session_id)
+    older = update(SignIn).where(this, SignIn.last_seen_at < now)
+    session.execute(older.values(last_seen_at=now))
 
 
-def notify(session: Session, session_id: str, notice: str | None) -> None:
-    """Set what the next page tells whoever is signed in; None: it was told."""
-    mine = update(SignIn).where(SignIn.sha256 == token_hash(session_id))
-    session.execute(mine.values(notice=notice))
+def set_notice(session: Session, session_id: str, notice: str | None) -> None:
+    """Set what the next page shows whoever is signed in; None: it was shown."""
+    this = SignIn.sha256 == token_hash(session_id)
+    session.execute(update(SignIn).where(this).values(notice=notice))
 
 
 def sign_out(session: Session, session_id: str) -> None:

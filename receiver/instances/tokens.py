@@ -1,4 +1,4 @@
-"""API tokens: who may ask, how far and until when. Only their hashes are kept."""
+"""API tokens: who may ask, how far and until when. Only their hashes are stored."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ _BY_HASH = select(*TOKEN_COLUMNS).where(Token.sha256 == bindparam("sha256"))
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """Who asks. instances -- the names it is limited to, or None."""
+    """Whose token it is. instances -- the names it is limited to; None is all."""
 
     name: str
     scope: Scope
@@ -42,7 +42,7 @@ def create_token(
     only: Sequence[str] = (),
     expires_at: int | None = None,
 ) -> str:
-    """Make an API token and give it; nobody can read it again."""
+    """Create and return an API token; nobody can read it again."""
     token = "rcv_" + secrets.token_urlsafe(32)
     session.add(
         Token(
@@ -58,23 +58,17 @@ def create_token(
     return token
 
 
-def who_asks(database: Database, token: str, now: int) -> Bearer | None:
-    """As `bearer`, without a Session."""
+def find_bearer(database: Database, token: str, now: int) -> Bearer | None:
+    """Return the token's bearer; None if it is unknown, expired or revoked.
+
+    A plain look-up by hash: what its timing tells of a hash tells nothing of a token.
+    """
     rows = database.rows(_BY_HASH, {"sha256": token_hash(token)})
     return bearer_of(rows[0], now) if rows else None
 
 
-def bearer(session: Session, token: str, now: int) -> Bearer | None:
-    """Tell whose a token is, or None if it is unknown, expired or revoked.
-
-    A plain look-up by hash: what its timing tells of a hash tells nothing of a token.
-    """
-    row = session.execute(_BY_HASH, {"sha256": token_hash(token)}).first()
-    return row and bearer_of(row, now)
-
-
 def bearer_of(row: Sequence[Any], now: int) -> Bearer | None:
-    """Tell whose a token is from its TOKEN_COLUMNS; None if it is expired or revoked."""
+    """Return the bearer of a token from its TOKEN_COLUMNS; None if it is expired or revoked."""
     name, scope, instances, expires_at, revoked_at = row
     if revoked_at is not None or (expires_at is not None and expires_at <= now):
         return None
@@ -82,20 +76,12 @@ def bearer_of(row: Sequence[Any], now: int) -> Bearer | None:
     return Bearer(name, "operate" if scope == "operate" else "read", only)
 
 
-def tokens(session: Session) -> list[dict[str, object]]:
-    """Every token, oldest first, without the tokens themselves."""
-    return [
-        {
-            "id": row.id,
-            "name": row.name,
-            "scope": row.scope,
-            "instances": row.instances and json.loads(row.instances),
-            "created_at": row.created_at,
-            "expires_at": row.expires_at,
-            "revoked_at": row.revoked_at,
-        }
-        for row in session.scalars(select(Token).order_by(Token.created_at, Token.id))
-    ]
+def list_tokens(session: Session) -> list[dict[str, object]]:
+    """Return every token, oldest first, without the tokens themselves."""
+    columns = (Token.id, Token.name, Token.scope, Token.instances)
+    statement = select(*columns, Token.created_at, Token.expires_at, Token.revoked_at)
+    rows = session.execute(statement.order_by(Token.created_at, Token.id)).mappings()
+    return [{**row, "instances": json.loads(row["instances"] or "null")} for row in rows]
 
 
 def revoke_token(session: Session, id_or_name: str, now: int) -> int:
@@ -109,5 +95,5 @@ def revoke_token(session: Session, id_or_name: str, now: int) -> int:
 
 
 def token_hash(token: str) -> bytes:
-    """Give what is kept of a token."""
+    """Return what is stored of a token."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

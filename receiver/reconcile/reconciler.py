@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from receiver.callbacks.intake import Intake
+from receiver.database import audit
 from receiver.database.engine import Database, database_time
 from receiver.database.models import Submission
 from receiver.errors import (
@@ -26,8 +27,8 @@ from receiver.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
-from receiver.instances import audit, registry
-from receiver.instances.encryption import Vault
+from receiver.instances import registry
+from receiver.instances.encryption import SecretBox
 from receiver.jobs import queries
 from receiver.jobs.failed_records import replace_failed_records
 from receiver.jobs.job import is_ending, is_news
@@ -116,7 +117,7 @@ class Reconciler:
         self._vendor, self._clock, self._actor = vendor, clock, actor
         interval = max(1, round(1000 / settings.vendor_rate))
         self.pacer = Pacer(database, interval, clock, sleep)
-        self._vault = Vault(settings.encryption_keys)
+        self._secret_box = SecretBox(settings.encryption_keys)
 
     def one_pass(
         self, *, everything: bool = False, redeliver: bool = False, results: Path | None = None
@@ -124,7 +125,7 @@ class Reconciler:
         """Ask for the jobs that are due, or for all under way; then fetch errors and results."""
         self.beat()
         with self._database.read() as session:
-            names = registry.with_vendor_secrets(session)
+            names = registry.list_instances_with_secrets(session)
         work: list[Work] = [
             partial(self._poll, everything=everything),
             self._find,
@@ -155,7 +156,7 @@ class Reconciler:
     def check_queues(self) -> bool:
         """Ask what the vendor holds back, where nobody did lately; return False: no hurry."""
         with self._database.read() as session:
-            names = registry.with_vendor_secrets(session)
+            names = registry.list_instances_with_secrets(session)
             due = claims.due_queues(session, names, database_time(session, self._clock))
         for name in due:
             with self._database.write() as session:
@@ -189,7 +190,7 @@ class Reconciler:
 
     def _visit(self, instance: str, max_wait: int | None = None) -> _Visit:
         with self._database.read() as session:
-            found = registry.vendor_secrets(session, self._vault, instance)
+            found = registry.vendor_secrets(session, self._secret_box, instance)
         if found is None:
             raise CredentialError(f"{instance} has no vendor secrets to ask with")
         return _Visit(instance, found, self._vendor, self.pacer, max_wait)
@@ -365,7 +366,7 @@ class Reconciler:
 
     def _audit_redelivery(self, instance: str, held: int) -> None:
         with self._database.write() as session:
-            audit.note(
+            audit.record(
                 session,
                 at=database_time(session, self._clock),
                 actor=self._actor,

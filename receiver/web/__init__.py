@@ -9,7 +9,7 @@ from flask import current_app
 from receiver.background import Health
 from receiver.callbacks.intake import Intake
 from receiver.database.engine import Database
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 from receiver.lib.ratelimit import Limits
 from receiver.lib.safe_http import SafeClient
 from receiver.metrics import Stored
@@ -26,7 +26,7 @@ class Services:
     database: Database
     intake: Intake
     limits: Limits
-    vault: Vault
+    secret_box: SecretBox
     vendor: Upstream
     safe_http: SafeClient
     clock: Callable[[], int]

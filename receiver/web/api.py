@@ -15,10 +15,10 @@ from werkzeug.http import parse_etags
 from receiver.callbacks import events, rejections
 from receiver.callbacks.events import EventRecord
 from receiver.callbacks.quarantine import Quarantine
+from receiver.database import audit
 from receiver.database.engine import Session
 from receiver.database.models import Rejection
 from receiver.errors import Ambiguous, BodyGone, EventGone, JobEnded, NotFound
-from receiver.instances import audit
 from receiver.instances.tokens import Bearer
 from receiver.jobs import failed_records, queries
 from receiver.jobs.job import UNDER_WAY
@@ -163,7 +163,7 @@ def close_job(services: Services, bearer: Bearer, job: JobRecord) -> None:
     with services.database.write() as session:
         subject = f"{job.instance}/{job.id}"
         at = services.clock()
-        audit.note(session, at=at, actor=bearer.name, action="job.close", subject=subject)
+        audit.record(session, at=at, actor=bearer.name, action="job.close", subject=subject)
     services.intake.record_absence(NewAbsence(job.instance, job.id, closed_by=bearer.name))
 
 
@@ -288,7 +288,7 @@ def record_entry(
     services: Services, bearer: Bearer, session: Session, refused: Rejection, event: str
 ) -> None:
     """Record in the audit who had a refused delivery verified again, which is an event by now."""
-    audit.note(
+    audit.record(
         session,
         at=services.clock(),
         actor=bearer.name,
@@ -315,7 +315,9 @@ def dismiss(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Response:
         if row is None:
             raise NotFound(f"no submission {id_} of unknown fate")
         subject, at = f"{row.instance}/{id_}", services.clock()
-        audit.note(session, at=at, actor=bearer.name, action="submission.dismiss", subject=subject)
+        audit.record(
+            session, at=at, actor=bearer.name, action="submission.dismiss", subject=subject
+        )
     return json_response(schemas.submission(row))
 
 

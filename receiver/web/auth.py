@@ -20,7 +20,7 @@ def bearer_token(request: Request) -> str:
 def authenticate(services: Services, peer: str, token: str) -> Bearer | None:
     """Return a token's bearer, None if it has none; count the request. Raises TooManyRequests."""
     services.limits.check_address(peer)
-    bearer = tokens.who_asks(services.database, token, services.clock())
+    bearer = tokens.find_bearer(services.database, token, services.clock())
     rate_limit(services, peer, bearer)
     return bearer
 

@@ -16,6 +16,7 @@ import structlog
 from flask import Flask, Response, request
 from werkzeug.routing import Rule
 
+from receiver.database import audit
 from receiver.database.engine import database_time
 from receiver.errors import (
     NotFound,
@@ -25,7 +26,7 @@ from receiver.errors import (
     UpstreamNonsense,
     UpstreamUnreachable,
 )
-from receiver.instances import audit, registry
+from receiver.instances import registry
 from receiver.jobs.failed_records import list_failed_records
 from receiver.jobs.job import Job
 from receiver.jobs.projection import NewObservation
@@ -114,7 +115,7 @@ class Relay:
         found = None
         if bearer and bearer.may_see(instance):
             with self._services.database.read() as session:
-                found = registry.vendor_secrets(session, self._services.vault, instance)
+                found = registry.vendor_secrets(session, self._services.secret_box, instance)
         if bearer is None or found is None:
             raise Unauthenticated("no such instance with vendor secrets, or no such token")
         return Caller(instance, bearer, found)
@@ -265,7 +266,7 @@ class Relay:
         subject, now = f"{asked.caller.instance}/{asked.route.job}", self._services.clock()
         actor = asked.caller.bearer.name
         with self._services.database.write() as session:
-            audit.note(session, at=now, actor=actor, action="cancel", subject=subject)
+            audit.record(session, at=now, actor=actor, action="cancel", subject=subject)
         reply, _ = self._learn(asked, "answer to a cancel")
         return respond(reply, asked)
 

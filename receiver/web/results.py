@@ -43,7 +43,7 @@ class Results:
             missing = "has not ended" if not known.ended else "does not tell its object"
             raise NotFound(f"job {job} {missing}, so there is no file to fetch")
         with services.database.read() as session:
-            secrets = registry.vendor_secrets(session, services.vault, line.instance)
+            secrets = registry.vendor_secrets(session, services.secret_box, line.instance)
         if secrets is None:
             raise NotFound(f"{line.instance} has no vendor secrets to fetch a file with")
         accept = request.headers.get("Accept", "*/*")

@@ -6,6 +6,7 @@ import msgspec
 import structlog
 from flask import Response, request
 
+from receiver.database import audit
 from receiver.errors import (
     BadParameter,
     BodyTooLarge,
@@ -15,7 +16,6 @@ from receiver.errors import (
     UpstreamNonsense,
     UpstreamUnclear,
 )
-from receiver.instances import audit
 from receiver.jobs.projection import NewObservation
 from receiver.openconnectors import client, shapes
 from receiver.openconnectors.client import UPLOAD_SECONDS, Answer
@@ -125,7 +125,7 @@ class Submitter:
             "submitted_by": caller.bearer.name,
         }
         with self._services.database.write() as session:
-            audit.note(
+            audit.record(
                 session,
                 at=facts.submitted_at or 0,
                 actor=caller.bearer.name,

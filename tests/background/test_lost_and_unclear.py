@@ -10,8 +10,9 @@ import pytest
 from fakes import BAD_ROWS, Between, between
 from sqlalchemy import update
 
+from receiver.database import audit
 from receiver.database.models import JobRow, Submission
-from receiver.instances import audit, tokens
+from receiver.instances import tokens
 
 MINUTE = 60_000
 SHARED = ("sqlite", "postgresql18")  # each kind of database that several nodes can share
@@ -65,7 +66,7 @@ def notes(relay: Between, job: str) -> list[tuple[str, list[str], str | None]]:
 
 def audited(relay: Between) -> list[tuple[str, str, str]]:
     with relay.services.database.read() as session:
-        return [(row.actor, row.action, row.subject) for row in audit.entries(session, 10)]
+        return [(row.actor, row.action, row.subject) for row in audit.list_entries(session, 10)]
 
 
 # --- lost

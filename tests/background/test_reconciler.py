@@ -31,7 +31,7 @@ from receiver.background import Background, Task
 from receiver.database.models import Instance, JobRow, Pace
 from receiver.errors import CircuitOpen, StoreUnavailable
 from receiver.instances import registry
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 from receiver.jobs.projection import NewObservation
 from receiver.jobs.usual_times import ENOUGH_TO_LEARN
 from receiver.lib.clock import now_ms
@@ -631,7 +631,7 @@ def test_secrets_that_cannot_be_opened_block_their_instance_alone(relay):
 
 def test_an_instance_without_secrets_is_left_out(relay):
     with relay.services.database.write() as session:
-        registry.add_instance(session, Vault(()), "bare", 1)
+        registry.add_instance(session, SecretBox(()), "bare", 1)
     assert relay.reconciler().one_pass(everything=True).blocked == []
 
 
@@ -1045,9 +1045,9 @@ def test_failed_records_claimed_by_a_wrong_clock_are_fetched(relay):
 def test_the_vendors_queue_is_asked_with_the_organizations_secret(relay):
     """The vendor has it so: `User <secret>, Organization <secret>` opens the deliveries alone."""
     with relay.services.database.write() as session:
-        vault = Vault(relay.services.settings.encryption_keys)
+        secret_box = SecretBox(relay.services.settings.encryption_keys)
         secrets = {"element_token": b"e-1", "user_secret": b"u-1", "organization_secret": b"o-1"}
-        registry.add_instance(session, vault, "queued", 1, **secrets)
+        registry.add_instance(session, secret_box, "queued", 1, **secrets)
     given = {}
 
     def note(asked: httpx.Request) -> None:

@@ -27,7 +27,7 @@ from receiver.database.engine import Database
 from receiver.database.models import Heartbeat
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.signatures import SignatureKey
 from receiver.settings import Settings
@@ -40,7 +40,7 @@ def patient(url: str, **given: object) -> Iterator[Context]:
     chosen = {"default_keys": (KEY,), "encryption_keys": (ENCRYPTION_KEY,), **given}
     settings = Settings(database_url=url, **chosen)
     database = migrations.opened(url)
-    yield Context(settings, database, Vault(settings.encryption_keys))
+    yield Context(settings, database, SecretBox(settings.encryption_keys))
     database.close()
 
 
@@ -189,22 +189,22 @@ def test_a_full_disk_is_told_of_rather_than_another_that_fills_up(healthy, tmp_p
 
 def add(sick: Context, name: str, secret: bytes | None = None, **given: bytes) -> None:
     with sick.database.write() as session:
-        registry.add_instance(session, sick.vault, name, 1, **given)
+        registry.add_instance(session, sick.secret_box, name, 1, **given)
         if secret:
-            signature_keys.add_key(session, sick.vault, name, secret, 1)
+            signature_keys.add_key(session, sick.secret_box, name, secret, 1)
 
 
 def test_keys_that_cannot_be_opened_are_found(healthy):
     add(healthy, "gooddata", b"a key that is long enough")
     expect(doctor.keys(healthy), "ok", "2 in use")
-    locked = replace(healthy, vault=Vault([Fernet.generate_key().decode()]))
+    locked = replace(healthy, secret_box=SecretBox([Fernet.generate_key().decode()]))
     expect(doctor.keys(locked), "fail", "gooddata")
     expect(doctor.instances(locked), "ok", "default, gooddata")
 
 
 def test_vendor_secrets_that_cannot_be_opened_are_found(healthy):
     add(healthy, "freshbooks", element_token=b"token", user_secret=b"secret")
-    locked = replace(healthy, vault=Vault([Fernet.generate_key().decode()]))
+    locked = replace(healthy, secret_box=SecretBox([Fernet.generate_key().decode()]))
     expect(doctor.keys(locked), "fail", "freshbooks")
 
 

@@ -22,7 +22,7 @@ import pytest
 from cryptography.fernet import Fernet
 from nodes import DEADLINE, eventually, free_port
 
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 
 COMMAND = Path(sys.executable).with_name("receiver")
 SECRET = "a key with späces, and long enough "  # the blank at its end counts
@@ -275,8 +275,8 @@ def test_what_is_set_on_an_instance_leaves_its_keys_and_the_rest(offline):
     assert offline("keys", "list", "--json").stdout == before
     with sqlite3.connect(offline.folder / "receiver.db") as database:
         sealed = database.execute("SELECT element_token FROM instances").fetchone()[0]
-    vault = Vault([offline.environment["RECEIVER_ENCRYPTION_KEYS"]])
-    assert vault.open(("i", "element token"), sealed) == b"t"
+    secret_box = SecretBox([offline.environment["RECEIVER_ENCRYPTION_KEYS"]])
+    assert secret_box.decrypt(("i", "element token"), sealed) == b"t"
     assert "element token, user secret" in offline("audit").stdout
 
 

@@ -483,14 +483,14 @@ def receiver_of_two(make_receiver: Callable, make_database: Callable) -> Receive
 
     from receiver.instances import keys as signature_keys  # noqa: PLC0415 - only here
     from receiver.instances import registry  # noqa: PLC0415
-    from receiver.instances.encryption import Vault  # noqa: PLC0415
+    from receiver.instances.encryption import SecretBox  # noqa: PLC0415
 
     key = Fernet.generate_key()
     receiver = make_receiver(make_database("sqlite"), encryption_keys=(key.decode(),))
-    vault = Vault(Settings(encryption_keys=(key.decode(),)).encryption_keys)
+    secret_box = SecretBox(Settings(encryption_keys=(key.decode(),)).encryption_keys)
     with receiver.services.database.write() as session:
-        registry.add_instance(session, vault, "null", 1)
-        signature_keys.add_key(session, vault, "null", KEY.secret, 1)
+        registry.add_instance(session, secret_box, "null", 1)
+        signature_keys.add_key(session, secret_box, "null", KEY.secret, 1)
     for name in ("default", "null"):
         assert receiver.call_back(b'{"id": "1", "status": "RUNNING"}', name).status_code == 200
     return receiver

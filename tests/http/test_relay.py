@@ -728,7 +728,7 @@ def test_an_instance_without_vendor_secrets_is_not_reached(relay):
     from receiver.instances.registry import add_instance as add  # noqa: PLC0415
 
     with relay.services.database.write() as session:
-        add(session, relay.services.vault, "bare", 1)
+        add(session, relay.services.secret_box, "bare", 1)
     expect_vendors_error(relay.vendors("GET", "/objects", "bare"), 401)
 
 

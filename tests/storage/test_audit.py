@@ -15,11 +15,10 @@ from fakes import Between, between
 from sqlalchemy import text
 
 from receiver.cli.commands import receiver as command
-from receiver.database import migrations
+from receiver.database import audit, migrations
 from receiver.database.engine import Database
 from receiver.database.models import AuditEntry
 from receiver.errors import StatementRefused, StoreError
-from receiver.instances import audit
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.client import Call
 from receiver.reconcile.pacing import PacedVendor
@@ -41,13 +40,13 @@ def opened(url: str) -> Iterator[Database]:
 def note(database: Database, subject: str, **given: str) -> None:
     with database.write() as session:
         told = {"actor": "someone", "action": "token.create", **given}
-        audit.note(session, at=1, subject=subject, **told)
+        audit.record(session, at=1, subject=subject, **told)
 
 
 def entries(database: Database) -> list[AuditEntry]:
     """All entries, oldest first."""
     with database.read() as session:
-        return list(audit.entries(session, 1000))[::-1]
+        return list(audit.list_entries(session, 1000))[::-1]
 
 
 def told(database: Database) -> list[tuple[str, str, str]]:
@@ -56,7 +55,7 @@ def told(database: Database) -> list[tuple[str, str, str]]:
 
 def faults(database: Database) -> list[str]:
     with database.read() as session:
-        return list(audit.faults(session))
+        return list(audit.find_faults(session))
 
 
 def tamper(database: Database, *statements: str) -> None:
@@ -90,7 +89,7 @@ def test_the_databases_clock_is_taken_where_it_has_one(database):
 def test_what_is_rolled_back_is_not_noted(database):
     def fail() -> None:
         with database.write() as session:
-            audit.note(session, at=1, actor="a", action="b", subject="c")
+            audit.record(session, at=1, actor="a", action="b", subject="c")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -103,7 +102,7 @@ def test_what_is_rolled_back_is_not_noted(database):
 def test_text_that_no_database_stores_is_noted_all_the_same(database):
     note(database, "a\0b\ud800", detail="x" * 10_000)
     (entry,) = entries(database)
-    assert (entry.subject, len(entry.detail)) == ("a\ufffdb\ufffd", audit.LONGEST_TEXT)
+    assert (entry.subject, len(entry.detail)) == ("a\ufffdb\ufffd", audit.MAX_TEXT)
     assert faults(database) == []
 
 

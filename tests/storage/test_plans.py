@@ -18,7 +18,7 @@ from receiver.app import _app, _close
 from receiver.database.models import UNDER_WAY
 from receiver.database.retention import Retention
 from receiver.instances import registry
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 from receiver.lib.clock import now_ms
 from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings
@@ -81,7 +81,7 @@ def test_no_work_in_the_background_reads_a_table_that_grows_from_end_to_end(make
     database = services.database
     with database.write() as session:
         secrets = {"element_token": b"e-1", "user_secret": b"u-1", "organization_secret": b"o-1"}
-        registry.add_instance(session, Vault(settings.encryption_keys), "a", 1, **secrets)
+        registry.add_instance(session, SecretBox(settings.encryption_keys), "a", 1, **secrets)
     sent: list[object] = []
     reconciler = Reconciler(settings, database, services.intake, services.vendor)
     works = {

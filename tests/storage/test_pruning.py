@@ -35,7 +35,7 @@ from receiver.database.models import (
 from receiver.database.outbound_models import OutboundAttempt, OutboundDelivery
 from receiver.database.retention import LEASE_MS, LOOK_SECONDS, PERIOD_MS, Retention
 from receiver.errors import ClockStepped, StoreUnavailable
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
 from receiver.jobs.job import Job
 from receiver.jobs.projection import NewObservation
@@ -613,7 +613,7 @@ def replayed(database: Database, clock: Clock, told: list[tuple], *, pruned: boo
     name = f"i{next(numbers)}"
     events: dict[str, int] = {}
     answers = []
-    keys = Keys(Vault(()), ())
+    keys = Keys(SecretBox(()), ())
     for what, one, other in told:
         clock.now += MINUTE
         if what == "deliver":

@@ -28,7 +28,7 @@ from receiver.database.models import (
 )
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 from receiver.jobs.job import FILES_KEPT_MS
 from receiver.jobs.projection import NewAbsence, NewObservation
 from receiver.lib.clock import now_ms
@@ -86,10 +86,10 @@ def timeline(receiver, id_="1") -> list[dict]:
 
 
 def add_instance(receiver, name, *keys: SignatureKey) -> list[str]:
-    vault = Vault(receiver.services.settings.encryption_keys)
+    secret_box = SecretBox(receiver.services.settings.encryption_keys)
     with receiver.services.database.write() as session:
-        registry.add_instance(session, vault, name, NOW)
-        return [signature_keys.add_key(session, vault, name, key.secret, NOW) for key in keys]
+        registry.add_instance(session, secret_box, name, NOW)
+        return [signature_keys.add_key(session, secret_box, name, key.secret, NOW) for key in keys]
 
 
 # --- one event for equal bodies
@@ -668,9 +668,9 @@ def test_a_retired_key_is_refused_by_every_receiver_from_the_next_request_on(two
 def test_an_added_key_is_accepted_by_every_receiver_from_the_next_request_on(two_nodes):
     (here, there), _ = two_nodes
     assert (codes(here, KEYS[2]), codes(there, KEYS[2])) == ([401], [401])
-    vault = Vault((FERNET,))
+    secret_box = SecretBox((FERNET,))
     with here.services.database.write() as session:
-        added = signature_keys.add_key(session, vault, "gooddata", KEYS[2].secret, NOW)
+        added = signature_keys.add_key(session, secret_box, "gooddata", KEYS[2].secret, NOW)
     assert codes(there, *KEYS[:3]) == [200, 200, 200]
     assert event(there, there.call_back(b"y", "gooddata", KEYS[2]))["key"] == added
 
@@ -699,14 +699,14 @@ def test_what_was_judged_by_outdated_keys_is_judged_again_right_or_wrong(any_rec
 def test_keys_changed_in_the_middle_of_a_batch_turn_no_right_callback_away(two_nodes):
     (here, there), _ = two_nodes
     stop = threading.Event()
-    vault = Vault((FERNET,))
+    secret_box = SecretBox((FERNET,))
 
     def rotate() -> None:
         for _ in range(200):
             if stop.is_set():
                 return
             with here.services.database.write() as session:
-                added = signature_keys.add_key(session, vault, "gooddata", KEYS[2].secret, NOW)
+                added = signature_keys.add_key(session, secret_box, "gooddata", KEYS[2].secret, NOW)
             with here.services.database.write() as session:
                 signature_keys.retire_key(session, added, "gooddata", NOW)
 

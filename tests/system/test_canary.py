@@ -31,7 +31,7 @@ from receiver.app import create_app
 from receiver.callbacks.intake import Delivery
 from receiver.cli.remote import Remote
 from receiver.errors import ReceiverError
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 from receiver.instances.registry import VendorSecrets
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 from receiver.settings import Settings
@@ -502,7 +502,7 @@ def test_an_error_nobody_foresaw_tells_its_kind_and_nothing_of_its_text(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError(secrets["element"])
 
-    monkeypatch.setattr("receiver.instances.tokens.who_asks", fail)
+    monkeypatch.setattr("receiver.instances.tokens.find_bearer", fail)
     monkeypatch.setattr("receiver.callbacks.store.statements", fail)
     answers = [receiver.get("/jobs"), receiver.call_back(BODY)]
     assert [answer.status_code for answer in answers] == [500, 503]
@@ -519,10 +519,18 @@ def test_no_object_shows_a_secret_it_holds(secrets, tmp_path):
         encryption_keys=(secrets["encryption key"],),
     )
     services = create_app(settings).extensions["receiver"]
-    vault, keys = services.vault, services.intake._keys
-    sealed = vault.seal(("a", "b"), secrets["user"].encode())
+    secret_box, keys = services.secret_box, services.intake._keys
+    sealed = secret_box.encrypt(("a", "b"), secrets["user"].encode())
     shown = [
-        *(settings, key, services, services.intake, services.vendor, services.safe_http, vault),
+        *(
+            settings,
+            key,
+            services,
+            services.intake,
+            services.vendor,
+            services.safe_http,
+            secret_box,
+        ),
         *(sealed, VendorSecrets(secrets["element"], secrets["user"], None)),
         *(keys.fresh(services.database), keys, vars(keys)),
         *(Remote("http://127.0.0.1:1", secrets["user"]), [settings], {"x": key}),
@@ -535,13 +543,13 @@ def test_no_object_shows_a_secret_it_holds(secrets, tmp_path):
 
 
 def test_no_error_of_ours_tells_a_secret(secrets):
-    vault = Vault([secrets["encryption key"]])
-    sealed = vault.seal(("a", "b"), secrets["user"].encode())
+    secret_box = SecretBox([secrets["encryption key"]])
+    sealed = secret_box.encrypt(("a", "b"), secrets["user"].encode())
     wrongs: list[Callable[[], object]] = [
         lambda: SignatureKey("k", secrets["user"].encode() + b"\0"),
-        lambda: Vault([Fernet.generate_key().decode()]).open(("a", "b"), sealed),
-        lambda: vault.open(("a", "c"), sealed),
-        lambda: Vault(()).seal(("a",), secrets["user"].encode()),
+        lambda: SecretBox([Fernet.generate_key().decode()]).decrypt(("a", "b"), sealed),
+        lambda: secret_box.decrypt(("a", "c"), sealed),
+        lambda: SecretBox(()).encrypt(("a",), secrets["user"].encode()),
         lambda: Settings.from_env({"RECEIVER_ENCRYPTION_KEYS": secrets["user"]}),
         lambda: Settings.from_env({"RECEIVER_DATABASE_URL": secrets["user"]}),
     ]

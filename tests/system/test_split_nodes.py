@@ -24,7 +24,7 @@ from receiver.callbacks.store import Store
 from receiver.database.models import NUMBER_BITS, Event, Facet, JobRow
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
 from receiver.jobs.queries import find_jobs
 from receiver.jobs.timeline import timeline
@@ -91,11 +91,11 @@ class Nodes:
         apps = [create_app(settings, clock=lambda: self.now) for _ in range(2)]
         self.services = [app.extensions["receiver"] for app in apps]
         self.jobs = count(1)
-        vault = self.vault = Vault(settings.encryption_keys)
+        secret_box = self.secret_box = SecretBox(settings.encryption_keys)
         with self.services[0].database.write() as session:
             for name in ("split", "whole"):
-                registry.add_instance(session, vault, name, START)
-                signature_keys.add_key(session, vault, name, KEY.secret, START)
+                registry.add_instance(session, secret_box, name, START)
+                signature_keys.add_key(session, secret_box, name, KEY.secret, START)
 
     def deliver(self, node: int, instance: str, body: bytes, at: int) -> None:
         self.now = at
@@ -103,7 +103,7 @@ class Nodes:
 
     def commit(self, node: int, instance: str, bodies: list[bytes]) -> None:
         """Deliver all in one transaction, at START."""
-        database, keys = self.services[node].database, Keys(self.vault, ())
+        database, keys = self.services[node].database, Keys(self.secret_box, ())
         keys.fresh(database)
         deliveries = [Delivery(instance, body, sign(body, KEY), None, "::1") for body in bodies]
         items = [judge(keys.current, delivery) for delivery in deliveries]

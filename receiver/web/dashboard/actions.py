@@ -9,9 +9,9 @@ from flask import Response, request, url_for
 
 from receiver.callbacks.quarantine import Quarantine
 from receiver.callbacks.trigger import send_test
+from receiver.database import audit
 from receiver.database.engine import Session
 from receiver.errors import CredentialError, NotFound
-from receiver.instances import audit
 from receiver.instances import keys as signature_keys
 from receiver.jobs.job import UNDER_WAY
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES
@@ -146,7 +146,7 @@ def test(services: Services, caller: Caller, name: str) -> Action:
 
     def run() -> str | Response:
         tested = send_test(
-            services.settings, services.database, services.vault, name, services.clock()
+            services.settings, services.database, services.secret_box, name, services.clock()
         )
         _record(services, caller, "instance.test", name, f"{tested.status or 'no answer'}")
         if tested.status == 200:
@@ -252,8 +252,10 @@ def add_key(services: Services, caller: Caller, name: str) -> Response:
     secret = request.form.get("secret", "").encode("utf-8", "replace")
     try:
         with services.database.write() as session:
-            key = signature_keys.add_key(session, services.vault, name, secret, services.clock())
-            shared = signature_keys.shared_with(session, services.vault, name, secret)
+            key = signature_keys.add_key(
+                session, services.secret_box, name, secret, services.clock()
+            )
+            shared = signature_keys.shared_with(session, services.secret_box, name, secret)
             _note(services, caller, session, action="key.add", subject=f"{name}/{key}")
     except CredentialError as error:
         return page("add_key.html", 409, instance=instance, error=str(error))
@@ -278,7 +280,7 @@ def _record(services: Services, caller: Caller, action: str, subject: str, detai
 
 def _note(services: Services, caller: Caller, session: Session, **entry: str) -> None:
     """Record in the audit what is done, last in the transaction that does it."""
-    audit.note(session, at=services.clock(), actor=caller.bearer.name, **entry)
+    audit.record(session, at=services.clock(), actor=caller.bearer.name, **entry)
 
 
 def _quarantine(services: Services) -> Quarantine:

@@ -59,7 +59,7 @@ def job(services: Services, caller: Caller, id: str) -> Response:
     record = found[0]
     of_job = services.database, record.id, record.instance
     with services.database.read() as session:
-        has_secrets = record.instance in registry.with_vendor_secrets(session)
+        has_secrets = record.instance in registry.list_instances_with_secrets(session)
     may_ask, groups = caller.may_operate and has_secrets, group_failed_records(*of_job)
     entries = [
         (entry, [FACTS.get(name, name) for name in entry.changed]) for entry in timeline(*of_job)

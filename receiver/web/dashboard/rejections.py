@@ -108,7 +108,7 @@ def the_rejection(services: Services, caller: Caller, id_: int) -> Rejection:
 
 def read_keys(services: Services) -> Keys:
     """Read all keys, to diagnose with."""
-    return Keys.read(services.database, services.vault, services.settings.default_keys)
+    return Keys.read(services.database, services.secret_box, services.settings.default_keys)
 
 
 def _diagnosis(session: Session, keys: Keys, bearer: Bearer, row: RejectionRecord) -> str:

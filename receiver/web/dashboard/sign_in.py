@@ -142,7 +142,7 @@ def sign_in() -> Response:
         return sign_in_page(401, "This token is unknown, expired or revoked.")
     response = redirect_to(local(request.form.get("next")) or url_for("dashboard.home"))
     response.set_cookie(
-        *(_cookie(), session_id, sessions.LONGEST_MS // 1000),
+        *(_cookie(), session_id, sessions.MAX_AGE_MS // 1000),
         secure=_is_tls(),
         httponly=True,
         samesite="Strict",
@@ -171,7 +171,7 @@ def redirect_to(path: str) -> Response:
 def flash(services: Services, caller: Caller, notice: str) -> None:
     """Have the next page show a notice to whoever is signed in."""
     with services.database.write() as session:
-        sessions.notify(session, caller.session_id, notice)
+        sessions.set_notice(session, caller.session_id, notice)
 
 
 @blueprint.app_template_global()
@@ -179,7 +179,7 @@ def take_notice(caller: Caller) -> str | None:
     """Return the notice to be shown, and forget it."""
     if caller.notice is not None:
         with suppress(StoreError), services().database.write(TOUCH_SECONDS) as session:
-            sessions.notify(session, caller.session_id, None)
+            sessions.set_notice(session, caller.session_id, None)
     return caller.notice
 
 
@@ -195,7 +195,7 @@ def _caller() -> Caller | None:
     session_id, now = request.cookies.get(_cookie()), services().clock()
     if not session_id:
         return None
-    found = sessions.signed_in(services().database, session_id, now)
+    found = sessions.find_session(services().database, session_id, now)
     if found is None:
         return None
     if found.stale:

@@ -95,10 +95,10 @@ class Showcase:
     def add_instance(self, session, name: str, hub: str = "marketing") -> None:
         """Add an instance with a key and vendor secrets."""
         secret = f"the signature key of {name}".encode()
-        vault = self.services.vault
+        secret_box = self.services.secret_box
         vendor = {"element_token": b"element", "user_secret": b"user", "hub": hub}
-        registry.add_instance(session, vault, name, self.at, **vendor)
-        key_id = signature_keys.add_key(session, vault, name, secret, self.at)
+        registry.add_instance(session, secret_box, name, self.at, **vendor)
+        key_id = signature_keys.add_key(session, secret_box, name, secret, self.at)
         self.keys[name] = SignatureKey(key_id, secret)
 
     def watch(self, *moments: int) -> None:

@@ -13,8 +13,9 @@ from fakes import Between, between, made_elsewhere, until
 from playwright.sync_api import expect
 from visiting import Guest
 
-from receiver.instances import audit, tokens
+from receiver.database import audit
 from receiver.instances import keys as signature_keys
+from receiver.instances import tokens
 from receiver.jobs.projection import NewObservation
 from receiver.openconnectors.notifications import Notification
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
@@ -55,7 +56,7 @@ def press(guest: Guest, path: str, **fields: str):
 def noted(receiver: Between) -> list[tuple[str, str, str]]:
     """Who did what to what, as the audit has it, oldest first."""
     with receiver.services.database.read() as session:
-        found = audit.entries(session, 100)[::-1]
+        found = audit.list_entries(session, 100)[::-1]
     return [(entry.actor, entry.action, entry.subject) for entry in found]
 
 
@@ -223,10 +224,10 @@ def test_a_short_key_or_one_of_another_instance_is_warned_of(desk):
 def test_a_refusal_is_explained_as_an_operator_would(desk):
     with desk.receiver.services.database.write() as session:
         other = signature_keys.add_key(
-            session, desk.receiver.services.vault, "freshbooks", NEW.secret, 1
+            session, desk.receiver.services.secret_box, "freshbooks", NEW.secret, 1
         )
         old = signature_keys.add_key(
-            session, desk.receiver.services.vault, "gooddata", b"an old key of gooddata", 2
+            session, desk.receiver.services.secret_box, "gooddata", b"an old key of gooddata", 2
         )
         signature_keys.retire_key(session, old, None, 3)
     body = b'{"id": 1, "status": "COMPLETED"}'
@@ -337,9 +338,9 @@ def test_the_api_verifies_again_too_for_tokens_that_may_act(desk):
     refuse(desk.receiver, b"1", sign(b"1", NEW), "freshbooks")
     with desk.receiver.services.database.write() as session:
         reader = tokens.create_token(session, "looker", "read", 1)
-        vault = desk.receiver.services.vault
+        secret_box = desk.receiver.services.secret_box
         for name in ("gooddata", "freshbooks"):
-            signature_keys.add_key(session, vault, name, NEW.secret, 2)
+            signature_keys.add_key(session, secret_box, name, NEW.secret, 2)
 
     def ask(query: str = "", token: str = desk.receiver.token):
         headers = {"Authorization": f"Bearer {token}"}
@@ -357,7 +358,9 @@ def test_the_api_verifies_again_too_for_tokens_that_may_act(desk):
 def test_the_command_line_has_them_verified_again(desk, tmp_path):
     refuse(desk.receiver, b"{}", sign(b"{}", NEW))
     with desk.receiver.services.database.write() as session:
-        signature_keys.add_key(session, desk.receiver.services.vault, "gooddata", NEW.secret, 2)
+        signature_keys.add_key(
+            session, desk.receiver.services.secret_box, "gooddata", NEW.secret, 2
+        )
     (tmp_path / "token").write_text(desk.receiver.token)
     command = [sys.executable, "-m", "receiver", "rejections", "--verify-again"]
     where = ["--url", desk.receiver.url, "--token-file", str(tmp_path / "token")]

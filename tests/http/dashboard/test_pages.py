@@ -32,9 +32,9 @@ def second_job(make_receiver, url):
     receiver = make_receiver(url, encryption_keys=(Fernet.generate_key().decode(),))
     key = SignatureKey("other", b"a key for another instance")
     with receiver.services.database.write() as session:
-        vault = receiver.services.vault
-        registry.add_instance(session, vault, "other", 1)
-        signature_keys.add_key(session, vault, "other", key.secret, 1)
+        secret_box = receiver.services.secret_box
+        registry.add_instance(session, secret_box, "other", 1)
+        signature_keys.add_key(session, secret_box, "other", key.secret, 1)
     call(receiver, **DONE)
     assert receiver.call_back(b'{"id": "1", "status": "RUNNING"}', "other", key).status_code == 200
     guest = Guest(receiver)

@@ -9,7 +9,7 @@ from recording import Recorder, Through
 
 from receiver.database import migrations
 from receiver.instances import registry, tokens
-from receiver.instances.encryption import Vault
+from receiver.instances.encryption import SecretBox
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def through(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Through]:
     with database.write() as session:
         token = tokens.create_token(session, "test", "operate", 1)
         secrets = {"element_token": b"the-element-token", "user_secret": b"the-user-secret"}
-        registry.add_instance(session, Vault((key,)), "gooddata", 1, **secrets)
+        registry.add_instance(session, SecretBox((key,)), "gooddata", 1, **secrets)
     database.close()
     with ExitStack() as stack:
         recorder = Recorder()

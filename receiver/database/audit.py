@@ -1,9 +1,9 @@
-"""Who did what: an append-only chain, so that what was changed or taken out afterwards shows.
+"""The audit: who did what, in a hash chain, so that later changes and deletions show.
 
-Each entry's hash covers the hash before it. One row holds the number of entries and the last hash:
-it is the lock that puts two nodes in order, and what tells when entries at the end are missing.
-Triggers refuse to change or delete entries; who may drop triggers and rewrite the whole chain is
-found out only by a hash that was noted elsewhere.
+The hash of an entry covers the hash before it. One row has the number of entries and the last hash:
+it is the lock that puts two nodes in order, and shows when entries at the end are missing. Triggers
+refuse to change or delete entries. Whoever may drop triggers and rewrite the whole chain is found
+out only by a hash that was noted elsewhere.
 """
 
 import hashlib
@@ -18,31 +18,30 @@ from receiver.database.engine import database_time
 from receiver.database.models import AuditEntry, AuditHead
 from receiver.openconnectors.notifications import UNSTORABLE
 
-LONGEST_TEXT = 500
+MAX_TEXT = 500
 _GENESIS = b"\0" * 32
 
 
-def note(
+def record(
     session: Session, *, at: int, actor: str, action: str, subject: str, detail: str = ""
 ) -> None:
-    """Write down who does what, in the transaction that does it; last, for others wait until then.
+    """Add an entry, last in the transaction that does what it says: others wait from then on.
 
-    at -- ms by this machine, taken where the database has no clock. actor -- the name of a token,
-    or `cli:` and the system's user. action -- like `key.add`. subject -- what it is done to.
-    The texts must hold no secret; they are cut to LONGEST_TEXT characters.
+    at -- ms by this machine, used where the database has no clock. actor -- the name of a token, or
+    `cli:` and the system's user. action -- like `key.add`. subject -- what it is done to.
+    The texts must contain no secret; they are cut to MAX_TEXT characters.
     """
     entries, previous = session.execute(
         select(AuditHead.entries, AuditHead.hash).with_for_update()
     ).one()
-    texts = [_plain(text) for text in (actor, action, subject, detail)]
     request = structlog.contextvars.get_contextvars().get("request_id")
     entry = AuditEntry(
         id=entries + 1,
         at=database_time(session, lambda: at),
-        actor=texts[0],
-        action=texts[1],
-        subject=texts[2],
-        detail=texts[3],
+        actor=_plain(actor),
+        action=_plain(action),
+        subject=_plain(subject),
+        detail=_plain(detail),
         request=None if request is None else _plain(str(request)),
     )
     entry.hash = _hash(previous, entry)
@@ -51,13 +50,13 @@ def note(
     session.execute(update(AuditHead).values(entries=entry.id, hash=entry.hash))
 
 
-def entries(session: Session, limit: int) -> Sequence[AuditEntry]:
-    """Give the newest entries, newest first."""
+def list_entries(session: Session, limit: int) -> Sequence[AuditEntry]:
+    """Return the newest entries, newest first."""
     return session.scalars(select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit)).all()
 
 
-def faults(session: Session) -> Iterator[str]:
-    """Go through the whole chain; tell of each place where it does not hold."""
+def find_faults(session: Session) -> Iterator[str]:
+    """Verify the whole chain; return a text for each place where it is broken."""
     # One statement sees the chain and its end as they were at one moment.
     chain = select(AuditHead, AuditEntry).outerjoin(AuditEntry, true()).order_by(AuditEntry.id)
     number, previous, head = 0, _GENESIS, None
@@ -79,17 +78,10 @@ def faults(session: Session) -> Iterator[str]:
 
 
 def _hash(previous: bytes, entry: AuditEntry) -> bytes:
-    told = [
-        entry.id,
-        entry.at,
-        entry.actor,
-        entry.action,
-        entry.subject,
-        entry.detail,
-        entry.request,
-    ]
-    return hashlib.sha256(previous + json.dumps(told).encode()).digest()
+    texts = entry.actor, entry.action, entry.subject, entry.detail, entry.request
+    content = json.dumps([entry.id, entry.at, *texts])
+    return hashlib.sha256(previous + content.encode()).digest()
 
 
 def _plain(text: str) -> str:
-    return UNSTORABLE.sub("\ufffd", text)[:LONGEST_TEXT]
+    return UNSTORABLE.sub("\ufffd", text)[:MAX_TEXT]
