@@ -12,7 +12,7 @@ demo: .venv/runtime
 # Ends within five minutes of two processors. ARGS may name files.
 test: lint
 	$(BIN)/python tests/debian.py
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	TESTS=$${TESTS:-quick} $(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 # Everything, PostgreSQL 15 too, and how much of the code it reaches.
 test-all: lint

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import structlog
+from builders import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +35,7 @@ def written(request, monkeypatch):
 texts = st.text(st.characters(codec="utf-8"), max_size=30)  # pytest cannot pass on others
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=list(HealthCheck))
 @given(event=texts, value=texts)
 def test_an_event_is_one_line_without_control_characters(written, event, value):
     written.truncate(0)

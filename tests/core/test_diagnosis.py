@@ -9,6 +9,7 @@ import sys
 from base64 import b64encode, urlsafe_b64encode
 
 import pytest
+from builders import examples
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -137,7 +138,7 @@ def test_a_key_that_cannot_be_one_is_said_to_be(secret):
     assert explanation(BODY, signed(BODY), secret).startswith("the signature key ")
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(bodies, st.none() | st.text(st.characters(codec=None), max_size=80), secrets)
 @example(b"", "sha256=", b"k")
 @example(b"\xff\xfe\x00", "\ud800", b"\xff")
@@ -147,7 +148,7 @@ def test_any_input_gets_one_line_and_is_right_if_and_only_if_it_verifies(body, h
     assert text.isprintable()
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(bodies, st.binary(min_size=1, max_size=40), st.data())
 def test_a_right_header_changed_in_one_place_is_right_if_and_only_if_it_verifies(
     body, secret, data

@@ -8,6 +8,7 @@ from functools import reduce
 from typing import Any
 
 import pytest
+from builders import examples
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from oracle import DAY, TEXTS, Said, by_law, key
@@ -77,7 +78,7 @@ notifications = st.builds(
 histories = st.lists(notifications, max_size=7)
 
 
-@settings(max_examples=3000)
+@settings(max_examples=examples(3000))
 @given(histories, st.data())
 def test_a_job_is_what_the_law_says_whatever_the_order_and_number_of_deliveries(told, data):
     again = data.draw(st.lists(st.sampled_from(told), max_size=4)) if told else []
@@ -86,7 +87,7 @@ def test_a_job_is_what_the_law_says_whatever_the_order_and_number_of_deliveries(
     assert shown(job) == by_law(told)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(histories, st.data())
 def test_two_nodes_that_saw_different_halves_agree_as_soon_as_they_meet(told, data):
     nodes = [data.draw(st.sampled_from(["one", "other", "both"])) for _ in told]
@@ -96,7 +97,7 @@ def test_two_nodes_that_saw_different_halves_agree_as_soon_as_they_meet(told, da
     assert shown(join(one, other)) == by_law(told)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(histories.map(fold), histories.map(fold), histories.map(fold))
 def test_joining_is_commutative_associative_and_idempotent_and_begins_with_nothing(a, b, c):
     assert join(a, b) == join(b, a)
@@ -113,7 +114,7 @@ def test_merging_is_commutative_and_idempotent(job, one, other):
     assert merge(job, one) == join(job, fold([one]))
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(histories, histories, st.integers(1, 10**13))
 def test_nothing_that_is_said_before_or_after_brings_back_what_was_erased(before, after, at):
     job = reduce(merge, after, erase(fold(before), at))
@@ -137,7 +138,7 @@ def test_an_ended_job_stays_ended_until_it_runs_again(told, late):
     assert after.learnt_by is not None or not before.learnt_by or runs_again
 
 
-@settings(max_examples=1000)
+@settings(max_examples=examples(1000))
 @given(histories, notifications)
 @example([], said("RUNNING"))
 # One register alone, and what it has a say in.

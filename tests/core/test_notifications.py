@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from builders import examples
 from corpus import HOSTILE, SOUND, UNREADABLE, about, called, job
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -272,7 +273,7 @@ json_numbers = st.builds(
 )
 
 
-@settings(max_examples=1000)
+@settings(max_examples=examples(1000))
 @given(json_numbers)
 @example("1e199")
 @example("1e200")
@@ -464,7 +465,7 @@ def test_any_bytes_give_a_reading(body):
     assert is_storable(notification)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(st.sampled_from(sorted(SAMPLES.values())), st.data())
 def test_a_sound_body_changed_anywhere_gives_a_reading(path, data):
     body = path.read_bytes()
@@ -477,7 +478,7 @@ def test_a_sound_body_changed_anywhere_gives_a_reading(path, data):
     assert is_storable(notification)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(values | near_jobs)
 @example({"id": "1", "status": "\ud800", "callback-payload": {"\0": "\ud800"}})
 def test_any_json_gives_a_reading(value):
@@ -488,7 +489,7 @@ def test_any_json_gives_a_reading(value):
         assert notification == Notification("other")
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(documents.filter(is_finite), ids, st.sampled_from(notifications.STATUS), texts.filter(len))
 def test_any_object_with_an_id_and_a_status_text_is_a_job(document, job_id, name, status):
     notification = read(document | {"id": job_id, name: status})

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
-from builders import KEY, Receiver
+from builders import KEY, Receiver, examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nodes import eventually
@@ -228,7 +228,7 @@ ARRIVAL = {"id", "updated_at", "learnt_by", "ended_at", "files_expire_at"}
 
 @given(bodies=st.lists(notifications, min_size=2, max_size=5), data=st.data())
 @settings(
-    max_examples=60,
+    max_examples=examples(60),
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

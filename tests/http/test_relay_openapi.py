@@ -10,13 +10,15 @@ from tempfile import mkdtemp
 
 import pytest
 import schemathesis
-from builders import examples
+from builders import PHASES, examples
 from fakes import BAD_ROWS, Between, between
 from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 
 DOCUMENT = Path(__file__).parents[1] / "samples/vendor-openapi.json"
-CONFIG = SchemathesisConfig.from_dict({"generation": {"allow-extra-parameters": False}})
+CONFIG = SchemathesisConfig.from_dict(
+    {"generation": {"allow-extra-parameters": False}, "phases": PHASES}
+)
 HOOK = "^https://[a-z][a-z0-9.-]{0,60}[a-z0-9](:[0-9]{2,4})?/[A-Za-z0-9/_-]*$"
 LABELS = "^https://([a-z][a-z0-9]{0,9}\\\\.){1,3}[a-z]{2,9}(:[0-9]{2,4})?/[A-Za-z0-9/_-]*$"
 
@@ -65,7 +67,7 @@ def base(request, relay) -> str:
 
 
 @schema.parametrize()
-@settings(max_examples=examples(30), derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(20), derandomize=True, suppress_health_check=list(HealthCheck))
 def test_our_own_vendor_shaped_paths_keep_to_the_document(case, relay, base):
     headers = {"Authorization": f"Element gooddata, User {relay.token}"}
     # Any bytes are a file to the document; those that are neither CSV nor JSON lines we refuse.

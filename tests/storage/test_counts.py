@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
-from builders import NOW, Stored, bulk
+from builders import NOW, Stored, bulk, examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select, text
@@ -73,7 +73,7 @@ unread = st.sampled_from([b"", b"[]", b"not JSON"])
 batches = st.lists(st.lists(callbacks | callbacks | observations | unread, max_size=6), max_size=8)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=list(HealthCheck))
 @given(batches=batches)
 def test_after_any_batches_of_two_writers_at_once_counts_say_what_counting_says(
     batches, open_store, database_url

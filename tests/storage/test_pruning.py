@@ -8,6 +8,7 @@ from itertools import count as counter
 
 import hypothesis
 import pytest
+from builders import examples
 from hypothesis import event as note
 from hypothesis import given
 from hypothesis import strategies as st
@@ -642,7 +643,7 @@ def seen(row: JobRow) -> tuple[object, ...]:
 
 
 @pytest.mark.slow
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=examples(60), deadline=None)
 @given(told=histories)
 def test_however_deliveries_replays_and_passes_alternate_answers_and_outcomes_are_the_same(
     told, law_database, law_clock

@@ -1,13 +1,13 @@
 """Lists: pages give each row once and in order, whatever is asked, and follow an index."""
 
 import contextlib
-import os
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
+from builders import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event, insert, text, update
@@ -24,7 +24,6 @@ from receiver.jobs.timeline import timeline
 from receiver.lib.clock import DAY_MS
 from receiver.openconnectors.notifications import Notification
 
-EXAMPLES = int(os.environ.get("PAGES", "60"))
 NOW = 1_000_000_000
 OVERDUE_AFTER = 20
 LONG = "x" * 300
@@ -177,7 +176,7 @@ def in_order(rows: Sequence[dict[str, Any]], wanted: Filters) -> list[tuple[int,
 
 @given(wanted=filters, limit=st.integers(1, 70), few=st.sampled_from([5, 1_000]))
 @settings(
-    max_examples=EXAMPLES,
+    max_examples=examples(120),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_pages_give_each_job_that_fits_once_and_in_order_both_ways(
@@ -333,7 +332,7 @@ def event_fits(row: Mapping[str, Any], wanted: EventFilters) -> bool:
 
 @given(wanted=event_filters, limit=st.integers(20, 70))
 @settings(
-    max_examples=EXAMPLES,
+    max_examples=examples(120),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_pages_give_each_event_that_fits_once_and_newest_first(with_events, wanted, limit):

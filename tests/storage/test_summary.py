@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from builders import Receiver
+from builders import Receiver, examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select, text
@@ -70,7 +70,7 @@ callbacks = st.builds(
 polls = st.builds(polled, st.sampled_from("abcde"), st.sampled_from(WORDS), due=st.booleans())
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(15), deadline=None, suppress_health_check=list(HealthCheck))
 @given(items=st.lists(callbacks | callbacks | polls, max_size=30))
 def test_counts_say_what_counting_says_after_any_two_writers_at_once(items, receiver, database_url):
     """The database lives on from one example to the next, and so does what was counted."""

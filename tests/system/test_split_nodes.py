@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from builders import examples
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
@@ -159,7 +160,7 @@ RUNNING_AFTER_ITS_END = (
 
 
 def example_settings(runs: int) -> settings:
-    return settings(max_examples=runs, suppress_health_check=list(HealthCheck))
+    return settings(max_examples=examples(runs), suppress_health_check=list(HealthCheck))
 
 
 @example_settings(300)

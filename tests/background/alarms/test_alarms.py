@@ -7,6 +7,7 @@ from email import message_from_bytes, policy
 from pathlib import Path
 
 import pytest
+from builders import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, select, update
@@ -493,7 +494,7 @@ RUNBOOK = Path(__file__).parents[3] / "docs/runbook.md"
 RECIPIENTS = Settings(alarm_mail_to=("a@example.com",), alarm_url="https://a.example.com/")
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=list(HealthCheck))
 @given(subject=ids, examples=st.lists(ids, max_size=3), detail=ids, kind=st.sampled_from([*KINDS]))
 def test_whatever_an_alarm_says_it_can_be_written(subject, examples, detail, kind):
     alarm = make_alarm(kind, subject, 1, detail)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import schemathesis
-from builders import examples
+from builders import PHASES, examples
 from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 
@@ -12,7 +12,9 @@ from receiver.openconnectors.sandbox.faults import Options
 
 DOCUMENT = Path(__file__).parents[2] / "samples/vendor-openapi.json"
 # The vendor does not say that it refuses parameters it does not know.
-CONFIG = SchemathesisConfig.from_dict({"generation": {"allow-extra-parameters": False}})
+CONFIG = SchemathesisConfig.from_dict(
+    {"generation": {"allow-extra-parameters": False}, "phases": PHASES}
+)
 
 schema = schemathesis.openapi.from_path(DOCUMENT, config=CONFIG)
 
@@ -34,7 +36,7 @@ def api(request) -> Iterator[str]:
 
 @schema.parametrize()
 @settings(
-    max_examples=examples(40),
+    max_examples=examples(26),
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
