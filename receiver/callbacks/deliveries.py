@@ -1,6 +1,10 @@
 """What arrives, the verdict on it, and what became of it: plain values, which cross processes."""
 
 import hashlib
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import islice
 from typing import TypeAlias
 
 import msgspec
@@ -10,11 +14,18 @@ from receiver.instances.keys import KeySnapshot
 from receiver.jobs.projection import NewAbsence, NewObservation
 from receiver.openconnectors.notifications import Notification, parse
 
+MAX_HEADERS = 64
+MAX_HEADER_BYTES = 8192  # of all that are stored of a delivery
+MASKED = "[masked]"
+
+_SECRET = re.compile(r"auth|cookie|credential|key|passw|secret|session|token")
+_encode = msgspec.json.Encoder().encode
+
 
 class Delivery(msgspec.Struct, frozen=True, array_like=True):
     """An HTTP request that arrived, still untrusted. body -- the raw bytes, whole.
 
-    request -- its id, where a proxy that is trusted gave it one.
+    request -- its id, where a proxy that is trusted gave it one. headers -- see `write_headers`.
     """
 
     instance: str
@@ -23,6 +34,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True):
     webhook_id: str | None
     peer: str
     request: str | None = None
+    headers: str | None = None
 
 
 class Judged(msgspec.Struct, frozen=True, array_like=True, tag="delivery"):
@@ -113,3 +125,27 @@ def judge(keys: KeySnapshot, delivery: Delivery, *, unrecorded: bool = False) ->
     return Judged(
         delivery, keys.version, key, "", hashlib.sha256(body).digest(), parse(body), unrecorded
     )
+
+
+def write_headers(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Write a delivery's headers as a JSON object, as they are stored with its event.
+
+    Names are in lower case, several values of one name are joined by commas (RFC 9110, 5.3), and
+    what may be a secret is masked. What is beyond MAX_HEADERS or MAX_HEADER_BYTES is left out.
+    """
+    room = MAX_HEADER_BYTES
+    values: dict[str, str] = {}
+    for name, value in islice(headers, MAX_HEADERS):
+        room -= len(name) + len(value)
+        if room < 0:
+            break
+        key, is_secret = _read_name(name)
+        text = MASKED if is_secret else value.decode("latin-1")
+        values[key] = f"{values[key]}, {text}" if key in values else text
+    return _encode(values).decode()
+
+
+@lru_cache(1024)
+def _read_name(name: bytes) -> tuple[str, bool]:
+    key = name.decode("latin-1").lower()
+    return key, _SECRET.search(key) is not None

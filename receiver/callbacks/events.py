@@ -44,7 +44,10 @@ class EventFilters(Struct, frozen=True, kw_only=True):
 
 
 class EventRecord(Struct, frozen=True):
-    """An event as it is read; times are ms. key -- '' once it is forgotten. sha256 -- hex."""
+    """An event as it is read; times are ms. key -- '' once it is forgotten. sha256 -- hex.
+
+    headers (JSON) and peer -- of the delivery that was stored; not of lists.
+    """
 
     id: str
     instance: str
@@ -57,6 +60,8 @@ class EventRecord(Struct, frozen=True):
     size: int
     sha256: str
     webhook_id: str | None
+    headers: str | None = None
+    peer: str | None = None
 
 
 def list_events(
@@ -123,7 +128,7 @@ _COLUMNS = (
     Event.sha256,
     Event.webhook_id,
 )
-_ONE = select(*_COLUMNS).where(Event.n == bindparam("n"))
+_ONE = select(*_COLUMNS, Event.headers, Event.peer).where(Event.n == bindparam("n"))
 _BODY = select(Event.body).where(Event.n == bindparam("n"))
 
 
@@ -156,7 +161,7 @@ def _events(asked: frozenset[str], few: bool, sqlite: bool) -> Selection:
     return of_page.order_by(numbers.c.n.desc())
 
 
-def _record(row: Any) -> EventRecord:  # noqa: ANN401 - a row of _COLUMNS
+def _record(row: Any) -> EventRecord:  # noqa: ANN401 - begins with _COLUMNS
     return EventRecord(
         event_id(row.n),
         row.instance,
@@ -169,4 +174,5 @@ def _record(row: Any) -> EventRecord:  # noqa: ANN401 - a row of _COLUMNS
         row.size,
         row.sha256.hex(),
         row.webhook_id,
+        *row[len(_COLUMNS) :],
     )

@@ -48,6 +48,7 @@ from receiver.instances.keys import KEY_PREFIX, Keys
 from receiver.jobs.first_word import FirstWord
 from receiver.jobs.projection import (
     FacetKey,
+    Forward,
     JobState,
     JobValues,
     NewAbsence,
@@ -59,6 +60,7 @@ from receiver.jobs.projection import (
 from receiver.lib.clock import MINUTE_MS
 from receiver.lib.ratelimit import network_of
 from receiver.openconnectors.notifications import Notification
+from receiver.openconnectors.shapes import WEBHOOK_ID_HEADER
 from receiver.outbound.queue import Message, enqueue
 
 MAX_FACETS = 10_000  # of an instance; all beyond share one for each outcome
@@ -310,13 +312,16 @@ class _Writing:
             changed = word.changed
         elif place in self.states:
             state = self.states[place]
-            changed, note = state.apply_callback(notification, delivery.body, self.now)
+            changed, note = state.apply_callback(
+                notification, Forward(delivery.body, delivery.webhook_id), self.now
+            )
             if state.job.erased_at is not None:
                 body = None  # it came after its job was erased
         (self._events if notification.job else self._jobless).append(
             (
                 *(n, *identity, notification.kind, 1, self.now, item.key, len(delivery.body)),
-                *(delivery.webhook_id, None, None, notification.status, changed, note, body),
+                *(delivery.webhook_id, delivery.headers, delivery.peer),
+                *(notification.status, changed, note, body),
             )
         )
         self._receipts[identity] = Receipt(n, duplicate=True)
@@ -356,25 +361,35 @@ def follow_up(connection: Connection, jobs: Iterable[JobState], now: int) -> Non
         if state.absence:
             row = update(JobRow).where(JobRow.instance == state.instance, JobRow.id == state.id)
             connection.execute(row.values(state.absence))
-        bodies: list[bytes] = []
-        for body in state.forwards:
-            bodies += [body] if body is not None else _so_far(connection, state)
+        forwards: list[Forward] = []
+        for forward in state.forwards:
+            forwards += [forward] if forward else _so_far(connection, state)
         messages = [
             Message(
-                *("callback", state.client_url or "", body),
-                headers={"Content-Type": "application/json"},
+                *("callback", state.client_url or "", forward.body),
+                headers=_headers(forward),
                 instance=state.instance,
                 job=state.id,
             )
-            for body in bodies
+            for forward in forwards
         ]
         enqueue(connection, messages, now)
 
 
-def _so_far(connection: Connection, state: JobState) -> list[bytes]:
+def _so_far(connection: Connection, state: JobState) -> list[Forward]:
     """Return the callbacks that overtook the answer to their own submission."""
     of_job = Event.instance == state.instance, Event.job == state.id, Event.body.is_not(None)
-    return list(connection.scalars(select(Event.body).where(*of_job).order_by(Event.n)))
+    rows = connection.execute(select(Event.body, Event.webhook_id).where(*of_job).order_by(Event.n))
+    return [Forward._make(row) for row in rows]
+
+
+def _headers(forward: Forward) -> dict[str, str]:
+    headers = {"Content-Type": "application/json"}
+    webhook_id = forward.webhook_id or ""
+    # No other text can be sent as it came.
+    if webhook_id and webhook_id.isascii() and webhook_id.isprintable():
+        headers[WEBHOOK_ID_HEADER] = webhook_id
+    return headers
 
 
 def _place(item: Item) -> Place | None:

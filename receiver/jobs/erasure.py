@@ -2,7 +2,8 @@
 
 Goes: the bodies of its events, its failed records, message, file name and callback payload, what
 its client was or would be told and where, and the file name in its submission. Stays: status,
-outcome, counts, times, the timeline (our own words and the vendor's status), hashes and deliveries.
+outcome, counts, times, the timeline (our own words and the vendor's status), hashes, deliveries and
+headers.
 
 Nothing brings it back: to the job the erasure is one more thing said of it (`jobs.erase`), and what
 is stored for it later, by a callback, a poll or a replay, is stored without.

@@ -41,6 +41,13 @@ class NewAbsence(msgspec.Struct, frozen=True, array_like=True, tag="absence"):
     closed_by: str | None = None
 
 
+class Forward(NamedTuple):
+    """A notification for the client that submitted the job. webhook_id -- the vendor's, if any."""
+
+    body: bytes
+    webhook_id: str | None = None
+
+
 Counted: TypeAlias = tuple[int, int | None]  # a facet, and the hour in which the files expire
 Tally: TypeAlias = defaultdict[tuple[int, int], int]  # by facet and hour
 
@@ -146,7 +153,7 @@ class JobState:
     changed: bool = False
     absence: dict[str, int | None] = field(default_factory=dict)
     submissions: list[str] = field(default_factory=list)
-    forwards: list[bytes | None] = field(default_factory=list)
+    forwards: list[Forward | None] = field(default_factory=list)
 
     @classmethod
     def from_row(cls, row: StoredJob) -> "JobState":
@@ -174,12 +181,12 @@ class JobState:
         )
 
     def apply_callback(
-        self, notification: Notification, body: bytes, now: int
+        self, notification: Notification, forward: Forward, now: int
     ) -> tuple[str, str | None]:
         """Merge a new event; return what that changed (JSON array of names), or why nothing."""
         self.events += 1
         self.callback_due = self.touched = self.changed = True
-        self._forward([body])
+        self._forward([forward])
         return self._merge(notification, now)
 
     def apply_observation(self, observation: NewObservation, now: int) -> tuple[str, str | None]:
@@ -303,9 +310,9 @@ class JobState:
             # It runs again: how long it takes counts from now on.
             self.first_seen_at, self.poll_at, self.polls = now, None, 0
 
-    def _forward(self, bodies: Sequence[bytes | None]) -> None:
+    def _forward(self, forwards: Sequence[Forward | None]) -> None:
         if self.client_url:  # '' once the job was erased: nobody is told any more
-            self.forwards += bodies
+            self.forwards += forwards
 
 
 def count(tally: Tally, before: Counted | None, values: JobValues) -> None:
@@ -334,7 +341,7 @@ def cut(text: str | None) -> str | None:
     return text and text[:MAX_FACET_TEXT]
 
 
-def _learnt(state: JobState) -> bytes:
+def _learnt(state: JobState) -> Forward:
     """Write the notification that the vendor should have sent, as bulk v2 has it."""
     job = state.job
     facts = {
@@ -348,4 +355,4 @@ def _learnt(state: JobState) -> bytes:
     payload = job.text("callback_payload")
     if payload is not None:
         told["callback-payload"] = json.loads(payload)
-    return json.dumps(told).encode()
+    return Forward(json.dumps(told).encode())

@@ -222,7 +222,7 @@ def list_events(services: Services, asked: ApiRequest[schemas.EventsQuery]) -> R
 
 def show_event(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Response:
     """Show a verified callback."""
-    return json_response(schemas.event(_event(services, asked)))
+    return json_response(schemas.stored_event(_event(services, asked)))
 
 
 def show_body(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Response:
@@ -375,7 +375,7 @@ _DOCUMENTED = (
         method="POST",
     ),
     route("/events", list_events, schemas.EventsQuery, schemas.EventPage, 403),
-    route("/events/{id}", show_event, schemas.NoQuery, schemas.Event, 404, 410),
+    route("/events/{id}", show_event, schemas.NoQuery, schemas.StoredEvent, 404, 410),
     route("/events/{id}/body", show_body, schemas.NoQuery, None, 404, 410),
     route("/rejections", list_rejections, schemas.RejectionsQuery, schemas.RejectionPage, 403),
     route(

@@ -4,8 +4,9 @@ import flask
 from flask import Blueprint, g, request
 from werkzeug.routing import BaseConverter
 
-from receiver.callbacks.deliveries import Delivery, Receipt
+from receiver.callbacks.deliveries import Delivery, Receipt, write_headers
 from receiver.errors import BodyError, BodyTooLarge, BodyTruncated
+from receiver.openconnectors.shapes import WEBHOOK_ID_HEADER
 from receiver.openconnectors.signatures import HEADER
 from receiver.web import services
 from receiver.web.http import JSON, Response
@@ -40,9 +41,12 @@ def receive(instance: str) -> flask.Response:
             instance=instance.strip("/"),
             body=body,
             signature=request.headers.get(HEADER),
-            webhook_id=request.headers.get("Elements-Webhook-Id"),
+            webhook_id=request.headers.get(WEBHOOK_ID_HEADER),
             peer=peer,
             request=g.request_id,
+            headers=write_headers(
+                (name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers
+            ),
         )
     )
     return flask_response(answer_receipt(receipt))

@@ -194,6 +194,16 @@ class Event(Struct):
     webhook_id: str | None
 
 
+class StoredEvent(Event):
+    """An event with the headers and the peer of the delivery that was stored; secrets are masked.
+
+    Both are null where they were not stored, as with what was verified only later.
+    """
+
+    headers: dict[str, str] | None
+    peer: str | None
+
+
 class EventPage(Struct):
     """Events, newest first."""
 
@@ -319,6 +329,13 @@ def event(record: EventRecord) -> Event:
         record.sha256,
         record.webhook_id,
     )
+
+
+def stored_event(record: EventRecord) -> StoredEvent:
+    """Show an event with what came with its body."""
+    headers = msgspec.json.decode(record.headers or "null", type=dict[str, str] | None)
+    facts = msgspec.structs.asdict(event(record))
+    return StoredEvent(**facts, headers=headers, peer=record.peer)
 
 
 def rejection(record: RejectionRecord) -> Rejection:

@@ -72,10 +72,34 @@ def test_a_callback_is_an_event_and_its_copy_is_the_same_event(any_receiver):
     event = answers[0]["event"]
     assert answers == [{"event": event, "duplicate": copy} for copy in (False, True)]
     shown = any_receiver.get(f"/events/{event}").json
-    assert shown == any_receiver.get("/events").json["events"][0]
+    assert shown.items() > any_receiver.get("/events").json["events"][0].items()
     assert (shown["deliveries"], shown["size"], shown["job"]) == (2, len(body), "1234")
     assert shown["sha256"] == hashlib.sha256(body).hexdigest()
     assert any_receiver.get(f"/events/{event}/body").data == body
+
+
+def test_an_event_shows_the_headers_it_came_with_and_no_secret(any_receiver):
+    secret = "nobody may read this"
+    names = ("Authorization", "X-Cookie", "X-Api-Key", "My-Token", "Client-Secret", "Passwd")
+    came = {"Elements-Webhook-Id": "w\xf6rd", "X-Odd": "\xe9\t\x7f", **dict.fromkeys(names, secret)}
+    event = any_receiver.call_back(b"{}", **came).json["event"]
+    answer = any_receiver.get(f"/events/{event}")
+    shown = answer.json
+    assert secret not in answer.text
+    assert (shown["peer"], shown["webhook_id"]) == ("127.0.0.1", "w\xf6rd")
+    headers = shown["headers"]
+    assert {name: headers[name.lower()] for name in names} == dict.fromkeys(names, "[masked]")
+    expected = {HEADER: sign(b"{}", KEY), "Content-Length": "2", "X-Odd": "\xe9\t\x7f"}
+    assert {name: headers[name.lower()] for name in expected} == expected
+
+
+@pytest.mark.parametrize(("many", "long"), [(90, 10), (4, 3000)])
+def test_of_a_flood_of_headers_few_are_stored(receiver, many, long):
+    flood = {f"Flood-{number}": "x" * long for number in range(many)}
+    event = receiver.call_back(b"{}", **flood).json["event"]
+    headers = receiver.get(f"/events/{event}").json["headers"]
+    assert 0 < len(headers) <= 64
+    assert sum(len(name) + len(value) for name, value in headers.items()) <= 8192
 
 
 @pytest.mark.parametrize(

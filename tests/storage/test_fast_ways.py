@@ -11,7 +11,7 @@ import random
 import pytest
 
 from receiver.jobs.first_word import FirstWord
-from receiver.jobs.projection import JobState
+from receiver.jobs.projection import Forward, JobState
 from receiver.openconnectors import notifications
 from receiver.openconnectors.notifications import Notification, parse, parse_any
 
@@ -75,7 +75,7 @@ def first_words(notification: Notification, now: int) -> tuple[object, object]:
     """What is stored of a job of which this is the first word: written out, and by the law."""
     word = FirstWord("default", notification, now)
     state = JobState("default", str(notification.job), now, now)
-    changed, note = state.apply_callback(notification, b"", now)
+    changed, note = state.apply_callback(notification, Forward(b""), now)
     values = state.values(7, now)
     assert (note, state.forwards, state.submissions) == (None, [], [])
     return (word.facet(), word.changed, word.values(7, now)), (state.facet(), changed, values)

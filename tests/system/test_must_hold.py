@@ -408,6 +408,24 @@ def expect_kept(framed: Any, sent: bytes, body: bytes) -> None:
     assert framed.get_bytes(f"/events/{json.loads(content)['event']}/body") == (200, body)
 
 
+@pytest.mark.parametrize("path", ["/callbacks/default", "/callbacks/default/"])
+def test_headers_are_stored_with_their_event_by_the_short_way_and_the_general_one(path, framed):
+    body = bulk(f"headers of {path}")
+    headers = ("Elements-Webhook-Id: w-1", "X-Twice: a", "x-twice: b", "X-Token: s3cret")
+    status, content = framed.raw(request(body, *headers, path=path) + body)
+    assert status == 200
+    event = framed.get(f"/events/{json.loads(content)['event']}")
+    assert (event["webhook_id"], event["peer"]) == ("w-1", "127.0.0.1")
+    assert event["headers"] == {
+        "host": "receiver",
+        HEADER.lower(): sign(body, KEY),
+        "content-length": str(len(body)),
+        "elements-webhook-id": "w-1",
+        "x-twice": "a, b",
+        "x-token": "[masked]",
+    }
+
+
 @pytest.mark.parametrize("missing", [1, 10, 100])
 def test_fewer_bytes_than_announced_are_400_and_not_kept(missing, unchanged):
     body = bulk("cut off")

@@ -17,8 +17,9 @@ from typing import Protocol, TypeVar
 from flask import Flask
 from structlog.contextvars import bound_contextvars
 
-from receiver.callbacks.deliveries import Delivery, Receipt
+from receiver.callbacks.deliveries import Delivery, Receipt, write_headers
 from receiver.errors import BodyError, StoreUnavailable
+from receiver.openconnectors.shapes import WEBHOOK_ID_HEADER
 from receiver.openconnectors.signatures import HEADER
 from receiver.web import Services, request_log
 from receiver.web.api import ROUTES
@@ -51,7 +52,7 @@ PROBE_SECONDS = 4.0
 MAX_FORM_BYTES = 2**20
 
 SIGNATURE = HEADER.lower().encode()
-WEBHOOK_ID = b"elements-webhook-id"
+WEBHOOK_ID = WEBHOOK_ID_HEADER.lower().encode()
 REQUEST_ID = request_log.HEADER.lower().encode()
 
 
@@ -176,6 +177,7 @@ class Application:
             webhook_id=header(headers, WEBHOOK_ID),
             peer=peer,
             request=self.request_id(header(headers, REQUEST_ID)),
+            headers=write_headers(headers),
         )
         answer: asyncio.Future[Receipt | Exception] = asyncio.get_running_loop().create_future()
         self.receipts.submit(delivery, answer.set_result)

@@ -10,7 +10,7 @@ import time
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from receiver.callbacks.deliveries import Delivery, Receipt
+from receiver.callbacks.deliveries import Delivery, Receipt, write_headers
 from receiver.errors import BodyError, BodyTooLarge
 from receiver.lib.ratelimit import client_address
 from receiver.web.asgi import REQUEST_ID, SIGNATURE, WEBHOOK_ID
@@ -29,12 +29,18 @@ class _Callback(RequestResponseCycle):
     """A callback that arrives or waits for its commit, in the place of a cycle with a task."""
 
     def __init__(
-        self, instance: str, found: dict[bytes, bytes], peer: str, *, keep_alive: bool
+        self,
+        instance: str,
+        found: dict[bytes, bytes],
+        headers: str,
+        peer: str,
+        *,
+        keep_alive: bool,
     ) -> None:
         # All that uvicorn looks at; the rest serves a task.
         self.response_complete = self.disconnected = False
         self.keep_alive, self.message_event = keep_alive, _NOBODY
-        self.instance, self.found, self.peer = instance, found, peer
+        self.instance, self.found, self.headers, self.peer = instance, found, headers, peer
         self.content: bytes | bytearray = b""
         self.began = time.perf_counter()
 
@@ -69,7 +75,8 @@ class Connection(BoundedConnection):
                 found[name] = found[name] + b"," + value if name in found else value
         keep_alive = self.parser.should_keep_alive() and not self._is_stopping
         peer = self._peer(found.get(_FORWARDED))
-        self.cycle = _Callback(match[1].decode(), found, peer, keep_alive=keep_alive)
+        headers = write_headers(self.headers)
+        self.cycle = _Callback(match[1].decode(), found, headers, peer, keep_alive=keep_alive)
         if int(found.get(_LENGTH, b"0")) > self._application.max_body_bytes:
             self.break_off(BodyTooLarge("more than may be"))
 
@@ -120,6 +127,7 @@ class Connection(BoundedConnection):
             webhook_id=callback.text(WEBHOOK_ID),
             peer=callback.peer,
             request=self._application.request_id(callback.text(REQUEST_ID)),
+            headers=callback.headers,
         )
         callback.content = b""
 

@@ -49,11 +49,12 @@ def events(services: Services, caller: Caller) -> Response:
 @blueprint.get("/events/<string:id>")
 @require_session
 def event(services: Services, caller: Caller, id: str) -> Response:
-    """Show a verified callback and its body, and why it could not be read if it could not."""
+    """Show a verified callback, and why it could not be read if it could not."""
     record, body = _event(services, caller, id)
     unreadable = record.kind == "unreadable" and body is not None
     why = why_unreadable(body or b"") if unreadable else None
-    return page("event.html", event=record, why=why, body=readable(body))
+    headers = schemas.stored_event(record).headers
+    return page("event.html", event=record, headers=headers, why=why, body=readable(body))
 
 
 @blueprint.get("/events/<string:id>/body")

@@ -57,6 +57,7 @@ def test_the_clients_own_url_is_called_after_us_signed(make_database, client):
         assert body.decode() == sent[0]["body"]
         assert is_valid(body, headers[HEADER.lower()], [KEY])
         assert headers["content-type"] == "application/json"
+        assert headers["elements-webhook-id"] == sent[0]["webhookId"]
         relay.sender().drain()
         assert deliveries(relay) == [(1, "delivered", True)]
         assert attempts(relay) == [(200, None, b"")]
@@ -67,7 +68,20 @@ def test_a_client_is_called_though_the_callback_overtook_the_answer(make_databas
         relay.faults(overtake=True, duplicate_callbacks=2)
         relay.uploaded(headers={CALLBACK: client.url})
         relay.sender().drain()
-        assert [json.loads(body)["status"] for body, _ in client.posted] == ["COMPLETED"]
+        ((body, headers),) = client.posted
+        assert json.loads(body)["status"] == "COMPLETED"
+        assert len(headers["elements-webhook-id"]) == 32
+
+
+def test_a_webhook_id_that_no_header_can_hold_is_not_sent_on(make_database, client):
+    with between(make_database("sqlite"), **ALLOWED) as relay:
+        relay.faults(drop_callbacks=True)
+        job_id = relay.uploaded(headers={CALLBACK: client.url})
+        body = json.dumps({"id": job_id, "status": "COMPLETED"}).encode()
+        relay.call_back(body, "gooddata", **{"Elements-Webhook-Id": "w\xf6rd"})
+        assert relay.sender().drain() is True
+        ((_, headers),) = client.posted
+        assert "elements-webhook-id" not in headers
 
 
 def test_a_client_is_told_what_was_learnt_by_polling(make_database, client):

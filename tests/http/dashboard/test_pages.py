@@ -79,6 +79,15 @@ def test_the_exact_bytes_of_a_callback_come_as_a_file(guest):
     assert "<script>alert" not in guest.get(f"/events/{event}").text
 
 
+def test_an_event_shows_who_sent_it_and_with_which_headers(guest):
+    headers = {"Elements-Webhook-Id": "w-1", "X-Html": "<b>bold</b>", "Token": "a secret"}
+    event = guest.receiver.call_back(b"{}", **headers).json["event"]
+    page = guest.get(f"/events/{event}").text
+    for shown in ("Sent from", "127.0.0.1", "w-1", "&lt;b&gt;bold&lt;/b&gt;", "[masked]"):
+        assert shown in page
+    assert "a secret" not in page
+
+
 def test_a_stale_callback_is_shown_as_ignored_and_why(guest):
     call(guest.receiver, **DONE)
     call(guest.receiver, status="RUNNING")
