@@ -158,7 +158,7 @@ def prune(older_than: str | None, dry_run: bool, yes: bool, json_: bool) -> None
     with opened() as (settings, database):
         retention = Retention(settings, database, now_ms, actor=actor())
         if dry_run:
-            due = retention.due(age)
+            due = retention.count_expired(age)
             show(due, f"{_counts(due)} would be deleted", json_)
             return
         limit = older_than or "RECEIVER_KEEP_BODIES and RECEIVER_KEEP_EVENTS"
@@ -166,7 +166,7 @@ def prune(older_than: str | None, dry_run: bool, yes: bool, json_: bool) -> None
         confirm(question, yes=yes, needed=_is_shorter(age, settings))
         deleted: dict[str, int] = {}
         progress = _Progress()
-        for kind, rows in retention.passing(age):
+        for kind, rows in retention.run(age):
             deleted[kind] = deleted.get(kind, 0) + rows
             progress.show(kind, deleted[kind])
         progress.end()
@@ -212,7 +212,7 @@ def erase(job_id: str, instance: str | None, yes: bool, json_: bool) -> None:
 
 def _is_log_empty(database: Database) -> bool:
     try:
-        return database.empty_log()
+        return database.truncate_wal()
     except StoreError:  # the job is erased all the same
         return False
 

@@ -223,7 +223,7 @@ class Database:
                 except sqlite3.Error as error:
                     raise StoreUnavailable(f"the file cannot be used: {error}") from None
 
-    def empty_log(self) -> bool:
+    def truncate_wal(self) -> bool:
         """Have nothing left in SQLite's log of what was overwritten; False while others read it."""
         if not self.is_sqlite:
             return True

@@ -7,19 +7,19 @@ headers.
 
 Nothing brings it back: to the job the erasure is one more thing said of it (`jobs.erase`), and what
 is stored for it later, by a callback, a poll or a replay, is stored without.
-
-Out of reach: bodies that named the job but could not be read or were refused, which go by their age
-(`pruning`); files that `reconcile --fetch-results` saved; and, until they are overwritten, backups,
-logs of the database (SQLite's only where `Database.empty_log` fails) and PostgreSQL's dead rows.
+Out of reach: bodies that named the job but could not be read, or were refused: these go by their
+age; files that `reconcile --fetch-results` saved; and, until they are overwritten, backups, logs of
+the database (SQLite's only where `Database.truncate_wal` fails) and PostgreSQL's dead rows.
+database (SQLite's only where `Database.truncate_wal` fails) and PostgreSQL's dead rows.
 """
 
 from sqlalchemy import delete, select, text, update
 from sqlalchemy.orm import Session
 
-from receiver.database import pruning
 from receiver.database.engine import affected
 from receiver.database.models import Event, JobRow, RecordError, Submission
 from receiver.database.outbound_models import OutboundDelivery
+from receiver.database.retention import lock_retention
 from receiver.jobs import job as jobs
 
 NOBODY = ""  # client_url of a job whose client is told nothing more
@@ -29,7 +29,7 @@ def erase(session: Session, id_: str, instance: str, now: int) -> dict[str, int]
     """Erase from a job; give how many rows of each kind went, or None if there is no such job."""
     if session.get_bind().dialect.name == "sqlite":
         session.execute(text("PRAGMA secure_delete = ON"))  # not only unlinked: overwritten
-    pruning.turn(session)  # before the job: pruning locks in this order
+    lock_retention(session)  # before the job: retention locks in this order
     named = (JobRow.id == id_, JobRow.instance == instance)
     row = session.scalar(select(JobRow).where(*named).with_for_update())
     if row is None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select, text
 
 from receiver.callbacks import store as store_module
-from receiver.database import pruning
+from receiver.database import retention
 from receiver.database.models import Count, Facet, JobRow
 from receiver.jobs.job import FILES_KEPT_MS
 from receiver.jobs.projection import NewObservation
@@ -114,7 +114,7 @@ def test_hours_that_are_over_are_dropped_and_harm_nothing(open_store, database_u
     stored = open_store(database_url)
     stored.write(bulk(completionTime=NOW - FILES_KEPT_MS - HOUR))
     with stored.database.write() as session:
-        pruning.drop_hours(session, NOW + pruning.KEPT_HOURS * HOUR)
+        retention.delete_old_counts(session, NOW + retention.MAX_COUNT_HOURS * HOUR)
     assert [hour for *_, hour in counted(stored)] == [0]
     stored.write(bulk(completionTime=NOW))
     assert summary(stored.database, None, NOW + FILES_KEPT_MS - HOUR, 1).expiring_24h == 1

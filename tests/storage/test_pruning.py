@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from receiver.app import _app
 from receiver.callbacks.deliveries import Delivery, Judged
 from receiver.callbacks.store import Store
-from receiver.database import migrations, pruning, retention
+from receiver.database import migrations, retention
 from receiver.database import models as tables
 from receiver.database.engine import Database
 from receiver.database.leases import ClockGuard
@@ -83,7 +83,7 @@ def age(receiver, ms: int) -> None:
             (tables.RefusedAddress.since, 1),
         ):
             session.execute(update(column.class_).values({column: column - ms // unit}))
-        state = pruning.turn(session)
+        state = retention.lock_retention(session)
         for mark in ("bodies_before", "events_before", "errors_before"):
             setattr(state, mark, max(0, getattr(state, mark) - ms))
 
@@ -113,7 +113,7 @@ def went(passing: Iterator[tuple[str, int]]) -> dict[str, int]:
 
 
 def prune(receiver, bodies: int = EVER, events: int = EVER) -> dict[str, int]:
-    return went(kept(receiver, bodies, events).passing())
+    return went(kept(receiver, bodies, events).run())
 
 
 def test_bodies_go_and_all_that_was_learnt_from_them_stays(any_receiver):
@@ -230,7 +230,7 @@ def test_nor_does_one_that_was_received_before_the_time_up_to_which_bodies_are_g
     any_receiver.call_back(bulk("1"))
     age(any_receiver, 2 * DAY)
     with any_receiver.services.database.write() as session:
-        pruning.turn(session).bodies_before = now_ms()
+        retention.lock_retention(session).bodies_before = now_ms()
     prune(any_receiver, bodies=DAY)
     assert bodies(any_receiver) == 1
     prune(any_receiver, events=DAY)
@@ -307,10 +307,10 @@ def test_a_count_beforehand_is_what_then_goes(any_receiver):
         any_receiver.call_back(bulk("x"), key=SignatureKey("x", b"another"))
     age(any_receiver, 2 * DAY)
     any_receiver.call_back(bulk("new"))
-    told = kept(any_receiver, DAY, DAY).due()
+    told = kept(any_receiver, DAY, DAY).count_expired()
     assert prune(any_receiver, DAY, DAY) == {kind: rows for kind, rows in told.items() if rows}
     assert (told["bodies"], told["events"], told["errors"], told["timeline"]) == (3, 3, 6, 0)
-    assert set(kept(any_receiver, DAY, DAY).due().values()) == {0}
+    assert set(kept(any_receiver, DAY, DAY).count_expired().values()) == {0}
 
 
 def test_batches_are_short_transactions_with_a_rest_after_each(any_receiver, monkeypatch):
@@ -320,17 +320,15 @@ def test_batches_are_short_transactions_with_a_rest_after_each(any_receiver, mon
     monkeypatch.setattr(retention, "BATCH", 5)
     rests: list[float] = []
     given_ = Settings(keep_events=DAY)
-    passing = Retention(
-        given_, any_receiver.services.database, now_ms, sleep=rests.append
-    ).passing()
+    passing = Retention(given_, any_receiver.services.database, now_ms, sleep=rests.append).run()
     seen = [(kind, rows, bodies(any_receiver)) for kind, rows in passing]
     assert [each for each in seen if each[0] == "bodies"] == [
         ("bodies", rows, 23 - sum((5, 5, 5, 5, 3)[: place + 1]))
         for place, rows in enumerate((5, 5, 5, 5, 3))
     ]
     assert [rows for kind, rows, _ in seen if kind == "events"] == [5, 5, 5, 5, 3]
-    assert len(rests) == 3 * 4  # failed records are looked for by job
-    assert min(rests) >= retention.SHORTEST_REST
+    assert len(rests) == len(seen) - len(retention.KINDS)
+    assert min(rests) >= retention.MIN_REST_SECONDS
 
 
 def test_rows_that_did_not_go_are_not_looked_through_again(any_receiver, monkeypatch):
@@ -342,9 +340,9 @@ def test_rows_that_did_not_go_are_not_looked_through_again(any_receiver, monkeyp
     done = state(any_receiver)
     assert done.bodies_before == pytest.approx(now_ms() - DAY, abs=10_000)
     assert done.errors_before == pytest.approx(now_ms() - DAY, abs=10_000)
-    assert went(kept(any_receiver).passing(1_000)) == {"events": 5}
+    assert went(kept(any_receiver).run(1_000)) == {"events": 5}
     done = state(any_receiver)
-    assert done.bodies_before == pytest.approx(now_ms() - pruning.SETTLED_MS, abs=10_000)
+    assert done.bodies_before == pytest.approx(now_ms() - retention.SETTLED_MS, abs=10_000)
     assert prune(any_receiver, bodies=DAY) == {}
     assert state(any_receiver).bodies_before == done.bodies_before  # never back
 
@@ -354,7 +352,7 @@ def test_an_interrupted_pass_goes_on_where_it_stood(any_receiver, monkeypatch):
         any_receiver.call_back(bulk(str(number)))
     age(any_receiver, 2 * DAY)
     monkeypatch.setattr(retention, "BATCH", 5)
-    cut = kept(any_receiver, bodies=DAY).passing()
+    cut = kept(any_receiver, bodies=DAY).run()
     assert [next(cut), next(cut)] == [("bodies", 5)] * 2
     cut.close()
     assert prune(any_receiver, bodies=DAY) == {"bodies": 10}
@@ -407,7 +405,7 @@ def test_callbacks_are_taken_while_a_pass_is_under_way(
     monkeypatch.setattr(retention, "BATCH", 2)
     answers = [
         receiver.call_back(bulk("new", recordsCount=number)).json["duplicate"]
-        for number, _ in enumerate(kept(receiver, DAY, DAY).passing())
+        for number, _ in enumerate(kept(receiver, DAY, DAY).run())
     ]
     assert answers == [False] * len(answers)
     assert len(answers) > 2 * 15
@@ -445,16 +443,15 @@ def test_a_server_makes_a_pass_each_hour(receiver):
     age(receiver, 100 * DAY)
     worker = node(receiver, clock)
     began = clock.now
-    assert steps(worker) == len(pruning.STEPS)
-    with receiver.services.database.read() as session:
-        told = pruning.last_pass(session)
-    times = {"began_at": began, "ended_at": began, "next_at": began + PERIOD_MS}
-    assert told == {**times, "deleted": {**dict.fromkeys(pruning.STEPS, 0), "bodies": 1}}
+    assert steps(worker) == len(retention.KINDS)
+    done = state(receiver)
+    assert (done.began_at, done.ended_at, done.next_at) == (began, began, began + PERIOD_MS)
+    assert json.loads(done.deleted) == {**dict.fromkeys(retention.KINDS, 0), "bodies": 1}
     for _ in range(PERIOD_MS // LOOK_MS - 1):
         clock.now += LOOK_MS
         assert steps(worker) == 0
     clock.now += LOOK_MS
-    assert steps(worker) == len(pruning.STEPS)
+    assert steps(worker) == len(retention.KINDS)
     assert set(json.loads(state(receiver).deleted).values()) == {0}
 
 
@@ -483,7 +480,7 @@ def test_of_all_nodes_one_makes_the_pass_and_a_dead_ones_is_taken_up(receiver):
     clock.now += LEASE_MS - 1
     assert not other.step()
     clock.now += 1  # and now it died
-    assert steps(other) == len(pruning.STEPS)
+    assert steps(other) == len(retention.KINDS)
 
 
 def test_the_pass_is_claimed_by_one_node_on_postgresql_too(make_receiver, make_database):
@@ -501,7 +498,7 @@ def test_the_pass_is_claimed_by_one_node_on_postgresql_too(make_receiver, make_d
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert sorted(done) == [0, 0, 0, len(pruning.STEPS)]
+    assert sorted(done) == [0, 0, 0, len(retention.KINDS)]
 
 
 def test_a_pass_that_failed_is_due_again_soon(receiver, monkeypatch):
@@ -513,13 +510,13 @@ def test_a_pass_that_failed_is_due_again_soon(receiver, monkeypatch):
         def fails(*_) -> None:
             raise StoreUnavailable("a fault")
 
-        fault.setattr(pruning, "batch", fails)
+        fault.setattr(retention.Kind, "delete", fails)
         with pytest.raises(StoreUnavailable):
             worker.step()
     assert not worker.step()
     assert state(receiver).ended_at is None
     clock.now += LEASE_MS
-    assert steps(worker) == len(pruning.STEPS)
+    assert steps(worker) == len(retention.KINDS)
     assert state(receiver).ended_at == clock.now
 
 
@@ -552,16 +549,16 @@ def test_a_clock_that_jumps_deletes_nothing(receiver):
     assert beat()
     assert not worker.step()  # another may have gone on with it
     clock.now += LEASE_MS
-    assert steps(worker) == len(pruning.STEPS)
+    assert steps(worker) == len(retention.KINDS)
     assert bodies(receiver) == 3
 
 
 def test_a_pass_planned_by_a_clock_that_was_ahead_is_made_now(receiver):
     clock = Clock()
     clock.now += 401 * DAY
-    assert steps(node(receiver, clock, keep_bodies=EVER, keep_events=EVER)) == len(pruning.STEPS)
+    assert steps(node(receiver, clock, keep_bodies=EVER, keep_events=EVER)) == len(retention.KINDS)
     clock.now -= 401 * DAY
-    assert steps(node(receiver, clock)) == len(pruning.STEPS)
+    assert steps(node(receiver, clock)) == len(retention.KINDS)
 
 
 def test_a_step_that_nobody_undoes_for_a_day_is_believed(any_receiver):
@@ -628,7 +625,7 @@ def replayed(database: Database, clock: Clock, told: list[tuple], *, pruned: boo
             note(f"forgotten: {receipt.forgotten}")
         elif pruned:
             keep = Settings(keep_bodies=one * MINUTE, keep_events=other * MINUTE)
-            went(Retention(keep, database, clock, sleep=lambda _: None).passing())
+            went(Retention(keep, database, clock, sleep=lambda _: None).run())
     with database.read() as session:
         rows = session.scalars(select(JobRow).where(JobRow.instance == name).order_by(JobRow.id))
         jobs = [(row.id, row.events, row.revision, *seen(row)) for row in rows]
