@@ -1,6 +1,5 @@
 """`receiver demo`: the whole way once, with real servers, as a user would type it."""
 
-import json
 import os
 import secrets
 import shlex
@@ -10,9 +9,10 @@ import subprocess  # nosec B404
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from importlib.resources import as_file, files
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,18 @@ import click
 import httpx
 from cryptography.fernet import Fernet
 
-from receiver.cli.output import UNREACHABLE, Failure
+from receiver.cli.jobs import describe
+from receiver.cli.output import UNREACHABLE, Failure, table
+from receiver.openconnectors.signatures import HEADER
 
-START_SECONDS = 30
-INSTANCES = ("gooddata", "freshbooks")
-BAD_ROWS = """\
+START_SECONDS = 60
+STOP_SECONDS = 3
+BAD_ROWS = """
 ,No,Address,,,Acme,
 not-an-address,Mal,Formed,,,Acme,
 norm.smith@acme.com,Norm,Again,,,Acme,
 """
+SECRETS = ("signature-key", "element-token", "user-secret")
 
 
 @click.command()
@@ -37,174 +40,163 @@ def demo(keep: bool) -> None:
     """Upload sample contacts to a simulator of the vendor, and wait for the signed callbacks."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="receiver-demo-")))
-        sample = stack.enter_context(
-            as_file(files("receiver.openconnectors.sandbox") / "contacts.csv")
-        )
-        (folder / "sample.csv").write_bytes(sample.read_bytes())
-        (folder / "bad.csv").write_bytes(sample.read_bytes() + b"\n" + BAD_ROWS.encode())
-        servers = _Servers(stack, folder)
-        good = [_upload_and_wait(servers, instance) for instance in INSTANCES]
-        bad = _lose_records(servers)
-        click.echo()
-        for job in (*good, bad):
-            records = job["records"]
-            click.echo(
-                f"Job {job['id']} of {job['instance']}: outcome {job['outcome']}, learnt by"
-                f" {job['learnt_by']}, {records['loaded']} of {records['submitted']} records loaded"
-            )
-        right = all(map(_is_right, good)) and bad["outcome"] == "partial"
+        sample = (files("receiver.openconnectors.sandbox") / "contacts.csv").read_text()
+        (folder / "contacts.csv").write_text(sample)
+        (folder / "bad.csv").write_text(sample + BAD_ROWS)
+        servers = _start(stack, folder)
+        is_right = _load_all(servers) and _load_some(servers)
         if keep:
-            click.echo(f"\nStill running: {servers.url}/ with the token {servers.token}")
-            click.echo("Ctrl-C ends both.")
-            signal.sigwait([signal.SIGINT, signal.SIGTERM])
-    sys.exit(0 if right else 1)
+            click.echo(f"\nDashboard: {servers.url}/\nToken:     {servers.token}")
+            click.echo("Both servers run until Ctrl-C.")
+            with suppress(KeyboardInterrupt):
+                signal.sigwait([signal.SIGINT, signal.SIGTERM])
+        else:
+            click.echo("\n`make demo KEEP=1` leaves both servers running, with a dashboard.")
+    sys.exit(0 if is_right else 1)
 
 
-def _is_right(job: dict[str, Any]) -> bool:
-    told = (job["outcome"], job["learnt_by"])
+def _load_all(servers: "_Servers") -> bool:
+    """Upload ten good contacts; return whether all were loaded and a callback said so."""
+    _title("1. Upload ten contacts, as to the vendor: another base URL and token, all else alike")
+    job_id = servers.upload("gooddata", "contacts.csv")
+    _title("2. Wait for the outcome: the answer comes as soon as the signed callback has")
+    job = servers.wait("gooddata", job_id)
+    _title("3. The callback that said so: its signature and its bytes")
+    [event] = servers.ask(f"/events?instance=gooddata&job={job_id}")["events"]
+    event = servers.get(f"/events/{event['id']}").json()
+    click.echo(f"{HEADER}: {event['headers'][HEADER.lower()]}")
+    click.echo(servers.get(f"/events/{event['id']}/body").text)
     records = {"submitted": 10, "loaded": 10, "failed": 0, "reported": 10}
-    return told == ("succeeded", "callback") and job["records"] == records
+    reached = (job["outcome"], job["learnt_by"], job["records"])
+    return reached == ("succeeded", "callback", records)
 
 
+def _load_some(servers: "_Servers") -> bool:
+    """Upload a file with three bad rows; return whether the outcome says so."""
+    _title("4. Upload thirteen, three of them bad. The vendor says COMPLETED all the same")
+    job_id = servers.upload("freshbooks", "bad.csv")
+    job = servers.wait("freshbooks", job_id)
+    _title("5. Which records failed, and why")
+    path = f"/jobs/{job_id}/errors?instance=freshbooks"
+    _until(lambda: servers.get(path).json()["errors"], "the failed records")
+    click.echo(table(servers.ask(path)["errors"], ("row", "message")))
+    return bool(job["outcome"] == "partial")
+
+
+@dataclass(frozen=True)
 class _Servers:
-    """The sandbox and the receiver, two instances, and a token."""
+    """The sandbox and the receiver, and a token of the receiver's."""
 
-    def __init__(self, stack: ExitStack, folder: Path) -> None:
-        self.folder = folder
-        for name in ("signature-key", "element-token", "user-secret"):
-            (folder / name).write_text(secrets.token_urlsafe(24))
-        vendor = f"127.0.0.1:{_free_port()}"
-        self.url = f"http://127.0.0.1:{_free_port()}"
-        (folder / "encryption-keys").write_bytes(Fernet.generate_key())
-        settings = {
-            "RECEIVER_DATABASE_URL": f"sqlite:///{folder / 'receiver.db'}",
-            "RECEIVER_ENCRYPTION_KEYS_FILE": str(folder / "encryption-keys"),
-            "RECEIVER_PUBLIC_URL": self.url,
-            "OPEN_CONNECTORS_URL": f"http://{vendor}/elements/api-v2",
-        }
-        kept = {name: value for name, value in os.environ.items() if not _is_setting(name)}
-        environment = {**kept, **settings}
-        click.echo(
-            "# A simulator of the vendor, two instances, the receiver, and a token to ask it with"
-        )
-        click.echo(f"$ export {' '.join(f'{name}={value}' for name, value in settings.items())}")
-        key = ("--signature-key-file", str(folder / "signature-key"))
-        sandbox = ("sandbox", "--bind", vendor, *key)
-        stack.enter_context(_running(sandbox, environment))
-        for instance in INSTANCES:
-            token = ("--element-token-file", str(folder / "element-token"))
-            secret = ("--user-secret-file", str(folder / "user-secret"))
-            add = ("instances", "add", instance, *key, *token, *secret, "--hub", "marketing")
-            _receiver(add, environment)
-        serve = ("serve", "--bind", self.url.removeprefix("http://"))
-        stack.enter_context(_running(serve, environment))
-        self.token = _receiver(("tokens", "create", "demo", "--scope", "operate"), environment)
-        _until_ready(f"{self.url}/readyz")
-        _until_ready(f"http://{vendor}/elements/api-v2/objects")
+    url: str
+    token: str
+    folder: Path
 
-    def vendors(self, instance: str, *words: str) -> Any:  # noqa: ANN401 - JSON
-        """Ask one of the vendor's own paths, the last of `words`, as the seeds do."""
-        *options, path = words
-        header = f"Authorization: Element {instance}, User {self.token}"
-        url = f"{self.url}/elements/api-v2/hubs/marketing{path}"
-        return _curl(("curl", "-sS", "-H", header, *options, url), self.folder)
+    def upload(self, instance: str, file: str) -> str:
+        """Upload a file on the vendor's own path, as the vendor's clients do; return its job."""
+        url = f"{self.url}/elements/api-v2/bulk/contact?path=/{file}"
+        headers = {"Authorization": f"Element {instance}, User {self.token}"}
+        header = f"Authorization: {headers['Authorization']}"
+        _show("curl", "-H", header, "-F", f"file=@{file}", url)
+        with (self.folder / file).open("rb") as content:
+            answer = httpx.post(url, headers=headers, files={"file": content}, timeout=60)
+        click.echo(answer.text)
+        return str(_checked(answer).json()["id"])
+
+    def wait(self, instance: str, job_id: str) -> dict[str, Any]:
+        """Wait for a job's end; show how it ended."""
+        job: dict[str, Any] = self.ask(f"/jobs/{job_id}?instance={instance}&wait=30")
+        click.echo(describe(job))
+        return job
 
     def ask(self, path: str) -> Any:  # noqa: ANN401 - JSON
+        """Ask the receiver's own API, and show how."""
+        _show("curl", "-H", f"Authorization: Bearer {self.token}", f"{self.url}/api/v1{path}")
+        return self.get(path).json()
+
+    def get(self, path: str) -> httpx.Response:
         """Ask the receiver's own API."""
-        header = f"Authorization: Bearer {self.token}"
-        return _curl(("curl", "-sS", "-H", header, f"{self.url}/api/v1{path}"), self.folder)
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return _checked(httpx.get(f"{self.url}/api/v1{path}", headers=headers, timeout=60))
 
 
-def _upload_and_wait(servers: _Servers, instance: str) -> dict[str, Any]:
-    click.echo(f"\n# {instance}: which objects are there?")
-    servers.vendors(instance, "/objects")
-    click.echo(f"\n# {instance}: upload ten contacts")
-    upload = ("-X", "POST", "-F", "file=@sample.csv", "/bulk/contact?path=/sample.csv")
-    job_id = servers.vendors(instance, *upload)["id"]
-    click.echo("\n# Wait for the outcome: the answer comes as soon as the signed callback does")
-    job: dict[str, Any] = servers.ask(f"/jobs/{job_id}?instance={instance}&wait=30")
-    click.echo("\n# The status, as a client of the vendor asks for it")
-    servers.vendors(instance, f"/bulk/{job_id}/status")
-    click.echo("\n# The source")
-    servers.ask(f"/jobs/{job_id}/events?instance={instance}")
-    return job
+def _start(stack: ExitStack, folder: Path) -> _Servers:
+    """Start sandbox and receiver until the stack is closed, with two instances and a token."""
+    for name in SECRETS:
+        (folder / name).write_text(secrets.token_urlsafe(24))
+    (folder / "encryption-keys").write_bytes(Fernet.generate_key())
+    vendor, url = f"127.0.0.1:{_free_port()}", f"http://127.0.0.1:{_free_port()}"
+    environment = {
+        **{name: value for name, value in os.environ.items() if not _is_setting(name)},
+        "RECEIVER_DATABASE_URL": f"sqlite:///{folder / 'receiver.db'}",
+        "RECEIVER_ENCRYPTION_KEYS_FILE": str(folder / "encryption-keys"),
+        "RECEIVER_PUBLIC_URL": url,
+        "OPEN_CONNECTORS_URL": f"http://{vendor}/elements/api-v2",
+    }
+    options = {name: (f"--{name}-file", str(folder / name)) for name in SECRETS}
+    key = options["signature-key"]
+    stack.enter_context(_running(("sandbox", "--bind", vendor, *key), environment))
+    added = [word for option in options.values() for word in option]
+    for instance in ("gooddata", "freshbooks"):
+        _receiver(("instances", "add", instance, *added), environment)
+    token = _receiver(("tokens", "create", "demo", "--scope", "operate"), environment)
+    serve = ("serve", "--bind", url.removeprefix("http://"))
+    stack.enter_context(_running(serve, environment))
+    _until(lambda: _is_ready(f"{url}/readyz"), url)
+    click.echo(f"A simulator of the vendor: http://{vendor}\nThe receiver:              {url}")
+    return _Servers(url, token, folder)
 
 
-def _lose_records(servers: _Servers) -> dict[str, Any]:
-    instance = INSTANCES[0]
-    click.echo("\n# A second file, three of its rows bad: the vendor says COMPLETED all the same")
-    upload = ("-X", "POST", "-F", "file=@bad.csv", "/bulk/contact?path=/bad.csv")
-    job_id = servers.vendors(instance, *upload)["id"]
-    job: dict[str, Any] = servers.ask(f"/jobs/{job_id}?instance={instance}&wait=30")
-    click.echo("\n# Which records failed, and why")
-    deadline = time.monotonic() + START_SECONDS
-    path = f"{servers.url}/api/v1/jobs/{job_id}/errors?instance={instance}"
-    headers = {"Authorization": f"Bearer {servers.token}"}
-    while not httpx.get(path, headers=headers).json().get("errors"):
-        if time.monotonic() > deadline:
-            raise Failure(UNREACHABLE, "demo_failed", "the errors were not fetched in time")
-        time.sleep(0.2)
-    servers.ask(f"/jobs/{job_id}/errors?instance={instance}")
-    return job
+def _title(text: str) -> None:
+    click.echo(f"\n{text}\n")
+
+
+def _show(*words: str) -> None:
+    """Show a command as it would be typed; curl itself is not needed."""
+    click.echo(f"$ {shlex.join(words)}")
+
+
+def _checked(answer: httpx.Response) -> httpx.Response:
+    if answer.is_success:
+        return answer
+    text = f"{answer.url} answered {answer.status_code}: {answer.text}"
+    raise Failure(UNREACHABLE, "demo_failed", text)
 
 
 def _is_setting(name: str) -> bool:
     return name.startswith(("RECEIVER_", "OPEN_CONNECTORS_", "EVENT_NOTIFICATION_"))
 
 
-def _curl(words: tuple[str, ...], folder: Path) -> Any:  # noqa: ANN401 - JSON
-    """Show a curl command and do what it would do, so that curl itself is not needed."""
-    click.echo(f"$ {shlex.join(words)}")
-    options = list(words[1:])
-    headers, upload, method = {}, None, "GET"
-    while len(options) > 1:
-        option = options.pop(0)
-        if option == "-H":
-            name, _, value = options.pop(0).partition(": ")
-            headers[name] = value
-        elif option == "-F":
-            upload = folder / options.pop(0).removeprefix("file=@")
-        elif option == "-X":
-            method = options.pop(0)
-    with ExitStack() as stack:
-        sent = {"file": stack.enter_context(upload.open("rb"))} if upload else None
-        answer = httpx.request(method, options[0], headers=headers, files=sent, timeout=60)
-    click.echo(json.dumps(answer.json(), indent=2))
-    if not answer.is_success:
-        raise Failure(UNREACHABLE, "demo_failed", f"{options[0]} answered {answer.status_code}")
-    return answer.json()
-
-
 @contextmanager
 def _running(words: tuple[str, ...], environment: dict[str, str]) -> Iterator[None]:
-    click.echo(f"$ {shlex.join(('receiver', *words))} &")
     command = [sys.executable, "-m", "receiver", *words]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)  # noqa: S603  # nosec B603
     try:
         yield
     finally:
         process.terminate()
-        process.wait(START_SECONDS)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+        process.kill()
 
 
 def _receiver(words: tuple[str, ...], environment: dict[str, str]) -> str:
-    click.echo(f"$ {shlex.join(('receiver', *words))}")
     command = [sys.executable, "-m", "receiver", *words]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)  # noqa: S603  # nosec B603
     return done.stdout.strip()
 
 
-def _until_ready(url: str) -> None:
-    headers = {"Authorization": "Element demo-element, User demo-user"}
+def _until(condition: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(url, headers=headers, timeout=2).is_success:
-                return
-        except httpx.HTTPError:
-            pass
+    while not condition():
+        if time.monotonic() > deadline:
+            raise Failure(UNREACHABLE, "demo_failed", f"{what} did not come in {START_SECONDS} s")
         time.sleep(0.1)
-    raise Failure(UNREACHABLE, "demo_failed", f"{url} did not come up in {START_SECONDS} s")
+
+
+def _is_ready(url: str) -> bool:
+    with suppress(httpx.HTTPError):
+        return httpx.get(url, timeout=2).is_success
+    return False
 
 
 def _free_port() -> int:
