@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from types import FrameType
 from typing import Any
+from wsgiref.types import WSGIApplication
 
 import structlog
 import uvloop
@@ -118,7 +119,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         "server_header": False,
     }
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - gunicorn's
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         self._is_told = False  # to stop
         # Below that it tells of each client that sends nonsense.
@@ -160,14 +161,14 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 class ServerLog(glogging.Logger):  # type: ignore[misc]
     """gunicorn's logger; what it is told is one line, JSON unless on a terminal."""
 
-    def setup(self, cfg: Any) -> None:  # noqa: ANN401 - gunicorn's
+    def setup(self, cfg: object) -> None:
         """Do as gunicorn does, then write as we do."""
         super().setup(cfg)
         for each in (*self.error_log.handlers, *self.access_log.handlers):
             each.setFormatter(logs.formatter())
         logging.getLogger("uvicorn.error").addFilter(_is_news)
 
-    def exception(self, msg: object, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - gunicorn's
+    def exception(self, msg: object, *args: object, **kwargs: object) -> None:
         """Write an error with its traceback, but not one that was logged before."""
         if not isinstance(sys.exception(), AnswerCut):
             super().exception(msg, *args, **kwargs)
@@ -224,7 +225,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         for name, value in self._options.items():
             self.cfg.set(name, value)
 
-    def load(self) -> Any:  # noqa: ANN401 - a WSGI callable
+    def load(self) -> WSGIApplication:
         # Not before the fork, nor before gevent has patched what the app imports.
         from receiver.app import create_app
 

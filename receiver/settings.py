@@ -11,11 +11,13 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from receiver.errors import CredentialError, SettingsError
 from receiver.openconnectors.signatures import SignatureKey
+
+T = TypeVar("T")
 
 DEFAULT_INSTANCE = "default"
 INSTANCE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -183,7 +185,7 @@ class _Reader:
             raise SettingsError(f"the file that {name}_FILE names is empty")
         return content
 
-    def __call__(self, name: str, convert: Callable[[str], Any]) -> Any:  # noqa: ANN401
+    def __call__(self, name: str, convert: Callable[[str], T]) -> T | None:
         value = self.raw(name)
         if value is None:
             return None

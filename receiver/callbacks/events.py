@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import bindparam, select
+from sqlalchemy import Row, bindparam, select
 from sqlalchemy import literal_column as literal
 
 from receiver.database.engine import Database
@@ -161,7 +161,7 @@ def _events(asked: frozenset[str], few: bool, sqlite: bool) -> Selection:
     return of_page.order_by(numbers.c.n.desc())
 
 
-def _record(row: Any) -> EventRecord:  # noqa: ANN401 - begins with _COLUMNS
+def _record(row: Row[*tuple[Any, ...]]) -> EventRecord:
     return EventRecord(
         event_id(row.n),
         row.instance,

@@ -104,14 +104,15 @@ class _Servers:
 
     def wait(self, instance: str, job_id: str) -> dict[str, Any]:
         """Wait for a job's end; show how it ended."""
-        job: dict[str, Any] = self.ask(f"/jobs/{job_id}?instance={instance}&wait=30")
+        job = self.ask(f"/jobs/{job_id}?instance={instance}&wait=30")
         click.echo(describe(job))
         return job
 
-    def ask(self, path: str) -> Any:  # noqa: ANN401 - JSON
+    def ask(self, path: str) -> dict[str, Any]:
         """Ask the receiver's own API, and show how."""
         _show("curl", "-H", f"Authorization: Bearer {self.token}", f"{self.url}/api/v1{path}")
-        return self.get(path).json()
+        content: dict[str, Any] = self.get(path).json()
+        return content
 
     def get(self, path: str) -> httpx.Response:
         """Ask the receiver's own API."""

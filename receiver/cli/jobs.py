@@ -24,7 +24,7 @@ from receiver.cli.output import (
     show,
     table,
 )
-from receiver.cli.remote import Remote, asks_a_receiver, checked
+from receiver.cli.remote import Parameter, Remote, asks_a_receiver, checked
 from receiver.errors import SignatureError
 from receiver.jobs.job import UNDER_WAY, Outcome
 from receiver.openconnectors.notifications import Kind
@@ -57,7 +57,7 @@ def _paged(command: Callable[..., T]) -> Callable[..., T]:
 )
 @click.option("--object", multiple=True, help="Only of this object, e.g. contact; repeatable.")
 @_paged
-def jobs(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
+def jobs(remote: Remote, json_: bool, **filters: Parameter) -> None:
     """List jobs, newest change first."""
     page = remote.page("/jobs", "jobs", **filters)
     rows = [{**job, **_records(job)} for job in page["jobs"]]
@@ -140,7 +140,7 @@ def job(
 )
 @click.option("--job", multiple=True, help="Only of the job with this id; repeatable.")
 @_paged
-def events(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
+def events(remote: Remote, json_: bool, **filters: Parameter) -> None:
     """List verified callbacks, newest first."""
     page = remote.page("/events", "events", **filters)
     columns = ("id", "instance", "kind", "job", "received_at", "deliveries", "key", "size")
@@ -159,7 +159,7 @@ def events(remote: Remote, json_: bool, **filters: Any) -> None:  # noqa: ANN401
     "--verify-again", is_flag=True, help="Have them verified with the keys there are now."
 )
 @_paged
-def rejections(remote: Remote, json_: bool, verify_again: bool, **filters: Any) -> None:  # noqa: ANN401
+def rejections(remote: Remote, json_: bool, verify_again: bool, **filters: Parameter) -> None:
     """List deliveries that were rejected for their signature, newest first.
 
     With --verify-again, those whose signature is right by now are stored as events; the others
@@ -246,7 +246,7 @@ def _close(remote: Remote, job_id: str, instance: str | None) -> dict[str, Any]:
 
 def _ask(remote: Remote, job_id: str, instance: str | None, hold: int) -> dict[str, Any]:
     path = f"/jobs/{_quoted(job_id)}"
-    answer = remote.get(path, patience=hold, instance=instance, wait=hold)
+    answer = remote.get(path, hold=hold, instance=instance, wait=hold)
     return _job(answer, job_id, instance)
 
 

@@ -139,7 +139,7 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun[:-1]}{ending}"
 
 
-def show(content: Any, text: str, json_: bool) -> None:  # noqa: ANN401 - whatever JSON can hold
+def show(content: object, text: str, json_: bool) -> None:
     """Print an answer: `content` as JSON, or `text`."""
     click.echo(json.dumps(content, indent=2) if json_ else text)
 

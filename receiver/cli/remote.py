@@ -4,8 +4,8 @@ Secrets are given as files, never as arguments, which every user of a machine ca
 """
 
 import ssl
-from collections.abc import Callable
-from typing import IO, Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any, TypeAlias, TypedDict, TypeVar, Unpack
 from urllib.parse import urlsplit
 
 import click
@@ -16,6 +16,17 @@ from receiver.lib.http_client import new_client
 from receiver.settings import secret_from_file
 
 T = TypeVar("T")
+Parameter: TypeAlias = str | int | Sequence[str] | None
+
+
+class RequestOptions(TypedDict, total=False):
+    """What httpx sends with a request."""
+
+    params: Mapping[str, Any]
+    json: object
+    files: Any
+    timeout: float | None
+
 
 _REJECTED = {401: CREDENTIALS, 403: CREDENTIALS, 404: USAGE, 400: USAGE, 406: USAGE, 409: USAGE}
 
@@ -51,28 +62,30 @@ class Remote:
             raise click.UsageError(f"--url {url}: is not a URL")
         self._client = new_client(base_url=url, timeout=TIMEOUT_SECONDS)
 
-    def get(self, path: str, *, patience: float = 0, **parameters: Any) -> httpx.Response:  # noqa: ANN401
+    def get(self, path: str, *, hold: float = 0, **parameters: Parameter) -> httpx.Response:
         """Ask the API; raise a Failure for an answer other than 2xx and 404.
 
-        patience -- seconds the receiver may hold its answer back.
+        hold -- seconds the receiver may hold its answer back.
         """
-        return self._ask("GET", path, TIMEOUT_SECONDS + patience, parameters)
+        return self._ask("GET", path, TIMEOUT_SECONDS + hold, parameters)
 
-    def post(self, path: str, **parameters: Any) -> httpx.Response:  # noqa: ANN401
+    def post(self, path: str, **parameters: Parameter) -> httpx.Response:
         """Have the API do something, however long it takes: to ask again would do it twice."""
         return self._ask("POST", path, None, parameters)
 
-    def page(self, path: str, name: str, **parameters: Any) -> dict[str, Any]:  # noqa: ANN401
+    def page(self, path: str, name: str, **parameters: Parameter) -> dict[str, Any]:
         """Ask for a list called `name`."""
-        answer = self.get(path, **parameters)
+        answer = self._ask("GET", path, TIMEOUT_SECONDS, parameters)
         if answer.status_code == 404 and "/jobs/" not in path:
             raise _not_a_receiver(answer)
         return checked(answer, name)
 
-    def vendor(self, method: str, path: str, instance: str, **request: Any) -> httpx.Response:  # noqa: ANN401
+    def vendor(
+        self, method: str, path: str, instance: str, **request: Unpack[RequestOptions]
+    ) -> httpx.Response:
         """Send a request to one of the vendor's own paths, as a client of the vendor would."""
-        headers = {"Authorization": f"Element {instance}, User {self._token}"}
-        answer = self._send(method, f"/elements/api-v2{path}", headers=headers, **request)
+        authorization = f"Element {instance}, User {self._token}"
+        answer = self._send(method, f"/elements/api-v2{path}", authorization, **request)
         if answer.status_code == 404:
             raise Failure(USAGE, *_problem(answer))
         return answer
@@ -99,15 +112,18 @@ class Remote:
             raise unreachable(self._url, error) from None
 
     def _ask(
-        self, method: str, path: str, timeout: float | None, parameters: dict[str, Any]
+        self, method: str, path: str, timeout: float | None, parameters: Mapping[str, Parameter]
     ) -> httpx.Response:
         named = {name: value for name, value in parameters.items() if value not in (None, ())}
-        headers = {"Authorization": f"Bearer {self._token}"}
-        return self._send(method, f"{_API}{path}", headers=headers, params=named, timeout=timeout)
+        authorization = f"Bearer {self._token}"
+        return self._send(method, f"{_API}{path}", authorization, params=named, timeout=timeout)
 
-    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:  # noqa: ANN401
+    def _send(
+        self, method: str, path: str, authorization: str, **request: Unpack[RequestOptions]
+    ) -> httpx.Response:
+        headers = {"Authorization": authorization}
         try:
-            answer = self._client.request(method, path, **request)
+            answer = self._client.request(method, path, headers=headers, **request)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise unreachable(self._url, error) from None
         if answer.status_code in (401, 403):
@@ -171,7 +187,7 @@ def _not_a_receiver(answer: httpx.Response) -> Failure:
 def asks_a_receiver(command: Callable[..., T]) -> Callable[..., T]:
     """Give a command `--url` and `--token-file`, and a Remote as its argument `remote`."""
 
-    def invoke(url: str, token_file: str | None, **arguments: Any) -> T:  # noqa: ANN401
+    def invoke(url: str, token_file: str | None, **arguments: object) -> T:
         if token_file is None:
             raise click.UsageError(
                 "--token-file is missing (or RECEIVER_TOKEN_FILE): `receiver tokens create` makes a"

@@ -217,7 +217,7 @@ class _Watched:
         self._tell_of(len(piece))
         return piece
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - the file's
+    def __getattr__(self, name: str) -> object:
         return getattr(self._file, name)
 
 

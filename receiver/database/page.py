@@ -13,6 +13,7 @@ from sqlalchemy import (
     ARRAY,
     JSON,
     BigInteger,
+    BindParameter,
     ColumnElement,
     FromClause,
     Integer,
@@ -35,7 +36,7 @@ LOWER: Any = bindparam("lower", type_=BigInteger)
 UPPER: Any = bindparam("upper", type_=BigInteger)
 
 
-def _visible(name: str) -> Any:  # noqa: ANN401 - a number of rows
+def _visible(name: str) -> BindParameter[int]:
     # PostgreSQL would rather sort all rows for a number that its planner does not see.
     return bindparam(name, type_=Integer, literal_execute=True)
 
@@ -105,11 +106,11 @@ def page(
     return joined.order_by(*merged).limit(_visible("limit"))
 
 
-def among(column: Any, name: str, *, sqlite: bool) -> Column:  # noqa: ANN401 - any expression
+def among(column: Column, name: str, *, sqlite: bool) -> Column:
     """Whether a column holds one of the values named `name`, however many they are."""
     if sqlite:
-        return column.in_(select(_each(name).c.value))  # type: ignore[no-any-return]
-    return column == any_(bindparam(name, type_=ARRAY(column.type)))  # type: ignore[no-any-return]
+        return column.in_(select(_each(name).c.value))
+    return column == any_(bindparam(name, type_=ARRAY(column.type)))
 
 
 def hidden(column: Column) -> Column:

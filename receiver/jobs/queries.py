@@ -6,8 +6,10 @@ from typing import Any, Literal, TypeAlias, cast
 
 from msgspec import Struct
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     FromClause,
+    Row,
     Table,
     and_,
     bindparam,
@@ -215,7 +217,7 @@ def note_fetched(session: Session, job: str, instance: str, now: int) -> None:
     )
 
 
-def overdue_jobs(*columns: Any) -> Selection:  # noqa: ANN401 - SQL expressions
+def overdue_jobs(*columns: Column) -> Selection:
     """Select the jobs under way for longer than those of their object usually are.
 
     Asks for `now` and `overdue_after`, ms, the latter where the usual time is not known.
@@ -223,10 +225,10 @@ def overdue_jobs(*columns: Any) -> Selection:  # noqa: ANN401 - SQL expressions
     return select(*columns).select_from(JOBS_AND_USUAL).where(HAS_NO_END, IS_UNDER_WAY, IS_LATE)
 
 
-def _seen_before(facet: Any) -> Column:  # noqa: ANN401 - an SQL expression
+def _seen_before(facet: Column) -> Column:
     """Say when jobs of a facet were first seen that are overdue."""
     usual = select(UsualTime.ms).join_from(Facet, UsualTime, _IS_USUAL)
-    of_facet = usual.where(Facet.facet == facet).correlate(facet.table)
+    of_facet = usual.where(Facet.facet == facet).correlate_except(Facet, UsualTime)
     return _NOW - func.coalesce(of_facet.scalar_subquery(), _OVERDUE_AFTER)
 
 
@@ -334,8 +336,9 @@ def _conditions(plan: _Plan, asked: frozenset[str], *, few: bool) -> list[Any]:
         if name != "expires_before" and plan.show not in _TIMES:
             continue
         # No other index shall look useful than that by which the page is read.
-        shown, value = column if few else hidden(column), bindparam(name, type_=column.type)
-        where.append(shown > value if name.endswith("after") else shown < value)
+        shown: Column = column if few else hidden(column)
+        bound = bindparam(name, type_=column.type)
+        where.append(shown > bound if name.endswith("after") else shown < bound)
     if "text" in asked:
         where.append(contains(JobRow.id, "text", sqlite=plan.sqlite))
     if "others" in asked:
@@ -346,15 +349,14 @@ def _conditions(plan: _Plan, asked: frozenset[str], *, few: bool) -> list[Any]:
     return where
 
 
-def _register(place: Sequence[int], *, sqlite: bool) -> Any:  # noqa: ANN401 - an SQL expression
+def _register(place: Sequence[int], *, sqlite: bool) -> Column:
     """Read a text of a job's registers, cut as facets' texts are."""
-    value: Column
     if sqlite:
-        value = func.json_extract(
-            JobRow.registers, literal(f"'${''.join(f'[{n}]' for n in place)}'")
-        )
+        steps = "".join(f"[{n}]" for n in place)
+        text = f"json_extract(jobs.registers, '${steps}')"
     else:
-        value = literal(f"(jobs.registers::json #>> '{{{','.join(map(str, place))}}}')")
+        text = f"(jobs.registers::json #>> '{{{','.join(map(str, place))}}}')"
+    value: ColumnElement[str] = literal(text)
     return func.substr(value, literal("1"), literal(str(MAX_FACET_TEXT)), type_=Facet.status.type)
 
 
@@ -365,7 +367,7 @@ def _whole(jobs: FromClause) -> Selection:
     return select(*columns).select_from(of_facet.outerjoin(UsualTime, _IS_USUAL))
 
 
-def _record(row: Any) -> JobRecord:  # noqa: ANN401 - a row of `_whole`
+def _record(row: Row[*tuple[Any, ...]]) -> JobRecord:
     return JobRecord(
         row.id,
         row.instance,

@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     Connection,
     and_,
     bindparam,
@@ -280,7 +281,7 @@ class _Scope(Struct, frozen=True):
         return [among(column, "visible", sqlite=self.sqlite)] if self.limited else []
 
 
-def _number(name: str) -> Any:  # noqa: ANN401 - an SQL expression
+def _number(name: str) -> BindParameter[int]:
     return bindparam(name, type_=BigInteger)
 
 

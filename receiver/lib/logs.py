@@ -11,6 +11,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 LONGEST_VALUE = 1_000  # characters; of a traceback the last 4,000
 LONGEST_TRACEBACK = 4_000
@@ -73,7 +74,7 @@ def _end() -> list[Any]:
 _RENDER = structlog.processors.JSONRenderer()
 
 
-def _json(logger: Any, name: str, fields: Fields) -> str:  # noqa: ANN401 - structlog's
+def _json(logger: object, name: str, fields: Fields) -> str:
     # JSON lets one control character stand as it is.
     return str(_RENDER(logger, name, fields)).replace("\x7f", "\\u007f")
 
@@ -111,7 +112,9 @@ class Sums:
         self._told: dict[tuple[str, ...], tuple[Any, str, dict[str, Any]]] = {}
         self._until = 0.0
 
-    def line(self, log: Any, event: str, same: tuple[str, ...], **facts: Any) -> None:  # noqa: ANN401
+    def line(
+        self, log: FilteringBoundLogger, event: str, same: tuple[str, ...], **facts: object
+    ) -> None:
         """Write a line, unless there was one that is the `same` a short while ago."""
         self.flush()
         with self._guard:
@@ -139,7 +142,7 @@ class Sums:
 _SUMS = Sums()
 
 
-def summed(log: Any, event: str, *same: str, **facts: Any) -> None:  # noqa: ANN401 - structlog's
+def summed(log: FilteringBoundLogger, event: str, *same: str, **facts: object) -> None:
     """Write a warning that may come in floods: `same` tells which of them are summed up."""
     _SUMS.line(log, event, same, **facts)
 

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
 
 import structlog
 
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 class Measured:
     """Numbers from the database, at most `KEPT_SECONDS` old. clock -- ms since the epoch."""
 
-    def __init__(self, settings: Settings, database: Database, clock: Any) -> None:  # noqa: ANN401
+    def __init__(self, settings: Settings, database: Database, clock: Callable[[], int]) -> None:
         self._settings, self._database, self._clock = settings, database, clock
         self._guard = threading.Lock()
         self._numbers: Numbers | None = None

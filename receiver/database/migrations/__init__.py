@@ -5,7 +5,7 @@ Alembic is imported where it is needed: it is large, and a worker only looks at 
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import structlog
 from sqlalchemy import Connection, inspect, text
@@ -13,6 +13,9 @@ from sqlalchemy.orm import Session
 
 from receiver.database.engine import Database
 from receiver.errors import SettingsError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 log = structlog.get_logger()
 
@@ -122,7 +125,7 @@ def _known() -> set[str]:
 _HERE = Path(__file__).parent
 
 
-def _config(connection: Connection) -> Any:  # noqa: ANN401 - Alembic's
+def _config(connection: Connection) -> "Config":
     from alembic.config import Config
 
     config = Config()

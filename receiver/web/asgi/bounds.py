@@ -14,7 +14,9 @@ from httptools import (
     HttpParserUpgrade,
     HttpRequestParser,
 )
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from receiver.errors import BodyError, BodyTruncated
 from receiver.web.asgi import Application
@@ -51,8 +53,14 @@ class Refused(Exception):
 class BoundedConnection(HttpToolsProtocol):
     """A connection whose heads, trailers, chunks, pipelined requests and pauses are bounded."""
 
-    def __init__(self, *args: Any, **named: Any) -> None:  # noqa: ANN401 - uvicorn's
-        super().__init__(*args, **named)
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
         self._application: Application = self.config.loaded_app
         self._since = self.loop.time()  # what is waited for now: idle, head, body
         self._in_head = True  # a new connection is to send one

@@ -3,14 +3,18 @@
 import asyncio
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import cast
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+from a2wsgi.asgi_typing import HTTPScope, SendEvent
+from a2wsgi.asgi_typing import Receive as AnyReceive
+from a2wsgi.asgi_typing import Send as AnySend
 from a2wsgi.wsgi import WSGIResponder
+from a2wsgi.wsgi_typing import ExceptionInfo, WriteCallable, WSGIApp
 from flask import Flask
 from werkzeug.datastructures import Headers
 
@@ -34,7 +38,10 @@ class FlaskThreads:
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request in a thread; it goes no further once its client has left."""
-        responder = _Responder(self._application, self._threads, _MAX_PIECES)
+        # a2wsgi has types of its own for what ASGI and WSGI pass.
+        application = cast("WSGIApp", self._application)
+        responder = _Responder(application, self._threads, _MAX_PIECES)
+        respond = cast("Callable[[Scope, Receive, Send], Awaitable[None]]", responder)
         gone = threading.Event()
         _GONE.set(gone)
         watching = None
@@ -43,7 +50,7 @@ class FlaskThreads:
             receive = _no_body
         # The connection is closed then, as if it had ended here; that has been logged.
         with suppress(AnswerCut):
-            await responder(scope, raise_on_disconnect(receive), send)
+            await respond(scope, raise_on_disconnect(receive), send)
         if watching:
             watching.cancel()
 
@@ -74,26 +81,31 @@ class _Responder(WSGIResponder):
     about the rest of that.
     """
 
-    def __init__(self, *args: Any) -> None:  # noqa: ANN401 - a2wsgi's
-        super().__init__(*args)
+    def __init__(self, app: WSGIApp, executor: ThreadPoolExecutor, send_queue_size: int) -> None:
+        super().__init__(app, executor, send_queue_size)
         self._is_get = self._is_short = False
-        self._messages: list[Message] = []
+        self._messages: list[SendEvent] = []
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - a2wsgi's
+    async def __call__(self, scope: HTTPScope, receive: AnyReceive, send: AnySend) -> None:
         self._is_get = scope["method"] == "GET"
         await super().__call__(scope, receive, send)
         for message in self._messages:
             await send(message)
 
-    def start_response(self, status: Any, response_headers: Any, exc_info: Any = None) -> Any:  # noqa: ANN401
+    def start_response(
+        self,
+        status: str,
+        response_headers: list[tuple[str, str]],
+        exc_info: ExceptionInfo | None = None,
+    ) -> WriteCallable:
         """Take the head, in the thread."""
         length = Headers(response_headers).get("Content-Length", "")
         self._is_short = self._is_get and length.isdecimal() and int(length) <= MAX_WHOLE_BYTES
         return super().start_response(status, response_headers, exc_info)
 
-    def send(self, message: Any) -> None:  # noqa: ANN401 - a2wsgi's
+    def send(self, message: SendEvent | None) -> None:
         """Take a piece, in the thread."""
-        if self._is_short:
+        if self._is_short and message is not None:
             self._messages.append(message)
         else:
             super().send(message)

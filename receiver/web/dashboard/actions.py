@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, wraps
-from typing import Any
 
 from flask import Response, request, url_for
 
@@ -47,7 +46,7 @@ def _page_of(rule: str) -> Callable[[Callable[..., Action]], Callable[..., Actio
 
     def decorate(make: Callable[..., Action]) -> Callable[..., Action]:
         @wraps(make)
-        def view(services: Services, caller: Caller, **names: Any) -> Response:  # noqa: ANN401 - the route's
+        def view(services: Services, caller: Caller, **names: str) -> Response:
             action = make(services, caller, **names)
             if request.method == "GET":
                 return page("confirm.html", action=action)

@@ -4,7 +4,6 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Any
 from urllib.parse import quote
 
 from markupsafe import Markup, escape
@@ -33,9 +32,9 @@ _FORMULA = re.compile(r"[=+\-@\t\r\n\uff0b\uff0d\uff1d\uff20]")
 
 
 @blueprint.app_template_filter()
-def shown(text: Any, limit: int = MAX_SHOWN) -> str:  # noqa: ANN401 - whatever was sent
+def shown(value: object, limit: int = MAX_SHOWN) -> str:
     """Write a stranger's text: at most so much of it, what cannot be seen as its code point."""
-    text = str(text)
+    text = str(value)
     cut = text[:limit]
     seen = _UNSEEN.sub(
         lambda found: (

@@ -1,11 +1,10 @@
 """What all pages share: the blueprint, who asks, rendering, headers, and how errors look."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 import structlog
@@ -63,7 +62,7 @@ class Caller:
         return self.bearer.scope == "operate"
 
 
-def page(template: str, status: int = 200, **facts: Any) -> Response:  # noqa: ANN401
+def page(template: str, status: int = 200, **facts: object) -> Response:
     """Answer with a page. facts -- what the template shows."""
     shared = {
         "now": services().clock(),
@@ -74,7 +73,9 @@ def page(template: str, status: int = 200, **facts: Any) -> Response:  # noqa: A
     return Response(render_template(f"dashboard/{template}", **shared, **facts), status)
 
 
-def download(body: Any, name: str, mimetype: str = "application/octet-stream") -> Response:  # noqa: ANN401
+def download(
+    body: bytes | Iterable[str], name: str, mimetype: str = "application/octet-stream"
+) -> Response:
     """Answer with a file, which no browser shows as a page. body -- bytes, or parts of text."""
     response = Response(body, mimetype=mimetype)
     response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
