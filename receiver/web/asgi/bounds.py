@@ -62,6 +62,7 @@ class BoundedConnection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._application: Application = self.config.loaded_app
+        self.url = b""  # of the newest request
         self._since = self.loop.time()  # what is waited for now: idle, head, body
         self._in_head = True  # a new connection is to send one
         self._in_message = False
@@ -132,11 +133,11 @@ class BoundedConnection(HttpToolsProtocol):
         if self._is_in_body() and not self._unqueue() and not self.break_off(cut):
             if not self.cycle.scope["path"].startswith(VENDORS_PATHS):
                 return False  # it came behind another one, whose answer is all that is due
-            self._answer_cut(cut)
+            self._answer_instead(response_to(cut, self.cycle.scope["path"]))
         self.cycle.keep_alive = False
         return True
 
-    def _answer_cut(self, error: BodyTruncated) -> None:
+    def _answer_instead(self, response: Response) -> None:
         """Answer a request whose body broke off in the place of its task, which ends by that."""
         cycle = self.cycle
         begun = cycle.response_started
@@ -144,7 +145,7 @@ class BoundedConnection(HttpToolsProtocol):
         cycle.disconnected = cycle.response_complete = True
         cycle.message_event.set()
         if not begun:
-            self.write(response_to(error, cycle.scope["path"]), keep_alive=False)
+            self.write(response, keep_alive=False)
         self.end()
 
     def _unqueue(self) -> bool:
@@ -317,23 +318,20 @@ class BoundedConnection(HttpToolsProtocol):
             self._write_refusal(status)
         elif not self._is_in_body() or self._unqueue():
             self._refusal = status  # after what is due
-        elif self.break_off(BodyTruncated("the chunks broke off")):
-            return
-        elif self.cycle.response_started:
-            self.transport.close()
-        else:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-            self._write_refusal(status)
+        elif not self.break_off(BodyTruncated("the chunks broke off")):
+            self._answer_instead(self._refusal_of(status))
 
     def _write_refusal(self, status: int) -> None:
         if not self.transport.is_closing():
-            phrase = HTTPStatus(status).phrase
-            code = phrase.lower().replace(" ", "_").replace("-", "_")
-            problem = Problem(phrase, status, code, "This is not a request that is answered.")
-            allowed = {"Allow": "GET, POST"} if status == HTTPStatus.METHOD_NOT_ALLOWED else {}
-            self.write(problem_response(problem, "", allowed), keep_alive=False)
+            self.write(self._refusal_of(status), keep_alive=False)
             self.end()
+
+    def _refusal_of(self, status: int) -> Response:
+        phrase = HTTPStatus(status).phrase
+        code = phrase.lower().replace(" ", "_").replace("-", "_")
+        problem = Problem(phrase, status, code, "This is not a request that is answered.")
+        allowed = {"Allow": "GET, POST"} if status == HTTPStatus.METHOD_NOT_ALLOWED else {}
+        return problem_response(problem, self.url.decode("latin-1"), allowed)
 
     def end(self) -> None:
         """Close it, but read on until the client has: unread bytes would reset the answer away."""

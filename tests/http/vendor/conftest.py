@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from cryptography.fernet import Fernet
 from nodes import running_nodes
-from recording import Recorder, Through
+from recording import LIMIT, Recorder, Through
 
 from receiver.database import migrations
 from receiver.instances import registry, tokens
@@ -33,7 +33,7 @@ def through(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Through]:
                 1,
                 RECEIVER_ENCRYPTION_KEYS=key,
                 RECEIVER_PUBLIC_URL="https://hooks.example.com",
-                RECEIVER_MAX_UPLOAD_BYTES=str(300 << 20),
+                RECEIVER_MAX_UPLOAD_BYTES=str(LIMIT),
                 OPEN_CONNECTORS_URL=f"http://127.0.0.1:{recorder.port}/elements/api-v2",
                 OPEN_CONNECTORS_RATE="1000",
             )

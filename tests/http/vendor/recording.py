@@ -1,15 +1,19 @@
 """A receiver as it runs in production, between raw clients and an upstream that records bytes."""
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import httpx
 from nodes import DEADLINE, Node
 
 BASE = b"/elements/api-v2"
+LIMIT = 110_000_000  # bytes of an upload
 CREATED = b'{"id": "%d", "status": "CREATED", "odd": 1.10}'
 
 
@@ -130,6 +134,21 @@ class Through:
     @property
     def authorization(self) -> bytes:
         return f"User {self.token}, Organization o-1, Element gooddata".encode()
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """A job as the API tells it."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        url = f"http://127.0.0.1:{self.node.port}/api/v1/jobs/{job_id}"
+        return httpx.get(url, headers=headers, trust_env=False).json()
+
+    def memory(self) -> int:
+        """The most that a worker ever held, in bytes."""
+        master = self.node.process.pid
+        workers = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+        found = [
+            re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text()) for pid in workers
+        ]
+        return max(int(size[1]) << 10 for size in found)
 
     def sent(self) -> Message:
         """The request that went on last."""
