@@ -289,7 +289,7 @@ def jobs() -> Response:
 
 @api.put("/bulk/<job_id>/cancel")
 def cancel(job_id: str) -> Response:
-    """End a job that is under way."""
+    """End a job that is in progress."""
     cancelled = current_stage().jobs.cancel(_job(job_id))
     if cancelled is None:
         raise Conflict(f"job {job_id} has ended")
