@@ -2,6 +2,7 @@
 
 ReceiverError
 ├── SettingsError               a setting is wrong or half set
+│   └── WrongEncoding           the database is not in UTF-8 (a StoreUnavailable, too)
 ├── BodyError                   the request did not arrive as it was sent
 │   ├── BodyTruncated
 │   └── BodyTooLarge
@@ -294,6 +295,12 @@ class ClockStepped(StoreError):
     """The clock jumped by over a day: nothing is deleted on its word."""
 
     reason = "clock_stepped"
+
+
+class WrongEncoding(SettingsError, StoreUnavailable):
+    """The database, or the connection to it, is not in UTF-8: no text would come back as it was."""
+
+    reason = SettingsError.reason
 
 
 class LostRace(StatementRefused):

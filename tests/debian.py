@@ -19,6 +19,7 @@ PACKAGES = {  # with the libraries that not every machine has
     "nginx": ["nginx", "libssl3"],
     "haproxy": ["haproxy", "liblua5.3-0", "libopentracing1", "libopentracing-c-wrapper0"],
     "promtool": ["prometheus"],
+    "pgbouncer": ["pgbouncer", "libc-ares2", "libevent-2.1-7"],
     "systemd-analyze": [
         *("systemd", "libsystemd-shared", "libapparmor1", "libip4tc2", "libkmod2", "libseccomp2")
     ],

@@ -52,32 +52,11 @@ READ_SECONDS = 3.0  # for one statement that only reads
 # For a server that hangs and so does not end a statement itself. A statement is sent at most twice,
 # with a connection made in between, and whoever asks shall have an answer within 10 s.
 _HUNG_READ_SECONDS = READ_SECONDS + 0.4
-# Statements are written for the index that they shall follow. A planner that counts pages would
-# rather read a list in its order, past all other rows, because neighbours share them: fast for the
-# average value, and without an end for a rare one.
-_READ_SETTINGS = f"""
-SET LOCAL statement_timeout = {READ_SECONDS * 1000:.0f};
-SET LOCAL random_page_cost = 0;
-SET LOCAL seq_page_cost = 0;
-SET LOCAL max_parallel_workers_per_gather = 0;
-SET LOCAL jit = off"""
 _TOO_SLOW = ("57014", "SQLITE_INTERRUPT")
 _PROGRESS_STEPS = 10_000  # of SQLite's machine between two looks at the clock; some 0.2 ms
 _BUSY_MS = 5000  # for others' locks on an SQLite file, which are short
 _PING_SECONDS = 2.0  # if there is no answer by then, a connection is made anew
 _FRESH_SECONDS = 0.05  # under load no batch should wait for a trip that tells nothing
-
-_POSTGRESQL = {
-    "connect_timeout": 3,
-    "tcp_user_timeout": 5000,  # ms until lost packets end a connection
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "target_session_attrs": "read-write",
-    # A node that hangs in a transaction holds rows that others wait for: it is not waited for long.
-    "options": "-c statement_timeout=7000 -c lock_timeout=2000"
-    " -c idle_in_transaction_session_timeout=5000",
-}
 
 
 class Database:
@@ -110,9 +89,12 @@ class Database:
     def _make_engine(self, url: URL, connections: int, deadline: float | None = None) -> Engine:
         """Make a pool of connections; with a deadline (seconds for a statement) they only read."""
         reads = deadline is not None
-        options: dict[str, Any] = (
-            {} if self.is_sqlite or not reads else {"isolation_level": "AUTOCOMMIT"}
-        )
+        connecting: dict[str, Any] = {"connect_args": {"timeout": _BUSY_MS // 1000}}
+        if not self.is_sqlite:
+            from receiver.database.postgresql import defaults, install
+
+            # Transactions begin where we say, in one trip with what is set for them.
+            connecting = {"connect_args": defaults(url), "isolation_level": "AUTOCOMMIT"}
         engine = create_engine(
             url,
             pool_size=connections,
@@ -120,8 +102,7 @@ class Database:
             pool_timeout=3,
             pool_use_lifo=True,  # SQLite forgets what it read once another connection wrote
             hide_parameters=True,
-            connect_args={"timeout": 5} if self.is_sqlite else _POSTGRESQL,
-            **options,
+            **connecting,
         )
         if self._file:
             event.listen(engine, "do_connect", self._file.before_connect)
@@ -130,14 +111,9 @@ class Database:
             if reads:
                 event.listen(engine, "before_cursor_execute", _set_deadline)
         else:
-            from receiver.database.postgresql import install_deadline
-
             event.listen(engine, "checkin", _note_use)
             event.listen(engine, "checkout", self._ping)
-            if reads:
-                event.listen(engine, "connect", _limit_postgresql)
-                event.listen(engine, "begin", _begin_postgresql_read)
-            install_deadline(engine, _HUNG_READ_SECONDS if reads else None)
+            install(engine, _HUNG_READ_SECONDS if reads else None, deadline)
         return engine
 
     @property
@@ -342,20 +318,6 @@ def _prepare_sqlite_reader(connection: Any, record: Any) -> None:  # noqa: ANN40
 
 def _set_deadline(connection: Connection, *_statement: object) -> None:
     connection.info["deadline"] = time.monotonic() + READ_SECONDS
-
-
-def _limit_postgresql(connection: Any, _record: object) -> None:  # noqa: ANN401 - psycopg's
-    # For what is asked by one statement alone. Through a pooler it may be lost; the client's own
-    # deadline is not.
-    connection.execute(f"SET statement_timeout = {READ_SECONDS * 1000:.0f}").close()
-
-
-def _begin_postgresql_read(connection: Connection) -> None:
-    if connection.get_execution_options().get("single"):
-        return  # one statement sees one state by itself, and is one trip
-    # In one trip, and for this transaction alone: a pooler may give the next one to another server.
-    driver: Any = connection.connection.driver_connection
-    driver.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;" + _READ_SETTINGS)
 
 
 @contextmanager

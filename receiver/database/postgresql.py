@@ -1,28 +1,62 @@
-"""What only PostgreSQL needs of its driver: a deadline for each statement, and arrays.
+"""What only PostgreSQL needs of its driver: settings, a deadline for each statement, and arrays.
+
+A pooler may give each transaction to another server (PgBouncer's `pool_mode=transaction`). So
+nothing is left behind for the next one: settings are those of a transaction, and statements are
+prepared only where the server that answers is the one that was connected to.
 
 A server that hangs while its kernel goes on acknowledging (its processes stopped, a pooler or a
 proxy stuck before it) looks alive to TCP, and libpq would wait for it for ever. Those who wait for
 the writer have deadlines of their own, but the connection would stay stuck, and so would a reader.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from struct import Struct
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import psycopg
 from psycopg import adapters
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import URL, Connection, Engine, event
+
+from receiver.errors import WrongEncoding
 
 STATEMENT_SECONDS = 7.5  # for one statement; a little longer than the server's own timeout
 
 
-class _Deadlined(psycopg.Connection[Any]):
+# Of libpq, where the URL says nothing else.
+_DEFAULTS = {
+    "connect_timeout": 3,
+    "tcp_user_timeout": 5000,  # ms until lost packets end a connection
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "target_session_attrs": "read-write",
+    "client_encoding": "UTF8",
+}
+# A node that hangs in a transaction holds rows that others wait for: it is not waited for long. ms.
+_WRITING = {
+    "statement_timeout": 7000,
+    "lock_timeout": 2000,
+    "idle_in_transaction_session_timeout": 5000,
+}
+# Statements are written for the index that they shall follow. A planner that counts pages would
+# rather read a list in its order, past all other rows, because neighbours share them: fast for the
+# average value, and without an end for a rare one.
+_READING = {
+    "random_page_cost": 0,
+    "seq_page_cost": 0,
+    "max_parallel_workers_per_gather": 0,
+    "jit": "off",
+}
+
+
+class _Connection(psycopg.Connection[Any]):
     """A connection that closes itself when the server does not answer a statement in time."""
 
     timeout: float | None = None
+    is_pooled = False
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:  # noqa: ANN401 - psycopg's
         try:
@@ -32,17 +66,64 @@ class _Deadlined(psycopg.Connection[Any]):
             raise psycopg.OperationalError("the server does not answer") from None
 
 
-def install_deadline(engine: Engine, seconds: float | None = None) -> None:
-    """Have an engine's connections to PostgreSQL give up on a server that hangs.
+def defaults(url: URL) -> dict[str, Any]:
+    """Return the connection parameters that a database's URL leaves open."""
+    return {name: value for name, value in _DEFAULTS.items() if name not in url.query}
 
-    seconds -- for one statement, if not STATEMENT_SECONDS.
+
+def install(engine: Engine, hung: float | None, read_seconds: float | None) -> None:
+    """Set up an engine's connections to PostgreSQL, and its transactions.
+
+    hung -- seconds after which a statement's server is given up, if not STATEMENT_SECONDS.
+    read_seconds -- how long a statement may take; the transactions then only read. None: they
+    write.
     """
+    reads = read_seconds is not None
+    limits = {"statement_timeout": round((read_seconds or 0) * 1000), **_READING}
+    chosen = _ours(limits if reads else _WRITING, engine.url)
+    begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if reads else "BEGIN"
+    begin = "; ".join([begin, *(f"SET LOCAL {name} = {value}" for name, value in chosen.items())])
 
     @event.listens_for(engine, "do_connect")
-    def connect(_dialect: object, _record: object, args: Any, options: Any) -> _Deadlined:  # noqa: ANN401 - SQLAlchemy's
-        connection = _Deadlined.connect(*args, **options)
-        connection.timeout = seconds or STATEMENT_SECONDS
+    def connect(_dialect: object, _record: object, args: Any, options: Any) -> _Connection:  # noqa: ANN401 - SQLAlchemy's
+        connection = _Connection.connect(*args, **options)
+        connection.timeout = hung or STATEMENT_SECONDS
+        _check_encodings(connection)
         return connection
+
+    @event.listens_for(engine, "connect")
+    def prepare(driver: _Connection, _record: object) -> None:
+        (pid,) = driver.execute("SELECT pg_backend_pid()").fetchone() or (None,)
+        driver.is_pooled = pid != driver.info.backend_pid
+        if driver.is_pooled:
+            driver.prepare_threshold = None
+        elif "statement_timeout" in chosen:
+            driver.execute(f"SET statement_timeout = {chosen['statement_timeout']}")
+
+    @event.listens_for(engine, "begin")
+    def begin_transaction(connection: Connection) -> None:
+        driver = cast("_Connection", connection.connection.driver_connection)
+        # One statement by itself sees one state, and is one trip.
+        if driver.is_pooled or not connection.get_execution_options().get("single"):
+            driver.execute(begin)
+
+
+def _ours(settings: Mapping[str, object], url: URL) -> dict[str, object]:
+    """Leave out the settings that the `options` of a URL have."""
+    options = str(url.query.get("options", ""))
+    return {name: value for name, value in settings.items() if name not in options}
+
+
+def _check_encodings(connection: _Connection) -> None:
+    """Raise WrongEncoding where texts would not come back as they were."""
+    server, client = connection.info.parameter_status("server_encoding"), connection.info.encoding
+    if server == "UTF8" and client == "utf-8":
+        return
+    connection.close()
+    if server != "UTF8":
+        remedy = "make another with `createdb --encoding UTF8 --template template0`"
+        raise WrongEncoding(f"the database's encoding is {server}; UTF8 is needed: {remedy}")
+    raise WrongEncoding("RECEIVER_DATABASE_URL has a client_encoding; only UTF8 can be used")
 
 
 @contextmanager
@@ -53,7 +134,7 @@ def without_deadline(connection: Connection) -> Iterator[None]:
 
 
 @contextmanager
-def deadline(driver: Any, seconds: float | None) -> Iterator[None]:  # noqa: ANN401 - a _Deadlined
+def deadline(driver: Any, seconds: float | None) -> Iterator[None]:  # noqa: ANN401 - a _Connection
     """Let statements on a driver's connection take so long, meanwhile; None is for ever."""
     timeout, driver.timeout = driver.timeout, seconds
     try:

@@ -83,10 +83,9 @@ def own_postgresql(own_cluster: Path) -> Iterator[str]:
 @pytest.mark.parametrize("setting", ["fsync", "full_page_writes", "synchronous_commit"])
 def test_a_postgresql_that_may_lose_commits_is_found(setting, own_postgresql):
     with patient(own_postgresql) as sick:
-        with sick.database.engine.connect() as connection:
-            plain = connection.execution_options(isolation_level="AUTOCOMMIT")
-            plain.execute(text(f"ALTER SYSTEM SET {setting} = off"))
-            plain.execute(text("SELECT pg_reload_conf()"))
+        with closing(sick.database.engine.raw_connection()) as connection:
+            connection.cursor().execute(f"ALTER SYSTEM SET {setting} = off")
+            connection.cursor().execute("SELECT pg_reload_conf()")
         # The server reads its settings again in its own time.
         eventually(lambda: doctor.durable(sick).level == "fail", f"{setting} off")
         expect(doctor.durable(sick), "fail", f"{setting} off")
