@@ -29,7 +29,7 @@ from uvicorn_worker import UvicornWorker
 from receiver import __version__
 from receiver.errors import AnswerCut, SettingsError
 from receiver.lib import logs
-from receiver.settings import Settings
+from receiver.settings import Settings, misspelled
 
 THREADS = 16  # of Flask's in one process, for pages, and as many for the vendor's paths
 
@@ -185,6 +185,8 @@ def announce(server: Any) -> None:  # noqa: ANN401 - gunicorn's
     with contextlib.suppress(SettingsError):  # of which each worker tells
         settings = Settings.from_env(os.environ).shown()
         log.info("started", version=__version__, workers=server.cfg.workers, settings=settings)
+    for name, meant in misspelled(os.environ).items():
+        log.warning("this variable is no setting", name=name, did_you_mean=meant)
 
 
 def take_leave(_server: object) -> None:

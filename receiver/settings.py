@@ -1,7 +1,7 @@
 """Every setting, read once from the environment and never changed.
 
-A name is also read as `NAME_FILE`, the path of a file that holds the value. A setting that is wrong
-or half set raises a SettingsError of one line.
+A name is also read as `NAME_FILE`, the path of a file with the value. A setting that is wrong or
+half set raises a SettingsError of one line.
 """
 
 import re
@@ -11,28 +11,195 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import TypeVar, cast
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from receiver.errors import CredentialError, SettingsError
 from receiver.openconnectors.signatures import SignatureKey
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 DEFAULT_INSTANCE = "default"
 INSTANCE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 FOREVER = 2**62
 DEFAULT_OPEN_CONNECTORS_URL = "https://api.openconnectors.us2.ext.hana.ondemand.com/elements/api-v2"
 
+_KEY = "EVENT_NOTIFICATION_SIGNATURE_KEY"
+_PREVIOUS_KEY = f"{_KEY}_PREVIOUS"
 # Read by the command line, which asks a running receiver.
 _COMMAND_LINE = {"RECEIVER_URL", "RECEIVER_TOKEN"}
 _PREFIXES = ("RECEIVER_", "OPEN_CONNECTORS_", "EVENT_NOTIFICATION_")
 _KUBERNETES = re.compile(r"RECEIVER_(SERVICE_(HOST|PORT)|PORT(\Z|_[0-9]))")
 
-_FERNET_KEY = re.compile("[A-Za-z0-9_-]{43}=")
 _DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])")
-_ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}")
 _UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+# --- reading a value: functions of its text that raise ValueError
+
+
+def duration_ms(text: str) -> int:
+    """Read `90s`, `15m`, `12h` or `90d` as ms. Raises ValueError."""
+    match = _DURATION.fullmatch(text)
+    if not match:
+        raise ValueError("must be a whole number and s, m, h or d, like 15m")
+    return int(match[1]) * _UNIT_MS[match[2]]
+
+
+def _retention(text: str) -> int:
+    try:
+        return FOREVER if text == "forever" else duration_ms(text)
+    except ValueError:
+        raise ValueError(
+            "must be `forever`, or a whole number and s, m, h or d, like 90d"
+        ) from None
+
+
+def _database_url(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme in ("postgresql", "postgres", "postgresql+psycopg"):
+        return f"postgresql+psycopg://{rest}"
+    if (
+        separator
+        and scheme == "sqlite"
+        and len(rest) > 1
+        and rest[0] == "/"
+        and not rest.startswith(("/:memory:", "/file:"))
+    ):
+        return text
+    raise ValueError("must be sqlite:///PATH or postgresql://USER@HOST/NAME")
+
+
+def _words(pattern: str, message: str) -> Callable[[str], tuple[str, ...]]:
+    word = re.compile(pattern)
+
+    def convert(text: str) -> tuple[str, ...]:
+        words = tuple(text.split())
+        if not words or not all(map(word.fullmatch, words)):
+            raise ValueError(message)
+        return words
+
+    return convert
+
+
+# Not left to Fernet: it decodes leniently, and would take `K1,K2` for K1 alone.
+_fernet_keys = _words(
+    "[A-Za-z0-9_-]{43}=", "must be Fernet keys, newest first, separated by spaces"
+)
+_host_names = _words(r"[a-z0-9._:-]{1,253}", "must be host names or addresses separated by spaces")
+_addresses = _words(
+    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}",
+    "must be e-mail addresses separated by spaces",
+)
+
+
+def _hosts(text: str) -> frozenset[str]:
+    return frozenset(_host_names(text.lower()))
+
+
+def _mail_addresses(text: str) -> tuple[str, ...]:
+    return _addresses(text.replace(",", " "))
+
+
+def _mail_address(text: str) -> str:
+    try:
+        (address,) = _addresses(text)
+    except ValueError:
+        address = ""
+    if address != text:
+        raise ValueError("must be an e-mail address")
+    return text
+
+
+def _split_url(text: str, *schemes: str) -> SplitResult | None:
+    """Split a URL of printable ASCII; None if it is none, or of another scheme."""
+    try:
+        parts = urlsplit(text)
+        right = parts.scheme in schemes and parts.hostname and parts.port != 0
+    except ValueError:
+        return None
+    plain = text.isascii() and text.isprintable() and " " not in text
+    return parts if right and plain else None
+
+
+def _web_url(text: str) -> str:
+    parts = _split_url(text, "http", "https")
+    if parts is None or set(text) & set('?#\\"<>') or parts.username is not None:
+        raise ValueError("must be a URL like https://hooks.example.com, without user or query")
+    return text.rstrip("/")
+
+
+def vendor_url(text: str) -> str:
+    """Read the vendor's base URL: https, or http on a loopback address. Raises ValueError."""
+    url = _web_url(text)
+    parts = urlsplit(url)
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise ValueError("must be https, unless the host is this machine")
+    if not url.endswith("/elements/api-v2"):
+        raise ValueError("must end in /elements/api-v2")
+    return url
+
+
+def _alarm_url(text: str) -> str:
+    if _split_url(text, "http", "https") is None or "@" in text:
+        raise ValueError("must be a URL like https://alarms.example.com/hook, without user")
+    return text
+
+
+def _smtp_url(text: str) -> str:
+    parts = _split_url(text, "smtp", "smtps")
+    if parts is None or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError("must be like smtp://user@mail.example.com:587, or smtps://")
+    if parts.password is not None:
+        raise ValueError("must not hold the password: that is RECEIVER_SMTP_PASSWORD_FILE's")
+    return text
+
+
+def _alarm_secret(text: str) -> bytes:
+    try:
+        key = b64decode(text.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not text.startswith("whsec_") or not 24 <= len(key) <= 64:
+        raise ValueError("must be whsec_ and the base64 of 24 to 64 bytes")
+    return key
+
+
+def _yes_or_no(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise ValueError("must be yes or no")
+    return text == "yes"
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,12}", text) or not least <= int(text) <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}")
+        return int(text)
+
+    return convert
+
+
+def _retry_seconds(text: str) -> tuple[int, ...]:
+    if not re.fullmatch("[1-9][0-9]{0,8}( +[1-9][0-9]{0,8}){0,31}", text):
+        raise ValueError("must be numbers of seconds separated by spaces")
+    return tuple(map(int, text.split()))
+
+
+def _rate(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4})?", text) or not float(text):
+        raise ValueError("must be a number of requests a second, above 0")
+    return float(text)
+
+
+# --- the settings
+
+
+def _env(name: str, convert: Callable[[str], T], default: D, *, secret: bool = False) -> T | D:
+    """A field of Settings that is read from a variable."""
+    metadata = {"name": name, "convert": convert}
+    return cast("T | D", field(default=default, repr=not secret, metadata=metadata))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,32 +220,39 @@ class Settings:
     log_requests -- whether each request is a line in the log.
     """
 
-    database_url: str = field(default="sqlite:///receiver.db", repr=False)
+    database_url: str = _env(
+        "RECEIVER_DATABASE_URL", _database_url, "sqlite:///receiver.db", secret=True
+    )
     default_keys: tuple[SignatureKey, ...] = ()
-    encryption_keys: tuple[str, ...] = field(default=(), repr=False)
-    public_url: str | None = None
-    max_body_bytes: int = 1_048_576
-    max_upload_bytes: int = 2**30
-    trusted_proxies: int = 0
-    vendor_url: str = DEFAULT_OPEN_CONNECTORS_URL
-    vendor_retry_seconds: tuple[int, ...] = (8, 64, 512, 4096, 32768)
-    vendor_rate: float = 1.0
-    overdue_after: int = 15 * 60_000
-    keep_bodies: int = 90 * 86_400_000
-    keep_events: int = 400 * 86_400_000
-    forward_allow: frozenset[str] = frozenset()
+    encryption_keys: tuple[str, ...] = _env(
+        "RECEIVER_ENCRYPTION_KEYS", _fernet_keys, (), secret=True
+    )
+    public_url: str | None = _env("RECEIVER_PUBLIC_URL", _web_url, None)
+    max_body_bytes: int = _env("RECEIVER_MAX_BODY_BYTES", _whole(1, 2**30), 2**20)
+    max_upload_bytes: int = _env("RECEIVER_MAX_UPLOAD_BYTES", _whole(1, 2**40), 2**30)
+    trusted_proxies: int = _env("RECEIVER_TRUSTED_PROXIES", _whole(0, 16), 0)
+    vendor_url: str = _env("OPEN_CONNECTORS_URL", vendor_url, DEFAULT_OPEN_CONNECTORS_URL)
+    vendor_retry_seconds: tuple[int, ...] = _env(
+        "OPEN_CONNECTORS_RETRY_SECONDS", _retry_seconds, (8, 64, 512, 4096, 32768)
+    )
+    vendor_rate: float = _env("OPEN_CONNECTORS_RATE", _rate, 1.0)
+    overdue_after: int = _env("RECEIVER_OVERDUE_AFTER", duration_ms, duration_ms("15m"))
+    keep_bodies: int = _env("RECEIVER_KEEP_BODIES", _retention, duration_ms("90d"))
+    keep_events: int = _env("RECEIVER_KEEP_EVENTS", _retention, duration_ms("400d"))
+    forward_allow: frozenset[str] = _env("RECEIVER_FORWARD_ALLOW", _hosts, frozenset[str]())
     answer_within: int = 4_000
     refusals_a_minute: int = 600
-    api_rate: int = 600_000
+    api_rate: int = _env("RECEIVER_API_RATE", _whole(1, 10**9), 600_000)
     failed_tokens_a_minute: int = 120
-    alarm_url: str | None = field(default=None, repr=False)  # its path may be a secret
-    alarm_secret: bytes | None = field(default=None, repr=False)
-    alarm_mail_to: tuple[str, ...] = ()
-    alarm_mail_from: str | None = None
-    smtp_url: str | None = None
-    smtp_password: str | None = field(default=None, repr=False)
-    alarm_failing_percent: int = 5
-    log_requests: bool = False
+    # Its path may be a secret.
+    alarm_url: str | None = _env("RECEIVER_ALARM_URL", _alarm_url, None, secret=True)
+    alarm_secret: bytes | None = _env("RECEIVER_ALARM_SECRET", _alarm_secret, None, secret=True)
+    alarm_mail_to: tuple[str, ...] = _env("RECEIVER_ALARM_MAIL_TO", _mail_addresses, ())
+    alarm_mail_from: str | None = _env("RECEIVER_ALARM_MAIL_FROM", _mail_address, None)
+    smtp_url: str | None = _env("RECEIVER_SMTP_URL", _smtp_url, None)
+    smtp_password: str | None = _env("RECEIVER_SMTP_PASSWORD", str, None, secret=True)
+    alarm_failing_percent: int = _env("RECEIVER_ALARM_FAILING_PERCENT", _whole(1, 100), 5)
+    log_requests: bool = _env("RECEIVER_LOG_REQUESTS", _yes_or_no, default=False)
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str]) -> "Settings":
@@ -86,10 +260,12 @@ class Settings:
 
         Raises SettingsError, with one line that names the setting and never its value.
         """
-        read = _Reader(environment)
-        values = {field_: read(name, convert) for field_, (name, convert) in _NAMES.items()}
-        present = {field_: value for field_, value in values.items() if value is not None}
-        settings = cls(default_keys=_default_keys(read), **present)
+        values = {}
+        for name, field_ in _VARIABLES.items():
+            value = _read(environment, name, field_.metadata["convert"])
+            if value is not None:
+                values[field_.name] = value
+        settings = cls(default_keys=_default_keys(environment), **values)
         _check_alarms(settings)
         return settings
 
@@ -101,10 +277,18 @@ class Settings:
     def shown(self) -> dict[str, object]:
         """Return the settings without secrets, for the log."""
         plain = {field_.name: getattr(self, field_.name) for field_ in fields(self) if field_.repr}
-        keys = [key.id for key in self.default_keys]
-        shown = {"database": database_name(self.database_url), **plain, "default_keys": keys}
-        shown["forward_allow"] = sorted(self.forward_allow)
-        return {**shown, "alarm_url": self.alarm_url and urlsplit(self.alarm_url).hostname}
+        return {
+            "database": database_name(self.database_url),
+            **plain,
+            "default_keys": [key.id for key in self.default_keys],
+            "forward_allow": sorted(self.forward_allow),
+            "alarm_url": self.alarm_url and urlsplit(self.alarm_url).hostname,
+        }
+
+
+_VARIABLES = {
+    field_.metadata["name"]: field_ for field_ in fields(Settings) if "name" in field_.metadata
+}
 
 
 def misspelled(environment: Mapping[str, str]) -> dict[str, str | None]:
@@ -112,8 +296,7 @@ def misspelled(environment: Mapping[str, str]) -> dict[str, str | None]:
 
     Kubernetes sets RECEIVER_PORT, RECEIVER_SERVICE_HOST and their like for a service of that name.
     """
-    names = {"EVENT_NOTIFICATION_SIGNATURE_KEY", "EVENT_NOTIFICATION_SIGNATURE_KEY_PREVIOUS"}
-    names |= {name for name, _ in _NAMES.values()} | _COMMAND_LINE
+    names = _VARIABLES.keys() | _COMMAND_LINE | {_KEY, _PREVIOUS_KEY}
     names |= {f"{name}_FILE" for name in names}
     unknown = sorted(
         name
@@ -140,94 +323,55 @@ def _check_alarms(settings: Settings) -> None:
         )
 
 
-def duration_ms(text: str) -> int:
-    """Read `90s`, `15m`, `12h` or `90d` as ms. Raises ValueError."""
-    match = _DURATION.fullmatch(text)
-    if not match:
-        raise ValueError("must be a whole number and s, m, h or d, like 15m")
-    return int(match[1]) * _UNIT_MS[match[2]]
-
-
-def _retention(text: str) -> int:
+def _read(environment: Mapping[str, str], name: str, convert: Callable[[str], T]) -> T | None:
+    value = _read_bytes(environment, name)
+    if value is None:
+        return None
     try:
-        return FOREVER if text == "forever" else duration_ms(text)
-    except ValueError:
-        raise ValueError(
-            "must be `forever`, or a whole number and s, m, h or d, like 90d"
-        ) from None
+        return convert(value.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise SettingsError(f"{name} is not UTF-8 text") from None
+    except ValueError as error:
+        raise SettingsError(f"{name} {error}") from None
 
 
-def secret_from_file(path: str | Path) -> bytes:
-    """Give a file's bytes less one final line end, which editors add. Raises OSError."""
-    content = Path(path).read_bytes()
-    line_end = b"\r\n" if content.endswith(b"\r\n") else b"\n"
-    return content.removesuffix(line_end)
+def _read_bytes(environment: Mapping[str, str], name: str) -> bytes | None:
+    direct, path = environment.get(name), environment.get(f"{name}_FILE")
+    if direct is not None and path is not None:
+        raise SettingsError(f"{name} and {name}_FILE are both set: which one counts?")
+    if direct == "" or path == "":
+        raise SettingsError(f"{name} is set but empty: unset it or give it a value")
+    if path is None:
+        return None if direct is None else direct.encode("utf-8", "surrogateescape")
+    try:
+        content = secret_from_file(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a path"
+        raise SettingsError(f"{name}_FILE cannot be read: {reason}") from None
+    if not content:
+        raise SettingsError(f"the file that {name}_FILE names is empty")
+    return content
 
 
-class _Reader:
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
-
-    def raw(self, name: str) -> bytes | None:
-        direct, path = self._environment.get(name), self._environment.get(f"{name}_FILE")
-        if direct is not None and path is not None:
-            raise SettingsError(f"{name} and {name}_FILE are both set: which one counts?")
-        if direct == "" or path == "":
-            raise SettingsError(f"{name} is set but empty: unset it or give it a value")
-        if path is None:
-            return None if direct is None else direct.encode("utf-8", "surrogateescape")
-        try:
-            content = secret_from_file(path)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "not a path"
-            raise SettingsError(f"{name}_FILE cannot be read: {reason}") from None
-        if not content:
-            raise SettingsError(f"the file that {name}_FILE names is empty")
-        return content
-
-    def __call__(self, name: str, convert: Callable[[str], T]) -> T | None:
-        value = self.raw(name)
-        if value is None:
-            return None
-        try:
-            return convert(value.decode("utf-8"))
-        except UnicodeDecodeError:
-            raise SettingsError(f"{name} is not UTF-8 text") from None
-        except ValueError as error:
-            raise SettingsError(f"{name} {error}") from None
-
-
-def _default_keys(read: _Reader) -> tuple[SignatureKey, ...]:
-    name = "EVENT_NOTIFICATION_SIGNATURE_KEY"
-    current, previous = read.raw(name), read.raw(f"{name}_PREVIOUS")
-    if previous is not None and current is None:
-        raise SettingsError(f"{name}_PREVIOUS is set, but {name} is not")
+def _default_keys(environment: Mapping[str, str]) -> tuple[SignatureKey, ...]:
     keys = []
-    for key_id, setting, secret in (
-        ("environment", name, current),
-        ("environment-previous", f"{name}_PREVIOUS", previous),
-    ):
+    for key_id, name in (("environment", _KEY), ("environment-previous", _PREVIOUS_KEY)):
+        secret = _read_bytes(environment, name)
         if secret is not None:
             try:
                 keys.append(SignatureKey(key_id, secret))
             except CredentialError:
-                raise SettingsError(f"{setting} cannot be used: it ends in a NUL byte") from None
+                raise SettingsError(f"{name} cannot be used: it ends in a NUL byte") from None
+    if keys and keys[0].id != "environment":
+        raise SettingsError(f"{_PREVIOUS_KEY} is set, but {_KEY} is not")
     return tuple(keys)
 
 
-def _database_url(text: str) -> str:
-    scheme, separator, rest = text.partition("://")
-    if separator and scheme in ("postgresql", "postgres", "postgresql+psycopg"):
-        return f"postgresql+psycopg://{rest}"
-    if (
-        separator
-        and scheme == "sqlite"
-        and len(rest) > 1
-        and rest[0] == "/"
-        and not rest.startswith(("/:memory:", "/file:"))
-    ):
-        return text
-    raise ValueError("must be sqlite:///PATH or postgresql://USER@HOST/NAME")
+def secret_from_file(path: str | Path) -> bytes:
+    """Return a file's bytes less one final line end, which editors add. Raises OSError."""
+    content = Path(path).read_bytes()
+    line_end = b"\r\n" if content.endswith(b"\r\n") else b"\n"
+    return content.removesuffix(line_end)
 
 
 def database_name(url: str) -> str:
@@ -244,149 +388,9 @@ def database_name(url: str) -> str:
     return f"{hosts}/{unquote(name)}{' as ' if role else ''}{role}"
 
 
-def _fernet_keys(text: str) -> tuple[str, ...]:
-    keys = tuple(text.split())
-    # Not left to Fernet: it decodes leniently, and would take `K1,K2` for K1 alone.
-    if not keys or not all(_FERNET_KEY.fullmatch(key) for key in keys):
-        raise ValueError("must be Fernet keys, newest first, separated by spaces")
-    return keys
-
-
-def _web_url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
-    except ValueError:
-        wrong = True
-    plain = text.isascii() and text.isprintable() and not set(text) & set(' ?#\\"<>')
-    if wrong or not plain or parts.username is not None:
-        raise ValueError("must be a URL like https://hooks.example.com, without user or query")
-    return text.rstrip("/")
-
-
-def vendor_url(text: str) -> str:
-    """Read the vendor's base URL: https, or http on a loopback address. Raises ValueError."""
-    url = _web_url(text)
-    parts = urlsplit(url)
-    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-        raise ValueError("must be https, unless the host is this machine")
-    if not url.endswith("/elements/api-v2"):
-        raise ValueError("must end in /elements/api-v2")
-    return url
-
-
 def is_loopback(host: str) -> bool:
     """Whether a host name or address can only mean this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _yes_or_no(text: str) -> bool:
-    if text not in ("yes", "no"):
-        raise ValueError("must be yes or no")
-    return text == "yes"
-
-
-def _hosts(text: str) -> frozenset[str]:
-    hosts = frozenset(text.lower().split())
-    if not all(re.fullmatch(r"[a-z0-9._:-]{1,253}", host) for host in hosts):
-        raise ValueError("must be host names or addresses separated by spaces")
-    return hosts
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def convert(text: str) -> int:
-        if not re.fullmatch("[0-9]{1,12}", text) or not least <= int(text) <= most:
-            raise ValueError(f"must be a whole number from {least} to {most}")
-        return int(text)
-
-    return convert
-
-
-def _retry_seconds(text: str) -> tuple[int, ...]:
-    if not re.fullmatch("[1-9][0-9]{0,8}( +[1-9][0-9]{0,8}){0,31}", text):
-        raise ValueError("must be numbers of seconds separated by spaces")
-    return tuple(map(int, text.split()))
-
-
-def _rate(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4})?", text) or not float(text):
-        raise ValueError("must be a number of requests a second, above 0")
-    return float(text)
-
-
-def _alarm_url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        right = False
-    if not right or not text.isascii() or not text.isprintable() or " " in text or "@" in text:
-        raise ValueError("must be a URL like https://alarms.example.com/hook, without user")
-    return text
-
-
-def _alarm_secret(text: str) -> bytes:
-    try:
-        key = b64decode(text.removeprefix("whsec_"), validate=True)
-    except ValueError:
-        key = b""
-    if not text.startswith("whsec_") or not 24 <= len(key) <= 64:
-        raise ValueError("must be whsec_ and the base64 of 24 to 64 bytes")
-    return key
-
-
-def _mail_addresses(text: str) -> tuple[str, ...]:
-    found = tuple(text.replace(",", " ").split())
-    if not found or not all(map(_ADDRESS.fullmatch, found)):
-        raise ValueError("must be e-mail addresses separated by spaces")
-    return found
-
-
-def _mail_address(text: str) -> str:
-    if not _ADDRESS.fullmatch(text):
-        raise ValueError("must be an e-mail address")
-    return text
-
-
-def _smtp_url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        right = parts.scheme in ("smtp", "smtps") and parts.hostname and parts.port != 0
-    except ValueError:
-        right = False
-    plain = text.isascii() and text.isprintable() and " " not in text
-    if not right or not plain or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError("must be like smtp://user@mail.example.com:587, or smtps://")
-    if parts.password is not None:
-        raise ValueError("must not hold the password: that is RECEIVER_SMTP_PASSWORD_FILE's")
-    return text
-
-
-# Each field but the keys, the setting it is read from, and how. Defaults are the fields' own.
-_NAMES: Mapping[str, tuple[str, Callable[[str], Any]]] = {
-    "database_url": ("RECEIVER_DATABASE_URL", _database_url),
-    "encryption_keys": ("RECEIVER_ENCRYPTION_KEYS", _fernet_keys),
-    "public_url": ("RECEIVER_PUBLIC_URL", _web_url),
-    "max_body_bytes": ("RECEIVER_MAX_BODY_BYTES", _whole(1, 2**30)),
-    "max_upload_bytes": ("RECEIVER_MAX_UPLOAD_BYTES", _whole(1, 2**40)),
-    "trusted_proxies": ("RECEIVER_TRUSTED_PROXIES", _whole(0, 16)),
-    "vendor_url": ("OPEN_CONNECTORS_URL", vendor_url),
-    "vendor_retry_seconds": ("OPEN_CONNECTORS_RETRY_SECONDS", _retry_seconds),
-    "vendor_rate": ("OPEN_CONNECTORS_RATE", _rate),
-    "forward_allow": ("RECEIVER_FORWARD_ALLOW", _hosts),
-    "overdue_after": ("RECEIVER_OVERDUE_AFTER", duration_ms),
-    "api_rate": ("RECEIVER_API_RATE", _whole(1, 10**9)),
-    "alarm_url": ("RECEIVER_ALARM_URL", _alarm_url),
-    "alarm_secret": ("RECEIVER_ALARM_SECRET", _alarm_secret),
-    "alarm_mail_to": ("RECEIVER_ALARM_MAIL_TO", _mail_addresses),
-    "alarm_mail_from": ("RECEIVER_ALARM_MAIL_FROM", _mail_address),
-    "smtp_url": ("RECEIVER_SMTP_URL", _smtp_url),
-    "smtp_password": ("RECEIVER_SMTP_PASSWORD", str),
-    "alarm_failing_percent": ("RECEIVER_ALARM_FAILING_PERCENT", _whole(1, 100)),
-    "log_requests": ("RECEIVER_LOG_REQUESTS", _yes_or_no),
-    "keep_bodies": ("RECEIVER_KEEP_BODIES", _retention),
-    "keep_events": ("RECEIVER_KEEP_EVENTS", _retention),
-}

@@ -1,20 +1,22 @@
 """Settings: read once, exactly as written; a wrong one is named in one line that never shows it."""
 
+import json
 import re
 from base64 import urlsafe_b64encode
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.errors import SettingsError
+from receiver.server import announce
 from receiver.settings import (
     FOREVER,
     Settings,
     duration_ms,
     is_loopback,
-    misspelled,
     secret_from_file,
 )
 
@@ -353,7 +355,9 @@ def test_settings_never_show_a_secret():
         assert FERNET[0] not in text
 
 
-def test_a_misspelled_setting_is_noticed_and_kubernetes_variables_are_not():
+def test_the_server_warns_of_misspelled_settings_and_not_of_kubernetes_variables(
+    monkeypatch, capsys
+):
     environment = {
         "RECEIVER_OVERDU_AFTER": "15m",
         "RECEIVER_FLAVOUR": "sweet",
@@ -364,7 +368,10 @@ def test_a_misspelled_setting_is_noticed_and_kubernetes_variables_are_not():
         "RECEIVER_SERVICE_HOST": "10.0.0.1",
         "PATH": "/bin",
     }
-    assert misspelled(environment) == {
-        "RECEIVER_FLAVOUR": None,
-        "RECEIVER_OVERDU_AFTER": "RECEIVER_OVERDUE_AFTER",
-    }
+    monkeypatch.setattr("os.environ", environment)
+    announce(SimpleNamespace(cfg=SimpleNamespace(workers=2)))
+    lines = map(json.loads, capsys.readouterr().err.splitlines())
+    assert [(line["name"], line["did_you_mean"]) for line in lines if "name" in line] == [
+        ("RECEIVER_FLAVOUR", None),
+        ("RECEIVER_OVERDU_AFTER", "RECEIVER_OVERDUE_AFTER"),
+    ]
