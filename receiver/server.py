@@ -24,6 +24,7 @@ import structlog
 import uvloop
 from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
 from receiver import __version__
@@ -179,7 +180,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     return record.msg != "ASGI callable returned without completing response."
 
 
-def announce(server: Any) -> None:  # noqa: ANN401 - gunicorn's
+def announce(server: Arbiter) -> None:
     """Write down what has started, and with which settings."""
     logs.configure()
     with contextlib.suppress(SettingsError):  # of which each worker tells
@@ -234,7 +235,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
         return create_app(writer=self._writer)
 
 
-def _forget_worker(_server: object, worker: Any) -> None:  # noqa: ANN401 - gunicorn's
+def _forget_worker(_server: Arbiter, worker: Worker) -> None:
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
@@ -274,7 +275,7 @@ def _listener(path: str) -> socket.socket:
     return listener
 
 
-def _start_writer(listener: socket.socket, life: tuple[int, int], server: Any) -> None:  # noqa: ANN401 - gunicorn's
+def _start_writer(listener: socket.socket, life: tuple[int, int], server: Arbiter) -> None:
     """Start the process that writes for all workers, and watch it.
 
     life -- a pipe of which the workers, as they are forked, and this process hold the writing end:

@@ -21,7 +21,7 @@ def promises(database: Database) -> dict[str, str]:
 
 def file_of(database: Database) -> Path | None:
     """Give SQLite's file; None for PostgreSQL."""
-    return Path(database.engine.url.database).absolute() if database.is_sqlite else None
+    return Path(str(database.engine.url.database)).absolute() if database.is_sqlite else None
 
 
 def clock_of(database: Database, here: int) -> int:

@@ -30,9 +30,10 @@ from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from receiver.database import refusals
-from receiver.database.models import KeyVersion
+from receiver.database.models import Base, KeyVersion
 from receiver.database.sqlite_file import PATIENCE_SECONDS, FileLock, SQLiteFile
 from receiver.errors import (
     SettingsError,
@@ -117,7 +118,7 @@ class Database:
         return engine
 
     @property
-    def engine(self) -> Any:  # noqa: ANN401 - SQLAlchemy's, for storage alone
+    def engine(self) -> Engine:
         """The engine, for migrations."""
         return self._engine
 
@@ -269,7 +270,7 @@ class Database:
             if not self.is_sqlite and (reason := refusals.connecting(original)):
                 raise StoreUnavailable(f"cannot connect to {self._name}: {reason}") from error
             code = refusals.code(original)
-            if refusals.is_content(original, self._driver):
+            if refusals.is_content(original, self._driver.DataError):
                 raise StoreRefused(f"the database refuses what this holds: {code}") from error
             if refusals.is_statement(original):
                 raise StatementRefused(f"the database refuses a statement: {code}") from error
@@ -286,25 +287,26 @@ class Database:
             raise
 
 
-def _note_use(_connection: object, record: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
+def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:
     record.info["used_at"] = time.monotonic()
 
 
-def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - sqlite3's
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # transactions begin where we say, not where sqlite3 thinks
     for pragma in ("synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_MS}"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 
-def _begin_sqlite(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
+def _begin_sqlite(connection: Connection) -> None:
     options = connection.get_execution_options()
     if options.get("single"):
         return
     writes = options.get("writes")
-    connection.connection.driver_connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+    driver: Any = connection.connection.driver_connection
+    driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _prepare_sqlite_reader(connection: Any, record: Any) -> None:  # noqa: ANN401 - sqlite3's
+def _prepare_sqlite_reader(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
     _prepare_sqlite(connection, record)
     connection.execute("PRAGMA query_only=ON").close()
     info = record.info
@@ -349,7 +351,8 @@ def database_time(session: Session, clock: Callable[[], int]) -> int:
     return int(session.scalar(text(TIME)) or 0)
 
 
-def upsert(session: Session, table: Any) -> Any:  # noqa: ANN401 - one of two dialects' inserts
-    """Give the dialect's INSERT, the one that knows ON CONFLICT."""
-    dialect = sqlite_dialect if session.get_bind().dialect.name == "sqlite" else postgresql
-    return dialect.insert(table)
+def upsert(session: Session, table: type[Base]) -> sqlite_dialect.Insert:
+    """Return the dialect's INSERT, the one that knows ON CONFLICT."""
+    if session.get_bind().dialect.name == "sqlite":
+        return sqlite_dialect.insert(table)
+    return cast("sqlite_dialect.Insert", postgresql.insert(table))  # which has the same methods

@@ -9,18 +9,21 @@ proxy stuck before it) looks alive to TCP, and libpq would wait for it for ever.
 the writer have deadlines of their own, but the connection would stay stuck, and so would a reader.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from struct import Struct
-from typing import Any, ClassVar, cast
+from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg import adapters
+from psycopg.abc import RV, PQGen
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 from sqlalchemy import URL, Connection, Engine, event
 
 from receiver.errors import WrongEncoding
+
+T = TypeVar("T")
 
 STATEMENT_SECONDS = 7.5  # for one statement; a little longer than the server's own timeout
 
@@ -58,7 +61,7 @@ class _Connection(psycopg.Connection[Any]):
     timeout: float | None = None
     is_pooled = False
 
-    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:  # noqa: ANN401 - psycopg's
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         try:
             return super().wait(gen, interval, timeout or self.timeout)
         except psycopg.errors._WaitTimeout:  # noqa: SLF001 - psycopg asks callers to convert it
@@ -85,7 +88,9 @@ def install(engine: Engine, hung: float | None, read_seconds: float | None) -> N
     begin = "; ".join([begin, *(f"SET LOCAL {name} = {value}" for name, value in chosen.items())])
 
     @event.listens_for(engine, "do_connect")
-    def connect(_dialect: object, _record: object, args: Any, options: Any) -> _Connection:  # noqa: ANN401 - SQLAlchemy's
+    def connect(
+        _dialect: object, _record: object, args: Sequence[str], options: dict[str, Any]
+    ) -> _Connection:
         connection = _Connection.connect(*args, **options)
         connection.timeout = hung or STATEMENT_SECONDS
         _check_encodings(connection)
@@ -134,13 +139,14 @@ def without_deadline(connection: Connection) -> Iterator[None]:
 
 
 @contextmanager
-def deadline(driver: Any, seconds: float | None) -> Iterator[None]:  # noqa: ANN401 - a _Connection
+def deadline(driver: object, seconds: float | None) -> Iterator[None]:
     """Let statements on a driver's connection take so long, meanwhile; None is for ever."""
-    timeout, driver.timeout = driver.timeout, seconds
+    connection = cast("_Connection", driver)
+    timeout, connection.timeout = connection.timeout, seconds
     try:
         yield
     finally:
-        driver.timeout = timeout
+        connection.timeout = timeout
 
 
 # Arrays as PostgreSQL reads them fastest: binary, and of one type whatever is in them. psycopg
@@ -169,60 +175,44 @@ class Truths(list[bool | None]):
     """To be sent as boolean[]."""
 
 
-class _ArrayDumper(Dumper):
-    format = Format.BINARY
-    element: ClassVar[int]
-
-    def dump(self, obj: list[Any]) -> bytes:
-        """Write an array."""
-        if not obj:
-            return _EMPTY(0, 0, self.element)
-        write = self.write
-        elements = [_NULL if value is None else write(value) for value in obj]
-        return _HEADER(1, 1, self.element, len(obj), 1) + b"".join(elements)
-
-    @staticmethod
-    def write(value: Any) -> bytes:  # noqa: ANN401 - one of four types
-        """Write an element, its length first."""
-        return _LENGTH(len(value)) + bytes(value)
+def _blob(value: bytes) -> bytes:
+    return _LENGTH(len(value)) + value
 
 
-class _Integers(_ArrayDumper):
-    oid, element = 1016, 20
-
-    @staticmethod
-    def write(value: int) -> bytes:
-        return _INTEGER(8, value)
+def _text(value: str) -> bytes:
+    return _blob(value.encode())
 
 
-class _Texts(_ArrayDumper):
-    oid, element = 1009, 25
-
-    @staticmethod
-    def write(value: str) -> bytes:
-        encoded = value.encode()
-        return _LENGTH(len(encoded)) + encoded
+def _integer(value: int) -> bytes:
+    return _INTEGER(8, value)
 
 
-class _Blobs(_ArrayDumper):
-    oid, element = 1001, 17
+def _register(
+    array: type[list[T | None]], type_: int, element: int, write: Callable[[T], bytes]
+) -> None:
+    """Have arrays sent in binary. type_, element -- PostgreSQL's numbers of their types.
+
+    write -- writes an element, its length first.
+    """
+
+    class ArrayDumper(Dumper):
+        format = Format.BINARY
+        oid = type_
+
+        def dump(self, obj: list[T | None]) -> bytes:
+            """Write an array."""
+            if not obj:
+                return _EMPTY(0, 0, element)
+            elements = [_NULL if value is None else write(value) for value in obj]
+            return _HEADER(1, 1, element, len(obj), 1) + b"".join(elements)
+
+    adapters.register_dumper(array, ArrayDumper)
 
 
-class _Truths(_ArrayDumper):
-    oid, element = 1000, 16
-
-    @staticmethod
-    def write(value: bool) -> bytes:
-        return _TRUTH[value]
-
-
-for _array, _dumper in (
-    (Integers, _Integers),
-    (Texts, _Texts),
-    (Blobs, _Blobs),
-    (Truths, _Truths),
-):
-    adapters.register_dumper(_array, _dumper)
+_register(Integers, 1016, 20, _integer)
+_register(Texts, 1009, 25, _text)
+_register(Blobs, 1001, 17, _blob)
+_register(Truths, 1000, 16, _TRUTH.__getitem__)
 
 _ARRAYS = {"int8": Integers, "text": Texts, "bytea": Blobs, "bool": Truths}
 

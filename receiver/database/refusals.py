@@ -6,7 +6,6 @@ values that PostgreSQL will never take. What is not listed as the content's faul
 """
 
 import re
-from typing import Any
 
 # Nothing of class 23: of all constraints none says what a row may hold but keys that we make.
 CONTENT = {
@@ -24,10 +23,10 @@ _STATEMENT = ("22", "23", "42", "54")
 _SQLITE_STATEMENT = ("SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_RANGE")
 
 
-def is_content(error: BaseException, driver: Any) -> bool:  # noqa: ANN401 - a DB-API module
-    """Whether what a row holds caused a driver's error."""
+def is_content(error: BaseException, data_error: type[Exception]) -> bool:
+    """Whether what a row holds caused a driver's error. data_error -- the driver's own of it."""
     if _sent_code(error) is None:
-        return isinstance(error, driver.DataError)  # psycopg itself takes no NUL
+        return isinstance(error, data_error)  # psycopg itself takes no NUL
     return _sent_code(error) in CONTENT
 
 

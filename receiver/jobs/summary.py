@@ -5,8 +5,8 @@ the same with a million jobs.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 from msgspec import Struct
@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     BindParameter,
     Connection,
+    Row,
     and_,
     bindparam,
     func,
@@ -128,7 +129,7 @@ def overview(  # noqa: PLR0917 - what the page asks
         read = _Read(connection, visible, now, overdue_after)
         last = last_callbacks(connection)
         return Overview(
-            summary=read.summary(last, most_overdue=MAX_COUNTED + 1),
+            summary=read.summary(last, max_overdue=MAX_COUNTED + 1),
             ended=read.ended(since, width),
             last_callbacks=last,
             refusing=refusing(connection, now - back, last),
@@ -218,7 +219,7 @@ class _Read:
         self._now, self._overdue_after = now, overdue_after
 
     def summary(
-        self, last: Mapping[str, int] | None = None, most_overdue: int | None = None
+        self, last: Mapping[str, int] | None = None, max_overdue: int | None = None
     ) -> Summary:
         now = self._now
         by_outcome: Counter[str] = Counter()
@@ -228,9 +229,8 @@ class _Read:
             lost += int(n) * callback_lost
         first, end = -(-(now + 1) // HOUR_MS), (now + DAY_MS) // HOUR_MS  # whole hours
         (found,) = self._rows(
-            _numbers,
-            most_overdue is not None,
-            most_overdue=most_overdue,
+            partial(_numbers, capped=max_overdue is not None),
+            max_overdue=max_overdue,
             first=first,
             end=end,
             first_ms=first * HOUR_MS,
@@ -263,12 +263,15 @@ class _Read:
     def alarms(self) -> dict[str, int]:
         return {kind: int(n) for kind, n in self._rows(_open_alarms)}
 
-    def _rows(self, statement: Any, *how: bool, **values: Any) -> Sequence[Any]:  # noqa: ANN401
-        given = {**values, "now": self._now, "overdue_after": self._overdue_after}
+    def _rows(
+        self, make: Callable[["_Scope"], Selection], **values: int | None
+    ) -> Sequence[Row[*tuple[Any, ...]]]:
+        named: dict[str, object] = {**values, "now": self._now}
+        named["overdue_after"] = self._overdue_after
         if self._limited:
-            given["visible"] = sorted(self._visible or ())
-        made = statement(_Scope(self._limited, self._sqlite), *how)
-        return self._connection.execute(made, given).all()
+            named["visible"] = sorted(self._visible or ())
+        statement = make(_Scope(self._limited, self._sqlite))
+        return self._connection.execute(statement, named).all()
 
 
 class _Scope(Struct, frozen=True):
@@ -315,7 +318,7 @@ def _open_alarms(scope: _Scope) -> Selection:
 
 
 @lru_cache
-def _numbers(scope: _Scope, capped: bool) -> Selection:
+def _numbers(scope: _Scope, *, capped: bool) -> Selection:
     now = _number("now")
     expires, hour = JobRow.files_expire_at, Count.hour
     instance = JobRow.instance.concat(literal("''"))  # which has an index, but not this one
@@ -346,7 +349,7 @@ def _numbers(scope: _Scope, capped: bool) -> Selection:
 
 def _overdue(scope: _Scope, *, capped: bool) -> Selection:
     late = overdue_jobs(literal("1")).where(*scope.of(Facet.instance))
-    some = late.limit(_number("most_overdue")) if capped else late
+    some = late.limit(_number("max_overdue")) if capped else late
     return select(func.count()).select_from(some.subquery("late"))
 
 

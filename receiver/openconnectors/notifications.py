@@ -7,7 +7,7 @@ cannot be read is of kind `unreadable`, never an error.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from json.encoder import encode_basestring_ascii
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -262,7 +262,7 @@ def plain_integer(number: str) -> str | None:
     return sign + digits[leading_zeros:].ljust(point - leading_zeros, "0")
 
 
-def json_text(value: Any) -> str:  # noqa: ANN401 - any JSON value
+def json_text(value: object) -> str:
     """Write a JSON value back, ASCII only, numbers digit for digit.
 
     Lone surrogates become U+FFFD: JSON can escape them, but no UTF-8 reader takes them.
@@ -317,7 +317,9 @@ def _bulk_job(document: Mapping[str, Any], job: str, status: str) -> Notificatio
     )
 
 
-def _first(document: Mapping[str, Any], names: tuple[str, ...], as_: Any) -> Any:  # noqa: ANN401
+def _first(
+    document: Mapping[str, Any], names: tuple[str, ...], as_: Callable[[object], _T | None]
+) -> _T | None:
     for name in names:
         value = document.get(name)
         if value is not None and (usable := as_(value)) is not None:

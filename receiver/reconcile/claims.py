@@ -1,6 +1,6 @@
 """The work that nodes share, and how one of them takes it. Functions take a Session."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, and_, case, exists, or_, select, tuple_, update
@@ -64,14 +64,13 @@ def claim_poll(session: Session, now: int, poll: Claim, pause: int) -> bool:
 
 
 def claim_status(
-    session: Session, instance: str, job: str, now: int, *, overdue_after: int, interval: int
+    session: Session, now: int, *, key: Mapping[str, str], overdue_after: int, interval: int
 ) -> bool:
     """Take the asking for a job that a client wants to know of now; False if it was asked lately.
 
-    interval -- ms between two such questions, over all nodes. The next poll of our own is put off
-    as if this were one of them; so its time tells when the last question was.
+    key -- the job's. interval -- ms between two such questions, over all nodes. Our next own poll
+    is put off as if this were one of them; so its time says when the last question was.
     """
-    key = {"instance": instance, "id": job}
     polls = session.scalar(select(JobRow.polls).filter_by(**key))
     if polls is None:
         return False

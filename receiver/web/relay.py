@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -169,19 +170,15 @@ class Relay:
 
         Raises UpstreamError, or UpstreamUnreachable where it is not this instance's turn soon.
         """
-        services, instance, job = self._services, asked.caller.instance, asked.route.job or ""
-
-        def claim(session: Any, now: int) -> bool:  # noqa: ANN401 - passed on
-            return claims.claim_status(
-                session,
-                instance,
-                job,
-                now,
-                overdue_after=services.settings.overdue_after,
-                interval=1000 * STATUS_SECONDS,
-            )
+        services, instance = self._services, asked.caller.instance
 
         pacer, wait = services.reconciler.pacer, 1000 * STATUS_SECONDS
+        claim = partial(
+            claims.claim_status,
+            key={"instance": instance, "id": asked.route.job or ""},
+            overdue_after=services.settings.overdue_after,
+            interval=wait,
+        )
         if pacer.wait_turn(instance, claim if line else None, wait) is None:
             return None
         if line is None and self._stored(asked):

@@ -11,7 +11,7 @@ from werkzeug.routing import BaseConverter
 
 from receiver.openconnectors import shapes
 from receiver.openconnectors.sandbox import service
-from receiver.openconnectors.sandbox.faults import Options
+from receiver.openconnectors.sandbox.faults import Answer, Options, Redirect
 from receiver.openconnectors.sandbox.jobs import WHERE, Job, Order
 from receiver.openconnectors.sandbox.parameters import (
     Download,
@@ -105,14 +105,16 @@ def _breakage(error: OSError) -> Response:
 
 
 def _fault(stage: Stage) -> Response | None:
-    if answer := stage.faults.take("answer"):
+    answer = stage.faults.take("answer")
+    if isinstance(answer, Answer):
         response = _failure(answer.status, "The sandbox was told to answer like this.")
         if answer.retry_after or answer.status == HTTPStatus.TOO_MANY_REQUESTS:
             response.headers["Retry-After"] = answer.retry_after or "1"
         return response
     if stage.faults.take("html"):
         return Response(_PAGE_OF_HTML, content_type="text/html; charset=utf-8")
-    if redirect := stage.faults.take("redirect"):
+    redirect = stage.faults.take("redirect")
+    if isinstance(redirect, Redirect):
         response = _failure(HTTPStatus.FOUND, "Found")
         response.headers["Location"] = redirect.to
         return response

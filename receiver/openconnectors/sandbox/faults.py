@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from threading import RLock
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -118,15 +118,15 @@ class LiveFaults:
         with self._lock:
             self.current = faults
 
-    def take(self, name: str) -> Any:  # noqa: ANN401 - the fault's own type
+    def take(self, name: str) -> Answer | Redirect | int | None:
         """Use up one of the counted fault `name`; return it, or None if none is left."""
         with self._lock:
-            fault = getattr(self.current, name)
-            times = fault if isinstance(fault, int) else getattr(fault, "times", 0)
+            fault: Answer | Redirect | int | None = getattr(self.current, name)
+            times = fault.times if isinstance(fault, (Answer, Redirect)) else fault
             if not times:
                 return None
-            left = times - 1
-            if not isinstance(fault, int):
-                left = msgspec.structs.replace(fault, times=left)
+            left: Answer | Redirect | int = times - 1
+            if isinstance(fault, (Answer, Redirect)):
+                left = msgspec.structs.replace(fault, times=times - 1)
             self.current = msgspec.structs.replace(self.current, **{name: left})
             return fault
