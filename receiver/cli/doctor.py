@@ -27,6 +27,7 @@ from receiver.errors import CredentialError, StoreError
 from receiver.instances import registry
 from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import InstanceKeys, Keys
+from receiver.instances.reencryption import count_outdated
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES, SignatureKey
 from receiver.settings import Settings, database_name
@@ -201,6 +202,11 @@ def keys(context: Context) -> Finding:
     if broken:
         advice = "add the key that encrypted them to RECEIVER_ENCRYPTION_KEYS, or add them anew"
         return fail("keys", f"secrets of {_named(broken)} cannot be decrypted", advice)
+    with context.database.read() as session:
+        outdated = count_outdated(session, context.secret_box)
+    if outdated:
+        text = f"an older encryption key is needed for {count(outdated, 'secret')}"
+        return warn("keys", text, "run `receiver keys reencrypt`; after that the key can go")
     short = [
         f"{key.id} of {name}"
         for name, held in instances.items()

@@ -1,13 +1,17 @@
 """Who may send and who may ask: `instances`, `keys`, `tokens`."""
 
 import re
+import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, get_args
 
 import click
 import structlog
 
 from receiver.cli.output import (
+    JOB_FAILED,
+    OK,
     USAGE,
     Failure,
     as_json,
@@ -23,9 +27,11 @@ from receiver.cli.output import (
 from receiver.cli.remote import secret, secret_file
 from receiver.cli.serve import actor, opened
 from receiver.database import audit
+from receiver.errors import SettingsError
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry, tokens
 from receiver.instances.encryption import SecretBox
+from receiver.instances.reencryption import reencrypt
 from receiver.lib.clock import iso, now_ms
 from receiver.openconnectors.notifications import MAX_TIME_MS
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES
@@ -226,6 +232,28 @@ def retire_key(key: tuple[str, ...]) -> None:
         signature_keys.retire_key(session, key_id, instance, now)
         audit.record(session, at=now, actor=actor(), action="key.retire", subject=key_id)
     click.echo(f"{key_id} retired")
+
+
+@keys.command("reencrypt")
+@as_json
+def reencrypt_secrets(json_: bool) -> None:
+    """Encrypt signature keys and vendor secrets with the newest of RECEIVER_ENCRYPTION_KEYS.
+
+    After that the older ones can go. A receiver may run meanwhile, if it has the newest one too.
+    Exit code 1 if a secret cannot be decrypted.
+    """
+    with opened() as (settings, database):
+        if not settings.encryption_keys:
+            raise SettingsError("RECEIVER_ENCRYPTION_KEYS is not set")
+        done = reencrypt(database, SecretBox(settings.encryption_keys))
+        encrypted = f"{count(done.encrypted, 'secret')} encrypted with the newest key"
+        with database.write() as session:
+            entry = {"actor": actor(), "action": "key.reencrypt", "subject": "all instances"}
+            audit.record(session, at=now_ms(), **entry, detail=encrypted)
+    unusable = ", ".join(done.unusable)
+    text = f"{encrypted}; cannot be decrypted: {unusable}" if unusable else encrypted
+    show(asdict(done), text, json_)
+    sys.exit(JOB_FAILED if unusable else OK)
 
 
 @click.group("tokens")

@@ -37,6 +37,14 @@ class SecretBox:
             raise CredentialError("an encrypted secret is in a row it was not encrypted for")
         return b64decode(secret)
 
+    def is_current(self, ciphertext: bytes) -> bool:
+        """Whether the newest key encrypted it."""
+        try:
+            self._keys[0].decrypt(ciphertext)
+        except (InvalidToken, IndexError):
+            return False
+        return True
+
     def _fernet(self) -> MultiFernet:
         if not self._keys:
             raise CredentialError(

@@ -143,7 +143,10 @@ def add_key(session: Session, secret_box: SecretBox, instance: str, secret: byte
     ).all()
     if len(active) >= MAX_ACTIVE_KEYS:
         raise CredentialError(f"{instance} has {len(active)} keys already: retire one first")
-    if any(_decrypt(row, secret_box) == secret for row in active):
+    held = decrypted_keys(session, secret_box)
+    if any(
+        key.instance == instance and not key.retired_at and key.key.secret == secret for key in held
+    ):
         raise CredentialError(f"{instance} has this key already")
     newest = max((row.created_at for row in active), default=0)
     session.add(
@@ -161,8 +164,10 @@ def add_key(session: Session, secret_box: SecretBox, instance: str, secret: byte
 
 def shared_with(session: Session, secret_box: SecretBox, instance: str, secret: bytes) -> list[str]:
     """Return other instances that have the same key: a body of one can be posted to the other."""
-    rows = session.scalars(select(StoredKey).where(StoredKey.instance != instance))
-    return sorted({row.instance for row in rows if _decrypt(row, secret_box) == secret})
+    held = decrypted_keys(session, secret_box)
+    return sorted(
+        {key.instance for key in held if key.instance != instance and key.key.secret == secret}
+    )
 
 
 def retire_key(session: Session, key_id: str, instance: str | None, now: int) -> None:
@@ -190,10 +195,6 @@ def decrypted_keys(session: Session, secret_box: SecretBox) -> list[DecryptedKey
     keys = []
     for row in session.scalars(select(StoredKey).order_by(StoredKey.created_at.desc())):
         with suppress(CredentialError):
-            key = SignatureKey(row.id, _decrypt(row, secret_box))
+            key = SignatureKey(row.id, secret_box.decrypt((row.instance, row.id), row.sealed))
             keys.append(DecryptedKey(row.instance, key, row.retired_at))
     return keys
-
-
-def _decrypt(row: StoredKey, secret_box: SecretBox) -> bytes:
-    return secret_box.decrypt((row.instance, row.id), row.sealed)

@@ -1,0 +1,81 @@
+"""Encrypting what the database keeps secret again, so that an old encryption key can go."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from receiver.database.engine import Database
+from receiver.database.models import Instance, StoredKey
+from receiver.errors import CredentialError
+from receiver.instances.encryption import SecretBox
+from receiver.instances.registry import SECRETS, place_of
+
+
+class Encrypted(NamedTuple):
+    """A secret in the database: its row and column, and the place that is encrypted with it."""
+
+    row: Instance | StoredKey
+    column: str
+    place: Sequence[str]
+    ciphertext: bytes
+
+
+@dataclass(slots=True)
+class Report:
+    """How many secrets were encrypted again, and which cannot be decrypted: `INSTANCE/WHAT`."""
+
+    encrypted: int = 0
+    unusable: list[str] = field(default_factory=list)
+
+
+def count_outdated(session: Session, secret_box: SecretBox) -> int:
+    """Return how many secrets another key than the newest encrypted."""
+    names = session.scalars(select(Instance.name)).all()
+    return sum(
+        not secret_box.is_current(secret.ciphertext)
+        for name in names
+        for secret in _secrets(session, name)
+    )
+
+
+def reencrypt(database: Database, secret_box: SecretBox) -> Report:
+    """Encrypt all secrets with the newest key, an instance in a transaction.
+
+    They stay what they are, so that a receiver that runs need not read them again.
+    """
+    report = Report()
+    with database.read() as session:
+        names = session.scalars(select(Instance.name).order_by(Instance.name)).all()
+    for name in names:
+        with database.write() as session:
+            # `instances set` and `keys add` wait meanwhile.
+            session.get(Instance, name, with_for_update=True)
+            for secret in _secrets(session, name):
+                _renew(secret, secret_box, report)
+    return report
+
+
+def _renew(secret: Encrypted, secret_box: SecretBox, report: Report) -> None:
+    if secret_box.is_current(secret.ciphertext):
+        return
+    try:
+        plain = secret_box.decrypt(secret.place, secret.ciphertext)
+    except CredentialError:
+        report.unusable.append("/".join(secret.place))
+        return
+    setattr(secret.row, secret.column, secret_box.encrypt(secret.place, plain))
+    report.encrypted += 1
+
+
+def _secrets(session: Session, name: str) -> Iterator[Encrypted]:
+    instance = session.get(Instance, name)
+    if instance is None:  # it was removed meanwhile
+        return
+    for column in SECRETS:
+        if ciphertext := getattr(instance, column):
+            yield Encrypted(instance, column, place_of(instance, column), ciphertext)
+    for key in session.scalars(select(StoredKey).where(StoredKey.instance == name)):
+        yield Encrypted(key, "sealed", (name, key.id), key.sealed)
