@@ -38,7 +38,7 @@ from receiver.settings import Settings
 from receiver.web import Services, callbacks, ops, problems, request_log, routes
 from receiver.web.api import ROUTES
 from receiver.web.dashboard import blueprint as dashboard
-from receiver.web.measuring import Measured
+from receiver.web.measuring import Measurements
 from receiver.web.relay import Relay
 from receiver.web.results import Results
 
@@ -116,7 +116,7 @@ def _app(
     if any(len(key.secret) < SHORT_KEY_BYTES for key in settings.default_keys):
         log.warning("a signature key of the instance default is short", bytes=SHORT_KEY_BYTES)
     limits = Limits(settings.api_rate, settings.failed_tokens_a_minute)
-    stored = Stored(Measured(settings, database, clock).read)
+    stored = Stored(Measurements(settings, database, clock).read)
     services = Services(
         *(settings, database, intake, limits, secret_box, vendor, safe_http, clock),
         *(health, stored, reconciler),

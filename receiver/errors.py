@@ -14,9 +14,10 @@ ReceiverError
 │   ├── SignatureMismatch
 │   ├── NoSignatureKey
 │   └── UnknownInstance
-├── TooManyRefusals             one address was refused too often
-├── TooManyRequests             one token asked, or one address failed, too often
-├── Overloaded                  no place or no room for this request now
+├── RetryLater                  not now, but after some seconds
+│   ├── TooManyRefusals         one address was refused too often
+│   ├── TooManyRequests         one token asked, or one address failed, too often
+│   └── Overloaded              no place or no room for this request now
 ├── CredentialError             a key, secret or token cannot be taken or used
 ├── QueryError                  a question to the API that has no answer
 │   ├── Unauthenticated
@@ -122,34 +123,30 @@ class UnknownInstance(SignatureError):
     reason = "unknown_instance"
 
 
-class TooManyRefusals(ReceiverError):
-    """One address had more deliveries refused than are listened to; `retry_after` in seconds."""
-
-    reason = "rate_limited"
-
-    def __init__(self, retry_after: int) -> None:
-        super().__init__(f"too many refused deliveries; try again in {retry_after} s")
-        self.retry_after = retry_after
-
-
-class TooManyRequests(ReceiverError):
-    """A token asked, or an address came with wrong tokens, too often; `retry_after` in seconds."""
-
-    reason = "rate_limited"
-
-    def __init__(self, what: str, retry_after: int) -> None:
-        super().__init__(f"too many requests of this {what}; try again in {retry_after} s")
-        self.retry_after = retry_after
-
-
-class Overloaded(ReceiverError):
-    """There is no place or no room for this request now; `retry_after` in seconds."""
-
-    reason = "overloaded"
+class RetryLater(ReceiverError):
+    """Not now; `retry_after` in seconds."""
 
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class TooManyRefusals(RetryLater):
+    """One address had more deliveries refused than are listened to."""
+
+    reason = "rate_limited"
+
+
+class TooManyRequests(RetryLater):
+    """A token made requests, or an address came with wrong tokens, too often."""
+
+    reason = "rate_limited"
+
+
+class Overloaded(RetryLater):
+    """There is no place or no room for this request now."""
+
+    reason = "overloaded"
 
 
 class CredentialError(ReceiverError):

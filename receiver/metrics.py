@@ -1,15 +1,14 @@
 """Every counter, histogram and gauge, declared here and nowhere else.
 
 Labels come from fixed sets or from instances that exist, never from what a stranger sent. What the
-database knows is read when it is asked for, by `Stored`: each node tells the same, so that the
+database knows is read when it is asked for, by `Stored`: each node says the same, so that the
 greatest over all nodes is right, and a sum is not. An instance of the vendor's is a `connector`
 here: `instance` is Prometheus' word for whom it asked.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -75,29 +74,17 @@ callbacks = cache(CALLBACKS.labels)
 answers = cache(lambda room, status: ANSWERS.labels(room, f"{status // 100}xx"))
 
 
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """What `Stored` tells, times in seconds; None where it cannot be known now.
-
-    by_name -- plain gauges, by the end of their names. labelled -- by that and the one label.
-    """
-
-    by_name: Mapping[str, float | None]
-    labelled: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-
-
-_PLAIN = {
-    "database_up": "Whether the database could be read",
-    "overdue_jobs": "Jobs under way for longer than is usual",
-    "oldest_job_seconds": "For how long the oldest job under way is; 0 if there is none",
-    "lost_callbacks": "Jobs whose end was learnt by asking though a callback was due",
-    "unreadable_events": "Verified events that could not be read",
-    "expiring_files": "Jobs whose files the vendor will drop within a day",
-    "rejections_hour": "Deliveries refused within the last hour",
-    "queued_at_vendor": "Deliveries that the vendor holds back for us",
-    "unclear_submissions": "Uploads of unknown fate",
-}
-_LABELLED = {
+# What the database knows: (label or None, help), by the end of the name.
+STORED: Mapping[str, tuple[str | None, str]] = {
+    "database_up": (None, "Whether the database could be read"),
+    "overdue_jobs": (None, "Jobs under way for longer than is usual"),
+    "oldest_job_seconds": (None, "For how long the oldest job under way is; 0 if there is none"),
+    "lost_callbacks": (None, "Jobs whose end was learnt by asking though a callback was due"),
+    "unreadable_events": (None, "Verified events that could not be read"),
+    "expiring_files": (None, "Jobs whose files the vendor will drop within a day"),
+    "rejections_hour": (None, "Deliveries refused within the last hour"),
+    "queued_at_vendor": (None, "Deliveries that the vendor holds back for us"),
+    "unclear_submissions": (None, "Uploads of unknown fate"),
     "jobs": ("outcome", "Jobs by outcome"),
     "last_callback_timestamp_seconds": ("connector", "When an instance's last callback came"),
     "alarms": ("kind", "Open alarms"),
@@ -105,13 +92,14 @@ _LABELLED = {
     "disk_free_ratio": ("place", "The same as a part of the whole"),
     "info": ("version", "Which release runs"),
 }
-STORED = frozenset(f"receiver_{name}" for name in (*_PLAIN, *_LABELLED))
+# By name, those with a label by its value too; times in seconds. None: not known now.
+Measured: TypeAlias = Mapping[str, float | Mapping[str, float] | None]
 
 
 class Stored(Collector):
-    """Gauges that are read when they are asked for. read -- gives their numbers."""
+    """The gauges of STORED, read when they are asked for."""
 
-    def __init__(self, read: Callable[[], Numbers]) -> None:
+    def __init__(self, read: Callable[[], Measured]) -> None:
         self._read = read
 
     def describe(self) -> Iterable[Metric]:
@@ -119,14 +107,14 @@ class Stored(Collector):
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        """Read, and give all that is known."""
-        numbers = self._read()
-        for name, value in numbers.by_name.items():
-            if value is not None:
-                yield GaugeMetricFamily(f"receiver_{name}", _PLAIN[name], value)
-        for name, values in numbers.labelled.items():
-            label, told = _LABELLED[name]
-            family: Any = GaugeMetricFamily(f"receiver_{name}", told, labels=[label])
-            for labelled, number in sorted(values.items()):
-                family.add_metric([labelled], number)
-            yield family
+        """Read, and return all that is known."""
+        for name, value in self._read().items():
+            label, text = STORED[name]
+            full_name = f"receiver_{name}"
+            if label and isinstance(value, Mapping):
+                family: Any = GaugeMetricFamily(full_name, text, labels=[label])
+                for labelled, number in sorted(value.items()):
+                    family.add_metric([labelled], number)
+                yield family
+            elif isinstance(value, (int, float)):
+                yield GaugeMetricFamily(full_name, text, value)

@@ -71,9 +71,7 @@ def _database_url(text: str) -> str:
     raise ValueError("must be sqlite:///PATH or postgresql://USER@HOST/NAME")
 
 
-def _words(pattern: str, message: str) -> Callable[[str], tuple[str, ...]]:
-    word = re.compile(pattern)
-
+def _words(word: re.Pattern[str], message: str) -> Callable[[str], tuple[str, ...]]:
     def convert(text: str) -> tuple[str, ...]:
         words = tuple(text.split())
         if not words or not all(map(word.fullmatch, words)):
@@ -85,11 +83,13 @@ def _words(pattern: str, message: str) -> Callable[[str], tuple[str, ...]]:
 
 # Not left to Fernet: it decodes leniently, and would take `K1,K2` for K1 alone.
 _fernet_keys = _words(
-    "[A-Za-z0-9_-]{43}=", "must be Fernet keys, newest first, separated by spaces"
+    re.compile("[A-Za-z0-9_-]{43}="), "must be Fernet keys, newest first, separated by spaces"
 )
-_host_names = _words(r"[a-z0-9._:-]{1,253}", "must be host names or addresses separated by spaces")
+_host_names = _words(
+    re.compile(r"[a-z0-9._:-]{1,253}"), "must be host names or addresses separated by spaces"
+)
 _addresses = _words(
-    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}",
+    re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}"),
     "must be e-mail addresses separated by spaces",
 )
 

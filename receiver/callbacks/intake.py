@@ -188,7 +188,8 @@ class Intake:
         if (seconds := self._addresses.count(peer)) is not None:
             metrics.REFUSALS.labels(TooManyRefusals.reason).inc()
             metrics.callbacks("", "", "ignored").inc()
-            return TooManyRefusals(seconds)
+            message = f"too many refused deliveries; try again in {seconds} s"
+            return TooManyRefusals(message, seconds)
         instance = "" if reason == UnknownInstance.reason else delivery.instance
         metrics.callbacks(instance, "", "refused").inc()
         named = {"reason": reason, "peer": peer, "instance": instance}

@@ -1,12 +1,15 @@
-"""What the vendor says of a record that it could not load: the cause, and which row it was."""
+"""What the vendor says of a record that it could not load: the cause, and which row it was.
+
+Without the database, which the command line need not load for it.
+"""
 
 import re
 
 from receiver.openconnectors.notifications import UNSTORABLE, Number, document
 
 MAX_DIGITS = 18  # of a row's number that is written as text
-LONGEST_MESSAGE = 500
-_LONGEST_READ = 10 * LONGEST_MESSAGE  # of which so much is left after taking out what differs
+MAX_MESSAGE = 500
+_MAX_READ = 10 * MAX_MESSAGE  # of which so much is left after taking out what differs
 
 _MESSAGES = ("message", "error", "errorMessage", "reason", "description", "statusMessage")
 _ROWS = ("row", "rowNumber", "row_number", "line", "lineNumber", "recordNumber", "index")
@@ -17,17 +20,17 @@ _VARIABLE = re.compile(r"(?<![^\s@\"'<>])[^\s@\"'<>]++@[^\s@\"'<>]++|\"[^\"]*+\"
 
 
 def cause(entry: str) -> str:
-    """Give the message of an entry (JSON text), without what differs between records."""
+    """Return the message of an entry (JSON text), without what differs between records."""
     found = document(entry.encode())
     words = [found.get(name) for name in _MESSAGES] if isinstance(found, dict) else [found]
     texts = (word for word in words if isinstance(word, str) and not isinstance(word, Number))
     message = next(filter(None, texts), None)
-    text = _VARIABLE.sub("…", message[:_LONGEST_READ]) if message else "no message"
-    return UNSTORABLE.sub("\ufffd", text)[:LONGEST_MESSAGE]
+    text = _VARIABLE.sub("…", message[:_MAX_READ]) if message else "no message"
+    return UNSTORABLE.sub("\ufffd", text)[:MAX_MESSAGE]
 
 
 def row_of(entry: object) -> int | None:
-    """Give the number of the row, 1 being the first after the header, if the entry tells it.
+    """Return the number of the row, 1 being the first after the header; None if there is none.
 
     entry -- as read by the standard library's json.
     """

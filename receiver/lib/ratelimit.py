@@ -113,4 +113,6 @@ class Limits:
 def _refuse(what: str, wait: float) -> None:
     if wait:
         metrics.THROTTLED.labels(what).inc()
-        raise TooManyRequests(what, int(wait) + 1)
+        seconds = int(wait) + 1
+        message = f"too many requests of this {what}; try again in {seconds} s"
+        raise TooManyRequests(message, seconds)

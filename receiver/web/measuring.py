@@ -1,4 +1,4 @@
-"""What is measured when metrics are read, and kept for a few seconds however often they are."""
+"""What is measured when metrics are read, at most every few seconds however often they are."""
 
 import shutil
 import tempfile
@@ -13,66 +13,61 @@ from receiver.database.engine import Database, database_time
 from receiver.errors import StoreError
 from receiver.jobs.summary import gauges
 from receiver.lib import logs
-from receiver.metrics import Numbers
+from receiver.metrics import Measured
 from receiver.settings import Settings
 
-KEPT_SECONDS = 5.0
+MAX_AGE_SECONDS = 5.0
 _SQLITE = "sqlite:///"
 
 log = structlog.get_logger()
 
 
-class Measured:
-    """Numbers from the database, at most `KEPT_SECONDS` old. clock -- ms since the epoch."""
+class Measurements:
+    """What STORED has, at most `MAX_AGE_SECONDS` old. clock -- ms since the epoch."""
 
     def __init__(self, settings: Settings, database: Database, clock: Callable[[], int]) -> None:
         self._settings, self._database, self._clock = settings, database, clock
         self._guard = threading.Lock()
-        self._numbers: Numbers | None = None
+        self._measured: Measured | None = None
         self._read_at = 0.0
 
-    def read(self) -> Numbers:
-        """Give them; those who ask at the same time share one look."""
+    def read(self) -> Measured:
+        """Return them; those who ask at the same time share one look."""
         with self._guard:
-            if self._numbers is None or time.monotonic() - self._read_at >= KEPT_SECONDS:
-                self._numbers = self._look()
+            if self._measured is None or time.monotonic() - self._read_at >= MAX_AGE_SECONDS:
+                self._measured = {
+                    **self._stored(),
+                    **_disks(self._settings),
+                    "info": {__version__: 1.0},
+                }
                 self._read_at = time.monotonic()
-            return self._numbers
+            return self._measured
 
-    def _now(self) -> int:
-        with self._database.read() as session:
-            return database_time(session, self._clock)
-
-    def _look(self) -> Numbers:
-        always: dict[str, dict[str, float]] = {**_disks(self._settings), "info": {__version__: 1.0}}
+    def _stored(self) -> Measured:
         try:
-            now = self._now()
-            seen = gauges(self._database, now, self._settings.overdue_after)
+            with self._database.read() as session:
+                now = database_time(session, self._clock)
+            stored = gauges(self._database, now, self._settings.overdue_after)
         except StoreError as error:
             logs.summed(log, "metrics lack what the database knows", error=str(error))
-            return Numbers({"database_up": 0}, always)
-        oldest = seen.oldest_under_way
-        counted = seen.summary
-        plain = {
+            return {"database_up": 0}
+        oldest, summary = stored.oldest_under_way, stored.summary
+        return {
             "database_up": 1,
-            "overdue_jobs": counted.overdue,
+            "overdue_jobs": summary.overdue,
             "oldest_job_seconds": 0 if oldest is None else max(0, now - oldest) / 1000,
-            "lost_callbacks": counted.lost_callbacks,
-            "unreadable_events": counted.unreadable_events,
-            "expiring_files": counted.expiring_24h,
-            "rejections_hour": counted.rejections_1h,
-            "queued_at_vendor": counted.queued_at_vendor,
-            "unclear_submissions": counted.unclear_submissions,
-        }
-        labelled: dict[str, dict[str, float]] = {
-            **always,
-            "jobs": {name: float(n) for name, n in counted.jobs.items()},
+            "lost_callbacks": summary.lost_callbacks,
+            "unreadable_events": summary.unreadable_events,
+            "expiring_files": summary.expiring_24h,
+            "rejections_hour": summary.rejections_1h,
+            "queued_at_vendor": summary.queued_at_vendor,
+            "unclear_submissions": summary.unclear_submissions,
+            "jobs": summary.jobs,
             "last_callback_timestamp_seconds": {
-                name: at / 1000 for name, at in seen.last_callbacks.items()
+                name: at / 1000 for name, at in stored.last_callbacks.items()
             },
-            "alarms": {kind: float(n) for kind, n in seen.alarms.items()},
+            "alarms": stored.alarms,
         }
-        return Numbers(plain, labelled)
 
 
 def _disks(settings: Settings) -> dict[str, dict[str, float]]:

@@ -22,7 +22,7 @@ from receiver.instances.encryption import SecretBox
 from receiver.lib.clock import now_ms
 from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings
-from receiver.web.measuring import Measured
+from receiver.web.measuring import Measurements
 
 GROWING = ("jobs", "events", "timeline", "audit", "submissions", "outbound_deliveries")
 # Few rows at any time: indexes of those alone which meet a condition.
@@ -92,7 +92,7 @@ def test_no_work_in_the_background_reads_a_table_that_grows_from_end_to_end(make
         **{f"task {number}": task.run for number, task in enumerate(background.tasks)},
         "beat": background.beat,
         "watch": lambda: Watcher(settings, database, sent.append, now_ms).look(force=True),
-        "measure": Measured(settings, database, now_ms).read,
+        "measure": Measurements(settings, database, now_ms).read,
         "reconcile": lambda: reconciler.one_pass(everything=True, redeliver=True),
         "retention": lambda: list(Retention(settings, database, now_ms).run()),
     }

@@ -16,7 +16,7 @@ from nodes import DEADLINE, own_environment
 
 from receiver.cli.failed_rows import all_errors, describe_errors, known_errors, write_failed_rows
 from receiver.cli.output import USAGE, Failure
-from receiver.jobs.record_errors import LONGEST_MESSAGE, cause, row_of
+from receiver.jobs.record_errors import MAX_MESSAGE, cause, row_of
 from receiver.openconnectors.notifications import json_text
 
 values = st.recursive(
@@ -68,7 +68,7 @@ def test_equal_faults_of_different_records_have_one_cause():
 @given(values)
 def test_any_entry_has_a_cause_that_every_database_can_hold(entry):
     text = cause(json.dumps(entry))
-    assert 0 < len(text) <= LONGEST_MESSAGE
+    assert 0 < len(text) <= MAX_MESSAGE
     assert "\0" not in text
     text.encode()
 
@@ -133,7 +133,7 @@ def test_a_message_of_millions_of_letters_holds_nothing_up(make_receiver, make_d
         finally:
             server.shutdown()
     (group,) = receiver.get("/jobs/1/errors?instance=gooddata").json["groups"]
-    assert group["message"] == "a" * LONGEST_MESSAGE
+    assert group["message"] == "a" * MAX_MESSAGE
 
 
 # --- the rows to be mended

@@ -28,7 +28,7 @@ def declared():
     """The names under which Prometheus finds what receiver/metrics.py declares."""
     found = {each for each in vars(metrics).values() if isinstance(each, MetricWrapperBase)}
     own = {f"{each._name}{end}" for each in found for end in SUFFIXES[each._type]}
-    return own | metrics.STORED
+    return own | {f"receiver_{name}" for name in metrics.STORED}
 
 
 def labels_of(name):
@@ -36,7 +36,7 @@ def labels_of(name):
         if isinstance(each, MetricWrapperBase) and name.startswith(each._name):
             return {*each._labelnames, "le", "instance"}
     plain = name.removeprefix("receiver_")
-    return {metrics._LABELLED[plain][0], "instance"} if plain in metrics._LABELLED else {"instance"}
+    return {metrics.STORED[plain][0], "instance"} if plain in metrics.STORED else {"instance"}
 
 
 def asked(expression):
