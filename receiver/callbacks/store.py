@@ -129,7 +129,7 @@ class Store:
             try:
                 # For ever: those who wait have deadlines of their own.
                 with self._database.transaction(patience=None) as connection:
-                    writing = self._write(connection, batch)
+                    writing = self.write_in(connection, batch)
             except LostRace:
                 if attempt == TRIES:
                     raise
@@ -154,9 +154,12 @@ class Store:
         except StoreError as error:
             return Failed(str(error))
 
-    def _write(self, connection: Connection, batch: Sequence[Item]) -> "_Writing":
+    def write_in(
+        self, connection: Connection, batch: Sequence[Item], start: Start | None = None
+    ) -> "_Writing":
+        """Write a batch in a transaction. start -- instead of the transaction's own."""
         run = statements(connection)
-        start = run.start(self._clock)
+        start = start or run.start(self._clock)
         writing = _Writing(run, start, self._judged(connection, batch, start.version))
         writing.read()
         writing.merge()

@@ -23,7 +23,7 @@ _GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "Work on the database (RECEIVER_DATABASE_URL)": {
         "serve": ("serve", "db"),
         "instances": ("instances", "keys", "tokens"),
-        "maintain": ("reconcile", "prune", "erase", "watch", "alarms", "audit"),
+        "maintain": ("reconcile", "prune", "erase", "reread", "watch", "alarms", "audit"),
         "doctor": ("doctor",),
         "verify": ("trigger",),
     },

@@ -1,4 +1,4 @@
-"""Looking after the database: `reconcile`, `prune`, `erase`, `watch`, `alarms`, `audit`."""
+"""Commands that look after the database: reconcile, prune, erase, reread, watch, alarms, audit."""
 
 import json
 import sys
@@ -14,6 +14,9 @@ from receiver.alarms import channels
 from receiver.alarms.conditions import kind_of
 from receiver.alarms.watcher import PERIOD_SECONDS, Watcher, list_alarms
 from receiver.callbacks.intake import Intake
+from receiver.callbacks.reread import find_readable
+from receiver.callbacks.reread import reread as reread_event
+from receiver.callbacks.store import Store
 from receiver.cli.output import (
     JOB_FAILED,
     OK,
@@ -234,6 +237,30 @@ def _no_job(job_id: str) -> Failure:
     return Failure(USAGE, "not_found", f"there is no job {plain(job_id)}")
 
 
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only count the events that can be read by now.")
+@as_json
+def reread(dry_run: bool, json_: bool) -> None:
+    """Read events again that an older release stored as `unreadable`, and merge them.
+
+    May run beside a receiver, and again: what was merged is no longer unreadable.
+    """
+    with opened() as (settings, database):
+        readable = list(find_readable(database))
+        if dry_run or not readable:
+            content, text = {"readable": len(readable)}, "can be read by now"
+            show(content, f"{count(len(readable), 'unreadable event')} {text}", json_)
+            return
+        keys = Keys(SecretBox(settings.encryption_keys), settings.default_keys)
+        store = Store(database, keys, now_ms)
+        merged = sum(reread_event(database, store, n) for n in readable)
+        text = f"{merged} of {count(len(readable), 'unreadable event')} merged"
+        with database.write() as session:
+            entry = {"actor": actor(), "action": "reread", "subject": "unreadable events"}
+            audit_log.record(session, at=now_ms(), **entry, detail=text)
+    show({"readable": len(readable), "merged": merged}, text, json_)
+
+
 class _Progress:
     """One line for a person who waits, renewed a few times a second."""
 
@@ -356,4 +383,4 @@ def audit(limit: int, verify: bool, json_: bool) -> None:
     sys.exit(JOB_FAILED if faults else OK)
 
 
-COMMANDS = (reconcile, prune, erase, watch, alarms, audit)
+COMMANDS = (reconcile, prune, erase, reread, watch, alarms, audit)
