@@ -32,6 +32,9 @@ _COMMAND_LINE = {"RECEIVER_URL", "RECEIVER_TOKEN"}
 _PREFIXES = ("RECEIVER_", "OPEN_CONNECTORS_", "EVENT_NOTIFICATION_")
 _KUBERNETES = re.compile(r"RECEIVER_(SERVICE_(HOST|PORT)|PORT(\Z|_[0-9]))")
 
+_FERNET_KEY = re.compile("[A-Za-z0-9_-]{43}=")
+_HOST = re.compile(r"[a-z0-9._:-]{1,253}")
+_ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}")
 _DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])")
 _UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
@@ -71,43 +74,30 @@ def _database_url(text: str) -> str:
     raise ValueError("must be sqlite:///PATH or postgresql://USER@HOST/NAME")
 
 
-def _words(word: re.Pattern[str], message: str) -> Callable[[str], tuple[str, ...]]:
-    def convert(text: str) -> tuple[str, ...]:
-        words = tuple(text.split())
-        if not words or not all(map(word.fullmatch, words)):
-            raise ValueError(message)
-        return words
-
-    return convert
-
-
-# Not left to Fernet: it decodes leniently, and would take `K1,K2` for K1 alone.
-_fernet_keys = _words(
-    re.compile("[A-Za-z0-9_-]{43}="), "must be Fernet keys, newest first, separated by spaces"
-)
-_host_names = _words(
-    re.compile(r"[a-z0-9._:-]{1,253}"), "must be host names or addresses separated by spaces"
-)
-_addresses = _words(
-    re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}"),
-    "must be e-mail addresses separated by spaces",
-)
+def _fernet_keys(text: str) -> tuple[str, ...]:
+    keys = tuple(text.split())
+    # Not left to Fernet: it decodes leniently, and would take `K1,K2` for K1 alone.
+    if not keys or not all(_FERNET_KEY.fullmatch(key) for key in keys):
+        raise ValueError("must be Fernet keys, newest first, separated by spaces")
+    return keys
 
 
 def _hosts(text: str) -> frozenset[str]:
-    return frozenset(_host_names(text.lower()))
+    hosts = frozenset(text.lower().split())
+    if not all(_HOST.fullmatch(host) for host in hosts):
+        raise ValueError("must be host names or addresses separated by spaces")
+    return hosts
 
 
 def _mail_addresses(text: str) -> tuple[str, ...]:
-    return _addresses(text.replace(",", " "))
+    addresses = tuple(text.replace(",", " ").split())
+    if not addresses or not all(_ADDRESS.fullmatch(address) for address in addresses):
+        raise ValueError("must be e-mail addresses separated by spaces")
+    return addresses
 
 
 def _mail_address(text: str) -> str:
-    try:
-        (address,) = _addresses(text)
-    except ValueError:
-        address = ""
-    if address != text:
+    if not _ADDRESS.fullmatch(text):
         raise ValueError("must be an e-mail address")
     return text
 
