@@ -1,8 +1,8 @@
 """/rejections: deliveries that were rejected for their signature, and why."""
 
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
-from flask import Response, request
+from flask import Response
 from msgspec import UNSET, Struct, UnsetType
 
 from receiver.callbacks import rejections as store
@@ -18,7 +18,7 @@ from receiver.web import Services, schemas
 from receiver.web.auth import require_instance
 from receiver.web.dashboard.formatting import readable
 from receiver.web.dashboard.pages import Caller, blueprint, download, filled_parameters, link, page
-from receiver.web.dashboard.sign_in import redirect_to, require_session
+from receiver.web.dashboard.sign_in import require_session
 from receiver.web.http import optional, parameters, read_cursor, write_cursor
 
 A_PAGE = 50
@@ -87,14 +87,6 @@ def rejection_body(services: Services, caller: Caller, id: int) -> Response:
     if found.body is None:
         raise BodyGone("The body of this delivery was not kept.")
     return download(found.body, f"rejected-{found.id}.bin")
-
-
-@blueprint.get("/refusals")
-@blueprint.get("/refusals/<path:rest>")
-def former_rejections(rest: str = "") -> Response:
-    """Lead links of before to where the page is now."""
-    query = urlencode(list(request.args.items(multi=True)))
-    return redirect_to(f"/rejections/{quote(rest)}".rstrip("/") + (query and f"?{query}"))
 
 
 def the_rejection(services: Services, caller: Caller, id_: int) -> Rejection:

@@ -52,7 +52,7 @@ OTHERS = (
     "/nowhere",
 )
 NO_PAGES = {
-    *("jobs_csv", "job_errors_csv", "event_body", "rejection_body", "former_rejections"),
+    *("jobs_csv", "job_errors_csv", "event_body", "rejection_body"),
     *("sign_in", "sign_out", "static"),
 }
 

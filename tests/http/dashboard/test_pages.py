@@ -334,16 +334,6 @@ def test_a_search_for_an_objects_name_finds_its_jobs(guest):
     assert "No job matches" in guest.get("/jobs?q=contacts").text
 
 
-def test_links_of_before_lead_to_the_rejected_deliveries(guest):
-    for path, now in {
-        "/refusals": "/rejections",
-        "/refusals/12/body": "/rejections/12/body",
-        "/refusals?instance=a&reason=missing": "/rejections?instance=a&reason=missing",
-        "/refusals/a b?c=d e": "/rejections/a%20b?c=d+e",
-    }.items():
-        assert guest.get(path).headers["Location"] == now
-
-
 def test_an_event_that_cannot_be_read_says_why_and_where(guest):
     for body, why in {
         b'{"id": 1, "status": "\xff"}': "byte 21 is 0xff",
