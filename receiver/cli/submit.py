@@ -156,15 +156,18 @@ def _fetch(remote: Remote, job_id: str, instance: str, output: str) -> None:
     if output == "-":
         remote.save(path, sys.stdout.buffer, lambda _: None, instance=instance)
         return
-    unfinished = Path(f"{output}.part")
+    target = Path(output)
+    is_special = target.exists() and not target.is_file()  # a device or a pipe: never replaced
+    unfinished = target if is_special else Path(f"{output}.part")
     try:
         with unfinished.open("wb") as file, _progress(f"saving {output}", None) as tell:
             remote.save(path, file, tell, instance=instance)
-        unfinished.replace(output)
+        unfinished.replace(target)
     except OSError as error:
         raise Failure(USAGE, "cannot_write", f"{output}: {error.strerror}") from None
     finally:
-        unfinished.unlink(missing_ok=True)
+        if not is_special:
+            unfinished.unlink(missing_ok=True)
 
 
 def _created(answer: bytes, instance: str) -> str:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,18 @@ def test_a_download_by_query_goes_to_standard_output_too(relay, receiver):
     relay.ended(relay.uploaded())
     done = receiver("download", *TO, "--query", "select email from contact", "--output", "-")
     assert (done.returncode, done.stdout.splitlines()[0]) == (0, "email,name")
+
+
+def test_a_download_into_a_pipe_is_written_there_and_the_pipe_stays(relay, receiver, tmp_path):
+    relay.ended(relay.uploaded())
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        content = pool.submit(pipe.read_bytes)
+        done = receiver("download", *TO, "--output", "pipe")
+        assert done.returncode == 0, done.stderr
+        assert content.result(60).startswith(b"email,name")
+    assert pipe.is_fifo()
 
 
 def test_a_download_that_takes_too_long_tells_how_to_resume(make_database, tmp_path):
