@@ -1,4 +1,4 @@
-"""The command line. A module of this package is a group of commands, which `commands` lists."""
+"""The command line. A module of this package is a group of commands; `commands` lists them."""
 
 import io
 import os

@@ -86,9 +86,9 @@ class Commands(click.Group):
 def receiver() -> None:
     """Receive, verify and store bulk-job callbacks of SAP Open Connectors.
 
-    Exit codes: 0 ok; 1 the job failed or was cancelled; 2 usage; 3 ended with failed records; 4
-    still running when the wait was over; 5 credentials or signature; 6 the other side cannot be
-    reached.
+    Exit codes: 0 ok; 1 the job failed, was cancelled or is lost; 2 usage; 3 ended with failed
+    records; 4 still running when the wait was over; 5 credentials or signature; 6 the other side
+    cannot be reached.
     """
 
 

@@ -1,1 +1,1 @@
-"""Who may send and who may ask: instances, keys, tokens, sessions, audit."""
+"""Who may send and who may ask: instances, keys, tokens, sessions."""

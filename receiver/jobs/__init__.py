@@ -1,1 +1,1 @@
-"""What became of a job: the law, its projection into rows, queries."""
+"""What became of a job: how its notifications are joined, written into rows, and read."""

@@ -126,10 +126,15 @@ class JobRecord(Struct, frozen=True):
     errors_at: int | None
     usual_ms: int | None
 
-    def is_overdue(self, now: int, overdue_after: int) -> bool:
-        """Whether it takes longer than it should. overdue_after -- ms, if nothing is usual."""
-        usual = overdue_after if self.usual_ms is None else self.usual_ms
-        return self.outcome in UNDER_WAY and self.first_seen_at + usual <= now
+    def overdue_by(self, now: int, overdue_after: int) -> int | None:
+        """Return by how much it takes longer than it should, ms; None if it does not.
+
+        overdue_after -- ms, if nothing is usual. IS_LATE says the same to the database.
+        """
+        late = (
+            now - self.first_seen_at - (overdue_after if self.usual_ms is None else self.usual_ms)
+        )
+        return late if self.outcome in UNDER_WAY and late >= 0 else None
 
 
 def list_jobs(

@@ -1,1 +1,1 @@
-"""What any service needs: clock, logs, rate limits."""
+"""What any service needs: clock, logs, rate limits, guarded HTTP, records of a file."""

@@ -1,1 +1,1 @@
-"""HTTP requests to URLs that others chose."""
+"""Telling others, once and for certain: a queue of deliveries, by signed POST and mail."""

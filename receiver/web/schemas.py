@@ -289,7 +289,7 @@ def job(record: JobRecord, now: int, overdue_after: int) -> Job:
         str(iso(record.updated_at)),
         iso(record.files_expire_at),
         merged.conflict,
-        record.is_overdue(now, overdue_after),
+        record.overdue_by(now, overdue_after) is not None,
         payload and msgspec.Raw(payload.encode()),
         record.events,
     )

@@ -13,7 +13,7 @@ from receiver.server import OPTIONS
 BIN = Path(sys.executable).parent
 GRACE = int(OPTIONS["graceful_timeout"])  # seconds
 KEY = "EVENT_NOTIFICATION_SIGNATURE_KEY"
-SETTINGS = {name for name, _ in settings._NAMES.values()} | {KEY, f"{KEY}_PREVIOUS"}
+SETTINGS = {*settings._VARIABLES, KEY, f"{KEY}_PREVIOUS"}
 
 
 def checked(program: str, *words: object) -> None:

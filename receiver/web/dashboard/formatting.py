@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
-from receiver.jobs.job import UNDER_WAY, Job
+from receiver.jobs.job import Job
 from receiver.jobs.queries import JobRecord
 from receiver.lib.clock import iso
 from receiver.web import services
@@ -155,9 +155,7 @@ def job_url(record: JobRecord) -> str:
 @blueprint.app_template_filter()
 def overdue_by(record: JobRecord) -> int | None:
     """Return by how much a job takes longer than it should, ms; None if it does not."""
-    expected = services().settings.overdue_after if record.usual_ms is None else record.usual_ms
-    late = services().clock() - record.first_seen_at - expected
-    return late if record.outcome in UNDER_WAY and late >= 0 else None
+    return record.overdue_by(services().clock(), services().settings.overdue_after)
 
 
 @blueprint.app_template_filter()
