@@ -190,7 +190,7 @@ def test_pages_give_each_job_that_fits_once_and_in_order_both_ways(
         while True:
             page = list_jobs(filled, wanted, limit, seen[-1] if seen else None)
             assert (
-                all(record.is_overdue(NOW, OVERDUE_AFTER) for record in page)
+                all(record.overdue_by(NOW, OVERDUE_AFTER) is not None for record in page)
                 or wanted.show != "overdue"
             )
             seen += [place_of(record, wanted.show) for record in page]
