@@ -127,8 +127,7 @@ class Store:
     def _committed(self, batch: Sequence[Item]) -> list[Result]:
         for attempt in range(1, TRIES + 1):
             try:
-                # For ever: those who wait have deadlines of their own.
-                with self._database.transaction(patience=None) as connection:
+                with self._database.batch() as connection:
                     writing = self.write_in(connection, batch)
             except LostRace:
                 if attempt == TRIES:
