@@ -10,10 +10,8 @@ import signal
 import socket
 import subprocess  # nosec B404
 import sys
-import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from types import FrameType
@@ -37,8 +35,7 @@ THREADS = 16  # of Flask's in one process, for pages, and as many for the vendor
 # gunicorn makes unnamed files there, for its workers' heartbeats.
 _MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108
 
-AGAIN_SECONDS = 0.05  # until a writer that ended is started again
-SOON_SECONDS = 1.0  # the same for one that ended so soon after its start
+SOON_SECONDS = 1.0  # a writer that ended so soon after its start is not started again at once
 
 log = structlog.get_logger()
 
@@ -220,7 +217,7 @@ OPTIONS: dict[str, Any] = {
 class _Server(BaseApplication):  # type: ignore[misc]
     """gunicorn with these options; the app is made in each worker, after the fork."""
 
-    def __init__(self, options: dict[str, Any], writer: str | None) -> None:
+    def __init__(self, options: dict[str, Any], writer: "_Writer | None") -> None:
         self._options, self._writer = options, writer
         super().__init__()
 
@@ -232,7 +229,56 @@ class _Server(BaseApplication):  # type: ignore[misc]
         # Not before the fork, nor before gevent has patched what the app imports.
         from receiver.app import create_app
 
-        return create_app(writer=self._writer)
+        return create_app(writer=self._writer.path if self._writer else None)
+
+    def run(self) -> None:
+        _Master(self, self._writer).run()
+
+
+class _Master(Arbiter):  # type: ignore[misc]
+    """gunicorn's master, which also sees to the process that writes."""
+
+    def __init__(self, app: _Server, writer: "_Writer | None") -> None:
+        super().__init__(app)
+        self._writer = writer
+
+    def manage_workers(self) -> None:
+        """Have all processes run that should: at the start, after any has ended, each second."""
+        if self._writer is not None:
+            self._writer.ensure()
+        super().manage_workers()
+
+
+class _Writer:
+    """The process that writes for all workers, from the master's side.
+
+    It ends once no process is left that holds the writing end of a pipe: workers do, as they are
+    forked, and so does the master. path -- of its socket; who connects while it is away waits.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen()
+        self._life, self._held = os.pipe()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._began = 0.0
+
+    def ensure(self) -> None:
+        """Start it, unless it runs."""
+        # gunicorn reaps all children; `poll` then says that it has ended, if not how.
+        if self._process is not None and self._process.poll() is None:
+            return
+        if self._process is not None:
+            if time.monotonic() - self._began < SOON_SECONDS:
+                return
+            log.error("the process that writes has ended, and is started again")
+        given = (self._listener.fileno(), self._life)
+        module = "receiver.callbacks.writer_process"
+        command = [sys.executable, "-m", module, *map(str, given)]
+        self._began = time.monotonic()
+        self._process = subprocess.Popen(command, pass_fds=given)  # noqa: S603 - our own module  # nosec B603
 
 
 def _forget_worker(_server: Arbiter, worker: Worker) -> None:
@@ -253,8 +299,7 @@ def serve(bind: str, workers: int | None) -> None:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         writer = None
         if options["workers"] > 1 and _is_sqlite():
-            writer = f"{folder}/writer"
-            options["when_ready"] = partial(_start_writer, _listener(writer), os.pipe())
+            writer = _Writer(f"{folder}/writer")
         _Server(options, writer).run()
     finally:
         if os.getpid() == master:  # the end of a worker, which was forked in there, passes here too
@@ -265,35 +310,3 @@ def _is_sqlite() -> bool:
     with contextlib.suppress(SettingsError):  # of which each worker tells
         return Settings.from_env(os.environ).database_url.startswith("sqlite")
     return False
-
-
-def _listener(path: str) -> socket.socket:
-    """Listen for workers: who connects while the writer is away waits for it."""
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path)
-    listener.listen()
-    return listener
-
-
-def _start_writer(listener: socket.socket, life: tuple[int, int], server: Arbiter) -> None:
-    """Start the process that writes for all workers, and watch it.
-
-    life -- a pipe of which the workers, as they are forked, and this process hold the writing end:
-    the writer ends once none of them is left.
-    """
-    announce(server)
-    given = (listener.fileno(), life[0])
-    command = [sys.executable, "-m", "receiver.callbacks.writer_process", *map(str, given)]
-
-    def watch() -> None:
-        while True:
-            began = time.monotonic()
-            writer = subprocess.Popen(command, pass_fds=given)  # noqa: S603 - our own module  # nosec B603
-            # gunicorn reaps all children: who waits for one may never be woken.
-            while writer.poll() is None:
-                time.sleep(AGAIN_SECONDS)
-            log.error("the process that writes has ended, and is started again")
-            lived = time.monotonic() - began
-            time.sleep(AGAIN_SECONDS if lived > SOON_SECONDS else SOON_SECONDS)
-
-    threading.Thread(target=watch, name="writer", daemon=True).start()

@@ -88,7 +88,12 @@ class _OnPostgreSQL:
         self._cursor, self._arrays = cursor, arrays
 
     def start(self, clock: Callable[[], int]) -> Start:  # noqa: ARG002 - SQLite's way
-        now, version, number, *_ = self._cursor.execute(_START_POSTGRESQL).fetchone()
+        try:
+            now, version, number, *_ = self._cursor.execute(_START_POSTGRESQL).fetchone()
+        except Exception as error:
+            if self._cursor.connection.closed:  # nothing is written: another connection will do
+                raise LostRace("the server had closed the connection") from error
+            raise
         return Start(now, version, now << NUMBER_BITS | number % (1 << NUMBER_BITS))
 
     def select(self, statement: Statement, rows: Sequence[Row]) -> list[Row]:

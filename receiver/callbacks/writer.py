@@ -1,16 +1,16 @@
-"""Group commit: one writer for a process, one transaction for all who wait at the moment.
+"""Group commit: one writer, one transaction for all who wait at the moment.
 
 A commit costs the same for one row as for a hundred, so those that arrive while one is under way
-share the next. Nobody waits for a batch to fill. Only `threading` and `queue` are used, looked up
-when called, so that it works in threads, in gevent's greenlets, and for an event loop.
+share the next. Nobody waits for a batch to fill.
 """
 
+import asyncio
 import os
 import queue
 import threading
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import structlog
@@ -26,11 +26,14 @@ log = structlog.get_logger()
 
 
 class Waiting(NamedTuple):
-    """An item that waits to be written. done -- is called with its result, in another thread."""
+    """An item that waits to be written. done -- is called with its result, once.
 
+    deadline -- on the monotonic clock, which all processes share: nobody waits for it any longer.
+    """
+
+    deadline: float
     item: Item
     done: Callable[[Result], None]
-    deadline: float  # on the monotonic clock: nobody waits for it any longer
 
 
 class Writes(Protocol):
@@ -45,22 +48,33 @@ class Writes(Protocol):
         ...
 
 
-class QueuedWriter(ABC):
-    """Takes items from any thread and has them written in batches from one of its own."""
+class Writer:
+    """Commits batches in a thread of this process.
 
-    def __init__(self) -> None:
+    Only `threading` and `queue` are used, looked up when called, so that it works in threads and in
+    gevent's greenlets. note_address -- is told how often an address was rejected.
+    """
+
+    def __init__(self, store: Writes, note_address: Callable[[AddressCount], None]) -> None:
+        self._store, self._note_address = store, note_address
         self._guard = threading.Lock()
         self._pid = 0
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._began: float | None = None  # the batch that is under way
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on call those who wait in a loop: it is woken once a batch."""
+        self._loop = loop
 
     def submit(self, item: Item, done: Callable[[Result], None], seconds: float) -> None:
-        """Queue an item.
+        """Queue an item, from any thread.
 
-        done -- is called once, in the writer's thread, and must not block or raise.
+        done -- is called once, in the writer's thread or the loop, and must not block.
         seconds -- after which nobody waits any more: then what was not begun is left out.
         Raises StoreUnavailable if the queue is full or the writer is closed.
         """
-        waiting = Waiting(item, done, time.monotonic() + seconds)
+        waiting = Waiting(time.monotonic() + seconds, item, done)
         if self._closed:
             raise StoreUnavailable("the writer is closed")
         if self._pid != os.getpid():
@@ -73,6 +87,15 @@ class QueuedWriter(ABC):
     def waiting(self) -> int:
         """How many items wait to be written."""
         return self._queue.qsize() if self._pid == os.getpid() else 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether items can be submitted and will be written; not by one that hangs in a batch."""
+        if self._closed or self._pid != os.getpid():
+            return not self._closed
+        began = self._began
+        hangs = began is not None and time.monotonic() - began > HANGS_AFTER_SECONDS
+        return self._thread.is_alive() and not hangs
 
     def close(self) -> None:
         """Write what is queued, then stop; idempotent."""
@@ -88,7 +111,6 @@ class QueuedWriter(ABC):
         with self._guard:
             if self._pid != os.getpid():
                 self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
-                self._begin()
                 self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
                 self._pid = os.getpid()
                 self._thread.start()
@@ -102,55 +124,53 @@ class QueuedWriter(ABC):
             stopping = None in taken
             self._write([waiting for waiting in taken if waiting is not None])
             del taken  # or bodies would be held until the next one comes
-        self._end()
-
-    def _begin(self) -> None:  # noqa: B027 - most need nothing
-        """Make ready what a process needs, before its thread starts."""
-
-    @abstractmethod
-    def _write(self, batch: Sequence[Waiting]) -> None:
-        """Write a batch, and see that each item is answered once."""
-
-    def _end(self) -> None:  # noqa: B027 - as above
-        """Close what `_begin` and `_write` opened."""
-
-
-class Writer(QueuedWriter):
-    """Commits batches in a thread of this process.
-
-    note_address -- is told how often an address was rejected.
-    """
-
-    def __init__(self, store: Writes, note_address: Callable[[AddressCount], None]) -> None:
-        super().__init__()
-        self._store, self._note_address = store, note_address
-        self._began: float | None = None  # the batch that is under way
-
-    @property
-    def alive(self) -> bool:
-        """Whether items can be submitted and will be written; not by one that hangs in a batch."""
-        if self._closed or self._pid != os.getpid():
-            return not self._closed
-        began = self._began
-        hangs = began is not None and time.monotonic() - began > HANGS_AFTER_SECONDS
-        return self._thread.is_alive() and not hangs
 
     def _write(self, batch: Sequence[Waiting]) -> None:
         self._began = time.monotonic()
-        write_batch(self._store, batch)
+        results = write_batch(self._store, [waiting[:2] for waiting in batch])
+        self._call(partial(answer, batch, results))
         for address in write_rejections(self._store):
             self._note_address(address)
         self._began = None
 
+    def _call(self, answers: Callable[[], None]) -> None:
+        if self._loop is not None:
+            try:
+                self._loop.call_soon_threadsafe(answers)
+            except RuntimeError:  # it is closed: the process ends
+                pass
+            else:
+                return
+        answers()
 
-def write_batch(store: Writes, batch: Sequence[Waiting]) -> None:
-    """Write what somebody still waits for, and answer all in their order, whatever breaks."""
+
+def write_batch(store: Writes, batch: Sequence[tuple[float, Item]]) -> list[Result]:
+    """Write those of (deadline, item) that somebody still waits for; return all results in order.
+
+    Of what is left out nothing is lost: the sender tries again.
+    """
     now = time.monotonic()
-    results = iter(_written(store, [waiting.item for waiting in batch if waiting.deadline > now]))
-    for waiting in batch:
-        # Of what is left out nothing is lost: the sender tries again.
-        is_late = waiting.deadline <= now
-        waiting.done(Failed("not committed in time") if is_late else next(results))
+    results = iter(_written(store, [item for deadline, item in batch if deadline > now]))
+    late = Failed("not committed in time")
+    return [next(results) if deadline > now else late for deadline, _ in batch]
+
+
+def answer(batch: Iterable[Waiting], results: Iterable[Result]) -> None:
+    """Answer all who wait, whatever breaks."""
+    for waiting, result in zip(batch, results, strict=True):
+        try:
+            waiting.done(result)
+        except Exception as error:  # noqa: BLE001 - the others of the batch are answered
+            log.error("an answer was not sent", error=type(error).__name__)  # noqa: TRY400
+
+
+def write_rejections(store: Writes) -> list[AddressCount]:
+    """Record what was rejected; nobody waits for that, and nothing it raises matters."""
+    try:
+        return store.write_rejections()
+    except BaseException as error:  # noqa: BLE001 - as it says
+        _log_failure(error)
+        return []
 
 
 def _written(store: Writes, items: Sequence[Item]) -> list[Result]:
@@ -162,15 +182,6 @@ def _written(store: Writes, items: Sequence[Item]) -> list[Result]:
     except BaseException as raised:  # noqa: BLE001 - who waits must be answered
         error = raised
     return [Failed(f"writing failed: {_log_failure(error)}")] * len(items)
-
-
-def write_rejections(store: Writes) -> list[AddressCount]:
-    """Record what was rejected; nobody waits for that, and nothing it raises matters."""
-    try:
-        return store.write_rejections()
-    except BaseException as error:  # noqa: BLE001 - as it says
-        _log_failure(error)
-        return []
 
 
 def _log_failure(error: BaseException) -> str:

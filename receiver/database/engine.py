@@ -87,7 +87,6 @@ class Database:
         self._asking = self._reading.execution_options(single=True)
         self._lock = FileLock(str(parsed.database)) if self.is_sqlite else None
         self._batches: Connection | None = None  # of who writes batches, while they come
-        self._batch_at = 0.0
 
     def _make_engine(self, url: URL, connections: int, deadline: float | None = None) -> Engine:
         """Make a pool of connections; with a deadline (seconds for a statement) they only read."""
@@ -208,13 +207,17 @@ class Database:
             except BaseException:
                 self._close_batches()
                 raise
-            self._batch_at = time.monotonic()
+            connection.info["used_at"] = time.monotonic()
             if self._file:
                 self._file.check()
 
     def _batch_connection(self) -> Connection:
-        if self._batches and time.monotonic() - self._batch_at > _FRESH_SECONDS:
-            self._close_batches()  # the pool sees whether it still works
+        if self._batches and not self.is_sqlite:
+            try:
+                self._ping(self._batches.connection.driver_connection, self._batches)
+            except InvalidatePoolError:
+                self._batches.invalidate()
+                self._close_batches()
         if self._batches is None:
             self._batches = self._writing.connect()
         return self._batches
@@ -281,7 +284,7 @@ class Database:
         finally:
             self._lock.release()
 
-    def _ping(self, connection: Any, record: Any, _proxy: object) -> None:  # noqa: ANN401
+    def _ping(self, connection: Any, record: Any, _proxy: object = None) -> None:  # noqa: ANN401
         """Before a connection is used, see that it still works, unless it did a moment ago."""
         used_at = record.info.get("used_at")
         if used_at is not None and time.monotonic() - used_at > _FRESH_SECONDS:

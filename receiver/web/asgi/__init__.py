@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Protocol, TypeVar
 
 from flask import Flask
@@ -34,7 +34,6 @@ from receiver.web.asgi.messages import (
     replay,
     send_response,
 )
-from receiver.web.asgi.receipts import Receipts
 from receiver.web.asgi.threads import FlaskThreads
 from receiver.web.callbacks import PREFIX as CALLBACKS
 from receiver.web.callbacks import answer_receipt
@@ -84,17 +83,11 @@ class Application:
         self._relay = FlaskThreads(flask, threads)  # for what waits for the vendor
         self.max_connections, self._tick = max_connections, tick
         self.max_body_bytes = self.services.settings.max_body_bytes
+        self.answer_seconds = self.services.settings.answer_within / 1000
         self._readers = ThreadPoolExecutor(READERS, "readers")
         self._probers = ThreadPoolExecutor(len(PROBES), "probes")
         self._probing: dict[str, asyncio.Future[Response]] = {}
         self._held, self._stopping = 0, asyncio.Event()
-
-    @cached_property
-    def receipts(self) -> Receipts:
-        """Where deliveries are taken; not before there is a loop."""
-        services = self.services
-        seconds = services.settings.answer_within / 1000
-        return Receipts(services.intake.submit, seconds, asyncio.get_running_loop())
 
     def stop(self) -> None:
         """Answer those who wait for a job as it stands now."""
@@ -124,6 +117,7 @@ class Application:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
+        self.services.intake.writer.attach(asyncio.get_running_loop())
         seconds = asyncio.create_task(self._each_second())
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -180,8 +174,17 @@ class Application:
             headers=write_headers(headers),
         )
         answer: asyncio.Future[Receipt | Exception] = asyncio.get_running_loop().create_future()
-        self.receipts.submit(delivery, answer.set_result)
-        return answer_receipt(await answer)
+
+        def done(result: Receipt | Exception) -> None:
+            if not answer.done():
+                answer.set_result(result)
+
+        self.services.intake.submit(delivery, done)
+        try:
+            async with asyncio.timeout(self.answer_seconds):
+                return answer_receipt(await answer)
+        except TimeoutError:
+            raise StoreUnavailable("not committed in time") from None
 
     @staticmethod
     async def _whole_body(headers: Headers, receive: Receive, limit: int) -> bytes:

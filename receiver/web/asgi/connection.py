@@ -7,11 +7,12 @@ odd about a request goes the general way, through `Application`. Parsing is http
 import asyncio
 import re
 import time
+from math import inf
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from receiver.callbacks.deliveries import Delivery, Receipt, write_headers
-from receiver.errors import BodyError, BodyTooLarge
+from receiver.errors import BodyError, BodyTooLarge, StoreUnavailable
 from receiver.lib.ratelimit import client_address
 from receiver.web.asgi import REQUEST_ID, SIGNATURE, WEBHOOK_ID
 from receiver.web.asgi.bounds import BoundedConnection
@@ -42,6 +43,7 @@ class _Callback(RequestResponseCycle):
         self.keep_alive, self.message_event = keep_alive, _NOBODY
         self.instance, self.found, self.headers, self.peer = instance, found, headers, peer
         self.content: bytes | bytearray = b""
+        self.due = inf  # when it is to be answered, by the loop's time
         self.began = time.perf_counter()
 
     def add(self, body: bytes) -> None:
@@ -131,10 +133,21 @@ class Connection(BoundedConnection):
         )
         callback.content = b""
 
-        def done(answer: Receipt | Exception) -> None:
-            self._answer(callback, answer_receipt(answer))
+        callback.due = self.loop.time() + self._application.answer_seconds
 
-        self._application.receipts.submit(delivery, done)
+        def done(answer: Receipt | Exception) -> None:
+            if not callback.response_complete:
+                self._answer(callback, answer_receipt(answer))
+
+        self._application.services.intake.submit(delivery, done)
+
+    def expire(self, now: float) -> None:
+        """Answer a callback that is not committed in time; else see to slow clients."""
+        callback = self.cycle
+        if not isinstance(callback, _Callback) or callback.response_complete or now < callback.due:
+            super().expire(now)
+        else:
+            self._answer(callback, answer_receipt(StoreUnavailable("not committed in time")))
 
     def _peer(self, forwarded: bytes | None) -> str:
         socket = self.client[0] if self.client else ""
