@@ -144,8 +144,8 @@ def _flask(services: Services) -> Flask:
     app.url_map.merge_slashes = False
     app.url_map.converters["anything"] = callbacks.AnythingConverter
     app.extensions["receiver"] = services
-    for each in (callbacks.blueprint, routes.blueprint(ROUTES), ops.blueprint(), dashboard):
-        app.register_blueprint(each)
+    for blueprint in (callbacks.blueprint, routes.blueprint(ROUTES), ops.blueprint(), dashboard):
+        app.register_blueprint(blueprint)
     Relay(services).register(app)
     Results(services).register(app)
     problems.register(app)

@@ -296,8 +296,8 @@ def _failing(session: Session, failing_after: int, now: int) -> Iterator[Conditi
 
 
 def _queued(session: Session) -> Iterator[Condition]:
-    held = select(Pace).where(Pace.queued > 0).order_by(Pace.instance)
-    for row in session.scalars(held):
+    queued = select(Pace).where(Pace.queued > 0).order_by(Pace.instance)
+    for row in session.scalars(queued):
         detail = f"as of {iso(row.queued_asked_at)}"
         yield Condition("queued", row.instance, row.queued or 0, detail)
 

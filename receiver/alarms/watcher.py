@@ -10,14 +10,14 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from receiver.alarms.channels import Report, has_channel, messages
 from receiver.alarms.conditions import OF_THE_RECEIVER, Condition, active_conditions
 from receiver.database.alarm_models import Alarm, Fetch, Node, Watch
 from receiver.database.engine import Database, affected, database_time
-from receiver.database.leases import claim, is_steady
+from receiver.database.leases import claim, is_due, is_steady
 from receiver.errors import StoreError
 from receiver.jobs.usual_times import learn_all_usual_times
 from receiver.lib.clock import DAY_MS, MINUTE_MS
@@ -126,13 +126,8 @@ class Watcher:
 
 def claim_watch(session: Session, holder: str, now: int, lease: int, *, force: bool) -> bool:
     """Take or renew the lease of the watch, for `lease` ms; False if another holds it."""
-    row = session.scalars(select(Watch)).one()
-    # A lease that ends later than any lasts was written by a clock that was wrong.
-    is_free = row.until <= now or row.until > now + DAY_MS
-    if not (is_free or row.holder == holder or force):
-        return False
-    seen = {"holder": row.holder, "until": row.until}
-    return claim(session, Watch, {}, seen, {"holder": holder, "until": now + lease})
+    free = true() if force else or_(is_due(Watch.until, now, DAY_MS), Watch.holder == holder)
+    return claim(session, Watch, {}, {}, {"holder": holder, "until": now + lease}, free)
 
 
 def still_watches(session: Session, holder: str) -> bool:

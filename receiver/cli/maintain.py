@@ -42,7 +42,7 @@ from receiver.database.retention import Retention
 from receiver.errors import StoreError
 from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
-from receiver.jobs.erasure import erase as erase_job
+from receiver.jobs.erasure import erase_job
 from receiver.jobs.queries import find_jobs
 from receiver.lib.clock import iso, now_ms
 from receiver.lib.http_client import check_environment

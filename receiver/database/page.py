@@ -87,7 +87,7 @@ def page(
         bounds = time >= lower, time <= UPPER
         return select(*order).where(*bounds, *conditions).order_by(*by).limit(_visible("limit"))
     column, name = ranges
-    values = _each(name) if sqlite else _unnested(name, column)
+    values = _json_values(name) if sqlite else _unnested(name, column)
     of_range = column == values.c.value
     upper = upper_of(values.c.value) if upper_of else UPPER
     in_range = select(time).where(of_range, time >= lower, time <= upper, *conditions)
@@ -109,7 +109,7 @@ def page(
 def among(column: Column, name: str, *, sqlite: bool) -> Column:
     """Whether a column holds one of the values named `name`, however many they are."""
     if sqlite:
-        return column.in_(select(_each(name).c.value))
+        return column.in_(select(_json_values(name).c.value))
     return column == any_(bindparam(name, type_=ARRAY(column.type)))
 
 
@@ -167,7 +167,7 @@ def _sorted(column: Column, ascending: bool) -> ColumnElement[Any]:
     return column.asc() if ascending else column.desc()
 
 
-def _each(name: str) -> FromClause:
+def _json_values(name: str) -> FromClause:
     return func.json_each(bindparam(name, type_=JSON)).table_valued("value").alias(f"each_{name}")
 
 

@@ -58,18 +58,18 @@ class SQLiteFile:
 
     def check(self) -> None:
         """Raise StoreUnavailable if any part at its path is another than the one that is open."""
-        is_lost = any(_identity(path) != held for path, held in self._open.items())
+        is_lost = any(_identity(path) != opened for path, opened in self._open.items())
         if is_lost != self._is_lost:
-            self._tell(is_lost=is_lost)
+            self._log_change(is_lost=is_lost)
         if is_lost:
             raise StoreUnavailable("the database's file was deleted or replaced")
 
     def begin_check(self) -> None:
         """Check within a transaction, which has opened the log: from now on that counts too."""
         if len(self._open) < len(_PARTS):
-            found = {path: _identity(path) for path in self._parts}
-            held = {path: identity for path, identity in found.items() if identity}
-            self._open = {**held, **self._open}  # another thread may be looking through it
+            present = {path: _identity(path) for path in self._parts}
+            parts = {path: identity for path, identity in present.items() if identity}
+            self._open = {**parts, **self._open}  # another thread may be looking through it
         self.check()
 
     def watch(self) -> None:
@@ -114,10 +114,10 @@ class SQLiteFile:
             os.close(self._lock)
         self._lock = descriptor
 
-    def _tell(self, *, is_lost: bool) -> None:
+    def _log_change(self, *, is_lost: bool) -> None:
         with self._guard:
             if is_lost == self._is_lost:
-                return  # another thread has told it
+                return  # another thread has logged it
             self._is_lost = is_lost
         if is_lost:
             log.error(
@@ -200,10 +200,10 @@ def take_lock(descriptor: int, deadline: float | None, kind: int = fcntl.LOCK_EX
 
 def _identity(path: Path) -> Identity | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _keep_private(path: Path) -> None:

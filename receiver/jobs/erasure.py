@@ -5,7 +5,7 @@ its client was or would be told and where, and the file name in its submission. 
 outcome, counts, times, the timeline (our own words and the vendor's status), hashes, deliveries and
 headers.
 
-Nothing brings it back: to the job the erasure is one more thing said of it (`jobs.erase`), and what
+Nothing brings it back: to the job the erasure is one more thing said of it (`job.erase`), and what
 is stored for it later, by a callback, a poll or a replay, is stored without.
 Out of reach: bodies that named the job but could not be read, or were refused: these go by their
 age; files that `reconcile --fetch-results` saved; and, until they are overwritten, backups, logs of
@@ -20,13 +20,13 @@ from receiver.database.engine import affected
 from receiver.database.models import Event, JobRow, RecordError, Submission
 from receiver.database.outbound_models import OutboundDelivery
 from receiver.database.retention import lock_retention
-from receiver.jobs import job as jobs
+from receiver.jobs.job import Job, encode, erase
 
 NOBODY = ""  # client_url of a job whose client is told nothing more
 
 
-def erase(session: Session, id_: str, instance: str, now: int) -> dict[str, int] | None:
-    """Erase from a job; give how many rows of each kind went, or None if there is no such job."""
+def erase_job(session: Session, id_: str, instance: str, now: int) -> dict[str, int] | None:
+    """Erase from a job; return the number of rows by kind, None if there is no such job."""
     if session.get_bind().dialect.name == "sqlite":
         session.execute(text("PRAGMA secure_delete = ON"))  # not only unlinked: overwritten
     lock_retention(session)  # before the job: retention locks in this order
@@ -34,14 +34,15 @@ def erase(session: Session, id_: str, instance: str, now: int) -> dict[str, int]
     row = session.scalar(select(JobRow).where(*named).with_for_update())
     if row is None:
         return None
-    row.registers = jobs.erase(jobs.Job.decode(row.registers), now).encode()
+    row.registers = encode(erase(Job.decode(row.registers), now).registers)
     row.revision += 1
     row.updated_at = max(row.updated_at, now)
     row.client_url = NOBODY
     row.errors_at = None
-    held = (Event.instance == instance, Event.job == id_, Event.body.is_not(None))
-    bodies = update(Event).where(*held)
-    theirs = update(Submission).where(Submission.job == id_, Submission.instance == instance)
+    bodies = update(Event).where(
+        Event.instance == instance, Event.job == id_, Event.body.is_not(None)
+    )
+    submissions = update(Submission).where(Submission.job == id_, Submission.instance == instance)
     return {
         "bodies": affected(session, bodies.values(body=None)),
         "errors": affected(
@@ -54,5 +55,5 @@ def erase(session: Session, id_: str, instance: str, now: int) -> dict[str, int]
                 OutboundDelivery.job == id_, OutboundDelivery.instance == instance
             ),
         ),
-        "submissions": affected(session, theirs.values(file=None)),
+        "submissions": affected(session, submissions.values(file=None)),
     }

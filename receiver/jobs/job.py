@@ -53,8 +53,8 @@ class Registers(msgspec.Struct, frozen=True, array_like=True):
     submitted_at, erased -- negative, so that the earliest is the greatest.
     best, worst -- (attempt, precedence) and (attempt, -precedence) of endings.
     learnt -- (attempt, minus the time of receipt, index in _SOURCES) of endings.
-    called -- the attempt of which a callback told an ending.
-    polled -- of polls that told an ending: (attempt, when they were sent, status, counts).
+    called -- the attempt of which a callback reported an ending.
+    polled -- of polls that reported an ending: (attempt, when they were sent, status, counts).
     """
 
     status: Status | None = None
@@ -117,10 +117,6 @@ class Job:
     def decode(registers: str | bytes) -> "Job":
         """Read a job as it was stored."""
         return Job(_decode(registers))
-
-    def encode(self) -> str:
-        """Write the job as it is stored: JSON."""
-        return encode(self.registers)
 
     @property
     def status(self) -> str | None:
@@ -197,13 +193,13 @@ class Job:
 
     @property
     def learnt_by(self) -> Literal["callback", "poll"] | None:
-        """What told of the present attempt's ending first."""
+        """The source that first reported the present attempt's ending."""
         learnt = self.registers.learnt
         return _SOURCES[learnt[2]] if learnt and learnt[0] == self.attempt else None
 
     @property
     def called_back(self) -> bool:
-        """Whether a callback told of the present attempt's ending, first or not."""
+        """Whether a callback reported the present attempt's ending, first or not."""
         return self.registers.called == self.attempt
 
     def text(self, name: TextName) -> str | None:
@@ -309,7 +305,7 @@ def changes(before: Job, after: Job, notification: Notification) -> tuple[list[s
 def _decisive(registers: Registers, contested: int | None) -> tuple[Status | None, Counts]:
     """Return the status and the counts that show.
 
-    contested -- the attempt of which different endings were told: the latest poll decides.
+    contested -- the attempt of which different endings were reported: the latest poll decides.
     """
     status, counts, polled = registers.status, registers.counts, registers.polled
     if polled and polled[0] == contested:
@@ -348,31 +344,32 @@ FACTS = (
 )
 
 
-def registers_of(told: Notification, received_at: int) -> Registers:
+def registers_of(notification: Notification, received_at: int) -> Registers:
     """Return the registers of a job of which nothing but a notification is known."""
-    key = _key(told)
+    key = _key(notification)
     attempt, rank, _, precedence, _ = key
     status: Status = key, -received_at
-    counts: Counts = _or_less(told.failed), _or_less(told.reported)
-    ended, by_callback = rank == ENDED_RANK, told.source == "callback"
+    counts: Counts = _or_less(notification.failed), _or_less(notification.reported)
+    ended, by_callback = rank == ENDED_RANK, notification.source == "callback"
     # The receipt bounds the word of a node whose clock is ahead.
-    asked_at = received_at if told.asked_at is None else min(told.asked_at, received_at)
+    asked_at = notification.asked_at
+    asked_at = received_at if asked_at is None else min(asked_at, received_at)
     return Registers(
         status,
         None if counts == _NO_COUNTS else (key, counts),
-        None if told.message is None else (key, told.message),
-        None if told.object is None else (key, told.object),
-        None if told.direction is None else (key, told.direction),
-        None if told.file is None else (key, told.file),
-        None if told.callback_payload is None else (key, told.callback_payload),
-        None if told.created_at is None else (key, told.created_at),
-        told.submitted,
-        None if told.submitted_at is None else -told.submitted_at,
+        None if notification.message is None else (key, notification.message),
+        None if notification.object is None else (key, notification.object),
+        None if notification.direction is None else (key, notification.direction),
+        None if notification.file is None else (key, notification.file),
+        None if notification.callback_payload is None else (key, notification.callback_payload),
+        None if notification.created_at is None else (key, notification.created_at),
+        notification.submitted,
+        None if notification.submitted_at is None else -notification.submitted_at,
         (attempt, precedence) if ended else None,
         (attempt, -precedence) if ended else None,
         (attempt, -received_at, int(by_callback)) if ended else None,
         attempt if ended and by_callback else None,
-        (attempt, asked_at, status, counts) if ended and told.source == "poll" else None,
+        (attempt, asked_at, status, counts) if ended and notification.source == "poll" else None,
     )
 
 

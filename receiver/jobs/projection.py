@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from receiver.jobs.job import UNDER_WAY, Job, Outcome, changes, is_fault, join, must_ask
+from receiver.jobs.job import UNDER_WAY, Job, Outcome, changes, encode, is_fault, join, must_ask
 from receiver.lib.clock import HOUR_MS
 from receiver.openconnectors.notifications import Notification
 
@@ -273,7 +273,7 @@ class JobState:
             polls=self.polls,
             errors_at=self.errors_at,
             errors_tries=self.errors_tries,
-            registers=job.encode(),
+            registers=encode(job.registers),
         )
 
     def _merge(self, notification: Notification, now: int) -> tuple[str, str | None]:

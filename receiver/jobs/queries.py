@@ -176,8 +176,8 @@ def list_jobs(
             limit, before or after, lower=lower, upper=upper, ascending=plan.ascending
         )
         rows = connection.execute(_jobs(plan, asked, few=few), values).all()
-    found = [_record(row) for row in rows]
-    return found[::-1] if plan.backwards else found
+    records = [_record(row) for row in rows]
+    return records[::-1] if plan.backwards else records
 
 
 def place_of(record: JobRecord, show: Show | None = None) -> Place:

@@ -21,8 +21,8 @@ _VARIABLE = re.compile(r"(?<![^\s@\"'<>])[^\s@\"'<>]++@[^\s@\"'<>]++|\"[^\"]*+\"
 
 def cause(entry: str) -> str:
     """Return the message of an entry (JSON text), without what differs between records."""
-    found = document(entry.encode())
-    words = [found.get(name) for name in _MESSAGES] if isinstance(found, dict) else [found]
+    value = document(entry.encode())
+    words = [value.get(name) for name in _MESSAGES] if isinstance(value, dict) else [value]
     texts = (word for word in words if isinstance(word, str) and not isinstance(word, Number))
     message = next(filter(None, texts), None)
     text = _VARIABLE.sub("…", message[:_MAX_READ]) if message else "no message"

@@ -160,12 +160,12 @@ def refusing(connection: Connection, since: int, last: Mapping[str, int]) -> dic
 
     since -- how far to look back, ms. last -- as `last_callbacks` has it.
     """
-    found: dict[str, Refusing] = {}
+    refusing: dict[str, Refusing] = {}
     for name, minute, count in connection.execute(_REJECTED, {"since": since // MINUTE_MS}):
         if minute * MINUTE_MS > last.get(name, 0):
-            before = found.get(name, Refusing(minute * MINUTE_MS, 0))
-            found[name] = Refusing(before.since, before.count + int(count))
-    return found
+            before = refusing.get(name, Refusing(minute * MINUTE_MS, 0))
+            refusing[name] = Refusing(before.since, before.count + int(count))
+    return refusing
 
 
 def failing_since(connection: Connection, now: int) -> int | None:
@@ -183,8 +183,8 @@ def rejections_by_reason(
         where.append(RejectionCount.instance.in_(sorted(visible)))
     statement = select(RejectionCount.reason, named, total).where(*where)
     grouped = statement.group_by(RejectionCount.reason, named)
-    found = session.execute(grouped.order_by(total.desc(), RejectionCount.reason))
-    return [(reason, bool(known), int(n)) for reason, known, n in found]
+    rows = session.execute(grouped.order_by(total.desc(), RejectionCount.reason))
+    return [(reason, bool(known), int(n)) for reason, known, n in rows]
 
 
 def vendors(session: Session) -> dict[str, Vendor]:
@@ -228,7 +228,7 @@ class _Read:
             by_outcome[outcome] += int(n)
             lost += int(n) * callback_lost
         first, end = -(-(now + 1) // HOUR_MS), (now + DAY_MS) // HOUR_MS  # whole hours
-        (found,) = self._rows(
+        (counts,) = self._rows(
             partial(_numbers, capped=max_overdue is not None),
             max_overdue=max_overdue,
             first=first,
@@ -242,13 +242,13 @@ class _Read:
         seen = [at for name, at in last.items() if self._visible is None or name in self._visible]
         return Summary(
             jobs={outcome: by_outcome[outcome] for outcome in OUTCOMES},
-            overdue=int(found.overdue),
-            expiring_24h=int(found.whole or 0) + int(found.begun) + int(found.ending),
-            rejections_1h=int(found.rejections or 0),
+            overdue=int(counts.overdue),
+            expiring_24h=int(counts.whole or 0) + int(counts.begun) + int(counts.ending),
+            rejections_1h=int(counts.rejections or 0),
             lost_callbacks=lost,
-            queued_at_vendor=None if found.queued is None else int(found.queued),
-            unclear_submissions=int(found.unclear),
-            unreadable_events=int(found.unreadable),
+            queued_at_vendor=None if counts.queued is None else int(counts.queued),
+            unclear_submissions=int(counts.unclear),
+            unreadable_events=int(counts.unreadable),
             last_callback_at=max(seen, default=None),
         )
 

@@ -13,10 +13,10 @@ from typing import Any
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-LONGEST_VALUE = 1_000  # characters; of a traceback the last 4,000
-LONGEST_TRACEBACK = 4_000
+MAX_VALUE = 1_000  # characters; of a traceback the last 4,000
+MAX_TRACEBACK = 4_000
 PERIOD_SECONDS = 60
-MOST_KEYS = 50  # told apart in one period; the rest is one
+MAX_KEYS = 50  # told apart in one period; the rest is one
 
 Fields = MutableMapping[str, Any]
 
@@ -34,7 +34,7 @@ def configure() -> None:
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
-    for old in [each for each in root.handlers if isinstance(each, _Lines)]:
+    for old in [handler for handler in root.handlers if isinstance(handler, _Lines)]:
         root.removeHandler(old)
     root.addHandler(_Lines())
 
@@ -83,9 +83,9 @@ def _bound(_logger: object, _name: str, fields: Fields) -> Fields:
     """Cut what is long: a line that is written in one piece does not mix with another's."""
     for key, value in fields.items():
         if key == "exception":
-            fields[key] = str(value)[-LONGEST_TRACEBACK:]
-        elif isinstance(value, str) and len(value) > LONGEST_VALUE:
-            fields[key] = value[:LONGEST_VALUE] + "…"
+            fields[key] = str(value)[-MAX_TRACEBACK:]
+        elif isinstance(value, str) and len(value) > MAX_VALUE:
+            fields[key] = value[:MAX_VALUE] + "…"
     return fields
 
 
@@ -109,7 +109,7 @@ class Sums:
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._counts: dict[tuple[str, ...], int] = {}
-        self._told: dict[tuple[str, ...], tuple[Any, str, dict[str, Any]]] = {}
+        self._lines: dict[tuple[str, ...], tuple[Any, str, dict[str, Any]]] = {}
         self._until = 0.0
 
     def line(
@@ -119,11 +119,11 @@ class Sums:
         self.flush()
         with self._guard:
             key = (event, *same)
-            if key not in self._counts and len(self._counts) >= MOST_KEYS:
+            if key not in self._counts and len(self._counts) >= MAX_KEYS:
                 key, facts = (event,), {"of": "many"}
             first = key not in self._counts
             self._counts[key] = self._counts.get(key, 0) + (not first)
-            self._told[key] = log, event, facts
+            self._lines[key] = log, event, facts
         if first:
             log.warning(event, **facts)
 
@@ -133,8 +133,8 @@ class Sums:
             now = time.monotonic()
             if now < self._until and not at_once:
                 return
-            left_out = [(*self._told[key], count) for key, count in self._counts.items() if count]
-            self._counts, self._told, self._until = {}, {}, now + PERIOD_SECONDS
+            left_out = [(*self._lines[key], count) for key, count in self._counts.items() if count]
+            self._counts, self._lines, self._until = {}, {}, now + PERIOD_SECONDS
         for log, event, facts, count in left_out:
             log.warning(event, **facts, more=count)
 

@@ -16,7 +16,7 @@ from receiver.errors import TooManyRequests
 
 WINDOW_SECONDS = 60.0
 _ROUNDING = 1e-6
-MOST_NAMES = 10_000  # counted at once; a stranger can have many addresses
+MAX_NAMES = 10_000  # counted at once; a stranger can have many addresses
 
 # What may stand around an address in X-Forwarded-For: a port, and brackets for that of IPv6.
 _WITH_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?")
@@ -82,10 +82,10 @@ class Limiter:
         return wait
 
     def _make_room(self) -> None:
-        if len(self._paid) >= MOST_NAMES:
+        if len(self._paid) >= MAX_NAMES:
             now = self._clock()
             live = {name: paid for name, paid in self._paid.items() if paid > now}
-            self._paid = live if len(live) < MOST_NAMES else {}
+            self._paid = live if len(live) < MAX_NAMES else {}
 
 
 class Limits:

@@ -47,6 +47,13 @@ class Message:
         return (urlsplit(self.target).hostname or MAIL_HOST)[:255]
 
 
+# What a message and its row have alike.
+_FACTS = (
+    *("kind", "target", "body", "webhook_id"),
+    *("instance", "job", "subscription", "order_key"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """A message that this process, and no other, is to send now. tries -- this one included."""
@@ -74,22 +81,13 @@ class Attempt:
 
 def enqueue(connection: Connection, messages: Iterable[Message], now: int) -> None:
     """Add messages to the queue. One whose webhook_id is there already is the same: it is not."""
+    waiting = {"at": now, "state": "waiting", "tries": 0, "next_at": now}
     rows = [
         {
-            "kind": message.kind,
-            "subscription": message.subscription,
-            "instance": message.instance,
-            "job": message.job,
-            "webhook_id": message.webhook_id,
-            "order_key": message.order_key,
-            "target": message.target,
+            **{name: getattr(message, name) for name in _FACTS},
             "host": message.host,
             "headers": json.dumps(dict(message.headers)),
-            "body": message.body,
-            "at": now,
-            "state": "waiting",
-            "tries": 0,
-            "next_at": now,
+            **waiting,
         }
         for message in messages
     ]
@@ -119,12 +117,12 @@ def due(
     in_turn = ~exists().where(
         before.order_key == row.order_key, before.id < row.id, before.next_at.is_not(None)
     )
-    found: list[OutboundDelivery] = []
+    rows: list[OutboundDelivery] = []
     for host, _ in session.execute(hosts).all():
         first = select(row).where(*ready, row.host == host, in_turn)
         order = first.order_by(row.next_at, row.id).limit(busy.get(host, MAX_PER_HOST))
-        found += session.scalars(order)
-    return found[:limit]
+        rows += session.scalars(order)
+    return rows[:limit]
 
 
 def claim_delivery(session: Session, row: OutboundDelivery, now: int) -> Claimed | None:
@@ -133,10 +131,8 @@ def claim_delivery(session: Session, row: OutboundDelivery, now: int) -> Claimed
     lease = {"tries": row.tries + 1, "next_at": now + LEASE_MS}
     if not claim(session, OutboundDelivery, {"id": row.id}, seen, lease):
         return None
-    message = Message(
-        *(row.kind, row.target, row.body, row.webhook_id, json.loads(row.headers)),
-        *(row.instance, row.job, row.subscription, row.order_key),
-    )
+    facts = {name: getattr(row, name) for name in _FACTS}
+    message = Message(headers=json.loads(row.headers), **facts)
     return Claimed(row.id, row.tries + 1, message)
 
 
@@ -148,10 +144,10 @@ def record(
     state = "delivered" if attempt.delivered else "waiting" if again else "failed"
     next_at = now + _pause_ms(claimed.tries, attempt.retry_after) if again else None
     # Not if it was erased meanwhile, or sent again by another process after the lease.
-    held = update(OutboundDelivery).where(
+    claimed_row = update(OutboundDelivery).where(
         OutboundDelivery.id == claimed.id, OutboundDelivery.tries == claimed.tries
     )
-    if affected(session, held.values(state=state, next_at=next_at)):
+    if affected(session, claimed_row.values(state=state, next_at=next_at)):
         session.execute(
             insert(OutboundAttempt).values(
                 delivery=claimed.id,

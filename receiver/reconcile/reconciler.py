@@ -17,7 +17,7 @@ import structlog
 
 from receiver.callbacks.intake import Intake
 from receiver.database import audit
-from receiver.database.engine import Database, database_time
+from receiver.database.engine import Database, Session, database_time
 from receiver.database.models import Submission
 from receiver.errors import (
     CircuitOpen,
@@ -147,28 +147,27 @@ class Reconciler:
 
     def fetch_errors(self) -> bool:
         """Fetch the failed records that are due now; return whether there were any."""
-        with self._database.read() as session:
-            now = database_time(session, self._clock)
+        with self._read() as (session, now):
             names = claims.instances_with_due_errors(session, now)
         reports = [self._work(name, [self._fetch_errors]) for name in names]
         return any(report.errors for report in reports)
 
     def check_queues(self) -> bool:
         """Ask what the vendor holds back, where nobody did lately; return False: no hurry."""
-        with self._database.read() as session:
+        with self._read() as (session, now):
             names = registry.list_instances_with_secrets(session)
-            due = claims.due_queues(session, names, database_time(session, self._clock))
+            due = claims.due_queues(session, names, now)
         for name in due:
-            with self._database.write() as session:
-                claimed = claims.note_queued(session, name, database_time(session, self._clock))
+            with self._write() as (session, now):
+                claimed = claims.note_queued(session, name, now)
             if claimed:
                 self._work(name, [partial(self._check_queue, redeliver=False)])
         return False
 
     def beat(self) -> None:
         """Record that this node is alive and can write."""
-        with self._database.write() as session:
-            if claims.beat(session, database_time(session, self._clock)):
+        with self._write() as (session, now):
+            if claims.beat(session, now):
                 log.warning("after an outage of ours, all jobs under way are asked for")
 
     def ask(self, instance: str, job: str, by: str, max_wait: int) -> Notification:
@@ -188,20 +187,30 @@ class Reconciler:
         visit = self._visit(instance, max_wait)
         return self._look_at_queue(visit, lambda _: visit.resend_queued())
 
+    @contextmanager
+    def _read(self) -> Iterator[tuple[Session, int]]:
+        with self._database.read() as session:
+            yield session, database_time(session, self._clock)
+
+    @contextmanager
+    def _write(self) -> Iterator[tuple[Session, int]]:
+        with self._database.write() as session:
+            yield session, database_time(session, self._clock)
+
     def _visit(self, instance: str, max_wait: int | None = None) -> _Visit:
         with self._database.read() as session:
-            found = registry.vendor_secrets(session, self._secret_box, instance)
-        if found is None:
+            secrets = registry.vendor_secrets(session, self._secret_box, instance)
+        if secrets is None:
             raise CredentialError(f"{instance} has no vendor secrets to ask with")
-        return _Visit(instance, found, self._vendor, self.pacer, max_wait)
+        return _Visit(instance, secrets, self._vendor, self.pacer, max_wait)
 
     def _work(self, instance: str, work: Sequence[Work]) -> Report:
         """Work for an instance until all is done, or until it fails as a whole."""
         visit = None
         try:
             visit = self._visit(instance)
-            for each in work:
-                each(visit)
+            for step in work:
+                step(visit)
             if visit.failures > 1 and not visit.answered:
                 raise UpstreamUnreachable("no question was answered")
             self.pacer.close_circuit(instance)
@@ -245,8 +254,7 @@ class Reconciler:
     def _poll(self, visit: _Visit, *, everything: bool) -> None:
         learn_usual_times(self._database, visit.instance)
         overdue_after = self._settings.overdue_after
-        with self._database.read() as session:
-            now = database_time(session, self._clock)
+        with self._read() as (session, now):
             due = claims.due_polls(
                 session, visit.instance, now, overdue_after, everything=everything
             )
@@ -256,24 +264,28 @@ class Reconciler:
                 at = visit.wait(partial(claims.claim_poll, poll=poll, pause=pause))
                 if at is not None:
                     visit.report.asked += 1
-                    told = self._ask(visit, poll.job, at)
-                    visit.report.ended += is_ending(told.status)
+                    notification = self._ask(visit, poll.job, at)
+                    visit.report.ended += is_ending(notification.status)
 
     def _ask(
         self, visit: _Visit, job: str, at: int | None, note: str | None = None
     ) -> Notification:
         """Ask for a job in the turn that was waited for, and record what is said of it."""
         try:
-            told = client.read_status(visit.send(client.status(job, visit.secrets.hub)), job)
+            notification = client.read_status(
+                visit.send(client.status(job, visit.secrets.hub)), job
+            )
         except UpstreamRefused as error:
             if error.status in NOT_THERE:
                 self._intake.record_absence(NewAbsence(visit.instance, job))
             raise
-        self._record(visit, told, at, note)
-        return told
+        self._record(visit, notification, at, note)
+        return notification
 
-    def _record(self, visit: _Visit, told: Notification, at: int | None, note: str | None) -> None:
-        polled = told.replace(source="poll", asked_at=at)
+    def _record(
+        self, visit: _Visit, notification: Notification, at: int | None, note: str | None
+    ) -> None:
+        polled = notification.replace(source="poll", asked_at=at)
         self._intake.observe(NewObservation(visit.instance, polled, note))
 
     def _find(self, visit: _Visit) -> None:
@@ -289,25 +301,24 @@ class Reconciler:
     def _learn(self, visit: _Visit, listed: Sequence[Notification], at: int | None) -> bool:
         """Record what is new of listed jobs; return whether anything was."""
         unclear = list(self._unclear(visit.instance))
-        with self._database.read() as session:
-            now = database_time(session, self._clock)
-            ids = [str(told.job) for told in listed]
+        with self._read() as (session, now):
+            ids = [str(notification.job) for notification in listed]
             known = queries.open_jobs(session, visit.instance, ids)
         news = False
-        for told in listed:
-            job = known.get(str(told.job))
+        for notification in listed:
+            job = known.get(str(notification.job))
             if job is None or job.submitted_at is None:
-                self._link(unclear, told)
-            if is_news(told, job, now):
+                self._link(unclear, notification)
+            if is_news(notification, job, now):
                 news = True
                 visit.report.found += job is None
-                self._record(visit, told, at, "found in the vendor's job list")
+                self._record(visit, notification, at, "found in the vendor's job list")
         return news
 
-    def _link(self, unclear: list[Submission], told: Notification) -> None:
+    def _link(self, unclear: list[Submission], notification: Notification) -> None:
         """Link a listed job to the unclear submission that it came of, if it did."""
         for submission in unclear:
-            observation = link(submission, told)
+            observation = link(submission, notification)
             if observation is not None:
                 self._intake.observe(observation)
                 unclear.remove(submission)
@@ -317,8 +328,7 @@ class Reconciler:
         return list_unclear(self._database, self._settings, self._clock, instances or None)
 
     def _fetch_errors(self, visit: _Visit) -> None:
-        with self._database.read() as session:
-            now = database_time(session, self._clock)
+        with self._read() as (session, now):
             due = claims.due_errors(session, visit.instance, now)
         for fetch in due:
             with self._apart(visit, "errors", fetch.job):
@@ -330,8 +340,8 @@ class Reconciler:
         try:
             for page in visit.pages(client.errors(fetch.job, None, visit.secrets.hub)):
                 entries += client.read_entries(page)
-                with self._database.write() as session:
-                    if not claims.renew_errors(session, database_time(session, self._clock), fetch):
+                with self._write() as (session, now):
+                    if not claims.renew_errors(session, now, fetch):
                         return  # another node's by now, or the job was reset
         except UpstreamRefused as error:
             if error.status not in OF_THE_INSTANCE:
@@ -345,47 +355,38 @@ class Reconciler:
                 visit.report.errors += len(records)
 
     def _check_queue(self, visit: _Visit, *, redeliver: bool) -> None:
-        def resend(held: int) -> None:
-            self._audit_redelivery(visit.instance, held)
+        def resend(queued: int) -> None:
+            self._audit_redelivery(visit.instance, queued)
             visit.resend_queued()
-            visit.report.redelivered += held
+            visit.report.redelivered += queued
 
         with self._apart(visit, "queue"):
             visit.report.queued += self._look_at_queue(visit, resend if redeliver else None)
 
     def _look_at_queue(self, visit: _Visit, resend: Callable[[int], None] | None) -> int:
         """Ask what the vendor holds back, before a redelivery and after; return what it was."""
-        held = left = visit.count_queued()
-        if held and resend is not None:
-            resend(held)
+        queued = left = visit.count_queued()
+        if queued and resend is not None:
+            resend(queued)
             left = visit.count_queued()
-        with self._database.write() as session:
-            now = database_time(session, self._clock)
+        with self._write() as (session, now):
             claims.note_queued(session, visit.instance, now, left)
-        return held
+        return queued
 
-    def _audit_redelivery(self, instance: str, held: int) -> None:
-        with self._database.write() as session:
-            audit.record(
-                session,
-                at=database_time(session, self._clock),
-                actor=self._actor,
-                action="redeliver",
-                subject=instance,
-                detail=f"{held} deliveries",
-            )
+    def _audit_redelivery(self, instance: str, queued: int) -> None:
+        entry = {"actor": self._actor, "subject": instance, "detail": f"{queued} deliveries"}
+        with self._write() as (session, now):
+            audit.record(session, at=now, action="redeliver", **entry)
 
     def _save_results(self, visit: _Visit, folder: Path) -> None:
-        with self._database.read() as session:
-            now = database_time(session, self._clock)
-            found = claims.downloads(session, visit.instance, now)
-        for job, object_ in found:
+        with self._read() as (session, now):
+            downloads = claims.downloads(session, visit.instance, now)
+        for job, object_ in downloads:
             with self._apart(visit, "result", job):
                 try:
                     if save_result(visit, job, object_, folder):
                         visit.report.results += 1
-                        with self._database.write() as session:
-                            now = database_time(session, self._clock)
+                        with self._write() as (session, now):
                             queries.note_fetched(session, job, visit.instance, now)
                 except NotSaved as error:
                     place = {"instance": visit.instance, "job": job, "why": str(error)}

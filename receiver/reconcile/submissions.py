@@ -69,29 +69,30 @@ def dismiss_submission(
     return row
 
 
-def link(submission: Submission, told: Notification) -> NewObservation | None:
+def link(submission: Submission, notification: Notification) -> NewObservation | None:
     """Return what says that a listed job is that of an unclear submission; None if it is not."""
-    if submission.object is None or submission.object != told.object:
+    if submission.object is None or submission.object != notification.object:
         return None
-    if told.file is not None and told.file != submission.file:
+    if notification.file is not None and notification.file != submission.file:
         return None
-    if told.completed_at and told.reported is not None and submission.submitted is not None:
+    reported, submitted = notification.reported, submission.submitted
+    if notification.completed_at and reported is not None and submitted is not None:
         # What the vendor counts, all or those loaded, is not documented.
-        counts = told.reported, told.reported + (told.failed or 0)
-        if submission.submitted not in counts:
+        counts = reported, reported + (notification.failed or 0)
+        if submitted not in counts:
             return None
-    if told.created_at is not None:
-        took = told.created_at - submission.at
+    if notification.created_at is not None:
+        took = notification.created_at - submission.at
         if not -MAX_SKEW_MS <= took <= MAX_UPLOAD_MS:
             return None
-    found = told.replace(
+    observed = notification.replace(
         source="submission",
-        object=told.object or submission.object,
-        file=told.file or submission.file,
+        object=notification.object or submission.object,
+        file=notification.file or submission.file,
         submitted=submission.submitted,
         submitted_at=submission.at,
     )
     note = "found in the vendor's job list; its upload was cut off"
     return NewObservation(
-        submission.instance, found, note, callback_due=True, submission=submission.id
+        submission.instance, observed, note, callback_due=True, submission=submission.id
     )

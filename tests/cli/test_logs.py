@@ -112,5 +112,5 @@ def test_though_all_lines_differ_they_are_few():
     for number in range(10_000):
         sums.line(log, "refused", (str(number),), peer=str(number))
     sums.flush(at_once=True)
-    assert len(log.lines) <= logs.MOST_KEYS + 2
+    assert len(log.lines) <= logs.MAX_KEYS + 2
     assert sum(facts.get("more", 1) for _, facts in log.lines) == 10_000

@@ -71,7 +71,7 @@ def test_who_waits_as_long_as_it_is_told_is_taken(limit, times):
 
 
 def test_what_is_remembered_is_bounded(monkeypatch):
-    monkeypatch.setattr(limits, "MOST_NAMES", 100)
+    monkeypatch.setattr(limits, "MAX_NAMES", 100)
     clock = Clock()
     limiter = Limiter(1, clock)
     for number in range(1000):

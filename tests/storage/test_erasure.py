@@ -18,7 +18,7 @@ from test_pruning import DAY, age, prune
 
 from receiver.database.engine import Database
 from receiver.database.models import Base, JobRow, Submission
-from receiver.jobs.erasure import erase
+from receiver.jobs.erasure import erase_job
 from receiver.jobs.failed_records import replace_failed_records
 from receiver.jobs.projection import NewObservation
 from receiver.lib.clock import now_ms
@@ -79,7 +79,7 @@ def claimed(receiver) -> Claim:
 
 def erased(receiver, job: str = "1", instance: str = "default") -> dict[str, int] | None:
     with receiver.services.database.write() as session:
-        return erase(session, job, instance, now_ms())
+        return erase_job(session, job, instance, now_ms())
 
 
 def everything(receiver) -> str:

@@ -17,7 +17,7 @@ from receiver.database import engine
 from receiver.database.engine import Database
 from receiver.database.models import NUMBER_BITS, Event, Facet, JobRow, Retention, UsualTime
 from receiver.errors import StoreError, TooSlow
-from receiver.jobs.job import Job
+from receiver.jobs.job import Job, encode
 from receiver.jobs.projection import MAX_FACET_TEXT
 from receiver.jobs.queries import Filters, find_jobs, list_jobs, place_of
 from receiver.jobs.timeline import timeline
@@ -99,7 +99,7 @@ def fill(database: Database, rows: Sequence[dict[str, Any]]) -> None:
             {name: row[name] for name in own}
             | {"facet": facet, "revision": 1, "events": 1, "callback_due": True}
             | {"under_way": row["outcome"] in ("pending", "unknown")}
-            | {"registers": Job.of(told, 1).encode()}
+            | {"registers": encode(Job.of(told, 1).registers)}
         )
     names = ("instance", "outcome", "callback_lost", "other", "status", "object", "direction")
     with database.write() as session:

@@ -9,7 +9,7 @@ from visiting import Guest, eventually
 from receiver.alarms import watcher as alarms
 from receiver.background import record_node
 from receiver.instances import tokens
-from receiver.jobs.erasure import erase as erase_job
+from receiver.jobs.erasure import erase_job
 
 MINUTE = 60_000
 
