@@ -1,5 +1,6 @@
 """A receiver in this process, listening, between clients and the vendor's stand-in."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -113,13 +114,14 @@ class Between(Receiver):
         until(lambda: all(self.sandbox.stage.jobs.find(each).has_ended for each in ids))
 
     def faults(self, **faults: Any) -> None:
-        self.sandbox.stage.faults.replace(msgspec.convert(faults, Faults))
+        self.sandbox.stage.options.faults = msgspec.convert(faults, Faults)
 
     def asked(self, template: str, job_id: str | None = None) -> int:
         """Count how often the stand-in was asked for a path, or for that of one job."""
-        totals: Any = self.sandbox.stage.totals()
-        counts = totals["requests"] if job_id is None else totals["jobs"].get(job_id, {})
-        return int(counts.get(template, 0))
+        named = re.sub("{id}", job_id or "[^/]+", template)
+        paths = re.compile(named.replace("{objectName}", "(?!query$|download$)[^/]+"))
+        requests = self.sandbox.stage.requests
+        return sum(count for request, count in requests.items() if paths.fullmatch(request))
 
     def summary(self) -> Any:
         return self.get("/summary").json

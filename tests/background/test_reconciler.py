@@ -444,7 +444,7 @@ def test_all_nodes_together_keep_an_instances_pace(make_database, kind, by_our_c
         with nodes(relay, 4, clock=lambda: now, sleep=sleep) as four:
             report = at_once(four)
         assert report.asked == 12
-        requests = relay.sandbox.stage.totals()["requests"]
+        requests = relay.sandbox.stage.requests
         asked = sum(count for path, count in requests.items() if not path.startswith("POST"))
         turns = sorted(wait for each in waits.values() for wait in each)
         assert len(turns) == asked
@@ -467,7 +467,7 @@ def test_what_is_sent_again_waits_for_a_turn_too(relay):
         node.pacer = replace(node.pacer, sleep=turns.append)
         report = node.one_pass(everything=True)
     assert (report.ended, report.blocked) == (2, [])
-    requests = relay.sandbox.stage.totals()["requests"]
+    requests = relay.sandbox.stage.requests
     assert len(turns) == sum(n for path, n in requests.items() if not path.startswith("POST"))
 
 

@@ -176,7 +176,7 @@ def test_without_a_right_token_nothing_is_answered(one_for_all, authorization):
             assert "no Element" in answer.json()["message"]
     upload = one_for_all.http.post("/bulk/contact?path=/x", headers=headers, files={"file": ROWS})
     expect_vendors_error(upload, 401)
-    assert one_for_all.sandbox.stage.totals()["requests"] == {}
+    assert one_for_all.sandbox.stage.requests == {}
 
 
 def test_a_token_for_reading_may_not_upload_nor_cancel(relay):
@@ -186,7 +186,7 @@ def test_a_token_for_reading_may_not_upload_nor_cancel(relay):
     expect_vendors_error(relay.vendors("PUT", "/bulk/1/cancel", token=reader), 403)
     expect_vendors_error(relay.vendors("POST", "/bulk/query", token=reader), 403)
     expect_vendors_error(relay.vendors("POST", "/bulk/download", token=reader), 403)
-    assert relay.sandbox.stage.totals()["requests"] == {}
+    assert relay.sandbox.stage.requests == {}
     assert relay.vendors("GET", "/objects", token=reader).json() == OBJECTS
     assert relay.vendors("HEAD", "/objects", token=reader).status_code == 200
 
@@ -527,7 +527,7 @@ def test_a_forbidden_url_is_refused_before_anything_is_sent(one_for_all, url):
         expect_vendors_error(answer, 400, "callback URL")
     content = json.dumps({"objectName": "contact", "notificationUrl": url}).encode()
     expect_vendors_error(one_for_all.vendors("POST", "/bulk/download", content=content), 400)
-    assert one_for_all.sandbox.stage.totals()["requests"] == {}
+    assert one_for_all.sandbox.stage.requests == {}
 
 
 # --- errors and the job list, paged as the vendor pages

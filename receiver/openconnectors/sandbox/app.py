@@ -1,5 +1,7 @@
 """The vendor's bulk API as a Flask application."""
 
+import re
+from collections.abc import Sequence
 from http import HTTPStatus
 from uuid import uuid4
 
@@ -21,20 +23,23 @@ from receiver.openconnectors.sandbox.parameters import (
     format_named,
     format_wanted,
     header_url,
-    keep_upload,
     known_object,
     meta_data,
     owner,
+    page_size,
     page_start,
     payload,
     read,
+    save_upload,
 )
 from receiver.openconnectors.sandbox.service import OBJECTS
 from receiver.openconnectors.sandbox.stage import Stage, controls, current_stage, json_response
 from receiver.openconnectors.shapes import BASE, DELIVERIES, MEDIA_TYPES
 
 _FIRST_PART = 64 << 10  # bytes of an upload that are read before it is cut off
-_LARGEST_JSON = 1 << 20
+_MAX_JSON = 1 << 20  # bytes
+_HUB = re.compile(f"{BASE}(/hubs/[^/]+)?")
+_QUEUE_FIELDS = ("channel", "status")
 _PAGE_OF_HTML = "<!doctype html><title>Sign in</title><h1>Sign in</h1>"
 
 api = Blueprint("vendor", __name__)
@@ -58,9 +63,8 @@ def create_sandbox(options: Options) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.request_class = UploadRequest
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    app.config["PROPAGATE_EXCEPTIONS"] = True  # the server drops the connection on ConnectionError
-    app.url_map.converters["object"] = _ObjectName
-    app.url_map.converters["number"] = _Number
+    app.config["PROPAGATE_EXCEPTIONS"] = True
+    app.url_map.converters |= {"object": _ObjectName, "number": _Number}
     app.url_map.merge_slashes = False
     app.extensions["sandbox"] = Stage(options)
     app.register_error_handler(HTTPException, _refusal)
@@ -74,7 +78,7 @@ def create_sandbox(options: Options) -> Flask:
 # --- answers
 
 
-def _page(entries: list[Raw] | list[shapes.Body], following: int | None) -> Response:
+def _page(entries: Sequence[object], following: int | None) -> Response:
     response = json_response(entries)
     response.headers[shapes.COUNT_HEADER] = str(len(entries))
     if following is not None:
@@ -95,33 +99,28 @@ def _refusal(error: HTTPException) -> Response:
 
 
 def _breakage(error: OSError) -> Response:
-    """Answer where a body could not be read or kept. A fault drops the connection instead."""
-    if isinstance(error, ConnectionError):
-        raise error
-    # Werkzeug's own complaints of broken chunks carry no error number, those of a disk do.
-    broken = error.errno is None
-    status = HTTPStatus.BAD_REQUEST if broken else HTTPStatus.INSUFFICIENT_STORAGE
-    return _failure(status, str(error))
+    """Answer where chunks are broken, which Werkzeug complains of without an error number."""
+    if isinstance(error, ConnectionError) or error.errno is not None:
+        raise error  # and the server drops the connection, as some faults want it
+    return _failure(HTTPStatus.BAD_REQUEST, str(error))
 
 
 def _fault(stage: Stage) -> Response | None:
-    answer = stage.faults.take("answer")
+    faults = stage.options.faults
+    answer = faults.use("answer")
     if isinstance(answer, Answer):
         response = _failure(answer.status, "The sandbox was told to answer like this.")
         if answer.retry_after or answer.status == HTTPStatus.TOO_MANY_REQUESTS:
             response.headers["Retry-After"] = answer.retry_after or "1"
         return response
-    if stage.faults.take("html"):
+    if faults.use("html"):
         return Response(_PAGE_OF_HTML, content_type="text/html; charset=utf-8")
-    redirect = stage.faults.take("redirect")
+    redirect = faults.use("redirect")
     if isinstance(redirect, Redirect):
         response = _failure(HTTPStatus.FOUND, "Found")
         response.headers["Location"] = redirect.to
         return response
     return None
-
-
-# --- what is asked
 
 
 @api.url_value_preprocessor
@@ -133,10 +132,8 @@ def _drop_hub(_endpoint: str | None, values: dict[str, str] | None) -> None:
 @api.before_request
 def _arrive() -> Response | None:
     stage = current_stage()
-    rule = str(request.url_rule).removeprefix(BASE).removeprefix("/hubs/<hub>")
-    template = rule.replace("<job_id>", "{id}").replace("<object:object_name>", "{objectName}")
-    stage.count(f"{request.method} {template}", (request.view_args or {}).get("job_id"))
-    stage.closing.wait(stage.faults.current.slow)
+    stage.requests[f"{request.method} {_HUB.sub('', request.path)}"] += 1
+    stage.closing.wait(stage.options.faults.slow)
     if fault := _fault(stage):
         return fault
     g.token = owner(
@@ -173,7 +170,7 @@ def metadata(object_name: str) -> Response:
 def upload(object_name: str) -> Response:
     """Take a file and create the job that loads it."""
     stage = current_stage()
-    if stage.faults.take("die_in_upload"):
+    if stage.options.faults.use("die_in_upload"):
         request.stream.read(_FIRST_PART)
         raise ConnectionAbortedError
     order = Order(
@@ -183,8 +180,8 @@ def upload(object_name: str) -> Response:
         callback_url=header_url(),
         payload=payload(meta_data()),
     )
-    job = stage.jobs.create(order, keep_upload(stage.folder))
-    if stage.faults.take("die_after_upload"):
+    job = stage.jobs.create(order, save_upload(stage.folder))
+    if stage.options.faults.use("die_after_upload"):
         raise ConnectionAbortedError
     return json_response(stage.jobs.write_created(job, "instanceId"))
 
@@ -211,7 +208,7 @@ def query() -> Response:
 @api.post("/bulk/workflows")
 def download() -> Response:
     """Create a job whose result is all that was loaded into an object."""
-    request.max_content_length = _LARGEST_JSON
+    request.max_content_length = _MAX_JSON
     try:
         wanted = msgspec.json.decode(request.get_data(), type=Download)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
@@ -242,24 +239,17 @@ def status(job_id: str) -> Response:
 @api.get("/bulk/<job_id>/errors")
 def errors(job_id: str) -> Response:
     """The records of a job that were refused, a page at a time."""
-    size = read(shapes.read_page_size, request.args.get("pageSize"))
-    start = page_start() or 0
-    pages = read(shapes.read_page, request.args["page"]) if "page" in request.args else 0
+    size, token = page_size(), page_start()
+    start = token or size * read(shapes.read_page, request.args.get("page", "1"))
     job = _job(job_id)
     refused = job.loads[0].refused if job.source and job.loads else None
-    for _ in range(pages):
-        _, following = service.refused_page(refused, start, size)
-        if following is None:
-            return _page([], None)
-        start = following
-    try:
-        lines, following = service.refused_page(refused, start, size)
-    except ValueError as error:
-        raise BadRequest("nextPage is no token of this list") from error
-    entries = [Raw(line) for line in lines]
+    lines, following = service.refused_page(refused, start, size) if refused else ([], None)
+    if token and not lines:
+        raise BadRequest("nextPage is no token of this list")
+    entries = [msgspec.json.decode(line, type=dict[str, Raw]) for line in lines]
     if names := request.args.get("fields"):
-        full = [msgspec.json.decode(line, type=dict[str, Raw]) for line in lines]
-        return _page([{n: e[n] for n in names.split(",") if n in e} for e in full], following)
+        wanted = names.split(",")
+        entries = [{name: entry[name] for name in wanted if name in entry} for entry in entries]
     return _page(entries, following)
 
 
@@ -278,15 +268,15 @@ def file(job_id: str, object_name: str) -> Response:
 @api.get("/bulk/jobs")
 def jobs() -> Response:
     """The jobs of the element token, newest first, a page at a time."""
-    where = conditions(WHERE)
-    size = read(shapes.read_page_size, request.args.get("pageSize"))
-    start = page_start()
-    older = (
-        job for job in current_stage().jobs.of(g.token) if start is None or int(job.id) < start
-    )
-    found = [job for job in older if job.matches(where)]
-    entries = [current_stage().jobs.write(job, "list") for job in found[:size]]
-    return _page(entries, int(found[size - 1].id) if len(found) > size else None)
+    where, size, start = conditions(WHERE), page_size(), page_start()
+    all_jobs = current_stage().jobs
+    matching = [
+        job
+        for job in all_jobs.of(g.token)
+        if (start is None or int(job.id) < start) and job.matches(where)
+    ]
+    entries = [all_jobs.write(job, "list") for job in matching[:size]]
+    return _page(entries, int(matching[size - 1].id) if len(matching) > size else None)
 
 
 @api.put("/bulk/<job_id>/cancel")
@@ -301,12 +291,12 @@ def cancel(job_id: str) -> Response:
 @api.get(DELIVERIES)
 def deliveries() -> Response:
     """The callbacks that match `where`."""
-    return json_response(current_stage().deliveries.listing(conditions(("channel", "status"))))
+    return json_response(current_stage().deliveries.listing(conditions(_QUEUE_FIELDS)))
 
 
 @api.put(DELIVERIES)
 def resend() -> Response:
     """Send what is queued."""
-    if conditions(("channel", "status")) != {"channel": "webhook", "status": "queued"}:
+    if conditions(_QUEUE_FIELDS) != {"channel": "webhook", "status": "queued"}:
         raise BadRequest(f"where must be {shapes.QUEUED}")
     return json_response(current_stage().deliveries.resend())

@@ -15,22 +15,13 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from receiver.errors import CredentialError
 from receiver.openconnectors.sandbox.app import create_sandbox
 from receiver.openconnectors.sandbox.deliveries import is_callback_url
-from receiver.openconnectors.sandbox.faults import (
-    Answer,
-    Faults,
-    Final,
-    Options,
-    Redirect,
-    Shape,
-    signature_key,
-)
+from receiver.openconnectors.sandbox.faults import Faults, Options, Shape, signature_key
 from receiver.openconnectors.sandbox.stage import Stage
 from receiver.openconnectors.shapes import BASE
 from receiver.openconnectors.signatures import SignatureKey
 
 _POLL_SECONDS = 0.05  # until it sees that it shall stop
 _SECONDS = click.FloatRange(min=0, max=86_400)
-_TIMES = click.IntRange(min=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +42,7 @@ class _Connection(WSGIRequestHandler):
     error_content_type = "application/json"
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Say nothing: `GET /sandbox/requests` tells what was asked."""
+        """Say nothing: `GET /sandbox/requests` shows what was requested."""
 
     def connection_dropped(
         self, error: BaseException, environ: dict[str, Any] | None = None
@@ -86,7 +77,7 @@ def running(options: Options) -> Iterator[Running]:
 
 
 def serve(options: Options) -> None:
-    """Serve a sandbox until SIGTERM or SIGINT; tell its base URL on standard error."""
+    """Serve a sandbox until SIGTERM or SIGINT; write its base URL to standard error."""
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -117,6 +108,13 @@ def _url(_context: click.Context, _option: click.Parameter, value: str | None) -
     if value is not None and not is_callback_url(value):
         raise click.BadParameter("must be an http or https URL")
     return value
+
+
+def _faults(_context: click.Context, _option: click.Parameter, value: str) -> Faults:
+    try:
+        return msgspec.json.decode(value, type=Faults)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @click.command("sandbox")
@@ -157,13 +155,6 @@ def _url(_context: click.Context, _option: click.Parameter, value: str | None) -
     help="Before the first retry of a callback; 8 times longer before each next one.",
 )
 @click.option(
-    "--retries",
-    type=click.IntRange(0, 9),
-    default=5,
-    show_default=True,
-    help="Of each callback.",
-)
-@click.option(
     "--shape",
     type=click.Choice(get_args(Shape)),
     default="v2",
@@ -172,22 +163,14 @@ def _url(_context: click.Context, _option: click.Parameter, value: str | None) -
 )
 @click.option("--total-counts", is_flag=True, help="Count failed records as loaded too.")
 @click.option("--callback-url", callback=_url, help="For jobs whose request names none.")
-@click.option("--progress", is_flag=True, help="Notify STARTED and RUNNING too.")
 @click.option("--allow-remote", is_flag=True, help="Send callbacks to other hosts too.")
-@click.option("--drop-callbacks", is_flag=True, help="Fault: send none.")
-@click.option("--delay-callbacks", type=_SECONDS, default=0.0, help="Fault: send them late.")
 @click.option(
-    "--duplicate-callbacks", type=click.IntRange(0, 100), default=0, help="Fault: copies."
+    "--faults",
+    default="{}",
+    metavar="JSON",
+    callback=_faults,
+    help='In force from the start, such as \'{"drop_callbacks": true, "html": 2}\'.',
 )
-@click.option("--reorder-callbacks", is_flag=True, help="Fault: hold and shuffle them.")
-@click.option("--answer", type=(int, _TIMES), metavar="STATUS TIMES", help="Fault: API errors.")
-@click.option("--die-in-upload", type=_TIMES, default=0, help="Fault: cut uploads off, no job.")
-@click.option("--die-after-upload", type=_TIMES, default=0, help="Fault: a job, but no answer.")
-@click.option("--overtake", is_flag=True, help="Fault: send callbacks before the answer.")
-@click.option("--slow", type=_SECONDS, default=0.0, help="Fault: seconds before API answers.")
-@click.option("--html", type=_TIMES, default=0, help="Fault: answers of HTML.")
-@click.option("--redirect", type=(str, _TIMES), metavar="URL TIMES", help="Fault: redirects.")
-@click.option("--final-status", type=click.Choice(get_args(Final)), help="Fault: how jobs end.")
 def command(
     *,
     bind: tuple[str, int],
@@ -195,30 +178,23 @@ def command(
     first_job: int,
     job_seconds: float,
     retry_seconds: float,
-    retries: int,
     shape: Shape,
     total_counts: bool,
     callback_url: str | None,
-    progress: bool,
     allow_remote: bool,
-    answer: tuple[int, int] | None,
-    redirect: tuple[str, int] | None,
-    **faults: object,
+    faults: Faults,
 ) -> None:
     """Simulate the vendor's bulk API on a local port; any token and secret is taken.
 
     While it runs, `curl -T KEY-FILE http://HOST:PORT/sandbox/signature-key` gives it another key to
     sign with. `curl -X PUT -d '{"drop_callbacks": true}' http://HOST:PORT/sandbox/faults` puts
-    those faults in the place of all others, `{}` ends them: their names are those of the options
-    marked `Fault`, with underscores. GET shows them; /sandbox/requests and /sandbox/deliveries show
-    what was asked for and which callbacks were sent.
+    those faults in the place of all others, `{}` ends them. GET shows them; /sandbox/requests and
+    /sandbox/deliveries show what was requested and which callbacks were sent.
+
+    Faults: drop_callbacks, reorder_callbacks, overtake (true); delay_callbacks, slow (seconds);
+    duplicate_callbacks (copies); html, die_in_upload, die_after_upload (times); answer ({"status",
+    "times", "retry_after"}); redirect ({"to", "times"}); final_status.
     """
-    faults["answer"] = Answer(*answer) if answer else None
-    faults["redirect"] = Redirect(*redirect) if redirect else None
-    try:
-        checked = msgspec.json.decode(msgspec.json.encode(faults), type=Faults)
-    except msgspec.ValidationError as error:
-        raise click.UsageError(str(error)) from error
     serve(
         Options(
             host=bind[0],
@@ -227,13 +203,11 @@ def command(
             signature_key=signature_key_file,
             job_seconds=job_seconds,
             retry_seconds=retry_seconds,
-            retries=retries,
             shape=shape,
             total_counts=total_counts,
             callback_url=callback_url,
-            progress=progress,
             allow_remote=allow_remote,
-            faults=checked,
+            faults=faults,
         )
     )
 

@@ -1,7 +1,7 @@
-"""What the sandbox is told: its settings, and the faults it shall show."""
+"""How a sandbox behaves: its options, and the faults it shows on purpose."""
 
 from dataclasses import dataclass, field
-from threading import RLock
+from threading import Lock
 from typing import Annotated, Literal
 
 import msgspec
@@ -9,13 +9,15 @@ from msgspec import Meta
 
 from receiver.openconnectors.signatures import SignatureKey
 
-Shape = Literal["v2", "v3", "list", "document", "mixed"]
+Shape = Literal["v2", "v3", "list", "document"]
 Final = Literal["COMPLETE", "SUCCESS", "ERROR", "ABORTED", "CANCELLED"]
 _Times = Annotated[int, Meta(ge=0, le=1_000_000)]
 _Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
+_using = Lock()
 
-class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+
+class Answer(msgspec.Struct, forbid_unknown_fields=True):
     """The next `times` API calls are answered with the error `status`.
 
     retry_after -- the header of that name; 429 has one in any case.
@@ -26,14 +28,14 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retry_after: str | None = None
 
 
-class Redirect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Redirect(msgspec.Struct, forbid_unknown_fields=True):
     """The next `times` API calls are answered with a 302 to the URL `to`."""
 
     to: Annotated[str, Meta(pattern=r"^https?://[!-~]+\Z")]
     times: _Times
 
 
-class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What goes wrong on purpose. Counts run down to 0 as they are used.
 
     drop_callbacks -- callbacks are never sent.
@@ -62,25 +64,35 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     redirect: Redirect | None = None
     final_status: Final | None = None
 
+    def use(self, name: str) -> Answer | Redirect | int | None:
+        """Use up one of a counted fault; return the fault, or None if none is left."""
+        with _using:
+            fault: Answer | Redirect | int | None = getattr(self, name)
+            if isinstance(fault, (Answer, Redirect)) and fault.times:
+                fault.times -= 1
+                return fault
+            if isinstance(fault, int) and fault:
+                setattr(self, name, fault - 1)
+                return fault
+        return None
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(slots=True, kw_only=True)
 class Options:
-    """How a sandbox behaves.
+    """How a sandbox behaves; the key and the faults may be replaced while it runs.
 
     host, port -- where it listens; port 0 takes a free one.
     first_job -- the id of its first job; ids count on from there.
-    signature_key -- signs the callbacks at first; None: they are unsigned.
+    signature_key -- signs the callbacks; None: they are unsigned.
     job_seconds -- from a job's creation to its end.
     retry_seconds -- the pause before the first retry of a callback; each next one is 8 times as
     long. The vendor's published schedule, 8^x seconds, is retry_seconds=8.
     retries -- of a callback, after its first attempt.
-    shape -- of what is said of jobs; `mixed` takes v2, v3 and list in turn. `document` is one of
-    statuses alone: it has no id, so that notifications have v2's.
+    shape -- of what is said of jobs. `document` is one of statuses alone: it has no id, so that
+    notifications have v2's.
     total_counts -- records counts are of all records, failed ones too, not of the loaded alone.
     callback_url -- the instance's `event.notification.callback.url`.
-    progress -- notify STARTED and RUNNING too.
     allow_remote -- send callbacks to hosts other than this one.
-    seed -- of the shuffle for `reorder_callbacks`.
     """
 
     host: str = "127.0.0.1"
@@ -93,10 +105,7 @@ class Options:
     shape: Shape = "v2"
     total_counts: bool = False
     callback_url: str | None = None
-    progress: bool = False
     allow_remote: bool = False
-    instance_id: int = 425904
-    seed: int = 0
     faults: Faults = field(default_factory=Faults)
 
 
@@ -104,29 +113,3 @@ def signature_key(secret: bytes) -> SignatureKey:
     """Return the key that a file holds, less one final line end. Raises CredentialError."""
     end = b"\r\n" if secret.endswith(b"\r\n") else b"\n"
     return SignatureKey("sandbox", secret.removesuffix(end))
-
-
-class LiveFaults:
-    """The faults in force now."""
-
-    def __init__(self, faults: Faults, lock: RLock) -> None:
-        self.current = faults
-        self._lock = lock
-
-    def replace(self, faults: Faults) -> None:
-        """Put `faults` in the place of all that were in force."""
-        with self._lock:
-            self.current = faults
-
-    def take(self, name: str) -> Answer | Redirect | int | None:
-        """Use up one of the counted fault `name`; return it, or None if none is left."""
-        with self._lock:
-            fault: Answer | Redirect | int | None = getattr(self.current, name)
-            times = fault.times if isinstance(fault, (Answer, Redirect)) else fault
-            if not times:
-                return None
-            left: Answer | Redirect | int = times - 1
-            if isinstance(fault, (Answer, Redirect)):
-                left = msgspec.structs.replace(fault, times=times - 1)
-            self.current = msgspec.structs.replace(self.current, **{name: left})
-            return fault

@@ -1,4 +1,4 @@
-"""Bulk jobs: CREATED, STARTED, RUNNING, and one of the endings; and who is told."""
+"""Bulk jobs: CREATED, STARTED, RUNNING, and one of the endings; and who is notified."""
 
 import asyncio
 import time
@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import cycle
 from pathlib import Path
 from threading import RLock, Thread
 from typing import Literal
@@ -17,15 +16,15 @@ from msgspec import Raw
 
 from receiver.openconnectors import shapes
 from receiver.openconnectors.sandbox import service
-from receiver.openconnectors.sandbox.faults import LiveFaults, Options
+from receiver.openconnectors.sandbox.faults import Options
 from receiver.openconnectors.sandbox.service import Loaded
 from receiver.openconnectors.shapes import Format, JobFacts
 
 ENDINGS = frozenset({"COMPLETED", "COMPLETE", "SUCCESS", "CANCELLED", "ABORTED", "ERROR"})
 WHERE = ("job_status", "object_name", "job_direction", "record_count")
+INSTANCE_ID = 425904
 
 _NEXT = {"CREATED": "STARTED", "STARTED": "RUNNING"}
-_MIXED = ("v2", "v3", "list")
 
 
 def now_ms() -> int:
@@ -63,10 +62,10 @@ class Later:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What a client asked for.
+    """What a client ordered.
 
     token -- the element token: whose job this is.
-    callback_url -- where its end is told; None: nowhere.
+    callback_url -- where its end is notified; None: nowhere.
     payload -- JSON text that is passed back in notifications; empty: none.
     file_format -- None: none was named.
     """
@@ -112,39 +111,32 @@ class Job:
     def matches(self, where: Mapping[str, str]) -> bool:
         """Whether each field named in `where` has the value given there."""
         values = (self.status, self.order.object_name, self.order.direction, str(self.loaded))
-        fields = dict(zip(WHERE, values, strict=True))
-        return all(fields[name] == value for name, value in where.items())
+        return where.items() <= dict(zip(WHERE, values, strict=True)).items()
 
 
 class Jobs:
     """All jobs of one sandbox. Each change puts a new Job in the place of the old one.
 
-    notify -- sends (job's id, URL, body, whether now in this thread).
+    send -- sends a notification: (job's id, URL, body).
     """
 
     def __init__(
-        self,
-        *,
-        options: Options,
-        faults: LiveFaults,
-        later: Later,
-        lock: RLock,
-        notify: Callable[[str, str, bytes, bool], None],
+        self, options: Options, later: Later, lock: RLock, send: Callable[[str, str, bytes], None]
     ) -> None:
-        self._options, self._faults = options, faults
-        self._later, self._lock, self._notify = later, lock, notify
+        self._options, self._later, self._lock, self._send = options, later, lock, send
         self._jobs: dict[str, Job] = {}
-        self._shapes = cycle(_MIXED if options.shape == "mixed" else [options.shape])
 
     def create(self, order: Order, source: Path | None = None) -> Job:
         """Create a job and set it going; under the fault `overtake`, run it to its end first."""
         with self._lock:
             job = Job(id=str(self._options.first_job + len(self._jobs)), order=order, source=source)
             self._jobs[job.id] = job
-        if self._faults.current.overtake:
-            self._run(job)
-        else:
+        if not self._options.faults.overtake:
             self._schedule(job)
+            return job
+        moved: Job | None = job
+        while moved is not None and not moved.has_ended:
+            moved = self._move(moved)
         return job
 
     def find(self, job_id: str, token: str | None = None) -> Job | None:
@@ -165,20 +157,14 @@ class Jobs:
             if current.has_ended:
                 return None
             cancelled = self._jobs[job.id] = current.ending("CANCELLED")
-        self._tell(cancelled)
+        self._notify(cancelled)
         return cancelled
 
     def reset(self, job: Job) -> Job:
         """Have `job` run once more, from the beginning."""
         with self._lock:
             old = self._jobs[job.id]
-            fresh = Job(
-                id=old.id,
-                order=old.order,
-                source=old.source,
-                created=old.created,
-                attempt=old.attempt + 1,
-            )
+            fresh = Job(id=old.id, order=old.order, source=old.source, attempt=old.attempt + 1)
             self._jobs[job.id] = fresh
         self._schedule(fresh)
         return fresh
@@ -186,7 +172,7 @@ class Jobs:
     def write(self, job: Job, shape: str | None = None) -> shapes.Body:
         """Write `job` in `shape`; None: in the one that statuses have here."""
         order = job.order
-        return shapes.SHAPES[shape or next(self._shapes)](
+        return shapes.SHAPES[shape or self._options.shape](
             JobFacts(
                 id=job.id,
                 status=job.status,
@@ -198,53 +184,46 @@ class Jobs:
                 created_at=job.created,
                 completed_at=job.ended,
                 attempt=job.attempt,
-                instance_id=self._options.instance_id,
+                instance_id=INSTANCE_ID,
                 file_format=order.file_format or "csv",
             )
         )
 
     def write_created(self, job: Job, instance: str) -> shapes.Body:
         """Write what the call that created `job` is answered; instance -- that name's spelling."""
-        created = replace(job, status="CREATED", ended=None, loaded=0, failed=0, message=None)
-        shape = next(self._shapes)
-        if shape in ("v2", "document"):
-            return {"id": job.id, "status": "CREATED", instance: self._options.instance_id}
-        return self.write(created, shape)
+        if self._options.shape in ("v2", "document"):
+            return {"id": job.id, "status": "CREATED", instance: INSTANCE_ID}
+        return self.write(Job(id=job.id, order=job.order, source=None, created=job.created))
 
     def _schedule(self, job: Job) -> None:
         pause = self._options.job_seconds / (len(_NEXT) + 1)
         self._later.run(pause, "loading", partial(self._step, job))
 
     def _step(self, job: Job) -> None:
-        if (moved := self._moved(job)) and not moved.has_ended:
+        if (moved := self._move(job)) and not moved.has_ended:
             self._schedule(moved)
 
-    def _run(self, job: Job | None) -> None:
-        while job is not None and not job.has_ended:
-            job = self._moved(job, at_once=True)
-
-    def _moved(self, job: Job, *, at_once: bool = False) -> Job | None:
-        """Move `job` on and tell of it; None if it was cancelled or reset meanwhile."""
+    def _move(self, job: Job) -> Job | None:
+        """Move `job` on and notify its end; None if it was cancelled or reset meanwhile."""
         moved = self._advance(job)
         with self._lock:
             if self._jobs[job.id] is not job:
                 return None
             self._jobs[job.id] = moved
-        self._tell(moved, at_once=at_once)
+        self._notify(moved)
         return moved
 
     def _advance(self, job: Job) -> Job:
         if job.status in _NEXT:
             return replace(job, status=_NEXT[job.status])
-        final = self._faults.current.final_status or "COMPLETED"
+        final = self._options.faults.final_status or "COMPLETED"
         if final in ("ERROR", "ABORTED", "CANCELLED"):
             return job.ending(final, "The sandbox was told to end jobs like this.")
         if job.source is None:
             return self._download(job).ending(final)
+        target = job.source.with_name(f"{job.source.name}-{job.attempt}")
         try:
-            load = service.load(
-                job.source, job.source.with_name(f"{job.source.name}-{job.attempt}")
-            )
+            load = service.load(job.source, target)
         except OSError as error:
             return job.ending("ABORTED", f"The file could not be kept: {error}.")
         done = replace(job, loads=(load,), loaded=load.loaded, failed=load.failed)
@@ -253,18 +232,17 @@ class Jobs:
     def _download(self, job: Job) -> Job:
         loads = tuple(
             load
-            for each in reversed(self.of(job.order.token))
-            if each.source is not None and each.order.object_name == job.order.object_name
-            for load in each.loads
+            for other in reversed(self.of(job.order.token))
+            if other.source is not None and other.order.object_name == job.order.object_name
+            for load in other.loads
         )
         return replace(job, loads=loads, loaded=sum(load.loaded for load in loads))
 
-    def _tell(self, job: Job, *, at_once: bool = False) -> None:
+    def _notify(self, job: Job) -> None:
         url = job.order.callback_url or self._options.callback_url
-        if url is None or not (job.has_ended or self._options.progress):
+        if url is None or not job.has_ended:
             return
-        shape = next(self._shapes)
-        body = self.write(job, "v2" if shape == "document" else shape)
+        body = self.write(job, "v2" if self._options.shape == "document" else None)
         if bytes(job.order.payload):
             body["callback-payload"] = job.order.payload
-        self._notify(job.id, url, msgspec.json.encode(body), at_once)
+        self._send(job.id, url, msgspec.json.encode(body))

@@ -14,7 +14,7 @@ from receiver.openconnectors import shapes
 from receiver.openconnectors.sandbox.deliveries import is_callback_url
 from receiver.openconnectors.sandbox.jobs import Order
 from receiver.openconnectors.sandbox.service import OBJECTS
-from receiver.openconnectors.shapes import MEDIA_TYPES, Format
+from receiver.openconnectors.shapes import FORMATS, MEDIA_TYPES, Format
 
 _PIECE = 64 << 10
 
@@ -42,11 +42,6 @@ class UploadRequest(Request):
         super().close()
         for stream in self.__dict__.get("streams", ()):
             stream.close()
-
-
-class _MetaData(msgspec.Struct):
-    payload: Raw = msgspec.field(name="callback-payload", default_factory=Raw)
-    camel: Raw = msgspec.field(name="callbackPayload", default_factory=Raw)
 
 
 class Download(msgspec.Struct, rename="camel"):
@@ -88,15 +83,25 @@ def callback_url(text: str | None) -> str | None:
     return text
 
 
+def header_url() -> str | None:
+    """Return the callback URL of the request's header."""
+    return callback_url(request.headers.get(shapes.CALLBACK_URL_HEADER))
+
+
 def payload(meta_data: str | None) -> Raw:
     """Return the callback payload in the JSON text `metaData`; empty if there is none."""
-    if meta_data is None:
-        return Raw()
     try:
-        given = msgspec.json.decode(meta_data, type=_MetaData)
+        members = msgspec.json.decode(meta_data or "{}", type=dict[str, Raw])
     except (msgspec.MsgspecError, RecursionError) as error:
         raise BadRequest("metaData must be a JSON object") from error
-    return (given.payload if bytes(given.payload) else given.camel).copy()
+    named = (members[name] for name in shapes.CALLBACK_PAYLOAD if name in members)
+    return next(named, Raw()).copy()
+
+
+def meta_data() -> str | None:
+    """Return the form's `metaData`, be it a field or a part with a file name."""
+    file = request.files.get("metaData")
+    return file.read().decode("utf-8", "replace") if file else request.form.get("metaData")
 
 
 def read(read: Callable[..., T], *arguments: object) -> T:
@@ -105,6 +110,11 @@ def read(read: Callable[..., T], *arguments: object) -> T:
         return read(*arguments)
     except ValueError as error:
         raise BadRequest(str(error)) from error
+
+
+def page_size() -> int:
+    """Return how many entries a page has."""
+    return read(shapes.read_page_size, request.args.get("pageSize"))
 
 
 def page_start() -> int | None:
@@ -121,52 +131,39 @@ def conditions(fields: tuple[str, ...]) -> dict[str, str]:
     return {} if text is None else read(shapes.read_where, text, fields)
 
 
-def meta_data() -> str | None:
-    """Return the form's `metaData`, be it a field or a part with a file name."""
-    file = request.files.get("metaData")
-    return file.read().decode("utf-8", "replace") if file else request.form.get("metaData")
-
-
-def header_url() -> str | None:
-    """Return the callback URL of the request's header."""
-    return callback_url(request.headers.get(shapes.CALLBACK_URL_HEADER))
-
-
-def keep_upload(folder: Path) -> Path:
+def save_upload(folder: Path) -> Path:
     """Copy the form's file, or a body that is the file itself, into a folder."""
     path = folder / uuid4().hex
     file = request.files.get("file")
     if file is not None:
         file.save(path)
     elif request.mimetype in (*MEDIA_TYPES.values(), "application/octet-stream", "text/plain"):
-        with path.open("wb") as kept:
+        with path.open("wb") as copy:
             while piece := request.stream.read(_PIECE):
-                kept.write(piece)
+                copy.write(piece)
     else:
         raise BadRequest("the multipart field file is missing")
     if not path.stat().st_size:
-        path.unlink()
         raise BadRequest("the file is empty")
     return path
 
 
 def format_named(text: str | None) -> Format | None:
     """Return the format that has this name, or is of this media type."""
-    if text is not None and text not in shapes.FORMATS:
-        raise BadRequest(f"format must be one of {', '.join(shapes.FORMATS)}")
-    return None if text is None else shapes.FORMATS[text]
+    if text is not None and text not in FORMATS:
+        raise BadRequest(f"format must be one of {', '.join(FORMATS)}")
+    return None if text is None else FORMATS[text]
 
 
 def format_wanted(order: Order) -> Format:
     """Return the format that was asked for by name, else the one that `Accept` likes best."""
     accept, own = request.accept_mimetypes, order.file_format or "csv"
-    named = format_named(request.args.get("format"))
-    if named is None and accept:
-        formats: list[Format] = [own, *MEDIA_TYPES]
-        liked = max(formats, key=lambda each: accept.quality(MEDIA_TYPES[each]))
-        if not accept.quality(MEDIA_TYPES[liked]):
+    wanted = format_named(request.args.get("format"))
+    if wanted is None and accept:
+        best = accept.best_match([MEDIA_TYPES[own], *MEDIA_TYPES.values()])
+        if best is None:
             raise NotAcceptable(f"the file can be had as {', '.join(MEDIA_TYPES.values())}")
-        named = liked
-    if order.file_format is not None and named not in (None, own):
+        wanted = FORMATS[best]
+    if order.file_format is not None and wanted not in (None, own):
         raise BadRequest(f"the file was ordered as {MEDIA_TYPES[own]}")
-    return own if named is None else named
+    return wanted or own

@@ -131,26 +131,19 @@ def _lines(text: TextIO) -> Iterator[str]:
         yield line.removesuffix("\x1a")
 
 
-def refused_page(path: Path | None, start: int, size: int) -> tuple[list[bytes], int | None]:
-    """Up to `size` refused rows from the byte `start` of a file that `load` wrote.
+def refused_page(refused: Path, start: int, size: int) -> tuple[list[bytes], int | None]:
+    """Read the JSON of up to `size` refused rows from the row `start` on; 0 is the first.
 
-    path -- the file; None: there is none yet, so it has no rows.
-
-    Returns the rows' JSON and the byte where the next page starts, None after the last.
-    Raises ValueError if no page starts at `start`.
+    Gives the row where the next page starts, too; None after the last.
     """
-    with path.open("rb") if path else io.BytesIO() as lines:
-        lines.seek(max(start - 1, 0))
-        if start and lines.read(1) != b"\n":
-            raise ValueError(start)
-        page = [line.rstrip() for line in islice(lines, size)]
-        end = lines.tell()
-        return page, end if lines.read(1) else None
+    with refused.open("rb") as lines:
+        page = [line.rstrip() for line in islice(lines, start, start + size + 1)]
+    return page[:size], start + size if len(page) > size else None
 
 
 def render(loads: Sequence[Loaded], as_format: Format) -> Iterator[bytes]:
     """All accepted rows of `loads` as one file, a piece at a time."""
-    lines = (line for each in loads for line in _accepted(each))
+    lines = (line for loaded in loads for line in _accepted(loaded))
     if as_format == "json":
         return _pieces(_json(lines))
     return _pieces(_csv(loads, lines) if as_format == "csv" else lines)
@@ -174,7 +167,7 @@ def _json(lines: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _csv(loads: Sequence[Loaded], lines: Iterator[bytes]) -> Iterator[bytes]:
-    columns = list(dict.fromkeys(name for each in loads for name in each.columns))
+    columns = list(dict.fromkeys(name for loaded in loads for name in loaded.columns))
     piece = io.StringIO(newline="")
     writer = csv.DictWriter(piece, columns)
     writer.writeheader()

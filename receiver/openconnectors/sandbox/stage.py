@@ -1,6 +1,6 @@
 """What one sandbox consists of, and below `/sandbox` what tests ask of it: no vendor has this."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,48 +12,30 @@ from werkzeug.exceptions import BadRequest, NotFound
 
 from receiver.errors import CredentialError
 from receiver.openconnectors.sandbox.deliveries import Deliveries
-from receiver.openconnectors.sandbox.faults import Faults, LiveFaults, Options, signature_key
+from receiver.openconnectors.sandbox.faults import Faults, Options, signature_key
 from receiver.openconnectors.sandbox.jobs import Jobs, Later
 
-_LARGEST_JSON = 1 << 16
+MAX_JSON = 1 << 16  # bytes
 
 controls = Blueprint("controls", __name__)
 
 
 class Stage:
-    """The parts of one sandbox. They share one lock, so that no two can wait for each other."""
+    """The parts of one sandbox. They share one lock, so that no two can wait for each other.
+
+    requests -- how often each was made, by method and path below the base URL.
+    """
 
     def __init__(self, options: Options) -> None:
-        self.lock = RLock()
+        lock = RLock()
         self._folder = TemporaryDirectory(prefix="sandbox-")
         self._later = Later()
         self.folder = Path(self._folder.name)
         self.options = options
         self.closing = Event()
-        self.faults = LiveFaults(options.faults, self.lock)
-        self.deliveries = Deliveries(options, self.faults, self._later, self.lock)
-        self.jobs = Jobs(
-            options=options,
-            faults=self.faults,
-            later=self._later,
-            lock=self.lock,
-            notify=self.deliveries.post,
-        )
-        self._requests: Counter[str] = Counter()
-        self._by_job: defaultdict[str, Counter[str]] = defaultdict(Counter)
-
-    def count(self, template: str, job_id: str | None) -> None:
-        """Count a request such as `GET /bulk/{id}/status`."""
-        with self.lock:
-            self._requests[template] += 1
-            if job_id is not None:
-                self._by_job[job_id][template] += 1
-
-    def totals(self) -> dict[str, object]:
-        """Return how often each path was asked for, in all and for each job."""
-        with self.lock:
-            jobs = {job_id: dict(counts) for job_id, counts in self._by_job.items()}
-            return {"requests": dict(self._requests), "jobs": jobs}
+        self.deliveries = Deliveries(options, self._later, lock)
+        self.jobs = Jobs(options, self._later, lock, self.deliveries.post)
+        self.requests: Counter[str] = Counter()
 
     def close(self) -> None:
         """Stop everything and forget all files; a second time does nothing."""
@@ -70,35 +52,34 @@ def current_stage() -> Stage:
 
 
 def json_response(content: object, status: int = HTTPStatus.OK) -> Response:
-    """Answer with JSON; `bytes` of it are sent as they are."""
-    body = content if isinstance(content, bytes) else msgspec.json.encode(content)
-    return Response(body, status, content_type="application/json")
+    """Answer with JSON."""
+    return Response(msgspec.json.encode(content), status, content_type="application/json")
 
 
 @controls.get("/faults")
 def faults() -> Response:
     """The faults in force; counts show what is left."""
-    return json_response(current_stage().faults.current)
+    return json_response(current_stage().options.faults)
 
 
 @controls.put("/faults")
 def replace_faults() -> Response:
     """Put the faults of the JSON body in force, and no others: `{}` ends them all."""
-    request.max_content_length = _LARGEST_JSON
+    request.max_content_length = MAX_JSON
     try:
         wanted = msgspec.json.decode(request.get_data(), type=Faults)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadRequest(f"unknown fault: {error}") from error
-    current_stage().faults.replace(wanted)
+    current_stage().options.faults = wanted
     return json_response(wanted)
 
 
 @controls.put("/signature-key")
 def replace_signature_key() -> Response:
     """Sign with the key of the body, a key's file, from the next callback on."""
-    request.max_content_length = _LARGEST_JSON
+    request.max_content_length = MAX_JSON
     try:
-        current_stage().deliveries.signature_key = signature_key(request.get_data())
+        current_stage().options.signature_key = signature_key(request.get_data())
     except CredentialError as error:
         raise BadRequest(str(error)) from error
     return json_response({"signature_key": "replaced"})
@@ -106,8 +87,8 @@ def replace_signature_key() -> Response:
 
 @controls.get("/requests")
 def requests() -> Response:
-    """How often each path was asked for."""
-    return json_response(current_stage().totals())
+    """How often each path was requested."""
+    return json_response(dict(current_stage().requests))
 
 
 @controls.get("/deliveries")
@@ -119,8 +100,8 @@ def all_deliveries() -> Response:
 @controls.post("/jobs/<job_id>/reset")
 def reset(job_id: str) -> Response:
     """Run a job once more, whoever it belongs to."""
-    stage = current_stage()
-    job = stage.jobs.find(job_id)
+    jobs = current_stage().jobs
+    job = jobs.find(job_id)
     if job is None:
         raise NotFound(f"there is no job {job_id}")
-    return json_response(stage.jobs.write(stage.jobs.reset(job)))
+    return json_response(jobs.write(jobs.reset(job)))

@@ -51,7 +51,7 @@ def test_what_is_no_key_does_not_become_the_key(start):
     client = start(signature_key=KEY)
     refused = client.http.put(f"{client.url}/sandbox/signature-key", content=b"\n")
     assert refused.status_code == 400
-    assert client.stage.deliveries.signature_key == KEY
+    assert client.stage.options.signature_key == KEY
 
 
 def test_the_requests_url_goes_before_the_instances(start, catcher):
@@ -93,29 +93,6 @@ def test_polls_and_callbacks_have_the_chosen_shape(start, catcher, shape, identi
     for body in (json.loads(catcher.wait(1)[0].body), client.status(job)):
         assert body["id"] == identity
         assert tuple(body[name] for name in names) == ("COMPLETED", 1, 2)
-
-
-def test_mixed_takes_the_shapes_in_turn(start):
-    client = start(shape="mixed")
-    job = client.created()
-    client.ended(job)
-    bodies = [client.status(job) for _ in range(7)]
-    while "recordsCount" not in bodies[0]:
-        del bodies[0]
-    assert [
-        ("status" in body, "jobStatus" in body, "job_state" in body) for body in bodies[:3]
-    ] == [
-        (True, False, False),
-        (False, True, False),
-        (True, False, True),
-    ]
-
-
-def test_progress_is_told_if_wished(start, catcher):
-    client = start(progress=True)
-    client.created(to=catcher.url)
-    statuses = {json.loads(caught.body)["status"] for caught in catcher.wait(3)}
-    assert statuses == {"STARTED", "RUNNING", "COMPLETED"}
 
 
 def test_a_failure_is_told_with_its_message(client, catcher):

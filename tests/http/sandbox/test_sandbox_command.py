@@ -2,13 +2,15 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
 from click.testing import CliRunner
 
+import receiver
 from receiver.openconnectors.sandbox.command import command
-from receiver.openconnectors.sandbox.faults import Answer, Faults, Options, Redirect
+from receiver.openconnectors.sandbox.faults import Answer, Faults, Options
 
 CALL = "from receiver.openconnectors.sandbox.command import command; command()"
 
@@ -48,48 +50,22 @@ def test_every_option_reaches_the_sandbox(chosen):
         "--first-job=5000",
         "--job-seconds=0",
         "--retry-seconds=0.5",
-        "--retries=1",
-        "--shape=mixed",
+        "--shape=list",
         "--callback-url=http://127.0.0.1:8000/callbacks/default",
-        "--progress",
+        "--total-counts",
         "--allow-remote",
-        "--drop-callbacks",
-        "--delay-callbacks=2",
-        "--duplicate-callbacks=3",
-        "--reorder-callbacks",
-        *("--answer", "502", "3"),
-        "--die-in-upload=1",
-        "--die-after-upload=2",
-        "--overtake",
-        "--slow=0.5",
-        "--html=1",
-        *("--redirect", "http://127.0.0.1/", "1"),
-        "--final-status=ABORTED",
+        *("--faults", '{"slow": 0.5, "answer": {"status": 502, "times": 3}, "html": 1}'),
     ) == Options(
         host="::1",
         port=0,
         first_job=5000,
         job_seconds=0,
         retry_seconds=0.5,
-        retries=1,
-        shape="mixed",
+        shape="list",
         callback_url="http://127.0.0.1:8000/callbacks/default",
-        progress=True,
+        total_counts=True,
         allow_remote=True,
-        faults=Faults(
-            drop_callbacks=True,
-            delay_callbacks=2,
-            duplicate_callbacks=3,
-            reorder_callbacks=True,
-            answer=Answer(502, 3),
-            die_in_upload=1,
-            die_after_upload=2,
-            overtake=True,
-            slow=0.5,
-            html=1,
-            redirect=Redirect("http://127.0.0.1/", 1),
-            final_status="ABORTED",
-        ),
+        faults=Faults(slow=0.5, answer=Answer(502, 3), html=1),
     )
 
 
@@ -125,15 +101,25 @@ def test_the_key_is_in_no_repr(chosen, tmp_path):
         ("--callback-url", "ftp://a", "http or https"),
         ("--job-seconds", "-1", "--job-seconds"),
         ("--shape", "v4", "--shape"),
-        ("--answer", "200 1", "status"),
-        ("--redirect", "nowhere 1", "redirect.to"),
+        ("--faults", '{"answer":{"status":200,"times":1}}', "answer.status"),
+        ("--faults", '{"redirect":{"to":"nowhere","times":1}}', "redirect.to"),
+        ("--faults", "html", "--faults"),
+        ("--faults", '{"nothing":1}', "nothing"),
     ],
 )
 def test_a_wrong_option_is_named(chosen, option, value, said):
-    assert said in chosen(option, *value.split())
+    assert said in chosen(option, value)
 
 
 def test_an_empty_key_is_refused(chosen, tmp_path):
     file = tmp_path / "key"
     file.write_bytes(b"\n")
     assert "empty" in chosen("--signature-key-file", str(file))
+
+
+def test_the_help_and_the_page_name_every_fault():
+    page = (Path(receiver.__file__).parents[1] / "docs/sandbox.md").read_text()
+    shown = CliRunner().invoke(command, ["--help"]).output
+    for name in Faults.__struct_fields__:
+        assert name in shown
+        assert f"`{name}`" in page

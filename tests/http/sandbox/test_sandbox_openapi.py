@@ -30,7 +30,7 @@ class Owner:
 
 @pytest.fixture(scope="module", params=["", "/hubs/marketing"])
 def api(request) -> Iterator[str]:
-    with running(Options(job_seconds=0, shape="mixed")) as sandbox:
+    with running(Options(job_seconds=0)) as sandbox:
         yield sandbox.api + request.param
 
 

@@ -239,12 +239,12 @@ def test_the_time_that_the_vendor_asks_for_is_kept_by_every_node(make_database):
         limit = {"status": 429, "times": len(INSTANCES), "retry_after": "600"}
         relay.faults(drop_callbacks=True, answer=limit)
         assert relay.reconciler().one_pass(everything=True).unclear == []
-        asked = relay.sandbox.stage.totals()
+        asked = dict(relay.sandbox.stage.requests)
         now[0] += 590_000
         assert set(relay.reconciler().one_pass(everything=True).blocked) == set(INSTANCES)
         told = relay.vendors("GET", f"/bulk/{job}/status")
         assert (told.status_code, told.json()["status"]) == (200, "CREATED")  # the store's
-        assert relay.sandbox.stage.totals() == asked
+        assert relay.sandbox.stage.requests == asked
         now[0] += 20_000
         relay.reconciler().one_pass(everything=True)
         assert relay.job(job)["outcome"] == "succeeded"
