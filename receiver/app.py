@@ -80,7 +80,7 @@ def _app(
     writer: str | None,
 ) -> tuple[Flask, Background]:
     logs.configure()
-    database = migrations.opened(settings.database_url)
+    database = migrations.open_database(settings.database_url)
     secret_box = SecretBox(settings.encryption_keys)
     keys = Keys(secret_box, settings.default_keys)
     intake = Intake(settings, database, keys, clock, writer)

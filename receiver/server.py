@@ -119,7 +119,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
-        self._is_told = False  # to stop
+        self._must_stop = False  # to stop
         # Below that it tells of each client that sends nonsense.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
@@ -144,7 +144,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
             signal.signal(number, self._note)
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
-        self._is_told = True
+        self._must_stop = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - gunicorn's
         """Stop at SIGQUIT too, which gunicorn sends when it is interrupted."""
@@ -152,7 +152,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
     def _look_round(self) -> None:
         # A worker whose master is gone is told by nobody else.
-        if self._is_told or os.getppid() != self.ppid:
+        if self._must_stop or os.getppid() != self.ppid:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -274,11 +274,11 @@ class _Writer:
             if time.monotonic() - self._began < SOON_SECONDS:
                 return
             log.error("the process that writes has ended, and is started again")
-        given = (self._listener.fileno(), self._life)
+        descriptors = (self._listener.fileno(), self._life)
         module = "receiver.callbacks.writer_process"
-        command = [sys.executable, "-m", module, *map(str, given)]
+        command = [sys.executable, "-m", module, *map(str, descriptors)]
         self._began = time.monotonic()
-        self._process = subprocess.Popen(command, pass_fds=given)  # noqa: S603 - our own module  # nosec B603
+        self._process = subprocess.Popen(command, pass_fds=descriptors)  # noqa: S603 - our own module  # nosec B603
 
 
 def _forget_worker(_server: Arbiter, worker: Worker) -> None:

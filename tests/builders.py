@@ -13,14 +13,24 @@ from receiver.callbacks.deliveries import Delivery, Item, Judged, Result, judge
 from receiver.callbacks.store import Store
 from receiver.database import migrations
 from receiver.database.engine import Database
+from receiver.errors import SignatureError
 from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
 from receiver.openconnectors.notifications import parse
-from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
+from receiver.openconnectors.signatures import HEADER, SignatureKey, sign, verify
 from receiver.web import Services
 
 KEY = SignatureKey("environment", b"a key for tests, long enough")
 NOW = 1_790_000_000_000  # ms
+
+
+def is_valid(body: bytes, header: str | None, keys: list[SignatureKey]) -> bool:
+    """Whether one of the keys signed a body."""
+    try:
+        verify(body, header, keys)
+    except SignatureError:
+        return False
+    return True
 
 
 def bulk(job: str = "1", status: str = "COMPLETED", **facts: object) -> bytes:
@@ -90,7 +100,7 @@ class Stored:
 
     @classmethod
     def opened(cls, url: str, **options) -> "Stored":
-        return cls(migrations.opened(url), **options)
+        return cls(migrations.open_database(url), **options)
 
     def judged(self, body: bytes, instance: str = "default", key: SignatureKey = KEY) -> Judged:
         """A signed delivery with the verdict on it."""

@@ -259,7 +259,7 @@ def _renamed(url: str, name: str) -> str:
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SQLite file, migrated once; a test's database is a copy of it."""
     file = tmp_path_factory.mktemp("migrated") / "receiver.db"
-    migrations.opened(f"sqlite:///{file}").close()
+    migrations.open_database(f"sqlite:///{file}").close()
     return file
 
 

@@ -75,7 +75,7 @@ def stored(database_url: str) -> list[bytes]:
 
 def make_token(database_url: str, name: str = "test") -> str:
     """A token that may act."""
-    database = migrations.opened(database_url)
+    database = migrations.open_database(database_url)
     with database.write() as session:
         token = tokens.create_token(session, name, "operate", 1)
     database.close()
@@ -88,7 +88,7 @@ def add_instance(
     """Add an instance with these signature keys; give its two secrets at the vendor."""
     secrets = [f"{name}-element-token", f"{name}-user-secret"]
     element, user = (secret.encode() for secret in secrets)
-    database, secret_box = migrations.opened(database_url), SecretBox([encryption_key])
+    database, secret_box = migrations.open_database(database_url), SecretBox([encryption_key])
     with database.write() as session:
         registry.add_instance(
             session, secret_box, name, 1, hub=hub, element_token=element, user_secret=user

@@ -56,7 +56,7 @@ _WAITING = (
     .group_by(JobRow.instance)
     .order_by(JobRow.instance)
 )
-_LONGEST_USUAL = select(UsualTime.instance, func.max(UsualTime.ms)).group_by(UsualTime.instance)
+_MAX_USUAL_TIMES = select(UsualTime.instance, func.max(UsualTime.ms)).group_by(UsualTime.instance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +270,7 @@ def _refused(session: Session, now: int) -> Iterator[Condition]:
 
 def _silent(session: Session, now: int) -> Iterator[Condition]:
     last = last_callbacks(session.connection())
-    usual = {row[0]: row[1] for row in session.execute(_LONGEST_USUAL)}
+    usual = {row[0]: row[1] for row in session.execute(_MAX_USUAL_TIMES)}
     for instance, oldest in session.execute(_WAITING):
         silence = now - max(oldest, last.get(instance, 0))
         if silence >= max(MIN_SILENCE_MS, USUAL_TIMES_TO_SILENCE * usual.get(instance, 0)):

@@ -1,6 +1,7 @@
-"""Refused deliveries: why, in words an operator can act on, and another try once that is mended."""
+"""Refused deliveries: why, in words an operator can act on, and verifying them once more."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from receiver.callbacks.deliveries import Delivery
@@ -30,62 +31,53 @@ REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """Why a delivery was refused. mended -- whether its signature is right by now.
-
-    elsewhere -- the other instance whose key made the signature.
-    """
+    """Why a delivery was refused. elsewhere -- the other instance whose key made the signature."""
 
     text: str
-    mended: bool = False
     elsewhere: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """What verifying again came to: how many were looked at, and how many entered as events."""
+    """How many deliveries were verified again, and how many of them became events."""
 
     looked: int = 0
     taken: int = 0
 
 
-class Keys:
+class AllKeys:
     """All signature keys, those of the environment and retired ones too, to explain with."""
 
     def __init__(
         self, stored: Sequence[DecryptedKey], default_keys: Sequence[SignatureKey]
     ) -> None:
-        given = [DecryptedKey(DEFAULT_INSTANCE, key, None) for key in default_keys]
-        self._keys = [*given, *stored]
+        environment = [DecryptedKey(DEFAULT_INSTANCE, key, None) for key in default_keys]
+        self._keys = [*environment, *stored]
 
     @classmethod
     def read(
         cls, database: Database, secret_box: SecretBox, default_keys: Sequence[SignatureKey]
-    ) -> "Keys":
+    ) -> "AllKeys":
         """Read them. Raises StoreUnavailable."""
         with database.read() as session:
             return cls(decrypted_keys(session, secret_box), default_keys)
 
-    def explain(self, refused: Rejection, *, deep: bool = True) -> Explained:
-        """Tell why a delivery was refused, and by whose key it is right.
-
-        deep -- whether to try what most often goes wrong on the way, too.
-        """
-        told = Explained(REASONS.get(refused.reason, refused.reason))
+    def explain(self, refused: Rejection) -> Explained:
+        """Return why a delivery was refused, and whose key signed it."""
+        unknown = Explained(REASONS.get(refused.reason, refused.reason))
         if refused.body is None or refused.signature is None:
-            return told
+            return unknown
         body, header = refused.body, refused.signature.decode("latin-1")
-        mine = [each for each in self._keys if each.instance == refused.instance]
-        active = [each for each in mine if each.retired_at is None]
+        own = [key for key in self._keys if key.instance == refused.instance]
+        active = [key for key in own if key.retired_at is None]
         if _signed_by(active, body, header):
-            return Explained("The signature is right by now: verify it again", mended=True)
-        retired = _signed_by([each for each in mine if each.retired_at], body, header)
-        if retired:
+            return Explained("The signature is right by now: verify it again")
+        if retired := _signed_by(own, body, header):
             return Explained(f"Signed with the retired key {retired.key.id}")
-        other = _signed_by([each for each in self._keys if each not in mine], body, header)
-        if other:
+        if other := _signed_by(self._keys, body, header):
             text = "Signed with the key of another instance: its callback URL is that of this one"
-            return Explained(text, elsewhere=other.instance)
-        return (deep and _likely(active, body, header)) or told
+            return Explained(text, other.instance)
+        return _likely(active, body, header) or unknown
 
 
 class Quarantine:
@@ -116,7 +108,7 @@ class Quarantine:
                 return Again(looked, taken)
 
     def verify_one(self, refused: Rejection, note: Callable[..., None] = lambda *_: None) -> bool:
-        """Verify one again; tell whether it is an event by now."""
+        """Verify one again; return whether it is an event by now."""
         if refused.body is None or refused.signature is None:
             return False
         header = refused.signature.decode("latin-1")
@@ -131,19 +123,16 @@ class Quarantine:
 
 
 def _signed_by(keys: Sequence[DecryptedKey], body: bytes, header: str) -> DecryptedKey | None:
-    for each in keys:
-        try:
-            verify(body, header, [each.key])
-        except SignatureError:
-            continue
-        return each
+    for key in keys:
+        with suppress(SignatureError):
+            verify(body, header, [key.key])
+            return key
     return None
 
 
 def _likely(keys: Sequence[DecryptedKey], body: bytes, header: str) -> Explained | None:
-    """What most likely went wrong, if one of the keys tells."""
-    for each in keys:
-        told = likely_cause(body, header, each.key.secret)
-        if told:
-            return Explained(told[0].upper() + told[1:])
+    """Return what most likely went wrong, if one of the keys shows it."""
+    for key in keys:
+        if cause := likely_cause(body, header, key.key.secret):
+            return Explained(cause[0].upper() + cause[1:])
     return None

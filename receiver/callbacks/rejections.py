@@ -14,9 +14,9 @@ from receiver.database.page import page, page_values
 from receiver.jobs.queries import Instances, reachable
 from receiver.lib.clock import MINUTE_MS
 
-KEPT_REJECTIONS = 5_000
-KEPT_REJECTIONS_OF_A_PEER = 1_000
-KEPT_REJECTION_BYTES = 64 * 2**20
+MAX_REJECTIONS = 5_000
+MAX_REJECTIONS_OF_A_PEER = 1_000
+MAX_REJECTION_BYTES = 64 * 2**20
 
 
 def record_rejections(
@@ -107,9 +107,9 @@ def _trim_quarantine(session: Session) -> None:
     ).subquery()
     surplus = select(ranked.c.id).where(
         or_(
-            ranked.c.place > KEPT_REJECTIONS,
-            ranked.c.of_peer > KEPT_REJECTIONS_OF_A_PEER,
-            ranked.c.bytes > KEPT_REJECTION_BYTES,
+            ranked.c.place > MAX_REJECTIONS,
+            ranked.c.of_peer > MAX_REJECTIONS_OF_A_PEER,
+            ranked.c.bytes > MAX_REJECTION_BYTES,
         )
     )
     # Two nodes that trim at once must not wait for each other.

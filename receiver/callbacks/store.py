@@ -117,7 +117,7 @@ class Store:
         if not rejections:
             return []
         try:
-            with self._database.write(patience=None) as session:
+            with self._database.write(timeout=None) as session:
                 now = database_time(session, self._clock)
                 return record_rejections(session, rejections, now)
         except StoreError as error:

@@ -15,18 +15,18 @@ from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 from receiver.settings import Settings
 
 TIMEOUT_SECONDS = 15
-MOST_TOLD = 1000  # characters of an answer
+MAX_ANSWER_TEXT = 1000  # characters of an answer
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """How a test callback fared. status -- 0: there was no answer, as `told` says.
+    """How a test callback fared. status -- 0: there was no answer, as `text` says.
 
     event -- under which it was stored; None: not by a receiver.
     """
 
     status: int
-    told: str
+    text: str
     event: str | None = None
     duplicate: bool = False
 
@@ -60,9 +60,9 @@ def send_signed(target: str, instance: str, key: SignatureKey, at: int) -> Sent:
     body = json.dumps({"receiver_test": mark}).encode()
     headers = {HEADER: sign(body, key), "Content-Type": "application/json"}
     answer = httpx.post(target, content=body, headers=headers, timeout=TIMEOUT_SECONDS)
-    told = answer.text[:MOST_TOLD]
+    text = answer.text[:MAX_ANSWER_TEXT]
     try:
         receipt = answer.json()
-        return Sent(answer.status_code, told, str(receipt["event"]), bool(receipt["duplicate"]))
+        return Sent(answer.status_code, text, str(receipt["event"]), bool(receipt["duplicate"]))
     except (ValueError, KeyError, TypeError):
-        return Sent(answer.status_code, told)
+        return Sent(answer.status_code, text)

@@ -122,7 +122,7 @@ def main(listener: int, life: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     logs.configure()
     settings = Settings.from_env(os.environ)
-    database = migrations.opened(settings.database_url)
+    database = migrations.open_database(settings.database_url)
     keys = Keys(SecretBox(settings.encryption_keys), settings.default_keys)
     process = WriterProcess(
         socket.socket(fileno=listener), life, Store(database, keys, now_ms), keys

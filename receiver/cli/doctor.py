@@ -151,7 +151,7 @@ def schema(context: Context) -> Finding:
     if found == needed:
         return ok("schema", f"at {found}, as this release needs")
     text = f"at {found or 'nothing'}, but this release needs {needed}"
-    if not migrations.is_known(found):
+    if not migrations.is_ours(found):
         return fail("schema", text, "look at RECEIVER_DATABASE_URL, or install a later release")
     return fail("schema", text, "run `receiver db upgrade`")
 

@@ -25,7 +25,7 @@ from receiver.cli.output import (
     warn,
 )
 from receiver.cli.remote import secret, secret_file
-from receiver.cli.serve import actor, opened
+from receiver.cli.serve import actor, open_database
 from receiver.database import audit
 from receiver.errors import SettingsError
 from receiver.instances import keys as signature_keys
@@ -106,7 +106,7 @@ def add_instance(
     if not INSTANCE_NAME.fullmatch(name):
         raise click.UsageError(f"{plain(name)}: a name is 1 to 64 of A-Z, a-z, 0-9, _ and -")
     key, options = secret(signature_key_file), _vendor_options(**vendors)
-    with opened(makes_file=True) as (settings, database):
+    with open_database(creates_file=True) as (settings, database):
         secret_box = SecretBox(settings.encryption_keys)
         key_id = None
         now, who = now_ms(), actor()
@@ -144,7 +144,7 @@ def set_instance(name: str, **vendors: str | None) -> None:
     )
     if not named:
         raise click.UsageError("nothing to set: name an option, such as --hub")
-    with opened() as (settings, database), database.write() as session:
+    with open_database() as (settings, database), database.write() as session:
         registry.change_instance(session, SecretBox(settings.encryption_keys), name, **options)
         note = {"actor": actor(), "action": "instance.set", "subject": name, "detail": named}
         audit.record(session, at=now_ms(), **note)
@@ -155,7 +155,7 @@ def set_instance(name: str, **vendors: str | None) -> None:
 @as_json
 def list_instances(json_: bool) -> None:
     """List instances."""
-    with opened() as (_, database), database.read() as session:
+    with open_database() as (_, database), database.read() as session:
         rows = timed(registry.list_instances(session))
     text = table(rows, ("name", "hub", "keys", "vendor_secrets", "created_at"))
     show({"instances": rows}, text, json_)
@@ -170,7 +170,7 @@ def remove_instance(name: str, yes: bool) -> None:
     Asks on a terminal; elsewhere --yes is needed.
     """
     confirm(f"Remove {plain(name)} and its keys? Its callbacks are rejected then.", yes=yes)
-    with opened() as (_, database), database.write() as session:
+    with open_database() as (_, database), database.write() as session:
         registry.remove_instance(session, name)
         audit.record(session, at=now_ms(), actor=actor(), action="instance.remove", subject=name)
     click.echo(f"{name} removed")
@@ -194,7 +194,7 @@ def keys() -> None:
 def add_key(instance: str, path: str, json_: bool) -> None:
     """Add a signature key; a running receiver accepts it from its next request on."""
     key = secret(path) or b""
-    with opened(makes_file=True) as (settings, database), database.write() as session:
+    with open_database(creates_file=True) as (settings, database), database.write() as session:
         secret_box = SecretBox(settings.encryption_keys)
         now = now_ms()
         key_id = signature_keys.add_key(session, secret_box, instance, key, now)
@@ -213,7 +213,7 @@ def list_keys(instance: str | None, json_: bool) -> None:
     That is noted once a minute at most, and test callbacks count. `receiver events` shows the key
     of each callback.
     """
-    with opened() as (_, database), database.read() as session:
+    with open_database() as (_, database), database.read() as session:
         rows = timed(signature_keys.list_keys(session, instance))
     text = table(rows, ("id", "instance", "created_at", "last_used_at", "retired_at"))
     show({"keys": rows}, text, json_)
@@ -227,7 +227,7 @@ def retire_key(key: tuple[str, ...]) -> None:
     if len(named) > 1:
         raise click.UsageError("name one key, with or without its instance")
     instance = named[0] if named else None
-    with opened() as (_, database), database.write() as session:
+    with open_database() as (_, database), database.write() as session:
         now = now_ms()
         signature_keys.retire_key(session, key_id, instance, now)
         audit.record(session, at=now, actor=actor(), action="key.retire", subject=key_id)
@@ -242,7 +242,7 @@ def reencrypt_secrets(json_: bool) -> None:
     After that the older ones can go. A receiver may run meanwhile, if it has the newest one too.
     Exit code 1 if a secret cannot be decrypted.
     """
-    with opened() as (settings, database):
+    with open_database() as (settings, database):
         if not settings.encryption_keys:
             raise SettingsError("RECEIVER_ENCRYPTION_KEYS is not set")
         done = reencrypt(database, SecretBox(settings.encryption_keys))
@@ -287,7 +287,7 @@ def create_token(
         raise click.UsageError(f"--expires {expires}: {error}") from None
     if expires_at is not None and expires_at > MAX_TIME_MS:
         raise click.UsageError(f"--expires {expires}: is beyond the year 9999")
-    with opened(makes_file=True) as (_, database), database.write() as session:
+    with open_database(creates_file=True) as (_, database), database.write() as session:
         token = tokens.create_token(session, name, scope, now, only=only, expires_at=expires_at)
         reach = (
             f"{scope}; {', '.join(only) or 'all instances'}; until {iso(expires_at) or 'revoked'}"
@@ -304,7 +304,7 @@ def create_token(
 @as_json
 def list_tokens(json_: bool) -> None:
     """List tokens by name, never the tokens themselves."""
-    with opened() as (_, database), database.read() as session:
+    with open_database() as (_, database), database.read() as session:
         rows = timed(tokens.list_tokens(session))
     columns = ("id", "name", "scope", "instances", "created_at", "expires_at", "revoked_at")
     show({"tokens": rows}, table(rows, columns), json_)
@@ -314,7 +314,7 @@ def list_tokens(json_: bool) -> None:
 @click.argument("token", metavar="ID_OR_NAME")
 def revoke_token(token: str) -> None:
     """Revoke a token, or all tokens of a name."""
-    with opened() as (_, database), database.write() as session:
+    with open_database() as (_, database), database.write() as session:
         now = now_ms()
         ended = tokens.revoke_token(session, token, now)
         audit.record(session, at=now, actor=actor(), action="token.revoke", subject=token)

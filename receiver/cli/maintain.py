@@ -34,7 +34,7 @@ from receiver.cli.output import (
     timed,
     warn,
 )
-from receiver.cli.serve import actor, opened
+from receiver.cli.serve import actor, open_database
 from receiver.database import audit as audit_log
 from receiver.database.alarm_models import Alarm
 from receiver.database.engine import Database, database_time
@@ -91,7 +91,7 @@ def reconcile(
     May run on every node at once. Exit code 6 if the vendor failed for an instance.
     """
     check_environment()
-    with opened(must_answer=every is None) as (settings, database):
+    with open_database(must_answer=every is None) as (settings, database):
         keys = Keys(SecretBox(settings.encryption_keys), settings.default_keys)
         intake = Intake(settings, database, keys, now_ms)
         vendor = Upstream(settings.vendor_url)
@@ -158,7 +158,7 @@ def prune(older_than: str | None, dry_run: bool, yes: bool, json_: bool) -> None
         age = duration_ms(older_than) if older_than is not None else None
     except ValueError as error:
         raise click.UsageError(f"--older-than {older_than}: {error}") from None
-    with opened() as (settings, database):
+    with open_database() as (settings, database):
         retention = Retention(settings, database, now_ms, actor=actor())
         if dry_run:
             due = retention.count_expired(age)
@@ -192,7 +192,7 @@ def erase(job_id: str, instance: str | None, yes: bool, json_: bool) -> None:
     callback or poll that comes later does not bring them back. Asks on a terminal; elsewhere --yes
     is needed.
     """
-    with opened() as (_, database):
+    with open_database() as (_, database):
         name = _instance_of(database, job_id, instance)
         confirm(f"Erase what may be about people from job {job_id} of {name}, for good?", yes=yes)
         with database.write() as session:
@@ -245,7 +245,7 @@ def reread(dry_run: bool, json_: bool) -> None:
 
     May run beside a receiver, and again: what was merged is no longer unreadable.
     """
-    with opened() as (settings, database):
+    with open_database() as (settings, database):
         readable = list(find_readable(database))
         if dry_run or not readable:
             content, text = {"readable": len(readable)}, "can be read by now"
@@ -302,7 +302,7 @@ def watch(once: bool, every: int) -> None:
     May run on every node at once: one of them does the checks. `serve` does the same by itself as
     soon as one of those is set. Exit code 6 if --once could not deliver a report.
     """
-    with opened(must_answer=once) as (settings, database):
+    with open_database(must_answer=once) as (settings, database):
         if not channels.has_channel(settings):
             warn("no alarm destination is configured; see `receiver alarms`")
         signers = {"alarm": channels.signer(settings)}
@@ -336,7 +336,7 @@ def watch(once: bool, every: int) -> None:
 @as_json
 def alarms(only_open: bool, limit: int, json_: bool) -> None:
     """List alarms, newest first; those that are resolved have a time when they were."""
-    with opened() as (_, database), database.read() as session:
+    with open_database() as (_, database), database.read() as session:
         listed = list_alarms(session, None, only_open=only_open, limit=limit)
         rows = timed(list(map(_alarm, listed)))
     show({"alarms": rows}, table(rows, ("severity", *_ALARM)), json_)
@@ -363,7 +363,7 @@ def audit(limit: int, verify: bool, json_: bool) -> None:
 
     Note the last hash elsewhere from time to time: only that shows a chain rewritten as a whole.
     """
-    with opened() as (_, database), database.read() as session:
+    with open_database() as (_, database), database.read() as session:
         faults = list(audit_log.find_faults(session)) if verify else []
         rows = [
             {

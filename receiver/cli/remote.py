@@ -91,7 +91,7 @@ class Remote:
         return answer
 
     def save(
-        self, path: str, file: IO[bytes], tell_of: Callable[[int], None], **parameters: str
+        self, path: str, file: IO[bytes], on_progress: Callable[[int], None], **parameters: str
     ) -> None:
         """Write what the API answers to a file, piece by piece; raise a Failure if it does not."""
         try:
@@ -107,7 +107,7 @@ class Remote:
                     raise Failure(_REJECTED.get(answer.status_code, UNREACHABLE), *_problem(answer))
                 for piece in answer.iter_bytes():
                     file.write(piece)
-                    tell_of(len(piece))
+                    on_progress(len(piece))
         except httpx.HTTPError as error:
             raise unreachable(self._url, error) from None
 

@@ -29,19 +29,19 @@ log = structlog.get_logger()
 
 
 @contextmanager
-def opened(
-    *, makes_file: bool = False, must_answer: bool = True
+def open_database(
+    *, creates_file: bool = False, must_answer: bool = True
 ) -> Iterator[tuple[Settings, Database]]:
     """Open the database that the settings name, its schema up to date.
 
-    makes_file -- whether an SQLite file that is not there is made; else that is a Failure.
+    creates_file -- whether an SQLite file that is not there is made; else that is a Failure.
     must_answer -- whether a database that cannot be reached now is a StoreError.
     """
     settings = Settings.from_env(os.environ)
     made = missing_file(settings)
-    if made and not makes_file:
+    if made and not creates_file:
         raise no_database(made)
-    database = migrations.opened(settings.database_url, must_answer=must_answer)
+    database = migrations.open_database(settings.database_url, must_answer=must_answer)
     if made:
         log.info("a new database was made", file=str(made))
     try:
@@ -91,7 +91,11 @@ def serve(bind: str, workers: int | None) -> None:
     """Run the receiver."""
     check_environment()
     _check_bind(bind)
-    with opened(makes_file=True, must_answer=False) as (settings, database):  # stops a wrong start
+    # What is set wrong stops the start.
+    with open_database(creates_file=True, must_answer=False) as (
+        settings,
+        database,
+    ):  # stops a wrong start
         _warn_without_keys(settings, database)
     from receiver import server  # gunicorn is large, and no other command needs it
 

@@ -212,12 +212,12 @@ def _progress(label: str, size: int | None) -> Iterator[Callable[[int], None]]:
 class _Watched:
     """A file that tells how far it was read. What is not told is the file's own."""
 
-    def __init__(self, file: IO[bytes], tell_of: Callable[[int], None]) -> None:
-        self._file, self._tell_of = file, tell_of
+    def __init__(self, file: IO[bytes], on_progress: Callable[[int], None]) -> None:
+        self._file, self._on_progress = file, on_progress
 
     def read(self, size: int = -1) -> bytes:
         piece = self._file.read(size)
-        self._tell_of(len(piece))
+        self._on_progress(len(piece))
         return piece
 
     def __getattr__(self, name: str) -> object:

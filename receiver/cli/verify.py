@@ -11,7 +11,7 @@ from receiver.callbacks.diagnosis import diagnose
 from receiver.callbacks.trigger import send_signed
 from receiver.cli.output import CREDENTIALS, OK, UNREACHABLE, USAGE, Failure, as_json, show
 from receiver.cli.remote import secret, secret_file, unreachable
-from receiver.cli.serve import opened
+from receiver.cli.serve import open_database
 from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
 from receiver.lib.clock import now_ms
@@ -81,7 +81,7 @@ def _key(instance: str, key_file: str | None) -> SignatureKey:
     settings = Settings.from_env(os.environ)
     if instance == DEFAULT_INSTANCE and settings.default_keys:
         return settings.default_keys[0]
-    with opened() as (_, database):
+    with open_database() as (_, database):
         keys = Keys(SecretBox(settings.encryption_keys), settings.default_keys)
         known = keys.fresh(database).instances.get(instance)
     if known is None or not known.keys:

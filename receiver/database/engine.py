@@ -34,7 +34,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from receiver.database import refusals
 from receiver.database.models import Base, KeyVersion
-from receiver.database.sqlite_file import PATIENCE_SECONDS, FileLock, SQLiteFile
+from receiver.database.sqlite_file import LOCK_SECONDS, FileLock, SQLiteFile
 from receiver.errors import (
     SettingsError,
     StatementRefused,
@@ -164,23 +164,23 @@ class Database:
             yield session
 
     @contextmanager
-    def write(self, patience: float | None = PATIENCE_SECONDS) -> Iterator[Session]:
+    def write(self, timeout: float | None = LOCK_SECONDS) -> Iterator[Session]:
         """A session in one transaction, committed at the end unless an error gets out.
 
-        patience -- seconds to wait for SQLite's lock; None is for ever.
+        timeout -- seconds to wait for SQLite's lock; None is for ever.
         Raises StoreUnavailable (nothing is kept, the same may work later), or StoreRefused for
         what a row holds.
         """
-        with self.transaction(patience) as connection, Session(connection) as session:
+        with self.transaction(timeout) as connection, Session(connection) as session:
             yield session
             session.flush()
 
     @contextmanager
-    def transaction(self, patience: float | None = PATIENCE_SECONDS) -> Iterator[Connection]:
+    def transaction(self, timeout: float | None = LOCK_SECONDS) -> Iterator[Connection]:
         """As `write`, without a session: that takes longer to make than a callback to merge."""
         with (
             self._store_errors(),
-            self._exclusive(patience),
+            self._exclusive(timeout),
             self._writing.connect() as connection,
         ):
             with self._fresh_primary(connection), connection.begin():
@@ -230,7 +230,7 @@ class Database:
     def prepare(self) -> None:
         """Put an SQLite file into WAL mode, once and for good; nothing else may use it then."""
         if self.is_sqlite:
-            with self._store_errors(), self._exclusive(PATIENCE_SECONDS):
+            with self._store_errors(), self._exclusive(LOCK_SECONDS):
                 try:
                     connection = self._engine.raw_connection()
                     connection.cursor().execute("PRAGMA journal_mode=WAL").close()
@@ -242,7 +242,7 @@ class Database:
         """Have nothing left in SQLite's log of what was overwritten; False while others read it."""
         if not self.is_sqlite:
             return True
-        with self._store_errors(), self._exclusive(PATIENCE_SECONDS):
+        with self._store_errors(), self._exclusive(LOCK_SECONDS):
             connection = self._engine.raw_connection()
             cursor = connection.cursor()
             try:
@@ -266,7 +266,7 @@ class Database:
 
     def close(self) -> None:
         """Close all connections; idempotent."""
-        with self._exclusive(PATIENCE_SECONDS):
+        with self._exclusive(LOCK_SECONDS):
             self._close_batches()
             self._engine.dispose()
             self._reading.dispose()
@@ -274,11 +274,11 @@ class Database:
                 self._file.close()
 
     @contextmanager
-    def _exclusive(self, patience: float | None) -> Iterator[None]:
+    def _exclusive(self, timeout: float | None) -> Iterator[None]:
         if self._lock is None:
             yield
             return
-        self._lock.acquire(patience)
+        self._lock.acquire(timeout)
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""The tables of what others are told: clients, subscribers and those who answer alarms."""
+"""The tables of messages to others: clients, subscribers and those who answer alarms."""
 
 from sqlalchemy import ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column

@@ -201,7 +201,7 @@ class Retention:
 
     def _delete_batch(self, kind: str, old: Cutoffs, *, claimed: bool) -> tuple[Batch, float]:
         """Delete in one transaction; return also its seconds, waiting for others not counted."""
-        with self._database.write(patience=None) as session:
+        with self._database.write(timeout=None) as session:
             began = time.perf_counter()
             if not self._database.is_sqlite:
                 # What a crash brings back is deleted again: the marks come back with it.
@@ -220,14 +220,14 @@ class Retention:
         with self._database.read() as session:
             if not is_steady(session, database_time(session, self._clock)):
                 return False
-        with self._database.write(patience=None) as session:
+        with self._database.write(timeout=None) as session:
             now = database_time(session, self._clock)
             due = is_due(models.Retention.next_at, now, PERIOD_MS)
             return claim(session, models.Retention, {}, {}, {"next_at": now + LEASE_MS}, due)
 
     def _end_pass(self, began: int, deleted: Mapping[str, int], *, claimed: bool) -> None:
         counts = {kind: rows for kind, rows in deleted.items() if rows}
-        with self._database.write(patience=None) as session:
+        with self._database.write(timeout=None) as session:
             now = database_time(session, self._clock)
             if counts or not claimed:
                 subject = ", ".join(f"{rows} {kind}" for kind, rows in counts.items()) or "nothing"

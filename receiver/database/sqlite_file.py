@@ -19,7 +19,7 @@ from receiver.errors import StoreUnavailable
 
 log = structlog.get_logger()
 
-PATIENCE_SECONDS = 5.0
+LOCK_SECONDS = 5.0
 _LOCK_PAUSE_SECONDS = 0.005
 _LOCK_FLAGS = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
 _PARTS = ("", "-wal", "-shm")  # of which none may be another than the connections have open
@@ -92,7 +92,7 @@ class SQLiteFile:
 
     def _begin(self) -> None:
         try:
-            self._share_lock(PATIENCE_SECONDS)
+            self._share_lock(LOCK_SECONDS)
             # Never one that is there: closing it takes away the locks that SQLite holds on it.
             with suppress(FileExistsError):
                 os.close(os.open(self._path, _LOCK_FLAGS | os.O_EXCL, 0o600))
@@ -103,10 +103,10 @@ class SQLiteFile:
         if identity := _identity(self._path):
             self._open = {self._path: identity}
 
-    def _share_lock(self, patience: float) -> None:
+    def _share_lock(self, timeout: float) -> None:
         descriptor = os.open(self._beside(".open.lock"), _LOCK_FLAGS, 0o600)
         try:
-            take_lock(descriptor, time.monotonic() + patience, fcntl.LOCK_SH)
+            take_lock(descriptor, time.monotonic() + timeout, fcntl.LOCK_SH)
         except BaseException:
             os.close(descriptor)
             raise
@@ -148,13 +148,13 @@ class FileLock:
         self._inner = threading.Lock()
         self._descriptor = -1
 
-    def acquire(self, patience: float | None) -> None:
-        """Take the lock, within `patience` seconds unless None. Raises StoreUnavailable."""
-        deadline = None if patience is None else time.monotonic() + patience
-        if not self._inner.acquire(timeout=-1 if patience is None else patience):
+    def acquire(self, timeout: float | None) -> None:
+        """Take the lock, within `timeout` seconds unless None. Raises StoreUnavailable."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self._inner.acquire(timeout=-1 if timeout is None else timeout):
             raise StoreUnavailable("another thread holds the database")
         try:
-            with _opened(self._gate) as gate:
+            with _open_file(self._gate) as gate:
                 take_lock(gate, deadline)
                 self._descriptor = os.open(self._path, _LOCK_FLAGS, 0o600)
                 take_lock(self._descriptor, deadline)
@@ -174,7 +174,7 @@ class FileLock:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _open_file(path: Path) -> Iterator[int]:
     descriptor = os.open(path, _LOCK_FLAGS, 0o600)
     try:
         yield descriptor

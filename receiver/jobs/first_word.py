@@ -10,7 +10,7 @@ import msgspec
 from receiver.jobs.job import (
     ENDINGS,
     FACTS,
-    FILES_KEPT_MS,
+    FILES_MS,
     UNDER_WAY,
     UNKNOWN_RANK,
     Outcome,
@@ -36,7 +36,7 @@ class FirstWord:
         self._registers = registers = registers_of(told, now)
         ended = registers.best is not None
         self._outcome = outcome = _outcome(registers, told)
-        at = (told.completed_at or now) + FILES_KEPT_MS
+        at = (told.completed_at or now) + FILES_MS
         self._expires_at = min(at, MAX_TIME_MS) if ended else None
         words = cut(told.status), outcome, cut(told.object), cut(told.direction)
         self._key = FacetKey(instance, *words, callback_lost=False)

@@ -35,7 +35,7 @@ _USUAL = RANKS.keys() | ENDINGS.keys()
 
 # The vendor keeps results and uploaded files for at most three days ("assumed": no page promises
 # them for as long).
-FILES_KEPT_MS = 3 * 24 * 3600 * 1000
+FILES_MS = 3 * 24 * 3600 * 1000
 
 Key: TypeAlias = tuple[int, int, int, int, str]  # (attempt, rank, time, precedence, word)
 Status: TypeAlias = tuple[Key, int]  # and minus the time of receipt: of equal keys the earliest
@@ -140,7 +140,7 @@ class Job:
     def files_expire_at(self) -> int | None:
         """When the vendor may drop the job's files, ms."""
         ended_at = self.ended_at
-        return None if ended_at is None else min(ended_at + FILES_KEPT_MS, MAX_TIME_MS)
+        return None if ended_at is None else min(ended_at + FILES_MS, MAX_TIME_MS)
 
     @property
     def outcome(self) -> Outcome:

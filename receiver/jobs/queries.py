@@ -44,7 +44,7 @@ from receiver.jobs.job import UNDER_WAY, Job, Outcome
 from receiver.jobs.projection import MAX_FACET_TEXT
 from receiver.lib.clock import DAY_MS
 
-FEW = 1_000  # rows that may be sorted instead of being read in order
+MAX_SORTED = 1_000  # rows that may be sorted instead of being read in order
 ENDED: tuple[Outcome, ...] = ("succeeded", "partial", "failed", "cancelled")
 
 Instances: TypeAlias = frozenset[str] | None  # what a token may see; None is all
@@ -301,7 +301,7 @@ def _matching(asked: frozenset[str], sqlite: bool) -> Selection:
 
 
 def _are_few(connection: Connection, values: dict[str, Any]) -> bool:
-    return connection.execute(_EXPIRING, values).scalar_one() < FEW
+    return connection.execute(_EXPIRING, values).scalar_one() < MAX_SORTED
 
 
 @lru_cache(maxsize=256)
@@ -405,6 +405,6 @@ _ANYWHERE = _whole(_JOBS).where(_ID, JobRow.instance.in_(distinct_values(Facet.i
 _EXPIRING = select(func.count()).select_from(
     select(literal("1"))
     .where(JobRow.files_expire_at < bindparam("expires_before"))
-    .limit(literal(str(FEW)))
+    .limit(literal(str(MAX_SORTED)))
     .subquery()
 )

@@ -40,7 +40,7 @@ from receiver.database.models import (
     Submission,
 )
 from receiver.database.page import Column, Selection, among, distinct_values
-from receiver.jobs.job import FILES_KEPT_MS, OUTCOMES
+from receiver.jobs.job import FILES_MS, OUTCOMES
 from receiver.jobs.queries import ENDED, Instances, overdue_jobs
 from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS
 
@@ -254,9 +254,9 @@ class _Read:
 
     def ended(self, since: int, width: int) -> dict[tuple[int, str], int]:
         # The counts name the hour in which the files expire, whole days after the end.
-        hour, hours = (since + FILES_KEPT_MS) // HOUR_MS, width // HOUR_MS
+        hour, hours = (since + FILES_MS) // HOUR_MS, width // HOUR_MS
         return {
-            (stretch * width - FILES_KEPT_MS, outcome): int(n)
+            (stretch * width - FILES_MS, outcome): int(n)
             for outcome, stretch, n in self._rows(_ended, hour=hour, hours=hours)
         }
 

@@ -42,8 +42,8 @@ from receiver.openconnectors.shapes import (
     read_retry_after,
 )
 
-LARGEST_ANSWER = 16 * 2**20  # bytes; a page of 200 errors is some 100 KiB
-MOST_PAGES = 10_000
+MAX_ANSWER = 16 * 2**20  # bytes; a page of 200 errors is some 100 KiB
+MAX_PAGES = 10_000
 TRIES = 3
 _TIMEOUT = httpx.Timeout(30, connect=5)  # seconds
 # How a job's file is asked for in its own format: as it comes, else by name; each refusal of a
@@ -55,7 +55,7 @@ _NO_AUTH = httpx.Auth()  # of the URL or of ~/.netrc
 _SECRET = re.compile(
     r"(?:Element|User|Organization) (.+?)(?=, (?:User|Organization) |\Z)", re.DOTALL
 )
-_SHORTEST_SECRET = 8  # characters; a shorter one would be taken out of what only looks like it
+_MIN_SECRET = 8  # characters; a shorter one would be taken out of what only looks like it
 Headers = Sequence[tuple[bytes, bytes]]
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
@@ -220,7 +220,7 @@ class Upstream:
     ) -> Iterator[Answer]:
         """Send a paged call until the vendor has no further page, or names one that was seen."""
         call, seen = first, set[str | None]()
-        while len(seen) < MOST_PAGES:
+        while len(seen) < MAX_PAGES:
             answer = self.send(authorization, call, turn)
             yield answer
             if not answer.next_page or answer.next_page in seen:
@@ -335,15 +335,15 @@ def _capped(answer: httpx.Response) -> bytes:
     body = bytearray()
     for piece in answer.iter_bytes():
         body += piece
-        if len(body) > LARGEST_ANSWER:
-            raise UpstreamNonsense(f"the vendor's answer has more than {LARGEST_ANSWER} bytes")
+        if len(body) > MAX_ANSWER:
+            raise UpstreamNonsense(f"the vendor's answer has more than {MAX_ANSWER} bytes")
     return bytes(body)
 
 
 def unquoted(body: bytes, authorization: str) -> bytes:
     """Take our secrets out of an answer that quotes them: it goes to clients, logs and tables."""
     for secret in _SECRET.findall(authorization):
-        if len(secret) >= _SHORTEST_SECRET:
+        if len(secret) >= _MIN_SECRET:
             for written in (secret, json.dumps(secret)[1:-1], quote(secret, safe="")):
                 body = body.replace(written.encode(), b"[secret]")
     return body

@@ -82,29 +82,20 @@ def verify(body: bytes, header: str | None, keys: Sequence[SignatureKey]) -> str
     """
     if not header:
         raise SignatureMissing("no signature")
-    given = header.encode("ascii", "replace")  # "?" stands in no well-formed header
-    matched = [key.id for key in keys or (_DECOY,) if bytes_eq(given, key.header(body))]
+    value = header.encode("ascii", "replace")  # "?" stands in no well-formed header
+    matched = [key.id for key in keys or (_DECOY,) if bytes_eq(value, key.header(body))]
     if not keys:
         raise NoSignatureKey("no signature key")
     if not matched:
-        raise _refusal(given)
+        raise _refusal(value)
     return matched[0]
 
 
-def is_valid(body: bytes, header: str | None, keys: Sequence[SignatureKey]) -> bool:
-    """Whether `verify` finds a key."""
-    try:
-        verify(body, header, keys)
-    except SignatureError:
-        return False
-    return True
-
-
-def _refusal(given: bytes) -> SignatureError:
-    if _WELL_FORMED.fullmatch(given):
+def _refusal(value: bytes) -> SignatureError:
+    if _WELL_FORMED.fullmatch(value):
         return SignatureMismatch("no key of the instance made this signature for this body")
-    if _HEX.fullmatch(given):
+    if _HEX.fullmatch(value):
         return SignatureHex("the digest is hex, not base64")
-    if _OTHER_ALGORITHM.fullmatch(given):
+    if _OTHER_ALGORITHM.fullmatch(value):
         return SignatureAlgorithm("only sha256= is accepted")
     return SignatureMalformed("not sha256= and 44 characters of base64")

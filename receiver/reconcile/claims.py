@@ -18,7 +18,7 @@ OUTAGE_MS = 5 * MINUTE_MS
 QUEUE_MS = 5 * MINUTE_MS  # between two looks at what the vendor holds back
 MAX_POLL_PAUSE_MS = 6 * HOUR_MS  # between two polls of one job
 MAX_FETCH_PAUSE_MS = LEASE_MS * 2**8  # between two attempts to fetch one job's failed records
-MAX_BROUGHT_FORWARD = 10_000
+MAX_POLLS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ def beat(session: Session, now: int) -> bool:
         select(JobRow.instance, JobRow.id)
         .where(IS_UNDER_WAY)
         .order_by(JobRow.first_seen_at)
-        .limit(MAX_BROUGHT_FORWARD)
+        .limit(MAX_POLLS_AT_ONCE)
         .with_for_update(skip_locked=True)
     )
     forward = update(JobRow).where(tuple_(JobRow.instance, JobRow.id).in_(longest))

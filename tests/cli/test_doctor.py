@@ -39,7 +39,7 @@ ENCRYPTION_KEY = Fernet.generate_key().decode()
 def patient(url: str, **given: object) -> Iterator[Context]:
     chosen = {"default_keys": (KEY,), "encryption_keys": (ENCRYPTION_KEY,), **given}
     settings = Settings(database_url=url, **chosen)
-    database = migrations.opened(url)
+    database = migrations.open_database(url)
     yield Context(settings, database, SecretBox(settings.encryption_keys))
     database.close()
 
@@ -155,7 +155,7 @@ def test_a_clock_that_was_set_back_is_found(healthy):
 
 
 def test_a_database_that_is_held_or_gone_is_found(healthy, monkeypatch, tmp_path):
-    monkeypatch.setattr("receiver.database.engine.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("receiver.database.engine.LOCK_SECONDS", 0.1)
     with healthy.database.write():
         held = replace(healthy, database=Database(healthy.settings.database_url))
         monkeypatch.setattr(Database.write, "__defaults__", (0.1,), raising=False)
@@ -331,7 +331,7 @@ def test_the_command_prints_a_line_for_each_check_and_leaves_with_0_or_1(tmp_pat
 
     missing = run()
     assert (missing.returncode, missing.stdout.count("\n")) == (1, 1 + len(OFFLINE))
-    migrations.opened(url).close()
+    migrations.open_database(url).close()
     well = run("--json")
     assert well.returncode == 0, well.stdout
     checks = json.loads(well.stdout)["checks"]

@@ -9,13 +9,13 @@ import sys
 from base64 import b64encode, urlsafe_b64encode
 
 import pytest
-from builders import examples
+from builders import examples, is_valid
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from receiver.callbacks.diagnosis import RIGHT, diagnose
 from receiver.errors import CredentialError
-from receiver.openconnectors.signatures import SignatureKey, is_valid, sign
+from receiver.openconnectors.signatures import SignatureKey, sign
 
 SECRET = b"the right key"
 BODY = b'{"id": "1234", "status": "COMPLETED", "recordsCount": 10}'

@@ -6,6 +6,7 @@ import hmac
 from base64 import b64encode
 
 import pytest
+from builders import is_valid
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -14,7 +15,6 @@ from receiver.openconnectors.signatures import (
     HEADER,
     SHORT_KEY_BYTES,
     SignatureKey,
-    is_valid,
     sign,
     verify,
 )

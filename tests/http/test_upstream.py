@@ -18,7 +18,7 @@ from receiver.errors import (
     UpstreamUnreachable,
 )
 from receiver.openconnectors import client as upstream
-from receiver.openconnectors.client import LARGEST_ANSWER, MOST_PAGES, TRIES, Answer, Call, Upstream
+from receiver.openconnectors.client import MAX_ANSWER, MAX_PAGES, TRIES, Answer, Call, Upstream
 
 BASE = "https://vendor.example.com/elements/api-v2"
 SECRETS = "Element top-secret-token, User top-secret-user"
@@ -355,9 +355,9 @@ def test_a_refusal_without_words_names_its_status(body):
 
 
 def test_an_answer_may_be_large_but_not_larger_than_the_cap():
-    sender, _ = vendor(always(200, b"x" * LARGEST_ANSWER))
-    assert len(sender.send(SECRETS, upstream.objects(None)).body) == LARGEST_ANSWER
-    sender, got = vendor(always(200, b"x" * (LARGEST_ANSWER + 1)))
+    sender, _ = vendor(always(200, b"x" * MAX_ANSWER))
+    assert len(sender.send(SECRETS, upstream.objects(None)).body) == MAX_ANSWER
+    sender, got = vendor(always(200, b"x" * (MAX_ANSWER + 1)))
     with pytest.raises(UpstreamNonsense, match="more than"):
         sender.send(SECRETS, upstream.objects(None))
     assert len(got) == 1
@@ -375,7 +375,7 @@ def test_an_answer_without_end_is_left_at_the_cap():
     sender, _ = vendor(lambda _: httpx.Response(200, stream=Endless()))
     with pytest.raises(UpstreamNonsense, match="more than"):
         sender.send(SECRETS, upstream.objects(None))
-    assert Endless.given <= LARGEST_ANSWER + 2 * 2**16
+    assert Endless.given <= MAX_ANSWER + 2 * 2**16
 
 
 NOT_SENT = [httpx.ConnectError("x"), httpx.ConnectTimeout("x"), httpx.PoolTimeout("x")]
@@ -430,7 +430,7 @@ def test_pages_are_asked_for_until_there_is_no_token():
 
 @pytest.mark.parametrize("cycle", [["1"], ["1", "2"], ["1", "2", "3", "4"]])
 def test_tokens_that_go_in_circles_come_to_an_end(cycle):
-    count = iter(range(MOST_PAGES))
+    count = iter(range(MAX_PAGES))
     sender, got = vendor(
         lambda _: httpx.Response(
             200, json=[], headers={"elements-next-page-token": cycle[next(count) % len(cycle)]}

@@ -32,7 +32,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 @contextmanager
 def opened(url: str) -> Iterator[Database]:
-    database = migrations.opened(url)
+    database = migrations.open_database(url)
     yield database
     database.close()
 

@@ -14,7 +14,7 @@ from sqlalchemy import func, select, text
 from receiver.callbacks import store as store_module
 from receiver.database import retention
 from receiver.database.models import Count, Facet, JobRow
-from receiver.jobs.job import FILES_KEPT_MS
+from receiver.jobs.job import FILES_MS
 from receiver.jobs.projection import NewObservation
 from receiver.jobs.queries import Filters, list_jobs
 from receiver.jobs.summary import summary
@@ -112,12 +112,12 @@ def in_turn(item, turn: int):
 
 def test_hours_that_are_over_are_dropped_and_harm_nothing(open_store, database_url):
     stored = open_store(database_url)
-    stored.write(bulk(completionTime=NOW - FILES_KEPT_MS - HOUR))
+    stored.write(bulk(completionTime=NOW - FILES_MS - HOUR))
     with stored.database.write() as session:
         retention.delete_old_counts(session, NOW + retention.MAX_COUNT_HOURS * HOUR)
     assert [hour for *_, hour in counted(stored)] == [0]
     stored.write(bulk(completionTime=NOW))
-    assert summary(stored.database, None, NOW + FILES_KEPT_MS - HOUR, 1).expiring_24h == 1
+    assert summary(stored.database, None, NOW + FILES_MS - HOUR, 1).expiring_24h == 1
     assert summary(stored.database, None, NOW, 1).jobs["succeeded"] == 1
 
 
@@ -151,7 +151,7 @@ def test_the_summary_is_what_counting_says_for_the_instances_that_a_token_may_se
     times = [NOW + hours * HOUR + ms for hours in (0, 1, 23, 24) for ms in (-1235, -1, 0, 1, 99)]
     polled = Notification("bulk_job", "lost", "ERROR", source="poll")
     stored.write(
-        *(bulk(str(n), completionTime=at - FILES_KEPT_MS) for n, at in enumerate(times)),
+        *(bulk(str(n), completionTime=at - FILES_MS) for n, at in enumerate(times)),
         *(bulk(f"under-way-{word}", word) for word in ("PAUSED", "RUNNING")),
         b"unreadable",
         NewObservation("default", polled, callback_due=True),

@@ -189,7 +189,7 @@ if way == "upgrade":
     database = Database(url)
     migrations.upgrade(database)
 else:
-    database = migrations.opened(url)
+    database = migrations.open_database(url)
 print(migrations.is_current(database))
 database.close()
 """
@@ -363,7 +363,7 @@ def test_a_new_sqlite_file_is_for_its_owner_alone(tmp_path):
     try:
         with opened(url) as looked_at:
             assert migrations.current(looked_at) is None
-        migrations.opened(url).close()
+        migrations.open_database(url).close()
     finally:
         os.umask(before)
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == {
@@ -385,7 +385,7 @@ def test_opening_a_file_again_takes_no_lock_from_who_has_it_open(tmp_path):
     with opened(url) as first:
         migrations.upgrade(first)
         first.check_writable()
-        migrations.opened(url).close()
+        migrations.open_database(url).close()
         run("list")
         with first.write() as session:
             session.execute(text("INSERT INTO nodes VALUES ('seven', 0, 0, 0)"))

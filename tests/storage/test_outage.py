@@ -111,7 +111,7 @@ def test_who_lets_the_lock_go_gets_it_back_only_after_those_who_wait(sqlite_url)
     turns = []
 
     def wait_and_write():
-        with other.transaction(patience=None):
+        with other.transaction(timeout=None):
             turns.append("the other")
 
     def is_gate_taken():
@@ -123,10 +123,10 @@ def test_who_lets_the_lock_go_gets_it_back_only_after_those_who_wait(sqlite_url)
         return False
 
     with ThreadPoolExecutor(1) as thread:
-        with one.transaction(patience=None):
+        with one.transaction(timeout=None):
             waits = thread.submit(wait_and_write)
             eventually(is_gate_taken)
-        with one.transaction(patience=None):
+        with one.transaction(timeout=None):
             turns.append("the one again")
         waits.result()
     assert turns == ["the other", "the one again"]

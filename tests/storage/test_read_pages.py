@@ -185,7 +185,7 @@ def test_pages_give_each_job_that_fits_once_and_in_order_both_ways(
     expected = in_order(rows, wanted)
     limit = max(limit, len(expected) // 15)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("receiver.jobs.queries.FEW", few)
+        patch.setattr("receiver.jobs.queries.MAX_SORTED", few)
         seen: list[tuple[int, str, str]] = []
         while True:
             page = list_jobs(filled, wanted, limit, seen[-1] if seen else None)
@@ -256,7 +256,7 @@ NO_FILTER: dict[str, Any] = {}
 @pytest.mark.parametrize("rows", ["uneven"], indirect=True)
 @pytest.mark.parametrize("how", [{}, {"after": (20, "a", "050")}, {"before": (20, "a", "050")}])
 def test_each_list_is_read_by_its_index(filled, monkeypatch, wanted, indexes, how):
-    monkeypatch.setattr("receiver.jobs.queries.FEW", 5)
+    monkeypatch.setattr("receiver.jobs.queries.MAX_SORTED", 5)
     filters = Filters(now=NOW, overdue_after=OVERDUE_AFTER, **wanted)
     found = plans(filled, lambda: list_jobs(filled, filters, 9, **how))
     used = set(re.findall(r"\bjobs_(?:by|under|with)_\w+", "\n".join(found)))

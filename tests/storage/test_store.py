@@ -29,7 +29,7 @@ from receiver.database.models import (
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry
 from receiver.instances.encryption import SecretBox
-from receiver.jobs.job import FILES_KEPT_MS
+from receiver.jobs.job import FILES_MS
 from receiver.jobs.projection import NewAbsence, NewObservation
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.notifications import MAX_TIME_MS, Notification, parse
@@ -408,7 +408,7 @@ EXTREME_NUMBERS = {
     "a negative count": {"recordsCount": -1},
     "the greatest attempt": {"job_reset_attempt": 2**63 - 1},
     "the last millisecond of the year 9999": {"completionTime": MAX_TIME_MS},
-    "three days before the year 10000": {"completionTime": MAX_TIME_MS - FILES_KEPT_MS},
+    "three days before the year 10000": {"completionTime": MAX_TIME_MS - FILES_MS},
     "a time beyond the year 9999": {"completionTime": MAX_TIME_MS + 1},
     "made in the year 9999": {"createdDate": MAX_TIME_MS},
 }
@@ -557,7 +557,7 @@ def keep(receiver, items) -> None:
 
 
 def test_the_quarantine_is_bounded_in_rows_oldest_out(any_receiver, monkeypatch):
-    monkeypatch.setattr(rejections, "KEPT_REJECTIONS", 20)
+    monkeypatch.setattr(rejections, "MAX_REJECTIONS", 20)
     for first in range(0, 60, 5):
         keep(any_receiver, [rejection(n, f"192.0.2.{n}") for n in range(first, first + 5)])
     assert quarantined(any_receiver) == list(range(40, 60))
@@ -565,7 +565,7 @@ def test_the_quarantine_is_bounded_in_rows_oldest_out(any_receiver, monkeypatch)
 
 
 def test_one_address_cannot_drive_the_others_out_of_the_quarantine(any_receiver, monkeypatch):
-    monkeypatch.setattr(rejections, "KEPT_REJECTIONS_OF_A_PEER", 5)
+    monkeypatch.setattr(rejections, "MAX_REJECTIONS_OF_A_PEER", 5)
     keep(any_receiver, [rejection(0, "192.0.2.2")])
     for number in range(1, 30):
         keep(any_receiver, [rejection(number)])
@@ -573,7 +573,7 @@ def test_one_address_cannot_drive_the_others_out_of_the_quarantine(any_receiver,
 
 
 def test_the_quarantine_is_bounded_in_bytes_oldest_out(any_receiver, monkeypatch):
-    monkeypatch.setattr(rejections, "KEPT_REJECTION_BYTES", 1000)
+    monkeypatch.setattr(rejections, "MAX_REJECTION_BYTES", 1000)
     keep(any_receiver, [rejection(n, size=300) for n in range(6)])
     assert quarantined(any_receiver) == [3, 4, 5]
     keep(any_receiver, [rejection(6, size=1000)])

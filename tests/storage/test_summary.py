@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select, text
 
 from receiver.database.models import Count, Facet, JobRow, UsualTime
-from receiver.jobs.job import FILES_KEPT_MS, OUTCOMES
+from receiver.jobs.job import FILES_MS, OUTCOMES
 from receiver.jobs.projection import NewObservation
 from receiver.jobs.summary import MAX_COUNTED, gauges, overview, summary
 from receiver.lib.clock import DAY_MS, HOUR_MS
@@ -90,7 +90,7 @@ def test_counts_say_what_counting_says_after_any_two_writers_at_once(items, rece
 def test_the_summary_is_what_counting_says_for_the_instances_that_a_token_sees(visible, receiver):
     times = [NOW + hours * HOUR_MS + ms for hours in (0, 1, 23, 24) for ms in (-1235, -1, 0, 1, 99)]
     for number, at in enumerate(times):
-        receiver.call_back(body(str(number), completionTime=at - FILES_KEPT_MS))
+        receiver.call_back(body(str(number), completionTime=at - FILES_MS))
     for word in ("PAUSED", "RUNNING"):
         receiver.call_back(body(f"under-way-{word}", word))
     receiver.call_back(b"unreadable")

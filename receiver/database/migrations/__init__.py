@@ -22,7 +22,7 @@ log = structlog.get_logger()
 _LOCK = 0x4255_4C4B  # any number, the same on all nodes
 
 
-def opened(url: str, *, must_answer: bool = False) -> Database:
+def open_database(url: str, *, must_answer: bool = False) -> Database:
     """Open the database with its schema up to date.
 
     SQLite is brought up to date; on PostgreSQL a SettingsError names the command for it. A database
@@ -31,7 +31,7 @@ def opened(url: str, *, must_answer: bool = False) -> Database:
     """
     database = Database(url)
     try:
-        _bring_up(database)
+        _upgrade_if_ours(database)
     except SettingsError:
         database.close()
         raise
@@ -45,12 +45,12 @@ def opened(url: str, *, must_answer: bool = False) -> Database:
     return database
 
 
-def _bring_up(database: Database) -> None:
+def _upgrade_if_ours(database: Database) -> None:
     database.prepare()
-    found = current(database)
-    if found == newest():
+    revision = current(database)
+    if revision == newest():
         return
-    _require_ours(found)
+    _require_ours(revision)
     if not database.is_sqlite:
         raise SettingsError("the database's schema is old: run `receiver db upgrade`")
     upgrade(database)
@@ -77,9 +77,9 @@ def upgrade(database: Database, revision: str = "head") -> None:
         alembic_upgrade(_config(connection), revision)
 
 
-def _require_ours(found: str | None) -> None:
-    if not is_known(found):
-        raise SettingsError(f"the database's schema, {found!r}, is not one of this receiver's")
+def _require_ours(revision: str | None) -> None:
+    if not is_ours(revision):
+        raise SettingsError(f"the database's schema, {revision!r}, is not one of this receiver's")
 
 
 def downgrade(database: Database, revision: str) -> None:
@@ -104,21 +104,21 @@ def current(database: Database) -> str | None:
 def _revision(session: Session) -> str | None:
     if not inspect(session.connection()).has_table("alembic_version"):
         return None
-    found: str | None = session.scalar(text("SELECT version_num FROM alembic_version"))
-    return found
+    revision: str | None = session.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
 
 
-def is_known(revision: str | None) -> bool:
+def is_ours(revision: str | None) -> bool:
     """Whether it is one of this release's, or none at all."""
-    return revision is None or revision in _known()
+    return revision is None or revision in _revisions()
 
 
 def newest() -> str:
     """The revision this release was written for."""
-    return max(_known())
+    return max(_revisions())
 
 
-def _known() -> set[str]:
+def _revisions() -> set[str]:
     return {path.name[:4] for path in (_HERE / "versions").glob("[0-9]*.py")}
 
 

@@ -20,10 +20,10 @@ from receiver.openconnectors.shapes import Format
 OBJECTS = ("activities", "contact", "campaign", "list", "account")
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
-_LONGEST_EMAIL = 254
+_MAX_EMAIL = 254
 _LINES_IN_PIECE = 500
 _HEAD = 4096  # characters that tell what a file is
-_LONGEST_LINE = 1 << 20  # characters; a line is held in memory, a file never
+_MAX_LINE = 1 << 20  # characters; a line is held in memory, a file never
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def _refusal(record: Mapping[str, str], seen: set[int]) -> str | None:
         return None
     if not email:
         return "The e-mail address is missing."
-    if len(email) > _LONGEST_EMAIL or not _EMAIL.fullmatch(email):
+    if len(email) > _MAX_EMAIL or not _EMAIL.fullmatch(email):
         return "The e-mail address is malformed."
     address = hash(email.casefold())
     if address in seen:
@@ -125,8 +125,8 @@ def _delimiter(start: str) -> str:
 
 
 def _lines(text: TextIO) -> Iterator[str]:
-    while line := text.readline(_LONGEST_LINE):
-        if len(line) == _LONGEST_LINE:
+    while line := text.readline(_MAX_LINE):
+        if len(line) == _MAX_LINE:
             raise csv.Error("a line is too long")
         yield line.removesuffix("\x1a")
 

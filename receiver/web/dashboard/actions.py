@@ -150,7 +150,7 @@ def test(services: Services, caller: Caller, name: str) -> Action:
         _record(services, caller, "instance.test", name, f"{tested.status or 'no answer'}")
         if tested.status == 200:
             return "The test callback was verified and stored."
-        detail = f"{tested.status}: {tested.told}" if tested.status else f"No answer: {tested.told}"
+        detail = f"{tested.status}: {tested.text}" if tested.status else f"No answer: {tested.text}"
         return page("error.html", 502, title="The test callback did not arrive", detail=detail)
 
     return Action(

@@ -6,7 +6,7 @@ from flask import Response
 from msgspec import UNSET, Struct, UnsetType
 
 from receiver.callbacks import rejections as store
-from receiver.callbacks.quarantine import REASONS, Explained, Keys
+from receiver.callbacks.quarantine import REASONS, AllKeys, Explained
 from receiver.callbacks.rejections import RejectionFilters, RejectionRecord, list_rejections
 from receiver.database.engine import Session
 from receiver.database.models import Rejection
@@ -98,12 +98,12 @@ def the_rejection(services: Services, caller: Caller, id_: int) -> Rejection:
     return found
 
 
-def read_keys(services: Services) -> Keys:
+def read_keys(services: Services) -> AllKeys:
     """Read all keys, to diagnose with."""
-    return Keys.read(services.database, services.secret_box, services.settings.default_keys)
+    return AllKeys.read(services.database, services.secret_box, services.settings.default_keys)
 
 
-def _diagnosis(session: Session, keys: Keys, bearer: Bearer, row: RejectionRecord) -> str:
+def _diagnosis(session: Session, keys: AllKeys, bearer: Bearer, row: RejectionRecord) -> str:
     small = row.size <= MAX_DIAGNOSED_BYTES
     found = store.rejection(session, row.id, None) if small else None
     return _shown(keys.explain(found), bearer) if found else REASONS.get(row.reason, row.reason)

@@ -6,14 +6,14 @@ from itertools import count
 
 import pytest
 import servers
-from builders import KEY
+from builders import KEY, is_valid
 from fakes import between, until
 from sqlalchemy import select
 
 from receiver.database.outbound_models import OutboundAttempt, OutboundDelivery
 from receiver.lib import safe_http
 from receiver.lib.safe_http import SafeClient
-from receiver.openconnectors.signatures import HEADER, is_valid
+from receiver.openconnectors.signatures import HEADER
 from receiver.outbound import queue
 from receiver.outbound.mail import Mailer
 from receiver.outbound.queue import LEASE_MS, PAUSES_SECONDS, Message

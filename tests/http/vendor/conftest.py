@@ -17,7 +17,7 @@ def through(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Through]:
     folder: Path = tmp_path_factory.mktemp("through")
     key = Fernet.generate_key().decode()
     url = f"sqlite:///{folder}/receiver.db"
-    database = migrations.opened(url)
+    database = migrations.open_database(url)
     with database.write() as session:
         token = tokens.create_token(session, "test", "operate", 1)
         secrets = {"element_token": b"the-element-token", "user_secret": b"the-user-secret"}
