@@ -112,7 +112,9 @@ def is_outside(module: Path) -> bool:
 def pytest_itemcollected(item: pytest.Item) -> None:
     if is_outside(item.path):
         item.add_marker("outside")
-    if "postgresql15" in item.name:  # the tests on 18 are the same
+    # The tests on 18 are the same; and whole systems stand on SQLite where one will do.
+    later = ["postgresql15", *(["postgresql18"] if "system" in item.path.parts else [])]
+    if any(name in item.name for name in later):
         item.add_marker("slow")
 
 
