@@ -38,7 +38,7 @@ from receiver.openconnectors.shapes import BASE, DELIVERIES, MEDIA_TYPES
 
 _FIRST_PART = 64 << 10  # bytes of an upload that are read before it is cut off
 _MAX_JSON = 1 << 20  # bytes
-_HUB = re.compile(f"{BASE}(/hubs/[^/]+)?")
+_HUB = re.compile(r"/elements/api-v2(/hubs/[^/]+)?")
 _QUEUE_FIELDS = ("channel", "status")
 _PAGE_OF_HTML = "<!doctype html><title>Sign in</title><h1>Sign in</h1>"
 
