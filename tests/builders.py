@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import text
 
 from receiver.callbacks.deliveries import Delivery, Item, Judged, Result, judge
 from receiver.callbacks.store import Store
 from receiver.database import migrations
 from receiver.database.engine import Database
+from receiver.database.models import Base
 from receiver.errors import SignatureError
 from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
@@ -22,6 +24,15 @@ from receiver.web import Services
 
 KEY = SignatureKey("environment", b"a key for tests, long enough")
 NOW = 1_790_000_000_000  # ms
+
+
+def take_schema_away(database: Database) -> None:
+    """Leave a database as one that was never brought up to date."""
+    Base.metadata.drop_all(database.engine)
+    with database.write() as session:
+        session.execute(text("DELETE FROM alembic_version"))
+        if not database.is_sqlite:
+            session.execute(text("DROP FUNCTION refuse_audit_change"))
 
 
 def is_valid(body: bytes, header: str | None, keys: list[SignatureKey]) -> bool:

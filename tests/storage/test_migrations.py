@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from builders import take_schema_away
 from sqlalchemy import Column, Integer, MetaData, Table, inspect, text
 
 from receiver.app import APP_LOAD_ERROR, create_app
@@ -147,7 +148,7 @@ def test_down_to_nothing_and_up_again(empty_url):
     with opened(empty_url) as database:
         migrations.upgrade(database)
         before = shape(database)
-        migrations.downgrade(database, "base")
+        take_schema_away(database)
         assert inspect(database.engine).get_table_names() == ["alembic_version"]
         assert not migrations.is_current(database)
         migrations.upgrade(database)
@@ -264,7 +265,7 @@ def test_on_an_old_postgresql_serve_ends_with_one_line_until_the_command_was_run
     url = make_empty("postgresql18")
     with opened(url) as database:
         migrations.upgrade(database)
-        migrations.downgrade(database, "base")
+        take_schema_away(database)
     refused = receiver(url, "serve", "--bind", "127.0.0.1:0")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert re.fullmatch("receiver: [^\n]*`receiver db upgrade`[^\n]*\n", refused.stderr)
@@ -290,7 +291,7 @@ def test_sqlite_is_brought_up_to_date_by_a_receiver(revision, make_empty):
     if revision:
         with opened(url) as database:
             migrations.upgrade(database)
-            migrations.downgrade(database, revision)
+            take_schema_away(database)
     app = create_app(Settings(database_url=url))
     database = app.extensions["receiver"].database
     assert migrations.is_current(database)
@@ -334,7 +335,7 @@ def test_a_receiver_whose_schema_was_taken_away_answers_503_and_recovers(make_re
         migrations.upgrade(database)
         receiver_ = make_receiver(empty_url)
         assert receiver_.call_back(b"before").status_code == 200
-        migrations.downgrade(database, "base")
+        take_schema_away(database)
         answers = [receiver_.call_back(b"during"), receiver_.client.get("/readyz")]
         assert [answer.status_code for answer in answers] == [503, 503]
         assert all("Retry-After" in answer.headers for answer in answers)

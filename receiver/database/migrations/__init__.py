@@ -56,8 +56,8 @@ def _upgrade_if_ours(database: Database) -> None:
     upgrade(database)
 
 
-def upgrade(database: Database, revision: str = "head") -> None:
-    """Bring the schema up to `revision`; one node at a time, the others wait.
+def upgrade(database: Database) -> None:
+    """Bring the schema up to date; one node at a time, the others wait.
 
     Raises SettingsError if the schema is of no release up to this one.
     """
@@ -74,20 +74,12 @@ def upgrade(database: Database, revision: str = "head") -> None:
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         _require_ours(_revision(session))
-        alembic_upgrade(_config(connection), revision)
+        alembic_upgrade(_config(connection), "head")
 
 
 def _require_ours(revision: str | None) -> None:
     if not is_ours(revision):
         raise SettingsError(f"the database's schema, {revision!r}, is not one of this receiver's")
-
-
-def downgrade(database: Database, revision: str) -> None:
-    """Take the schema back to `revision`; what the newer tables held is lost."""
-    from alembic.command import downgrade as alembic_downgrade
-
-    with database.write() as session:
-        alembic_downgrade(_config(session.connection()), revision)
 
 
 def is_current(database: Database) -> bool:

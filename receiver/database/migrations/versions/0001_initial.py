@@ -39,35 +39,6 @@ _ROWS = (
     "retention (id, next_at, bodies_before, events_before, errors_before) VALUES (1, 0, 0, 0, 0)",
     "watch (id, holder, until) VALUES (1, '', 0)",
 )
-_TABLES = (
-    "alarms",
-    "audit",
-    "audit_head",
-    "counts",
-    "events",
-    "facets",
-    "fetches",
-    "heartbeat",
-    "instances",
-    "jobs",
-    "key_version",
-    "nodes",
-    "outbound_deliveries",
-    "outbound_attempts",
-    "paces",
-    "record_errors",
-    "refused_addresses",
-    "rejection_counts",
-    "rejections",
-    "retention",
-    "sessions",
-    "submissions",
-    "timeline",
-    "tokens",
-    "usual_times",
-    "watch",
-    "signature_keys",
-)
 
 
 def upgrade() -> None:
@@ -80,15 +51,6 @@ def upgrade() -> None:
     head = sa.table("audit_head", sa.column("id"), sa.column("entries"), sa.column("hash"))
     op.bulk_insert(head, [{"id": 1, "entries": 0, "hash": b"\0" * 32}])
     _protect_audit()
-
-
-def downgrade() -> None:
-    """Take them back."""
-    for table in reversed(_TABLES):
-        op.drop_table(table)
-    if op.get_bind().dialect.name == "postgresql":
-        op.execute("DROP FUNCTION refuse_audit_change()")
-        op.execute("DROP SEQUENCE event_numbers")
 
 
 def _protect_audit() -> None:
