@@ -233,11 +233,6 @@ def is_ending(status: str | None) -> bool:
     return canonical(status or "") in ENDINGS
 
 
-def is_fault(status: str | None) -> bool:
-    """Whether a status word says that a job was ended by a fault."""
-    return canonical(status or "") in ("ERROR", "ABORTED")
-
-
 def canonical(status: str) -> str:
     """Return the one spelling of a status word."""
     if status in _USUAL:

@@ -1,7 +1,6 @@
 """Applying a batch of notifications to stored jobs."""
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,9 +8,10 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from receiver.jobs.job import UNDER_WAY, Job, Outcome, changes, encode, is_fault, join, must_ask
+from receiver.jobs.job import UNDER_WAY, Job, Outcome, changes, encode, join, must_ask
 from receiver.lib.clock import HOUR_MS
 from receiver.openconnectors.notifications import Notification
+from receiver.openconnectors.shapes import JobFacts, write
 
 MAX_FACET_TEXT = 200  # characters of a status word or an object's name that lists filter by
 MAX_MISSES = 3  # in a row and over at least MISSING_MS: then a job is closed
@@ -343,16 +343,15 @@ def cut(text: str | None) -> str | None:
 
 def _learnt(state: JobState) -> Forward:
     """Write the notification that the vendor should have sent, as bulk v2 has it."""
-    job = state.job
-    facts = {
-        "id": state.id,
-        "status": job.status,
-        "recordsCount": job.reported,
-        "recordsFailedCount": job.failed,
-        "error" if is_fault(job.status) else "message": job.text("message"),
-    }
-    told = {name: value for name, value in facts.items() if value is not None}
-    payload = job.text("callback_payload")
+    job, payload = state.job, state.job.text("callback_payload")
+    facts = JobFacts(
+        id=state.id,
+        status=job.status,
+        reported=job.reported,
+        failed=job.failed,
+        message=job.text("message"),
+    )
+    body = write(facts, "v2")
     if payload is not None:
-        told["callback-payload"] = json.loads(payload)
-    return Forward(json.dumps(told).encode())
+        body["callback-payload"] = msgspec.Raw(payload.encode())
+    return Forward(msgspec.json.encode(body))

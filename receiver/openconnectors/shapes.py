@@ -49,7 +49,7 @@ COMPLETED_AT = ("completionTime", "completion_time", "bulk_finish_time")
 ATTEMPT = ("job_reset_attempt", "jobResetAttempt")
 CALLBACK_PAYLOAD = ("callback-payload", "callbackPayload", "callback_payload")
 
-FAILURES = frozenset({"ERROR", "ABORTED"})
+_FAILURES = frozenset({"ERROR", "ABORTED"})
 
 Kind: TypeAlias = Literal[
     "objects",
@@ -63,6 +63,7 @@ Kind: TypeAlias = Literal[
     "result",
     "other",
 ]
+Shape: TypeAlias = Literal["v2", "v3", "list", "document"]
 Body: TypeAlias = dict[str, Any]
 
 _ROUTES: tuple[tuple[str, str, Kind], ...] = (  # the first that fits
@@ -112,6 +113,66 @@ class JobFacts:
     attempt: int = 0
     instance_id: int | None = None
     file_format: str | None = None
+    warnings: int = 0
+
+    @property
+    def number(self) -> int | str:
+        """The id as a number, where that loses nothing: `007` stays a text."""
+        plain = self.id.isascii() and self.id.isdigit() and len(self.id) < 19
+        return int(self.id) if plain and str(int(self.id)) == self.id else self.id
+
+    @property
+    def error(self) -> str | None:
+        """The message, only if the job failed."""
+        return self.message if is_failure(self.status) else None
+
+
+# A job in each of the vendor's shapes: of bulk v1 and v2, of v3's status, of the job list, and the
+# document's own `BulkStatus`, which has no id. Names, and the attributes of JobFacts they show.
+SHAPES: Mapping[Shape, Mapping[str, str]] = {
+    "v2": {
+        "id": "id",
+        "status": "status",
+        "instanceId": "instance_id",
+        "recordsCount": "reported",
+        "recordsFailedCount": "failed",
+        "error": "error",
+        "message": "message",
+    },
+    "v3": {
+        "id": "number",
+        "jobStatus": "status",
+        "objectName": "object",
+        "jobDirection": "direction",
+        "recordCount": "reported",
+        "errorCount": "failed",
+        "statusMessage": "message",
+        "createdDate": "created_at",
+        "completionTime": "completed_at",
+        "fileFormat": "file_format",
+    },
+    "list": {
+        "id": "number",
+        "status": "status",
+        "job_state": "status",
+        "object_name": "object",
+        "job_direction": "direction",
+        "record_count": "reported",
+        "error_count": "failed",
+        "createdDate": "created_at",
+        "completion_time": "completed_at",
+        "instanceId": "instance_id",
+        "fileFormat": "file_format",
+    },
+    "document": {
+        "batchId": "number",
+        "status": "status",
+        "message": "message",
+        "numOfLeadsProcessed": "reported",
+        "numOfRowsFailed": "failed",
+        "numOfRowsWithWarning": "warnings",
+    },
+}
 
 
 def read_route(method: str, path: str) -> Route:
@@ -193,70 +254,11 @@ def queried_object(query: str) -> str | None:
     return match[1] if match else None
 
 
-def write_v2(job: JobFacts) -> Body:
-    """Write a job as bulk v1 and v2 do; `error` only if it failed."""
-    failed = job.status is not None and job.status.upper() in FAILURES
-    return _written(
-        {
-            "id": job.id,
-            "status": job.status,
-            "instanceId": job.instance_id,
-            "recordsCount": job.reported,
-            "recordsFailedCount": job.failed,
-            "error": job.message if failed else None,
-            "message": job.message,
-        },
-        job,
-    )
-
-
-def write_v3(job: JobFacts) -> Body:
-    """Write a job as the status of bulk v3 does."""
-    return _written(
-        {
-            "id": _number(job.id),
-            "jobStatus": job.status,
-            "objectName": job.object,
-            "jobDirection": job.direction,
-            "recordCount": job.reported,
-            "errorCount": job.failed,
-            "statusMessage": job.message,
-            "createdDate": job.created_at,
-            "completionTime": job.completed_at,
-            "fileFormat": job.file_format,
-        },
-        job,
-    )
-
-
-def write_listed(job: JobFacts) -> Body:
-    """Write a job as an entry of the job list."""
-    return _written(
-        {
-            "id": _number(job.id),
-            "status": job.status,
-            "job_state": job.status,
-            "object_name": job.object,
-            "job_direction": job.direction,
-            "record_count": job.reported,
-            "error_count": job.failed,
-            "createdDate": job.created_at,
-            "completion_time": job.completed_at,
-            "instanceId": job.instance_id,
-            "fileFormat": job.file_format,
-        },
-        job,
-    )
-
-
-def write_document(job: JobFacts) -> Body:
-    """Write a job as the document's own `BulkStatus`, which has no id."""
-    counts = {"numOfLeadsProcessed": job.reported, "numOfRowsFailed": job.failed}
-    shape = {"batchId": _number(job.id), "status": job.status, "message": job.message}
-    return _written({**shape, **counts, "numOfRowsWithWarning": 0}, job)
-
-
-SHAPES = {"v2": write_v2, "v3": write_v3, "list": write_listed, "document": write_document}
+def write(job: JobFacts, shape: Shape) -> Body:
+    """Write a job; of facts that are not known there is no word."""
+    facts = {name: getattr(job, fact) for name, fact in SHAPES[shape].items()}
+    facts["job_reset_attempt"] = job.attempt or None
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def both_vocabularies(body: Mapping[str, Any]) -> Body:
@@ -266,10 +268,14 @@ def both_vocabularies(body: Mapping[str, Any]) -> Body:
         _add_names(result, names, names[:2])
     for others in (OBJECT, DIRECTION, CREATED_AT, COMPLETED_AT):
         _add_names(result, others, others[:1])
-    status = result.get("status")
-    failed = isinstance(status, str) and status.upper() in FAILURES
+    failed = is_failure(result.get("status"))
     _add_names(result, MESSAGE, ("error", "statusMessage") if failed else ("statusMessage",))
     return result
+
+
+def is_failure(status: object) -> bool:
+    """Whether a status says that the job ended by a fault, of the vendor's or the endpoint's."""
+    return isinstance(status, str) and status.upper() in _FAILURES
 
 
 def write_error(request_id: str, message: str | None) -> Body:
@@ -282,14 +288,3 @@ def _add_names(body: Body, spellings: Sequence[str], wanted: Sequence[str]) -> N
     if value is not None:
         for name in wanted:
             body.setdefault(name, value)
-
-
-def _written(facts: Body, job: JobFacts) -> Body:
-    facts["job_reset_attempt"] = job.attempt or None
-    return {name: value for name, value in facts.items() if value is not None}
-
-
-def _number(id_: str) -> int | str:
-    """Write an id as a number, where that loses nothing: `007` stays a text."""
-    plain = id_.isascii() and id_.isdigit() and len(id_) < 19
-    return int(id_) if plain and str(int(id_)) == id_ else id_

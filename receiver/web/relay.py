@@ -162,7 +162,7 @@ class Relay:
                 response = self._ask(asked, line)
         if response is None:
             facts = _facts(self._stored(asked) or line)
-            response = json_response(shapes.write_v3(facts) | shapes.write_v2(facts))
+            response = json_response(shapes.write(facts, "v3") | shapes.write(facts, "v2"))
         return response
 
     def _ask(self, asked: Question, line: JobRecord | None) -> Response | None:
@@ -253,7 +253,7 @@ class Relay:
         filters = Filters(instances=[asked.caller.instance], **fields)
         # The vendor's pages may be asked for by number, so those before are read too.
         jobs = list_jobs(self._services.database, filters, start + size + 1)[start:]
-        entries = [shapes.write_listed(_facts(job)) for job in jobs[:size]]
+        entries = [shapes.write(_facts(job), "list") for job in jobs[:size]]
         response = json_page(entries, start + size if len(jobs) > size else None)
         response.headers["X-Receiver-Source"] = "store"
         return response

@@ -20,7 +20,6 @@ from receiver.jobs.job import (
     encode,
     erase,
     is_ending,
-    is_fault,
     join,
     must_ask,
 )
@@ -250,7 +249,6 @@ def test_an_outcome_is_what_the_law_says(status, submitted, reported, failed, ou
     assert job.outcome == outcome
     assert outcome in OUTCOMES
     assert job.ended == is_ending(status) == (outcome not in ("pending", "unknown"))
-    assert is_fault(status) == (status.upper() in ("ERROR", "ABORTED"))
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from receiver.errors import CredentialError
 from receiver.openconnectors.sandbox.app import create_sandbox
 from receiver.openconnectors.sandbox.deliveries import is_callback_url
-from receiver.openconnectors.sandbox.faults import Faults, Options, Shape, signature_key
+from receiver.openconnectors.sandbox.faults import Faults, Options, signature_key
 from receiver.openconnectors.sandbox.stage import Stage
-from receiver.openconnectors.shapes import BASE
+from receiver.openconnectors.shapes import BASE, Shape
 from receiver.openconnectors.signatures import SignatureKey
 
 _POLL_SECONDS = 0.05  # until it sees that it shall stop

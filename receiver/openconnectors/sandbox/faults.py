@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from receiver.openconnectors.shapes import Shape
 from receiver.openconnectors.signatures import SignatureKey
 
-Shape = Literal["v2", "v3", "list", "document"]
 Final = Literal["COMPLETE", "SUCCESS", "ERROR", "ABORTED", "CANCELLED"]
 _Times = Annotated[int, Meta(ge=0, le=1_000_000)]
 _Seconds = Annotated[float, Meta(ge=0, le=86_400)]

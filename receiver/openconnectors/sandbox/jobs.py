@@ -18,7 +18,7 @@ from receiver.openconnectors import shapes
 from receiver.openconnectors.sandbox import service
 from receiver.openconnectors.sandbox.faults import Options
 from receiver.openconnectors.sandbox.service import Loaded
-from receiver.openconnectors.shapes import Format, JobFacts
+from receiver.openconnectors.shapes import Format, JobFacts, Shape
 
 ENDINGS = frozenset({"COMPLETED", "COMPLETE", "SUCCESS", "CANCELLED", "ABORTED", "ERROR"})
 WHERE = ("job_status", "object_name", "job_direction", "record_count")
@@ -169,25 +169,23 @@ class Jobs:
         self._schedule(fresh)
         return fresh
 
-    def write(self, job: Job, shape: str | None = None) -> shapes.Body:
+    def write(self, job: Job, shape: Shape | None = None) -> shapes.Body:
         """Write `job` in `shape`; None: in the one that statuses have here."""
-        order = job.order
-        return shapes.SHAPES[shape or self._options.shape](
-            JobFacts(
-                id=job.id,
-                status=job.status,
-                reported=job.loaded + (job.failed if self._options.total_counts else 0),
-                failed=job.failed,
-                message=job.message,
-                object=order.object_name,
-                direction=order.direction,
-                created_at=job.created,
-                completed_at=job.ended,
-                attempt=job.attempt,
-                instance_id=INSTANCE_ID,
-                file_format=order.file_format or "csv",
-            )
+        facts = JobFacts(
+            id=job.id,
+            status=job.status,
+            reported=job.loaded + (job.failed if self._options.total_counts else 0),
+            failed=job.failed,
+            message=job.message,
+            object=job.order.object_name,
+            direction=job.order.direction,
+            created_at=job.created,
+            completed_at=job.ended,
+            attempt=job.attempt,
+            instance_id=INSTANCE_ID,
+            file_format=job.order.file_format or "csv",
         )
+        return shapes.write(facts, shape or self._options.shape)
 
     def write_created(self, job: Job, instance: str) -> shapes.Body:
         """Write what the call that created `job` is answered; instance -- that name's spelling."""
