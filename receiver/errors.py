@@ -29,7 +29,7 @@ ReceiverError
 │   ├── JobEnded
 │   ├── BadParameter
 │   └── TooSlow
-├── UpstreamError               the vendor did not do what it was asked; `permanent` or not
+├── UpstreamError               the vendor did not do what it was asked
 │   ├── UpstreamRefused         it said no, and why
 │   ├── UpstreamUnreachable     it cannot be reached or is failing; nothing was taken
 │   │   └── CircuitOpen         it is not asked for this instance now
@@ -216,13 +216,12 @@ class TooSlow(QueryError):
 class UpstreamError(ReceiverError):
     """The vendor did not do what it was asked.
 
-    permanent -- whether asking the same again is of no use. status -- what to answer a client of
-    ours that wanted it. retry_after -- seconds before which the vendor will not be asked again.
+    status -- what to answer a client of ours that wanted it. retry_after -- seconds before which
+    the vendor will not be asked again.
     The text never holds a secret.
     """
 
     reason = "upstream"
-    permanent: ClassVar[bool] = False
 
     def __init__(self, message: str, status: int = 502, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -233,7 +232,6 @@ class UpstreamRefused(UpstreamError):
     """The vendor said no (4xx): `status` is its own, the text its message."""
 
     reason = "upstream_refused"
-    permanent = True
 
 
 class UpstreamUnreachable(UpstreamError):

@@ -35,13 +35,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from receiver.database import refusals
 from receiver.database.models import Base, KeyVersion
 from receiver.database.sqlite_file import LOCK_SECONDS, FileLock, SQLiteFile
-from receiver.errors import (
-    SettingsError,
-    StatementRefused,
-    StoreRefused,
-    StoreUnavailable,
-    TooSlow,
-)
+from receiver.errors import SettingsError, StatementRefused, StoreRefused, StoreUnavailable, TooSlow
 from receiver.settings import database_name
 
 __all__ = ["Database", "Session", "upsert"]

@@ -29,17 +29,7 @@ from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import structlog
-from sqlalchemy import (
-    ColumnElement,
-    delete,
-    exists,
-    func,
-    inspect,
-    select,
-    text,
-    tuple_,
-    update,
-)
+from sqlalchemy import ColumnElement, delete, exists, func, inspect, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
 from receiver.database import audit, models

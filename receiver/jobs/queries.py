@@ -22,12 +22,7 @@ from sqlalchemy.orm import Session
 
 from receiver.database.alarm_models import Fetch
 from receiver.database.engine import Database, upsert
-from receiver.database.models import (
-    IS_UNDER_WAY,
-    Facet,
-    JobRow,
-    UsualTime,
-)
+from receiver.database.models import IS_UNDER_WAY, Facet, JobRow, UsualTime
 from receiver.database.page import (
     MAX_TIME,
     MIN_TIME,
@@ -373,22 +368,8 @@ def _whole(jobs: FromClause) -> Selection:
 
 
 def _record(row: Row[*tuple[Any, ...]]) -> JobRecord:
-    return JobRecord(
-        row.id,
-        row.instance,
-        Job.decode(row.registers),
-        row.outcome,
-        row.learnt_by,
-        row.files_expire_at,
-        row.revision,
-        row.events,
-        row.first_seen_at,
-        row.updated_at,
-        bool(row.callback_lost),
-        row.polls,
-        row.errors_at,
-        row.usual_ms,
-    )
+    columns = row._asdict()
+    return JobRecord(job=Job.decode(columns.pop("registers")), **columns)
 
 
 # Joined so that the index of what is under way serves, which begins with the facet.
