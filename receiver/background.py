@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy.orm import Session
 
-from receiver.database.alarm_models import Node
 from receiver.database.engine import Database, database_time, upsert
 from receiver.database.leases import ClockGuard
+from receiver.database.models.alarms import Node
 from receiver.errors import StoreError
 from receiver.lib.clock import MINUTE_MS
 

@@ -9,7 +9,7 @@ from email.utils import formatdate
 from typing import TypedDict
 
 from receiver.alarms.conditions import kind_of
-from receiver.database.alarm_models import Alarm
+from receiver.database.models.alarms import Alarm
 from receiver.errors import BadParameter
 from receiver.lib.clock import iso
 from receiver.outbound.queue import Message

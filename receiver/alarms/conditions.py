@@ -20,7 +20,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from receiver.database.alarm_models import NODE_GONE_MS, Fetch, Node
 from receiver.database.leases import is_steady
 from receiver.database.models import (
     IS_UNDER_WAY,
@@ -34,6 +33,7 @@ from receiver.database.models import (
     RejectionCount,
     UsualTime,
 )
+from receiver.database.models.alarms import NODE_GONE_MS, Fetch, Node
 from receiver.database.page import hidden
 from receiver.jobs.queries import overdue_jobs
 from receiver.jobs.summary import last_callbacks

@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 
 from receiver.alarms.channels import Report, has_channel, messages
 from receiver.alarms.conditions import OF_THE_RECEIVER, Condition, active_conditions
-from receiver.database.alarm_models import Alarm, Fetch, Node, Watch
 from receiver.database.engine import Database, affected, database_time
 from receiver.database.leases import claim, is_due, is_steady
+from receiver.database.models.alarms import Alarm, Fetch, Node, Watch
 from receiver.errors import StoreError
 from receiver.jobs.usual_times import learn_all_usual_times
 from receiver.lib.clock import DAY_MS, MINUTE_MS

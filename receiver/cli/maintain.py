@@ -36,8 +36,8 @@ from receiver.cli.output import (
 )
 from receiver.cli.serve import actor, open_database
 from receiver.database import audit as audit_log
-from receiver.database.alarm_models import Alarm
 from receiver.database.engine import Database, database_time
+from receiver.database.models.alarms import Alarm
 from receiver.database.retention import Retention
 from receiver.errors import StoreError
 from receiver.instances.encryption import SecretBox

@@ -49,7 +49,7 @@ from receiver.database.models import (
     Submission,
     TimelineEntry,
 )
-from receiver.database.outbound_models import OutboundDelivery
+from receiver.database.models.outbound import OutboundDelivery
 from receiver.errors import ClockStepped
 from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from receiver.settings import Settings

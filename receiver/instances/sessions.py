@@ -12,9 +12,9 @@ from typing import Any
 from sqlalchemy import bindparam, delete, func, literal_column, select, update
 from sqlalchemy.orm import Session
 
-from receiver.database.alarm_models import Watch
 from receiver.database.engine import Database
 from receiver.database.models import Instance, SignIn, Token
+from receiver.database.models.alarms import Watch
 from receiver.instances.tokens import TOKEN_COLUMNS, Bearer, bearer_of, token_hash
 from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS
 

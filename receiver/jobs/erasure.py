@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from receiver.database.engine import affected
 from receiver.database.models import Event, JobRow, RecordError, Submission
-from receiver.database.outbound_models import OutboundDelivery
+from receiver.database.models.outbound import OutboundDelivery
 from receiver.database.retention import lock_retention
 from receiver.jobs.job import Job, encode, erase
 

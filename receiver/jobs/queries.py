@@ -20,9 +20,9 @@ from sqlalchemy import (
 from sqlalchemy import literal_column as literal
 from sqlalchemy.orm import Session
 
-from receiver.database.alarm_models import Fetch
 from receiver.database.engine import Database, upsert
 from receiver.database.models import IS_UNDER_WAY, Facet, JobRow, UsualTime
+from receiver.database.models.alarms import Fetch
 from receiver.database.page import (
     MAX_TIME,
     MIN_TIME,

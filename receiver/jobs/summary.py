@@ -24,7 +24,6 @@ from sqlalchemy import (
 from sqlalchemy import literal_column as literal
 from sqlalchemy.orm import Session
 
-from receiver.database.alarm_models import NODE_GONE_MS, Alarm, Node
 from receiver.database.engine import Database
 from receiver.database.models import (
     IS_UNDER_WAY,
@@ -39,6 +38,7 @@ from receiver.database.models import (
     Retention,
     Submission,
 )
+from receiver.database.models.alarms import NODE_GONE_MS, Alarm, Node
 from receiver.database.page import Column, Selection, among, distinct_values
 from receiver.jobs.job import FILES_MS, OUTCOMES
 from receiver.jobs.queries import ENDED, Instances, overdue_jobs

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, aliased
 
 from receiver.database.engine import affected
 from receiver.database.leases import claim, is_due
-from receiver.database.outbound_models import OutboundAttempt, OutboundDelivery
+from receiver.database.models.outbound import OutboundAttempt, OutboundDelivery
 from receiver.lib.clock import MINUTE_MS
 
 PAUSES_SECONDS = (5, 30, 120, 600, 3_600, 21_600, 86_400)  # after the first attempt, the second, …

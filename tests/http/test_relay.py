@@ -25,7 +25,7 @@ from fakes import (
 from sqlalchemy import func, select
 
 from receiver.database.models import JobRow, Submission
-from receiver.database.outbound_models import OutboundDelivery
+from receiver.database.models.outbound import OutboundDelivery
 from receiver.instances import tokens
 from receiver.openconnectors import sandbox
 from receiver.openconnectors.client import Upstream

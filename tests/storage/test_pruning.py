@@ -33,7 +33,7 @@ from receiver.database.models import (
     Submission,
     TimelineEntry,
 )
-from receiver.database.outbound_models import OutboundAttempt, OutboundDelivery
+from receiver.database.models.outbound import OutboundAttempt, OutboundDelivery
 from receiver.database.retention import LEASE_MS, LOOK_SECONDS, PERIOD_MS, Retention
 from receiver.errors import ClockStepped, StoreUnavailable
 from receiver.instances.encryption import SecretBox

@@ -9,8 +9,8 @@ from flask import Response
 
 from receiver.alarms.conditions import Kind, kind_of
 from receiver.alarms.watcher import list_alarms
-from receiver.database.alarm_models import Alarm
 from receiver.database.engine import Session
+from receiver.database.models.alarms import Alarm
 from receiver.web import Services
 from receiver.web.dashboard.pages import Caller, blueprint, page
 from receiver.web.dashboard.sign_in import require_session

@@ -21,7 +21,7 @@ from receiver.alarms.watcher import list_alarms, make_alarm
 from receiver.background import record_node
 from receiver.database.engine import Database
 from receiver.database.models import Facet, JobRow, Pace, UsualTime
-from receiver.database.outbound_models import OutboundDelivery
+from receiver.database.models.outbound import OutboundDelivery
 from receiver.errors import StoreUnavailable
 from receiver.jobs.projection import NewObservation
 from receiver.jobs.queries import note_fetched

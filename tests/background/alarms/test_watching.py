@@ -12,8 +12,8 @@ from sqlalchemy import select
 from watched import WRITTEN_SECRET, Ward
 
 from receiver.alarms.watcher import claim_watch, still_watches
-from receiver.database.alarm_models import Fetch, Node, Watch
-from receiver.database.outbound_models import OutboundDelivery
+from receiver.database.models.alarms import Fetch, Node, Watch
+from receiver.database.models.outbound import OutboundDelivery
 from receiver.errors import StoreError
 from receiver.jobs.queries import note_fetched
 from receiver.lib.clock import MINUTE_MS

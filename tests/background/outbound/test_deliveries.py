@@ -10,7 +10,7 @@ from builders import KEY, is_valid
 from fakes import between, until
 from sqlalchemy import select
 
-from receiver.database.outbound_models import OutboundAttempt, OutboundDelivery
+from receiver.database.models.outbound import OutboundAttempt, OutboundDelivery
 from receiver.lib import safe_http
 from receiver.lib.safe_http import SafeClient
 from receiver.openconnectors.signatures import HEADER

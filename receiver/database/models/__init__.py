@@ -1,4 +1,7 @@
-"""The tables. Times are ms since the epoch; whatever a stranger sent is bytes."""
+"""The tables; those of alarms and of messages to others have a module each.
+
+Times are ms since the epoch; whatever a stranger sent is bytes.
+"""
 
 from typing import Annotated
 
@@ -40,10 +43,10 @@ NUMBER_BITS = 20
 FORGOTTEN = ""  # key of an event of which hardly more than its identity is left
 
 
-def _where(name: str, condition: str, *columns: str) -> Index:
+def partial_index(name: str, condition: str, *columns: str, unique: bool = False) -> Index:
     """An index of some rows only, on either database."""
     some = text(condition)
-    return Index(name, *columns, sqlite_where=some, postgresql_where=some)
+    return Index(name, *columns, unique=unique, sqlite_where=some, postgresql_where=some)
 
 
 class Base(DeclarativeBase):
@@ -53,7 +56,7 @@ class Base(DeclarativeBase):
 
 
 class Instance(Base):
-    """A connector instance; its secrets are sealed."""
+    """A connector instance; its secrets are encrypted."""
 
     __tablename__ = "instances"
     name: Mapped[InstanceName] = mapped_column(primary_key=True)
@@ -65,7 +68,7 @@ class Instance(Base):
 
 
 class StoredKey(Base):
-    """A signature key of an instance, sealed together with its place."""
+    """A signature key of an instance, encrypted together with its place."""
 
     __tablename__ = "signature_keys"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -101,7 +104,7 @@ class Token(Base):
 class SignIn(Base):
     """Someone signed in at the dashboard: the SHA-256 of the session's id, and with which token.
 
-    notice -- what the next page tells them, once.
+    notice -- what the next page shows them, once.
     """
 
     __tablename__ = "sessions"
@@ -150,7 +153,7 @@ class Event(Base):
     __table_args__ = (
         Index("events_identity", "instance", "job", "sha256", unique=True),
         Index("events_by_instance", "instance", "n"),
-        _where("events_by_kind", NOT_A_JOB, "kind", "n"),
+        partial_index("events_by_kind", NOT_A_JOB, "kind", "n"),
     )
 
 
@@ -189,7 +192,7 @@ class JobRow(Base):
     files_expire_at: Mapped[int | None]
     callback_due: Mapped[bool]
     learnt_by: Mapped[str | None]
-    # Where the client that submitted it wants to be told, after us.
+    # Where the client that submitted it wants its callback, after us.
     client_url: Mapped[str | None]
     under_way: Mapped[bool]
     # Under way: when to ask the vendor next (None: when it is overdue), and how often we did.
@@ -207,10 +210,10 @@ class JobRow(Base):
         # A page by filter merges the ranges of its facets; on SQLite each index ends in the key.
         Index("jobs_by_facet", "facet", "updated_at"),
         Index("jobs_by_change", "updated_at", postgresql_include=["instance", "id"]),
-        _where("jobs_by_expiry", "files_expire_at IS NOT NULL", "files_expire_at"),
-        _where("jobs_with_errors_due", "errors_at IS NOT NULL", "instance", "errors_at"),
+        partial_index("jobs_by_expiry", "files_expire_at IS NOT NULL", "files_expire_at"),
+        partial_index("jobs_with_errors_due", "errors_at IS NOT NULL", "instance", "errors_at"),
         # With what it is limited to, or SQLite would look that up in each row.
-        _where("jobs_under_way", UNDER_WAY, "facet", "first_seen_at", "under_way"),
+        partial_index("jobs_under_way", UNDER_WAY, "facet", "first_seen_at", "under_way"),
         {"sqlite_with_rowid": False},
     )
 
@@ -252,7 +255,7 @@ class Count(Base):
 
 
 class RecordError(Base):
-    """A record that the vendor could not load, as the vendor tells it."""
+    """A record that the vendor could not load, in the words of the vendor."""
 
     __tablename__ = "record_errors"
     job: Mapped[JobId] = mapped_column(primary_key=True)
@@ -279,7 +282,7 @@ class Submission(Base):
 
 
 class Pace(Base):
-    """When an instance's vendor may be asked next, over all nodes, and how it held up."""
+    """When an instance's vendor may be asked next, over all nodes, and how often it failed."""
 
     __tablename__ = "paces"
     instance: Mapped[InstanceName] = mapped_column(primary_key=True)

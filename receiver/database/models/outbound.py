@@ -1,11 +1,11 @@
 """The tables of messages to others: clients, subscribers and those who answer alarms."""
 
-from sqlalchemy import ForeignKey, Index, String, text
+from sqlalchemy import ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from receiver.database.models import Base, InstanceName, JobId, RowNumber
+from receiver.database.models import Base, InstanceName, JobId, RowNumber, partial_index
 
-_WAITING = text("next_at IS NOT NULL")
+_WAITING = "next_at IS NOT NULL"
 
 
 class OutboundDelivery(Base):
@@ -33,18 +33,8 @@ class OutboundDelivery(Base):
     tries: Mapped[int]
     next_at: Mapped[int | None]  # None: delivered or given up
     __table_args__ = (
-        Index(
-            "outbound_waiting",
-            *("host", "next_at", "kind"),
-            sqlite_where=_WAITING,
-            postgresql_where=_WAITING,
-        ),
-        Index(
-            "outbound_in_order",
-            *("order_key", "id"),
-            sqlite_where=_WAITING,
-            postgresql_where=_WAITING,
-        ),
+        partial_index("outbound_waiting", _WAITING, "host", "next_at", "kind"),
+        partial_index("outbound_in_order", _WAITING, "order_key", "id"),
         Index("outbound_by_job", "job", "instance"),
     )
 

@@ -1,9 +1,9 @@
-"""The tables of alarms, of who watches for them, and of what they are seen by."""
+"""The tables of alarms, of the watch for them, and of what conditions are found in."""
 
-from sqlalchemy import Index, Integer, String, text
+from sqlalchemy import Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from receiver.database.models import Base, InstanceName, JobId, RowNumber
+from receiver.database.models import Base, InstanceName, JobId, RowNumber, partial_index
 
 NODE_GONE_MS = 120_000  # nodes say that they are alive every half minute
 
@@ -28,13 +28,7 @@ class Alarm(Base):
     cleared_at: Mapped[int | None]
     clear_notified_at: Mapped[int | None]
     __table_args__ = (
-        Index(
-            "alarms_open",
-            *("kind", "subject"),
-            unique=True,
-            sqlite_where=text("cleared_at IS NULL"),
-            postgresql_where=text("cleared_at IS NULL"),
-        ),
+        partial_index("alarms_open", "cleared_at IS NULL", "kind", "subject", unique=True),
         Index("alarms_by_time", "raised_at", "id"),
     )
 
@@ -59,7 +53,7 @@ class Node(Base):
 
 
 class Fetch(Base):
-    """A job whose file was fetched through us, so that nobody need be told that it will expire."""
+    """A job whose file was fetched through us, so that no alarm says that it will expire."""
 
     __tablename__ = "fetches"
     job: Mapped[JobId] = mapped_column(primary_key=True)
