@@ -102,16 +102,15 @@ def _app(
         database.watch_file()
         return False
 
+    watcher = Watcher(settings, database, sender.send, clock)
     tasks = [
         Task(reconciler.fetch_errors),
         Task(reconciler.check_queues, pause=CHECK_SECONDS),
         Task(sender.step),
         Task(retention.step, pause=LOOK_SECONDS),
         Task(look),
+        Task(watcher.look, pause=PERIOD_SECONDS, close=watcher.release),
     ]
-    if channels.has_channel(settings):
-        watcher = Watcher(settings, database, sender.send, clock)
-        tasks.append(Task(watcher.look, pause=PERIOD_SECONDS, close=watcher.release))
     background = Background(tasks, beat)
     if any(len(key.secret) < SHORT_KEY_BYTES for key in settings.default_keys):
         log.warning("a signature key of the instance default is short", bytes=SHORT_KEY_BYTES)

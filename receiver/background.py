@@ -43,7 +43,7 @@ class Background:
 
     def __init__(self, tasks: Iterable[Task], beat: Callable[[], None]) -> None:
         self.tasks, self.beat = tuple(tasks), beat
-        self._closed = threading.Event()
+        self._closed, self._waiting = threading.Event(), _Waiting()
         self._pid = 0
 
     def start(self) -> None:
@@ -66,35 +66,56 @@ class Background:
         threading.Thread(target=work, args=args, name="background", daemon=True).start()
 
     def _work(self, task: Task) -> None:
-        run, more = _Guarded(task.run), False
+        run, more = _Guarded(task.run, self._waiting), False
         while not self._closed.wait(0 if more else task.pause):
             more = run()
 
     def _beats(self) -> None:
-        beat = _Guarded(self.beat)
+        beat = _Guarded(self.beat, self._waiting)
         while not self._closed.is_set():
             beat()
             self._closed.wait(BEAT_SECONDS)
 
 
+class _Waiting:
+    """Which work waits for the database, and why: an outage is a line, and its end another."""
+
+    def __init__(self) -> None:
+        self._causes: dict[object, str] = {}
+        self._lock = threading.Lock()
+
+    def note(self, work: object, cause: str | None) -> None:
+        """Take note of why work cannot be done; None: it was done."""
+        with self._lock:
+            before = set(self._causes.values())
+            if cause is not None:
+                self._causes[work] = cause
+            else:
+                self._causes.pop(work, None)
+            is_over = before and not self._causes
+        if cause is not None and cause not in before:
+            log.warning("background work waits for the database", error=cause)
+        elif is_over:
+            log.info("background work goes on: the database is back")
+
+
 class _Guarded:
     """Work whose errors are logged, and end nothing."""
 
-    def __init__(self, work: Callable[[], bool | None]) -> None:
-        self._work, self._why = work, ""
+    def __init__(self, work: Callable[[], bool | None], waiting: _Waiting) -> None:
+        self._work, self._waiting = work, waiting
 
     def __call__(self) -> bool:
         """Work; return whether there is more at once."""
-        before, self._why = self._why, ""
+        cause, more = None, False
         try:
-            return bool(self._work())
+            more = bool(self._work())
         except StoreError as error:
-            self._why = str(error)
-            if self._why != before:  # an outage is a line, not one a second
-                log.warning("background work waits for the database", error=self._why)
+            cause = str(error)
         except Exception as error:  # noqa: BLE001 - one odd row must not end all later work
             log.error("background work failed", error=type(error).__name__)  # noqa: TRY400
-        return False
+        self._waiting.note(self, cause)
+        return more
 
 
 class Health:

@@ -7,16 +7,24 @@ from dataclasses import dataclass
 from receiver.callbacks.deliveries import Delivery
 from receiver.callbacks.diagnosis import likely_cause
 from receiver.callbacks.intake import Intake
-from receiver.callbacks.rejections import forget_rejection, quarantined
-from receiver.database.engine import Database
+from receiver.callbacks.rejections import (
+    RejectionRecord,
+    forget_rejection,
+    quarantined,
+    rejection,
+)
+from receiver.database.engine import Database, Session
 from receiver.database.models import Rejection
 from receiver.errors import SignatureError
 from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import DecryptedKey, decrypted_keys
+from receiver.jobs.queries import Instances
 from receiver.openconnectors.signatures import SignatureKey, verify
 from receiver.settings import DEFAULT_INSTANCE
 
 BATCH = 100
+MAX_DIAGNOSED = 100  # of a list
+MAX_DIAGNOSED_BYTES = 16 * 1024  # of a body in a list
 
 # What is known of a refusal without any key.
 REASONS = {
@@ -35,6 +43,11 @@ class Explained:
 
     text: str
     elsewhere: str | None = None
+
+    def shown(self, visible: Instances) -> str:
+        """Say why, naming another instance only to those who may see it."""
+        named = self.elsewhere and (visible is None or self.elsewhere in visible)
+        return f"{self.text} ({self.elsewhere})" if named else self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +91,21 @@ class AllKeys:
             text = "Signed with the key of another instance: its callback URL is that of this one"
             return Explained(text, other.instance)
         return _likely(active, body, header) or unknown
+
+    def describe(
+        self, session: Session, records: Sequence[RejectionRecord], visible: Instances
+    ) -> list[str]:
+        """Say of deliveries of a list why each was rejected; of large bodies only what is known.
+
+        visible -- the instances that whoever asks may see.
+        """
+        texts = []
+        for place, record in enumerate(records):
+            small = place < MAX_DIAGNOSED and record.size <= MAX_DIAGNOSED_BYTES
+            found = rejection(session, record.id, None) if small else None
+            reason = Explained(REASONS.get(record.reason, record.reason))
+            texts.append((self.explain(found) if found else reason).shown(visible))
+        return texts
 
 
 class Quarantine:

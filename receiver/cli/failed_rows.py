@@ -81,6 +81,7 @@ def write_failed_rows(errors: list[Any], source: str, target: str) -> int:
         message = f"{source}: which rows failed cannot be said for certain: {error}"
         raise Failure(USAGE, "unclear_dialect", message) from None
     except OSError as error:
+        error.filename = error.filename or target  # a full disk names none
         raise explain(error) from None
     return count
 

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, get_args
 
@@ -24,9 +24,10 @@ from receiver.cli.output import (
     timed,
     warn,
 )
-from receiver.cli.remote import secret, secret_file
+from receiver.cli.remote import no_instance, secret, secret_file
 from receiver.cli.serve import actor, open_database
 from receiver.database import audit
+from receiver.database.engine import Session
 from receiver.errors import SettingsError
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry, tokens
@@ -35,7 +36,7 @@ from receiver.instances.reencryption import reencrypt
 from receiver.lib.clock import iso, now_ms
 from receiver.openconnectors.notifications import MAX_TIME_MS
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES
-from receiver.settings import INSTANCE_NAME, duration_ms
+from receiver.settings import DEFAULT_INSTANCE, INSTANCE_NAME, Settings, duration_ms
 
 # Not `cli:`, which tells the command line's users from tokens in the audit log.
 _TOKEN_NAME = re.compile(r"(?!cli:)[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,100}")
@@ -181,6 +182,12 @@ def keys() -> None:
     """Add, list and retire signature keys of an instance; all that are not retired are accepted."""
 
 
+def _require_instance(session: Session, instance: str) -> None:
+    names = [str(row["name"]) for row in registry.list_instances(session)]
+    if instance not in names:
+        raise no_instance(instance, names)
+
+
 @keys.command("add")
 @click.argument("instance")
 @click.option(
@@ -215,6 +222,8 @@ def list_keys(instance: str | None, json_: bool) -> None:
     """
     with open_database() as (_, database), database.read() as session:
         rows = timed(signature_keys.list_keys(session, instance))
+        if instance is not None and not rows:
+            _require_instance(session, instance)
     text = table(rows, ("id", "instance", "created_at", "last_used_at", "retired_at"))
     show({"keys": rows}, text, json_)
 
@@ -287,8 +296,9 @@ def create_token(
         raise click.UsageError(f"--expires {expires}: {error}") from None
     if expires_at is not None and expires_at > MAX_TIME_MS:
         raise click.UsageError(f"--expires {expires}: is beyond the year 9999")
-    with open_database(creates_file=True) as (_, database), database.write() as session:
+    with open_database(creates_file=True) as (settings, database), database.write() as session:
         token = tokens.create_token(session, name, scope, now, only=only, expires_at=expires_at)
+        _warn_of_unknown(session, settings, only)
         reach = (
             f"{scope}; {', '.join(only) or 'all instances'}; until {iso(expires_at) or 'revoked'}"
         )
@@ -320,6 +330,13 @@ def revoke_token(token: str) -> None:
         audit.record(session, at=now, actor=actor(), action="token.revoke", subject=token)
     log.info("a token was revoked", token=token, ended=ended, by=actor())
     click.echo(f"{count(ended, 'token')} revoked")
+
+
+def _warn_of_unknown(session: Session, settings: Settings, instances: Sequence[str]) -> None:
+    known = {str(row["name"]) for row in registry.list_instances(session)}
+    known |= {DEFAULT_INSTANCE} if settings.default_keys else set()
+    for name in sorted(set(instances) - known):
+        warn(no_instance(name, known).message)
 
 
 def warn_of(key: bytes, others: list[str]) -> None:

@@ -159,7 +159,13 @@ def events(remote: Remote, json_: bool, **filters: Parameter) -> None:
     "--verify-again", is_flag=True, help="Have them verified with the keys there are now."
 )
 @_paged
-def rejections(remote: Remote, json_: bool, verify_again: bool, **filters: Parameter) -> None:
+def rejections(
+    remote: Remote,
+    json_: bool,
+    verify_again: bool,
+    instance: tuple[str, ...],
+    **filters: Parameter,
+) -> None:
     """List deliveries that were rejected for their signature, newest first.
 
     With --verify-again, those whose signature is right by now are stored as events; the others
@@ -168,13 +174,13 @@ def rejections(remote: Remote, json_: bool, verify_again: bool, **filters: Param
     if verify_again:
         if filters["reason"] or filters["cursor"]:
             raise click.UsageError("--verify-again goes with --instance alone")
-        done = checked(
-            remote.post("/rejections/verify-again", instance=filters["instance"]), "verified"
-        )
+        done = checked(remote.post("/rejections/verify-again", instance=instance), "verified")
+        if not done["looked"]:
+            remote.require_instances(instance)
         show(done, f"{done['verified']} of {done['looked']} are verified and stored", json_)
         return
-    page = remote.page("/rejections", "rejections", **filters)
-    columns = ("id", "at", "instance", "reason", "peer", "size")
+    page = remote.page("/rejections", "rejections", instance=instance, **filters)
+    columns = ("id", "at", "instance", "reason", "peer", "size", "diagnosis")
     _show_page(page, table(page["rejections"], columns), json_)
 
 
@@ -199,7 +205,7 @@ def submissions(
         done = checked(answer, "id")
         show(done, f"{plain(done['id'])} dismissed", json_)
         return
-    listed = checked(remote.get("/submissions", instance=instance), "submissions")
+    listed = remote.page("/submissions", "submissions", instance=instance)
     columns = ("id", "at", "instance", "object", "file", "submitted", "submitted_by")
     show(listed, table(listed["submissions"], columns), json_)
 
@@ -241,18 +247,23 @@ def wait_for(remote: Remote, job_id: str, instance: str | None, seconds: float) 
 
 def _close(remote: Remote, job_id: str, instance: str | None) -> dict[str, Any]:
     answer = remote.post(f"/jobs/{_quoted(job_id)}/close", instance=instance)
-    return _job(answer, job_id, instance)
+    return _job(remote, answer, job_id, instance)
 
 
 def _ask(remote: Remote, job_id: str, instance: str | None, hold: int) -> dict[str, Any]:
     path = f"/jobs/{_quoted(job_id)}"
     answer = remote.get(path, hold=hold, instance=instance, wait=hold)
-    return _job(answer, job_id, instance)
+    return _job(remote, answer, job_id, instance)
 
 
-def _job(answer: httpx.Response, job_id: str, instance: str | None) -> dict[str, Any]:
+def _job(
+    remote: Remote, answer: httpx.Response, job_id: str, instance: str | None
+) -> dict[str, Any]:
     if answer.status_code == 404:
-        place = "" if instance is None else f" of {instance}"
+        place = ""
+        if instance is not None:
+            remote.require_instances([instance])
+            place = f" of {instance}"
         text = f"there is no job {job_id}{place}: `receiver jobs` lists them"
         raise Failure(USAGE, "not_found", plain(text))
     return checked(answer, "id", "instance", "status", "outcome", "records")

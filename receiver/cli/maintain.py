@@ -207,7 +207,7 @@ def erase(job_id: str, instance: str | None, yes: bool, json_: bool) -> None:
                     detail=f"{_counts(erased)} erased",
                 )
         if erased is None:
-            raise _no_job(job_id)
+            raise _no_job(job_id, name)
         if not _is_log_empty(database):
             warn("the database's log may still hold it until it is overwritten")
     show({"job": job_id, "instance": name, **erased}, f"{_counts(erased)} erased", json_)
@@ -222,10 +222,10 @@ def _is_log_empty(database: Database) -> bool:
 
 def _instance_of(database: Database, job_id: str, instance: str | None) -> str:
     if "\0" in job_id or (instance is not None and not INSTANCE_NAME.fullmatch(instance)):
-        raise _no_job(job_id)
+        raise _no_job(job_id, instance)
     rows = find_jobs(database, job_id, instance)
     if not rows:
-        raise _no_job(job_id)
+        raise _no_job(job_id, instance)
     if len(rows) > 1:
         names = ", ".join(sorted(row.instance for row in rows))
         text = f"job {job_id} exists in {names}: name one with --instance"
@@ -233,8 +233,9 @@ def _instance_of(database: Database, job_id: str, instance: str | None) -> str:
     return rows[0].instance
 
 
-def _no_job(job_id: str) -> Failure:
-    return Failure(USAGE, "not_found", f"there is no job {plain(job_id)}")
+def _no_job(job_id: str, instance: str | None) -> Failure:
+    place = "" if instance is None else f" of {plain(instance)}"
+    return Failure(USAGE, "not_found", f"there is no job {plain(job_id)}{place}")
 
 
 @click.command()
@@ -299,8 +300,8 @@ def _noun(kind: str, number: int) -> str:
 def watch(once: bool, every: int) -> None:
     """Check for alarms, and report them to RECEIVER_ALARM_URL and RECEIVER_ALARM_MAIL_TO.
 
-    May run on every node at once: one of them does the checks. `serve` does the same by itself as
-    soon as one of those is set. Exit code 6 if --once could not deliver a report.
+    May run on every node at once, beside `serve`, which does the same: one of them does the checks.
+    Exit code 6 if --once could not deliver a report.
     """
     with open_database(must_answer=once) as (settings, database):
         if not channels.has_channel(settings):

@@ -4,7 +4,7 @@ Secrets are given as files, never as arguments, which every user of a machine ca
 """
 
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, Any, TypeAlias, TypedDict, TypeVar, Unpack
 from urllib.parse import urlsplit
 
@@ -28,8 +28,6 @@ class RequestOptions(TypedDict, total=False):
     timeout: float | None
 
 
-_REJECTED = {401: CREDENTIALS, 403: CREDENTIALS, 404: USAGE, 400: USAGE, 406: USAGE, 409: USAGE}
-
 TIMEOUT_SECONDS = 10
 _API = "/api/v1"
 
@@ -48,18 +46,8 @@ class Remote:
     """A receiver's API. url -- its base. token -- None for what needs none."""
 
     def __init__(self, url: str, token: str | None) -> None:
+        check_url(url)
         self._url, self._token = url, token
-        base, _, rest = url.partition(_API)
-        if not url.startswith(("http://", "https://")):
-            raise click.UsageError(f"--url {url}: must be http or https")
-        if rest.strip("/") == "" and base != url:
-            raise click.UsageError(f"--url {url}: leave {_API} out, {base} is enough")
-        try:
-            is_url = bool(httpx.URL(url) and urlsplit(url).hostname)
-        except (httpx.InvalidURL, ValueError):
-            is_url = False
-        if not is_url:
-            raise click.UsageError(f"--url {url}: is not a URL")
         self._client = new_client(base_url=url, timeout=TIMEOUT_SECONDS)
 
     def get(self, path: str, *, hold: float = 0, **parameters: Parameter) -> httpx.Response:
@@ -74,11 +62,24 @@ class Remote:
         return self._ask("POST", path, None, parameters)
 
     def page(self, path: str, name: str, **parameters: Parameter) -> dict[str, Any]:
-        """Ask for a list called `name`."""
+        """Ask for a list called `name`; raise a Failure if it is of no instance that exists."""
         answer = self._ask("GET", path, TIMEOUT_SECONDS, parameters)
         if answer.status_code == 404 and "/jobs/" not in path:
             raise _not_a_receiver(answer)
-        return checked(answer, name)
+        found = checked(answer, name)
+        named = parameters.get("instance")
+        if not found[name] and isinstance(named, tuple):
+            self.require_instances(named)
+        return found
+
+    def require_instances(self, named: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return all instances by name; raise a Failure if one of those named is not there."""
+        listed = checked(self.get("/instances"), "instances")["instances"]
+        instances = {instance["name"]: instance for instance in listed}
+        for name in named:
+            if name not in instances:
+                raise no_instance(name, instances)
+        return instances
 
     def vendor(
         self, method: str, path: str, instance: str, **request: Unpack[RequestOptions]
@@ -86,9 +87,23 @@ class Remote:
         """Send a request to one of the vendor's own paths, as a client of the vendor would."""
         authorization = f"Element {instance}, User {self._token}"
         answer = self._send(method, f"/elements/api-v2{path}", authorization, **request)
-        if answer.status_code == 404:
-            raise Failure(USAGE, *_problem(answer))
+        if answer.status_code in (401, 403):
+            raise self._refusal(instance, answer)
+        if not answer.is_success:
+            raise _failure(answer)
         return answer
+
+    def _refusal(self, instance: str, answer: httpx.Response) -> Failure:
+        """Say whose credentials are at fault: the token's, or those the vendor is asked with."""
+        code, text = _problem(answer)
+        if "X-Receiver-Source" not in answer.headers:
+            return Failure(UNREACHABLE, code, f"the vendor answered {answer.status_code}: {text}")
+        found = self.require_instances([instance])[instance]
+        if answer.status_code == 401 and not found["vendor_secrets"]:
+            remedy = f"`receiver instances set {instance}` with --element-token-file and"
+            text = f"{instance} has no vendor secrets: {remedy} --user-secret-file adds them"
+            return Failure(USAGE, "no_vendor_secrets", text)
+        return Failure(CREDENTIALS, code, text)
 
     def save(
         self, path: str, file: IO[bytes], on_progress: Callable[[int], None], **parameters: str
@@ -104,7 +119,7 @@ class Remote:
             ) as answer:
                 if not answer.is_success:
                     answer.read()
-                    raise Failure(_REJECTED.get(answer.status_code, UNREACHABLE), *_problem(answer))
+                    raise _failure(answer)
                 for piece in answer.iter_bytes():
                     file.write(piece)
                     on_progress(len(piece))
@@ -116,23 +131,42 @@ class Remote:
     ) -> httpx.Response:
         named = {name: value for name, value in parameters.items() if value not in (None, ())}
         authorization = f"Bearer {self._token}"
-        return self._send(method, f"{_API}{path}", authorization, params=named, timeout=timeout)
+        path = f"{_API}{path}"
+        answer = self._send(method, path, authorization, params=named, timeout=timeout)
+        if not answer.is_success and answer.status_code != 404:
+            raise _failure(answer)
+        return answer
 
     def _send(
         self, method: str, path: str, authorization: str, **request: Unpack[RequestOptions]
     ) -> httpx.Response:
         headers = {"Authorization": authorization}
         try:
-            answer = self._client.request(method, path, headers=headers, **request)
+            return self._client.request(method, path, headers=headers, **request)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise unreachable(self._url, error) from None
-        if answer.status_code in (401, 403):
-            raise Failure(CREDENTIALS, *_problem(answer))
-        if answer.status_code >= 500:
-            raise Failure(UNREACHABLE, *_problem(answer))
-        if not answer.is_success and answer.status_code != 404:
-            raise Failure(USAGE, *_problem(answer))
-        return answer
+
+
+def check_url(url: str) -> None:
+    """Raise click.UsageError if that cannot be a receiver's base URL."""
+    base, _, rest = url.partition(_API)
+    if not url.startswith(("http://", "https://")):
+        raise click.UsageError(f"--url {url}: must be http or https")
+    if rest.strip("/") == "" and base != url:
+        raise click.UsageError(f"--url {url}: leave {_API} out, {base} is enough")
+    try:
+        is_url = bool(httpx.URL(url) and urlsplit(url).hostname)
+    except (httpx.InvalidURL, ValueError):
+        is_url = False
+    if not is_url:
+        raise click.UsageError(f"--url {url}: is not a URL")
+
+
+def no_instance(name: str, instances: Iterable[str]) -> Failure:
+    """Return the failure for an instance that does not exist; it names those that do."""
+    there = ", ".join(sorted(instances)) or "none yet"
+    text = f"there is no instance {plain(name)}; the instances are: {there}"
+    return Failure(USAGE, "no_instance", text)
 
 
 def checked(answer: httpx.Response, *names: str) -> dict[str, Any]:
@@ -166,6 +200,12 @@ def why(error: BaseException) -> str:
             return cause.strerror.lower()
         cause = cause.__cause__ or cause.__context__
     return str(error).rstrip(".") or "the connection broke"
+
+
+def _failure(answer: httpx.Response) -> Failure:
+    if answer.status_code in (401, 403):
+        return Failure(CREDENTIALS, *_problem(answer))
+    return Failure(USAGE if answer.is_client_error else UNREACHABLE, *_problem(answer))
 
 
 def _problem(answer: httpx.Response) -> tuple[str, str]:

@@ -33,7 +33,17 @@ from receiver.openconnectors.shapes import MEDIA_TYPES
 UPLOAD_SECONDS = 600
 PAUSE_SECONDS = 1.0
 
+
+def _not_empty(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    if not value.strip("/ "):
+        raise click.BadParameter("is empty")
+    return value
+
+
 _TYPES: dict[str, str] = {f".{name}": media_type for name, media_type in MEDIA_TYPES.items()}
+_object_option = click.option(
+    "--object", "object_name", required=True, callback=_not_empty, help="E.g. contact."
+)
 _hub_option = click.option("--hub", help="The vendor's hub; else a path without one.")
 
 
@@ -49,8 +59,8 @@ def objects(remote: Remote, instance: str, hub: str | None, json_: bool) -> None
 
 
 @click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False))
-@click.option("--object", "object_name", required=True, help="E.g. contact.")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@_object_option
 @click.option("--instance", required=True, help="Name of the connector instance.")
 @_hub_option
 @click.option(
@@ -67,7 +77,11 @@ def submit(
     wait: int,
     json_: bool,
 ) -> None:
-    """Upload a file as a bulk job; with --wait, exit as `receiver job` does."""
+    """Upload a file as a bulk job; with --wait, exit as `receiver job` does.
+
+    FILE may be `-`, which reads standard input.
+    """
+    file = "/dev/stdin" if file == "-" else file
     name = os.fsencode(Path(file).name).decode("utf-8", "replace")
     media_type = _TYPES.get(Path(name).suffix.lower(), MEDIA_TYPES["csv"])
     with _seekable(Path(file)) as (opened, size), _progress(f"uploading {name}", size) as tell:
@@ -90,7 +104,7 @@ def submit(
 
 
 @click.command()
-@click.option("--object", "object_name", required=True, help="E.g. contact.")
+@_object_option
 @click.option("--instance", required=True, help="Name of the connector instance.")
 @_hub_option
 @click.option("--query", help="What to fetch, as `select … from …`; else all records.")
@@ -157,7 +171,8 @@ def _fetch(remote: Remote, job_id: str, instance: str, output: str) -> None:
         remote.save(path, sys.stdout.buffer, lambda _: None, instance=instance)
         return
     target = Path(output)
-    is_special = target.exists() and not target.is_file()  # a device or a pipe: never replaced
+    # A device, a pipe or a link is never replaced.
+    is_special = target.is_symlink() or (target.exists() and not target.is_file())
     unfinished = target if is_special else Path(f"{output}.part")
     try:
         with unfinished.open("wb") as file, _progress(f"saving {output}", None) as tell:

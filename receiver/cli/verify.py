@@ -10,7 +10,7 @@ import httpx
 from receiver.callbacks.diagnosis import diagnose
 from receiver.callbacks.trigger import send_signed
 from receiver.cli.output import CREDENTIALS, OK, UNREACHABLE, USAGE, Failure, as_json, show
-from receiver.cli.remote import secret, secret_file, unreachable
+from receiver.cli.remote import check_url, no_instance, secret, secret_file, unreachable
 from receiver.cli.serve import open_database
 from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
@@ -54,6 +54,7 @@ def trigger(url: str, instance: str, key_file: str | None, json_: bool) -> None:
     It is an event of kind `other`, marked as a test, and touches no job. In `keys list`, its key
     was used like by any other.
     """
+    check_url(url)
     key = _key(instance, key_file)
     target = url if "/callbacks/" in url else f"{url.rstrip('/')}/callbacks/{instance}"
     try:
@@ -83,8 +84,11 @@ def _key(instance: str, key_file: str | None) -> SignatureKey:
         return settings.default_keys[0]
     with open_database() as (_, database):
         keys = Keys(SecretBox(settings.encryption_keys), settings.default_keys)
-        known = keys.fresh(database).instances.get(instance)
-    if known is None or not known.keys:
+        instances = keys.fresh(database).instances
+    known = instances.get(instance)
+    if known is None:
+        raise no_instance(instance, instances)
+    if not known.keys:
         text = f"there is no usable key of {instance}: name one with --key-file"
         raise Failure(USAGE, "no_key", text)
     return known.keys[0]

@@ -5,20 +5,18 @@ response. It knows no web framework.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any
 from zlib import crc32
 
 import msgspec
 from werkzeug.http import parse_etags
 
-from receiver.callbacks import events, rejections
+from receiver.callbacks import events
 from receiver.callbacks.events import EventRecord
-from receiver.callbacks.quarantine import Quarantine
 from receiver.database import audit
-from receiver.database.engine import Session
-from receiver.database.models import Rejection
 from receiver.errors import Ambiguous, BodyGone, EventGone, JobEnded, NotFound
+from receiver.instances import registry
 from receiver.instances.tokens import Bearer
 from receiver.jobs import failed_records, queries
 from receiver.jobs.job import UNDER_WAY
@@ -28,6 +26,7 @@ from receiver.jobs.summary import summary
 from receiver.jobs.timeline import timeline
 from receiver.lib.clock import iso
 from receiver.reconcile import submissions
+from receiver.settings import DEFAULT_INSTANCE
 from receiver.web import Services, schemas
 from receiver.web.auth import require_instance, require_scope
 from receiver.web.http import (
@@ -44,6 +43,7 @@ from receiver.web.http import (
 )
 from receiver.web.openapi import Document, describe
 from receiver.web.problems import response_to
+from receiver.web.rejections import list_rejections, verify_again
 from receiver.web.routes import ApiRequest, Route, route
 
 # --- jobs
@@ -249,53 +249,14 @@ def _event(services: Services, asked: ApiRequest[schemas.NoQuery]) -> EventRecor
     return event
 
 
-def list_rejections(services: Services, asked: ApiRequest[schemas.RejectionsQuery]) -> Response:
-    """List deliveries that were refused for their signature, newest first."""
-    query, bearer = asked.query, asked.bearer
-    require_instance(bearer, query.instance)
-    filters = rejections.RejectionFilters(
-        instances=query.instance,
-        reasons=query.reason,
-        peers=query.peer,
-        after=read_time(query.after),
-        before=read_time(query.before),
-        visible=bearer.instances,
-    )
-    after = read_cursor(query.cursor, tuple[int, int])
-    found = rejections.list_rejections(services.database, filters, query.limit + 1, after)
-    return page_response(
-        asked.request,
-        "rejections",
-        found,
-        query.limit,
-        show=schemas.rejection,
-        position=lambda record: (record.at, record.id),
-    )
-
-
-def verify_again(services: Services, asked: ApiRequest[schemas.InstancesQuery]) -> Response:
-    """Verify quarantined deliveries with the keys there are now; those that are right enter."""
-    bearer, named = asked.bearer, asked.query.instance
-    require_scope(bearer, "operate")
-    require_instance(bearer, named)
-    only = frozenset(named) if named else bearer.instances
-    quarantine = Quarantine(services.database, services.intake)
-    again = quarantine.verify_again(only, partial(record_entry, services, bearer))
-    return json_response(schemas.VerifiedAgain(again.looked, again.taken))
-
-
-def record_entry(
-    services: Services, bearer: Bearer, session: Session, refused: Rejection, event: str
-) -> None:
-    """Record in the audit who had a refused delivery verified again, which is an event by now."""
-    audit.record(
-        session,
-        at=services.clock(),
-        actor=bearer.name,
-        action="refusal.verify",
-        subject=f"{refused.instance}/{event}",
-        detail=f"refused as {refused.reason}",
-    )
+def list_instances(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Response:
+    """List the instances that the token reaches."""
+    with services.database.read() as session:
+        rows = {str(row["name"]): row for row in registry.list_instances(session)}
+    if services.settings.default_keys:
+        rows.setdefault(DEFAULT_INSTANCE, {"name": DEFAULT_INSTANCE})
+    reached = [rows[name] for name in sorted(rows) if asked.bearer.may_see(name)]
+    return json_response({"instances": [schemas.instance(row) for row in reached]})
 
 
 def list_submissions(services: Services, asked: ApiRequest[schemas.InstancesQuery]) -> Response:
@@ -374,6 +335,7 @@ _DOCUMENTED = (
         *(403, 404),
         method="POST",
     ),
+    route("/instances", list_instances, schemas.NoQuery, schemas.Instances),
     route("/events", list_events, schemas.EventsQuery, schemas.EventPage, 403),
     route("/events/{id}", show_event, schemas.NoQuery, schemas.StoredEvent, 404, 410),
     route("/events/{id}/body", show_body, schemas.NoQuery, None, 404, 410),

@@ -152,5 +152,6 @@ def problem_response(
     if path.startswith(VENDORS_PATHS):
         document = {"requestId": secrets.token_hex(12), "message": problem.detail}
         media_type = "application/json"
+        headers = {"X-Receiver-Source": "receiver", **(headers or {})}
     headers = {"Content-Type": media_type, **(headers or {})}
     return Response(problem.status, headers, msgspec.json.encode(document), hold)

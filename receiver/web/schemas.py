@@ -1,5 +1,6 @@
 """What the API takes and gives: the structures behind its OpenAPI document."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -220,6 +221,7 @@ class Rejection(Struct):
     reason: str
     peer: str
     size: int
+    diagnosis: Annotated[str, Meta(description="Why, in words, by the keys there are now")]
 
 
 class RejectionPage(Struct):
@@ -252,6 +254,21 @@ class Submissions(Struct):
     """Submissions whose fate nobody knows, oldest first."""
 
     submissions: list[Submission]
+
+
+class Instance(Struct):
+    """A connector instance: how many signature keys it has, and whether it can be asked about."""
+
+    name: str
+    hub: str | None
+    keys: int
+    vendor_secrets: bool
+
+
+class Instances(Struct):
+    """The instances that the token reaches, by name."""
+
+    instances: list[Instance]
 
 
 class Summary(Struct):
@@ -338,7 +355,20 @@ def stored_event(record: EventRecord) -> StoredEvent:
     return StoredEvent(**facts, headers=headers, peer=record.peer)
 
 
-def rejection(record: RejectionRecord) -> Rejection:
+def instance(row: Mapping[str, Any]) -> Instance:
+    """Show an instance; one of the environment alone has no row of its own."""
+    vendor_secrets = bool(row.get("vendor_secrets"))
+    return Instance(row["name"], row.get("hub"), row.get("keys", 0), vendor_secrets)
+
+
+def rejection(record: RejectionRecord, diagnosis: str) -> Rejection:
     """Show a rejected delivery."""
-    at = str(iso(record.at))
-    return Rejection(str(record.id), at, record.instance, record.reason, record.peer, record.size)
+    return Rejection(
+        str(record.id),
+        str(iso(record.at)),
+        record.instance,
+        record.reason,
+        record.peer,
+        record.size,
+        diagnosis,
+    )

@@ -25,6 +25,7 @@ from fakes import (
 )
 from nodes import DEADLINE
 from sqlalchemy import select, update
+from structlog.testing import capture_logs
 
 from receiver.app import create_app
 from receiver.background import Background, Task
@@ -988,6 +989,34 @@ def test_slow_work_stops_neither_other_work_nor_the_heart(monkeypatch):
     until(lambda: len(beats) > 3 and len(done) > 3)
     background.close()
     release.set()
+
+
+def test_an_outage_is_a_line_for_all_work_and_its_end_another():
+    runs, is_away = Counter(), True
+
+    def work(name: str) -> Callable[[], bool]:
+        def run() -> bool:
+            runs[name] += 1
+            if is_away:
+                raise StoreUnavailable("the server is gone")
+            return False
+
+        return run
+
+    tasks = [Task(work(name), pause=0.001) for name in "abcd"]
+    background = Background(tasks, lambda: None)
+    with capture_logs() as lines:
+        background.start()
+        until(lambda: len(runs) == 4 and min(runs.values()) > 5)
+        is_away = False
+        until(lambda: any("goes on" in line["event"] for line in lines))
+        before = min(runs.values())
+        until(lambda: min(runs.values()) > before + 5)
+        background.close()
+    assert [(line["event"], line.get("error")) for line in lines] == [
+        ("background work waits for the database", "the server is gone"),
+        ("background work goes on: the database is back", None),
+    ]
 
 
 def test_work_goes_on_without_pauses_while_there_is_more(monkeypatch):

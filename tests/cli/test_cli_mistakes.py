@@ -30,6 +30,7 @@ REMOTE = "--url {url} --token-file token"
 DURATION = "must be a whole number and s, m, h or d, like 15m"
 BIND = "must be HOST:PORT, like 127.0.0.1:8000, with a port up to 65535, or unix:PATH"
 MISSING = "there is no database at {folder}/receiver.db: set RECEIVER_DATABASE_URL, or make one"
+THERE = "there is no instance nope; the instances are: default, gooddata"
 YES = "Without a terminal, add --yes"
 
 # What is typed, after what is set; the exit code; what the line says.
@@ -72,7 +73,19 @@ MISTAKES = [
     ("jobs --token-file token --url {url}/nowhere", 6, "not as a receiver: check --url"),
     (f"jobs {REMOTE} --cursor nonsense", 2, "cursor"),
     (f"job 1234 {REMOTE}", 2, "there is no job 1234: `receiver jobs` lists them"),
-    (f"job 1234 --instance nope {REMOTE}", 2, "there is no job 1234 of nope"),
+    (f"job 1234 --instance default {REMOTE}", 2, "there is no job 1234 of default"),
+    (f"job 1234 --instance nope {REMOTE}", 2, THERE),
+    (f"job 1234 --instance nope --wait 600 {REMOTE}", 2, THERE),
+    (f"job 1234 --instance nope --close {REMOTE}", 2, THERE),
+    (f"jobs --instance nope {REMOTE}", 2, THERE),
+    (f"jobs --instance default --instance nope {REMOTE}", 2, THERE),
+    (f"events --instance nope {REMOTE}", 2, THERE),
+    (f"rejections --instance nope {REMOTE}", 2, THERE),
+    (f"rejections --instance nope --verify-again {REMOTE}", 2, THERE),
+    (f"submissions --instance nope {REMOTE}", 2, THERE),
+    (f"objects --instance nope {REMOTE}", 2, THERE),
+    (f"objects --instance gooddata {REMOTE}", 2, "gooddata has no vendor secrets: `receiver inst"),
+    (f"submit token --object '' --instance nope {REMOTE}", 2, "--object: is empty"),
     (f"job '' {REMOTE}", 2, "the job's id is empty"),
     (f"job 1 --upload nofile {REMOTE}", 2, "--upload: File 'nofile' does not exist"),
     (f"rejections --verify-again --reason missing {REMOTE}", 2, "goes with --instance alone"),
@@ -100,6 +113,10 @@ MISTAKES = [
     ("{made} instances add a/b", 2, "a/b: a name is 1 to 64 of A-Z, a-z, 0-9, _ and -"),
     ("{made} instances add gooddata", 2, "there is an instance gooddata already"),
     ("{made} instances add b --user-secret-file empty", 2, "empty: the file is empty, there is"),
+    ("{made} keys list nope", 2, "there is no instance nope; the instances are: gooddata"),
+    ("{made} trigger --url {url} --instance nope", 2, THERE.replace("default, ", "")),
+    ("{made} trigger --url {url}/api/v1 --instance nope", 2, "leave /api/v1 out, {url} is enough"),
+    ("{made} erase --job 1234 --instance nope", 2, "there is no job 1234 of nope"),
     ("{made} keys add nope --file token", 2, "there is no instance nope"),
     ("{made} keys add gooddata --file empty", 2, "the signature key is empty"),
     ("{made} keys retire key-0", 2, "key-0"),

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.orm import Session
 
@@ -17,7 +16,6 @@ from receiver.errors import SettingsError, StoreUnavailable
 if TYPE_CHECKING:
     from alembic.config import Config
 
-log = structlog.get_logger()
 
 _LOCK = 0x4255_4C4B  # any number, the same on all nodes
 
@@ -41,7 +39,6 @@ def open_database(url: str, *, must_answer: bool = False) -> Database:
         if must_answer:
             database.close()
             raise
-        log.warning("the database cannot be reached", error=str(error))
     return database
 
 

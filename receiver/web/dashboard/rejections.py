@@ -6,12 +6,10 @@ from flask import Response
 from msgspec import UNSET, Struct, UnsetType
 
 from receiver.callbacks import rejections as store
-from receiver.callbacks.quarantine import REASONS, AllKeys, Explained
-from receiver.callbacks.rejections import RejectionFilters, RejectionRecord, list_rejections
-from receiver.database.engine import Session
+from receiver.callbacks.quarantine import REASONS
+from receiver.callbacks.rejections import RejectionFilters, list_rejections
 from receiver.database.models import Rejection
 from receiver.errors import BodyGone, NotFound
-from receiver.instances.tokens import Bearer
 from receiver.jobs.summary import rejections_by_reason
 from receiver.lib.clock import HOUR_MS
 from receiver.web import Services, schemas
@@ -20,9 +18,9 @@ from receiver.web.dashboard.formatting import readable
 from receiver.web.dashboard.pages import Caller, blueprint, download, filled_parameters, link, page
 from receiver.web.dashboard.sign_in import require_session
 from receiver.web.http import optional, parameters, read_cursor, write_cursor
+from receiver.web.rejections import read_keys
 
 A_PAGE = 50
-MAX_DIAGNOSED_BYTES = 16 * 1024  # of a body, in the list
 
 
 class RejectionsQuery(Struct, forbid_unknown_fields=True):
@@ -49,13 +47,13 @@ def rejections(services: Services, caller: Caller) -> Response:
     keys = read_keys(services)
     rows = list_rejections(services.database, wanted, A_PAGE + 1, after)
     with services.database.read() as session:
-        shown = [(row, _diagnosis(session, keys, caller.bearer, row)) for row in rows[:A_PAGE]]
+        causes = keys.describe(session, rows[:A_PAGE], caller.bearer.instances)
         hour_ago = services.clock() - HOUR_MS
         lately = rejections_by_reason(session, caller.bearer.instances, hour_ago)
     more = write_cursor((rows[A_PAGE - 1].at, rows[A_PAGE - 1].id)) if len(rows) > A_PAGE else None
     return page(
         "rejections.html",
-        rows=shown,
+        rows=list(zip(rows, causes, strict=False)),
         lately=lately,
         reasons=REASONS,
         instance=instance,
@@ -73,7 +71,7 @@ def rejection(services: Services, caller: Caller, id: int) -> Response:
     return page(
         "rejection.html",
         rejection=found,
-        why=_shown(read_keys(services).explain(found), caller.bearer),
+        why=read_keys(services).explain(found).shown(caller.bearer.instances),
         signature=None if found.signature is None else found.signature.decode("latin-1"),
         body=readable(found.body),
     )
@@ -96,20 +94,3 @@ def the_rejection(services: Services, caller: Caller, id_: int) -> Rejection:
     if found is None:
         raise NotFound("This delivery is not in the quarantine, which keeps only the latest.")
     return found
-
-
-def read_keys(services: Services) -> AllKeys:
-    """Read all keys, to diagnose with."""
-    return AllKeys.read(services.database, services.secret_box, services.settings.default_keys)
-
-
-def _diagnosis(session: Session, keys: AllKeys, bearer: Bearer, row: RejectionRecord) -> str:
-    small = row.size <= MAX_DIAGNOSED_BYTES
-    found = store.rejection(session, row.id, None) if small else None
-    return _shown(keys.explain(found), bearer) if found else REASONS.get(row.reason, row.reason)
-
-
-def _shown(why: Explained, bearer: Bearer) -> str:
-    """Say why, naming another instance only to those who reach it."""
-    elsewhere = why.elsewhere if why.elsewhere and bearer.may_see(why.elsewhere) else None
-    return f"{why.text} ({elsewhere})" if elsewhere else why.text

@@ -8,15 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from builders import KEY
+from nodes import eventually
 from sqlalchemy import select
 from watched import WRITTEN_SECRET, Ward
 
 from receiver.alarms.watcher import claim_watch, still_watches
+from receiver.app import _app
 from receiver.database.models.alarms import Fetch, Node, Watch
 from receiver.database.models.outbound import OutboundDelivery
 from receiver.errors import StoreError
 from receiver.jobs.queries import note_fetched
-from receiver.lib.clock import MINUTE_MS
+from receiver.lib.clock import MINUTE_MS, now_ms
+from receiver.settings import Settings
 
 
 @pytest.fixture
@@ -73,6 +76,19 @@ def test_a_look_by_command_tells_and_is_listed(command, webhook):
 def test_a_look_that_cannot_tell_says_so_by_its_exit_code(command, webhook):
     webhook.statuses = [500]
     assert command("watch", "--once", **command.told)[0] == 6
+
+
+def test_a_server_checks_though_nobody_is_to_be_notified(make_database, make_receiver, monkeypatch):
+    url = make_database("sqlite")
+    ward = Ward(make_receiver, url)
+    ward.job("1", "ERROR")
+    monkeypatch.setattr("receiver.app.PERIOD_SECONDS", 0.01)
+    _, background = _app(Settings(database_url=url), now_ms, None, None)
+    background.start()
+    try:
+        assert eventually(ward.alarms) == [("failed", "default", 1)]
+    finally:
+        background.close()
 
 
 def test_half_of_a_setting_stops_it(command):

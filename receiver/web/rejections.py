@@ -1,0 +1,72 @@
+"""Rejected deliveries in the API, and another verification once the cause is fixed."""
+
+from functools import partial
+
+from receiver.callbacks import rejections
+from receiver.callbacks.quarantine import AllKeys, Quarantine
+from receiver.database import audit
+from receiver.database.engine import Session
+from receiver.database.models import Rejection
+from receiver.instances.tokens import Bearer
+from receiver.web import Services, schemas
+from receiver.web.auth import require_instance, require_scope
+from receiver.web.http import Response, json_response, page_response, read_cursor, read_time
+from receiver.web.routes import ApiRequest
+
+
+def list_rejections(services: Services, asked: ApiRequest[schemas.RejectionsQuery]) -> Response:
+    """List deliveries that were refused for their signature, newest first."""
+    query, bearer = asked.query, asked.bearer
+    require_instance(bearer, query.instance)
+    filters = rejections.RejectionFilters(
+        instances=query.instance,
+        reasons=query.reason,
+        peers=query.peer,
+        after=read_time(query.after),
+        before=read_time(query.before),
+        visible=bearer.instances,
+    )
+    after = read_cursor(query.cursor, tuple[int, int])
+    found = rejections.list_rejections(services.database, filters, query.limit + 1, after)
+    keys = read_keys(services)
+    with services.database.read() as session:
+        causes = keys.describe(session, found, bearer.instances)
+    cause = {record.id: text for record, text in zip(found, causes, strict=True)}
+    return page_response(
+        asked.request,
+        "rejections",
+        found,
+        query.limit,
+        show=lambda record: schemas.rejection(record, cause[record.id]),
+        position=lambda record: (record.at, record.id),
+    )
+
+
+def verify_again(services: Services, asked: ApiRequest[schemas.InstancesQuery]) -> Response:
+    """Verify quarantined deliveries with the keys there are now; those that are right enter."""
+    bearer, named = asked.bearer, asked.query.instance
+    require_scope(bearer, "operate")
+    require_instance(bearer, named)
+    only = frozenset(named) if named else bearer.instances
+    quarantine = Quarantine(services.database, services.intake)
+    again = quarantine.verify_again(only, partial(record_entry, services, bearer))
+    return json_response(schemas.VerifiedAgain(again.looked, again.taken))
+
+
+def read_keys(services: Services) -> AllKeys:
+    """Read all keys, to diagnose with."""
+    return AllKeys.read(services.database, services.secret_box, services.settings.default_keys)
+
+
+def record_entry(
+    services: Services, bearer: Bearer, session: Session, refused: Rejection, event: str
+) -> None:
+    """Record in the audit who had a refused delivery verified again, which is an event by now."""
+    audit.record(
+        session,
+        at=services.clock(),
+        actor=bearer.name,
+        action="refusal.verify",
+        subject=f"{refused.instance}/{event}",
+        detail=f"refused as {refused.reason}",
+    )

@@ -1,0 +1,89 @@
+"""A command names what is at fault: our token, the vendor's credentials, a file, a signature."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from builders import KEY, bulk
+from fakes import BAD_ROWS, Between, between
+from nodes import eventually
+
+from receiver.cli.commands import run
+from receiver.openconnectors.signatures import SignatureKey
+
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Between]:
+    with between(f"sqlite:///{tmp_path_factory.mktemp('relay')}/receiver.db") as made:
+        yield made
+
+
+@pytest.fixture
+def command(relay: Between, monkeypatch, capfd, tmp_path: Path) -> Command:
+    (tmp_path / "token").write_text(relay.token)
+    (tmp_path / "wrong").write_text("not the right one")
+    (tmp_path / "rows.csv").write_bytes(BAD_ROWS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECEIVER_URL", relay.url)
+
+    def run_line(line: str, token: str = "token") -> tuple[int, str]:
+        monkeypatch.setenv("RECEIVER_TOKEN_FILE", token)
+        capfd.readouterr()
+        code = run(line.split())
+        out, err = capfd.readouterr()
+        return code, out if code in (0, 1, 3) else err.splitlines()[-1]
+
+    return run_line
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("line", ["objects", "submit rows.csv --object contact"])
+def test_the_vendors_credentials_are_not_taken_for_our_token(line, status, command, relay):
+    relay.faults(answer={"status": status, "times": 1})
+    code, said = command(f"{line} --instance gooddata")
+    assert (code, said.partition(":")[0]) == (6, "receiver")
+    assert said.startswith(f"receiver: the vendor answered {status}: ")
+    relay.faults()
+    code, said = command(f"{line} --instance gooddata", "wrong")
+    assert (code, said.startswith("receiver: A valid token is needed")) == (5, True)
+
+
+def test_rejections_say_why(command, relay):
+    hex_digest = "sha256=" + "0" * 64
+    relay.client.post(
+        "/callbacks/gooddata",
+        data=bulk(),
+        headers={"Elements-Webhook-Signature": hex_digest},
+    )
+    relay.call_back(bulk(), "gooddata", SignatureKey("bom", b"\xef\xbb\xbf" + KEY.secret))
+    eventually(lambda: command("rejections")[1].count("\n") == 3)
+    said = command("rejections")[1]
+    assert "The digest is written in hex; the vendor writes base64" in said
+    assert "with a byte order mark before this key" in said
+
+
+def test_a_file_that_cannot_be_written_is_named(command, relay):
+    job = relay.uploaded(BAD_ROWS)
+    relay.ended(job)
+    relay.reconciler().one_pass()  # which fetches the failed records
+    line = f"job {job} --instance gooddata --errors --upload rows.csv --failed-rows"
+    assert command(f"{line} /dev/full") == (2, "receiver: /dev/full: No space left on device")
+    assert Path("/dev/full").is_char_device()
+    assert command(f"{line} nodir/x") == (2, "receiver: nodir/x: No such file or directory")
+
+
+def test_a_download_takes_no_device_or_link_away(command, relay, tmp_path):
+    line = "download --object contact --instance gooddata --output"
+    (tmp_path / "link").symlink_to("target")
+    assert command(f"{line} link")[0] == 0
+    assert ((tmp_path / "link").is_symlink(), (tmp_path / "target").is_file()) == (True, True)
+    os.mkfifo(tmp_path / "device")
+    reader = threading.Thread(target=(tmp_path / "device").read_bytes)
+    reader.start()
+    assert command(f"{line} device")[0] == 0
+    reader.join()
+    assert (tmp_path / "device").is_fifo()
