@@ -29,6 +29,7 @@ from receiver.app import _close, create_app
 from receiver.database import migrations
 from receiver.database.engine import Database
 from receiver.instances import tokens
+from receiver.lib import logs
 from receiver.settings import Settings
 
 # No test asserts on time, and a machine may be busy.
@@ -317,6 +318,14 @@ def syncing() -> Iterator[Callable[[str], str]]:
 def database_url(request: pytest.FixtureRequest, make_database: Callable[[str], str]) -> str:
     """The URL of an empty, migrated database; each test runs once on each kind."""
     return make_database(request.param)
+
+
+@pytest.fixture
+def capfd(capfd: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
+    """As pytest has it; receivers that are made meanwhile log where it captures, and no longer."""
+    yield capfd
+    with capfd.disabled():
+        logs.configure()
 
 
 @pytest.fixture

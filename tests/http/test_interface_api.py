@@ -224,7 +224,7 @@ def test_refusals_are_listed_without_what_was_sent(receiver):
         ("missing", 1),
         ("bad_signature", 18),
     ]
-    assert set(listed[0]) == {"id", "at", "instance", "reason", "peer", "size"}
+    assert set(listed[0]) == {"id", "at", "instance", "reason", "peer", "size", "diagnosis"}
     assert len(receiver.get("/rejections?reason=missing").json["rejections"]) == 1
     assert receiver.get("/events").json["events"] == []
 
