@@ -19,6 +19,7 @@ import httpx
 import hypothesis
 import psycopg
 import pytest
+import structlog
 import werkzeug.routing.rules
 from builders import KEY, Receiver, Stored
 from nodes import DEADLINE, OURS, eventually
@@ -29,7 +30,6 @@ from receiver.app import _close, create_app
 from receiver.database import migrations
 from receiver.database.engine import Database
 from receiver.instances import tokens
-from receiver.lib import logs
 from receiver.settings import Settings
 
 # No test asserts on time, and a machine may be busy.
@@ -323,9 +323,9 @@ def database_url(request: pytest.FixtureRequest, make_database: Callable[[str], 
 @pytest.fixture
 def capfd(capfd: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
     """As pytest has it; receivers that are made meanwhile log where it captures, and no longer."""
+    before = structlog.get_config()
     yield capfd
-    with capfd.disabled():
-        logs.configure()
+    structlog.configure(**before)
 
 
 @pytest.fixture
