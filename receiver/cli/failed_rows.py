@@ -27,9 +27,9 @@ def known_errors(remote: Remote, job: dict[str, Any], wait: int) -> dict[str, An
     """
     deadline = time.monotonic() + min(wait, FETCH_SECONDS)
     while True:
-        found = all_errors(remote, job)
-        if found["errors"] or not job["records"].get("failed") or time.monotonic() >= deadline:
-            return found
+        errors = all_errors(remote, job)
+        if errors["errors"] or not job["records"].get("failed") or time.monotonic() >= deadline:
+            return errors
         time.sleep(PAUSE_SECONDS)
 
 
@@ -61,8 +61,8 @@ def describe_errors(failures: dict[str, Any]) -> str:
 def write_failed_rows(errors: list[Any], source: str, target: str) -> int:
     """Write the records of the file `source` that failed to `target`, as they stand there.
 
-    CSV keeps its header. Gives how many. Raises Failure if the errors do not tell the rows, if the
-    file is not at hand or lacks one of them, or if its records cannot be told apart for certain.
+    CSV keeps its header. Returns how many. Raises Failure if the errors do not name the rows, if
+    the file is missing or lacks one of them, or if its records cannot be separated for certain.
     """
     numbers = {row for row in map(row_of, errors) if row is not None}
     if not numbers:
@@ -74,8 +74,8 @@ def write_failed_rows(errors: list[Any], source: str, target: str) -> int:
     try:
         count, pieces = _failed(Path(source), numbers)
         if count < len(numbers):
-            told = f"only {count} of {len(numbers)} failed rows are in {source}"
-            raise Failure(USAGE, "other_upload", f"{told}: is it the file that was uploaded?")
+            text = f"only {count} of {len(numbers)} failed rows are in {source}"
+            raise Failure(USAGE, "other_upload", f"{text}: is it the file that was uploaded?")
         Path(target).write_bytes(b"".join(pieces))
     except UnclearDialect as error:
         message = f"{source}: which rows failed cannot be said for certain: {error}"
@@ -92,14 +92,14 @@ def _failed(source: Path, numbers: set[int]) -> tuple[int, list[bytes]]:
     if dialect.kind == "json":
         content = source.read_bytes().removeprefix(codecs.BOM_UTF8)
         entries = msgspec.json.decode(content, type=list[msgspec.Raw])
-        kept = _numbered(map(bytes, entries), numbers)
-        return len(kept), [b"[", b",\n".join(kept), b"]\n"]
+        selected = _numbered(map(bytes, entries), numbers)
+        return len(selected), [b"[", b",\n".join(selected), b"]\n"]
     if dialect.kind == "jsonl":
-        kept = _numbered(json_lines(_pieces(source)), numbers)
-        return len(kept), kept
-    header, found = rows(_pieces(source))
-    kept = _numbered(found, numbers)
-    return len(kept), [header, *kept]
+        selected = _numbered(json_lines(_pieces(source)), numbers)
+        return len(selected), selected
+    header, lines = rows(_pieces(source))
+    selected = _numbered(lines, numbers)
+    return len(selected), [header, *selected]
 
 
 def _numbered(records: Iterable[bytes], numbers: set[int]) -> list[bytes]:

@@ -121,10 +121,10 @@ def _check_bind(bind: str) -> None:
         wanted = "must be HOST:PORT, like 127.0.0.1:8000, with a port up to 65535, or unix:PATH"
         raise click.UsageError(f"--bind {bind}: {wanted}")
     try:
-        found = socket.getaddrinfo(
+        addresses = socket.getaddrinfo(
             match[1].strip("[]") or None, int(match[2]), 0, socket.SOCK_STREAM
         )
-        family, kind, protocol, _, address = found[0]
+        family, kind, protocol, _, address = addresses[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
@@ -161,12 +161,12 @@ def db_current(json_: bool) -> None:
         raise no_database(missing)
     database = Database(settings.database_url)
     try:
-        found, needed = migrations.current(database), migrations.newest()
+        revision, needed = migrations.current(database), migrations.newest()
     finally:
         database.close()
-    text = f"the database is at {found or 'nothing'}, this release needs {needed}"
-    show({"current": found, "needed": needed}, text, json_)
-    sys.exit(0 if found == needed else USAGE)
+    text = f"the database is at {revision or 'nothing'}, this release needs {needed}"
+    show({"current": revision, "needed": needed}, text, json_)
+    sys.exit(0 if revision == needed else USAGE)
 
 
 COMMANDS = (serve, db)

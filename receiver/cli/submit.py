@@ -54,8 +54,8 @@ _hub_option = click.option("--hub", help="The vendor's hub; else a path without 
 @asks_a_receiver
 def objects(remote: Remote, instance: str, hub: str | None, json_: bool) -> None:
     """List the objects that can be uploaded for an instance."""
-    found = remote.vendor("GET", f"{_hub(hub)}/objects", instance).json()
-    show(found, "\n".join(map(plain, found)), json_)
+    names = remote.vendor("GET", f"{_hub(hub)}/objects", instance).json()
+    show(names, "\n".join(map(plain, names)), json_)
 
 
 @click.command()
@@ -84,13 +84,13 @@ def submit(
     file = "/dev/stdin" if file == "-" else file
     name = os.fsencode(Path(file).name).decode("utf-8", "replace")
     media_type = _TYPES.get(Path(name).suffix.lower(), MEDIA_TYPES["csv"])
-    with _seekable(Path(file)) as (opened, size), _progress(f"uploading {name}", size) as tell:
+    with _seekable(Path(file)) as (content, size), _progress(f"uploading {name}", size) as tell:
         answer = remote.vendor(
             "POST",
             f"{_hub(hub)}/bulk/{quote(object_name, safe='')}",
             instance,
             params={"path": f"/{name}"},
-            files={"file": (name, _Watched(opened, tell), media_type)},
+            files={"file": (name, _Watched(content, tell), media_type)},
             timeout=UPLOAD_SECONDS,
         )
     job_id = _created(answer.content, instance)
@@ -187,27 +187,27 @@ def _fetch(remote: Remote, job_id: str, instance: str, output: str) -> None:
 
 def _created(answer: bytes, instance: str) -> str:
     """Return the id of the job that the vendor created, in whatever shape it says so."""
-    told = parse(answer)
-    if told.kind != "bulk_job" or told.job is None:
+    notification = parse(answer)
+    if notification.kind != "bulk_job" or notification.job is None:
         raise Failure(
             UNREACHABLE,
             "no_job",
             "the vendor's answer names no job; it may have been created: look at its job list"
             f" before you send again ({plain(answer[:200].decode('utf-8', 'replace'))})",
         )
-    click.echo(f"job {told.job} of {instance}: {plain(told.status)}", err=True)
-    return told.job
+    click.echo(f"job {notification.job} of {instance}: {plain(notification.status)}", err=True)
+    return notification.job
 
 
 @contextmanager
 def _seekable(path: Path) -> Iterator[tuple[IO[bytes], int]]:
-    """Open a file whose size can be told; of a pipe, a copy."""
-    with path.open("rb") as opened:
+    """Open a file whose size is known; of a pipe, a copy."""
+    with path.open("rb") as content:
         if path.is_file():
-            yield opened, path.stat().st_size
+            yield content, path.stat().st_size
             return
         with tempfile.TemporaryFile() as copy:
-            shutil.copyfileobj(opened, copy)
+            shutil.copyfileobj(content, copy)
             size = copy.tell()
             copy.seek(0)
             yield copy, size
@@ -225,7 +225,7 @@ def _progress(label: str, size: int | None) -> Iterator[Callable[[int], None]]:
 
 
 class _Watched:
-    """A file that tells how far it was read. What is not told is the file's own."""
+    """A file that reports how far it was read; the rest is the file's own."""
 
     def __init__(self, file: IO[bytes], on_progress: Callable[[int], None]) -> None:
         self._file, self._on_progress = file, on_progress

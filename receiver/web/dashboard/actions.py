@@ -170,8 +170,8 @@ def test(services: Services, caller: Caller, name: str) -> Action:
 def retire_key(services: Services, caller: Caller, name: str, key: str) -> Action:
     """Retire a signature key."""
     instance = the_instance(services, caller, name)
-    active = [each["id"] for each in instance.keys if each["retired_at"] is None]
-    from_environment = {each["id"] for each in instance.keys if each.get("environment")}
+    active = [key["id"] for key in instance.keys if key["retired_at"] is None]
+    from_environment = {key["id"] for key in instance.keys if key.get("environment")}
     if key not in active or key in from_environment:
         raise NotFound(f"{name} has no key {key} in use.")
 

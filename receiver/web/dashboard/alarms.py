@@ -60,7 +60,7 @@ def open_problems(session: Session, caller: Caller) -> list[Problem]:
 
 def by_severity(problems: Iterable[Problem]) -> list[Problem]:
     """Sort problems: critical ones first."""
-    return sorted(problems, key=lambda each: each.kind.severity != "critical")
+    return sorted(problems, key=lambda problem: problem.kind.severity != "critical")
 
 
 def problem(row: Alarm) -> Problem:

@@ -68,7 +68,7 @@ def event_body(services: Services, caller: Caller, id: str) -> Response:
 
 
 def _event(services: Services, caller: Caller, id_: str) -> tuple[EventRecord, bytes | None]:
-    found = get_event(services.database, id_, caller.bearer.instances)
-    if found is None:
+    record = get_event(services.database, id_, caller.bearer.instances)
+    if record is None:
         raise NotFound(f"There is no event {id_}.")
-    return found, get_body(services.database, found.id)
+    return record, get_body(services.database, record.id)

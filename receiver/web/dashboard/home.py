@@ -69,7 +69,7 @@ def home(services: Services, caller: Caller) -> Response:
     period = PERIODS.get(wanted, PERIODS["24h"])
     now, settings = services.clock(), services.settings
     first = now - now % period.width - (period.places - 1) * period.width
-    found = overview(
+    stats = overview(
         *(services.database, caller.bearer.instances, now, settings.overdue_after),
         *(first, period.width, SCHEDULES * schedule(settings)),
     )
@@ -77,39 +77,39 @@ def home(services: Services, caller: Caller) -> Response:
         problems = open_problems(session, caller)
     return page(
         "home.html",
-        counts=found.summary,
-        ended={name: sum(_ended(found, name)) for name in ENDED},
+        counts=stats.summary,
+        ended={name: sum(_ended(stats, name)) for name in ENDED},
         since=iso(first - 1),
-        problems=by_severity([*problems, *_unalarmed(found, problems)]),
+        problems=by_severity([*problems, *_unalarmed(stats, problems)]),
         silences=silences(
-            settings, caller.instances, found.last_callbacks, found.refusing, found.failing_since
+            settings, caller.instances, stats.last_callbacks, stats.refusing, stats.failing_since
         ),
-        chart=_chart(found.ended, first, period),
+        chart=_chart(stats.ended, first, period),
         period=period,
         periods=PERIODS,
         unclear=list_unclear(services.database, settings, services.clock, caller.bearer.instances)
-        if found.summary.unclear_submissions
+        if stats.summary.unclear_submissions
         else (),
-        is_empty=not any(found.summary.jobs.values()) and not found.last_callbacks,
+        is_empty=not any(stats.summary.jobs.values()) and not stats.last_callbacks,
     )
 
 
-def _unalarmed(found: Overview, problems: Sequence[Problem]) -> list[Problem]:
+def _unalarmed(stats: Overview, problems: Sequence[Problem]) -> list[Problem]:
     """Return what is wrong by the counts alone, where no alarm says so: nobody may be checking."""
-    counts = found.summary
+    counts = stats.summary
     wrong = {
-        "failing": found.failing_since is not None,
+        "failing": stats.failing_since is not None,
         "refused": counts.rejections_1h,
         "queued": counts.queued_at_vendor or 0,
         "overdue": counts.overdue,
     }
-    alarmed = [each.kind for each in problems]
+    alarmed = [problem.kind for problem in problems]
     kinds = [(kind_of(name), int(n)) for name, n in wrong.items() if n]
     return [Problem(kind, "", n) for kind, n in kinds if kind not in alarmed]
 
 
-def _ended(found: Overview, outcome: str) -> list[int]:
-    return [n for (_, name), n in found.ended.items() if name == outcome]
+def _ended(stats: Overview, outcome: str) -> list[int]:
+    return [n for (_, name), n in stats.ended.items() if name == outcome]
 
 
 def _chart(ended: Mapping[tuple[int, str], int], first: int, period: Period) -> Chart:
@@ -117,8 +117,8 @@ def _chart(ended: Mapping[tuple[int, str], int], first: int, period: Period) -> 
     counts: dict[int, dict[str, int]] = {
         start: {name: ended.get((start, name), 0) for name in ENDED} for start in starts
     }
-    top = _scale(max(sum(each.values()) for each in counts.values()))
-    bars = [Bar(start, each, _pieces(each, top)) for start, each in counts.items()]
+    top = _scale(max(sum(parts.values()) for parts in counts.values()))
+    bars = [Bar(start, parts, _pieces(parts, top)) for start, parts in counts.items()]
     return Chart(bars, period.width, top)
 
 

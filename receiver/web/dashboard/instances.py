@@ -95,14 +95,14 @@ def silences(
     Which instance's callbacks are answered with errors is not recorded, since they are answered so
     when nothing can be: it may be any that had none since.
     """
-    found = []
+    result = []
     for name in names:
         at, rejected = last.get(name), rejecting.get(name)
         fails = failing_since if failing_since and failing_since > (at or 0) else None
         began = [since for since in (rejected.since if rejected else None, fails) if since]
         gives_up_at = min(began) + schedule(settings) if began else None
-        found.append(Silence(name, at, rejected, fails, gives_up_at))
-    return found
+        result.append(Silence(name, at, rejected, fails, gives_up_at))
+    return result
 
 
 def _silences(services: Services, names: Sequence[str]) -> list[Silence]:

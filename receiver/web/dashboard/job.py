@@ -53,10 +53,10 @@ class ErrorsQuery(Struct, forbid_unknown_fields=True):
 @require_session
 def job(services: Services, caller: Caller, id: str) -> Response:
     """Show a job, or which instances have one of that id."""
-    found = _jobs_called(services, caller, id)
-    if len(found) > 1:
-        return page("choose.html", 409, id=id, jobs=found)
-    record = found[0]
+    records = _jobs_called(services, caller, id)
+    if len(records) > 1:
+        return page("choose.html", 409, id=id, jobs=records)
+    record = records[0]
     of_job = services.database, record.id, record.instance
     with services.database.read() as session:
         has_secrets = record.instance in registry.list_instances_with_secrets(session)
@@ -110,8 +110,8 @@ def job_errors(services: Services, caller: Caller, id: str) -> Response:
     query = parameters(request.query_string.decode("latin-1"), ErrorsQuery)
     record = the_job(services, caller, id)
     of_job, cause = (services.database, record.id, record.instance), optional(query.cause)
-    found = list_failed_records(*of_job, ERRORS_A_PAGE + 1, query.start, message=cause)
-    fields = [_fields(error) for error in found[:ERRORS_A_PAGE]]
+    records = list_failed_records(*of_job, ERRORS_A_PAGE + 1, query.start, message=cause)
+    fields = [_fields(error) for error in records[:ERRORS_A_PAGE]]
     columns = _columns(fields)
     return page(
         "job_errors.html",
@@ -120,7 +120,7 @@ def job_errors(services: Services, caller: Caller, id: str) -> Response:
         columns=columns[:MAX_COLUMNS],
         left_out=len(columns[MAX_COLUMNS:]),
         rows=fields,
-        following=found[ERRORS_A_PAGE].position if len(found) > ERRORS_A_PAGE else None,
+        following=records[ERRORS_A_PAGE].position if len(records) > ERRORS_A_PAGE else None,
         start=query.start,
     )
 
@@ -136,22 +136,22 @@ def job_errors_csv(services: Services, caller: Caller, id: str) -> Response:
 
 def the_job(services: Services, caller: Caller, id_: str) -> JobRecord:
     """Return the one job of that id. Raises NotFound or Ambiguous."""
-    found = _jobs_called(services, caller, id_)
-    if len(found) > 1:
+    records = _jobs_called(services, caller, id_)
+    if len(records) > 1:
         raise Ambiguous(f"Several instances have a job {id_}: name one with ?instance=")
-    return found[0]
+    return records[0]
 
 
 def _jobs_called(services: Services, caller: Caller, id_: str) -> Sequence[JobRecord]:
     """Return the jobs of that id that the token reaches. Raises NotFound if there is none."""
     instance = request.args.get("instance") or None
     require_instance(caller.bearer, [] if instance is None else [instance])
-    found = []
+    records = []
     if instance is None or "\0" not in instance:
-        found = find_jobs(services.database, id_, instance, caller.bearer.instances)
-    if not found:
+        records = find_jobs(services.database, id_, instance, caller.bearer.instances)
+    if not records:
         raise NotFound(f"There is no job {id_}, or the token does not reach its instance.")
-    return found
+    return records
 
 
 def _fields(error: FailedRecord) -> dict[str, str]:
@@ -197,6 +197,6 @@ def _csv(services: Services, record: JobRecord) -> Iterator[str]:
 
 def _pages(services: Services, record: JobRecord) -> Iterator[list[dict[str, str]]]:
     start, of_job = 0, (services.database, record.id, record.instance)
-    while found := list_failed_records(*of_job, CSV_PAGE, start):
-        yield [_fields(error) for error in found]
-        start = found[-1].position + 1
+    while records := list_failed_records(*of_job, CSV_PAGE, start):
+        yield [_fields(error) for error in records]
+        start = records[-1].position + 1

@@ -166,8 +166,8 @@ def _by_object(services: Services, filters: Filters) -> str | None:
     if text is None or filters.query.object or "cursor" in request.args:
         return None
     wanted = msgspec.structs.replace(filters.wanted, text=None, objects=[text])
-    found = list_jobs(services.database, wanted, 1)
-    return filters.url(drop=("q", text), object=text) if found else None
+    matches = list_jobs(services.database, wanted, 1)
+    return filters.url(drop=("q", text), object=text) if matches else None
 
 
 @blueprint.get("/jobs.csv")

@@ -195,15 +195,19 @@ def _caller() -> Caller | None:
     session_id, now = request.cookies.get(_cookie()), services().clock()
     if not session_id:
         return None
-    found = sessions.find_session(services().database, session_id, now)
-    if found is None:
+    signed_in = sessions.find_session(services().database, session_id, now)
+    if signed_in is None:
         return None
-    if found.stale:
+    if signed_in.stale:
         with suppress(StoreError), services().database.write(TOUCH_SECONDS) as session:
             sessions.touch(session, session_id, now)
     names = {DEFAULT_INSTANCE} if services().settings.default_keys else set[str]()
-    seen = sorted(name for name in names.union(found.instances) if found.bearer.may_see(name))
-    return Caller(found.bearer, session_id, seen, found.notice, found.watched_until > now)
+    seen = sorted(
+        name for name in names.union(signed_in.instances) if signed_in.bearer.may_see(name)
+    )
+    return Caller(
+        signed_in.bearer, session_id, seen, signed_in.notice, signed_in.watched_until > now
+    )
 
 
 def _cookie() -> str:
