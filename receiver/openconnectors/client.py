@@ -94,33 +94,21 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
-def objects(hub: str | None) -> Call:
-    """Ask which objects there are."""
-    return Call(method="GET", path=f"{_hub(hub)}/objects", name="objects", safe=True)
-
-
 def status(job: str, hub: str | None = None) -> Call:
     """Ask where a job stands."""
     path = f"{_hub(hub)}/bulk/{segment(job)}/status"
     return Call(method="GET", path=path, name="status", safe=True)
 
 
-def errors(job: str, page: str | None, hub: str | None = None) -> Call:
-    """Ask for a page of a job's failed records."""
+def errors(job: str, hub: str | None = None) -> Call:
+    """Ask for a job's failed records."""
     path = f"{_hub(hub)}/bulk/{segment(job)}/errors"
-    return Call(method="GET", path=path, name="errors", safe=True, params=_page(page))
+    return Call(method="GET", path=path, name="errors", safe=True)
 
 
-def jobs(where: str | None, page: str | None, hub: str | None = None) -> Call:
-    """Ask for a page of the job list; where -- like `job_status='RUNNING'`."""
-    params = {"where": where} if where else {}
-    path = f"{_hub(hub)}/bulk/jobs"
-    return Call(method="GET", path=path, name="jobs", safe=True, params={**params, **_page(page)})
-
-
-def cancel(job: str, hub: str | None = None) -> Call:
-    """Ask to end a job."""
-    return Call(method="PUT", path=f"{_hub(hub)}/bulk/{segment(job)}/cancel", name="cancel")
+def jobs(hub: str | None = None) -> Call:
+    """Ask for the job list."""
+    return Call(method="GET", path=f"{_hub(hub)}/bulk/jobs", name="jobs", safe=True)
 
 
 def result(job: str, object_name: str, accept: str, hub: str | None = None) -> Call:
@@ -376,7 +364,3 @@ def error_message(body: bytes) -> str | None:
 
 def _hub(hub: str | None) -> str:
     return f"/hubs/{segment(hub)}" if hub else ""
-
-
-def _page(token: str | None) -> dict[str, str]:
-    return {"nextPage": token} if token else {}

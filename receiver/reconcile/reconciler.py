@@ -292,7 +292,7 @@ class Reconciler:
         """Learn from the newest pages of the job list what nobody told us."""
         with self._apart(visit, "job list"):
             at = visit.wait()
-            first = client.jobs(None, None, visit.secrets.hub)
+            first = client.jobs(visit.secrets.hub)
             for number, answer in enumerate(visit.pages(first), start=1):
                 news = self._learn(visit, client.read_jobs(answer), at)
                 if not news or number >= MAX_LIST_PAGES:
@@ -338,7 +338,7 @@ class Reconciler:
     def _fetch_errors_of(self, visit: _Visit, fetch: Claim) -> None:
         entries: list[str] = []
         try:
-            for page in visit.pages(client.errors(fetch.job, None, visit.secrets.hub)):
+            for page in visit.pages(client.errors(fetch.job, visit.secrets.hub)):
                 entries += client.read_entries(page)
                 with self._write() as (session, now):
                     if not claims.renew_errors(session, now, fetch):

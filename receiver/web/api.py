@@ -44,7 +44,7 @@ from receiver.web.http import (
 from receiver.web.openapi import Document, describe
 from receiver.web.problems import response_to
 from receiver.web.rejections import list_rejections, verify_again
-from receiver.web.routes import ApiRequest, Route, route
+from receiver.web.routes import ApiRequest, Operation, Route, route
 
 # --- jobs
 
@@ -307,11 +307,6 @@ def _document() -> Document:
 # --- the table
 
 
-def _streamed(_services: Services, _request: Request) -> Response:
-    """Give the file of a finished download in its own format, or in the one `Accept` names."""
-    raise NotImplementedError  # web/results.py answers, piece by piece
-
-
 _OF_A_JOB = (403, 404, 409)
 _DOCUMENTED = (
     route("/jobs", list_jobs, schemas.JobsQuery, schemas.JobPage, 403),
@@ -350,9 +345,10 @@ _DOCUMENTED = (
     ),
     route("/summary", show_summary, schemas.NoQuery, schemas.Summary),
 )
-RESULT = Route(
-    *("GET", "/jobs/{id}/result", "show_result", (_streamed.__doc__ or "").strip()),
-    *(_streamed, schemas.InstanceQuery, None, (*_OF_A_JOB, 502)),
+RESULT = Operation(  # which web/results.py answers, piece by piece
+    *("GET", "/jobs/{id}/result", "show_result"),
+    "Give the file of a finished download in its own format, or in the one `Accept` names.",
+    *(schemas.InstanceQuery, None, (*_OF_A_JOB, 502)),
 )
-_OPEN = Route("GET", "/openapi.json", "show_document", "", show_document, schemas.NoQuery, None, ())
+_OPEN = Route("GET", "/openapi.json", "show_document", "", schemas.NoQuery, None, (), show_document)
 ROUTES = (*_DOCUMENTED, _OPEN)

@@ -5,10 +5,11 @@ from flask import Blueprint, g, request
 from werkzeug.routing import BaseConverter
 
 from receiver.callbacks.deliveries import Delivery, Receipt, write_headers
-from receiver.errors import BodyError, BodyTooLarge, BodyTruncated
+from receiver.errors import BodyError
 from receiver.openconnectors.shapes import WEBHOOK_ID_HEADER
 from receiver.openconnectors.signatures import HEADER
 from receiver.web import services
+from receiver.web.bodies import body_pieces
 from receiver.web.http import JSON, Response
 from receiver.web.problems import flask_response, response_to
 
@@ -32,7 +33,7 @@ def receive(instance: str) -> flask.Response:
     intake = services().intake
     peer = request.remote_addr or ""
     try:
-        body = read_body(services().settings.max_body_bytes)
+        body = b"".join(body_pieces(services().settings.max_body_bytes))
     except BodyError as error:
         intake.count_rejection(peer, error.reason)
         raise
@@ -57,26 +58,3 @@ def answer_receipt(answer: Receipt | Exception) -> Response:
     if isinstance(answer, Exception):
         return response_to(answer, PREFIX)
     return Response(200, JSON, answer.json())
-
-
-def read_body(limit: int) -> bytes:
-    """Read the raw body of this request, whole.
-
-    Neither Werkzeug nor the server can be left to it: a chunked body above MAX_CONTENT_LENGTH is
-    silently cut, and one that breaks off arrives shorter, without an error.
-    Raises BodyTooLarge above `limit` bytes, BodyTruncated if not all of it arrives.
-    """
-    announced = request.content_length
-    if announced is not None and announced > limit:
-        raise BodyTooLarge(f"more than {limit} bytes")
-    body = bytearray()
-    try:
-        while len(body) <= limit and (piece := request.stream.read(limit + 1 - len(body))):
-            body += piece
-    except Exception:  # noqa: BLE001 - each server has its own errors for broken chunks
-        raise BodyTruncated("the chunks broke off") from None
-    if len(body) > limit:
-        raise BodyTooLarge(f"more than {limit} bytes")
-    if announced is not None and len(body) != announced:
-        raise BodyTruncated(f"{len(body)} of {announced} bytes arrived")
-    return bytes(body)

@@ -3,9 +3,7 @@
 Bodies are spooled to disk, so that a worker's memory does not depend on what is sent through it.
 """
 
-import json
 import re
-import secrets
 import shutil
 import tempfile
 import time
@@ -23,8 +21,6 @@ from werkzeug.datastructures import Headers
 
 from receiver.errors import (
     AnswerCut,
-    BodyTooLarge,
-    BodyTruncated,
     NotFound,
     Overloaded,
     UpstreamError,
@@ -35,6 +31,8 @@ from receiver.instances.tokens import Bearer
 from receiver.openconnectors import shapes
 from receiver.openconnectors.client import Call, Upstream, unquoted
 from receiver.openconnectors.shapes import Route
+from receiver.web.bodies import body_pieces
+from receiver.web.problems import error_body
 
 log = structlog.get_logger()
 
@@ -150,33 +148,18 @@ def spooled(limit: int) -> Iterator[IO[bytes]]:
     Raises BodyTooLarge above `limit` bytes, BodyTruncated if not all of it arrives, Overloaded
     where the disk has no room for it.
     """
-    announced = request.content_length
-    if announced is not None and announced > limit:
-        raise BodyTooLarge(f"more than {limit} bytes")
     with tempfile.SpooledTemporaryFile(MAX_HELD) as spool:
-        size = 0
-        for piece in _arriving():
-            size += len(piece)
-            if size > limit:
-                raise BodyTooLarge(f"more than {limit} bytes")
-            _spool(piece, spool, max((announced or 0) - size, 0))
-        if announced is not None and size != announced:
-            raise BodyTruncated(f"{size} of {announced} bytes arrived")
+        for piece in body_pieces(limit):
+            _spool(piece, spool, request.content_length or 0)
         spool.seek(0)
         yield cast("IO[bytes]", spool)
 
 
-def _arriving() -> Iterator[bytes]:
+def _spool(piece: bytes, spool: tempfile.SpooledTemporaryFile[bytes], announced: int) -> None:
     try:
-        while piece := request.stream.read(MAX_HELD):
-            yield piece
-    except Exception:  # noqa: BLE001 - each server has its own errors for broken chunks
-        raise BodyTruncated("the body did not arrive whole") from None
-
-
-def _spool(piece: bytes, spool: tempfile.SpooledTemporaryFile[bytes], to_come: int) -> None:
-    try:
-        on_disk = spool.tell() + len(piece) + to_come > MAX_HELD
+        size = spool.tell() + len(piece)
+        to_come = max(announced - size, 0)
+        on_disk = size + to_come > MAX_HELD
         if on_disk and shutil.disk_usage(tempfile.gettempdir()).free - to_come < SPARE_DISK:
             raise Overloaded("there is no room on the disk for this body", DISK_RETRY_AFTER)
         spool.write(piece)
@@ -270,11 +253,6 @@ def json_page(entries: list[Any], following: int | None) -> Response:
     if following is not None:
         response.headers[shapes.NEXT_PAGE_HEADER] = f"r{following}"
     return response
-
-
-def error_body(message: str) -> bytes:
-    """Write an error of ours as the vendor writes its own."""
-    return json.dumps(shapes.write_error(secrets.token_hex(12), message)).encode()
 
 
 def _came_back(answer: httpx.Response) -> Headers:

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from receiver import __version__
 from receiver.web.problems import MEDIA_TYPE, Problem
-from receiver.web.routes import BASE, Route
+from receiver.web.routes import BASE, Operation
 from receiver.web.schemas import BYTES, Job
 
 Document: TypeAlias = dict[str, object]
@@ -28,7 +28,7 @@ _PROBLEMS = {
 _ALWAYS = (400, 401, 429, 503)
 
 
-def describe(routes: Sequence[Route]) -> Document:
+def describe(routes: Sequence[Operation]) -> Document:
     """Return the document."""
     contents = [route.content for route in routes if route.content]
     _, schemas = msgspec.json.schema_components([*contents, Problem], ref_template=_COMPONENTS)
@@ -47,7 +47,7 @@ def describe(routes: Sequence[Route]) -> Document:
     }
 
 
-def _operation(route: Route) -> Document:
+def _operation(route: Operation) -> Document:
     in_path = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
     responses: dict[str, Document] = {"200": _success(route.content)}
     if route.content is Job:

@@ -32,12 +32,13 @@ from receiver.errors import (
     UpstreamError,
 )
 from receiver.lib import logs
+from receiver.openconnectors import shapes
+from receiver.openconnectors.shapes import BASE
 from receiver.web.http import Hold, Response
 
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
-VENDORS_PATHS = "/elements/api-v2"  # there, errors have the vendor's shape
 RETRY_AFTER_SECONDS = 5
 
 
@@ -147,11 +148,14 @@ def problem_response(
     hold: Hold | None = None,
 ) -> Response:
     """Return a problem as a response, in the vendor's shape under its own paths."""
-    document: object = problem
-    media_type = MEDIA_TYPE
-    if path.startswith(VENDORS_PATHS):
-        document = {"requestId": secrets.token_hex(12), "message": problem.detail}
-        media_type = "application/json"
+    if path.startswith(BASE):
+        body, media_type = error_body(problem.detail), "application/json"
         headers = {"X-Receiver-Source": "receiver", **(headers or {})}
-    headers = {"Content-Type": media_type, **(headers or {})}
-    return Response(problem.status, headers, msgspec.json.encode(document), hold)
+    else:
+        body, media_type = msgspec.json.encode(problem), MEDIA_TYPE
+    return Response(problem.status, {"Content-Type": media_type, **(headers or {})}, body, hold)
+
+
+def error_body(message: str) -> bytes:
+    """Write an error of ours as the vendor writes its own."""
+    return msgspec.json.encode(shapes.write_error(secrets.token_hex(12), message))

@@ -11,10 +11,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 import structlog
 from flask import Flask, Response, request
+from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.routing import Rule
 
 from receiver.database import audit
@@ -31,7 +33,7 @@ from receiver.instances import registry
 from receiver.jobs.failed_records import list_failed_records
 from receiver.jobs.job import Job
 from receiver.jobs.projection import NewObservation
-from receiver.jobs.queries import Filters, JobRecord, find_jobs, list_jobs, note_fetched
+from receiver.jobs.queries import Filters, JobRecord, find_jobs, list_jobs
 from receiver.openconnectors import client, shapes
 from receiver.openconnectors.client import Answer
 from receiver.openconnectors.notifications import Notification, document, json_text
@@ -40,7 +42,7 @@ from receiver.reconcile import claims
 from receiver.web import Services, exchange
 from receiver.web.auth import authenticate, require_scope
 from receiver.web.exchange import Caller, Question, Reply, json_page, json_response, respond
-from receiver.web.submissions import Submitter, observe, read_status
+from receiver.web.submissions import Submitter, note_fetched, observe, read_status
 
 log = structlog.get_logger()
 
@@ -48,6 +50,7 @@ MAX_UPLOADS = 8  # at once in one process; each holds a thread until the vendor 
 STATUS_SECONDS = 5  # for the vendor to tell a status, and between two questions for one job
 RETRY_AFTER = 2  # seconds, where all places are taken
 
+PASSED_ON = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 _FOR_READERS = frozenset({"objects", "status", "errors", "jobs"})
 _CREATING = frozenset({"upload", "query", "download"})
 _WHERE = {"job_status": "statuses", "object_name": "objects", "job_direction": "directions"}
@@ -79,9 +82,7 @@ class Relay:
         """Answer this request."""
         if request.method in ("CONNECT", "TRACE") or "Upgrade" in request.headers:
             message = "CONNECT, TRACE and upgrades are not passed on"
-            head = {"Allow": "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE"}
-            body = exchange.error_body(message)
-            return Response(body, 405, head, mimetype="application/json")
+            raise MethodNotAllowed(PASSED_ON, message)
         target, caller = exchange.target(), self._caller()
         try:
             method = "GET" if request.method == "HEAD" else request.method
@@ -130,12 +131,9 @@ class Relay:
     def _result(self, asked: Question) -> Response:
         """Pass on a job's file, and note that it was fetched."""
         reply = self._send(asked)
-        return respond(reply, asked, (lambda: self._note_fetched(asked)) if reply.ok else None)
-
-    def _note_fetched(self, asked: Question) -> None:
-        with suppress(StoreError), self._services.database.write() as session:
-            job, instance = asked.route.job or "", asked.caller.instance
-            note_fetched(session, job, instance, self._services.clock())
+        place = asked.caller.instance, asked.route.job or ""
+        note = partial(note_fetched, self._services, *place)
+        return respond(reply, asked, note if reply.ok else None)
 
     def _status(self, asked: Question) -> Response:
         """Tell where a job stands: an ended one from the store, another as the vendor says now."""
@@ -287,31 +285,23 @@ class _OneAtATime:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._locks: dict[Hashable, tuple[threading.Lock, list[None]]] = {}
+        self._locks: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()
 
     def is_held(self, key: Hashable) -> bool:
         """Whether somebody holds a key or waits for it."""
-        with self._guard:
-            return key in self._locks
+        return key in self._locks
 
     @contextmanager
     def hold(self, key: Hashable, seconds: float) -> Iterator[None]:
         """Hold a key alone. Raises Overloaded if others do for longer."""
         with self._guard:
-            lock, users = self._locks.setdefault(key, (threading.Lock(), []))
-            users.append(None)
-        held = lock.acquire(timeout=seconds)
+            lock = self._locks.setdefault(key, threading.Lock())
+        if not lock.acquire(timeout=seconds):
+            raise Overloaded("the vendor is asked for this job already", RETRY_AFTER)
         try:
-            if not held:
-                raise Overloaded("the vendor is asked for this job already", RETRY_AFTER)
             yield
         finally:
-            if held:
-                lock.release()
-            with self._guard:
-                users.pop()
-                if not users:
-                    del self._locks[key]
+            lock.release()
 
 
 def _page_of_ours() -> tuple[int, int] | None:

@@ -1,13 +1,11 @@
 """GET /api/v1/jobs/{id}/result: the file of a finished download, streamed from the vendor."""
 
-from contextlib import suppress
 from dataclasses import replace
 
 from flask import Flask, Response, request
 
-from receiver.errors import NotFound, StoreError, UpstreamRefused
+from receiver.errors import NotFound, UpstreamRefused
 from receiver.instances import registry
-from receiver.jobs.queries import note_fetched
 from receiver.openconnectors import client
 from receiver.openconnectors.shapes import Route
 from receiver.web import Services, exchange, schemas
@@ -16,6 +14,7 @@ from receiver.web.auth import authenticate, bearer_token, require
 from receiver.web.exchange import Caller, Question
 from receiver.web.http import optional, parameters
 from receiver.web.routes import BASE, ApiRequest, current_request
+from receiver.web.submissions import note_fetched
 
 
 class Results:
@@ -61,8 +60,4 @@ class Results:
         if not reply.ok:
             message = client.error_message(reply.body) or f"the vendor answered {reply.status}"
             raise UpstreamRefused(message, reply.status)
-        return exchange.respond(reply, question, lambda: self._note(job, line.instance))
-
-    def _note(self, job: str, instance: str) -> None:
-        with suppress(StoreError), self._services.database.write() as session:
-            note_fetched(session, job, instance, self._services.clock())
+        return exchange.respond(reply, question, lambda: note_fetched(services, line.instance, job))

@@ -34,21 +34,27 @@ class ApiRequest(Generic[Q]):
 
 
 @dataclass(frozen=True)
-class Route:
-    """A path under BASE; `{id}` stands for one segment of it.
+class Operation:
+    """What the document says of a path under BASE; `{id}` stands for one segment of it.
 
-    answer -- raises ReceiverError. query -- the parameters. content -- what 200 has as JSON; None
-    is bytes. refusals -- statuses besides 400, 401, 429 and 503.
+    query -- the parameters. content -- what 200 has as JSON; None is bytes. refusals -- statuses
+    besides 400, 401, 429 and 503.
     """
 
     method: str
     path: str
     name: str
     summary: str
-    answer: Callable[[Services, Request], Response]
     query: type[Struct]
     content: type[Struct] | None
     refusals: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Route(Operation):
+    """An operation and who answers it. answer -- raises ReceiverError."""
+
+    answer: Callable[[Services, Request], Response]
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
@@ -71,7 +77,7 @@ def route(
         return view(services_, ApiRequest(request, bearer, parameters(request.query, query)))
 
     summary = (view.__doc__ or "").partition("\n")[0]
-    return Route(method, path, view.__name__, summary, answer, query, content, refusals)
+    return Route(method, path, view.__name__, summary, query, content, refusals, answer)
 
 
 def find_route(routes: Sequence[Route], method: str, path: str) -> tuple[Route, str] | None:

@@ -1,5 +1,6 @@
 """Sending what creates a job: recorded before it is sent, and after it what it became."""
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from receiver.errors import (
     UpstreamNonsense,
     UpstreamUnclear,
 )
+from receiver.jobs import queries
 from receiver.jobs.projection import NewObservation
 from receiver.openconnectors import client, shapes
 from receiver.openconnectors.client import UPLOAD_SECONDS, Answer
@@ -155,6 +157,12 @@ def observe(services: Services, observation: NewObservation) -> None:
             job=observation.notification.job,
             error=str(error),
         )
+
+
+def note_fetched(services: Services, instance: str, job: str) -> None:
+    """Note that a job's file was passed on whole, if the database can."""
+    with suppress(StoreError), services.database.write() as session:
+        queries.note_fetched(session, job, instance, services.clock())
 
 
 def read_status(body: bytes | None, job: str | None = None) -> Notification | None:

@@ -12,7 +12,7 @@ from receiver.database.engine import Database
 from receiver.errors import StoreUnavailable, UpstreamError
 from receiver.lib.clock import MINUTE_MS, now_ms
 from receiver.openconnectors import client as upstream
-from receiver.openconnectors.client import Upstream
+from receiver.openconnectors.client import Call, Upstream
 from receiver.openconnectors.signatures import HEADER
 
 WRONG = {HEADER: "sha256=" + 43 * "A" + "="}
@@ -157,7 +157,8 @@ def test_calls_to_the_vendor_are_measured(receiver):
 
     before = counted(receiver)
     vendor = Upstream("http://v", httpx.MockTransport(answer))
-    for call in (upstream.cancel("1"), upstream.status("1")):
+    cancel = Call(method="PUT", path="/bulk/1/cancel", name="cancel")
+    for call in (cancel, upstream.status("1")):
         with contextlib.suppress(UpstreamError):
             vendor.send("x", call)
     told = counted(receiver)

@@ -19,16 +19,17 @@ from receiver.errors import (
 )
 from receiver.openconnectors import client as upstream
 from receiver.openconnectors.client import MAX_ANSWER, MAX_PAGES, TRIES, Answer, Call, Upstream
+from receiver.openconnectors.shapes import QUEUED
 
 BASE = "https://vendor.example.com/elements/api-v2"
 SECRETS = "Element top-secret-token, User top-secret-user"
 OBJECTS = ["activities", "contact"]
 UPLOAD = Call(method="POST", path="/bulk/contact", params={"path": "/sample.csv"})
+CANCEL = Call(method="PUT", path="/bulk/1/cancel", name="cancel")
 SAFE = [
-    upstream.objects(None),
     upstream.status("1"),
-    upstream.errors("1", None),
-    upstream.jobs(None, None),
+    upstream.errors("1"),
+    upstream.jobs(),
     upstream.queued(),
     upstream.queued(resend=True),
 ]
@@ -83,12 +84,9 @@ def answered(body: object) -> Answer:
 
 def test_calls_are_those_of_the_vendors_document():
     built = [
-        upstream.objects("marketing"),
         upstream.status("1234", "marketing"),
-        upstream.errors("1234", "400"),
-        upstream.jobs("job_status='RUNNING'", None),
-        upstream.jobs(None, "7", "crm"),
-        upstream.cancel("1234"),
+        upstream.errors("1234"),
+        upstream.jobs("crm"),
         upstream.result("1234", "contact", "text/csv"),
         upstream.queued(),
         upstream.queued(resend=True),
@@ -96,12 +94,9 @@ def test_calls_are_those_of_the_vendors_document():
     deliveries = "/notifications/subscriptions/deliveries"
     held = {"where": "channel='webhook' and status='queued'"}
     expected = [
-        ("GET", "/hubs/marketing/objects", {}),
         ("GET", "/hubs/marketing/bulk/1234/status", {}),
-        ("GET", "/bulk/1234/errors", {"nextPage": "400"}),
-        ("GET", "/bulk/jobs", {"where": "job_status='RUNNING'"}),
-        ("GET", "/hubs/crm/bulk/jobs", {"nextPage": "7"}),
-        ("PUT", "/bulk/1234/cancel", {}),
+        ("GET", "/bulk/1234/errors", {}),
+        ("GET", "/hubs/crm/bulk/jobs", {}),
         ("GET", "/bulk/1234/contact", {}),
         ("GET", deliveries, held),
         ("PUT", deliveries, held),
@@ -111,7 +106,7 @@ def test_calls_are_those_of_the_vendors_document():
 
 def test_only_what_creates_or_ends_a_job_is_never_repeated():
     assert [call.safe for call in SAFE] == [True] * len(SAFE)
-    assert [call.safe for call in (upstream.cancel("1"), UPLOAD)] == [False, False]
+    assert [call.safe for call in (CANCEL, UPLOAD)] == [False, False]
 
 
 DOTS = {".", ".."}
@@ -123,8 +118,8 @@ DOTS = {".", ".."}
 def test_no_id_hub_or_object_reaches_out_of_its_place_in_the_path(odd):
     paths = {
         upstream.status(odd, odd).path: 5,
-        upstream.errors(odd, None, odd).path: 5,
-        upstream.cancel(odd, odd).path: 5,
+        upstream.errors(odd, odd).path: 5,
+        upstream.jobs(odd).path: 4,
         upstream.result(odd, odd, "*/*", odd).path: 5,
     }
     assert {path: path.count("/") for path in paths} == paths
@@ -134,11 +129,10 @@ def test_no_id_hub_or_object_reaches_out_of_its_place_in_the_path(odd):
 @pytest.mark.parametrize("dots", sorted(DOTS))
 def test_a_segment_of_dots_is_refused_for_it_would_lead_to_what_else_our_secrets_open(dots):
     for ask in (
-        lambda: upstream.objects(dots),
+        lambda: upstream.jobs(dots),
         lambda: upstream.status(dots),
         lambda: upstream.status("1", dots),
-        lambda: upstream.errors(dots, None),
-        lambda: upstream.cancel(dots),
+        lambda: upstream.errors(dots),
         lambda: upstream.result("1", dots, "*/*"),
         lambda: upstream.result(dots, "instances", "*/*"),
     ):
@@ -318,7 +312,7 @@ def test_a_vendor_that_goes_on_failing_is_given_up(status):
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_what_may_not_be_repeated_is_sent_once_whatever_comes(status):
-    for call in (UPLOAD, upstream.cancel("1")):
+    for call in (UPLOAD, CANCEL):
         sender, got = vendor(always(status))
         with pytest.raises(UpstreamError) as failure:
             sender.send(SECRETS, call)
@@ -356,10 +350,10 @@ def test_a_refusal_without_words_names_its_status(body):
 
 def test_an_answer_may_be_large_but_not_larger_than_the_cap():
     sender, _ = vendor(always(200, b"x" * MAX_ANSWER))
-    assert len(sender.send(SECRETS, upstream.objects(None)).body) == MAX_ANSWER
+    assert len(sender.send(SECRETS, upstream.jobs()).body) == MAX_ANSWER
     sender, got = vendor(always(200, b"x" * (MAX_ANSWER + 1)))
     with pytest.raises(UpstreamNonsense, match="more than"):
-        sender.send(SECRETS, upstream.objects(None))
+        sender.send(SECRETS, upstream.jobs())
     assert len(got) == 1
 
 
@@ -374,7 +368,7 @@ def test_an_answer_without_end_is_left_at_the_cap():
 
     sender, _ = vendor(lambda _: httpx.Response(200, stream=Endless()))
     with pytest.raises(UpstreamNonsense, match="more than"):
-        sender.send(SECRETS, upstream.objects(None))
+        sender.send(SECRETS, upstream.jobs())
     assert Endless.given <= MAX_ANSWER + 2 * 2**16
 
 
@@ -408,7 +402,7 @@ def test_a_cut_off_answer_leaves_the_fate_unclear_and_nothing_is_repeated(error)
 @pytest.mark.parametrize("error", NOT_SENT + CUT_OFF, ids=lambda error: type(error).__name__)
 def test_a_question_that_was_cut_off_is_asked_again(error):
     sender, got = vendor(in_turn(error, httpx.Response(200, json=OBJECTS)))
-    assert json.loads(sender.send(SECRETS, upstream.objects(None)).body) == OBJECTS
+    assert json.loads(sender.send(SECRETS, upstream.jobs()).body) == OBJECTS
     assert len(got) == 2
 
 
@@ -424,8 +418,8 @@ def test_pages_are_asked_for_until_there_is_no_token():
         return httpx.Response(200, json=[], headers=headers)
 
     sender, got = vendor(page)
-    assert len(list(sender.pages(SECRETS, upstream.jobs("job_status='RUNNING'", None)))) == 3
-    assert [request.url.params["where"] for request in got] == ["job_status='RUNNING'"] * 3
+    assert len(list(sender.pages(SECRETS, upstream.queued()))) == 3
+    assert [request.url.params["where"] for request in got] == [QUEUED] * 3
 
 
 @pytest.mark.parametrize("cycle", [["1"], ["1", "2"], ["1", "2", "3", "4"]])
@@ -436,7 +430,7 @@ def test_tokens_that_go_in_circles_come_to_an_end(cycle):
             200, json=[], headers={"elements-next-page-token": cycle[next(count) % len(cycle)]}
         )
     )
-    pages = list(sender.pages(SECRETS, upstream.errors("1", None)))
+    pages = list(sender.pages(SECRETS, upstream.errors("1")))
     assert len(pages) == len(got) == len(cycle) + 1
 
 

@@ -19,7 +19,7 @@ from structlog.contextvars import bound_contextvars
 
 from receiver.callbacks.deliveries import Delivery, Receipt, write_headers
 from receiver.errors import BodyError, StoreUnavailable
-from receiver.openconnectors.shapes import WEBHOOK_ID_HEADER
+from receiver.openconnectors.shapes import BASE, WEBHOOK_ID_HEADER
 from receiver.openconnectors.signatures import HEADER
 from receiver.web import Services, request_log
 from receiver.web.api import ROUTES
@@ -39,7 +39,7 @@ from receiver.web.callbacks import PREFIX as CALLBACKS
 from receiver.web.callbacks import answer_receipt
 from receiver.web.http import Request, Response
 from receiver.web.ops import HEALTHZ, PROBES
-from receiver.web.problems import VENDORS_PATHS, response_to
+from receiver.web.problems import response_to
 from receiver.web.routes import find_route
 
 T = TypeVar("T")
@@ -108,7 +108,7 @@ class Application:
             route, id_ = found
             answer = partial(route.answer, self.services, self._request(scope, id_))
             await self._respond(scope, self._answered(answer), send)
-        elif path.startswith(VENDORS_PATHS) or path.endswith("/result"):
+        elif path.startswith(BASE) or path.endswith("/result"):
             await self._relay.answer(scope, receive, send)
         elif method == "POST":
             await self._form(scope, receive, send)

@@ -19,10 +19,11 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from receiver.errors import BodyError, BodyTruncated
+from receiver.openconnectors.shapes import BASE
 from receiver.web.asgi import Application
 from receiver.web.asgi.messages import BODY_SECONDS, MAX_DRAINED_BYTES
 from receiver.web.http import Response
-from receiver.web.problems import VENDORS_PATHS, Problem, problem_response, response_to
+from receiver.web.problems import Problem, problem_response, response_to
 
 MAX_TARGET_BYTES = 4094
 MAX_FIELDS = 64  # of a head, and of a trailer
@@ -131,7 +132,7 @@ class BoundedConnection(HttpToolsProtocol):
             return False
         cut = BodyTruncated("the body broke off")
         if self._is_in_body() and not self._unqueue() and not self.break_off(cut):
-            if not self.cycle.scope["path"].startswith(VENDORS_PATHS):
+            if not self.cycle.scope["path"].startswith(BASE):
                 return False  # it came behind another one, whose answer is all that is due
             self._answer_instead(response_to(cut, self.cycle.scope["path"]))
         self.cycle.keep_alive = False

@@ -13,6 +13,7 @@ from werkzeug.exceptions import Forbidden, HTTPException
 
 from receiver.errors import ReceiverError, StoreError
 from receiver.instances import sessions
+from receiver.openconnectors.shapes import BASE
 from receiver.settings import DEFAULT_INSTANCE, is_loopback
 from receiver.web import Services, problems, services
 from receiver.web.auth import require_scope
@@ -110,7 +111,7 @@ def respond_to_unknown_path(error: HTTPException) -> Response:
 def _wants_page() -> bool:
     """Whether a browser asks, and not for something of the API's or the vendor's."""
     accepted = request.accept_mimetypes
-    others = ("/api/", "/callbacks/", f"{problems.VENDORS_PATHS}/")
+    others = ("/api/", "/callbacks/", f"{BASE}/")
     return accepted["text/html"] > accepted["application/json"] and not request.path.startswith(
         others
     )
