@@ -143,10 +143,8 @@ def add_key(session: Session, secret_box: SecretBox, instance: str, secret: byte
     ).all()
     if len(active) >= MAX_ACTIVE_KEYS:
         raise CredentialError(f"{instance} has {len(active)} keys already: retire one first")
-    held = decrypted_keys(session, secret_box)
-    if any(
-        key.instance == instance and not key.retired_at and key.key.secret == secret for key in held
-    ):
+    same = [key for key in decrypted_keys(session, secret_box) if key.key.secret == secret]
+    if any(key.instance == instance and not key.retired_at for key in same):
         raise CredentialError(f"{instance} has this key already")
     newest = max((row.created_at for row in active), default=0)
     session.add(
@@ -164,10 +162,8 @@ def add_key(session: Session, secret_box: SecretBox, instance: str, secret: byte
 
 def shared_with(session: Session, secret_box: SecretBox, instance: str, secret: bytes) -> list[str]:
     """Return other instances that have the same key: a body of one can be posted to the other."""
-    held = decrypted_keys(session, secret_box)
-    return sorted(
-        {key.instance for key in held if key.instance != instance and key.key.secret == secret}
-    )
+    same = [key for key in decrypted_keys(session, secret_box) if key.key.secret == secret]
+    return sorted({key.instance for key in same} - {instance})
 
 
 def retire_key(session: Session, key_id: str, instance: str | None, now: int) -> None:
