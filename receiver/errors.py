@@ -54,73 +54,57 @@ class ReceiverError(Exception):
 
     reason: ClassVar[str] = "error"
 
+    def __init_subclass__(cls, reason: str | None = None) -> None:
+        super().__init_subclass__()
+        cls.reason = reason or cls.reason
 
-class SettingsError(ReceiverError):
+
+class SettingsError(ReceiverError, reason="settings"):
     """A setting is wrong or half set; the text is one line that names it."""
-
-    reason = "settings"
 
 
 class BodyError(ReceiverError):
     """The bytes of a request did not arrive as they were sent."""
 
 
-class BodyTruncated(BodyError):
+class BodyTruncated(BodyError, reason="truncated"):
     """Fewer bytes arrived than announced, or the chunks broke off."""
 
-    reason = "truncated"
 
-
-class BodyTooLarge(BodyError):
+class BodyTooLarge(BodyError, reason="too_large"):
     """The body is longer than RECEIVER_MAX_BODY_BYTES."""
-
-    reason = "too_large"
 
 
 class SignatureError(ReceiverError):
     """The delivery is not proven to come from the vendor."""
 
 
-class SignatureMissing(SignatureError):
+class SignatureMissing(SignatureError, reason="missing"):
     """There is no signature header, or an empty one."""
 
-    reason = "missing"
 
-
-class SignatureMalformed(SignatureError):
+class SignatureMalformed(SignatureError, reason="malformed"):
     """The header is not `sha256=` and 44 characters of standard base64."""
 
-    reason = "malformed"
 
-
-class SignatureHex(SignatureError):
+class SignatureHex(SignatureError, reason="hex_digest"):
     """The digest is written in hex where the vendor writes base64."""
 
-    reason = "hex_digest"
 
-
-class SignatureAlgorithm(SignatureError):
+class SignatureAlgorithm(SignatureError, reason="algorithm"):
     """The header names another algorithm than `sha256=`, or none."""
 
-    reason = "algorithm"
 
-
-class SignatureMismatch(SignatureError):
+class SignatureMismatch(SignatureError, reason="bad_signature"):
     """The header is well formed, but no key of the instance made it for this body."""
 
-    reason = "bad_signature"
 
-
-class NoSignatureKey(SignatureError):
+class NoSignatureKey(SignatureError, reason="no_key"):
     """The instance is known but has no key, so nothing can be proven."""
 
-    reason = "no_key"
 
-
-class UnknownInstance(SignatureError):
+class UnknownInstance(SignatureError, reason="unknown_instance"):
     """There is no instance of that name."""
-
-    reason = "unknown_instance"
 
 
 class RetryLater(ReceiverError):
@@ -131,89 +115,63 @@ class RetryLater(ReceiverError):
         self.retry_after = retry_after
 
 
-class TooManyRefusals(RetryLater):
+class TooManyRefusals(RetryLater, reason="rate_limited"):
     """One address had more deliveries refused than are listened to."""
 
-    reason = "rate_limited"
 
-
-class TooManyRequests(RetryLater):
+class TooManyRequests(RetryLater, reason="rate_limited"):
     """A token made requests, or an address came with wrong tokens, too often."""
 
-    reason = "rate_limited"
 
-
-class Overloaded(RetryLater):
+class Overloaded(RetryLater, reason="overloaded"):
     """There is no place or no room for this request now."""
 
-    reason = "overloaded"
 
-
-class CredentialError(ReceiverError):
+class CredentialError(ReceiverError, reason="credential"):
     """A key, secret or token cannot be taken or used; the text never contains it."""
-
-    reason = "credential"
 
 
 class QueryError(ReceiverError):
     """A question to the API that has no answer; the text says why."""
 
 
-class Unauthenticated(QueryError):
+class Unauthenticated(QueryError, reason="unauthenticated"):
     """No valid token came with the request."""
 
-    reason = "unauthenticated"
 
-
-class Forbidden(QueryError):
+class Forbidden(QueryError, reason="forbidden"):
     """The token does not reach that far."""
 
-    reason = "forbidden"
 
-
-class NotFound(QueryError):
+class NotFound(QueryError, reason="not_found"):
     """There is no such thing, or the token does not see it."""
 
-    reason = "not_found"
 
-
-class EventGone(QueryError):
+class EventGone(QueryError, reason="event_pruned"):
     """The event was pruned: its hash goes on recognising its body, but no more is known."""
 
-    reason = "event_pruned"
 
-
-class BodyGone(QueryError):
+class BodyGone(QueryError, reason="body_pruned"):
     """The event is known, but its body was pruned or erased."""
 
-    reason = "body_pruned"
 
-
-class Ambiguous(QueryError):
+class Ambiguous(QueryError, reason="ambiguous_job"):
     """Several instances have a job of that id, and none was named."""
 
-    reason = "ambiguous_job"
 
-
-class JobEnded(QueryError):
+class JobEnded(QueryError, reason="job_ended"):
     """There is nothing to close: the job has ended."""
 
-    reason = "job_ended"
 
-
-class BadParameter(QueryError):
+class BadParameter(QueryError, reason="bad_parameter"):
     """A parameter is unknown or has no sense."""
 
-    reason = "bad_parameter"
 
-
-class TooSlow(QueryError):
+class TooSlow(QueryError, reason="too_slow"):
     """The answer would take longer than a question may hold up the database."""
 
-    reason = "too_slow"
 
-
-class UpstreamError(ReceiverError):
+class UpstreamError(ReceiverError, reason="upstream"):
     """The vendor did not do what it was asked.
 
     status -- what to answer a client of ours that wanted it. retry_after -- seconds before which
@@ -221,50 +179,36 @@ class UpstreamError(ReceiverError):
     The text never holds a secret.
     """
 
-    reason = "upstream"
-
     def __init__(self, message: str, status: int = 502, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.status, self.retry_after = status, retry_after
 
 
-class UpstreamRefused(UpstreamError):
+class UpstreamRefused(UpstreamError, reason="upstream_refused"):
     """The vendor said no (4xx): `status` is its own, the text its message."""
 
-    reason = "upstream_refused"
 
-
-class UpstreamUnreachable(UpstreamError):
+class UpstreamUnreachable(UpstreamError, reason="upstream_unreachable"):
     """The vendor cannot be reached, or says that it is failing."""
 
-    reason = "upstream_unreachable"
 
-
-class CircuitOpen(UpstreamUnreachable):
+class CircuitOpen(UpstreamUnreachable, reason="circuit_open"):
     """It failed for this instance a short while ago, or too many wait to ask: nothing was sent."""
 
-    reason = "circuit_open"
 
-
-class UpstreamUnclear(UpstreamError):
+class UpstreamUnclear(UpstreamError, reason="upstream_unclear"):
     """The connection broke before the answer: what was sent may have been taken."""
 
-    reason = "upstream_unclear"
 
-
-class UpstreamNonsense(UpstreamError):
+class UpstreamNonsense(UpstreamError, reason="upstream_nonsense"):
     """An answer that the vendor's API does not have: HTML, a redirect, too long, no id."""
 
-    reason = "upstream_nonsense"
 
-
-class AnswerCut(ReceiverError, ConnectionResetError):
+class AnswerCut(ReceiverError, ConnectionResetError, reason="answer_cut"):
     """An answer to a client cannot be brought to its end; whoever raises it has told why.
 
     Servers take it for a connection that is gone: they close it, which tells the client.
     """
-
-    reason = "answer_cut"
 
     def __init__(self, message: str) -> None:
         super().__init__(errno.ECONNRESET, message)
@@ -274,22 +218,16 @@ class StoreError(ReceiverError):
     """What was to be stored is not in the database."""
 
 
-class StoreUnavailable(StoreError):
+class StoreUnavailable(StoreError, reason="store_unavailable"):
     """The database cannot commit now: the sender should try again."""
 
-    reason = "store_unavailable"
 
-
-class StatementRefused(StoreUnavailable):
+class StatementRefused(StoreUnavailable, reason="statement_refused"):
     """The database refuses a statement for a fault of ours: one row's, or the setup's."""
 
-    reason = "statement_refused"
 
-
-class ClockStepped(StoreError):
+class ClockStepped(StoreError, reason="clock_stepped"):
     """The clock jumped by over a day: nothing is deleted on its word."""
-
-    reason = "clock_stepped"
 
 
 class WrongEncoding(SettingsError, StoreUnavailable):
@@ -298,19 +236,13 @@ class WrongEncoding(SettingsError, StoreUnavailable):
     reason = SettingsError.reason
 
 
-class LostRace(StatementRefused):
+class LostRace(StatementRefused, reason="lost_race"):
     """Another node changed the same rows meanwhile: the same again will do."""
 
-    reason = "lost_race"
 
-
-class KeyUnusable(StoreUnavailable):
+class KeyUnusable(StoreUnavailable, reason="key_unusable"):
     """A key of the instance cannot be decrypted, and no other has signed the delivery."""
 
-    reason = "key_unusable"
 
-
-class StoreRefused(StoreError):
+class StoreRefused(StoreError, reason="store_refused"):
     """For what it holds, the database will never take this row as it is."""
-
-    reason = "store_refused"
