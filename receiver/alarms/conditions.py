@@ -73,9 +73,9 @@ class Kind:
     resolved: str
     meaning: str
     action: str
-    severity: str
     runbook: str
     page: str
+    severity: str = "warning"
     examples: str = "jobs"
 
 
@@ -95,7 +95,6 @@ KINDS: Mapping[str, Kind] = {
         resolved="no job is overdue",
         meaning="Jobs are in progress for longer than jobs of their kind usually take.",
         action="Ask the vendor with `receiver reconcile`; look at the vendor for jobs that hang.",
-        severity="warning",
         runbook="callbacks-stopped",
         page="/jobs?show=overdue&instance={}",
     ),
@@ -114,7 +113,6 @@ KINDS: Mapping[str, Kind] = {
         resolved="no unreadable event came for an hour",
         meaning="A callback with a right signature does not say which job it is about.",
         action="Look at its body and find the job in the vendor's list: its outcome is not known.",
-        severity="warning",
         runbook="callbacks-stopped",
         page="/events?kind=unreadable",
         examples="events",
@@ -144,7 +142,6 @@ KINDS: Mapping[str, Kind] = {
         resolved="the files were downloaded, or have expired",
         meaning="The vendor deletes the files of finished downloads within a day.",
         action="Download them now, with the job's page or `receiver reconcile --fetch-results`.",
-        severity="warning",
         runbook="records-failed-or-files-expire",
         page="/jobs?show=expiring&instance={}",
     ),
@@ -154,7 +151,6 @@ KINDS: Mapping[str, Kind] = {
         meaning="Jobs ended with an error, or did not load all of their records.",
         action="See the causes with `receiver job ID --errors`, correct the records and submit"
         " them again.",
-        severity="warning",
         runbook="records-failed-or-files-expire",
         page="/jobs?outcome=failed&outcome=partial&instance={}",
     ),
@@ -165,7 +161,6 @@ KINDS: Mapping[str, Kind] = {
         " meanwhile.",
         action="Compare the clocks of the nodes and of the database; a right clock is trusted"
         " again after a day.",
-        severity="warning",
         runbook="a-clock-jumped",
         page="/instances",
         examples="nodes",
@@ -175,7 +170,7 @@ KINDS: Mapping[str, Kind] = {
 
 def kind_of(name: str) -> Kind:
     """Return a kind by its name; one that is not of this release has no more than that."""
-    unknown = Kind(name, name, "", "", severity="warning", runbook="", page="/alarms", examples="")
+    unknown = Kind(name, name, "", "", runbook="", page="/alarms", examples="")
     return KINDS.get(name, unknown)
 
 
