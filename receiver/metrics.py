@@ -74,6 +74,21 @@ callbacks = cache(CALLBACKS.labels)
 answers = cache(lambda room, status: ANSWERS.labels(room, f"{status // 100}xx"))
 
 
+_counts: dict[Counter, int] = {}
+
+
+def count(child: Counter) -> None:
+    """Count one more of what comes in batches: `write_counts` is to follow, in the same thread."""
+    _counts[child] = _counts.get(child, 0) + 1
+
+
+def write_counts() -> None:
+    """Write what was counted: each time takes a lock and a page that processes share."""
+    while _counts:
+        child, number = _counts.popitem()
+        child.inc(number)
+
+
 # What the database knows: (label or None, help), by the end of the name.
 STORED: Mapping[str, tuple[str | None, str]] = {
     "database_up": (None, "Whether the database could be read"),

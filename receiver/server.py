@@ -298,15 +298,9 @@ def serve(bind: str, workers: int | None) -> None:
         # prometheus_client reads this when it is first imported, which is in the workers.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         writer = None
-        if options["workers"] > 1 and _is_sqlite():
+        if options["workers"] > 1:
             writer = _Writer(f"{folder}/writer")
         _Server(options, writer).run()
     finally:
         if os.getpid() == master:  # the end of a worker, which was forked in there, passes here too
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_sqlite() -> bool:
-    with contextlib.suppress(SettingsError):  # of which each worker tells
-        return Settings.from_env(os.environ).database_url.startswith("sqlite")
-    return False

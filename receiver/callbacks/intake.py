@@ -175,7 +175,7 @@ class Intake:
         # None if this process's keys were not those of the verdict.
         told = judged.notification or parse(judged.delivery.body)
         answer = "duplicate" if receipt.duplicate else "new"
-        metrics.callbacks(instance, told.kind, answer).inc()
+        metrics.count(metrics.callbacks(instance, told.kind, answer))
         if not receipt.duplicate:
             _note_learnt(told, self._clock())
         elif receipt.forgotten:

@@ -54,7 +54,7 @@ def reread(database: Database, store: Store, n: int) -> bool:
 
 
 def _reread(connection: Connection, store: Store, n: int, *, sqlite: bool) -> bool:
-    start = statements(connection).start(now_ms)
+    start, _ = statements(connection).start(now_ms)
     unread = Event.n == n, Event.kind == "unreadable"
     row = connection.execute(select(Event).where(*unread).with_for_update()).one_or_none()
     if row is None:

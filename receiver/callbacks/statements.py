@@ -9,7 +9,8 @@ PostgreSQL is a round trip away, and other nodes write at once: a statement take
 arrays, a column each, and touches them in the order given, which all nodes keep.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection
@@ -42,70 +43,98 @@ class Start(NamedTuple):
 class Statements(Protocol):
     """The statements in one transaction, on one of the databases."""
 
-    def start(self, clock: Callable[[], int]) -> Start:
-        """Tell the time all nodes agree on: PostgreSQL's, or this machine's for SQLite."""
+    def start(self, clock: Callable[[], int], jobs: Sequence[Row] = ()) -> tuple[Start, list[Row]]:
+        """Begin; return what is there of `jobs`, too.
+
+        The time is the one all nodes agree on: PostgreSQL's, or this machine's for SQLite.
+        """
         ...
 
     def select(self, statement: Statement, rows: Sequence[Row]) -> list[Row]:
         """Return what is there of these rows."""
         ...
 
-    def write(self, statement: Statement, rows: Sequence[Row]) -> None:
-        """Write rows. Raises LostRace if another node was faster: the same again will do."""
+    def write(self, writes: Iterable[tuple[Statement, Sequence[Row]]]) -> None:
+        """Write rows, each kind in turn. Raises LostRace if another node was faster."""
         ...
 
 
 def statements(connection: Connection) -> Statements:
     """Return the statements in a connection's transaction."""
-    cursor = connection.connection.cursor()
     if connection.dialect.name == "sqlite":
-        return _OnSQLite(cursor)
+        return _OnSQLite(connection.connection.cursor())
     from receiver.database.postgresql import arrays
 
-    return _OnPostgreSQL(cursor, arrays)
+    return _OnPostgreSQL(connection.connection.driver_connection, arrays)
 
 
 class _OnSQLite:
     def __init__(self, cursor: Any) -> None:  # noqa: ANN401 - sqlite3's
         self._cursor = cursor
 
-    def start(self, clock: Callable[[], int]) -> Start:
+    def start(self, clock: Callable[[], int], jobs: Sequence[Row] = ()) -> tuple[Start, list[Row]]:
         now = clock()
         end = (now + 1) << NUMBER_BITS
         version, event, entry = self._cursor.execute(_START_SQLITE, (end,)).fetchone()
-        return Start(now, version, max(now << NUMBER_BITS, (event or 0) + 1, (entry or 0) + 1))
+        n = max(now << NUMBER_BITS, (event or 0) + 1, (entry or 0) + 1)
+        return Start(now, version, n), self.select(JOBS, jobs)
 
     def select(self, statement: Statement, rows: Sequence[Row]) -> list[Row]:
         execute = self._cursor.execute
         return [row for each in rows for row in execute(statement.sqlite, each).fetchall()]
 
-    def write(self, statement: Statement, rows: Sequence[Row]) -> None:
-        self._cursor.executemany(statement.sqlite, rows)
+    def write(self, writes: Iterable[tuple[Statement, Sequence[Row]]]) -> None:
+        for statement, rows in writes:
+            if rows:
+                self._cursor.executemany(statement.sqlite, rows)
 
 
 class _OnPostgreSQL:
-    def __init__(self, cursor: Any, arrays: Callable[..., list[Any]]) -> None:  # noqa: ANN401 - psycopg's
-        self._cursor, self._arrays = cursor, arrays
+    """What needs no answer of another is sent together: a trip costs as much as two rows."""
 
-    def start(self, clock: Callable[[], int]) -> Start:  # noqa: ARG002 - SQLite's way
+    def __init__(self, driver: Any, arrays: Callable[..., list[Any]]) -> None:  # noqa: ANN401 - psycopg's
+        self._driver, self._arrays = driver, arrays
+
+    def start(self, clock: Callable[[], int], jobs: Sequence[Row] = ()) -> tuple[Start, list[Row]]:  # noqa: ARG002 - SQLite's way
         try:
-            now, version, number, *_ = self._cursor.execute(_START_POSTGRESQL).fetchone()
+            if not self._driver.is_prepared:
+                self._prepare()
+            with self._races(), self._driver.pipeline():
+                began = self._driver.execute(_START_POSTGRESQL)
+                found = self._run(JOBS, jobs) if jobs else None
+                now, version, number, *_ = began.fetchone()
+                rows = found.fetchall() if found else []
         except Exception as error:
-            if self._cursor.connection.closed:  # nothing is written: another connection will do
+            if self._driver.closed:  # nothing is written: another connection will do
                 raise LostRace("the server had closed the connection") from error
             raise
-        return Start(now, version, now << NUMBER_BITS | number % (1 << NUMBER_BITS))
+        return Start(now, version, now << NUMBER_BITS | number % (1 << NUMBER_BITS)), rows
 
     def select(self, statement: Statement, rows: Sequence[Row]) -> list[Row]:
-        return list(self._run(statement, rows).fetchall())
+        with self._races():
+            return list(self._run(statement, rows).fetchall()) if rows else []
 
-    def write(self, statement: Statement, rows: Sequence[Row]) -> None:
-        if self._run(statement, rows).rowcount != len(rows):
+    def write(self, writes: Iterable[tuple[Statement, Sequence[Row]]]) -> None:
+        with self._races(), self._driver.pipeline():
+            sent = [(self._run(statement, rows), len(rows)) for statement, rows in writes if rows]
+        if any(cursor.rowcount != count for cursor, count in sent):
             raise LostRace("another node changed a row of this batch meanwhile")
 
+    def _prepare(self) -> None:
+        # If what is sent together fails, psycopg takes what came after it for prepared, too.
+        self._driver.execute(_START_POSTGRESQL, prepare=True)
+        for statement in (JOBS, EVENTS, *_WRITTEN):
+            self._run(statement, ())
+        self._driver.is_prepared = True
+
     def _run(self, statement: Statement, rows: Sequence[Row]) -> Any:  # noqa: ANN401 - psycopg's
+        columns = self._arrays(statement.columns, rows)
+        return self._driver.execute(statement.postgresql, columns, prepare=True)
+
+    @contextmanager
+    def _races(self) -> Iterator[None]:
         try:
-            return self._cursor.execute(statement.postgresql, self._arrays(statement.columns, rows))
+            yield
         except Exception as error:
             if getattr(error, "sqlstate", None) in _RACES:
                 raise LostRace("another node was faster") from error
@@ -246,3 +275,4 @@ COUNTS = _insert(
     {"facet": "int8", "hour": "int8", "slot": "int8", "n": "int8"},
     "ON CONFLICT (facet, hour, slot) DO UPDATE SET n = counts.n + excluded.n",
 )
+_WRITTEN = (NEW_JOBS, CHANGED_JOBS, NEW_EVENTS, REPEATED_EVENTS, NEW_ENTRIES, NEW_FACETS, COUNTS)

@@ -158,9 +158,14 @@ class Store:
     ) -> "_Writing":
         """Write a batch in a transaction. start -- instead of the transaction's own."""
         run = statements(connection)
-        start = start or run.start(self._clock)
-        writing = _Writing(run, start, self._judged(connection, batch, start.version))
-        writing.read()
+        places = _places(batch)
+        began, jobs = run.start(self._clock, places)
+        start = start or began
+        items = self._judged(connection, batch, start.version)
+        if items is not batch and (others := _places(items)) != places:
+            jobs = run.select(sql.JOBS, others)
+        writing = _Writing(run, start, items)
+        writing.read(jobs)
         writing.merge()
         self._add_facets(connection, writing)
         writing.write(self._facets, self._slot)
@@ -168,10 +173,12 @@ class Store:
         follow_up(connection, writing.states.values(), start.now)
         return writing
 
-    def _judged(self, connection: Connection, batch: Sequence[Item], version: int) -> list[Item]:
+    def _judged(
+        self, connection: Connection, batch: Sequence[Item], version: int
+    ) -> Sequence[Item]:
         """Judge again what was judged by other keys than those of now."""
         if all(_is_judged(item, version) for item in batch):
-            return list(batch)
+            return batch
         keys = self._keys.load(connection)
         return [
             item
@@ -190,7 +197,7 @@ class Store:
                 sql.FACETS, [(key.number(),)]
             ):
                 used = key.as_other()
-            writing.run.write(sql.NEW_FACETS, [(used.number(), *used)])
+            writing.run.write([(sql.NEW_FACETS, [(used.number(), *used)])])
             writing.facets[key] = used.number()
 
     def _note_use(self, connection: Connection, writing: "_Writing") -> None:
@@ -224,14 +231,13 @@ class _Writing:
         self._repeated: dict[int, int] = {}
         self._entries: list[Row] = []
 
-    def read(self) -> None:
-        """Lock the jobs that are there, and find the events that are.
+    def read(self, rows: Sequence[Row]) -> None:
+        """Take up the jobs that are there, and find the events that are. rows -- of the jobs.
 
         A job that is not there has no event either: nothing ever deletes one.
         """
         about = Counter(place for item in self._items if (place := _place(item)))
         places = sorted(about)
-        rows = self.run.select(sql.JOBS, places) if places else ()
         stored = {(row[0], row[1]): JobState.from_row(StoredJob._make(row)) for row in rows}
         self._alone = {place for place in places if about[place] == 1 and place not in stored}
         self.states = {
@@ -247,9 +253,7 @@ class _Writing:
                 if (place := _place(item)) is None or place in stored
             }
         )
-        for *identity, n, forgotten in (
-            self.run.select(sql.EVENTS, identities) if identities else ()
-        ):
+        for *identity, n, forgotten in self.run.select(sql.EVENTS, identities):
             self._receipts[tuple(identity)] = Receipt(n, duplicate=True, forgotten=bool(forgotten))
 
     def merge(self) -> None:
@@ -277,16 +281,16 @@ class _Writing:
             count(tally, state.counted, values)
             (new if state.counted is None else changed).append(values)
         counts = [(facet, hour, slot, n) for (facet, hour), n in sorted(tally.items()) if n]
-        for statement, rows in (
-            (sql.NEW_JOBS, sorted(new)),
-            (sql.CHANGED_JOBS, changed),
-            (sql.NEW_EVENTS, self._events + sorted(self._jobless, key=itemgetter(1, 3))),
-            (sql.REPEATED_EVENTS, [(more, self.now, n) for n, more in self._repeated.items()]),
-            (sql.NEW_ENTRIES, self._entries),
-            (sql.COUNTS, counts),
-        ):
-            if rows:
-                self.run.write(statement, rows)
+        self.run.write(
+            (
+                (sql.NEW_JOBS, sorted(new)),
+                (sql.CHANGED_JOBS, changed),
+                (sql.NEW_EVENTS, self._events + sorted(self._jobless, key=itemgetter(1, 3))),
+                (sql.REPEATED_EVENTS, [(more, self.now, n) for n, more in self._repeated.items()]),
+                (sql.NEW_ENTRIES, self._entries),
+                (sql.COUNTS, counts),
+            )
+        )
 
     def _reject(self, item: Judged) -> Rejected | Failed:
         if item.reason == KeyUnusable.reason:
@@ -392,6 +396,11 @@ def _headers(forward: Forward) -> dict[str, str]:
     if webhook_id and webhook_id.isascii() and webhook_id.isprintable():
         headers[WEBHOOK_ID_HEADER] = webhook_id
     return headers
+
+
+def _places(items: Iterable[Item]) -> list[Place]:
+    """Return the jobs that items are about, in the order in which rows are touched."""
+    return sorted({place for item in items if (place := _place(item))})
 
 
 def _place(item: Item) -> Place | None:

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 import structlog
 
+from receiver import metrics
 from receiver.callbacks.deliveries import AddressCount, Failed, Item, Result
 from receiver.database.models import MAX_BATCH
 from receiver.errors import StoreUnavailable
@@ -162,6 +163,7 @@ def answer(batch: Iterable[Waiting], results: Iterable[Result]) -> None:
             waiting.done(result)
         except Exception as error:  # noqa: BLE001 - the others of the batch are answered
             log.error("an answer was not sent", error=type(error).__name__)  # noqa: TRY400
+    metrics.write_counts()
 
 
 def write_rejections(store: Writes) -> list[AddressCount]:

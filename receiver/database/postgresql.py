@@ -1,8 +1,8 @@
 """What only PostgreSQL needs of its driver: settings, a deadline for each statement, and arrays.
 
 A pooler may give each transaction to another server (PgBouncer's `pool_mode=transaction`). So
-nothing is left behind for the next one: settings are those of a transaction, and statements are
-prepared only where the server that answers is the one that was connected to.
+nothing is left behind for the next one: settings are those of a transaction then, and statements
+are prepared only where the server that answers is the one that was connected to.
 
 A server that hangs while its kernel goes on acknowledging (its processes stopped, a pooler or a
 proxy stuck before it) looks alive to TCP, and libpq would wait for it for ever. Those who wait for
@@ -60,6 +60,7 @@ class _Connection(psycopg.Connection[Any]):
 
     timeout: float | None = None
     is_pooled = False
+    is_prepared = False  # for the statements of callbacks
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         try:
@@ -85,7 +86,7 @@ def install(engine: Engine, hung: float | None, read_seconds: float | None) -> N
     limits = {"statement_timeout": round((read_seconds or 0) * 1000), **_READING}
     chosen = _ours(limits if reads else _WRITING, engine.url)
     begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if reads else "BEGIN"
-    begin = "; ".join([begin, *(f"SET LOCAL {name} = {value}" for name, value in chosen.items())])
+    local = "; ".join([begin, *(f"SET LOCAL {name} = {value}" for name, value in chosen.items())])
 
     @event.listens_for(engine, "do_connect")
     def connect(
@@ -102,14 +103,17 @@ def install(engine: Engine, hung: float | None, read_seconds: float | None) -> N
         driver.is_pooled = pid != driver.info.backend_pid
         if driver.is_pooled:
             driver.prepare_threshold = None
-        elif "statement_timeout" in chosen:
-            driver.execute(f"SET statement_timeout = {chosen['statement_timeout']}")
+        else:
+            driver.execute("; ".join(f"SET {name} = {value}" for name, value in chosen.items()))
+        driver.commit()
 
     @event.listens_for(engine, "begin")
     def begin_transaction(connection: Connection) -> None:
         driver = cast("_Connection", connection.connection.driver_connection)
-        # One statement by itself sees one state, and is one trip.
-        if driver.is_pooled or not connection.get_execution_options().get("single"):
+        if driver.is_pooled:
+            driver.execute(local)
+        # One statement by itself sees one state, and is one trip; to write, psycopg begins.
+        elif reads and not connection.get_execution_options().get("single"):
             driver.execute(begin)
 
 
@@ -219,5 +223,5 @@ _ARRAYS = {"int8": Integers, "text": Texts, "bytea": Blobs, "bool": Truths}
 
 def arrays(types: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Any]:
     """Turn rows into an array for each column, of PostgreSQL's types."""
-    columns = zip(*rows, strict=True)
+    columns = list(zip(*rows, strict=True)) or [()] * len(types)
     return [_ARRAYS[type_](column) for type_, column in zip(types, columns, strict=True)]

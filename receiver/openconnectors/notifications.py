@@ -8,6 +8,7 @@ cannot be read is of kind `unreadable`, never an error.
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from json.encoder import encode_basestring_ascii
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -165,6 +166,8 @@ class _Usual(Struct):
 
 
 _decode_usual = msgspec.json.Decoder(_Usual).decode
+_decode_any = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
 
 
 def _read_usual(body: bytes) -> Notification | None:
@@ -220,11 +223,21 @@ def _first_of(*values: _T | None) -> _T | None:
 
 def _payload(*values: Raw | UnsetType) -> str | None:
     for raw in values:
-        if raw is not UNSET:
-            value = _DECODER.decode(bytes(raw).decode())
-            if value is not None:
-                return json_text(value)
+        if raw is not UNSET and (text := _plain_json(bytes(raw))) != "null":
+            return text
     return None
+
+
+def _plain_json(raw: bytes) -> str:
+    """Do as `json_text`, for ASCII without escaped characters.
+
+    What comes out of msgspec as it went in has no number, name or escape that is written otherwise.
+    """
+    with suppress(msgspec.MsgspecError, RecursionError):
+        plain = msgspec.json.format(raw, indent=-1)
+        if _encode(_decode_any(raw)) == plain:
+            return plain.decode()
+    return json_text(_DECODER.decode(raw.decode()))
 
 
 def _read(document: Mapping[str, Any], asked_for: str | None = None) -> Notification:

@@ -53,6 +53,12 @@ def note_answer(services_: Services, path: str, status: int) -> None:
         services_.health.answered(status)
 
 
+def note_callback(services_: Services, status: int) -> None:
+    """Do as `note_answer` for one of a batch: see `metrics.count`."""
+    metrics.count(metrics.answers("callbacks", status))
+    services_.health.answered(status)
+
+
 def log_answer(path: str, method: str, status: int, began: float, peer: str) -> None:
     """Write a line of an answer. began -- by time.perf_counter."""
     took = round(1000 * (time.perf_counter() - began), 1)

@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 from flask import Flask
 from structlog.contextvars import bound_contextvars
 
+from receiver import metrics
 from receiver.callbacks.deliveries import Delivery, Receipt, write_headers
 from receiver.errors import BodyError, StoreUnavailable
 from receiver.openconnectors.shapes import BASE, WEBHOOK_ID_HEADER
@@ -129,6 +130,7 @@ class Application:
         while True:
             await asyncio.sleep(1)
             self._tick()
+            metrics.write_counts()
             for connection in tuple(self.connections):
                 connection.expire(loop.time())
 
@@ -150,6 +152,12 @@ class Application:
         request_log.note_answer(self.services, path, status)
         if self.services.settings.log_requests:
             request_log.log_answer(path, method, status, began, peer)
+
+    def note_callback(self, status: int, began: float, peer: str) -> None:
+        """Do as `note`, for an answer to a callback among others."""
+        request_log.note_callback(self.services, status)
+        if self.services.settings.log_requests:
+            request_log.log_answer(CALLBACKS, "POST", status, began, peer)
 
     def request_id(self, value: str | None) -> str | None:
         """Return the id that a trusted proxy gave a request."""

@@ -5,6 +5,7 @@ What is no request is answered once, after what is due before it, and ends the c
 
 import asyncio
 import re
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -40,7 +41,14 @@ SEND_SECONDS = 60  # for a client to take some of its answer
 LINGER_SECONDS = 5  # for a client to close its side after the last answer
 
 _METHOD = re.compile(rb"[A-Za-z]+ ")
+_CODING = b"transfer-encoding"
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+
+
+@lru_cache(256)
+def _head(status: int, *fields: tuple[str, str]) -> bytes:
+    lines = [f"{name}: {value}\r\n".encode() for name, value in fields]
+    return b"".join((STATUS_LINE[status], *lines))
 
 
 class Refused(Exception):
@@ -254,9 +262,12 @@ class BoundedConnection(HttpToolsProtocol):
             raise Refused(HTTPStatus.BAD_REQUEST)
         if self.parser.get_method() == b"CONNECT":
             raise Refused(HTTPStatus.METHOD_NOT_ALLOWED)
-        if sum(name == b"host" for name, _ in self.headers) > 1:
+        names = [name for name, _ in self.headers]
+        if names.count(b"host") > 1:
             raise Refused(HTTPStatus.BAD_REQUEST)
-        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        codings = []
+        if _CODING in names:
+            codings = [value.lower() for name, value in self.headers if name == _CODING]
         if codings and version == "1.0":
             raise Refused(HTTPStatus.BAD_REQUEST)
         if codings not in ([], [b"chunked"]):
@@ -286,15 +297,12 @@ class BoundedConnection(HttpToolsProtocol):
 
     def write(self, response: Response, *, keep_alive: bool) -> None:
         """Write a response."""
-        fields = [*self.server_state.default_headers]
-        fields += [(name.encode(), value.encode()) for name, value in response.headers.items()]
+        parts = [_head(response.status, *response.headers.items())]
+        parts += [b"%b: %b\r\n" % field for field in self.server_state.default_headers]
         if not keep_alive and "Connection" not in response.headers:
-            fields.append((b"connection", b"close"))
-        fields.append((b"content-length", b"%d" % len(response.body)))
-        lines = [b"%b: %b\r\n" % field for field in fields]
-        self.transport.write(
-            b"".join((STATUS_LINE[response.status], *lines, b"\r\n", response.body))
-        )
+            parts.append(b"connection: close\r\n")
+        parts.append(b"content-length: %d\r\n\r\n%b" % (len(response.body), response.body))
+        self.transport.write(b"".join(parts))
 
     def _is_in_body(self) -> bool:
         return self._in_message and not self._in_head

@@ -159,7 +159,7 @@ class Connection(BoundedConnection):
         is_gone = self.transport.is_closing()
         if not is_gone:
             self.write(response, keep_alive=callback.keep_alive)
-        self._application.note(PREFIX, "POST", response.status, callback.began, callback.peer)
+        self._application.note_callback(response.status, callback.began, callback.peer)
         if is_gone:
             return
         if not callback.keep_alive:
