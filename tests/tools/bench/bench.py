@@ -36,6 +36,12 @@ class Row:
     group: str
     connections: int
     loads: list[Load] = field(default_factory=list)
+    cpus: list[float] = field(default_factory=list)  # µs an answer, of all the server's processes
+
+    @property
+    def cpu(self) -> float | None:
+        """The median of the processor time of an answer, µs, its database's included."""
+        return median(self.cpus) if self.cpus else None
 
     @property
     def rate(self) -> float:
@@ -68,10 +74,12 @@ class Results:
     missing: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, row: Row, load: Load) -> Row:
-        """Add what a round saw."""
+    def add(self, row: Row, load: Load, cpu: float | None = None) -> Row:
+        """Add what a round saw. cpu -- seconds of all the server's processes meanwhile."""
         kept = self.rows.setdefault((row.name, row.connections), row)
         kept.loads.append(load)
+        if cpu is not None and load.answered:
+            kept.cpus.append(cpu / load.answered * 1e6)
         return kept
 
     def note(self, name: str, value: float) -> None:

@@ -1,14 +1,16 @@
 """Distinct signed bodies of about 950 bytes, written to files beforehand.
 
 A line is the signature, a blank and the body. Shapes alternate among those of the vendor's surfaces
-(bulk v2, bulk v3, the job list); each fifth body is a second word about the job before it. All of
-them say that a job has ended.
+(bulk v2, bulk v3, the job list). All of them say that a job has ended: each is another job's
+(`new`; `uuid`, with ids that do not grow), four of five are about a job that is known (`later`), or
+each fifth is about the job before it (`vendor`).
 """
 
 import hashlib
 import hmac
 import json
 import time
+import uuid
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import NamedTuple
 
 KEY = b"a key for the bench, long enough"
 FIRST_JOB = 42_000_000
+LATER = 2_000  # jobs that are told of again together
 _OBJECTS = ("contact", "account", "opportunity", "lead", "invoice")
 _BEGAN = 1_760_000_000_000  # ms; any time will do
 
@@ -31,12 +34,34 @@ class Style(NamedTuple):
 
 def vendor_body(number: int) -> bytes:
     """The `number`-th notification: equal numbers give equal bytes, others others."""
-    job = FIRST_JOB + (number - 1 if number % 5 == 4 else number)
+    return _body(number, number - 1 if number % 5 == 4 else number)
+
+
+def new_body(number: int) -> bytes:
+    """As `vendor_body`, each about another job."""
+    return _body(number, number)
+
+
+def later_body(number: int) -> bytes:
+    """As `vendor_body`: LATER jobs are told of once, and then four times more."""
+    return _body(number, number // (5 * LATER) * LATER + number % LATER)
+
+
+def uuid_body(number: int) -> bytes:
+    """As `new_body`, with ids in no order."""
+    job = uuid.UUID(bytes=hashlib.sha256(b"%d" % number).digest()[:16], version=4)
+    return _body(number, number, str(job))
+
+
+def _body(number: int, place: int, id_: str | None = None) -> bytes:
+    """The `number`-th notification, about the `place`-th job. id_ -- that job's, if not its number."""
+    job = FIRST_JOB + place
     status = "ERROR" if number % 13 == 0 else "COMPLETED"
     loaded, failed = 1000 + number % 977, number % 7 if number % 10 == 0 else 0
-    shape = (_v2, _v3, _listed)[job % 3]
     words = _filling(number)
-    body = shape(job, status, loaded, failed, words)
+    body = (_v2, _v3, _listed)[job % 3](job, status, loaded, failed, words)
+    if id_ is not None:
+        body["id"] = id_
     body["callback-payload"] = {"batch": f"nightly-{number}", "trace": words[200:620]}
     return json.dumps(body).encode()
 
@@ -124,13 +149,19 @@ def _sha256(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()
 
 
+def _vendors(make: Callable[[int], bytes]) -> Style:
+    return Style("Elements-Webhook-Signature", _signature, make, _sha256)
+
+
+def _signature(body: bytes) -> str:
+    return "sha256=" + b64encode(_digest(body)).decode()
+
+
 STYLES = {
-    "vendor": Style(
-        "Elements-Webhook-Signature",
-        lambda body: "sha256=" + b64encode(_digest(body)).decode(),
-        vendor_body,
-        _sha256,
-    ),
+    "vendor": _vendors(vendor_body),
+    "new": _vendors(new_body),
+    "later": _vendors(later_body),
+    "uuid": _vendors(uuid_body),
     "hex": Style(
         "X-Hub-Signature-256", lambda body: "sha256=" + _digest(body).hex(), vendor_body, _sha256
     ),

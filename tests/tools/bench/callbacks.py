@@ -4,7 +4,7 @@ from bench import Bench, Row
 from bodies import STYLES
 from contenders import Contender
 from databases import Base
-from machine import BenchError, Unavailable, free_port, post_once
+from machine import BenchError, Unavailable, cpu_seconds, free_port, post_once
 from wrk import Load, post
 
 
@@ -17,10 +17,10 @@ def measure(bench: Bench, contender: Contender, connections: int) -> None:
     row = Row(contender.name, contender.title, contender.group, connections)
     base = _database(bench, contender)
     try:
-        loads = _loaded(bench, contender, base, connections)
+        loads, cpu = _loaded(bench, contender, base, connections)
         if base is not None:
             check(bench, contender, base, loads)
-        bench.results.add(row, loads[-1])
+        bench.results.add(row, loads[-1], cpu)
     except Unavailable as why:
         bench.results.missing[contender.name] = str(why)
     finally:
@@ -57,15 +57,20 @@ def _database(bench: Bench, contender: Contender) -> Base | None:
     return bench.databases.empty(contender.database)
 
 
-def _loaded(bench: Bench, contender: Contender, base: Base | None, connections: int) -> list[Load]:
+def _loaded(
+    bench: Bench, contender: Contender, base: Base | None, connections: int
+) -> tuple[list[Load], float]:
+    """Warm a contender up and load it; with the seconds of processor time of the latter."""
     port = free_port()
     start = contender.start(port, base, connections)
     bodies = bench.bodies.file(contender.style)
     loads: list[Load] = []
-    with bench.started(start, port, contender.ready, contender.ready_status):
+    with bench.started(start, port, contender.ready, contender.ready_status) as server:
+        roots = [server.pid, *bench.databases.processes(base)]
         if contender.group != "reference":
             _refuses(contender, port)
         for seconds in (bench.options.warm_up, bench.options.seconds):
+            before = cpu_seconds(*roots)
             loads.append(
                 post(
                     port,
@@ -78,10 +83,11 @@ def _loaded(bench: Bench, contender: Contender, base: Base | None, connections: 
                     repeat=contender.repeat,
                 )
             )
+            cpu = cpu_seconds(*roots) - before
     if not loads[-1].acknowledged:
         told = f"{contender.name} acknowledged nothing of {loads[-1].answered} answered"
         raise Unavailable(told) if contender.group == "peers" else BenchError(told)
-    return loads
+    return loads, cpu
 
 
 def _refuses(contender: Contender, port: int) -> None:

@@ -1,5 +1,7 @@
 """Who is measured: the reference, ours, and peers that do the same work."""
 
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -10,7 +12,7 @@ from typing import Any
 import installing
 from bodies import KEY
 from databases import Base
-from machine import HOST, PYTHON, run, serving
+from machine import HOST, PYTHON, Unavailable, run, serving
 from sqlalchemy import and_, or_, select
 
 from receiver.database.models import Event, JobRow
@@ -18,6 +20,7 @@ from receiver.database.models import Event, JobRow
 REFERENCE = Path(__file__).parent / "reference"
 ENDPOINT = "00000000-0000-4000-8000-000000000000"
 NOWHERE = f"http://{HOST}:9/elements/api-v2"  # a vendor that does not answer
+SLOW_SYNC_MS = 5
 GUNICORN = [PYTHON, "-m", "gunicorn", "--no-control-socket", "--workers", "2"]
 
 
@@ -88,6 +91,16 @@ def serve(port: int, base: Base | None, _connections: int = 0) -> Start:
     return Start([PYTHON, "-m", "receiver", *words], settings)
 
 
+def _on_slow_disk(port: int, base: Base | None, connections: int) -> Start:
+    if shutil.which("strace") is None:
+        raise Unavailable("strace is not installed")
+    start = serve(port, base, connections)
+    syncs = "fdatasync,fsync"
+    delayed = ["-e", f"trace={syncs}", "-e", f"inject={syncs}:delay_exit={SLOW_SYNC_MS}ms"]
+    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", os.devnull, *delayed]
+    return Start([*strace, *start.argv], start.environment)
+
+
 def _node(port: int, base: Base | None, _connections: int) -> Start:
     assert base is not None
     folder = installing.node_modules("node")
@@ -147,20 +160,33 @@ def _ours(database: str) -> list[Contender]:
         "ready_status": 200,
     }
     called = _CALLED[database]
-    return [
+    rows = [
         Contender(
             name=f"ours-{database}",
-            title=f"ours, {called}, new bodies",
+            title=f"ours, {called}, new jobs",
+            style="new",
             connections=(1, 32, 256),
             **common,
         ),
-        Contender(
-            name=f"ours-{database}-duplicates",
-            title=f"ours, {called}, one in ten a duplicate",
-            repeat=10,
-            **common,
+        *(
+            Contender(
+                name=f"ours-{database}-{name}", title=f"ours, {called}, {title}", **own, **common
+            )
+            for name, title, own in _VARIED
         ),
     ]
+    if database == "sqlite":
+        slow = {**common, "start": _on_slow_disk, "style": "new"}
+        title = f"ours, {called}, a sync takes {SLOW_SYNC_MS} ms more"
+        rows.append(Contender(name="ours-sqlite-slow", title=title, **slow))
+    return rows
+
+
+_VARIED = (
+    ("later", "four of five about a job that is known", {"style": "later"}),
+    ("uuid", "new jobs, ids in no order", {"style": "uuid"}),
+    ("duplicates", "one in ten a duplicate", {"style": "new", "repeat": 10}),
+)
 
 
 def _fastapis(database: str) -> Contender:

@@ -88,6 +88,12 @@ class Databases:
         else:
             self._administer(f"DROP DATABASE {base.path} WITH (FORCE)")
 
+    def processes(self, base: Base | None) -> list[int]:
+        """The process of a database that others than its users run."""
+        if base is None or base.kind == "sqlite":
+            return []
+        return [int((self._folder / "postgresql" / "postmaster.pid").read_text().split()[0])]
+
     def close(self) -> None:
         """Stop PostgreSQL and delete its data."""
         if self._server is not None:

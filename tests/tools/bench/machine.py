@@ -167,6 +167,33 @@ def workers_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    found = [pid]
+    with suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            for child in (thread / "children").read_text().split():
+                found += family(int(child))
+    return found
+
+
+def cpu_seconds(*roots: int) -> float:
+    """User and system time of processes and their descendants, those that have ended included."""
+    ticks = 0
+    for pid in {pid for root in roots for pid in family(root)}:
+        with suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def is_writer(pid: int) -> bool:
+    """Whether a process is the one that writes for all workers."""
+    with suppress(OSError):
+        return b"writer_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
 def resident_mb(pid: int) -> float:
     """Resident memory of a process in MB (10^6 bytes)."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():

@@ -9,7 +9,15 @@ from bench import Bench, Row, Started
 from bodies import STYLES
 from callbacks import check
 from contenders import Contender, serve
-from machine import PYTHON, BenchError, environment, free_port, resident_mb, workers_of
+from machine import (
+    PYTHON,
+    BenchError,
+    environment,
+    free_port,
+    is_writer,
+    resident_mb,
+    workers_of,
+)
 from reading import Filled
 from wrk import Load, post
 
@@ -31,6 +39,7 @@ def memory(bench: Bench, contender: Contender) -> None:
                     loads.append(_chunk(bench, contender, port, loads))
                 name = f"memory-{kind}-after-{wanted * quarter // 4}"
                 bench.results.note(name, _largest(server))
+            bench.results.note(f"memory-{kind}-writer", _writer(server))
         bench.results.note(f"memory-{kind}-under-load", sampler.largest)
     check(bench, contender, base, loads)
     bench.databases.drop(base)
@@ -110,11 +119,10 @@ class _Pruning:
 
     def _progress(self) -> tuple[int, ...]:
         """What moves while prune deletes, each found by an index."""
-        timeline, forgotten = (
-            "(SELECT min(id) FROM timeline)",
-            "(SELECT count(*) FROM events WHERE received_at = 0)",
+        marks = (
+            "SELECT bodies_before, events_before, errors_before, (SELECT min(n) FROM timeline),"
+            " (SELECT count(*) FROM events WHERE body IS NULL) FROM retention"
         )
-        marks = f"SELECT bodies_before, errors_before, {timeline}, {forgotten} FROM retention"
         return tuple(self._base.rows(marks)[0])
 
     def __exit__(self, *_: object) -> None:
@@ -145,7 +153,11 @@ class _Sampler:
 
 
 def _largest(server: Started) -> float:
-    return max(resident_mb(pid) for pid in workers_of(server.pid))
+    return max(resident_mb(pid) for pid in workers_of(server.pid) if not is_writer(pid))
+
+
+def _writer(server: Started) -> float:
+    return max(resident_mb(pid) for pid in workers_of(server.pid) if is_writer(pid))
 
 
 def _chunk(bench: Bench, contender: Contender, port: int, loads: list[Load]) -> Load:

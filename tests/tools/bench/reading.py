@@ -8,7 +8,7 @@ from bench import Bench, Row
 from bodies import FIRST_JOB
 from contenders import REFERENCES, Contender, serve
 from databases import Base, ours
-from machine import BenchError, bearer, free_port, get_once, sign_in
+from machine import BenchError, bearer, cpu_seconds, free_port, get_once, sign_in
 from seeding import FIRST, seed
 from wrk import Load, get
 
@@ -65,12 +65,14 @@ def measure(bench: Bench, filled: Filled) -> None:
     # The upper half: callbacks of `prune` make some of the lower ids ambiguous.
     half = filled.jobs // 2
     jobs = (FIRST_JOB + half, half)
-    with bench.started(serve(port, filled.base), port, "/readyz", 200):
+    with bench.started(serve(port, filled.base), port, "/readyz", 200) as server:
+        roots = [server.pid, *bench.databases.processes(filled.base)]
         for name, (title, path) in QUERIES.items():
             _check(port, name, path, filled)
             numbers = jobs if name == "job" else (0, 0)
+            before = cpu_seconds(*roots)
             load = _asked(bench, port, path, bearer(filled.token), numbers=numbers)
-            _add(bench, filled, name, title, load)
+            _add(bench, filled, name, title, load, cpu_seconds(*roots) - before)
         who = bearer(filled.token)
         load = _asked(bench, port, QUERIES["job"][1], who, numbers=jobs, connections=1)
         _add(bench, filled, f"{ALONE}job", "GET /jobs/{id}, asked alone", load)
@@ -80,7 +82,9 @@ def measure(bench: Bench, filled: Filled) -> None:
             _add(bench, filled, f"{ALONE}{name}", f"dashboard, {title}", load)
 
 
-def _add(bench: Bench, filled: Filled, name: str, title: str, load: Load) -> None:
+def _add(
+    bench: Bench, filled: Filled, name: str, title: str, load: Load, cpu: float | None = None
+) -> None:
     kind = filled.contender.database
     row = Row(
         f"read-{kind}-{name}-{filled.jobs}",
@@ -88,7 +92,7 @@ def _add(bench: Bench, filled: Filled, name: str, title: str, load: Load) -> Non
         "reads",
         1 if name.startswith(ALONE) else CONNECTIONS,
     )
-    bench.results.add(row, load)
+    bench.results.add(row, load, cpu)
     if load.refused:
         told = f"{row.name}: {load.refused} of {load.answered} were answered with an error"
         bench.results.notes.append(told)

@@ -21,13 +21,13 @@ _VERDICTS = {True: "met", False: "NOT MET", None: "not measured"}
 def show(results: Results, goals: list[Goal], *, complete: bool) -> None:
     """Print the tables. complete -- whether everything was to be measured, so that gaps count."""
     reference = results.row("reference")
-    say(f"\n{'callbacks':64} conn      req/s (min-max)        p50 ms   p99 ms  ratio")
+    say(f"\n{'callbacks':64} conn      req/s (min-max)        p50 ms   p99 ms  ratio  CPU us")
     for row in _of(results, *_WRITES):
         say(_line(row, reference))
     for name, why in results.missing.items():
         say(f"{name:64} not available: {why}")
     asked = results.row("read-reference")
-    say(f"\n{'reads':64} conn      req/s (min-max)        p50 ms   p99 ms  ratio")
+    say(f"\n{'reads':64} conn      req/s (min-max)        p50 ms   p99 ms  ratio  CPU us")
     for row in _of(results, "reads"):
         say(_line(row, asked))
     say("\nfigures (medians)")
@@ -72,13 +72,17 @@ def tables(content: dict[str, Any]) -> str:
         "See [scaling.md](../scaling.md) for what it means.",
     ]
     for title, groups in (("callbacks", _WRITES), ("reads", ("reads",))):
-        lines += ["", f"| {title} | connections | req/s (min-max) | p50 ms | p99 ms | ratio |"]
-        lines += ["|---|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"| {title} | connections | req/s (min-max) | p50 ms | p99 ms | ratio | CPU µs |",
+        ]
+        lines += ["|---|---|---|---|---|---|---|"]
         for row in content["rows"]:
             if row["group"] in groups:
                 spread = f"{row['rate']:,.0f} ({row['rate_min']:,.0f}-{row['rate_max']:,.0f})"
                 ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
-                times = f"{row['p50_ms']:.1f} | {row['p99_ms']:.1f} | {ratio}"
+                cpu = "-" if row["cpu_us"] is None else f"{row['cpu_us']:.0f}"
+                times = f"{row['p50_ms']:.1f} | {row['p99_ms']:.1f} | {ratio} | {cpu}"
                 lines.append(f"| {row['title']} | {row['connections']} | {spread} | {times} |")
     lines += ["", "| goal | wanted | measured | |", "|---|---|---|---|"]
     for goal in content["goals"]:
@@ -131,7 +135,9 @@ def _line(row: Row, against: Row | None) -> str:
     least, greatest = row.spread
     ratio = f"{row.rate / against.rate:6.2f}" if against and against.rate else "     -"
     rates = f"{row.rate:10,.0f} ({least:,.0f}-{greatest:,.0f})"
-    return f"{row.title:64} {row.connections:4} {rates:30} {row.p50:8.1f} {row.p99:8.1f} {ratio}"
+    cpu = "" if row.cpu is None else f"{row.cpu:7.0f}"
+    times = f"{row.p50:8.1f} {row.p99:8.1f}"
+    return f"{row.title:64} {row.connections:4} {rates:30} {times} {ratio} {cpu}"
 
 
 def _facts(row: Row, results: Results) -> dict[str, Any]:
@@ -147,6 +153,7 @@ def _facts(row: Row, results: Results) -> dict[str, Any]:
         "rate_max": round(greatest, 1),
         "p50_ms": _finite(row.p50),
         "p99_ms": _finite(row.p99),
+        "cpu_us": None if row.cpu is None else round(row.cpu, 1),
         "ratio": round(row.rate / against.rate, 3) if against and against.rate else None,
         "rounds": [asdict(load) for load in row.loads],
     }

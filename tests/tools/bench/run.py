@@ -104,6 +104,7 @@ def _bench(options: Options) -> Iterator[Bench]:
     pruning = options.rounds * (2 * options.seconds + options.warm_up) + 1  # on one database
     counts = {
         "vendor": max(MOST * once, OURS * pruning, 2 * options.memory_callbacks),
+        **dict.fromkeys(("new", "later", "uuid"), MOST * once),
         "hex": MOST * once,
         "stripe": MOST * once // 10,
     }
