@@ -54,7 +54,7 @@ def uuid_body(number: int) -> bytes:
 
 
 def _body(number: int, place: int, id_: str | None = None) -> bytes:
-    """The `number`-th notification, about the `place`-th job. id_ -- that job's, if not its number."""
+    """The `number`-th notification, about the `place`-th job. id_ -- in its number's place."""
     job = FIRST_JOB + place
     status = "ERROR" if number % 13 == 0 else "COMPLETED"
     loaded, failed = 1000 + number % 977, number % 7 if number % 10 == 0 else 0

@@ -72,19 +72,20 @@ def measure(bench: Bench, filled: Filled) -> None:
             numbers = jobs if name == "job" else (0, 0)
             before = cpu_seconds(*roots)
             load = _asked(bench, port, path, bearer(filled.token), numbers=numbers)
-            _add(bench, filled, name, title, load, cpu_seconds(*roots) - before)
+            _add(bench, filled, (name, title), load, cpu_seconds(*roots) - before)
         who = bearer(filled.token)
         load = _asked(bench, port, QUERIES["job"][1], who, numbers=jobs, connections=1)
-        _add(bench, filled, f"{ALONE}job", "GET /jobs/{id}, asked alone", load)
+        _add(bench, filled, (f"{ALONE}job", "GET /jobs/{id}, asked alone"), load)
         who = f"Cookie: {sign_in(port, filled.token)}"
         for name, (title, path) in PAGES.items():
             load = _asked(bench, port, path, who, connections=1)
-            _add(bench, filled, f"{ALONE}{name}", f"dashboard, {title}", load)
+            _add(bench, filled, (f"{ALONE}{name}", f"dashboard, {title}"), load)
 
 
 def _add(
-    bench: Bench, filled: Filled, name: str, title: str, load: Load, cpu: float | None = None
+    bench: Bench, filled: Filled, named: tuple[str, str], load: Load, cpu: float | None = None
 ) -> None:
+    name, title = named
     kind = filled.contender.database
     row = Row(
         f"read-{kind}-{name}-{filled.jobs}",

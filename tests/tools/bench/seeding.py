@@ -80,7 +80,7 @@ def _first(bench: Bench, contender: Contender, base: Base) -> None:
     with bench.started(serve(port, base), port, "/readyz", 200):
         bodies = bench.bodies.file("vendor")
         header = STYLES["vendor"].header
-        post(port, contender.path, bodies, header, connections=4, seconds=1)
+        post(port, contender.path, bodies, header, connections=4, seconds=3)
     first = ", ".join(f"'{FIRST_JOB + number}'" for number in _first_jobs())
     base.execute(
         [
