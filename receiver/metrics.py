@@ -71,6 +71,7 @@ UPSTREAM_SECONDS = Histogram(
 
 # A labelled child is found in a dictionary of its own: `labels` takes longer than counting does.
 callbacks = cache(CALLBACKS.labels)
+learnt_by = cache(LEARNT_SECONDS.labels)
 answers = cache(lambda room, status: ANSWERS.labels(room, f"{status // 100}xx"))
 
 

@@ -241,4 +241,4 @@ def _note_learnt(told: Notification, now: int) -> None:
     """Measure how long after a job's end we knew of it, where the vendor tells when that was."""
     if told.completed_at and is_ending(told.status):
         by = "callback" if told.source == "callback" else "poll"
-        metrics.LEARNT_SECONDS.labels(by).observe(max(0, now - told.completed_at) / 1000)
+        metrics.learnt_by(by).observe(max(0, now - told.completed_at) / 1000)

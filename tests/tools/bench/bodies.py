@@ -56,7 +56,7 @@ def uuid_body(number: int) -> bytes:
 def _body(number: int, place: int, id_: str | None = None) -> bytes:
     """The `number`-th notification, about the `place`-th job. id_ -- in its number's place."""
     job = FIRST_JOB + place
-    status = "ERROR" if number % 13 == 0 else "COMPLETED"
+    status = "ERROR" if place % 13 == 0 else "COMPLETED"  # no two contradict each other
     loaded, failed = 1000 + number % 977, number % 7 if number % 10 == 0 else 0
     words = _filling(number)
     body = (_v2, _v3, _listed)[job % 3](job, status, loaded, failed, words)
