@@ -24,6 +24,7 @@ class Options:
     warm_up: int
     jobs: tuple[int, ...]
     memory_callbacks: int
+    lookup_jobs: int
     only: tuple[str, ...]
 
 

@@ -1,12 +1,14 @@
 """Running ours: memory of its workers, time to start, and callbacks while `prune` runs."""
 
+import random
 import subprocess
 import threading
 import time
+from statistics import median
 from typing import Self
 
 from bench import Bench, Row, Started
-from bodies import STYLES
+from bodies import FIRST_JOB, STYLES
 from callbacks import check
 from contenders import Contender, serve
 from machine import (
@@ -19,7 +21,11 @@ from machine import (
     workers_of,
 )
 from reading import Filled
+from seeding import FIRST, seed
 from wrk import Load, post
+
+from receiver.database.engine import Database
+from receiver.jobs.queries import Filters, find_jobs, list_jobs
 
 CONNECTIONS = 32
 
@@ -42,6 +48,29 @@ def memory(bench: Bench, contender: Contender) -> None:
             bench.results.note(f"memory-{kind}-writer", _writer(server))
         bench.results.note(f"memory-{kind}-under-load", sampler.largest)
     check(bench, contender, base, loads)
+    bench.databases.drop(base)
+
+
+def lookups(bench: Bench, contender: Contender) -> None:
+    """Note how many ms a job and a page by filter take of many jobs, without HTTP."""
+    jobs, kind = bench.options.lookup_jobs, contender.database
+    base = seed(bench, contender, jobs, ("jobs",))
+    database, chance = Database(base.url()), random.Random(1)
+    filters = Filters(instances=["i7"], statuses=["COMPLETED"])
+    times: dict[str, list[float]] = {"job": [], "page": []}
+    for _ in range(1_000):
+        id_ = str(FIRST_JOB + chance.randrange(jobs // FIRST * FIRST))
+        for name, found in (
+            ("job", lambda id_=id_: find_jobs(database, id_)),
+            ("page", lambda: list_jobs(database, filters, 50)),
+        ):
+            began = time.perf_counter()
+            if not found():
+                raise BenchError(f"nothing was found at {jobs:,} jobs: {name} {id_}")
+            times[name].append((time.perf_counter() - began) * 1000)
+    for name, each in times.items():
+        bench.results.note(f"lookup-{kind}-{name}-of-{jobs}-ms", median(each))
+    database.close()
     bench.databases.drop(base)
 
 

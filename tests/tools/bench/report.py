@@ -14,7 +14,7 @@ from machine import say
 COLOURS = {"reference": "#8c8c8c", "ours": "#1b7837", "peers": "#4575b4"}
 _WRITES = ("reference", "ours", "peers", "prune")  # groups of rows that are about callbacks
 _LEFT = 430  # of the bars
-_UNITS = {"memory": "MB", "startup": "s"}
+_UNITS = {"memory": "MB", "startup": "s", "lookup": "ms"}
 _VERDICTS = {True: "met", False: "NOT MET", None: "not measured"}
 
 

@@ -30,7 +30,7 @@ RESULTS = Path(__file__).parents[3] / "docs" / "bench"
 MOST = 25_000  # bodies a second that a storing contender may take
 OURS = 12_000  # that ours may take
 KINDS = ("sqlite", "postgresql")
-SECTIONS = ("read", "memory", "startup", "prune")
+SECTIONS = ("read", "memory", "startup", "prune", "lookup")
 
 
 def main(words: list[str]) -> int:
@@ -72,14 +72,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _options(asked: argparse.Namespace) -> Options:
-    rounds, seconds, jobs, memory = (
-        (1, 1, "1000,20000", 8_000)
+    rounds, seconds, jobs, memory, lookup = (
+        (1, 1, "1000,20000", 8_000, 50_000)
         if asked.small
         else (
             3,
             5,
             "1000,100000,1000000",
             100_000,
+            10_000_000,
         )
     )
     return Options(
@@ -88,6 +89,7 @@ def _options(asked: argparse.Namespace) -> Options:
         warm_up=1,
         jobs=tuple(int(size) for size in (asked.jobs or jobs).split(",")),
         memory_callbacks=memory,
+        lookup_jobs=lookup,
         only=tuple(asked.only),
     )
 
@@ -136,6 +138,9 @@ def _measure(bench: Bench) -> None:
     for contender in _chosen(bench, "memory"):
         _tell(bench, 0, f"memory of {contender.name}")
         operation.memory(bench, contender)
+    for contender in _chosen(bench, "lookup"):
+        _tell(bench, 0, f"lookups of {contender.name}")
+        operation.lookups(bench, contender)
 
 
 def _operate(
@@ -179,7 +184,7 @@ def _chosen(bench: Bench, *sections: str) -> list[Contender]:
     return [
         contender
         for contender in CONTENDERS
-        if contender.group == "ours" and not contender.repeat
+        if contender.name == f"ours-{contender.database}"
         if any(_wanted(bench, f"{section}-{contender.database}") for section in sections)
     ]
 

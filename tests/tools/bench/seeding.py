@@ -4,7 +4,7 @@ Columns come from our models, so a new column is copied like the others; what mu
 to row is named below. Tables that are not named stay as the first hundred callbacks left them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bench import Bench
 from bodies import FIRST_JOB, STYLES
@@ -55,18 +55,21 @@ _COUNT = (
 )
 
 
-def seed(bench: Bench, contender: Contender, jobs: int) -> Base:
-    """A database of ours with that many jobs, and five events with bodies for four of them."""
+def seed(bench: Bench, contender: Contender, jobs: int, tables: Sequence[str] = _TABLES) -> Base:
+    """A database of ours with that many jobs, and five events with bodies for four of them.
+
+    tables -- that are filled.
+    """
     base = bench.databases.migrated(str(contender.database))
     _first(bench, contender, base)
     times = jobs // FIRST
-    statements = [*_QUICK[base.kind], *_facets(base), *map(_copy, _TABLES)]
+    statements = [*_QUICK[base.kind], *_facets(base), *map(_copy, tables)]
     step = _STEP_ROWS // FIRST
     for start in range(1, times, step):
         end = min(start + step, times) - 1
         numbers = _NUMBERS[base.kind].format(start, end)
-        statements += [_multiply(base.kind, name, numbers, times) for name in _TABLES]
-    statements += [f"DROP TABLE first_{name}" for name in (*_TABLES, "facets")]
+        statements += [_multiply(base.kind, name, numbers, times) for name in tables]
+    statements += [f"DROP TABLE first_{name}" for name in (*tables, "facets")]
     base.execute([*statements, *_COUNT, *_TIDY[base.kind]])
     found = base.rows("SELECT count(*) FROM jobs")[0][0]
     if found != times * FIRST:
