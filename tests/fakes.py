@@ -205,5 +205,5 @@ def made_elsewhere(receiver: Between, instance: str = "gooddata", rows: bytes = 
 def impatient(receiver: Receiver) -> Upstream:
     """Have the receiver's vendor client repeat without pauses."""
     vendor = receiver.services.vendor
-    vendor._patiently.sleep = lambda _: None
+    vendor._retrying.sleep = lambda _: None
     return vendor

@@ -127,22 +127,22 @@ def queued(*, resend: bool = False) -> Call:
 
 def read_status(answer: Answer, job: str | None = None) -> Notification:
     """Read where a job stands; job -- the id that was asked for. Raises UpstreamNonsense."""
-    told = parse(answer.body, job)
-    if told.kind != "bulk_job" or job not in (None, told.job):
+    status = parse(answer.body, job)
+    if status.kind != "bulk_job" or job not in (None, status.job):
         raise UpstreamNonsense("the vendor's answer is no status of this job")
-    return told
+    return status
 
 
 def read_jobs(answer: Answer) -> list[Notification]:
     """Read a page of the job list. Raises UpstreamNonsense."""
-    told = parse_all(answer.body)
-    if told is None:
+    entries = parse_all(answer.body)
+    if entries is None:
         raise UpstreamNonsense("the vendor's answer is no list of jobs")
-    return [each for each in told if each.kind == "bulk_job"]
+    return [entry for entry in entries if entry.kind == "bulk_job"]
 
 
 def read_entries(answer: Answer) -> list[str]:
-    """Read an array; give each entry as JSON text. Raises UpstreamNonsense."""
+    """Read an array; return its entries as JSON text. Raises UpstreamNonsense."""
     try:
         entries = document(answer.body)
     except (ValueError, RecursionError):
@@ -158,7 +158,7 @@ class Upstream:
     def __init__(self, base_url: str, transport: httpx.BaseTransport | None = None) -> None:
         self._base_url = base_url
         self._transport = transport
-        self._patiently = Retrying(
+        self._retrying = Retrying(
             retry=retry_if_exception(_may_be_repeated),
             stop=stop_after_attempt(TRIES),
             wait=wait_random_exponential(multiplier=0.2, max=2),
@@ -184,8 +184,8 @@ class Upstream:
         """
         if not call.safe:
             return self._send(authorization, call)
-        patiently = self._patiently.copy(before_sleep=lambda _: turn() if turn else None)
-        return patiently(self._send, authorization, call)
+        retrying = self._retrying.copy(before_sleep=lambda _: turn() if turn else None)
+        return retrying(self._send, authorization, call)
 
     @contextmanager
     def stream(self, authorization: str, call: Call) -> Iterator[tuple[str, Iterator[bytes]]]:

@@ -182,7 +182,7 @@ def _read_usual(body: bytes) -> Notification | None:
     status = said.status or said.jobStatus or said.job_state
     if not status or not _ID.fullmatch(job):
         return None
-    # Each in the order of its names above: the first that is told.
+    # Each in the order of its names above: the first that is there.
     reported = said.recordsCount
     if reported is None:
         reported = _first_of(said.recordCount, said.record_count, said.numOfLeadsProcessed)

@@ -208,13 +208,13 @@ def read_authorization(text: str) -> Mapping[str, str]:
 
 def read_where(text: str, fields: Collection[str]) -> dict[str, str]:
     """Read `field='value' and …`. Raises ValueError for anything else, or another field."""
-    found: dict[str, str] = {}
+    conditions: dict[str, str] = {}
     for part in _AND.split(text):
         condition = _CONDITION.fullmatch(part)
         if condition is None or condition[1] not in fields:
             raise ValueError(f"where must be field='value', field one of {', '.join(fields)}")
-        found[condition[1]] = condition[2] if condition[3] is None else condition[3]
-    return found
+        conditions[condition[1]] = condition[2] if condition[3] is None else condition[3]
+    return conditions
 
 
 def read_page_size(text: str | None) -> int:

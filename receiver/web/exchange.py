@@ -71,6 +71,16 @@ class Question:
     headers: list[tuple[bytes, bytes]] = field(repr=False)
     body: IO[bytes] | None = None
 
+    @property
+    def instance(self) -> str:
+        """The instance it is about."""
+        return self.caller.instance
+
+    @property
+    def job(self) -> str:
+        """The id of the job that its path names; empty if it names none."""
+        return self.route.job or ""
+
     def with_header(self, name: str, value: str) -> "Question":
         """Give a copy with this header in the place of all of that name."""
         others = [pair for pair in self.headers if pair[0].lower() != name.lower().encode()]
@@ -90,7 +100,7 @@ class Reply:
 
     @property
     def ok(self) -> bool:
-        """Whether the vendor did what it was asked."""
+        """Whether the vendor did what it was question."""
         return 200 <= self.status < 300
 
     def replace_body(self, body: bytes) -> None:
@@ -167,21 +177,21 @@ def _spool(piece: bytes, spool: tempfile.SpooledTemporaryFile[bytes], announced:
         raise Overloaded("the disk does not take this body", DISK_RETRY_AFTER) from None
 
 
-def send(vendor: Upstream, asked: Question, seconds: float | None = None) -> Reply:
+def send(vendor: Upstream, question: Question, seconds: float | None = None) -> Reply:
     """Ask the vendor. Raises UpstreamError, and for what is none of the vendor's answers, too.
 
     seconds -- without a byte of an answer; None: SECONDS.
     """
     seconds = SECONDS if seconds is None else seconds
-    safe = asked.method in ("GET", "HEAD", "OPTIONS")
-    call = Call(method=asked.method, path="", name=asked.route.kind, safe=safe)
+    safe = question.method in ("GET", "HEAD", "OPTIONS")
+    call = Call(method=question.method, path="", name=question.route.kind, safe=safe)
     sent = [
-        *asked.headers,
-        (b"Authorization", asked.caller.secrets.authorization.encode("latin-1")),
+        *question.headers,
+        (b"Authorization", question.caller.secrets.authorization.encode("latin-1")),
     ]
-    if asked.body is not None:
-        sent.append((b"Content-Length", b"%d" % asked.body.seek(0, 2)))
-    answer = vendor.relay(call, asked.target, sent, _pieces(asked.body), seconds)
+    if question.body is not None:
+        sent.append((b"Content-Length", b"%d" % question.body.seek(0, 2)))
+    answer = vendor.relay(call, question.target, sent, _pieces(question.body), seconds)
     pieces = vendor.pieces(answer, call)
     reply = Reply(answer.status_code, _came_back(answer), answer, pieces)
     if 300 <= reply.status < 400 and reply.status != 304:
@@ -193,11 +203,11 @@ def send(vendor: Upstream, asked: Question, seconds: float | None = None) -> Rep
             raise UpstreamNonsense("the vendor's answer is a page of HTML")
         reply.replace_body(error_body(f"the vendor answered {reply.status}, with a page of HTML"))
     elif not reply.ok or _is_short(reply):
-        read(reply, asked, seconds)
+        read(reply, question, seconds)
     return reply
 
 
-def read(reply: Reply, asked: Question, seconds: float | None = None) -> bytes | None:
+def read(reply: Reply, question: Question, seconds: float | None = None) -> bytes | None:
     """Read an answer that is no longer than MAX_READ; None for a longer one.
 
     What is read is whole, decoded, and quotes none of our secrets. Raises UpstreamError.
@@ -217,7 +227,7 @@ def read(reply: Reply, asked: Question, seconds: float | None = None) -> bytes |
     plain = _decoded(reply.body, reply.headers.get("content-encoding", ""))
     if plain is None:
         return None
-    without = unquoted(plain, asked.caller.secrets.authorization)
+    without = unquoted(plain, question.caller.secrets.authorization)
     if without != plain:
         reply.headers.pop("content-encoding", None)
         reply.headers.pop("content-length", None)
@@ -225,17 +235,17 @@ def read(reply: Reply, asked: Question, seconds: float | None = None) -> bytes |
     return without
 
 
-def respond(reply: Reply, asked: Question, done: Callable[[], None] | None = None) -> Response:
+def respond(reply: Reply, question: Question, done: Callable[[], None] | None = None) -> Response:
     """Answer as the vendor did. done -- called once the whole answer was passed on."""
     if reply.whole:
         reply.answer.close()
         response = Response(reply.body, reply.status)
     else:
-        response = Response(_passing(reply, asked, done), reply.status, direct_passthrough=True)
+        response = Response(_passing(reply, question, done), reply.status, direct_passthrough=True)
         response.call_on_close(reply.answer.close)
     # All of them at once, or Flask would add a type where there is none.
     response.headers = reply.headers
-    if reply.whole and asked.method != "HEAD":
+    if reply.whole and question.method != "HEAD":
         response.headers["content-length"] = str(len(reply.body))
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     return response
@@ -274,14 +284,14 @@ def _pieces(body: IO[bytes] | None) -> Iterator[bytes]:
             yield piece
 
 
-def _passing(reply: Reply, asked: Question, done: Callable[[], None] | None) -> Iterator[bytes]:
+def _passing(reply: Reply, question: Question, done: Callable[[], None] | None) -> Iterator[bytes]:
     if reply.body:
         yield reply.body
     try:
         yield from reply.rest
     except UpstreamError as error:
-        about = {"instance": asked.caller.instance, "job": asked.route.job}
-        log.warning("an answer broke off", path=asked.route.kind, **about, error=str(error))
+        about = {"instance": question.instance, "job": question.job}
+        log.warning("an answer broke off", path=question.route.kind, **about, error=str(error))
         # An answer that just ended here would look whole.
         raise AnswerCut("the vendor broke off its answer") from None
     if done is not None:

@@ -95,12 +95,12 @@ class Relay:
                 if not self._uploads.acquire(blocking=False):
                     raise Overloaded("as many uploads as are taken at once", RETRY_AFTER)
                 stack.callback(self._uploads.release)
-            asked = Question(caller, route, request.method, target, exchange.headers())
+            question = Question(caller, route, request.method, target, exchange.headers())
             if exchange.has_body():
                 limit = self._services.settings.max_upload_bytes
-                asked = replace(asked, body=stack.enter_context(exchange.spooled(limit)))
+                question = replace(question, body=stack.enter_context(exchange.spooled(limit)))
             answer = self._answers.get(route.kind, self._pass_on)
-            return (self._pass_on if request.method == "HEAD" else answer)(asked)
+            return (self._pass_on if request.method == "HEAD" else answer)(question)
 
     def _caller(self) -> Caller:
         try:
@@ -114,131 +114,129 @@ class Relay:
             )
         instance = named["element"]
         bearer = authenticate(self._services, request.remote_addr or "", named["user"])
-        found = None
+        secrets = None
         if bearer and bearer.may_see(instance):
             with self._services.database.read() as session:
-                found = registry.vendor_secrets(session, self._services.secret_box, instance)
-        if bearer is None or found is None:
+                secrets = registry.vendor_secrets(session, self._services.secret_box, instance)
+        if bearer is None or secrets is None:
             raise Unauthenticated("no such instance with vendor secrets, or no such token")
-        return Caller(instance, bearer, found)
+        return Caller(instance, bearer, secrets)
 
-    def _send(self, asked: Question, seconds: float | None = None) -> Reply:
-        return exchange.send(self._services.vendor, asked, seconds)
+    def _send(self, question: Question, seconds: float | None = None) -> Reply:
+        return exchange.send(self._services.vendor, question, seconds)
 
-    def _pass_on(self, asked: Question) -> Response:
-        return respond(self._send(asked), asked)
+    def _pass_on(self, question: Question) -> Response:
+        return respond(self._send(question), question)
 
-    def _result(self, asked: Question) -> Response:
+    def _result(self, question: Question) -> Response:
         """Pass on a job's file, and note that it was fetched."""
-        reply = self._send(asked)
-        place = asked.caller.instance, asked.route.job or ""
-        note = partial(note_fetched, self._services, *place)
-        return respond(reply, asked, note if reply.ok else None)
+        reply = self._send(question)
+        note = partial(note_fetched, self._services, question.instance, question.job)
+        return respond(reply, question, note if reply.ok else None)
 
-    def _status(self, asked: Question) -> Response:
+    def _status(self, question: Question) -> Response:
         """Tell where a job stands: an ended one from the store, another as the vendor says now."""
-        key = asked.caller.instance, asked.route.job
+        key = question.instance, question.job
         # A job that was unknown is stored a moment before it is claimed: until then others wait.
-        if (line := self._stored(asked)) and not self._unknown.is_held(key):
-            return self._known_status(asked, line)
+        if (record := self._stored(question)) and not self._unknown.is_held(key):
+            return self._known_status(question, record)
         # Of those who ask for an unknown job at a time, one asks the vendor.
         with self._unknown.hold(key, STATUS_SECONDS):
-            if line := self._stored(asked):
-                return self._known_status(asked, line)
-            response = self._ask(asked, None)
-            line = self._stored(asked)
+            if record := self._stored(question):
+                return self._known_status(question, record)
+            response = self._ask(question, None)
+            record = self._stored(question)
         if response is not None:
             return response
-        if line is None:
+        if record is None:
             raise Overloaded("the vendor is asked for this job already", RETRY_AFTER)
-        return self._known_status(asked, line)
+        return self._known_status(question, record)
 
-    def _known_status(self, asked: Question, line: JobRecord) -> Response:
+    def _known_status(self, question: Question, record: JobRecord) -> Response:
         response = None
-        if not line.job.ended or line.job.conflict:
+        if not record.job.ended or record.job.conflict:
             with suppress(UpstreamUnreachable):
-                response = self._ask(asked, line)
+                response = self._ask(question, record)
         if response is None:
-            facts = _facts(self._stored(asked) or line)
+            facts = _facts(self._stored(question) or record)
             response = json_response(shapes.write(facts, "v3") | shapes.write(facts, "v2"))
         return response
 
-    def _ask(self, asked: Question, line: JobRecord | None) -> Response | None:
+    def _ask(self, question: Question, record: JobRecord | None) -> Response | None:
         """Ask the vendor for a status; None if it was asked for this job a moment ago.
 
         Raises UpstreamError, or UpstreamUnreachable where it is not this instance's turn soon.
         """
-        services, instance = self._services, asked.caller.instance
+        services, instance = self._services, question.instance
 
         pacer, wait = services.reconciler.pacer, 1000 * STATUS_SECONDS
         claim = partial(
             claims.claim_status,
-            key={"instance": instance, "id": asked.route.job or ""},
+            key={"instance": instance, "id": question.job},
             overdue_after=services.settings.overdue_after,
             interval=wait,
         )
-        if pacer.wait_turn(instance, claim if line else None, wait) is None:
+        if pacer.wait_turn(instance, claim if record else None, wait) is None:
             return None
-        if line is None and self._stored(asked):
+        if record is None and self._stored(question):
             return None  # another node has asked while this one waited for its turn
-        reply, told = self._learn(asked, "asked for by a client", STATUS_SECONDS)
-        if told is not None:
-            if line is None:
+        reply, status = self._learn(question, "asked for by a client", STATUS_SECONDS)
+        if status is not None:
+            if record is None:
                 with suppress(StoreError), services.database.write() as session:
                     claim(session, database_time(session, services.clock))
-            status = shapes.both_vocabularies(document(reply.body))
-            reply.replace_body(json_text(status).encode())
+            both = shapes.both_vocabularies(document(reply.body))
+            reply.replace_body(json_text(both).encode())
         elif reply.status in (429, 503):
             left = shapes.read_retry_after(reply.headers.get("retry-after", ""), time.time())
             with suppress(StoreError):
                 pacer.open_circuit(instance, left)
-        return respond(reply, asked)
+        return respond(reply, question)
 
     def _learn(
-        self, asked: Question, note: str, seconds: float | None = None
+        self, question: Question, note: str, seconds: float | None = None
     ) -> tuple[Reply, Notification | None]:
-        """Pass a request on and keep what the answer says of its job; None if it says nothing."""
+        """Pass a request on and store what its answer says of its job; None if it says nothing."""
         asked_at = self._services.clock()
-        reply = self._send(asked, seconds)
-        body = exchange.read(reply, asked, seconds) if reply.ok else None
-        told = read_status(body, asked.route.job)
-        if told is not None:
+        reply = self._send(question, seconds)
+        body = exchange.read(reply, question, seconds) if reply.ok else None
+        status = read_status(body, question.job)
+        if status is not None:
             if body is not None and reply.body != body:
                 reply.replace_body(body)
-            self._observe_news(asked.caller.instance, told.replace(asked_at=asked_at), note)
-        return reply, told
+            self._observe_news(question, status, note, asked_at)
+        return reply, status
 
-    def _errors(self, asked: Question) -> Response:
+    def _errors(self, question: Question) -> Response:
         """Give a page of failed records, from the store where it has them."""
         if (page := _page_of_ours()) is None or "fields" in request.args:
-            return self._pass_on(asked)
+            return self._pass_on(question)
         start, size = page
-        job, instance = asked.route.job or "", asked.caller.instance
+        job, instance = question.job, question.instance
         database = self._services.database
-        kept = list_failed_records(database, job, instance, size + 1, start)
-        if not kept and not list_failed_records(database, job, instance, 1):
-            return self._pass_on(asked)
-        entries = [msgspec.Raw(row.entry.encode()) for row in kept[:size]]
-        return json_page(entries, start + size if len(kept) > size else None)
+        records = list_failed_records(database, job, instance, size + 1, start)
+        if not records and not list_failed_records(database, job, instance, 1):
+            return self._pass_on(question)
+        entries = [msgspec.Raw(row.entry.encode()) for row in records[:size]]
+        return json_page(entries, start + size if len(records) > size else None)
 
-    def _jobs(self, asked: Question) -> Response:
+    def _jobs(self, question: Question) -> Response:
         """Give the vendor's job list, and learn from it; ours if the vendor cannot be reached."""
         asked_at = self._services.clock()
         try:
-            reply = self._send(asked)
-            body = exchange.read(reply, asked) if reply.ok else None
+            reply = self._send(question)
+            body = exchange.read(reply, question) if reply.ok else None
         except UpstreamUnreachable:
-            response = self._stored_jobs(asked)
+            response = self._stored_jobs(question)
             if response is None:
                 raise
             return response
         with suppress(UpstreamNonsense):
-            for each in client.read_jobs(Answer(body or b"", None, "")):
-                told = each.replace(asked_at=asked_at)
-                self._observe_news(asked.caller.instance, told, "found in the vendor's job list")
-        return respond(reply, asked)
+            for job in client.read_jobs(Answer(body or b"", None, "")):
+                self._observe_news(question, job, "found in the vendor's job list", asked_at)
+        return respond(reply, question)
 
-    def _stored_jobs(self, asked: Question) -> Response | None:
+    def _stored_jobs(self, question: Question) -> Response | None:
         where, page = request.args.get("where"), _page_of_ours()
         try:
             named = {} if where is None else shapes.read_where(where, _WHERE)
@@ -248,7 +246,7 @@ class Relay:
             return None
         start, size = page
         fields: dict[str, Any] = {_WHERE[name]: [value] for name, value in named.items()}
-        filters = Filters(instances=[asked.caller.instance], **fields)
+        filters = Filters(instances=[question.instance], **fields)
         # The vendor's pages may be asked for by number, so those before are read too.
         jobs = list_jobs(self._services.database, filters, start + size + 1)[start:]
         entries = [shapes.write(_facts(job), "list") for job in jobs[:size]]
@@ -256,28 +254,29 @@ class Relay:
         response.headers["X-Receiver-Source"] = "store"
         return response
 
-    def _cancel(self, asked: Question) -> Response:
+    def _cancel(self, question: Question) -> Response:
         """Ask the vendor to end a job."""
-        subject, now = f"{asked.caller.instance}/{asked.route.job}", self._services.clock()
-        actor = asked.caller.bearer.name
+        subject, now = f"{question.instance}/{question.job}", self._services.clock()
+        actor = question.caller.bearer.name
         with self._services.database.write() as session:
             audit.record(session, at=now, actor=actor, action="cancel", subject=subject)
-        reply, _ = self._learn(asked, "answer to a cancel")
-        return respond(reply, asked)
+        reply, _ = self._learn(question, "answer to a cancel")
+        return respond(reply, question)
 
-    def _stored(self, asked: Question) -> JobRecord | None:
-        job, instance = asked.route.job or "", asked.caller.instance
-        return next(iter(find_jobs(self._services.database, job, instance)), None)
+    def _stored(self, question: Question) -> JobRecord | None:
+        records = find_jobs(self._services.database, question.job, question.instance)
+        return next(iter(records), None)
 
-    def _observe_news(self, instance: str, told: Notification, note: str) -> None:
-        """Keep what the vendor said of a job, unless the store says the same."""
-        stored = find_jobs(self._services.database, str(told.job), instance)
-        known = stored[0].job if stored else Job()
-        if known.conflict or (known.status, known.failed) != (
-            told.status,
-            told.failed or known.failed,
-        ):
-            observe(self._services, NewObservation(instance, told.replace(source="poll"), note))
+    def _observe_news(
+        self, question: Question, status: Notification, note: str, asked_at: int
+    ) -> None:
+        """Store what the vendor said of a job, unless the store says the same."""
+        records = find_jobs(self._services.database, str(status.job), question.instance)
+        job = records[0].job if records else Job()
+        news = status.status, status.failed or job.failed
+        if job.conflict or (job.status, job.failed) != news:
+            poll = status.replace(source="poll", asked_at=asked_at)
+            observe(self._services, NewObservation(question.instance, poll, note))
 
 
 class _OneAtATime:

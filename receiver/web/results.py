@@ -1,6 +1,7 @@
 """GET /api/v1/jobs/{id}/result: the file of a finished download, streamed from the vendor."""
 
 from dataclasses import replace
+from functools import partial
 
 from flask import Flask, Response, request
 
@@ -30,25 +31,25 @@ class Results:
 
     def respond(self, job: str) -> Response:
         """Give a job's file in its own format, or in the one that `Accept` names."""
-        services, asked = self._services, current_request()
-        bearer = require(authenticate(services, asked.peer, bearer_token(asked)))
-        query = parameters(asked.query, schemas.InstanceQuery)
-        asked = replace(asked, id=job)
+        services, api_request = self._services, current_request()
+        bearer = require(authenticate(services, api_request.peer, bearer_token(api_request)))
+        query = parameters(api_request.query, schemas.InstanceQuery)
+        api_request = replace(api_request, id=job)
         named = optional(query.instance)
-        line = the_one(jobs_called(services, ApiRequest(asked, bearer, query), named), job)
-        known = line.job
+        record = the_one(jobs_called(services, ApiRequest(api_request, bearer, query), named), job)
+        known = record.job
         object_name = known.text("object")
         if not known.ended or not object_name:
             missing = "has not ended" if not known.ended else "does not tell its object"
             raise NotFound(f"job {job} {missing}, so there is no file to fetch")
         with services.database.read() as session:
-            secrets = registry.vendor_secrets(session, services.secret_box, line.instance)
+            secrets = registry.vendor_secrets(session, services.secret_box, record.instance)
         if secrets is None:
-            raise NotFound(f"{line.instance} has no vendor secrets to fetch a file with")
+            raise NotFound(f"{record.instance} has no vendor secrets to fetch a file with")
         accept = request.headers.get("Accept", "*/*")
         for accepted in client.ACCEPTED if accept == "*/*" else (accept,):
             question = Question(
-                Caller(line.instance, bearer, secrets),
+                Caller(record.instance, bearer, secrets),
                 Route("result", job, object_name),
                 "GET",
                 client.result(job, object_name, accepted, secrets.hub).path,
@@ -60,4 +61,5 @@ class Results:
         if not reply.ok:
             message = client.error_message(reply.body) or f"the vendor answered {reply.status}"
             raise UpstreamRefused(message, reply.status)
-        return exchange.respond(reply, question, lambda: note_fetched(services, line.instance, job))
+        note = partial(note_fetched, services, record.instance, job)
+        return exchange.respond(reply, question, note)

@@ -39,14 +39,14 @@ class Submitter:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    def submit(self, asked: Question) -> Response:
+    def submit(self, question: Question) -> Response:
         """Send what creates a job: recorded before it is sent, and after it what it became."""
-        asked, facts, client_url = self._order(asked)
-        submission = self._begin(asked.caller, facts)
+        question, facts, client_url = self._order(question)
+        submission = self._begin(question.caller, facts)
         state = "unclear"
         try:
-            reply = exchange.send(self._services.vendor, asked, UPLOAD_SECONDS)
-            body = exchange.read(reply, asked)
+            reply = exchange.send(self._services.vendor, question, UPLOAD_SECONDS)
+            body = exchange.read(reply, question)
             if reply.ok and (created := read_status(body)):
                 created = facts.replace(
                     job=created.job,
@@ -58,7 +58,7 @@ class Submitter:
                 observe(
                     self._services,
                     NewObservation(
-                        asked.caller.instance,
+                        question.instance,
                         created,
                         callback_due=True,
                         client_url=client_url,
@@ -68,7 +68,7 @@ class Submitter:
                 state = "taken"
             elif not reply.ok and reply.status != 504:
                 state = "refused"
-            return respond(reply, asked)
+            return respond(reply, question)
         except (UpstreamUnclear, UpstreamNonsense) as error:
             advice = "look at GET /bulk/jobs before you send again"
             message = f"{error}; the job may have been created: {advice}"
@@ -80,35 +80,35 @@ class Submitter:
             if state != "taken":
                 self._end(submission, state)
 
-    def _order(self, asked: Question) -> tuple[Question, Notification, str | None]:
+    def _order(self, question: Question) -> tuple[Question, Notification, str | None]:
         """Give what is sent with our callback URL in it, what it says of the job, and the client's.
 
-        Raises BadParameter for a callback URL of the client's that is never told anything.
+        Raises BadParameter for a callback URL of the client's that can never be called.
         """
-        ours = self._callback_url(asked.caller.instance)
+        ours = self._callback_url(question.instance)
         client_url: object = request.headers.get(CALLBACK_URL_HEADER)
-        asked = asked.with_header(CALLBACK_URL_HEADER, ours)
+        question = question.with_header(CALLBACK_URL_HEADER, ours)
         facts = Notification("bulk_job", direction="DOWNLOAD", source="submission")
         facts = facts.replace(submitted_at=self._services.clock())
-        if asked.route.kind == "upload":
-            count = count_upload(asked.body, request.headers) if asked.body else None
+        if question.route.kind == "upload":
+            count = count_upload(question.body, request.headers) if question.body else None
             file = _storable(request.args.get("path"))
-            object_ = asked.route.object
+            object_ = question.route.object
             facts = facts.replace(direction="UPLOAD", file=file, submitted=count)
-        elif asked.route.kind == "query":
-            query = request.args.get("q") or form_field(asked.body, request.headers, "q")
+        elif question.route.kind == "query":
+            query = request.args.get("q") or form_field(question.body, request.headers, "q")
             object_ = shapes.queried_object(query or "")
         else:
-            asked, order = _with_notification_url(asked, ours)
+            question, order = _with_notification_url(question, ours)
             client_url = order.get("notificationUrl", client_url)
             name = order.get("objectName")
             object_ = name if isinstance(name, str) else None
         if client_url in (None, ours):
-            return asked, facts.replace(object=_storable(object_)), None
+            return question, facts.replace(object=_storable(object_)), None
         if not isinstance(client_url, str):
             raise BadParameter("notificationUrl must be a URL")
         self._services.safe_http.check(client_url)
-        return asked, facts.replace(object=_storable(object_)), client_url
+        return question, facts.replace(object=_storable(object_)), client_url
 
     def _callback_url(self, instance: str) -> str:
         base = self._services.settings.public_url
@@ -173,27 +173,27 @@ def read_status(body: bytes | None, job: str | None = None) -> Notification | No
         return None
 
 
-def _with_notification_url(asked: Question, url: str) -> tuple[Question, dict[str, Any]]:
+def _with_notification_url(question: Question, url: str) -> tuple[Question, dict[str, Any]]:
     """Write our callback URL into a download's order, and give that as it came.
 
     What is no JSON object is passed on as it is: the vendor says what is wrong with it.
     Raises BodyTooLarge.
     """
-    if asked.body is None:
-        return asked, {}
-    content = asked.body.read(MAX_JSON + 1)
+    if question.body is None:
+        return question, {}
+    content = question.body.read(MAX_JSON + 1)
     if len(content) > MAX_JSON:
         raise BodyTooLarge(f"a download's order has more than {MAX_JSON} bytes")
     try:
         order = document(content)
         members = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
     except (ValueError, RecursionError):
-        return asked, {}
+        return question, {}
     members["notificationUrl"] = msgspec.Raw(msgspec.json.encode(url))
-    asked.body.seek(0)
-    asked.body.truncate()
-    asked.body.write(msgspec.json.encode(members))
-    return asked, order
+    question.body.seek(0)
+    question.body.truncate()
+    question.body.write(msgspec.json.encode(members))
+    return question, order
 
 
 def _storable(text: str | None) -> str | None:

@@ -303,7 +303,7 @@ def answering(relay: Between, answer: Callable[[httpx.Request], httpx.Response |
             onward.close()
 
     vendor = Upstream(relay.services.settings.vendor_url, Detour())
-    vendor._patiently.sleep = lambda _: None
+    vendor._retrying.sleep = lambda _: None
     return vendor
 
 
@@ -463,7 +463,7 @@ def test_what_is_sent_again_waits_for_a_turn_too(relay):
     impatient(relay)
     relay.faults(drop_callbacks=True, answer={"status": 502, "times": 2})
     with nodes(relay, 1) as (node,):
-        node._vendor._patiently.sleep = lambda _: None
+        node._vendor._retrying.sleep = lambda _: None
         turns = []
         node.pacer = replace(node.pacer, sleep=turns.append)
         report = node.one_pass(everything=True)

@@ -46,7 +46,7 @@ def vendor(answering: Answering) -> tuple[Upstream, list[httpx.Request]]:
         return answering(request)
 
     made = Upstream(BASE, httpx.MockTransport(answer))
-    made._patiently.sleep = lambda _: None
+    made._retrying.sleep = lambda _: None
     return made, got
 
 

@@ -223,7 +223,7 @@ class Jobs:
         try:
             load = service.load(job.source, target)
         except OSError as error:
-            return job.ending("ABORTED", f"The file could not be kept: {error}.")
+            return job.ending("ABORTED", f"The file could not be stored: {error}.")
         done = replace(job, loads=(load,), loaded=load.loaded, failed=load.failed)
         return done.ending("ERROR" if load.problem else final, load.problem)
 

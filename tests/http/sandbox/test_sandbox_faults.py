@@ -183,5 +183,5 @@ def test_a_disk_that_fails_aborts_the_job(client, monkeypatch):
     status = client.ended(client.created())
     assert (status["status"], status["error"]) == (
         "ABORTED",
-        "The file could not be kept: the disk is full.",
+        "The file could not be stored: the disk is full.",
     )

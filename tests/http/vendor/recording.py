@@ -95,13 +95,20 @@ class Recorder:
 
     def _usual(self, message: Message) -> bytes:
         self.ids += 1
-        return answer(200, CREATED % self.ids, head=message.start.startswith(b"HEAD"))
+        head = message.start.startswith(b"HEAD")
+        return answer(200, CREATED % self.ids, head=head, close=False)
 
 
-def answer(status: int, body: bytes = b"", *headers: bytes, head: bool = False) -> bytes:
-    """Write an answer; without a type among its headers it is JSON."""
+def answer(
+    status: int, body: bytes = b"", *headers: bytes, head: bool = False, close: bool = True
+) -> bytes:
+    """Write an answer; without a type among its headers it is JSON.
+
+    close -- says that the connection ends: or another request might already be on its way on it.
+    """
     typed = headers or (b"Content-Type: application/json",)
     lines = [b"HTTP/1.1 %d Said" % status, b"Content-Length: %d" % len(body), *typed]
+    lines += [b"Connection: close"] if close else []
     return b"\r\n".join(lines) + b"\r\n\r\n" + (b"" if head else body)
 
 
