@@ -185,6 +185,8 @@ def between(
             token = tokens.create_token(session, "test", "operate", 1)
         receiver = Between(app, token, url, sandbox, answer_with)
         stack.callback(receiver.close)
+        # Before that: a callback on its way would open the database again, and nobody close it.
+        stack.callback(sandbox.stage.close)
         for name, hub in zip(INSTANCES, ("marketing", None), strict=True):
             add_instance(receiver, name, hub)
         answer_with(app)

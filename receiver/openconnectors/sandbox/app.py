@@ -12,26 +12,9 @@ from werkzeug.exceptions import BadRequest, Conflict, HTTPException, NotFound
 from werkzeug.routing import BaseConverter
 
 from receiver.openconnectors import shapes
-from receiver.openconnectors.sandbox import service
+from receiver.openconnectors.sandbox import parameters, service
 from receiver.openconnectors.sandbox.faults import Answer, Options, Redirect
 from receiver.openconnectors.sandbox.jobs import WHERE, Job, Order
-from receiver.openconnectors.sandbox.parameters import (
-    Download,
-    UploadRequest,
-    callback_url,
-    conditions,
-    format_named,
-    format_wanted,
-    header_url,
-    known_object,
-    meta_data,
-    owner,
-    page_size,
-    page_start,
-    payload,
-    read,
-    save_upload,
-)
 from receiver.openconnectors.sandbox.service import OBJECTS
 from receiver.openconnectors.sandbox.stage import Stage, controls, current_stage, json_response
 from receiver.openconnectors.shapes import BASE, DELIVERIES, MEDIA_TYPES
@@ -61,7 +44,7 @@ def create_sandbox(options: Options) -> Flask:
     Its Stage is `app.extensions["sandbox"]`; whoever creates the application closes that.
     """
     app = Flask(__name__, static_folder=None)
-    app.request_class = UploadRequest
+    app.request_class = parameters.UploadRequest
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.config["PROPAGATE_EXCEPTIONS"] = True
     app.url_map.converters |= {"object": _ObjectName, "number": _Number}
@@ -136,7 +119,7 @@ def _arrive() -> Response | None:
     stage.closing.wait(stage.options.faults.slow)
     if fault := _fault(stage):
         return fault
-    g.token = owner(
+    g.token = parameters.owner(
         request.headers.get("Authorization", ""), any_user=request.path.endswith(DELIVERIES)
     )
     return None
@@ -161,7 +144,7 @@ def objects() -> Response:
 @api.get("/objects/<object_name>/metadata")
 def metadata(object_name: str) -> Response:
     """The fields of an object."""
-    known_object(object_name)
+    parameters.known_object(object_name)
     field = {"vendorPath": "email", "type": "string", "vendorRequired": True}
     return json_response({"name": object_name, "fields": [field]})
 
@@ -175,12 +158,12 @@ def upload(object_name: str) -> Response:
         raise ConnectionAbortedError
     order = Order(
         token=g.token,
-        object_name=known_object(object_name),
+        object_name=parameters.known_object(object_name),
         direction="UPLOAD",
-        callback_url=header_url(),
-        payload=payload(meta_data()),
+        callback_url=parameters.header_url(),
+        payload=parameters.payload(parameters.meta_data()),
     )
-    job = stage.jobs.create(order, save_upload(stage.folder))
+    job = stage.jobs.create(order, parameters.save_upload(stage.folder))
     if stage.options.faults.use("die_after_upload"):
         raise ConnectionAbortedError
     return json_response(stage.jobs.write_created(job, "instanceId"))
@@ -195,11 +178,11 @@ def query() -> Response:
     return _fetch(
         Order(
             token=g.token,
-            object_name=known_object(shapes.queried_object(text)),
+            object_name=parameters.known_object(shapes.queried_object(text)),
             direction="DOWNLOAD",
-            callback_url=header_url(),
-            payload=payload(meta_data()),
-            file_format=format_named(request.args.get("fileFormat")),
+            callback_url=parameters.header_url(),
+            payload=parameters.payload(parameters.meta_data()),
+            file_format=parameters.format_named(request.args.get("fileFormat")),
         )
     )
 
@@ -210,16 +193,16 @@ def download() -> Response:
     """Create a job whose result is all that was loaded into an object."""
     request.max_content_length = _MAX_JSON
     try:
-        wanted = msgspec.json.decode(request.get_data(), type=Download)
+        wanted = msgspec.json.decode(request.get_data(), type=parameters.Download)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body cannot be read: {error}") from error
     return _fetch(
         Order(
             token=g.token,
-            object_name=known_object(wanted.object_name),
+            object_name=parameters.known_object(wanted.object_name),
             direction="DOWNLOAD",
-            callback_url=callback_url(wanted.notification_url),
-            file_format=format_named(wanted.format or None),
+            callback_url=parameters.callback_url(wanted.notification_url),
+            file_format=parameters.format_named(wanted.format or None),
         )
     )
 
@@ -239,8 +222,8 @@ def status(job_id: str) -> Response:
 @api.get("/bulk/<job_id>/errors")
 def errors(job_id: str) -> Response:
     """The records of a job that were refused, a page at a time."""
-    size, token = page_size(), page_start()
-    start = token or size * read(shapes.read_page, request.args.get("page", "1"))
+    size, token = parameters.page_size(), parameters.page_start()
+    start = token or size * parameters.read(shapes.read_page, request.args.get("page", "1"))
     job = _job(job_id)
     refused = job.loads[0].refused if job.source and job.loads else None
     lines, following = service.refused_page(refused, start, size) if refused else ([], None)
@@ -257,7 +240,7 @@ def errors(job_id: str) -> Response:
 def file(job_id: str, object_name: str) -> Response:
     """The records that a job loaded, or that it was to fetch."""
     job = _job(job_id)
-    wanted = format_wanted(job.order)
+    wanted = parameters.format_wanted(job.order)
     if object_name != job.order.object_name:
         raise NotFound(f"job {job_id} has no file of {object_name}")
     if not job.has_ended:
@@ -268,8 +251,8 @@ def file(job_id: str, object_name: str) -> Response:
 @api.get("/bulk/jobs")
 def jobs() -> Response:
     """The jobs of the element token, newest first, a page at a time."""
-    where, size, start = conditions(WHERE), page_size(), page_start()
-    all_jobs = current_stage().jobs
+    where, size = parameters.conditions(WHERE), parameters.page_size()
+    start, all_jobs = parameters.page_start(), current_stage().jobs
     matching = [
         job
         for job in all_jobs.of(g.token)
@@ -291,12 +274,12 @@ def cancel(job_id: str) -> Response:
 @api.get(DELIVERIES)
 def deliveries() -> Response:
     """The callbacks that match `where`."""
-    return json_response(current_stage().deliveries.listing(conditions(_QUEUE_FIELDS)))
+    return json_response(current_stage().deliveries.listing(parameters.conditions(_QUEUE_FIELDS)))
 
 
 @api.put(DELIVERIES)
 def resend() -> Response:
     """Send what is queued."""
-    if conditions(_QUEUE_FIELDS) != {"channel": "webhook", "status": "queued"}:
+    if parameters.conditions(_QUEUE_FIELDS) != {"channel": "webhook", "status": "queued"}:
         raise BadRequest(f"where must be {shapes.QUEUED}")
     return json_response(current_stage().deliveries.resend())
