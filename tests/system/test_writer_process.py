@@ -1,4 +1,4 @@
-"""On SQLite one process writes for all workers of a server: it may die, hang or be told to end."""
+"""One process writes for all workers of a server: it may die, hang or be told to end."""
 
 import os
 import signal
@@ -14,9 +14,11 @@ from serving import Client, children
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 
 
-@pytest.fixture
-def node(make_database: Callable[[str], str], tmp_path: Path) -> Iterator[Node]:
-    made = Node(make_database("sqlite"), tmp_path, workers=2)
+@pytest.fixture(params=["sqlite", "postgresql18"])
+def node(
+    request: pytest.FixtureRequest, make_database: Callable[[str], str], tmp_path: Path
+) -> Iterator[Node]:
+    made = Node(make_database(request.param), tmp_path, workers=2)
     made.start()
     made.wait()
     yield made
