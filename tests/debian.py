@@ -34,7 +34,7 @@ VERSIONS = {  # what a program is asked for its version
 
 def program(name: str) -> str:
     """The path of a program; skips the test, or fails it in CI, if there is none."""
-    found = _found(name)
+    found = find(name)
     if found is None:
         missing = f"{name} is missing"
         if name in PACKAGES:
@@ -65,7 +65,7 @@ def versions() -> Iterator[str]:
     """What each program says of its version, if it is there."""
     for name, word in VERSIONS.items():
         said = "none"
-        if path := _found(name):
+        if path := find(name):
             command = [path, word]
             ran = subprocess.run(
                 command, env=environment(), capture_output=True, text=True, check=False
@@ -76,7 +76,7 @@ def versions() -> Iterator[str]:
 
 def fetch() -> None:
     """Fetch what is missing, with the machine's list of packages; if that is old or none, anew."""
-    wanted = [name for name in PACKAGES if _found(name) is None]
+    wanted = [name for name in PACKAGES if find(name) is None]
     if not wanted:
         return
     packages = [package for name in wanted for package in PACKAGES[name]]
@@ -92,11 +92,12 @@ def fetch() -> None:
     except OSError as error:
         sys.stderr.write(f"{error.filename} is not installed: is this no Debian?\n")
     for name in wanted:
-        if _found(name) is None:
+        if find(name) is None:
             sys.stderr.write(f"\n*** {name} could not be fetched: its tests are SKIPPED ***\n\n")
 
 
-def _found(name: str) -> str | None:
+def find(name: str) -> str | None:
+    """The path of a program; None if there is none."""
     folders = ["/usr/sbin", "/usr/bin", str(FETCHED / "usr/sbin"), str(FETCHED / "usr/bin")]
     return shutil.which(name) or shutil.which(name, path=":".join(folders))
 

@@ -44,13 +44,16 @@ class Edit:
 class Build:
     """name -- what is wrong with it. caught_by -- what the checker must find, or the fsync trace.
 
-    killed -- whether its workers must be killed while nothing can be committed.
+    killed -- whether its workers must be killed while nothing can be committed. fault -- what must
+    happen meanwhile, by its name. restarted -- whether it is restarted before that is over.
     """
 
     name: str
     edits: tuple[Edit, ...]
     caught_by: str
     killed: bool = False
+    fault: str = ""
+    restarted: bool = False
 
 
 TRACE = "the fsync trace"
@@ -87,6 +90,31 @@ BUILDS = (
         "synchronous=OFF",
         (Edit("receiver/database/engine.py", "synchronous=FULL", "synchronous=OFF"),),
         TRACE,
+    ),
+    Build(
+        "no check of the file",
+        (
+            Edit(
+                "receiver/database/sqlite_file.py",
+                r"^        if is_lost:\n            raise",
+                "        if False:\n            raise",
+            ),
+        ),
+        "acknowledged, not stored",
+        fault="file replaced",
+        restarted=True,
+    ),
+    Build(
+        "class 42 as content",
+        (
+            Edit(
+                "receiver/database/refusals.py",
+                r"    return _sent_code\(error\) in CONTENT$",
+                '    return str(_sent_code(error)).startswith("42")',
+            ),
+        ),
+        "of a wrong kind",
+        fault="table gone",
     ),
 )
 

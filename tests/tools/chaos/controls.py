@@ -3,11 +3,12 @@
 import shutil
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import broken
 from checker import check
-from faults import file_locked
+from faults import FAULTS, file_locked
 from processes import PYTHON, ROOT, ChaosError, children, run, say, tell
 from stage import Layout, Stage
 from storm import Storm
@@ -74,14 +75,27 @@ def _is_tampering_noticed(folder: Path, seed: int) -> bool:
 def _is_caught(build: broken.Build, tree: Path, folder: Path, seed: int) -> bool:
     if build.caught_by == broken.TRACE:
         return not broken.is_traced(tree, folder)
-    stage = Stage(Layout("sqlite", folder, seed, 1, 2, 24, tree))
+    fault = next((each for each in FAULTS if each.name == build.fault), None)
+    kind = fault.kinds[0] if fault else "sqlite"
+    stage = Stage(Layout(kind, folder, seed, 1, 2, 24, tree))
     try:
         storm = Storm(stage, 150)
         stage.sender.send(stage.plan.portion(300))
         if build.killed:
             _kill_uncommitted(stage)
-        storm.settle()
-        return check(storm)[build.caught_by] > 0
+        with ExitStack() as ongoing:
+            if fault:
+                stage.sender.settle(30)
+                ongoing.enter_context(fault.strike(stage))
+                stage.sender.send(stage.plan.portion(50))
+                stage.sender.settle(3)
+            if build.restarted:
+                stage.nodes[0].restart()
+                stage.until_ready(stage.nodes[0])
+            else:
+                ongoing.close()
+            storm.settle()
+            return check(storm)[build.caught_by] > 0
     finally:
         stage.close()
 

@@ -5,6 +5,7 @@ that dies, a standby that takes over) is its own business; that the service reco
 """
 
 import fcntl
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +38,6 @@ class Fault:
     small: int = 1
     full: int = 1
     outage: bool = False
-    needs_disk: bool = False
 
 
 @contextmanager
@@ -212,6 +212,49 @@ def file_locked(stage: Stage) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def file_replaced(stage: Stage) -> Iterator[None]:
+    """Put another database in the place of SQLite's file, as a restore does, and bring it back."""
+    with file_deleted(stage):
+        path = stage.disk.outside(stage.sqlite)
+        shutil.copy(path.with_name(f"aside-{path.name}"), path)
+        yield
+
+
+@contextmanager
+def file_deleted(stage: Stage) -> Iterator[None]:
+    """Take SQLite's file and its log away, and bring them back."""
+    path = stage.disk.outside(stage.sqlite)
+    parts = [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")]
+    aside = {part: part.rename(part.with_name(f"aside-{part.name}")) for part in parts}
+    yield
+    for part, moved in aside.items():
+        moved.replace(part)
+
+
+@contextmanager
+def table_gone(stage: Stage) -> Iterator[None]:
+    """Have statements fail with an error of class 42, as after a migration that went wrong."""
+    stage.server.query("ALTER TABLE jobs RENAME TO jobs_elsewhere")
+    yield
+    stage.server.query("ALTER TABLE jobs_elsewhere RENAME TO jobs")
+
+
+@contextmanager
+def clock_stepped(stage: Stage) -> Iterator[None]:
+    """Step the last node's clock by two hours, from one hour off to one hour off."""
+    stage.skew()
+    yield
+
+
+@contextmanager
+def pooler_restarted(stage: Stage) -> Iterator[None]:
+    """Kill the pooler that the second node goes through, and start it again."""
+    stage.pooler.kill()
+    yield
+    stage.pooler.start()
+
+
 def wires(lanes: str, mode: str, *, one: bool = False) -> Strike:
     """Hurt wires, all whose name starts so or one of them."""
 
@@ -259,8 +302,13 @@ FAULTS = (
     Fault("database demoted", database_demoted, PG, (2, 4), outage=True),
     Fault("failed over", failed_over, PG, (0, 2), full=2),
     Fault("switched over", switched_over, PG, (2, 4), full=2),
-    Fault("disk full", disk_full, BOTH, (3, 5), full=2, outage=True, needs_disk=True),
+    Fault("disk full", disk_full, BOTH, (3, 5), full=2, outage=True),
     Fault("file locked", file_locked, LITE, (3, 4), full=2),
+    Fault("file replaced", file_replaced, LITE, (1, 3), full=3, outage=True),
+    Fault("file deleted", file_deleted, LITE, (1, 3), full=2, outage=True),
+    Fault("table gone", table_gone, PG, (1, 3), full=2, outage=True),
+    Fault("clock stepped", clock_stepped, PG, (1, 2), small=2, full=6),
+    Fault("pooler restarted", pooler_restarted, PG, (0, 2), full=4),
     Fault("database wires cut", wires("db-", "cut"), PG, (1, 3), full=4),
     Fault("database wire silent", wires("db-", "hole", one=True), PG, (9, 11), full=2),
     Fault("database wires silent", wires("db-", "hole"), PG, (11, 13), full=1, outage=True),
@@ -277,7 +325,12 @@ FAULTS = (
 def schedule(stage: Stage, size: str) -> tuple[list[Fault], list[str]]:
     """The faults of a run, shuffled, and the names of those that cannot be had here."""
     wanted = [fault for fault in FAULTS if stage.layout.kind in fault.kinds]
-    missing = [fault.name for fault in wanted if fault.needs_disk and not stage.disk.own]
+    absent = {
+        "disk full": not stage.disk.own,
+        "clock stepped": stage.layout.faketime is None,
+        "pooler restarted": stage.pooler is None,
+    }
+    missing = [fault.name for fault in wanted if absent.get(fault.name)]
     faults = [
         fault
         for fault in wanted

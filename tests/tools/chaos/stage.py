@@ -13,6 +13,7 @@ from cluster import DATABASE, Postgres
 from disk import Disk
 from http_client import Answer, Lost, Request
 from plan import INSTANCES, Plan
+from pooler import Pooler, pooler
 from processes import HOST, PYTHON, ROOT, ChaosError, environment, run, until
 from receivers import Node, Supervisor
 from sender import Sender
@@ -29,7 +30,7 @@ NOWHERE = "http://127.0.0.1:9/elements/api-v2"  # no vendor is asked anything
 class Layout:
     """What is set up. kind -- `postgresql` or `sqlite`. tree -- whose code runs at first.
 
-    faketime -- a library that skews the last node's clock by `skew`, e.g. `+1h`; None: no skew.
+    faketime -- a library that skews the last node's clock by an hour; None: no skew.
     """
 
     kind: str
@@ -62,11 +63,15 @@ class Stage:
         self.disk.mount()
         self.wires = Wires(folder / "wires.log")
         self.primary: Postgres | None = None
+        self.pooler: Pooler | None
         self.violations: list[str] = []
         self.retired: list[SignatureKey] = []
         self.ports: list[int] = []  # of PostgreSQL: this server's, and the next one's
         if self.layout.kind == "postgresql":
             self._make_servers()
+        self.clock = folder / "clock"
+        self.skew()
+        self.pooler = None if self.primary is None else pooler(folder)
         self._prepare()
         self.nodes = [self._node(number) for number in range(self.layout.nodes)]
         for node in self.nodes:
@@ -137,6 +142,11 @@ class Stage:
         self.primary = server
         self.ports = [server.port, *(port for port in self.ports if port != server.port)]
 
+    def skew(self) -> None:
+        """Have the clock of the last node an hour ahead, or if it was, an hour behind."""
+        offset = "-1h" if self.clock.exists() and self.clock.read_text() == "+1h" else "+1h"
+        self.clock.write_text(offset)
+
     def close(self) -> None:
         """End everything."""
         self.supervisor.close()
@@ -173,9 +183,9 @@ class Stage:
         settings = self._settings(self._database_ports(number))
         settings |= {"CHAOS_FAULTS": str(self.faults), "PYTHONPATH": str(INJECTED)}
         if self.layout.faketime and self.primary and number == self.layout.nodes - 1:
-            skew = self.chance.choice(["+1h", "-1h"])
-            settings |= {"LD_PRELOAD": str(self.layout.faketime), "FAKETIME": skew}
-            settings |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
+            settings |= {"LD_PRELOAD": str(self.layout.faketime), "NO_FAKE_STAT": "1"}
+            settings |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_CACHE_DURATION": "1"}
+            settings |= {"FAKETIME_TIMESTAMP_FILE": str(self.clock)}
         return Node(
             f"node-{number}",
             self.tree,
@@ -186,12 +196,19 @@ class Stage:
         )
 
     def _database_ports(self, number: int) -> list[int]:
-        """The lanes to the database: the first node knows both servers, the others are led."""
+        """The lanes to the database: the first node knows both servers, the others are led.
+
+        The second one goes through the pooler, if there is one.
+        """
         if self.primary is None:
             return []
         if number == 0:
             return [self.wires.lay(f"db-both-{port}", port) for port in self.ports]
-        return [self.wires.lay(f"db-{number}", self.primary.port)]
+        lane = self.wires.lay(f"db-{number}", self.primary.port)
+        if number != 1 or self.pooler is None:
+            return [lane]
+        self.pooler.lead(lane)
+        return [self.pooler.port]
 
     def _settings(self, ports: list[int]) -> dict[str, str]:
         hosts = "&".join(f"host={HOST}:{port}" for port in ports)

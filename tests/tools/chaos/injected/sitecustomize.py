@@ -86,7 +86,7 @@ class Injector(importlib.abc.MetaPathFinder):
         return spec
 
 
-if "FAKETIME" in os.environ:
+if "FAKETIME_TIMESTAMP_FILE" in os.environ:
     # libfaketime 0.9.10 breaks `clock_nanosleep`, which sleeps until a time that it does not fake.
     time.sleep = lambda seconds: select.select([], [], [], seconds)
 if "CHAOS_FAULTS" in os.environ:
