@@ -12,10 +12,10 @@ answer, and how long after the fault's end the service accepted again and all no
 the end all that was sent must be accepted, and what was acknowledged, what is stored and what the
 law of jobs says must agree. A violation ends the run with 1, and the seed to repeat it is printed.
 
-It needs nginx; as root it fills a disk of its own, with libfaketime it skews and steps a node's clock, with
-PgBouncer one node goes through that, with
-the history of the repository it runs the code from before the newest migration beside today's.
-What cannot be had is left out by name. Everything listens on the loopback alone.
+It needs nginx; as root it fills a disk of its own, with libfaketime it skews and steps a node's
+clock, with PgBouncer one node goes through that, with the history of the repository it runs the
+code from before the newest migration beside today's. What cannot be had is left out by name.
+Everything listens on the loopback alone.
 """
 
 import argparse
