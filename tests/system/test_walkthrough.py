@@ -431,7 +431,7 @@ def test_the_command_line_fails_in_json_too(alone, tmp_path):
     assert failure("submit", str(tmp_path / "absent.csv"), *gooddata) == (2, "usage")
     unknown = ("--object", "contact", "--instance", "unknown")
     assert failure("submit", str(sample), *unknown) == (2, "no_instance")
-    assert failure("objects", "--instance", "unknown") == (5, "http_401")
+    assert failure("objects", "--instance", "unknown") == (2, "no_instance")
     assert failure("job", "never-seen", "--instance", "gooddata") == (2, "not_found")
     assert failure("prune", "--older-than", "soon") == (2, "usage")
 
