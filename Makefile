@@ -7,7 +7,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 .DELETE_ON_ERROR:
 
 help: ## what there is to make
-	@sed -n 's/^\([a-z-]*\):.*## /\1@/p' Makefile | column -t -s @
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
 demo: .venv/runtime ## the whole way once; KEEP=1 leaves it running
 	$(BIN)/receiver demo $(if $(KEEP),--keep)
