@@ -71,7 +71,7 @@ paths = {re.sub("{[^}]*}", "{id}", path) for path in schema.raw_schema["paths"]}
 aim(schema.raw_schema)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # its tests may come in two parts; the app is made once
 def stored() -> Iterator[Receiver]:
     """A receiver that some callbacks have reached."""
     with app.extensions["receiver"].database.write() as session:

@@ -65,7 +65,7 @@ def test_the_database_is_down(make_duty, own_cluster):
     steps = BLOCKS["The database is down"]
     duty = make_duty(server.get_uri().replace("postgresql:", "postgresql+psycopg:", 1))
     try:
-        duty.begin(**{"job-seconds": "1"})
+        duty.begin(**{"job-seconds": "1", "retry-seconds": "0.001"})
         job = duty.upload()
         server.cleanup()
         eventually(lambda: duty.readiness() == 503, "the outage")
@@ -176,7 +176,7 @@ def test_trigger_tells_what_stands_in_the_way(make_duty):
 
 def test_the_vendor_deactivated_us(make_duty):
     steps, duty = BLOCKS["The vendor deactivated us"], make_duty()
-    duty.begin(**{"job-seconds": "1", "retries": "1"})
+    duty.begin(**{"job-seconds": "1", "retry-seconds": "0.001"})
     job = duty.upload()
     duty.stop()
     eventually(lambda: deliveries(duty, "failed"), "the deactivation")
