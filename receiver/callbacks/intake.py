@@ -188,7 +188,7 @@ class Intake:
         if (seconds := self._addresses.count(peer)) is not None:
             metrics.REFUSALS.labels(TooManyRefusals.reason).inc()
             metrics.callbacks("", "", "ignored").inc()
-            message = f"too many refused deliveries; try again in {seconds} s"
+            message = f"too many rejected deliveries; try again in {seconds} s"
             return TooManyRefusals(message, seconds)
         instance = "" if reason == UnknownInstance.reason else delivery.instance
         metrics.callbacks(instance, "", "refused").inc()

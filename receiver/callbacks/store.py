@@ -144,7 +144,7 @@ class Store:
     def _rescue(self, item: Item) -> Result:
         """Store a verified body whose reading the database refuses, without a job."""
         if not isinstance(item, Judged):
-            return Failed("the database refuses this")
+            return Failed("the database rejects this")
         # By the keys of now, or the body would be read again with the next verdict.
         judged = judge(self._keys.current, item.delivery, unrecorded=item.unrecorded)
         unreadable = msgspec.structs.replace(judged, notification=Notification("unreadable"))

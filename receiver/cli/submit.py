@@ -109,7 +109,9 @@ def submit(
 @_hub_option
 @click.option("--query", help="What to fetch, as `select … from …`; else all records.")
 @click.option("--where", help="Which records, in the vendor's words; not with --query.")
-@click.option("--format", "format_", type=click.Choice(list(MEDIA_TYPES)), help="Of the file.")
+@click.option(
+    "--format", "format_", type=click.Choice(list(MEDIA_TYPES)), help="Format of the file."
+)
 @click.option("--wait", type=click.IntRange(0), default=600, show_default=True, help="Seconds.")
 @click.option("--job", "job_id", help="Resume: fetch the file of this job instead of a new one.")
 @click.option("--output", required=True, type=click.Path(dir_okay=False), help="`-`: to stdout.")

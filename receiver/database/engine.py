@@ -304,9 +304,9 @@ class Database:
                 raise StoreUnavailable(f"cannot connect to {self._name}: {reason}") from error
             code = refusals.code(original)
             if refusals.is_content(original, self._driver.DataError):
-                raise StoreRefused(f"the database refuses what this holds: {code}") from error
+                raise StoreRefused(f"the database rejects what this holds: {code}") from error
             if refusals.is_statement(original):
-                raise StatementRefused(f"the database refuses a statement: {code}") from error
+                raise StatementRefused(f"the database rejects a statement: {code}") from error
             raise StoreUnavailable(f"the database cannot do this now: {code}") from error
 
     @contextmanager

@@ -168,7 +168,7 @@ class Reconciler:
         """Record that this node is alive and can write."""
         with self._write() as (session, now):
             if claims.beat(session, now):
-                log.warning("after an outage of ours, all jobs under way are asked for")
+                log.warning("after an outage of ours, all jobs in progress are polled")
 
     def ask(self, instance: str, job: str, by: str, max_wait: int) -> Notification:
         """Ask the vendor where a job stands, and record the answer. by -- who wants to know.

@@ -193,7 +193,7 @@ def list_errors(services: Services, asked: ApiRequest[schemas.ErrorsQuery]) -> R
     )
 
 
-# --- events, refused deliveries, the summary
+# --- events, the summary
 
 
 def list_events(services: Services, asked: ApiRequest[schemas.EventsQuery]) -> Response:
@@ -260,7 +260,7 @@ def list_instances(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Re
 
 
 def list_submissions(services: Services, asked: ApiRequest[schemas.InstancesQuery]) -> Response:
-    """List uploads and downloads whose fate nobody knows: cut off while they were sent."""
+    """List uploads and downloads with unknown result: they were cut off while they were sent."""
     require_instance(asked.bearer, asked.query.instance)
     reached = queries.reachable(asked.query.instance, asked.bearer.instances)
     rows = submissions.list_unclear(services.database, services.settings, services.clock, reached)
@@ -268,13 +268,13 @@ def list_submissions(services: Services, asked: ApiRequest[schemas.InstancesQuer
 
 
 def dismiss(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Response:
-    """Look no longer for the job of a submission whose fate nobody knows."""
+    """Look no longer for the job of a submission with unknown result."""
     bearer, id_ = asked.bearer, asked.request.id
     require_scope(bearer, "operate")
     with services.database.write() as session:
         row = submissions.dismiss_submission(session, id_, bearer.instances)
         if row is None:
-            raise NotFound(f"no submission {id_} of unknown fate")
+            raise NotFound(f"no open submission {id_}")
         subject, at = f"{row.instance}/{id_}", services.clock()
         audit.record(
             session, at=at, actor=bearer.name, action="submission.dismiss", subject=subject

@@ -22,7 +22,7 @@ _PROBLEMS = {
     409: "Several instances have this job",
     410: "It is kept no longer",
     429: "Too many requests",
-    502: "The vendor refused or cannot be reached",
+    502: "The vendor rejected the request, or cannot be reached",
     503: "Not now; try again",
 }
 _ALWAYS = (400, 401, 429, 503)

@@ -67,7 +67,7 @@ _TABLE: dict[type[ReceiverError], _Row] = {
     SignatureError: _Row(
         401, "not_verified", "Not verified", "The signature does not prove this delivery."
     ),
-    TooManyRefusals: _Row(429, "rate_limited", "Too many refused deliveries"),
+    TooManyRefusals: _Row(429, "rate_limited", "Too many rejected deliveries"),
     TooManyRequests: _Row(429, "rate_limited", "Too many requests"),
     Overloaded: _Row(503, "overloaded", "Too busy"),
     Unauthenticated: _Row(401, "unauthenticated", "A valid token is needed"),
@@ -80,7 +80,7 @@ _TABLE: dict[type[ReceiverError], _Row] = {
     BadParameter: _Row(400, "bad_parameter", "A parameter is wrong"),
     TooSlow: _Row(503, "too_slow", "This question takes too long"),
     CredentialError: _Row(
-        503, "store_unavailable", "Cannot be done now", "A secret cannot be used now."
+        503, "store_unavailable", "Not possible now", "A secret cannot be used now."
     ),
     UpstreamError: _Row(502, "upstream", "The vendor rejected the request"),
     StoreError: _Row(503, "store_unavailable", "Cannot be stored or read now", "Try again later."),

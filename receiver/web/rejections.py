@@ -15,7 +15,7 @@ from receiver.web.routes import ApiRequest
 
 
 def list_rejections(services: Services, asked: ApiRequest[schemas.RejectionsQuery]) -> Response:
-    """List deliveries that were refused for their signature, newest first."""
+    """List deliveries that were rejected for their signature, newest first."""
     query, bearer = asked.query, asked.bearer
     require_instance(bearer, query.instance)
     filters = rejections.RejectionFilters(
@@ -61,12 +61,12 @@ def read_keys(services: Services) -> AllKeys:
 def record_entry(
     services: Services, bearer: Bearer, session: Session, refused: Rejection, event: str
 ) -> None:
-    """Record in the audit who had a refused delivery verified again, which is an event by now."""
+    """Record in the audit who had a rejected delivery verified again, which is an event by now."""
     audit.record(
         session,
         at=services.clock(),
         actor=bearer.name,
         action="refusal.verify",
         subject=f"{refused.instance}/{event}",
-        detail=f"refused as {refused.reason}",
+        detail=f"rejected as {refused.reason}",
     )

@@ -83,7 +83,7 @@ class EventsQuery(Struct, forbid_unknown_fields=True):
 
 
 class RejectionsQuery(Struct, forbid_unknown_fields=True):
-    """Which refused deliveries; filters may be repeated."""
+    """Which rejected deliveries; filters may be repeated."""
 
     instance: list[Word] = []
     reason: list[Word] = []
@@ -158,7 +158,7 @@ class TimelineEntry(Struct):
 
 
 class Timeline(Struct):
-    """What happened to a job, in the order we learnt it."""
+    """What happened to a job, in the order it became known."""
 
     timeline: list[TimelineEntry]
 
@@ -213,7 +213,7 @@ class EventPage(Struct):
 
 
 class Rejection(Struct):
-    """A delivery that was refused for its signature."""
+    """A delivery that was rejected for its signature."""
 
     id: str
     at: Time
@@ -225,7 +225,7 @@ class Rejection(Struct):
 
 
 class RejectionPage(Struct):
-    """Refused deliveries, newest first."""
+    """Rejected deliveries, newest first."""
 
     rejections: list[Rejection]
     next: str | None
@@ -251,7 +251,7 @@ class Submission(Struct):
 
 
 class Submissions(Struct):
-    """Submissions whose fate nobody knows, oldest first."""
+    """Submissions with unknown result, oldest first."""
 
     submissions: list[Submission]
 

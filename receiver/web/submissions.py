@@ -142,7 +142,7 @@ class Submitter:
             with self._services.database.write() as session:
                 end_submission(session, submission, state)
         except StoreError as error:
-            log.warning("a submission's fate could not be recorded", error=str(error))
+            log.warning("what became of a submission could not be recorded", error=str(error))
 
 
 def observe(services: Services, observation: NewObservation) -> None:

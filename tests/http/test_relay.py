@@ -306,9 +306,9 @@ def test_the_vendors_errors_are_passed_on(relay, status):
     impatient(relay)
     for method, path in CALLS:
         relay.faults(answer={"status": status, "times": 3})
-        expect_vendors_error(relay.vendors(method, path), status, "told to answer like this")
+        expect_vendors_error(relay.vendors(method, path), status, "a fault that was set")
     relay.faults(answer={"status": status, "times": 3})
-    expect_vendors_error(relay.upload(), status, "told to answer like this")
+    expect_vendors_error(relay.upload(), status, "a fault that was set")
     assert (relay.asked(UPLOADS), submissions(relay)) == (1, ["refused"])
 
 

@@ -92,7 +92,9 @@ def _fault(stage: Stage) -> Response | None:
     faults = stage.options.faults
     answer = faults.use("answer")
     if isinstance(answer, Answer):
-        response = _failure(answer.status, "The sandbox was told to answer like this.")
+        response = _failure(
+            answer.status, "The sandbox answers so because of a fault that was set."
+        )
         if answer.retry_after or answer.status == HTTPStatus.TOO_MANY_REQUESTS:
             response.headers["Retry-After"] = answer.retry_after or "1"
         return response

@@ -159,7 +159,7 @@ def _faults(_context: click.Context, _option: click.Parameter, value: str) -> Fa
     type=click.Choice(get_args(Shape)),
     default="v2",
     show_default=True,
-    help="Of what is said of jobs; `document` is the OpenAPI document's, without an id.",
+    help="Shape of what is said of jobs; `document` is the OpenAPI document's, without an id.",
 )
 @click.option("--total-counts", is_flag=True, help="Count failed records as loaded too.")
 @click.option("--callback-url", callback=_url, help="For jobs whose request names none.")

@@ -216,7 +216,7 @@ class Jobs:
             return replace(job, status=_NEXT[job.status])
         final = self._options.faults.final_status or "COMPLETED"
         if final in ("ERROR", "ABORTED", "CANCELLED"):
-            return job.ending(final, "The sandbox was told to end jobs like this.")
+            return job.ending(final, "The sandbox ends jobs so because of a fault that was set.")
         if job.source is None:
             return self._download(job).ending(final)
         target = job.source.with_name(f"{job.source.name}-{job.attempt}")
