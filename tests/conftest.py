@@ -17,6 +17,7 @@ from pathlib import Path
 import debian
 import httpx
 import hypothesis
+import instances_named
 import psycopg
 import pytest
 import structlog
@@ -31,6 +32,8 @@ from receiver.database import migrations
 from receiver.database.engine import Database
 from receiver.instances import tokens
 from receiver.settings import Settings
+
+instances_named.install()
 
 # No test asserts on time, and a machine may be busy.
 hypothesis.settings.register_profile(

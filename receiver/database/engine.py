@@ -89,8 +89,9 @@ class Database:
         if not self.is_sqlite:
             from receiver.database.postgresql import defaults, install
 
-            # Transactions begin where we say, in one trip with what is set for them.
-            connecting = {"connect_args": defaults(url), "isolation_level": "AUTOCOMMIT"}
+            connecting = {"connect_args": defaults(url)}
+            if reads:  # transactions begin where we say, in one trip with what is set for them
+                connecting["isolation_level"] = "AUTOCOMMIT"
         engine = create_engine(
             url,
             pool_size=connections,

@@ -85,8 +85,8 @@ def install(engine: Engine, hung: float | None, read_seconds: float | None) -> N
     reads = read_seconds is not None
     limits = {"statement_timeout": round((read_seconds or 0) * 1000), **_READING}
     chosen = _ours(limits if reads else _WRITING, engine.url)
-    begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if reads else "BEGIN"
-    local = "; ".join([begin, *(f"SET LOCAL {name} = {value}" for name, value in chosen.items())])
+    begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+    local = "; ".join(f"SET LOCAL {name} = {value}" for name, value in chosen.items())
 
     @event.listens_for(engine, "do_connect")
     def connect(
@@ -111,7 +111,7 @@ def install(engine: Engine, hung: float | None, read_seconds: float | None) -> N
     def begin_transaction(connection: Connection) -> None:
         driver = cast("_Connection", connection.connection.driver_connection)
         if driver.is_pooled:
-            driver.execute(local)
+            driver.execute(f"{begin}; {local}" if reads else local)
         # One statement by itself sees one state, and is one trip; to write, psycopg begins.
         elif reads and not connection.get_execution_options().get("single"):
             driver.execute(begin)

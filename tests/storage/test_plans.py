@@ -11,9 +11,12 @@ import httpx
 import pytest
 from builders import KEY
 from fakes import ENCRYPTION_KEY
+from instances_named import names_the_instance
 from sqlalchemy import Engine, event
 
 from receiver.app import _app, _close
+from receiver.callbacks import statements
+from receiver.callbacks.statements import Statement
 from receiver.database.models import UNDER_WAY
 from receiver.database.retention import Retention
 from receiver.instances import registry
@@ -104,3 +107,27 @@ def test_no_work_in_the_background_reads_a_table_that_grows_from_end_to_end(make
     assert len(statements[watch]) > 5
     assert len(statements["reconcile"]) > 3
     assert {name: found for name, found in slow.items() if found} == {}
+
+
+def test_each_statement_of_the_hot_path_that_goes_by_a_job_names_its_instance():
+    found = {name: it for name, it in vars(statements).items() if isinstance(it, Statement)}
+    assert len(found) > 8
+    for name, statement in found.items():
+        of_a_job = {"job", "id"} & {*re.findall(r"\w+", statement.sqlite)}
+        assert not of_a_job or "instance" in statement.sqlite, name
+        assert not of_a_job or "instance" in statement.postgresql, name
+
+
+@pytest.mark.parametrize(
+    ("statement", "right"),
+    [
+        ("UPDATE jobs SET instance = ? WHERE jobs.id = ?", False),
+        ("DELETE FROM record_errors WHERE record_errors.job IN (?)", False),
+        ("SELECT events.body FROM events WHERE events.job = ?", False),
+        ("DELETE FROM record_errors WHERE job = ? AND instance = ?", True),
+        ("SELECT jobs.instance, jobs.id FROM jobs WHERE jobs.id = ?", True),
+        ("UPDATE signature_keys SET retired_at = ? WHERE signature_keys.id = ?", True),
+    ],
+)
+def test_a_statement_by_a_jobs_id_alone_would_be_found(statement, right):
+    assert names_the_instance(statement) is right

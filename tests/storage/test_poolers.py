@@ -15,7 +15,7 @@ import pytest
 from builders import bulk
 from cryptography.fernet import Fernet
 from nodes import DEADLINE, eventually, free_port
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
 from receiver.cli.commands import run
 
@@ -95,6 +95,28 @@ def test_through_a_pooler_of_transactions_all_callbacks_are_stored_and_read(pool
             assert {(path, one.result().status_code) for one in asked} == {(path, 200)}
     assert receiver.get("/summary").json["jobs"]["succeeded"] == 200
     assert receiver.get("/events?kind=unreadable").json["events"] == []
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql18", "postgresql15", "pooled"])
+@pytest.mark.parametrize("way", ["write", "transaction", "batch"])
+def test_of_a_transaction_that_fails_nothing_is_kept(
+    way, kind, make_database, make_receiver, request
+):
+    url = request.getfixturevalue("pooled") if kind == "pooled" else make_database(kind)
+    receiver = make_receiver(url)
+    database = receiver.services.database
+    assert receiver.call_back(bulk("1")).status_code == 200
+
+    def delete_and_fail() -> None:
+        with getattr(database, way)() as writing:
+            for table in ("events", "jobs", "tokens"):
+                writing.execute(text(f"DELETE FROM {table}"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        delete_and_fail()
+    assert receiver.get("/jobs/1").json["events"] == 1
+    assert len(receiver.get("/events").json["events"]) == 1
 
 
 def test_through_a_pooler_nothing_stays_set_on_a_server(pooled, make_receiver):

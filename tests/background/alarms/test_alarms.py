@@ -479,7 +479,11 @@ def test_alarms_are_those_of_the_database_whatever_it_is(
     ward.receiver.client.post("/callbacks/default", data=b"x", headers=wrong)
     ward.job("2", "RUNNING")
     with ward.database.write() as session:
-        session.execute(update(JobRow).where(JobRow.id == "2").values(first_seen_at=1))
+        session.execute(
+            update(JobRow)
+            .where(JobRow.instance == "default", JobRow.id == "2")
+            .values(first_seen_at=1)
+        )
         record_node(session, "n", 1, None, 0)
     for _ in range(2):
         ward.look()
