@@ -11,7 +11,7 @@ from sqlalchemy import Engine, event
 
 # Of each table that has a job's id: comparing it, by whatever name the statement gives the table.
 BY_ID = re.compile(r"\b(?:jobs\.id|job|[a-z_0-9]+\.job)\s*(?:=|IN\b)", re.IGNORECASE)
-WITHOUT_VALUES = re.compile(r"^UPDATE .*? WHERE ", re.IGNORECASE | re.DOTALL)
+WITHOUT_VALUES = re.compile(r"^UPDATE .*?( WHERE |$)", re.IGNORECASE | re.DOTALL)
 
 
 @functools.lru_cache(10_000)

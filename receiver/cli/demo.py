@@ -47,9 +47,10 @@ def demo(keep: bool) -> None:
         is_right = _load_all(servers) and _load_some(servers)
         if keep:
             click.echo(f"\nDashboard: {servers.url}/\nToken:     {servers.token}")
+            stops = {signal.SIGINT, signal.SIGTERM}
+            signal.pthread_sigmask(signal.SIG_BLOCK, stops)  # or one that comes now would be lost
             click.echo("Both servers run until Ctrl-C.")
-            with suppress(KeyboardInterrupt):
-                signal.sigwait([signal.SIGINT, signal.SIGTERM])
+            signal.sigwait(stops)
         else:
             click.echo("\n`make demo KEEP=1` leaves both servers running, with a dashboard.")
     sys.exit(0 if is_right else 1)

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 from builders import KEY, Receiver, take_schema_away
 from cryptography.fernet import Fernet
@@ -83,9 +84,10 @@ def own_postgresql(own_cluster: Path) -> Iterator[str]:
 @pytest.mark.parametrize("setting", ["fsync", "full_page_writes", "synchronous_commit"])
 def test_a_postgresql_that_may_lose_commits_is_found(setting, own_postgresql):
     with patient(own_postgresql) as sick:
-        with closing(sick.database.engine.raw_connection()) as connection:
-            connection.cursor().execute(f"ALTER SYSTEM SET {setting} = off")
-            connection.cursor().execute("SELECT pg_reload_conf()")
+        plain = own_postgresql.replace("+psycopg:", ":", 1)
+        with psycopg.connect(plain, autocommit=True) as connection:
+            connection.execute(f"ALTER SYSTEM SET {setting} = off")
+            connection.execute("SELECT pg_reload_conf()")
         # The server reads its settings again in its own time.
         eventually(lambda: doctor.durable(sick).level == "fail", f"{setting} off")
         expect(doctor.durable(sick), "fail", f"{setting} off")

@@ -134,6 +134,7 @@ def test_who_lets_the_lock_go_gets_it_back_only_after_those_who_wait(sqlite_url)
     other.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lock", [exclusive, file_locked])
 def test_a_locked_sqlite_is_an_outage_that_passes(lock, make_receiver, sqlite_url):
     receiver = make_receiver(sqlite_url, **SOON)

@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 
 import httpx
+import pytest
 from nodes import own_environment
 from pages import pattern
 from serving import DEADLINE, ROOT, eventually
@@ -27,6 +28,7 @@ def test_the_demo_prints_what_the_readme_shows(tmp_path):
     assert len(done.stdout.splitlines()) < 60
 
 
+@pytest.mark.slow
 def test_what_is_left_running_can_be_signed_in_to_and_ends_at_an_interrupt(tmp_path):
     command = [*DEMO, "--keep"]
     environment = own_environment(PYTHONUNBUFFERED="1")

@@ -59,6 +59,8 @@ def test_each_of_several_workers_tells_what_all_counted(served):
 def test_a_dead_workers_counts_stay_and_its_queue_goes(served):
     with served.client() as client:
         assert client.call_back(b'{"id": "1", "status": "RUNNING"}')[0] == 200
+    name = ("receiver_callbacks_total", "bulk_job", "default", "new")
+    eventually(lambda: metrics(served).get(name) == 1, "the count, which follows the answer")
     before = served.workers
     for worker in before:
         os.kill(worker, signal.SIGKILL)
@@ -141,6 +143,7 @@ def test_a_flood_of_refusals_is_a_few_lines(make_database, run):
     assert sum(line.get("more", 1) for line in told) == 300
 
 
+@pytest.mark.slow
 def test_a_running_receiver_tells_of_alarms_by_itself(make_database, run):
     with hook() as webhook:
         environment = {

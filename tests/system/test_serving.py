@@ -186,6 +186,7 @@ STATUS = "GET /elements/api-v2/bulk/{}/status HTTP/1.1\r\nHost: x\r\nAuthorizati
 FORM = b"POST /sign-in HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\ntoken="
 
 
+@pytest.mark.slow
 def test_probes_and_the_api_wait_neither_for_the_vendor_nor_for_bodies(make_database, run):
     url, secret = make_database("sqlite"), Fernet.generate_key().decode()
     add_instance(url, secret, "gooddata")

@@ -57,6 +57,7 @@ def command(tmp_path, make_database, make_receiver, webhook):
     return run
 
 
+@pytest.mark.slow
 def test_a_look_by_command_tells_and_is_listed(command, webhook):
     assert command("alarms") == (0, "none\n")
     for _ in range(2):

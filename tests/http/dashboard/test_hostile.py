@@ -17,6 +17,8 @@ from receiver.reconcile.claims import Claim
 from receiver.reconcile.submissions import begin_submission, end_submission
 from receiver.web.dashboard.formatting import shown
 
+pytestmark = pytest.mark.slow
+
 BIDI = "\u202e\u2066\u200f\u061c\u2028"
 HOSTILE = (
     "<script>window.ran = 1</script>",

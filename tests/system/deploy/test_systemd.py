@@ -15,6 +15,8 @@ from nodes import DEADLINE, KEY, Node, free_port, own_environment
 from proxies import DEPLOY
 from senders import direct, post
 
+pytestmark = pytest.mark.slow
+
 FOLDER = DEPLOY / "systemd"
 SERVICES = sorted(FOLDER.glob("*.service"))
 PROGRAM = "/opt/receiver/bin/receiver"
