@@ -15,6 +15,7 @@ import selectors
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 import msgspec
 
@@ -53,11 +54,13 @@ class _Worker:
         return [item for frame in self._frames.feed(data) for item in _read_items(frame)]
 
     def reply(self, reply: Reply) -> None:
-        """Send it; a worker that is gone needs none."""
-        try:
+        """Send it; a worker that is gone needs none.
+
+        Its connection is closed where its end is read: closed here, it would stay registered, and
+        the next worker that was given the same descriptor could not be.
+        """
+        with suppress(OSError):
             self.connection.sendall(framed(reply))
-        except OSError:
-            self.connection.close()
 
 
 class WriterProcess:

@@ -84,6 +84,23 @@ def test_while_it_stands_still_probes_and_reads_are_answered_and_callbacks_503(n
     assert body("before") in stored(node.database_url)
 
 
+def test_workers_that_are_killed_before_their_answer_do_not_end_it(node):
+    assert send(node, body("before")) == 200
+    pid = writer(node)
+    workers = set(children(node.process.pid)) - {pid}
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert [send(node, body(str(n))) for n in range(4)] == [503] * 4
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+        eventually(lambda: not workers & set(children(node.process.pid)), "the workers' end")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    for number in range(4):
+        eventually(lambda n=number: send(node, body(f"after-{n}")) == 200)
+    assert writers(node) == [pid]
+
+
 def test_what_is_wrong_is_rejected_and_what_is_right_taken_whoever_judged(node):
     wrong = SignatureKey("other", b"another key than the receiver's")
     with Client(node.port) as client:
