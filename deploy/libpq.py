@@ -20,7 +20,7 @@ def main(program: str, *arguments: str) -> None:
     if url.password:
         own["PGPASSWORD"] = unquote(url.password)
     try:
-        os.execvpe(  # noqa: S606 - no shell is wanted
+        os.execvpe(  # noqa: S606 - no shell is wanted  # nosec B606
             program, [program, f"--dbname={bare.geturl()}", *arguments], {**os.environ, **own}
         )
     except FileNotFoundError:
