@@ -92,7 +92,7 @@ _counting = os.environ.pop(_COUNTING, None) if "PYTEST_XDIST_WORKER" in os.envir
 
 # What a module may know of the receiver if its tests are to hold whatever moves inside.
 OUTSIDE = re.compile(
-    r"receiver(\.(__version__|app|cli|settings|openconnectors\.signatures)(\.\w+)?)?"
+    r"receiver(\.(__version__|app|cli|client|settings|openconnectors\.signatures)(\.\w+)?)?"
 )
 
 

@@ -18,10 +18,12 @@ from typing import Any
 
 import click
 import httpx
+import msgspec
 from cryptography.fernet import Fernet
 
 from receiver.cli.jobs import describe
 from receiver.cli.output import UNREACHABLE, Failure, table
+from receiver.client import Job
 from receiver.openconnectors.signatures import HEADER
 
 START_SECONDS = 60
@@ -106,7 +108,7 @@ class _Servers:
     def wait(self, instance: str, job_id: str) -> dict[str, Any]:
         """Wait for a job's end; show how it ended."""
         job = self.ask(f"/jobs/{job_id}?instance={instance}&wait=30")
-        click.echo(describe(job))
+        click.echo(describe(msgspec.convert(job, Job)))
         return job
 
     def ask(self, path: str) -> dict[str, Any]:

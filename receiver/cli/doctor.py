@@ -20,7 +20,6 @@ import httpx
 from receiver.callbacks.events import get_event
 from receiver.callbacks.trigger import TIMEOUT_SECONDS, send_signed
 from receiver.cli.output import JOB_FAILED, OK, as_json, count, show
-from receiver.cli.remote import why
 from receiver.database import durability, migrations
 from receiver.database.engine import Database
 from receiver.errors import CredentialError, StoreError
@@ -29,6 +28,7 @@ from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import InstanceKeys, Keys
 from receiver.instances.reencryption import count_outdated
 from receiver.lib.clock import now_ms
+from receiver.lib.http_client import why
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES, SignatureKey
 from receiver.settings import Settings, database_name
 

@@ -1,60 +1,30 @@
-"""Failed records: fetching them all, describing them, and writing their rows to be fixed."""
+"""Failed records: describing them, and writing their rows to be fixed."""
 
 import codecs
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
 from receiver.cli.output import USAGE, Failure, explain, plain
-from receiver.cli.remote import Remote
+from receiver.client import ErrorPage
 from receiver.jobs.record_errors import row_of
 from receiver.lib.records import UnclearDialect, json_lines, read_dialect, rows
 
-PAGE = 1000
 PIECE = 2**16
-FETCH_SECONDS = 15  # for which a receiver may be fetching errors of a job that has just ended
-PAUSE_SECONDS = 0.5
 
 
-def known_errors(remote: Remote, job: dict[str, Any], wait: int) -> dict[str, Any]:
-    """Give `errors` and `groups` of a job; of one with failed records, wait until they are known.
-
-    wait -- for how many seconds at most; there may be none by then.
-    """
-    deadline = time.monotonic() + min(wait, FETCH_SECONDS)
-    while True:
-        errors = all_errors(remote, job)
-        if errors["errors"] or not job["records"].get("failed") or time.monotonic() >= deadline:
-            return errors
-        time.sleep(PAUSE_SECONDS)
-
-
-def all_errors(remote: Remote, job: dict[str, Any]) -> dict[str, Any]:
-    """Give `errors` and `groups` of a job, all pages."""
-    path, cursor = f"/jobs/{quote(job['id'], safe='')}/errors", None
-    errors: list[Any] = []
-    while True:
-        page = remote.page(path, "errors", instance=job["instance"], limit=PAGE, cursor=cursor)
-        errors += page["errors"]
-        cursor = page["next"]
-        if cursor is None:
-            return {"errors": errors, "groups": page["groups"]}
-
-
-def describe_errors(failures: dict[str, Any]) -> str:
+def describe_errors(failures: ErrorPage) -> str:
     """Tell why records failed, most frequent cause first."""
-    if not failures["groups"]:
+    if not failures.groups:
         return "no failed records are known: there are none, or not yet, or they were erased"
     lines = []
-    for group in failures["groups"]:
-        rows = [row_of(example) for example in group["examples"]]
+    for group in failures.groups:
+        rows = [row_of(example) for example in group.examples]
         named = ", ".join(str(row) for row in rows if row is not None)
-        example = f" (row {named}{', …' if group['count'] > len(rows) else ''})" if named else ""
-        lines.append(f"{group['count']:>7}  {plain(group['message'])}{example}")
+        example = f" (row {named}{', …' if group.count > len(rows) else ''})" if named else ""
+        lines.append(f"{group.count:>7}  {plain(group.message)}{example}")
     return "failed records by cause\n" + "\n".join(lines)
 
 

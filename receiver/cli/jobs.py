@@ -2,19 +2,19 @@
 
 import shlex
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 from urllib.parse import quote
 
 import click
-import httpx
+from msgspec import to_builtins
+from msgspec.structs import asdict
 
-from receiver.cli.failed_rows import describe_errors, known_errors, write_failed_rows
+from receiver.cli.failed_rows import describe_errors, write_failed_rows
 from receiver.cli.output import (
     STILL_RUNNING,
-    UNREACHABLE,
     USAGE,
     Failure,
     as_json,
@@ -24,15 +24,16 @@ from receiver.cli.output import (
     show,
     table,
 )
-from receiver.cli.remote import Parameter, Remote, asks_a_receiver, checked
+from receiver.cli.remote import asks_a_receiver
+from receiver.client import Client, ClientError, Job, NoSuchJob, NotFound
+from receiver.client.flows import Parameter
 from receiver.errors import SignatureError
-from receiver.jobs.job import UNDER_WAY, Outcome
+from receiver.jobs.job import Outcome
 from receiver.openconnectors.notifications import Kind
 
 T = TypeVar("T")
 
-MAX_WAIT_SECONDS = 60  # the API holds an answer no longer
-PAUSE_SECONDS = 1.0  # where the receiver has no place left to wait at
+FETCH_SECONDS = 15  # for which a receiver may be fetching errors of a job that has just ended
 
 _instances = click.option("--instance", multiple=True, help="Only of this instance; repeatable.")
 
@@ -57,12 +58,12 @@ def _paged(command: Callable[..., T]) -> Callable[..., T]:
 )
 @click.option("--object", multiple=True, help="Only of this object, e.g. contact; repeatable.")
 @_paged
-def jobs(remote: Remote, json_: bool, **filters: Parameter) -> None:
+def jobs(client: Client, json_: bool, **filters: Parameter) -> None:
     """List jobs, newest change first."""
-    page = remote.page("/jobs", "jobs", **filters)
-    rows = [{**job, **_records(job)} for job in page["jobs"]]
+    found = client.jobs(**filters)
+    rows = [{**asdict(job), **asdict(job.records)} for job in found.jobs]
     columns = ("id", "instance", "status", "outcome", "loaded", "failed", "submitted", "updated_at")
-    _show_page(page, table(rows, columns), json_)
+    _show_page(to_builtins(found), table(rows, columns), json_)
 
 
 @click.command()
@@ -89,7 +90,7 @@ def jobs(remote: Remote, json_: bool, **filters: Parameter) -> None:
 @as_json
 @asks_a_receiver
 def job(
-    remote: Remote,
+    client: Client,
     job_id: str,
     instance: str | None,
     wait: int,
@@ -105,27 +106,32 @@ def job(
     Exit codes: 0 succeeded, 1 failed or cancelled, 3 ended with failed records, 4 still running;
     2 no such job, 5 no valid token, 6 no answer. With --close, 0 once it is closed.
     """
+    if not job_id:
+        raise click.UsageError("the job's id is empty")
     if close:
-        record = _close(remote, job_id, instance)
-        show(record, describe(record), json_)
+        record = client.close_job(job_id, instance=instance)
+        show(to_builtins(record), describe(record), json_)
         return
-    record = wait_for(remote, job_id, instance, wait)
-    content, text = dict(record), describe(record)
+    record = client.wait(
+        job_id, instance=instance, timeout=wait, on_trouble=partial(_go_on, job_id)
+    )
+    content, text = to_builtins(record), describe(record)
     if timeline:
-        path = f"/jobs/{_quoted(job_id)}/events"
-        entries = remote.page(path, "timeline", instance=record["instance"])["timeline"]
+        path = f"/jobs/{quote(job_id, safe='')}/events"
+        entries = client.page(path, "timeline", instance=record.instance)["timeline"]
         content["timeline"] = entries
         text += "\n\n" + table(entries, ("at", "source", "status", "changed", "note"))
     if errors or failed_rows:
-        failures = known_errors(remote, record, wait)
-        content |= failures
+        failures = client.errors(record, wait=min(wait, FETCH_SECONDS))
+        content |= {"errors": failures.errors, "groups": to_builtins(failures.groups)}
         text += "\n\n" + describe_errors(failures)
         if failed_rows:
-            errors_, source = failures["errors"], upload or Path(record["file"] or "").name
-            written = write_failed_rows(errors_, source, failed_rows) if errors_ else 0
+            source = upload or Path(record.file or "").name
+            any_ = bool(failures.errors)
+            written = write_failed_rows(failures.errors, source, failed_rows) if any_ else 0
             content["failed_rows"] = written
             done = f"{count(written, 'row')} written to {failed_rows}"
-            text += f"\n\n{done if errors_ else f'{failed_rows} is not written'}"
+            text += f"\n\n{done if any_ else f'{failed_rows} is not written'}"
     show(content, text, json_)
     leave(record, wait)
 
@@ -140,9 +146,9 @@ def job(
 )
 @click.option("--job", multiple=True, help="Only of the job with this id; repeatable.")
 @_paged
-def events(remote: Remote, json_: bool, **filters: Parameter) -> None:
+def events(client: Client, json_: bool, **filters: Parameter) -> None:
     """List verified callbacks, newest first."""
-    page = remote.page("/events", "events", **filters)
+    page = client.page("/events", "events", **filters)
     columns = ("id", "instance", "kind", "job", "received_at", "deliveries", "key", "size")
     _show_page(page, table(page["events"], columns), json_)
 
@@ -160,7 +166,7 @@ def events(remote: Remote, json_: bool, **filters: Parameter) -> None:
 )
 @_paged
 def rejections(
-    remote: Remote,
+    client: Client,
     json_: bool,
     verify_again: bool,
     instance: tuple[str, ...],
@@ -174,12 +180,12 @@ def rejections(
     if verify_again:
         if filters["reason"] or filters["cursor"]:
             raise click.UsageError("--verify-again goes with --instance alone")
-        done = checked(remote.post("/rejections/verify-again", instance=instance), "verified")
+        done = client.post("/rejections/verify-again", dict[str, int], instance=instance)
         if not done["looked"]:
-            remote.require_instances(instance)
+            client.instances(instance)
         show(done, f"{done['verified']} of {done['looked']} are verified and stored", json_)
         return
-    page = remote.page("/rejections", "rejections", instance=instance, **filters)
+    page = client.page("/rejections", "rejections", instance=instance, **filters)
     columns = ("id", "at", "instance", "reason", "peer", "size", "diagnosis")
     _show_page(page, table(page["rejections"], columns), json_)
 
@@ -192,118 +198,58 @@ def rejections(
 @as_json
 @asks_a_receiver
 def submissions(
-    remote: Remote, instance: tuple[str, ...], dismiss: str | None, json_: bool
+    client: Client, instance: tuple[str, ...], dismiss: str | None, json_: bool
 ) -> None:
     """List uploads and downloads that were cut off while they were sent: the job may exist.
 
     `receiver reconcile` links each to its job once that is in the vendor's job list.
     """
     if dismiss is not None:
-        answer = remote.post(f"/submissions/{_quoted(dismiss)}/dismiss")
-        if answer.status_code == 404:
-            raise Failure(USAGE, "not_found", f"no open submission {plain(dismiss)}")
-        done = checked(answer, "id")
+        path = f"/submissions/{quote(dismiss, safe='')}/dismiss"
+        try:
+            done = client.post(path, dict[str, Any])
+        except NotFound:
+            text = f"no open submission {plain(dismiss)}"
+            raise Failure(USAGE, "not_found", text) from None
         show(done, f"{plain(done['id'])} dismissed", json_)
         return
-    listed = remote.page("/submissions", "submissions", instance=instance)
+    listed = client.page("/submissions", "submissions", instance=instance)
     columns = ("id", "at", "instance", "object", "file", "submitted", "submitted_by")
     show(listed, table(listed["submissions"], columns), json_)
 
 
-def wait_for(remote: Remote, job_id: str, instance: str | None, seconds: float) -> dict[str, Any]:
-    """Ask for a job until it has ended, or until the seconds are over.
-
-    A receiver that cannot be reached is asked again while there is time: it may be restarting.
-    Raises Failure if there is no such job by then.
-    """
-    if not job_id:
-        raise click.UsageError("the job's id is empty")
-    deadline = time.monotonic() + seconds
-    hold, said, is_first = 0, "", True  # the first answer comes at once: a wait for nothing shows
-    while True:
-        began = time.monotonic()
-        failure: Failure | None = None
-        try:
-            job = _ask(remote, job_id, instance, hold)
-            if job["outcome"] not in UNDER_WAY:
-                return job
-        except Failure as error:
-            if error.exit_code != UNREACHABLE and error.code != "not_found":
-                raise
-            failure = error
-        left = deadline - time.monotonic()
-        if left <= 0:
-            if failure is not None:
-                raise failure
-            return job
-        if failure is not None and failure.code != said:
-            said = failure.code
-            missing = f"no job {job_id} yet" if said == "not_found" else failure.message
-            click.echo(f"{plain(missing)}; waiting", err=True)
-        if not is_first or (failure is not None and failure.exit_code == UNREACHABLE):
-            time.sleep(max(0, min(PAUSE_SECONDS - (time.monotonic() - began), left)))
-        hold, is_first = min(MAX_WAIT_SECONDS, max(0, int(deadline - time.monotonic()))), False
+def _go_on(job_id: str, error: ClientError) -> None:
+    """Say why a wait goes on though the job cannot be read."""
+    missing = f"no job {job_id} yet" if isinstance(error, NoSuchJob) else str(error)
+    click.echo(f"{plain(missing)}; waiting", err=True)
 
 
-def _close(remote: Remote, job_id: str, instance: str | None) -> dict[str, Any]:
-    answer = remote.post(f"/jobs/{_quoted(job_id)}/close", instance=instance)
-    return _job(remote, answer, job_id, instance)
-
-
-def _ask(remote: Remote, job_id: str, instance: str | None, hold: int) -> dict[str, Any]:
-    path = f"/jobs/{_quoted(job_id)}"
-    answer = remote.get(path, hold=hold, instance=instance, wait=hold)
-    return _job(remote, answer, job_id, instance)
-
-
-def _job(
-    remote: Remote, answer: httpx.Response, job_id: str, instance: str | None
-) -> dict[str, Any]:
-    if answer.status_code == 404:
-        place = ""
-        if instance is not None:
-            remote.require_instances([instance])
-            place = f" of {instance}"
-        text = f"there is no job {job_id}{place}: `receiver jobs` lists them"
-        raise Failure(USAGE, "not_found", plain(text))
-    return checked(answer, "id", "instance", "status", "outcome", "records")
-
-
-def leave(job: dict[str, Any], waited: int) -> NoReturn:
+def leave(job: Job, waited: int) -> NoReturn:
     """Exit as the outcome says; where the wait was over, say how to go on waiting."""
-    code = of_outcome(job["outcome"])
+    code = of_outcome(job.outcome)
     if code == STILL_RUNNING and waited:
-        again = ["receiver", "job", job["id"], "--instance", job["instance"], "--wait", str(waited)]
+        again = ["receiver", "job", job.id, "--instance", job.instance, "--wait", str(waited)]
         click.echo(f"still in progress; go on waiting with: {shlex.join(again)}", err=True)
     sys.exit(code)
 
 
-def describe(job: dict[str, Any]) -> str:
+def describe(job: Job) -> str:
     """Describe a job in a few lines."""
-    records = ", ".join(f"{plain(number)} {name}" for name, number in job["records"].items())
+    records = ", ".join(f"{plain(number)} {name}" for name, number in asdict(job.records).items())
     lines = [
-        f"job {plain(job['id'])} of {job['instance']}: {job['outcome']} ({plain(job['status'])})",
+        f"job {plain(job.id)} of {job.instance}: {job.outcome} ({plain(job.status)})",
         f"  records          {records}",
     ]
     lines += [
-        f"  {name.replace('_', ' '):<16} {plain(job[name])}"
+        f"  {name.replace('_', ' '):<16} {plain(getattr(job, name))}"
         for name in ("object", "direction", "file", "message", "learnt_by", "ended_at")
-        if job[name] is not None
+        if getattr(job, name) is not None
     ]
-    if job["files_expire_at"]:
-        lines.append(f"  fetch files by   {job['files_expire_at']} (assumed)")
-    if job["conflict"]:
+    if job.files_expire_at:
+        lines.append(f"  fetch files by   {job.files_expire_at} (assumed)")
+    if job.conflict:
         lines.append("  conflict         two different endings were reported")
     return "\n".join(lines)
-
-
-def _records(job: dict[str, Any]) -> dict[str, Any]:
-    counts: dict[str, Any] = job["records"]
-    return counts
-
-
-def _quoted(job_id: str) -> str:
-    return quote(job_id, safe="")
 
 
 def _show_page(page: dict[str, Any], text: str, json_: bool) -> None:

@@ -5,19 +5,17 @@ import shlex
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import quote
+from typing import IO, Any, cast
 
 import click
+from msgspec import to_builtins
 
-from receiver.cli.jobs import describe, leave, wait_for
+from receiver.cli.jobs import describe, leave
 from receiver.cli.output import (
     STILL_RUNNING,
-    UNREACHABLE,
     USAGE,
     Failure,
     as_json,
@@ -25,13 +23,9 @@ from receiver.cli.output import (
     plain,
     show,
 )
-from receiver.cli.remote import Remote, asks_a_receiver
-from receiver.jobs.job import is_ending
-from receiver.openconnectors.notifications import parse
+from receiver.cli.remote import asks_a_receiver, failure
+from receiver.client import Client, ClientError, Job, Submission
 from receiver.openconnectors.shapes import MEDIA_TYPES
-
-UPLOAD_SECONDS = 600
-PAUSE_SECONDS = 1.0
 
 
 def _not_empty(_context: click.Context, _option: click.Parameter, value: str) -> str:
@@ -40,7 +34,6 @@ def _not_empty(_context: click.Context, _option: click.Parameter, value: str) ->
     return value
 
 
-_TYPES: dict[str, str] = {f".{name}": media_type for name, media_type in MEDIA_TYPES.items()}
 _object_option = click.option(
     "--object", "object_name", required=True, callback=_not_empty, help="E.g. contact."
 )
@@ -52,9 +45,9 @@ _hub_option = click.option("--hub", help="The vendor's hub; else a path without 
 @_hub_option
 @as_json
 @asks_a_receiver
-def objects(remote: Remote, instance: str, hub: str | None, json_: bool) -> None:
+def objects(client: Client, instance: str, hub: str | None, json_: bool) -> None:
     """List the objects that can be uploaded for an instance."""
-    names = remote.vendor("GET", f"{_hub(hub)}/objects", instance).json()
+    names = client.objects(instance=instance, hub=hub)
     show(names, "\n".join(map(plain, names)), json_)
 
 
@@ -69,7 +62,7 @@ def objects(remote: Remote, instance: str, hub: str | None, json_: bool) -> None
 @as_json
 @asks_a_receiver
 def submit(
-    remote: Remote,
+    client: Client,
     file: str,
     object_name: str,
     instance: str,
@@ -83,23 +76,16 @@ def submit(
     """
     file = "/dev/stdin" if file == "-" else file
     name = os.fsencode(Path(file).name).decode("utf-8", "replace")
-    media_type = _TYPES.get(Path(name).suffix.lower(), MEDIA_TYPES["csv"])
     with _seekable(Path(file)) as (content, size), _progress(f"uploading {name}", size) as tell:
-        answer = remote.vendor(
-            "POST",
-            f"{_hub(hub)}/bulk/{quote(object_name, safe='')}",
-            instance,
-            params={"path": f"/{name}"},
-            files={"file": (name, _Watched(content, tell), media_type)},
-            timeout=UPLOAD_SECONDS,
-        )
-    job_id = _created(answer.content, instance)
-    resume = ["receiver", "job", job_id, "--instance", instance, "--wait", str(wait or 600)]
+        watched = cast("IO[bytes]", _Watched(content, tell))
+        created = client.submit(watched, object=object_name, instance=instance, hub=hub, name=name)
+    _announce(created)
     if not wait:
-        show(answer.json(), f"wait for it with: {shlex.join(resume)}", json_)
+        resume = ["receiver", "job", created.id, "--instance", instance, "--wait", "600"]
+        show(created.answer, f"wait for it with: {shlex.join(resume)}", json_)
         return
-    job = _watch(remote, job_id, instance, wait)
-    show(job, describe(job), json_)
+    job = client.wait(created, timeout=wait, on_change=_report)
+    show(to_builtins(job), describe(job), json_)
     leave(job, wait)
 
 
@@ -118,7 +104,7 @@ def submit(
 @as_json
 @asks_a_receiver
 def download(
-    remote: Remote,
+    client: Client,
     object_name: str,
     instance: str,
     hub: str | None,
@@ -134,51 +120,40 @@ def download(
     if query and where:
         raise click.UsageError("--where goes without --query, which has one of its own")
     if job_id is None:
-        path, request = _order(object_name, query, where, format_)
-        answer = remote.vendor("POST", f"{_hub(hub)}{path}", instance, **request, timeout=60)
-        job_id = _created(answer.content, instance)
+        created = client.download(
+            object=object_name, instance=instance, hub=hub, query=query, where=where, format=format_
+        )
+        job_id = created.id
+        _announce(created)
     resume = ["receiver", "download", "--job", job_id, "--object", object_name]
     resume += ["--instance", instance, "--output", output]
-    job = _watch(remote, job_id, instance, wait)
-    code = of_outcome(job["outcome"])
+    job = client.wait(client.job(job_id, instance=instance), timeout=wait, on_change=_report)
+    code = of_outcome(job.outcome)
     if code == STILL_RUNNING:
         click.echo(f"still in progress; resume with: {shlex.join(resume)}", err=True)
-    elif job["outcome"] in ("succeeded", "partial"):
+    elif job.outcome in ("succeeded", "partial"):
         try:
-            _fetch(remote, job_id, instance, output)
-        except Failure as error:
-            advice = f"{error.message}; resume with: {shlex.join(resume)}"
-            raise Failure(error.exit_code, error.code, advice) from None
+            _fetch(client, job, output)
+        except ClientError as error:
+            reason = failure(error)
+            advice = f"{reason.message}; resume with: {shlex.join(resume)}"
+            raise Failure(reason.exit_code, reason.code, advice) from None
     if output != "-":
-        show(job, describe(job), json_)
+        show(to_builtins(job), describe(job), json_)
     sys.exit(code)
 
 
-def _order(
-    object_name: str, query: str | None, where: str | None, format_: str | None
-) -> tuple[str, dict[str, Any]]:
-    if query:
-        named = {"fileFormat": format_} if format_ else {}
-        return "/bulk/query", {"params": {"q": query, **named}}
-    # The vendor's word for CSV is its own.
-    words = {**_TYPES, ".csv": "txt/csv"}
-    facts = {"objectName": object_name, "where": where, "format": words.get(f".{format_}")}
-    order = {name: value for name, value in facts.items() if value is not None}
-    return "/bulk/download", {"json": order}
-
-
-def _fetch(remote: Remote, job_id: str, instance: str, output: str) -> None:
-    path = f"/jobs/{quote(job_id, safe='')}/result"
+def _fetch(client: Client, job: Job, output: str) -> None:
     if output == "-":
-        remote.save(path, sys.stdout.buffer, lambda _: None, instance=instance)
+        client.result(job, sys.stdout.buffer)
         return
     target = Path(output)
     # A device, a pipe or a link is never replaced.
     is_special = target.is_symlink() or (target.exists() and not target.is_file())
     unfinished = target if is_special else Path(f"{output}.part")
     try:
-        with unfinished.open("wb") as file, _progress(f"saving {output}", None) as tell:
-            remote.save(path, file, tell, instance=instance)
+        with unfinished.open("wb") as file:
+            client.result(job, file)
         unfinished.replace(target)
     except OSError as error:
         raise Failure(USAGE, "cannot_write", f"{output}: {error.strerror}") from None
@@ -187,18 +162,13 @@ def _fetch(remote: Remote, job_id: str, instance: str, output: str) -> None:
             unfinished.unlink(missing_ok=True)
 
 
-def _created(answer: bytes, instance: str) -> str:
-    """Return the id of the job that the vendor created, in whatever shape it says so."""
-    notification = parse(answer)
-    if notification.kind != "bulk_job" or notification.job is None:
-        raise Failure(
-            UNREACHABLE,
-            "no_job",
-            "the vendor's answer names no job; it may have been created: look at its job list"
-            f" before you send again ({plain(answer[:200].decode('utf-8', 'replace'))})",
-        )
-    click.echo(f"job {notification.job} of {instance}: {plain(notification.status)}", err=True)
-    return notification.job
+def _announce(created: Submission) -> None:
+    line = f"job {created.id} of {created.instance}: {plain(created.status)}"
+    click.echo(line, err=True)
+
+
+def _report(job: Job) -> None:
+    click.echo(f"{job.updated_at}  {plain(job.status)}", err=True)
 
 
 @contextmanager
@@ -216,11 +186,8 @@ def _seekable(path: Path) -> Iterator[tuple[IO[bytes], int]]:
 
 
 @contextmanager
-def _progress(label: str, size: int | None) -> Iterator[Callable[[int], None]]:
+def _progress(label: str, size: int) -> Iterator[Callable[[int], None]]:
     """Show how many bytes went through, on a terminal."""
-    if size is None:
-        yield lambda _: None
-        return
     bar: Any = click.progressbar(length=size, label=plain(label), file=sys.stderr)
     with bar as shown:
         yield shown.update
@@ -239,33 +206,6 @@ class _Watched:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._file, name)
-
-
-def _watch(remote: Remote, job_id: str, instance: str, seconds: int) -> dict[str, Any]:
-    """Tell the job's statuses as they change, until it has ended or the seconds are over.
-
-    A receiver that cannot be reached is asked again while there is time: it may be restarting.
-    """
-    deadline, last = time.monotonic() + seconds, None
-    while True:
-        left = deadline - time.monotonic()
-        try:
-            job = wait_for(remote, job_id, instance, 0)
-        except Failure as error:
-            if error.exit_code != UNREACHABLE or left <= 0:
-                raise
-            time.sleep(min(PAUSE_SECONDS, left))
-            continue
-        if job["status"] != last:
-            last = job["status"]
-            click.echo(f"{job['updated_at']}  {plain(last)}", err=True)
-        if is_ending(last) or left <= 0:
-            return job
-        time.sleep(min(PAUSE_SECONDS, left))
-
-
-def _hub(hub: str | None) -> str:
-    return f"/hubs/{quote(hub, safe='')}" if hub else ""
 
 
 COMMANDS = (objects, submit, download)

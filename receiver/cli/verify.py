@@ -10,8 +10,9 @@ import httpx
 from receiver.callbacks.diagnosis import diagnose
 from receiver.callbacks.trigger import send_signed
 from receiver.cli.output import CREDENTIALS, OK, UNREACHABLE, USAGE, Failure, as_json, show
-from receiver.cli.remote import check_url, no_instance, secret, secret_file, unreachable
+from receiver.cli.remote import check_url, failure, no_instance, secret, secret_file
 from receiver.cli.serve import open_database
+from receiver.client.clients import unreachable
 from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
 from receiver.lib.clock import now_ms
@@ -60,7 +61,7 @@ def trigger(url: str, instance: str, key_file: str | None, json_: bool) -> None:
     try:
         sent = send_signed(target, instance, key, now_ms())
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise unreachable(url, error) from None
+        raise failure(unreachable(url, error)) from None
     if sent.status == 401:
         detail = (
             f"rejected (401): the receiver has another key for {instance}, or does not know this"

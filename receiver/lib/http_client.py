@@ -2,12 +2,14 @@
 
 import os
 import ssl
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import httpx
 
 from receiver.errors import SettingsError
+
+C = TypeVar("C", httpx.Client, httpx.AsyncClient)
 
 _PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -15,8 +17,13 @@ _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 def new_client(**options: Any) -> httpx.Client:  # noqa: ANN401 - httpx's own
     """Make a client. Raises SettingsError, which names the variable that cannot be used."""
+    return construct(lambda: httpx.Client(**options))
+
+
+def construct(make: Callable[[], C]) -> C:
+    """Return the client that `make` makes. Raises SettingsError, as `new_client` does."""
     try:
-        return httpx.Client(**options)
+        return make()
     except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise SettingsError(f"{_culprit(os.environ)} cannot be used: {reason}") from None
@@ -31,6 +38,22 @@ def check_environment() -> None:
         new_client().close()
     else:
         new_client(verify=False).close()
+
+
+def why(error: BaseException) -> str:
+    """Say why a request failed: neither a class name, nor an error number, nor a line of C."""
+    if isinstance(error, httpx.TimeoutException):
+        return "it took too long"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate cannot be verified: {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError):
+            return "TLS failed; is it http instead of https?"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror.lower()
+        cause = cause.__cause__ or cause.__context__
+    return str(error).rstrip(".") or "the connection broke"
 
 
 def _culprit(environment: Mapping[str, str]) -> str:

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nodes import DEADLINE, own_environment
 
-from receiver.cli.failed_rows import all_errors, describe_errors, known_errors, write_failed_rows
+from receiver.cli.failed_rows import describe_errors, write_failed_rows
 from receiver.cli.output import USAGE, Failure
+from receiver.client import ErrorGroup, ErrorPage
 from receiver.jobs.record_errors import MAX_MESSAGE, cause, row_of
 from receiver.openconnectors.notifications import json_text
 
@@ -214,46 +215,14 @@ def test_rows_that_are_not_told_or_not_at_hand_are_a_clear_failure(tmp_path):
 
 def test_causes_are_told_most_frequent_first_with_rows():
     groups = [
-        {"message": "malformed", "count": 250, "examples": [{"row": 1}, {"row": 2}, {"row": 3}]},
-        {"message": "missing", "count": 1, "examples": [{"row": 9}]},
-        {"message": "odd\x1b[31m", "count": 1, "examples": ["?"]},
+        ErrorGroup("malformed", 250, [{"row": 1}, {"row": 2}, {"row": 3}]),
+        ErrorGroup("missing", 1, [{"row": 9}]),
+        ErrorGroup("odd\x1b[31m", 1, ["?"]),
     ]
     expected = """\
 failed records by cause
     250  malformed (row 1, 2, 3, …)
       1  missing (row 9)
       1  odd\ufffd[31m"""
-    assert describe_errors({"errors": [], "groups": groups}) == expected
-    assert describe_errors({"errors": [], "groups": []}).startswith("no failed records are known")
-
-
-def test_all_pages_of_errors_are_asked_for():
-    class Remote:
-        def page(self, path, name, **given):
-            assert (path, name) == ("/jobs/a%3Ab/errors", "errors")
-            assert given["instance"] == "gooddata"
-            following = {None: "2", "2": "3", "3": None}[given["cursor"]]
-            return {"errors": [given["cursor"]], "groups": ["all"], "next": following}
-
-    found = all_errors(Remote(), {"id": "a:b", "instance": "gooddata"})
-    assert found == {"errors": [None, "2", "3"], "groups": ["all"]}
-
-
-class Slowly:
-    """A receiver that knows a job's errors at the second time it is asked for them."""
-
-    asked = 0
-
-    def page(self, *_, **__):
-        self.asked += 1
-        return {"errors": [{"row": 1}] * (self.asked > 1), "groups": [], "next": None}
-
-
-@pytest.mark.parametrize(
-    ("failed", "wait", "asked"), [(1, 60, 2), (1, 0, 1), (0, 60, 1), (None, 60, 1)]
-)
-def test_a_wait_covers_the_fetching_of_errors_where_there_are_some(failed, wait, asked):
-    remote = Slowly()
-    job = {"id": "1", "instance": "gooddata", "records": {"failed": failed}}
-    assert len(known_errors(remote, job, wait)["errors"]) == asked - 1
-    assert remote.asked == asked
+    assert describe_errors(ErrorPage([], groups)) == expected
+    assert describe_errors(ErrorPage([], [])).startswith("no failed records are known")

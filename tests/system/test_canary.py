@@ -29,7 +29,7 @@ from sqlalchemy import create_engine, make_url, text
 
 from receiver.app import create_app
 from receiver.callbacks.intake import Delivery
-from receiver.cli.remote import Remote
+from receiver.client import Client
 from receiver.errors import ReceiverError
 from receiver.instances.encryption import SecretBox
 from receiver.instances.registry import VendorSecrets
@@ -533,7 +533,7 @@ def test_no_object_shows_a_secret_it_holds(secrets, tmp_path):
         ),
         *(sealed, VendorSecrets(secrets["element"], secrets["user"], None)),
         *(keys.fresh(services.database), keys, vars(keys)),
-        *(Remote("http://127.0.0.1:1", secrets["user"]), [settings], {"x": key}),
+        *(Client("http://127.0.0.1:1", secrets["user"]), [settings], {"x": key}),
         Delivery("default", BODY, sign(BODY, key), None, "192.0.2.1"),
     ]
     for each in shown:

@@ -1,0 +1,187 @@
+"""Two thin shells around the flows: one that blocks, one for asyncio."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial, wraps
+from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+from urllib.parse import urlsplit
+
+import httpx
+
+from receiver.client import flows
+from receiver.client.errors import Unreachable
+from receiver.client.flows import Flow, Pause, Request
+from receiver.lib.http_client import construct, why
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Method(Generic[P, T]):
+    """A flow as a method: Client returns what it returns, AsyncClient an awaitable of that."""
+
+    def __init__(self, flow: Callable[P, Flow[T]]) -> None:
+        self._flow = flow
+        self.__doc__ = flow.__doc__
+
+    @overload
+    def __get__(self, client: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, client: "Client", owner: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, client: "AsyncClient", owner: type) -> Callable[P, Awaitable[T]]: ...
+    def __get__(self, client: "Client | AsyncClient | None", owner: type) -> object:
+        """Return the method of a client."""
+        if client is None:
+            return self
+        return wraps(self._flow)(lambda *args, **named: client.run(self._flow(*args, **named)))
+
+
+class _Access:
+    """Where a receiver is, the token it is asked with, and what it is asked."""
+
+    submit = Method(flows.submit)
+    wait = Method(flows.wait)
+    job = Method(flows.job)
+    jobs = Method(flows.jobs)
+    errors = Method(flows.errors)
+    result = Method(flows.result)
+    close_job = Method(flows.close_job)
+    objects = Method(flows.objects)
+    download = Method(flows.download)
+    page = Method(flows.page)
+    post = Method(flows.post)
+    instances = Method(flows.instances)
+
+    def __init__(self, url: str, token: str) -> None:
+        check_url(url)
+        self._url, self._token = url, token
+
+    def _options(self, request: Request) -> dict[str, Any]:
+        """Return what httpx sends for a request."""
+        params = {name: it for name, it in request.params.items() if it not in (None, (), [])}
+        scheme = f"Element {request.instance}, User" if request.instance else "Bearer"
+        headers = {"Authorization": f"{scheme} {self._token}"}
+        if request.accept:
+            headers["Accept"] = request.accept
+        return {
+            "method": request.method,
+            "url": request.path,
+            "params": params,
+            "headers": headers,
+            "json": request.json,
+            "files": request.files,
+            "timeout": request.timeout,
+        }
+
+
+class Client(_Access):
+    """A receiver's API. url -- its base. token -- as `receiver tokens create` prints it."""
+
+    def __init__(self, url: str, token: str) -> None:
+        super().__init__(url, token)
+        self._http = construct(lambda: httpx.Client(base_url=url))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    def run(self, flow: Flow[T]) -> T:
+        """Do what a flow says; return what it returns."""
+        step: Callable[[], Request | Pause] = flow.__next__
+        try:
+            while True:
+                request = step()
+                if isinstance(request, Pause):
+                    time.sleep(request.seconds)
+                    step = flow.__next__
+                else:
+                    step = self._send(flow, request)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _send(self, flow: Flow[T], request: Request) -> Callable[[], Request | Pause]:
+        try:
+            with self._http.stream(**self._options(request)) as answer:
+                if request.into is None or not answer.is_success:
+                    answer.read()
+                else:
+                    for piece in answer.iter_bytes():
+                        request.into.write(piece)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return partial(flow.throw, unreachable(self._url, error))
+        return partial(flow.send, answer)
+
+
+class AsyncClient(_Access):
+    """As Client, for asyncio."""
+
+    def __init__(self, url: str, token: str) -> None:
+        super().__init__(url, token)
+        self._http = construct(lambda: httpx.AsyncClient(base_url=url))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._http.aclose()
+
+    async def run(self, flow: Flow[T]) -> T:
+        """Do what a flow says; return what it returns."""
+        step: Callable[[], Request | Pause] = flow.__next__
+        try:
+            while True:
+                request = step()
+                if isinstance(request, Pause):
+                    await asyncio.sleep(request.seconds)
+                    step = flow.__next__
+                else:
+                    step = await self._send(flow, request)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def _send(self, flow: Flow[T], request: Request) -> Callable[[], Request | Pause]:
+        try:
+            async with self._http.stream(**self._options(request)) as answer:
+                if request.into is None or not answer.is_success:
+                    await answer.aread()
+                else:
+                    async for piece in answer.aiter_bytes():
+                        request.into.write(piece)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return partial(flow.throw, unreachable(self._url, error))
+        return partial(flow.send, answer)
+
+
+def check_url(url: str) -> None:
+    """Raise ValueError if that cannot be a receiver's base URL."""
+    base, _, rest = url.partition(flows.API)
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"{url}: must be http or https")
+    if rest.strip("/") == "" and base != url:
+        raise ValueError(f"{url}: leave {flows.API} out, {base} is enough")
+    try:
+        is_url = bool(httpx.URL(url) and urlsplit(url).hostname)
+    except (httpx.InvalidURL, ValueError):
+        is_url = False
+    if not is_url:
+        raise ValueError(f"{url}: is not a URL")
+
+
+def unreachable(url: str, error: Exception) -> Unreachable:
+    """Return the error for a request that got no answer: why, in the system's own words."""
+    text = f"no answer from {url}: {why(error)}; is the receiver running there?"
+    return Unreachable(text, "unreachable")
