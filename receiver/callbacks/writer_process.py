@@ -18,6 +18,7 @@ import sys
 from contextlib import suppress
 
 import msgspec
+import structlog
 
 from receiver.callbacks.deliveries import Result
 from receiver.callbacks.remote_writer import Frames, Items, Reply, framed
@@ -33,6 +34,8 @@ from receiver.lib.clock import now_ms
 from receiver.settings import Settings
 
 BUFFER_BYTES = 1 << 20
+
+log = structlog.get_logger()
 
 _read_items = msgspec.msgpack.Decoder(Items).decode
 
@@ -54,13 +57,19 @@ class _Worker:
         return [item for frame in self._frames.feed(data) for item in _read_items(frame)]
 
     def reply(self, reply: Reply) -> None:
-        """Send it; a worker that is gone needs none.
+        """Send it; a worker that is gone needs none, and one that takes none is disconnected.
 
-        Its connection is closed where its end is read: closed here, it would stay registered, and
-        the next worker that was given the same descriptor could not be.
+        Waiting for one that was stopped would hold up all others. The connection is closed where
+        its end is read: closed here, it would stay registered, and the next worker that was given
+        the same descriptor could not be.
         """
-        with suppress(OSError):
+        try:
             self.connection.sendall(framed(reply))
+        except OSError as error:
+            if isinstance(error, BlockingIOError):
+                log.warning("a worker that takes no answers is disconnected")
+            with suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
 
 
 class WriterProcess:
@@ -107,6 +116,7 @@ class WriterProcess:
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
+        connection.settimeout(0)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             connection.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
         self._selector.register(connection, selectors.EVENT_READ, _Worker(connection))

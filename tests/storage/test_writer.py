@@ -2,20 +2,25 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from nodes import eventually
 
 import receiver
 from receiver.callbacks import writer as writer_module
+from receiver.callbacks import writer_process
 from receiver.callbacks.deliveries import AddressCount, Failed, NewRejection, Receipt
+from receiver.callbacks.remote_writer import Frames, framed
 from receiver.callbacks.writer import Writer
 from receiver.errors import ReceiverError, StoreUnavailable
 
@@ -252,6 +257,7 @@ def test_a_store_with_too_few_or_too_many_results_leaves_nobody_waiting(
 FORKING = """
 import json, os, sys, threading
 from receiver.callbacks.deliveries import NewRejection
+from receiver.callbacks.remote_writer import Frames, framed
 from receiver.callbacks.writer import Writer
 
 gate, entered = threading.Event(), threading.Event()
@@ -315,3 +321,39 @@ def test_after_a_fork_the_child_writes_its_own_items_and_only_those(tmp_path):
         [True, "before"],
         [True, "queued at the fork"],
     ]
+
+
+class Rejecting(Ledger):
+    """One in which each batch has a rejection: all workers are sent how often its address was."""
+
+    def write(self, batch: Sequence[NewRejection]) -> list[Receipt]:
+        self.counts = [AddressCount("peer", len(self.batches), 1)]
+        return super().write(batch)
+
+
+def test_a_worker_that_takes_no_answers_holds_up_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer_process, "BUFFER_BYTES", 4096)
+    path, (end, life) = str(tmp_path / "writer"), os.pipe()
+    keys = SimpleNamespace(current=SimpleNamespace(version=1))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        process = writer_process.WriterProcess(listener, end, Rejecting(), keys)
+        thread = threading.Thread(target=process.run, daemon=True)
+        thread.start()
+        with socket.socket(socket.AF_UNIX) as stopped, socket.socket(socket.AF_UNIX) as other:
+            stopped.connect(path)
+            other.connect(path)
+            other.settimeout(DEADLINE)
+            answers = Frames()
+            for _ in range(1000):
+                item = time.monotonic() + DEADLINE, NewRejection("", "", "", 1)
+                other.sendall(framed([item]))
+                frames = 0
+                while frames < 2:  # its result, and the count
+                    data = other.recv(1 << 16)
+                    assert data, "it was disconnected, though it takes its answers"
+                    frames += len(list(answers.feed(data)))
+        os.close(life)
+        thread.join(DEADLINE)
+    assert not thread.is_alive()
