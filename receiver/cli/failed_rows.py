@@ -1,16 +1,14 @@
 """Failed records: describing them, and writing their rows to be fixed."""
 
-import codecs
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from receiver.cli.output import USAGE, Failure, explain, plain
 from receiver.client import ErrorPage
 from receiver.jobs.record_errors import row_of
-from receiver.lib.records import UnclearDialect, json_lines, read_dialect, rows
+from receiver.lib.records import UnclearDialect, WrongFile, select_records
 
 PIECE = 2**16
 
@@ -28,52 +26,48 @@ def describe_errors(failures: ErrorPage) -> str:
     return "failed records by cause\n" + "\n".join(lines)
 
 
-def write_failed_rows(errors: list[Any], source: str, target: str) -> int:
-    """Write the records of the file `source` that failed to `target`, as they stand there.
+def write_failed_rows(
+    errors: list[Any], source: str, target: str, submitted: int | None = None
+) -> int:
+    """Write the records of the file `source` that failed to `target`; return how many."""
+    if source and Path(source).exists() and Path(target).exists() and Path(target).samefile(source):
+        raise Failure(USAGE, "same_file", "the failed rows would overwrite the uploaded file")
+    with select_failed_rows(errors, source, submitted) as (count, pieces):
+        try:
+            with Path(target).open("wb") as file:
+                file.writelines(pieces)
+        except OSError as error:
+            error.filename = error.filename or target  # a full disk names none
+            raise explain(error) from None
+    return count
 
-    CSV keeps its header. Returns how many. Raises Failure if the errors do not name the rows, if
-    the file is missing or lacks one of them, or if its records cannot be separated for certain.
+
+@contextmanager
+def select_failed_rows(
+    errors: list[Any], source: str, submitted: int | None
+) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """Give how many records of a job failed, and the file `source` with those alone.
+
+    submitted -- how many records the job had. CSV keeps its header. Raises Failure if the errors
+    do not name the rows, if the file is missing or another than was uploaded, or if its records
+    cannot be separated for certain.
     """
     numbers = {row for row in map(row_of, errors) if row is not None}
     if not numbers:
         raise Failure(USAGE, "no_rows", "the errors do not tell which rows they were")
     if not source or not Path(source).is_file():
         raise Failure(USAGE, "no_upload", "the uploaded file is not at hand: name it with --upload")
-    if Path(target).exists() and Path(target).samefile(source):
-        raise Failure(USAGE, "same_file", "the failed rows would overwrite the uploaded file")
     try:
-        count, pieces = _failed(Path(source), numbers)
-        if count < len(numbers):
-            text = f"only {count} of {len(numbers)} failed rows are in {source}"
-            raise Failure(USAGE, "other_upload", f"{text}: is it the file that was uploaded?")
-        Path(target).write_bytes(b"".join(pieces))
+        yield (
+            len(numbers),
+            select_records(lambda: _pieces(Path(source)), numbers, submitted),
+        )
+    except WrongFile as error:
+        message = f"{source}: {error}; is it the file that was uploaded?"
+        raise Failure(USAGE, "other_upload", message) from None
     except UnclearDialect as error:
         message = f"{source}: which rows failed cannot be said for certain: {error}"
         raise Failure(USAGE, "unclear_dialect", message) from None
-    except OSError as error:
-        error.filename = error.filename or target  # a full disk names none
-        raise explain(error) from None
-    return count
-
-
-def _failed(source: Path, numbers: set[int]) -> tuple[int, list[bytes]]:
-    """Return how many of the records with these numbers there are, and what to write of them."""
-    dialect = read_dialect(lambda: _pieces(source))
-    if dialect.kind == "json":
-        content = source.read_bytes().removeprefix(codecs.BOM_UTF8)
-        entries = msgspec.json.decode(content, type=list[msgspec.Raw])
-        selected = _numbered(map(bytes, entries), numbers)
-        return len(selected), [b"[", b",\n".join(selected), b"]\n"]
-    if dialect.kind == "jsonl":
-        selected = _numbered(json_lines(_pieces(source)), numbers)
-        return len(selected), selected
-    header, lines = rows(_pieces(source))
-    selected = _numbered(lines, numbers)
-    return len(selected), [header, *selected]
-
-
-def _numbered(records: Iterable[bytes], numbers: set[int]) -> list[bytes]:
-    return [record for number, record in enumerate(records, 1) if number in numbers]
 
 
 def _pieces(source: Path) -> Iterator[bytes]:

@@ -126,12 +126,13 @@ def job(
         content |= {"errors": failures.errors, "groups": to_builtins(failures.groups)}
         text += "\n\n" + describe_errors(failures)
         if failed_rows:
-            source = upload or Path(record.file or "").name
-            any_ = bool(failures.errors)
-            written = write_failed_rows(failures.errors, source, failed_rows) if any_ else 0
+            source, written = upload or Path(record.file or "").name, 0
+            if failures.errors:
+                rows = failures.errors, source, failed_rows, record.records.submitted
+                written = write_failed_rows(*rows)
             content["failed_rows"] = written
             done = f"{count(written, 'row')} written to {failed_rows}"
-            text += f"\n\n{done if any_ else f'{failed_rows} is not written'}"
+            text += f"\n\n{done if written else f'{failed_rows} is not written'}"
     show(content, text, json_)
     leave(record, wait)
 

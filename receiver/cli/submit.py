@@ -4,15 +4,17 @@ import os
 import shlex
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any, cast
 
 import click
 from msgspec import to_builtins
 
+from receiver.cli.failed_rows import select_failed_rows
 from receiver.cli.jobs import describe, leave
 from receiver.cli.output import (
     STILL_RUNNING,
@@ -28,14 +30,14 @@ from receiver.client import Client, ClientError, Job, Submission
 from receiver.openconnectors.shapes import MEDIA_TYPES
 
 
-def _not_empty(_context: click.Context, _option: click.Parameter, value: str) -> str:
-    if not value.strip("/ "):
+def _not_empty(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.strip("/ "):
         raise click.BadParameter("is empty")
     return value
 
 
-_object_option = click.option(
-    "--object", "object_name", required=True, callback=_not_empty, help="E.g. contact."
+_object_option = partial(
+    click.option, "--object", "object_name", callback=_not_empty, help="E.g. contact."
 )
 _hub_option = click.option("--hub", help="The vendor's hub; else a path without one.")
 
@@ -52,31 +54,59 @@ def objects(client: Client, instance: str, hub: str | None, json_: bool) -> None
 
 
 @click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-@_object_option
-@click.option("--instance", required=True, help="Name of the connector instance.")
+@click.argument(
+    "file", required=False, type=click.Path(exists=True, dir_okay=False, allow_dash=True)
+)
+@_object_option()
+@click.option("--instance", help="Name of the connector instance.")
 @_hub_option
 @click.option(
     "--wait", type=click.IntRange(0), default=0, help="Seconds to wait for the job's end."
+)
+@click.option(
+    "--retry-failed", metavar="JOB", help="Send only the rows that failed in this job, of --upload."
+)
+@click.option(
+    "--upload",
+    type=click.Path(exists=True, dir_okay=False),
+    help="For --retry-failed: the file that was uploaded, its values corrected or not.",
 )
 @as_json
 @asks_a_receiver
 def submit(
     client: Client,
-    file: str,
-    object_name: str,
-    instance: str,
+    file: str | None,
+    object_name: str | None,
+    instance: str | None,
     hub: str | None,
     wait: int,
+    retry_failed: str | None,
+    upload: str | None,
     json_: bool,
 ) -> None:
     """Upload a file as a bulk job; with --wait, exit as `receiver job` does.
 
-    FILE may be `-`, which reads standard input.
+    FILE may be `-`, which reads standard input. With --retry-failed, object and instance are those
+    of the job.
     """
-    file = "/dev/stdin" if file == "-" else file
-    name = os.fsencode(Path(file).name).decode("utf-8", "replace")
-    with _seekable(Path(file)) as (content, size), _progress(f"uploading {name}", size) as tell:
+    if (file, retry_failed) == (None, None) or (file and retry_failed):
+        raise click.UsageError("name FILE, or --retry-failed with --upload")
+    if (upload is None) != (retry_failed is None):
+        raise click.UsageError("--retry-failed and --upload go together")
+    source = Path("/dev/stdin" if file == "-" else upload or file or "")
+    name = os.fsencode(source.name).decode("utf-8", "replace")
+    with ExitStack() as stack:
+        if retry_failed is not None:
+            failed = client.job(retry_failed, instance=instance)
+            object_name, instance = object_name or failed.object, failed.instance
+            opened = _failed_rows(client, failed, str(source))
+        else:
+            opened = _seekable(source)
+        if not object_name or not instance:
+            missing = "--instance" if object_name else "--object"
+            raise click.UsageError(f"missing option {missing}")
+        content, size = stack.enter_context(opened)
+        tell = stack.enter_context(_progress(f"uploading {name}", size))
         watched = cast("IO[bytes]", _Watched(content, tell))
         created = client.submit(watched, object=object_name, instance=instance, hub=hub, name=name)
     _announce(created)
@@ -89,8 +119,21 @@ def submit(
     leave(job, wait)
 
 
+@contextmanager
+def _failed_rows(client: Client, job: Job, source: str) -> Iterator[tuple[IO[bytes], int]]:
+    """Open a copy of the rows of a file that failed in a job; give its size too."""
+    rows = select_failed_rows(client.errors(job).errors, source, job.records.submitted)
+    with rows as (count, pieces), TemporaryFile() as copy:
+        copy.writelines(pieces)
+        size = copy.tell()
+        copy.seek(0)
+        more = f" of {job.records.failed}" if job.records.failed not in {None, count} else ""
+        click.echo(f"{count}{more} failed rows of job {plain(job.id)}", err=True)
+        yield copy, size
+
+
 @click.command()
-@_object_option
+@_object_option(required=True)
 @click.option("--instance", required=True, help="Name of the connector instance.")
 @_hub_option
 @click.option("--query", help="What to fetch, as `select … from …`; else all records.")
@@ -178,7 +221,7 @@ def _seekable(path: Path) -> Iterator[tuple[IO[bytes], int]]:
         if path.is_file():
             yield content, path.stat().st_size
             return
-        with tempfile.TemporaryFile() as copy:
+        with TemporaryFile() as copy:
             shutil.copyfileobj(content, copy)
             size = copy.tell()
             copy.seek(0)

@@ -7,7 +7,7 @@ and every row must have as many fields as the header. Records are the very bytes
 import codecs
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
@@ -30,6 +30,10 @@ class UnclearDialect(Exception):
     """Which bytes are a record cannot be said for certain; the text says why."""
 
 
+class WrongFile(Exception):
+    """A file is not the one that was meant; the text says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """How a file is written. records -- how many it has, without the header.
@@ -49,7 +53,7 @@ def read_dialect(pieces: Pieces) -> Dialect:
         raise UnclearDialect("it is written in UTF-16")
     start = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if start.startswith(b"["):
-        return Dialect("json", _count_array(pieces()))
+        return Dialect("json", sum(1 for _ in _array(pieces())))
     if start.startswith(b"{"):
         return Dialect("jsonl", sum(1 for _ in json_lines(pieces())))
     counts = dict(_counts(pieces))
@@ -69,6 +73,36 @@ def count_records(pieces: Pieces) -> int | None:
         return read_dialect(pieces).records
     except UnclearDialect:
         return None
+
+
+def select_records(
+    pieces: Pieces, numbers: Collection[int], total: int | None = None
+) -> Iterator[bytes]:
+    """Give a file with no other records than those of the numbers, 1 being the first.
+
+    total -- how many it should have. Raises UnclearDialect or WrongFile, before the first piece.
+    """
+    dialect = read_dialect(pieces)
+    if total not in (None, dialect.records):
+        raise WrongFile(f"it has {dialect.records} records, {total} were uploaded")
+    if missing := sum(number > dialect.records for number in numbers):
+        raise WrongFile(f"{missing} of {len(numbers)} failed rows are not in it")
+    return _selected(pieces(), dialect.kind, numbers)
+
+
+def _selected(pieces: Iterator[bytes], kind: str, numbers: Collection[int]) -> Iterator[bytes]:
+    if kind == "csv":
+        header, records = rows(pieces)
+        yield header
+    else:
+        records = json_lines(pieces) if kind == "jsonl" else _array(pieces)
+    selected = (record for number, record in enumerate(records, 1) if number in numbers)
+    if kind != "json":
+        yield from selected
+        return
+    for number, record in enumerate(selected):
+        yield (b",\n" if number else b"[") + record
+    yield b"]\n"
 
 
 def rows(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
@@ -228,10 +262,10 @@ def _plain(row: bytes) -> bytes:
 _AFTER = {("[", "["): "{]", ("{]", "]"): "", (",]", ","): "{", (",]", "]"): ""}
 
 
-def _count_array(pieces: Iterator[bytes]) -> int:
-    """Count the objects of a JSON array, a piece at a time."""
+def _array(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Give the objects of a JSON array as they stand there. Raises UnclearDialect at its end."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    text, at, count, expected = "", 0, 0, "["
+    text, at, expected = "", 0, "["
     try:
         for piece, final in chain(((each, False) for each in pieces), ((b"", True),)):
             text, at = text[at:] + decoder.decode(piece, final), 0
@@ -239,19 +273,19 @@ def _count_array(pieces: Iterator[bytes]) -> int:
                 mark = text[at]
                 if mark == "{" and "{" in expected:
                     try:
-                        _, at = _DECODER.raw_decode(text, at)
+                        _, end = _DECODER.raw_decode(text, at)
                     except ValueError:
                         if final or len(text) - at > MAX_RECORD:
                             raise
                         break  # it goes on in the next piece
-                    count, expected = count + 1, ",]"
+                    yield text[at:end].encode()
+                    at, expected = end, ",]"
                 else:
                     at, expected = at + 1, _AFTER[expected, mark]
     except (ValueError, KeyError, RecursionError):
         expected = "?"
     if expected:
         raise UnclearDialect("it is no array of JSON objects, or not whole")
-    return count
 
 
 def _end_of_space(text: str, at: int) -> int:

@@ -89,7 +89,9 @@ MISTAKES = [
     (f"job '' {REMOTE}", 2, "the job's id is empty"),
     (f"job 1 --upload nofile {REMOTE}", 2, "--upload: File 'nofile' does not exist"),
     (f"rejections --verify-again --reason missing {REMOTE}", 2, "goes with --instance alone"),
-    (f"submit nofile --object o --instance i {REMOTE}", 2, "FILE: File 'nofile' does not exist"),
+    (f"submit nofile --object o --instance i {REMOTE}", 2, "[FILE]: File 'nofile' does not exist"),
+    (f"submit {REMOTE}", 2, "name FILE, or --retry-failed with --upload"),
+    (f"submit --retry-failed 1 {REMOTE}", 2, "--retry-failed and --upload go together"),
     # the database
     ("tokens list", 2, MISSING),
     ("prune", 2, MISSING),

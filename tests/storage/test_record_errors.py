@@ -195,19 +195,22 @@ def test_rows_that_are_not_told_or_not_at_hand_are_a_clear_failure(tmp_path):
     upload.write_text("email\na\n")
     unclear = tmp_path / "c.csv"
     unclear.write_text("a,b\n1\n")
+    longer = tmp_path / "d.csv"
+    longer.write_text("email\na\nb\n")
     cases = [
         ([{"message": "no row told"}], str(upload), str(target), "no_rows"),
         ([], str(upload), str(target), "no_rows"),
         ([{"row": 1}], "", str(target), "no_upload"),
         ([{"row": 1}], str(tmp_path / "absent.csv"), str(target), "no_upload"),
         ([{"row": 1}], str(upload), str(upload), "same_file"),
-        ([{"row": 1}, {"row": 2}], str(upload), str(target), "other_upload"),
+        ([{"row": 2}], str(upload), str(target), "other_upload"),
         ([{"row": 1}], str(upload), str(tmp_path / "absent" / "b.csv"), "unreadable_file"),
+        ([{"row": 1}], str(longer), str(target), "other_upload"),
         ([{"row": 1}], str(unclear), str(target), "unclear_dialect"),
     ]
     for errors, source, to, code in cases:
         with pytest.raises(Failure) as failure:
-            write_failed_rows(errors, source, to)
+            write_failed_rows(errors, source, to, 1)
         assert (failure.value.code, failure.value.exit_code) == (code, USAGE)
     assert upload.read_text() == "email\na\n"  # not overwritten
     assert not target.exists()

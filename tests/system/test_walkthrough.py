@@ -503,3 +503,15 @@ def test_failed_records_are_told_and_their_rows_written_to_be_mended(alone):
     done = alone.receiver(*named, "--failed-rows", str(mended), "--upload", str(bad))
     assert done.returncode == 3
     assert mended.read_bytes() == b"email,name\nnot-an-address,C\n,D\n"
+
+    retry = ("submit", "--retry-failed", job_id, "--upload", str(bad), "--wait", "60")
+    assert alone.receiver(*retry, "--instance", "gooddata").returncode == 1  # none is corrected
+    bad.write_bytes(
+        BAD_ROWS.replace(b"not-an-address", b"c@example.com").replace(b"\n,D", b"\nd@x.de,D")
+    )
+    code, again = alone.told(*retry)
+    assert (code, again["records"]["submitted"], again["records"]["loaded"]) == (0, 2, 2)
+    assert (again["object"], again["file"]) == ("contact", "/bad.csv")
+    bad.write_bytes(ROWS)
+    code, told = alone.told(*retry)
+    assert (code, told["error"]["code"]) == (2, "other_upload")
