@@ -50,7 +50,8 @@ from receiver.lib.safe_http import SafeClient
 from receiver.openconnectors.client import Upstream
 from receiver.outbound.mail import Mailer
 from receiver.outbound.sender import Sender
-from receiver.reconcile.reconciler import Reconciler, Report
+from receiver.reconcile.reconciler import Reconciler
+from receiver.reconcile.report import Report
 from receiver.settings import INSTANCE_NAME, Settings, duration_ms
 
 _ALARM = ("kind", "subject", "count", "detail", "raised_at", "last_seen_at", "cleared_at")
@@ -129,7 +130,12 @@ def _describe(done: Report) -> str:
         f"not saved: job {plain(one['job'])} of {one['instance']}: {plain(one['why'])}"
         for one in done.unsaved
     ]
-    lines += [f"the vendor failed for {name}: it is asked again later" for name in done.blocked]
+    lines += [f"not finished: {one['instance']}: {plain(one['why'])}" for one in done.unfinished]
+    lines += [
+        f"not asked: {one['instance']}: {one['why']}; give it some: `receiver instances set"
+        f" {one['instance']} --element-token-file FILE --user-secret-file FILE`"
+        for one in done.unasked
+    ]
     lines += [
         f"upload with unknown result: {plain(one['file'])}, sent for {one['instance']} at"
         f" {one['at']}; look at the vendor's job list before sending it again"

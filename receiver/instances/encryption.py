@@ -32,7 +32,10 @@ class SecretBox:
         try:
             *encrypted_for, secret = json.loads(self._fernet().decrypt(ciphertext))
         except InvalidToken:
-            raise CredentialError("a secret was encrypted with a key that is not set") from None
+            raise CredentialError(
+                "a secret was encrypted with a key that is not in RECEIVER_ENCRYPTION_KEYS:"
+                " add that key again, or set the secret anew"
+            ) from None
         if encrypted_for != list(place):
             raise CredentialError("an encrypted secret is in a row it was not encrypted for")
         return b64decode(secret)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, and_, case, exists, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from receiver.database.engine import upsert
@@ -42,14 +42,29 @@ def due_polls(
     session: Session, instance: str, now: int, overdue_after: int, *, everything: bool
 ) -> list[Claim]:
     """Return the jobs of an instance that should be asked for, longest waiting first."""
-    # One that ended in two ways is asked for at once.
-    overdue = and_(JobRow.poll_at.is_(None), or_(IS_LATE, ~HAS_NO_END))
-    due = or_(overdue, is_due(JobRow.poll_at, now, MAX_POLL_PAUSE_MS))
     jobs = select(JobRow.id, JobRow.polls).select_from(JOBS_AND_USUAL)
     open_ = jobs.where(Facet.instance == instance, IS_UNDER_WAY).order_by(JobRow.first_seen_at)
-    statement = open_ if everything else open_.where(due)
+    statement = open_ if everything else open_.where(_due_poll(now))
     rows = session.execute(statement, {"now": now, "overdue_after": overdue_after})
     return [Claim(instance, *row) for row in rows]
+
+
+def count_due(
+    session: Session, now: int, overdue_after: int, *, everything: bool
+) -> dict[str, int]:
+    """Count the jobs that should be asked for, by instance."""
+    due = IS_UNDER_WAY if everything else and_(IS_UNDER_WAY, _due_poll(now))
+    jobs = select(Facet.instance, func.count()).select_from(JOBS_AND_USUAL).where(due)
+    rows = session.execute(
+        jobs.group_by(Facet.instance), {"now": now, "overdue_after": overdue_after}
+    )
+    return {instance: int(count) for instance, count in rows}
+
+
+def _due_poll(now: int) -> ColumnElement[bool]:
+    # One that ended in two ways is asked for at once.
+    overdue = and_(JobRow.poll_at.is_(None), or_(IS_LATE, ~HAS_NO_END))
+    return or_(overdue, is_due(JobRow.poll_at, now, MAX_POLL_PAUSE_MS))
 
 
 def poll_pause(overdue_after: int, tries: int) -> int:

@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 from receiver.database.engine import Database, database_time, upsert
 from receiver.database.leases import is_due
 from receiver.database.models import Pace
-from receiver.errors import CircuitOpen
+from receiver.errors import CircuitOpen, UpstreamError
 from receiver.instances.registry import VendorSecrets
-from receiver.lib.clock import HOUR_MS
+from receiver.lib.clock import HOUR_MS, iso
 from receiver.openconnectors.client import Answer, Call, Upstream, queued, read_entries
 
 MAX_WAITING = 100  # turns taken ahead of time; one further ahead was taken under a wrong clock
@@ -52,10 +52,11 @@ class Pacer:
         self.sleep(max(0, turn - now) / 1000)
         return turn
 
-    def open_circuit(self, instance: str, retry_after: int | None = None) -> None:
-        """Have nobody ask for an instance, with each failure for longer.
+    def open_circuit(self, instance: str, reason: str, retry_after: int | None = None) -> str:
+        """Have nobody ask for an instance, with each failure for longer; say until when.
 
-        retry_after -- seconds that the vendor wants to be left alone, at least.
+        reason -- what the vendor did. retry_after -- seconds that it wants to be left alone, at
+        least.
         """
         with self.database.write() as session:
             now = database_time(session, self.clock)
@@ -64,7 +65,9 @@ class Pacer:
             block -= secrets.randbelow(block // 4 + 1)  # nodes shall not come back all at once
             until = now + max(block, min(1000 * (retry_after or 0), MAX_BLOCK_MS))
             pace = update(Pace).where(Pace.instance == instance)
-            session.execute(pace.values(failures=failures + 1, blocked_until=until))
+            now_open = {"failures": failures + 1, "blocked_until": until, "reason": reason}
+            session.execute(pace.values(now_open))
+        return _left_alone(reason, until)
 
     def close_circuit(self, instance: str) -> None:
         """Forget an instance's failures, unless another node met one meanwhile."""
@@ -132,9 +135,23 @@ class PacedVendor:
 
 
 def _refusal(session: Session, instance: str, now: int, wait: int) -> CircuitOpen:
-    times = select(Pace.blocked_until, Pace.next_at).where(Pace.instance == instance)
-    blocked_until, next_at = session.execute(times).one()
+    pace = session.scalars(select(Pace).where(Pace.instance == instance)).one()
+    blocked_until, next_at = pace.blocked_until, pace.next_at
     open_ = now < blocked_until <= now + MAX_BLOCK_MS
     left = max(1, -(-((blocked_until if open_ else next_at - wait) - now) // 1000))
-    why = "the vendor failed for this instance" if open_ else "others wait to ask for this instance"
-    return CircuitOpen(f"{why}: it is left alone for {left} s", 503, left)
+    if not open_:
+        why = f"others wait to ask for this instance: it is left alone for {left} s"
+    else:
+        why = _left_alone(pace.reason or "the vendor failed for this instance", blocked_until)
+    return CircuitOpen(why, 503, left)
+
+
+def _left_alone(reason: str, until: int) -> str:
+    """Say why a vendor is not asked, and until when (ms)."""
+    return f"{reason}; for this instance it is left alone until {iso(until)}"
+
+
+def answer_of(error: UpstreamError) -> str:
+    """Say what the vendor did, with the status where the text is a message of its own."""
+    text = str(error)
+    return text if text.startswith("the vendor") else f"the vendor answered {error.status}: {text}"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -41,7 +41,8 @@ from receiver.openconnectors.client import Upstream
 from receiver.openconnectors.notifications import Notification
 from receiver.reconcile import claims
 from receiver.reconcile.claims import Claim
-from receiver.reconcile.pacing import PacedVendor, Pacer
+from receiver.reconcile.pacing import PacedVendor, Pacer, answer_of
+from receiver.reconcile.report import Report
 from receiver.reconcile.results import NotSaved, save_result
 from receiver.reconcile.submissions import link, list_unclear
 from receiver.settings import Settings
@@ -54,34 +55,6 @@ MAX_LIST_PAGES = 5  # of the job list, newest first, looked through for jobs nob
 MAX_FAILURES = 3  # questions in a row, of whatever jobs: then it is the instance
 OF_THE_INSTANCE = (401, 403, 429)
 NOT_THERE = (404, 410)
-
-
-@dataclass(slots=True)
-class Report:
-    """What a pass did.
-
-    asked -- polls; ended -- those that told an ending. found -- jobs nobody had told us of.
-    errors, queued, redelivered, results -- records, deliveries, files. unsaved -- results that
-    cannot be had, and why. failed -- jobs the vendor failed for, and why. blocked -- instances left
-    out or not finished, because their vendor failed. unclear -- submissions of unknown fate.
-    """
-
-    asked: int = 0
-    ended: int = 0
-    found: int = 0
-    errors: int = 0
-    queued: int = 0
-    redelivered: int = 0
-    results: int = 0
-    unsaved: list[dict[str, str]] = field(default_factory=list)
-    failed: list[dict[str, str]] = field(default_factory=list)
-    blocked: list[str] = field(default_factory=list)
-    unclear: list[dict[str, object]] = field(default_factory=list)
-
-    def add(self, other: "Report") -> None:
-        """Add what was done for another instance."""
-        for name, done in asdict(other).items():
-            setattr(self, name, getattr(self, name) + done)
 
 
 @dataclass(slots=True)
@@ -139,6 +112,14 @@ class Reconciler:
         with ThreadPoolExecutor(MAX_INSTANCES) as threads:
             for done in threads.map(lambda name: self._work(name, work), names):
                 report.add(done)
+        late = self._settings.overdue_after
+        with self._read() as (session, now):
+            due = claims.count_due(session, now, late, everything=everything)
+        report.unasked = [
+            {"instance": name, "why": f"jobs to ask for: {jobs}; no vendor secrets"}
+            for name, jobs in due.items()
+            if name not in names
+        ]
         report.unclear = [
             {"id": row.id, "at": iso(row.at), "instance": row.instance, "file": row.file}
             for row in self._unclear()
@@ -212,19 +193,20 @@ class Reconciler:
             for step in work:
                 step(visit)
             if visit.failures > 1 and not visit.answered:
-                raise UpstreamUnreachable("no question was answered")
+                raise UpstreamUnreachable("the vendor answered no question")
             self.pacer.close_circuit(instance)
-        except CircuitOpen:
-            pass
+        except CircuitOpen as error:
+            why = str(error)
         except UpstreamError as error:
             log.warning("the vendor failed", instance=instance, error=str(error))
-            self.pacer.open_circuit(instance, error.retry_after)
+            why = self.pacer.open_circuit(instance, answer_of(error), error.retry_after)
         except (CredentialError, StoreError) as error:
             log.warning("no work for an instance", instance=instance, error=str(error))
+            why = str(error)
         else:
             return visit.report
         report = visit.report if visit else Report()
-        report.blocked.append(instance)
+        report.unfinished.append({"instance": instance, "why": why})
         return report
 
     @contextmanager

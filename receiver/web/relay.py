@@ -190,7 +190,7 @@ class Relay:
         elif reply.status in (429, 503):
             left = shapes.read_retry_after(reply.headers.get("retry-after", ""), time.time())
             with suppress(StoreError):
-                pacer.open_circuit(instance, left)
+                pacer.open_circuit(instance, f"the vendor answered {reply.status}", left)
         return respond(reply, question)
 
     def _learn(

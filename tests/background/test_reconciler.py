@@ -40,7 +40,8 @@ from receiver.openconnectors.client import Upstream
 from receiver.openconnectors.notifications import Notification
 from receiver.reconcile import claims, pacing
 from receiver.reconcile import reconciler as reconciling
-from receiver.reconcile.reconciler import MAX_LIST_PAGES, Reconciler, Report
+from receiver.reconcile.reconciler import MAX_LIST_PAGES, Reconciler
+from receiver.reconcile.report import Report
 from receiver.settings import Settings
 
 STATUSES = "GET /bulk/{id}/status"
@@ -551,7 +552,7 @@ def test_no_node_asks_before_the_time_that_the_vendor_named(relay, named):
 def test_an_answer_that_was_under_way_closes_no_circuit_that_another_node_opened(relay):
     pacer = relay.reconciler().pacer
     pacer.wait_turn("gooddata")
-    pacer.open_circuit("gooddata", retry_after=120)
+    pacer.open_circuit("gooddata", "it failed", retry_after=120)
     pacer.close_circuit("gooddata")
     with pytest.raises(CircuitOpen) as refusal:
         pacer.wait_turn("gooddata")

@@ -1,6 +1,7 @@
 """A command names what is at fault: our token, the vendor's credentials, a file, a signature."""
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 from builders import KEY, bulk
 from fakes import BAD_ROWS, Between, between
 from nodes import eventually
+from sqlalchemy import update
 
 from receiver.cli.commands import run
+from receiver.database.models import Instance
 from receiver.openconnectors.signatures import SignatureKey
 
 Command = Callable[..., tuple[int, str]]
@@ -30,12 +33,12 @@ def command(relay: Between, monkeypatch, capfd, tmp_path: Path) -> Command:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RECEIVER_URL", relay.url)
 
-    def run_line(line: str, token: str = "token") -> tuple[int, str]:
+    def run_line(line: str, token: str = "token", *, errors: bool = True) -> tuple[int, str]:
         monkeypatch.setenv("RECEIVER_TOKEN_FILE", token)
         capfd.readouterr()
         code = run(line.split())
         out, err = capfd.readouterr()
-        return code, out if code in (0, 1, 3) else err.splitlines()[-1]
+        return code, out if code in (0, 1, 3) or not errors else err.splitlines()[-1]
 
     return run_line
 
@@ -87,3 +90,28 @@ def test_a_download_takes_no_device_or_link_away(command, relay, tmp_path):
     assert command(f"{line} device")[0] == 0
     reader.join()
     assert (tmp_path / "device").is_fifo()
+
+
+def test_reconcile_says_why_an_instance_was_not_asked_and_what_to_do(command, relay, monkeypatch):
+    settings = relay.services.settings
+    monkeypatch.setenv("RECEIVER_DATABASE_URL", settings.database_url)
+    monkeypatch.setenv("RECEIVER_ENCRYPTION_KEYS", *settings.encryption_keys)
+    monkeypatch.setenv("OPEN_CONNECTORS_URL", settings.vendor_url)
+    monkeypatch.setenv("OPEN_CONNECTORS_RATE", "1000")
+    relay.call_back(bulk("9001", status="RUNNING"), "freshbooks")
+    relay.faults(answer={"status": 401, "times": 9})
+    for _ in range(2):  # the second time nobody asks, and the reason is the same
+        code, said = command("reconcile --all", errors=False)
+        assert code == 6
+        assert re.search("freshbooks: the vendor answered 401: .*left alone until 20", said)
+    for secret, expected in (
+        (b"garbage", "freshbooks: a secret was encrypted with a key that is not in RECEIVER_"),
+        (
+            None,
+            "not asked: freshbooks: jobs to ask for: 1; no vendor secrets; give it some: `rec",
+        ),
+    ):
+        change = update(Instance).where(Instance.name == "freshbooks").values(user_secret=secret)
+        with relay.services.database.write() as session:
+            session.execute(change)
+        assert expected in command("reconcile --all", errors=False)[1]

@@ -289,6 +289,7 @@ class Pace(Base):
     next_at: Mapped[int]
     failures: Mapped[int]
     blocked_until: Mapped[int]
+    reason: Mapped[str | None]  # of the latest failure
     queued: Mapped[int | None]  # deliveries the vendor held back for us when last asked
     queued_asked_at: Mapped[int | None]
 

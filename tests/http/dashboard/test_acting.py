@@ -124,7 +124,7 @@ def test_a_vendor_that_is_left_alone_is_asked_by_nobody_and_the_page_says_until_
     only_known(desk.receiver, "424242")
     pacer = desk.receiver.services.reconciler.pacer
     pacer.wait_turn("gooddata")
-    pacer.open_circuit("gooddata", retry_after=120)
+    pacer.open_circuit("gooddata", "it failed", retry_after=120)
     answer = press(desk.guest, "/jobs/424242/ask?instance=gooddata")
     assert answer.status_code == 503
     assert 110 < int(answer.headers["Retry-After"]) <= 120

@@ -281,6 +281,7 @@ def _make_tables() -> None:
         sa.Column("next_at", sa.BigInteger(), nullable=False),
         sa.Column("failures", sa.BigInteger(), nullable=False),
         sa.Column("blocked_until", sa.BigInteger(), nullable=False),
+        sa.Column("reason", sa.Text()),
         sa.Column("queued", sa.BigInteger()),
         sa.Column("queued_asked_at", sa.BigInteger()),
         sa.PrimaryKeyConstraint("instance"),
