@@ -6,6 +6,7 @@ Bodies are spooled to disk, so that a worker's memory does not depend on what is
 import re
 import shutil
 import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -39,6 +40,8 @@ log = structlog.get_logger()
 MAX_READ = 4 * 2**20  # bytes of an answer that is learnt from; longer ones are only passed on
 MAX_HELD = 64 * 2**10  # bytes of a body in memory; the rest is on disk
 SPARE_DISK = 256 * 2**20  # bytes that spooled bodies leave free
+MAX_UPLOADS = 8  # at once in one process; each holds a thread until all of it is passed on
+UPLOAD_RETRY_AFTER = 2  # seconds
 SECONDS = 30  # without a byte of an answer
 DISK_RETRY_AFTER = 60  # seconds
 
@@ -48,6 +51,7 @@ _HOP_BY_HOP = frozenset(  # RFC 9110, 7.6.1; and what is for the next proxy alon
 )
 _OURS = frozenset({"authorization", "host", "cookie", "content-length"})
 _NOT_PASSED_BACK = _HOP_BY_HOP | {"set-cookie", "date"}  # our server writes the date
+_uploads = threading.BoundedSemaphore(MAX_UPLOADS)
 _ABSOLUTE = re.compile("https?://[^/?#]*", re.IGNORECASE)
 
 
@@ -149,6 +153,17 @@ def headers() -> list[tuple[bytes, bytes]]:
 def has_body() -> bool:
     """Whether this request came with a body, though it be empty."""
     return "Content-Length" in request.headers or "Transfer-Encoding" in request.headers
+
+
+@contextmanager
+def upload_place() -> Iterator[None]:
+    """Hold one of the places for uploads. Raises Overloaded where all are taken."""
+    if not _uploads.acquire(blocking=False):
+        raise Overloaded("as many uploads as are taken at once", UPLOAD_RETRY_AFTER)
+    try:
+        yield
+    finally:
+        _uploads.release()
 
 
 @contextmanager

@@ -46,7 +46,6 @@ from receiver.web.submissions import Submitter, note_fetched, observe, read_stat
 
 log = structlog.get_logger()
 
-MAX_UPLOADS = 8  # at once in one process; each holds a thread until the vendor has taken it
 STATUS_SECONDS = 5  # for the vendor to tell a status, and between two questions for one job
 RETRY_AFTER = 2  # seconds, where all places are taken
 
@@ -61,7 +60,6 @@ class Relay:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._uploads = threading.BoundedSemaphore(MAX_UPLOADS)
         self._unknown = _OneAtATime()
         self._answers: dict[str, Callable[[Question], Response]] = {
             **dict.fromkeys(_CREATING, Submitter(services).submit),
@@ -92,9 +90,7 @@ class Relay:
         require_scope(caller.bearer, "read" if route.kind in _FOR_READERS else "operate")
         with ExitStack() as stack:
             if route.kind in _CREATING:
-                if not self._uploads.acquire(blocking=False):
-                    raise Overloaded("as many uploads as are taken at once", RETRY_AFTER)
-                stack.callback(self._uploads.release)
+                stack.enter_context(exchange.upload_place())
             question = Question(caller, route, request.method, target, exchange.headers())
             if exchange.has_body():
                 limit = self._services.settings.max_upload_bytes

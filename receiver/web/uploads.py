@@ -22,8 +22,7 @@ def count_upload(body: IO[bytes], headers: Headers) -> int | None:
         return None
     if not headers.get("Content-Type", "").lower().startswith("multipart/"):
         return count_records(lambda: _pieces(body))
-    boundary = _boundary(headers)
-    return None if boundary is None else count_records(lambda: _file(body, boundary))
+    return count_records(lambda: file_pieces(body, headers))
 
 
 def form_field(body: IO[bytes] | None, headers: Headers, name: str) -> str | None:
@@ -47,8 +46,11 @@ def _boundary(headers: Headers) -> bytes | None:
     return options["boundary"].encode("latin-1", "replace")
 
 
-def _file(body: IO[bytes], boundary: bytes) -> Iterator[bytes]:
-    """Give the pieces of the only file. Raises UnclearDialect if there is none, or another."""
+def file_pieces(body: IO[bytes], headers: Headers) -> Iterator[bytes]:
+    """Give the pieces of a form's only file. Raises UnclearDialect if there is none, or another."""
+    boundary = _boundary(headers)
+    if boundary is None:
+        raise UnclearDialect("there is no form")
     seen: Field | File | None = None
     for event, data in _parts(body, boundary):
         if isinstance(event, File):

@@ -109,7 +109,7 @@ class Application:
             route, id_ = found
             answer = partial(route.answer, self.services, self._request(scope, id_))
             await self._respond(scope, self._answered(answer), send)
-        elif path.startswith(BASE) or path.endswith("/result"):
+        elif path.startswith(BASE) or path.endswith(("/result", "/failed-rows")):
             await self._relay.answer(scope, receive, send)
         elif method == "POST":
             await self._form(scope, receive, send)

@@ -93,10 +93,10 @@ def _next_step(record: JobRecord, *, may_ask: bool, has_errors: bool) -> str | N
 
 def _remedy(record: JobRecord, *, has_errors: bool) -> str:
     if has_errors:
-        command = f"receiver job {record.id} --instance {record.instance} --failed-rows failed.csv"
+        named = f"--retry-failed {record.id} --instance {record.instance}"
         return (
-            "Download the errors, correct these records in your file and submit them again."
-            f" `{command}` writes the failed rows of an upload."
+            "Download the failed rows, correct them and upload that file. Or correct them in your"
+            f" own file: `receiver submit {named} --upload FILE` sends those rows alone."
         )
     if record.outcome == "partial" and not record.job.failed:
         return "Compare the records at the vendor with your file: it reported none as failed."
@@ -187,15 +187,16 @@ def _columns(rows: Sequence[dict[str, str]]) -> list[str]:
 
 def _csv(services: Services, record: JobRecord) -> Iterator[str]:
     columns: dict[str, None] = {}
-    for rows in _pages(services, record):  # once for the header, once for the rows
+    for rows in pages_of_fields(services, record):  # once for the header, once for the rows
         columns |= dict.fromkeys(_columns(rows))
     names = list(columns)[:MAX_CSV_COLUMNS]
     yield csv_text([[cell(name) for name in names]])
-    for rows in _pages(services, record):
+    for rows in pages_of_fields(services, record):
         yield csv_text([cell(row.get(name)) for name in names] for row in rows)
 
 
-def _pages(services: Services, record: JobRecord) -> Iterator[list[dict[str, str]]]:
+def pages_of_fields(services: Services, record: JobRecord) -> Iterator[list[dict[str, str]]]:
+    """Give the fields of all failed records of a job, as text, some at a time."""
     start, of_job = 0, (services.database, record.id, record.instance)
     while records := list_failed_records(*of_job, CSV_PAGE, start):
         yield [_fields(error) for error in records]

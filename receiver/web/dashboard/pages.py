@@ -74,9 +74,11 @@ def page(template: str, status: int = 200, **facts: object) -> Response:
 
 
 def download(
-    body: bytes | Iterable[str], name: str, mimetype: str = "application/octet-stream"
+    body: bytes | Iterable[str] | Iterable[bytes],
+    name: str,
+    mimetype: str = "application/octet-stream",
 ) -> Response:
-    """Answer with a file, which no browser shows as a page. body -- bytes, or parts of text."""
+    """Answer with a file, which no browser shows as a page. body -- bytes, or parts."""
     response = Response(body, mimetype=mimetype)
     response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
     return response

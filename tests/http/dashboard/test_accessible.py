@@ -25,6 +25,7 @@ def paths(dashboard) -> dict[str, str]:
         "jobs": "/jobs?outcome=partial&outcome=failed&updated_after=2026-01-01T00:00Z",
         "job": job,
         "job_errors": f"{job}/errors",
+        "failed_rows": f"{job}/failed-rows",
         "event": f"/events/{event}",
         "events": "/events",
         "rejections": "/rejections",

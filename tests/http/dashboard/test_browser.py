@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
@@ -306,3 +307,16 @@ def test_the_keyboard_reaches_everything_in_the_order_of_the_page(dashboard, vis
     assert seen[:3] == ["Pause updates", "Export CSV", "q"]
     assert seen[3:10] == ["outcome"] * 7
     assert seen[10:12] == ["Apply", "More filters"]
+
+
+def test_failed_rows_come_out_of_a_file_that_a_person_chooses(dashboard, visit, tmp_path):
+    rows = [f"{n},{'somebody' * 150}\n" for n in range(1, 1_201)]  # more than other forms may hold
+    file = tmp_path / "contacts.csv"
+    file.write_text("".join(("id,name\n", *rows)))
+    page = visit(dashboard).sign_in(dashboard.read).open(f"/jobs/{dashboard.showcase.story}")
+    page.get_by_role("link", name="Download failed rows (CSV)").click()
+    page.get_by_label("The uploaded file").set_input_files(file)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download failed rows").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert (lines[0], len(lines)) == ("id,name", 44)

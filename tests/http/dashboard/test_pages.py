@@ -307,6 +307,30 @@ def test_failed_records_have_the_columns_that_they_have(guest):
     assert [row[-1] for row in rows[2:]] == ["only a text", "'[]"[1:], entries[4]]
 
 
+def test_failed_rows_are_cut_out_of_the_file_that_was_uploaded(guest):
+    call(guest.receiver, **DONE)
+    with guest.receiver.services.database.write() as session:
+        end_errors(session, Claim("default", "1", -1))
+        causes = [(json.dumps({"row": row}), "a cause") for row in (2, 9_000)]
+        replace_failed_records(session, "default", "1", causes)
+    assert 'href="/jobs/1/failed-rows?instance=default"' in guest.get("/jobs/1").text
+    path = "/jobs/1/failed-rows"
+    assert "2 failed rows" in guest.get(path).text
+    rows = [f"{n},a name\r\n" for n in range(1, 10_001)]  # above what other forms may hold
+
+    def post(*rows: str):
+        content = "".join(("id,name\r\n", *rows)).encode()
+        return guest.post(path, file=(io.BytesIO(content), "contacts.csv"))
+
+    answer = post(*rows)
+    assert (answer.status_code, answer.text) == (200, f"id,name\r\n{rows[1]}{rows[8_999]}")
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="failed-1.csv"'
+    for wrong, why in ((rows[:3], "1 of 2 failed rows are not in it"), (["1\n"], "as many fields")):
+        answer = post(*wrong)
+        assert (answer.status_code, why in answer.text) == (409, True)
+    assert guest.post(path, file="no file").status_code == 409
+
+
 def test_a_page_of_an_unforeseen_fault_tells_no_details(guest, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError("what was sent")

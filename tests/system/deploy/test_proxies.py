@@ -274,6 +274,10 @@ def test_an_upload_larger_than_any_callback_is_streamed_through(site, vendor):
     errors = site.proxy.log.parent / "error.log"
     lines = errors.read_text().splitlines() if errors.exists() else []
     assert [line for line in lines if "body is buffered" in line and path in line] == []
+    # A file at the dashboard: its way is open, too, though nobody is signed in here.
+    headers = {"Sec-Fetch-Site": "same-origin", "Content-Type": "multipart/form-data; boundary=c"}
+    path = "/jobs/1/failed-rows"
+    assert ask(site.proxy, "POST", path, body=b"x" * 2 * LIMIT, headers=headers)[0] == 303
 
 
 SPOOFED = {
