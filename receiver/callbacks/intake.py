@@ -119,7 +119,7 @@ class Intake:
         Raises StoreUnavailable.
         """
         self._written(observation)
-        _note_learnt(observation.notification, self._clock())
+        _observe_delay(observation.notification, self._clock())
 
     def record_absence(self, absence: NewAbsence) -> None:
         """Store that the vendor does not know a job, or that it is given up. As `observe`."""
@@ -173,11 +173,11 @@ class Intake:
     def _count_receipt(self, judged: Judged, receipt: Receipt) -> None:
         instance = judged.delivery.instance
         # None if this process's keys were not those of the verdict.
-        told = judged.notification or parse(judged.delivery.body)
+        notification = judged.notification or parse(judged.delivery.body)
         answer = "duplicate" if receipt.duplicate else "new"
-        metrics.count(metrics.callbacks(instance, told.kind, answer))
+        metrics.count(metrics.callbacks(instance, notification.kind, answer))
         if not receipt.duplicate:
-            _note_learnt(told, self._clock())
+            _observe_delay(notification, self._clock())
         elif receipt.forgotten:
             metrics.STALE_REPLAYS.labels(instance).inc()
             log.warning("stale replay", instance=instance, kept_as=receipt.event)
@@ -199,14 +199,14 @@ class Intake:
 
 
 class _Addresses:
-    """How often addresses were rejected in their minute: here, and what is heard of other nodes."""
+    """How often addresses were rejected in their minute: here, and by all nodes as last heard."""
 
     def __init__(self, limit: int, clock: Callable[[], int]) -> None:
         self._limit, self._clock = limit, clock
         self._counts: dict[str, tuple[int, int]] = {}  # and when the minute is over, ms
 
     def count(self, peer: str) -> int | None:
-        """Count one more; return in how many seconds it is listened to again, or None for now."""
+        """Count one more; return in how many seconds it is accepted again, or None for now."""
         now = self._clock()
         count, until = self._counts.get(peer, (0, 0))
         if until <= now:
@@ -220,7 +220,7 @@ class _Addresses:
             self._set(address.peer, address.count, self._clock() + address.left)
 
     def seconds_left(self, peer: str) -> int | None:
-        """Return in how many seconds an address is listened to again, or None for now."""
+        """Return in how many seconds an address is accepted again, or None for now."""
         count, until = self._counts.get(peer, (0, 0))
         left = until - self._clock()
         return max(1, -(-left // 1000)) if count > self._limit and left > 0 else None
@@ -237,8 +237,8 @@ def _ignore(_result: Result) -> None:
     """Nobody waits for it."""
 
 
-def _note_learnt(told: Notification, now: int) -> None:
-    """Measure how long after a job's end we knew of it, where the vendor tells when that was."""
-    if told.completed_at and is_ending(told.status):
-        by = "callback" if told.source == "callback" else "poll"
-        metrics.learnt_by(by).observe(max(0, now - told.completed_at) / 1000)
+def _observe_delay(notification: Notification, now: int) -> None:
+    """Measure how long after a job's end we knew of it, where the vendor says when that was."""
+    if notification.completed_at and is_ending(notification.status):
+        by = "callback" if notification.source == "callback" else "poll"
+        metrics.learnt_by(by).observe(max(0, now - notification.completed_at) / 1000)

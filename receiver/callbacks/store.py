@@ -35,7 +35,7 @@ from receiver.callbacks.deliveries import (
 from receiver.callbacks.rejections import record_rejections
 from receiver.callbacks.statements import Row, Start, Statements, statements
 from receiver.database.engine import Database, database_time
-from receiver.database.models import Event, Facet, JobRow, StoredKey, Submission
+from receiver.database.models import Facet, StoredKey
 from receiver.errors import (
     KeyUnusable,
     LostRace,
@@ -46,6 +46,7 @@ from receiver.errors import (
 )
 from receiver.instances.keys import KEY_PREFIX, Keys
 from receiver.jobs.first_word import FirstWord
+from receiver.jobs.forwarding import follow_up
 from receiver.jobs.projection import (
     FacetKey,
     Forward,
@@ -60,8 +61,6 @@ from receiver.jobs.projection import (
 from receiver.lib.clock import MINUTE_MS
 from receiver.lib.ratelimit import network_of
 from receiver.openconnectors.notifications import Notification
-from receiver.openconnectors.shapes import WEBHOOK_ID_HEADER
-from receiver.outbound.queue import Message, enqueue
 
 MAX_FACETS = 10_000  # of an instance; all beyond share one for each outcome
 MAX_REMEMBERED = 50_000  # facets, in one process
@@ -334,16 +333,15 @@ class _Writing:
         return Receipt(n)
 
     def _observe(self, item: NewObservation) -> None:
-        told = item.notification
         place = cast("Place", _place(item))
         state = self.states.get(place) or JobState(*place, self.now, self.now)
         self.states[place] = state
         changes = state.apply_observation(item, self.now)
-        self._record(state, told.source, told.status, changes)
+        self._record(state, item.notification.source, item.notification.status, changes)
 
     def _miss(self, item: NewAbsence) -> None:
         state = self.states.get((item.instance, item.job))
-        if state and state.job.status is not None:  # it makes no job that nobody told of
+        if state and state.job.status is not None:  # an absence creates no job
             source = "operator" if item.closed_by else "poll"
             self._record(state, source, None, state.apply_absence(item, self.now))
 
@@ -355,47 +353,6 @@ class _Writing:
     def _next(self) -> int:
         self._n += 1
         return self._n - 1
-
-
-def follow_up(connection: Connection, jobs: Iterable[JobState], now: int) -> None:
-    """Note what the clients that submitted jobs are to be told, in the same transaction."""
-    for state in jobs:
-        for submission in state.submissions:
-            of_instance = Submission.instance == state.instance
-            taken = update(Submission).where(Submission.id == submission, of_instance)
-            connection.execute(taken.values(state="taken", job=state.id))
-        if state.absence:
-            row = update(JobRow).where(JobRow.instance == state.instance, JobRow.id == state.id)
-            connection.execute(row.values(state.absence))
-        forwards: list[Forward] = []
-        for forward in state.forwards:
-            forwards += [forward] if forward else _so_far(connection, state)
-        messages = [
-            Message(
-                *("callback", state.client_url or "", forward.body),
-                headers=_headers(forward),
-                instance=state.instance,
-                job=state.id,
-            )
-            for forward in forwards
-        ]
-        enqueue(connection, messages, now)
-
-
-def _so_far(connection: Connection, state: JobState) -> list[Forward]:
-    """Return the callbacks that overtook the answer to their own submission."""
-    of_job = Event.instance == state.instance, Event.job == state.id, Event.body.is_not(None)
-    rows = connection.execute(select(Event.body, Event.webhook_id).where(*of_job).order_by(Event.n))
-    return [Forward._make(row) for row in rows]
-
-
-def _headers(forward: Forward) -> dict[str, str]:
-    headers = {"Content-Type": "application/json"}
-    webhook_id = forward.webhook_id or ""
-    # No other text can be sent as it came.
-    if webhook_id and webhook_id.isascii() and webhook_id.isprintable():
-        headers[WEBHOOK_ID_HEADER] = webhook_id
-    return headers
 
 
 def _places(items: Iterable[Item]) -> list[Place]:

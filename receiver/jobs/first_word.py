@@ -29,26 +29,26 @@ class FirstWord:
     """
 
     counted: Counted | None = None  # under nothing yet
-    __slots__ = ("_expires_at", "_key", "_now", "_outcome", "_registers", "_told", "changed")
+    __slots__ = ("_callback", "_expires_at", "_key", "_now", "_outcome", "_registers", "changed")
 
-    def __init__(self, instance: str, told: Notification, now: int) -> None:
-        self._told, self._now = told, now
-        self._registers = registers = registers_of(told, now)
+    def __init__(self, instance: str, callback: Notification, now: int) -> None:
+        self._callback, self._now = callback, now
+        self._registers = registers = registers_of(callback, now)
         ended = registers.best is not None
-        self._outcome = outcome = _outcome(registers, told)
-        at = (told.completed_at or now) + FILES_MS
+        self._outcome = outcome = _outcome(registers, callback)
+        at = (callback.completed_at or now) + FILES_MS
         self._expires_at = min(at, MAX_TIME_MS) if ended else None
-        words = cut(told.status), outcome, cut(told.object), cut(told.direction)
+        words = cut(callback.status), outcome, cut(callback.object), cut(callback.direction)
         self._key = FacetKey(instance, *words, callback_lost=False)
         self.changed = _changed(
             outcome != "pending",
             registers.counts is not None,
-            told.message is not None,
-            told.object is not None,
-            told.direction is not None,
-            told.created_at is not None,
+            callback.message is not None,
+            callback.object is not None,
+            callback.direction is not None,
+            callback.created_at is not None,
             ended,
-            told.callback_payload is not None,
+            callback.callback_payload is not None,
         )
 
     def facet(self) -> FacetKey:
@@ -60,7 +60,7 @@ class FirstWord:
         ended = self._expires_at is not None
         return JobValues(
             instance=self._key.instance,
-            id=str(self._told.job),
+            id=str(self._callback.job),
             facet=facet,
             updated_at=now,
             revision=1,
@@ -73,21 +73,21 @@ class FirstWord:
             under_way=self._outcome in UNDER_WAY,
             poll_at=None,
             polls=0,
-            errors_at=now if ended and self._told.failed else None,
+            errors_at=now if ended and self._callback.failed else None,
             errors_tries=0,
             registers=encode(self._registers),
         )
 
 
-def _outcome(registers: Registers, told: Notification) -> Outcome:
+def _outcome(registers: Registers, callback: Notification) -> Outcome:
     if registers.status is None or registers.best is None:
         return "unknown" if _rank(registers) == UNKNOWN_RANK else "pending"
     if (precedence := registers.best[1]) != ENDINGS["COMPLETED"]:
         return "cancelled" if precedence == ENDINGS["CANCELLED"] else "failed"
-    if not told.failed:
+    if not callback.failed:
         return "succeeded"
     # Nothing is known of how many were sent.
-    return "failed" if told.reported in (0, told.failed) else "partial"
+    return "failed" if callback.reported in (0, callback.failed) else "partial"
 
 
 def _rank(registers: Registers) -> int | None:
