@@ -230,7 +230,7 @@ class Database:
                     connection = self._engine.raw_connection()
                     cursor = connection.cursor()
                     # Half as many pages go into the log for a batch; only an empty file takes it.
-                    cursor.execute("PRAGMA page_size=8192").close()
+                    cursor.execute("PRAGMA page_size=8192")
                     cursor.execute("PRAGMA journal_mode=WAL").close()
                     connection.close()
                 except sqlite3.Error as error:
