@@ -5,6 +5,8 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
 .PHONY: help demo test test-all lint bench screenshots chaos chaos-controls mutants lock clean
 .DELETE_ON_ERROR:
+# Tests start hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16

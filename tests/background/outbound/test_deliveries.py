@@ -1,6 +1,7 @@
 """What clients are told, through the one queue, whoever hangs, dies or restarts."""
 
 import json
+import re
 import threading
 from itertools import count
 
@@ -285,7 +286,8 @@ def test_one_that_hangs_holds_up_nobody_else(made, client, monkeypatch):
 
 @pytest.mark.parametrize("behave", [servers.drip_head, servers.reset, servers.endless_body])
 def test_what_a_bad_target_does_is_on_record(make_receiver, make_database, monkeypatch, behave):
-    monkeypatch.setattr(safe_http, "ATTEMPT_SECONDS", 1.0)
+    if behave is servers.drip_head:
+        monkeypatch.setattr(safe_http, "ATTEMPT_SECONDS", 1.0)
     receiver = make_receiver(make_database("sqlite"))
     made = Queue(receiver)
     with servers.odd(behave) as server:
@@ -296,7 +298,7 @@ def test_what_a_bad_target_does_is_on_record(make_receiver, make_database, monke
         assert (status, error, len(answer)) == (200, None, 1024)
     else:
         assert status is None
-        assert error == "no answer within 1 s" or str(error).startswith("the connection failed")
+        assert re.match("no answer within 1 s|the connection failed|.* not HTTP", error)
 
 
 def test_messages_of_one_order_key_are_sent_one_after_the_other(made, client):

@@ -2,9 +2,11 @@
 
 import fcntl
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +56,33 @@ def browser(chromium: Path) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
-    """A receiver that an operator finds in the morning; tests that change it make their own."""
-    folder = tmp_path_factory.mktemp("dashboard")
-    yield from _made(folder)
+def showcase(tmp_path_factory: pytest.TempPathFactory) -> tuple[Showcase, dict[str, str]]:
+    """What an operator finds in the morning, and their tokens: a file that each test copies."""
+    folder = tmp_path_factory.mktemp("showcase")
+    made = Showcase(f"sqlite:///{folder / 'receiver.db'}", time.time_ns() // 1_000_000)
+    tokens = made.tell()
+    made.close()
+    return made, tokens
+
+
+@pytest.fixture(scope="session")
+def dashboard(showcase: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    """A receiver with all that; tests that change it make their own."""
+    yield from _copied(*showcase, tmp_path_factory.mktemp("dashboard"))
 
 
 @pytest.fixture
-def own_dashboard(tmp_path: Path) -> Iterator[Dashboard]:
+def own_dashboard(showcase: Any, tmp_path: Path) -> Iterator[Dashboard]:
     """The same for one test alone, which may change it."""
-    yield from _made(tmp_path)
+    yield from _copied(*showcase, tmp_path)
 
 
-def _made(folder: Path) -> Iterator[Dashboard]:
-    url = f"sqlite:///{folder / 'receiver.db'}"
-    showcase = Showcase(url, time.time_ns() // 1_000_000)
-    tokens = showcase.tell()
-    with served(url, folder) as address:
+def _copied(made: Showcase, tokens: dict[str, str], folder: Path) -> Iterator[Dashboard]:
+    file = folder / "receiver.db"
+    shutil.copy(made.database_url.removeprefix("sqlite:///"), file)
+    showcase = replace(made, database_url=f"sqlite:///{file}")
+    showcase.keys, showcase.story = made.keys, made.story
+    with served(showcase.database_url, folder) as address:
         yield Dashboard(address, showcase, **tokens)
     showcase.close()
 

@@ -46,6 +46,7 @@ def test_filters_are_set_by_pressing_and_taken_back_by_pressing(dashboard, visit
     page.get_by_label("Instance").select_option("freshbooks")
     page.get_by_role("button", name="Apply").click()
     expect(page).to_have_url(re.compile("outcome=partial&outcome=failed.*instance=freshbooks"))
+    page.wait_for_load_state()
     words = {badge.inner_text() for badge in page.locator("table .badge").all()}
     assert words == {"partial", "failed"}
     assert {cell.inner_text() for cell in page.locator(".c-instance").all()[1:]} == {"freshbooks"}
@@ -73,10 +74,12 @@ def test_pages_lead_to_older_jobs_and_back(dashboard, visit):
     ids = [link.inner_text() for link in page.locator(".c-job a").all()]
     page.get_by_role("link", name="Older").click()
     expect(page.locator(".c-job a").first).not_to_have_text(ids[0])
+    page.wait_for_load_state()
     older = [link.inner_text() for link in page.locator(".c-job a").all()]
     assert set(ids).isdisjoint(older)
     page.get_by_role("link", name="Newer").click()
     expect(page.locator(".c-job a").first).to_have_text(ids[0])
+    page.wait_for_load_state()
     assert [link.inner_text() for link in page.locator(".c-job a").all()] == ids
 
 

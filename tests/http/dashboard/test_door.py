@@ -294,6 +294,7 @@ def test_a_form_that_is_too_long_is_not_read(guest):
     assert guest.post("/sign-in", token="x" * 100_000).status_code == 413
 
 
+@pytest.mark.usefixtures("no_time_passes")
 def test_who_tries_wrong_tokens_for_too_long_has_to_wait(make_receiver, make_database):
     receiver = make_receiver(make_database("sqlite"), failed_tokens_a_minute=3)
     guest = Guest(receiver)
