@@ -22,7 +22,7 @@ from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 
 ROOT = Path(receiver.__file__).parents[1]
 TOKEN_NAME = "e2e"
-SERVE = (sys.executable, "-m", "receiver", "serve", "--bind", "127.0.0.1:0")
+SERVE = (sys.executable, "-m", "receiver", "serve", "--bind", "127.0.0.1:0", "--workers", "1")
 
 Headers = Sequence[tuple[str, str]]
 

@@ -66,23 +66,24 @@ PATIENT = (
 )
 
 
-def test_told_to_stop_it_does_not_wait_for_idle_connections(make_database, run):
+def test_told_to_stop_it_answers_who_waits_for_a_job_and_waits_for_no_connection(
+    make_database, run
+):
+    """Neither for idle and stalled ones nor for clients that left before their answer."""
     with run(make_database("sqlite"), PATIENT) as served, ExitStack() as stack:
-        idle, stalled = (stack.enter_context(served.client()) for _ in range(2))
-        assert idle.ask("GET", "/healthz")[0] == 200
-        stalled.connection.sock.sendall(b"GET /healthz HT")
-        served.process.terminate()
-        assert served.process.wait(DEADLINE) == 0
-
-
-def test_clients_that_were_gone_before_their_answer_leave_no_connection_behind(make_database, run):
-    with run(make_database("sqlite"), PATIENT) as served:
         for sent in [signed(BODY), signed(BODY)[:-9]] * 10:
             with socket.create_connection(("127.0.0.1", served.port), timeout=DEADLINE) as gone:
                 gone.sendall(sent)
-        with served.client() as client:
-            assert client.call_back(BODY)[0] == 200
+        idle, stalled, waiting = (stack.enter_context(served.client()) for _ in range(3))
+        assert idle.call_back(BODY)[0] == 200
+        stalled.connection.sock.sendall(b"GET /healthz HT")
+        bearer = {"Authorization": f"Bearer {served.token}"}
+        waiting.connection.request("GET", "/api/v1/jobs/2?wait=60", headers=bearer)
+        for _ in range(3):  # whoever asks later is answered by a worker that has read this
+            assert served.is_ready()
+        assert not select.select([waiting.connection.sock], [], [], 0)[0]
         served.process.terminate()
+        assert waiting.connection.getresponse().status == 404
         assert served.process.wait(DEADLINE) == 0
 
 
@@ -96,19 +97,6 @@ def test_workers_whose_master_is_gone_end_though_their_connections_are_busy(make
                 assert client.ask("GET", "/healthz")[0] == 200
                 client.connection.auto_open = 0
         assert time.monotonic() < soon
-
-
-def test_told_to_stop_it_answers_those_who_wait_for_a_job(make_database, run):
-    one = (*PATIENT, "--workers", "1")
-    with run(make_database("sqlite"), one) as served, served.client() as waiting:
-        bearer = {"Authorization": f"Bearer {served.token}"}
-        waiting.connection.request("GET", "/api/v1/jobs/1?wait=60", headers=bearer)
-        for _ in range(3):  # whoever asks later is answered by a worker that has read this
-            assert served.is_ready()
-        assert not select.select([waiting.connection.sock], [], [], 0)[0]
-        served.process.terminate()
-        assert waiting.connection.getresponse().status == 404
-        assert served.process.wait(DEADLINE) == 0
 
 
 def test_after_a_worker_has_ended_the_next_one_starts_and_both_answer(make_database, run):
@@ -133,18 +121,6 @@ def test_no_more_connections_are_held_than_are_set(make_database, run):
         assert {client.ask("GET", "/healthz")[0] for client in clients} == {200}
         with socket.create_connection(("127.0.0.1", served.port), timeout=DEADLINE) as fifth:
             assert fifth.recv(1) == b""
-
-
-@pytest.mark.parametrize("worker", [(), ("-k", "gthread")], ids=["ours", "gthread"])
-def test_the_deployed_configuration_answers_alike(make_database, run, worker):
-    command = (sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", *worker)
-    with run(make_database("sqlite"), (*command, "--bind", "127.0.0.1:0", "wsgi:app")) as served:
-        with served.client() as client:
-            assert client.call_back(BODY)[0] == 200
-            assert client.ask("POST", "/callbacks/default", b"x")[0] == 401
-            assert client.ask("PUT", "/callbacks/default", b"x")[0] == 405
-        assert served.get("/jobs/1")["outcome"] == "succeeded"
-        assert served.terminate() == 0
 
 
 def test_a_target_in_absolute_form_is_answered_like_its_path(framed):
@@ -328,22 +304,29 @@ def vendor_that_breaks_off() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("worker", [(), ("-k", "gthread")], ids=["ours", "gthread"])
-def test_a_result_that_the_vendor_breaks_off_is_cut_and_told_in_one_line(
+def test_the_deployed_configuration_answers_alike_and_says_when_a_result_broke_off(
     make_database, run, worker
 ):
     url, secret = make_database("sqlite"), Fernet.generate_key().decode()
     add_instance(url, secret, "gooddata")
     command = (sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", *worker)
-    bind = ("--bind", "127.0.0.1:0", "wsgi:app")
+    bind = ("-w", "1", "--bind", "127.0.0.1:0", "wsgi:app")
     with vendor_that_breaks_off() as vendor:
         settings = {"OPEN_CONNECTORS_URL": vendor, "RECEIVER_ENCRYPTION_KEYS": secret}
         with run(url, (*command, *bind), **settings) as served:
+            with served.client() as client:
+                assert client.call_back(BODY)[0] == 200
+                assert client.ask("POST", "/callbacks/default", b"x")[0] == 401
+                assert client.ask("PUT", "/callbacks/default", b"x")[0] == 405
+            assert served.get("/jobs/1")["outcome"] == "succeeded"
             with served.client() as client:
                 asked = {"Authorization": f"Element gooddata, User {served.token}"}
                 with pytest.raises(http.client.IncompleteRead):
                     client.ask("GET", "/elements/api-v2/bulk/1/contact", headers=asked.items())
             with served.client() as client:
                 assert client.ask("GET", "/healthz")[0] == 200
-            told = [json.loads(line) for line in served.log.read_text().splitlines()]
+            assert served.terminate() == 0
+    told = [json.loads(line) for line in served.log.read_text().splitlines()]
+    assert {"started", "stopped"} <= {line["event"] for line in told}
     (trouble,) = [line for line in told if "broke off" in line["event"]]
     assert (trouble["instance"], trouble["job"]) == ("gooddata", "1")
