@@ -1,6 +1,7 @@
 """Lists: pages give each row once and in order, whatever is asked, and follow an index."""
 
 import contextlib
+import itertools
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -238,30 +239,31 @@ def is_lazy(plan: str) -> bool:
 NO_FILTER: dict[str, Any] = {}
 
 
-@pytest.mark.parametrize(
-    ("wanted", "indexes"),
-    [
-        (NO_FILTER, {"jobs_by_change"}),
-        ({"updated_after": 3, "updated_before": 30}, {"jobs_by_change"}),
-        ({"text": "11"}, {"jobs_by_change"}),
-        ({"expires_before": 60}, {"jobs_by_expiry", "jobs_by_change"}),
-        ({"instances": ["a"]}, {"jobs_by_facet"}),
-        ({"statuses": ["ERROR"], "objects": ["lead"]}, {"jobs_by_facet"}),
-        ({"outcomes": ["failed"], "text": "11", "updated_after": 3}, {"jobs_by_facet"}),
-        ({"show": "lost", "directions": ["UPLOAD"]}, {"jobs_by_facet"}),
-        ({"show": "expiring", "outcomes": ["failed"]}, {"jobs_by_expiry"}),
-        ({"show": "overdue", "instances": ["a", "b"]}, {"jobs_under_way"}),
-    ],
-)
+INDEXES: list[tuple[dict[str, Any], set[str]]] = [
+    (NO_FILTER, {"jobs_by_change"}),
+    ({"updated_after": 3, "updated_before": 30}, {"jobs_by_change"}),
+    ({"text": "11"}, {"jobs_by_change"}),
+    ({"expires_before": 60}, {"jobs_by_expiry", "jobs_by_change"}),
+    ({"instances": ["a"]}, {"jobs_by_facet"}),
+    ({"statuses": ["ERROR"], "objects": ["lead"]}, {"jobs_by_facet"}),
+    ({"outcomes": ["failed"], "text": "11", "updated_after": 3}, {"jobs_by_facet"}),
+    ({"show": "lost", "directions": ["UPLOAD"]}, {"jobs_by_facet"}),
+    ({"show": "expiring", "outcomes": ["failed"]}, {"jobs_by_expiry"}),
+    ({"show": "overdue", "instances": ["a", "b"]}, {"jobs_under_way"}),
+]
+
+
 @pytest.mark.parametrize("rows", ["uneven"], indirect=True)
-@pytest.mark.parametrize("how", [{}, {"after": (20, "a", "050")}, {"before": (20, "a", "050")}])
-def test_each_list_is_read_by_its_index(filled, monkeypatch, wanted, indexes, how):
+def test_each_list_is_read_by_its_index(filled, monkeypatch):
     monkeypatch.setattr("receiver.jobs.queries.MAX_SORTED", 5)
-    filters = Filters(now=NOW, overdue_after=OVERDUE_AFTER, **wanted)
-    found = plans(filled, lambda: list_jobs(filled, filters, 9, **how))
-    used = set(re.findall(r"\bjobs_(?:by|under|with)_\w+", "\n".join(found)))
-    assert used == indexes, found
-    assert all(map(is_lazy, found)), found
+    for (wanted, indexes), how in itertools.product(
+        INDEXES, ({}, {"after": (20, "a", "050")}, {"before": (20, "a", "050")})
+    ):
+        filters = Filters(now=NOW, overdue_after=OVERDUE_AFTER, **wanted)
+        found = plans(filled, lambda filters=filters, how=how: list_jobs(filled, filters, 9, **how))
+        used = set(re.findall(r"\bjobs_(?:by|under|with)_\w+", "\n".join(found)))
+        assert used == indexes, (wanted, how, found)
+        assert all(map(is_lazy, found)), (wanted, how, found)
 
 
 @pytest.mark.parametrize("rows", ["uneven"], indirect=True)
@@ -346,22 +348,20 @@ def test_pages_give_each_event_that_fits_once_and_newest_first(with_events, want
     assert seen == [f"{n:016x}" for n in fit]
 
 
-@pytest.mark.parametrize(
-    ("wanted", "index"),
-    [
+def test_each_list_of_events_is_read_by_its_index(with_events):
+    for wanted, index in (
         (NO_FILTER, None),  # the table's own order
         ({"instances": ["a", "b"], "received_after": 3}, "events_by_instance"),
         ({"kinds": ["unreadable", "other"], "instances": ["a"]}, "events_by_kind"),
         ({"kinds": ["bulk_job"]}, None),
         ({"jobs": ["1"]}, "events_identity"),
-    ],
-)
-def test_each_list_of_events_is_read_by_its_index(with_events, wanted, index):
-    (found,) = plans(with_events, lambda: list_events(with_events, EventFilters(**wanted), 9))
-    assert is_lazy(found)
-    if with_events.is_sqlite:  # of so few rows PostgreSQL may read all in their order
-        used = set(re.findall(r"\bevents_(?:by_\w+|identity)", found))
-        assert used == ({index} if index else set()), found
+    ):
+        filters = EventFilters(**wanted)
+        (found,) = plans(with_events, lambda it=filters: list_events(with_events, it, 9))
+        assert is_lazy(found)
+        if with_events.is_sqlite:  # of so few rows PostgreSQL may read all in their order
+            used = set(re.findall(r"\bevents_(?:by_\w+|identity)", found))
+            assert used == ({index} if index else set()), found
 
 
 def test_an_event_is_the_same_in_a_list_and_alone(with_events):
