@@ -1,28 +1,30 @@
 """Verified callbacks, listed and read back."""
 
 import re
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Row, bindparam, select
+from sqlalchemy import LargeBinary, Row, bindparam, func, select
 from sqlalchemy import literal_column as literal
 
 from receiver.database.engine import Database
-from receiver.database.models import NOT_A_JOB, NUMBER_BITS, Event, Facet, Retention
+from receiver.database.models import NOT_A_JOB, NUMBER_BITS, Event, Facet, JobRow, Retention
 from receiver.database.page import (
     LOWER,
     MAX_TIME,
     MIN_TIME,
+    Column,
     Selection,
     among,
+    contains,
     greatest,
     hidden,
     page,
     page_values,
 )
-from receiver.jobs.queries import Instances, reachable
+from receiver.jobs.queries import Instances, reachable, register
 from receiver.jobs.timeline import event_id
 from receiver.openconnectors.notifications import Kind
 
@@ -32,6 +34,7 @@ _ID = re.compile("[0-9a-f]{16}")
 class EventFilters(Struct, frozen=True, kw_only=True):
     """Which events. An empty sequence or None leaves a filter open; times are ms.
 
+    body, header, file -- parts of those, the file being the job's.
     visible -- the instances that the token reaches.
     """
 
@@ -40,6 +43,9 @@ class EventFilters(Struct, frozen=True, kw_only=True):
     jobs: Sequence[str] = ()
     received_after: int | None = None
     received_before: int | None = None
+    body: str | None = None
+    header: str | None = None
+    file: str | None = None
     visible: Instances = None
 
 
@@ -77,6 +83,9 @@ def list_events(
         "instance": sorted(instances or ()),
         "kind": sorted(set(filters.kinds)),  # each is a range
         "job": list(filters.jobs),
+        "body": filters.body and filters.body.encode("utf-8", "surrogatepass"),
+        "header": filters.header,
+        "file": filters.file,
         **page_values(limit, last, lower=lower, upper=upper),
     }
     asked = frozenset(name for name, value in values.items() if value)
@@ -132,6 +141,28 @@ _ONE = select(*_COLUMNS, Event.headers, Event.peer).where(Event.n == bindparam("
 _BODY = select(Event.body).where(Event.n == bindparam("n"))
 
 
+def _body_contains(*, sqlite: bool) -> Column:
+    part = bindparam("body", type_=LargeBinary)
+    if sqlite:
+        return func.instr(Event.body, part) > 0
+    return func.position(part.op("IN")(Event.body)) > 0
+
+
+def _file_contains(*, sqlite: bool) -> Column:
+    of_event = JobRow.instance == Event.instance, JobRow.id == Event.job
+    found = contains(register("file", sqlite=sqlite), "file", sqlite=sqlite)
+    return (
+        select(literal("1")).select_from(JobRow).where(*of_event, found).correlate(Event).exists()
+    )
+
+
+_TEXTS: dict[str, Callable[..., Column]] = {
+    "header": partial(contains, Event.headers, "header"),
+    "body": _body_contains,
+    "file": _file_contains,
+}
+
+
 @lru_cache
 def _events(asked: frozenset[str], few: bool, sqlite: bool) -> Selection:
     """Make the statement of a page. few -- whether no kind is asked that most events are of."""
@@ -144,6 +175,8 @@ def _events(asked: frozenset[str], few: bool, sqlite: bool) -> Selection:
         where.append(among(Event.job, "job", sqlite=sqlite))
         if "instance" not in asked:
             where.append(Event.instance.in_(select(Facet.instance).distinct()))
+    elif asked & _TEXTS.keys():
+        pass  # most rows are read, so in their order, and once
     elif "kind" in asked and few:
         ranges = Event.kind, "kind"
         where.append(literal(NOT_A_JOB))
@@ -154,6 +187,7 @@ def _events(asked: frozenset[str], few: bool, sqlite: bool) -> Selection:
             column: Any = getattr(Event, name)
             shown = column if "job" in asked else column.concat(literal("''"))
             where.append(among(shown, name, sqlite=sqlite))
+    where += [_TEXTS[name](sqlite=sqlite) for name in _TEXTS if name in asked]
     lower = greatest([LOWER, kept], sqlite=sqlite)
     keys = page([n], where, ranges, lower=lower, after="after_0" in asked, sqlite=sqlite)
     numbers = keys.subquery("page")

@@ -255,8 +255,8 @@ _FACETS = {
     "under_way": Facet.outcome,
     "callback_lost": Facet.callback_lost,
 }
-# Where a job's registers hold what its facet does not, if that stands for many.
-_REGISTERS = {"status": (0, 0, 4), "object": (3, 1), "direction": (4, 1)}
+# Where a job's registers hold a file, and what its facet does not if that stands for many.
+_REGISTERS = {"status": (0, 0, 4), "object": (3, 1), "direction": (4, 1), "file": (5, 1)}
 _BOUNDS = {
     "updated_after": JobRow.updated_at,
     "updated_before": JobRow.updated_at,
@@ -344,13 +344,14 @@ def _conditions(plan: _Plan, asked: frozenset[str], *, few: bool) -> list[Any]:
     if "others" in asked:
         for name in sorted(_REGISTERS.keys() & asked):
             of_many = among(hidden(JobRow.facet), "others", sqlite=plan.sqlite)
-            value = _register(_REGISTERS[name], sqlite=plan.sqlite)
+            value = register(name, sqlite=plan.sqlite)
             where.append(or_(~of_many, among(value, name, sqlite=plan.sqlite)))
     return where
 
 
-def _register(place: Sequence[int], *, sqlite: bool) -> Column:
+def register(name: str, *, sqlite: bool) -> Column:
     """Read a text of a job's registers, cut as facets' texts are."""
+    place = _REGISTERS[name]
     if sqlite:
         steps = "".join(f"[{n}]" for n in place)
         text = f"json_extract(jobs.registers, '${steps}')"

@@ -46,6 +46,8 @@ from receiver.web.problems import response_to
 from receiver.web.rejections import list_rejections, verify_again
 from receiver.web.routes import ApiRequest, Operation, Route, route
 
+SEARCHED_MS = 7 * 86_400_000  # in which events are searched where neither time nor job is named
+
 # --- jobs
 
 
@@ -196,18 +198,32 @@ def list_errors(services: Services, asked: ApiRequest[schemas.ErrorsQuery]) -> R
 # --- events, the summary
 
 
-def list_events(services: Services, asked: ApiRequest[schemas.EventsQuery]) -> Response:
-    """List verified callbacks, newest first."""
-    query, bearer = asked.query, asked.bearer
+def event_filters(
+    services: Services, query: schemas.EventsQuery, bearer: Bearer
+) -> events.EventFilters:
+    """Read which events are asked for. Raises BadParameter, and Forbidden for an instance."""
     require_instance(bearer, query.instance)
-    filters = events.EventFilters(
+    body, header, file = optional(query.body), optional(query.header), optional(query.file)
+    after, before = read_time(query.received_after), read_time(query.received_before)
+    if (body or header or file) and after is None and not query.job:
+        after = (services.clock() if before is None else before) - SEARCHED_MS
+    return events.EventFilters(
         instances=query.instance,
         kinds=query.kind,
         jobs=query.job,
-        received_after=read_time(query.received_after),
-        received_before=read_time(query.received_before),
+        received_after=after,
+        received_before=before,
+        body=body,
+        header=header,
+        file=file,
         visible=bearer.instances,
     )
+
+
+def list_events(services: Services, asked: ApiRequest[schemas.EventsQuery]) -> Response:
+    """List verified callbacks, newest first."""
+    query = asked.query
+    filters = event_filters(services, query, asked.bearer)
     (after,) = read_cursor(query.cursor, tuple[str]) or (None,)
     found = events.list_events(services.database, filters, query.limit + 1, after)
     return page_response(

@@ -22,6 +22,7 @@ MAX_WAIT_SECONDS = 60
 Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="How many at most")]
 Cursor = Annotated[str, Meta(description="`next` of the page before")]
 Word = Annotated[str, Meta(pattern="^[^\\x00]*$", max_length=1000)]
+SearchText = Annotated[str, Meta(pattern="^[^\\x00]+$", max_length=1000)]
 Moment = Annotated[
     str,
     Meta(
@@ -71,13 +72,31 @@ class ErrorsQuery(Struct, forbid_unknown_fields=True):
 
 
 class EventsQuery(Struct, forbid_unknown_fields=True):
-    """Which events; filters may be repeated."""
+    """Which events; filters may be repeated.
+
+    Texts are searched for as they stand: of a job, or from `received_after` on, which else is 7
+    days before `received_before`.
+    """
 
     instance: list[Word] = []
     kind: list[Kind] = []
     job: list[Word] = []
     received_after: Moment | UnsetType = UNSET
     received_before: Moment | UnsetType = UNSET
+    body: (
+        Annotated[
+            SearchText,
+            Meta(description="A part of the body; of 7 days, unless a time or a job is named"),
+        ]
+        | UnsetType
+    ) = UNSET
+    header: (
+        Annotated[SearchText, Meta(description="A part of a header or of its name, as `body`")]
+        | UnsetType
+    ) = UNSET
+    file: (
+        Annotated[SearchText, Meta(description="A part of the job's file, as `body`")] | UnsetType
+    ) = UNSET
     limit: Limit = 50
     cursor: Cursor | UnsetType = UNSET
 

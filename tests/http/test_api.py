@@ -1,9 +1,10 @@
 """Tags, parameters, times and cursors of the query API."""
 
 import json
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
+from fakes import between
 from test_interface_api import problem
 
 from receiver.lib.clock import iso, to_ms
@@ -101,6 +102,32 @@ def test_lists_are_bounded_by_any_time_of_the_calendar(receiver, when, earlier):
             answer = receiver.get(f"{path}?{name}={when}")
             assert answer.status_code == 200
             assert len(answer.json[path[1:]]) == all_of_them
+
+
+def test_events_are_searched_by_body_header_and_file(database_url):
+    with between(database_url) as receiver:
+        job = receiver.uploaded()
+        receiver.ended(job)
+        body = '{"id": "77", "status": "COMPLETED", "note": "50% café"}'.encode()
+        assert receiver.call_back(body, "gooddata", **{"X-Trace": "needle-1"}).status_code == 200
+
+        def found(after: str = "2020-01-01T00:00Z", **texts: str) -> list[str] | int:
+            named = {"received_after": after} if after else {}
+            answer = receiver.get(f"/events?{urlencode(texts | named)}")
+            events = answer.json.get("events")
+            return answer.status_code if events is None else [event["job"] for event in events]
+
+        assert found() == ["77", job]
+        assert found(body="50% caf\u00e9") == found(header="needle") == ["77"]
+        assert found(header="x-trace", kind="bulk_job", instance="gooddata") == ["77"]
+        assert found(file="ample.c") == found(file="sample", body=job) == [job]
+        assert found(body="Café") == found(file="%") == found(header="needle", body="x") == []
+        assert found(body="id", after="2999-01-01T00:00Z") == []
+        # All that was ever received is not searched, unless it is of one job.
+        later = {"after": "", "received_before": "2999-01-01T00:00Z"}
+        assert found(body="caf", after="") == found(body="caf", job="77", **later) == ["77"]
+        assert found(body="caf", **later) == []
+        assert found(body="") == found(body="a\0") == 400
 
 
 def test_two_changes_in_one_millisecond_have_two_tags(make_receiver, make_database):

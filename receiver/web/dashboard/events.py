@@ -6,15 +6,18 @@ from urllib.parse import urlencode
 from flask import Response, request
 
 from receiver.callbacks.diagnosis import why_unreadable
-from receiver.callbacks.events import EventFilters, EventRecord, get_body, get_event, list_events
+from receiver.callbacks.events import EventRecord, get_body, get_event, list_events
 from receiver.errors import BodyGone, NotFound
 from receiver.openconnectors.notifications import Kind
 from receiver.web import Services, schemas
-from receiver.web.auth import require_instance
+from receiver.web.api import event_filters
 from receiver.web.dashboard.formatting import readable
 from receiver.web.dashboard.pages import Caller, blueprint, download, filled_parameters, link, page
 from receiver.web.dashboard.sign_in import require_session
-from receiver.web.http import parameters, read_cursor, read_time, write_cursor
+from receiver.web.http import optional, parameters, read_cursor, write_cursor
+
+TEXTS = ("body", "header", "file")
+TIMES = ("received_after", "received_before")
 
 
 @blueprint.get("/events")
@@ -23,15 +26,7 @@ def events(services: Services, caller: Caller) -> Response:
     """List verified callbacks, newest first."""
     pairs = filled_parameters()
     query = parameters(urlencode(pairs), schemas.EventsQuery)
-    require_instance(caller.bearer, query.instance)
-    filters = EventFilters(
-        instances=query.instance,
-        kinds=query.kind,
-        jobs=query.job,
-        received_after=read_time(query.received_after),
-        received_before=read_time(query.received_before),
-        visible=caller.bearer.instances,
-    )
+    filters = event_filters(services, query, caller.bearer)
     (after,) = read_cursor(query.cursor, tuple[str]) or (None,)
     rows = list_events(services.database, filters, query.limit + 1, after)
     last = rows[query.limit - 1] if len(rows) > query.limit else None
@@ -39,6 +34,7 @@ def events(services: Services, caller: Caller) -> Response:
         "events.html",
         rows=rows[: query.limit],
         query=query,
+        shown={name: optional(getattr(query, name)) for name in (*TEXTS, *TIMES)},
         kinds=get_args(Kind),
         filtered=len(pairs) > ("cursor" in request.args),
         older=last and link(cursor=write_cursor((last.id,))),

@@ -375,3 +375,14 @@ def test_an_event_that_cannot_be_read_says_why_and_where(guest):
 @pytest.mark.parametrize("query", ["updated_before=AAAA", "cursor=x", "show=x", "status=%00"])
 def test_a_csv_of_what_cannot_be_asked_is_refused(guest, query):
     assert guest.get(f"/jobs.csv?{query}").status_code == 400
+
+
+def test_events_are_searched_for_a_text(guest):
+    call(guest.receiver, **DONE, note="a needle")
+    call(guest.receiver, id="2", status="RUNNING")
+    page = guest.get("/events?body=needle&kind=&header=").text
+    assert re.findall(r'href="/jobs/(\d+)', page) == ["1"]
+    assert 'value="needle"' in page
+    assert (
+        "No event matches" in guest.get("/events?body=needle&received_after=2999-01-01T00:00").text
+    )
