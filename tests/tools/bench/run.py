@@ -105,9 +105,8 @@ def _bench(options: Options) -> Iterator[Bench]:
     once = options.seconds + options.warm_up
     pruning = options.rounds * (2 * options.seconds + options.warm_up) + 1  # on one database
     counts = {
-        "vendor": max(MOST * once, OURS * pruning, 2 * options.memory_callbacks),
-        **dict.fromkeys(("new", "later", "uuid"), MOST * once),
-        "hex": MOST * once,
+        **dict.fromkeys(("vendor", "later", "uuid", "hex"), MOST * once),
+        "new": max(MOST * once, OURS * pruning, 2 * options.memory_callbacks),
         "stripe": MOST * once // 10,
     }
     folder = Path(tempfile.mkdtemp(prefix="receiver-bench-"))
