@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from receiver.database.models import NUMBER_BITS
 from receiver.errors import LostRace
-from receiver.jobs.projection import JobValues, StoredJob
+from receiver.jobs.projection import JobValues
 
 _RACES = ("23505", "40001", "40P01")  # a row was there already, serialization, deadlock
 
@@ -215,15 +215,18 @@ _JOB = {
     "under_way": "bool",
     "poll_at": "int8",
     "polls": "int8",
+    "misses": "int8",
+    "missing_since": "int8",
+    "closed_at": "int8",
     "errors_at": "int8",
     "errors_tries": "int8",
     "registers": "text",
 }
 _CHANGED = ", ".join(
-    f"{name} = excluded.{name}" for name in JobValues._fields if name not in ("instance", "id")
+    f"{name} = excluded.{name}" for name in JobValues._fields if name not in _JOB_KEY
 )
 
-JOBS = _select(", ".join(StoredJob._fields), "jobs", _JOB_KEY)
+JOBS = _select(", ".join(JobValues._fields), "jobs", _JOB_KEY)
 EVENTS = _select("instance, job, sha256, n, key = '' AS forgotten", "events", _IDENTITY)
 FACETS = _select("facet", "facets", {"facet": "int8"})
 
@@ -241,8 +244,7 @@ NEW_JOBS = _insert("jobs", _JOB)
 CHANGED_JOBS = _insert(
     "jobs",
     _JOB,
-    f"ON CONFLICT (instance, id) DO UPDATE SET {_CHANGED},"
-    " misses = 0, missing_since = NULL, closed_at = NULL",
+    f"ON CONFLICT (instance, id) DO UPDATE SET {_CHANGED}",
 )
 NEW_ENTRIES = _insert(
     "timeline",

@@ -54,7 +54,6 @@ from receiver.jobs.projection import (
     JobValues,
     NewAbsence,
     NewObservation,
-    StoredJob,
     Tally,
     count,
 )
@@ -237,7 +236,7 @@ class _Writing:
         """
         about = Counter(place for item in self._items if (place := _place(item)))
         places = sorted(about)
-        stored = {(row[0], row[1]): JobState.from_row(StoredJob._make(row)) for row in rows}
+        stored = {(row[0], row[1]): JobState.from_row(JobValues._make(row)) for row in rows}
         self._alone = {place for place in places if about[place] == 1 and place not in stored}
         self.states = {
             place: stored.get(place) or JobState(*place, self.now, self.now)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection, select, update
 
-from receiver.database.models import Event, JobRow, Submission
+from receiver.database.models import Event, Submission
 from receiver.jobs.projection import Forward, JobState
 from receiver.openconnectors.shapes import WEBHOOK_ID_HEADER
 from receiver.outbound.queue import Message, enqueue
@@ -17,9 +17,6 @@ def follow_up(connection: Connection, jobs: Iterable[JobState], now: int) -> Non
             of_instance = Submission.instance == state.instance
             taken = update(Submission).where(Submission.id == submission, of_instance)
             connection.execute(taken.values(state="taken", job=state.id))
-        if state.absence:
-            row = update(JobRow).where(JobRow.instance == state.instance, JobRow.id == state.id)
-            connection.execute(row.values(state.absence))
         forwards: list[Forward] = []
         for forward in state.forwards:
             forwards += [forward] if forward else _so_far(connection, state)

@@ -75,32 +75,8 @@ class FacetKey(NamedTuple):
         )
 
 
-class StoredJob(NamedTuple):
-    """A job's columns as they are read, its row locked."""
-
-    instance: str
-    id: str
-    facet: int
-    updated_at: int
-    revision: int
-    events: int
-    first_seen_at: int
-    files_expire_at: int | None
-    callback_due: bool
-    client_url: str | None
-    under_way: bool
-    poll_at: int | None
-    polls: int
-    misses: int
-    missing_since: int | None
-    closed_at: int | None
-    errors_at: int | None
-    errors_tries: int
-    registers: str
-
-
 class JobValues(NamedTuple):
-    """A job's columns as they are written."""
+    """A job's columns: as they are read, its row locked, and as they are written."""
 
     instance: str
     id: str
@@ -116,6 +92,9 @@ class JobValues(NamedTuple):
     under_way: bool
     poll_at: int | None
     polls: int
+    misses: int
+    missing_since: int | None
+    closed_at: int | None
     errors_at: int | None
     errors_tries: int
     registers: str
@@ -126,9 +105,8 @@ class JobState:
     """A job while a batch is merged into it; what was stored of it comes first.
 
     counted -- the facet and the hour it is counted under, as stored. contested -- its endings
-    contradict each other, and the vendor has not answered since. absence -- misses, missing_since
-    and closed_at (`JobRow`) as they are to be written. forwards -- what its client is to be told;
-    None stands for all callbacks there were so far.
+    contradict each other, and the vendor has not answered since. forwards -- what its client is to
+    be sent; None stands for all callbacks there were so far.
     """
 
     instance: str
@@ -145,18 +123,17 @@ class JobState:
     polls: int = 0
     misses: int = 0
     missing_since: int | None = None
-    closed: bool = False
+    closed_at: int | None = None
     errors_at: int | None = None
     errors_tries: int = 0
     counted: Counted | None = None
     touched: bool = False
     changed: bool = False
-    absence: dict[str, int | None] = field(default_factory=dict)
     submissions: list[str] = field(default_factory=list)
     forwards: list[Forward | None] = field(default_factory=list)
 
     @classmethod
-    def from_row(cls, row: StoredJob) -> "JobState":
+    def from_row(cls, row: JobValues) -> "JobState":
         """Take up a stored job."""
         job = Job.decode(row.registers)
         return cls(
@@ -174,7 +151,7 @@ class JobState:
             polls=row.polls,
             misses=row.misses,
             missing_since=row.missing_since,
-            closed=row.closed_at is not None,
+            closed_at=row.closed_at,
             errors_at=row.errors_at,
             errors_tries=row.errors_tries,
             counted=(row.facet, _hour(row.files_expire_at)),
@@ -207,22 +184,19 @@ class JobState:
     def apply_absence(self, absence: NewAbsence, now: int) -> tuple[str, str | None]:
         """Count that the vendor does not know it, or close it; return as `apply_callback`."""
         if not self.under_way:
-            return "[]", "closed before" if self.closed else "not closed: it has ended"
+            return "[]", "closed before" if self.closed_at else "not closed: it has ended"
         outcome = self.outcome
         self.missing_since = self.missing_since or now
         if absence.closed_by is None:
             self.misses += 1
-            self.closed = self.misses >= MAX_MISSES and now - self.missing_since >= MISSING_MS
+            closes = self.misses >= MAX_MISSES and now - self.missing_since >= MISSING_MS
             note = f"the vendor does not know this job (404), {self.misses} in a row"
         else:
-            self.closed, note = True, f"closed by {absence.closed_by}"
-        self.contested &= not self.closed
-        self.poll_at = None if self.closed else now + MISSING_MS // (MAX_MISSES - 1)
-        self.absence = {
-            "misses": self.misses,
-            "missing_since": self.missing_since,
-            "closed_at": now if self.closed else None,
-        }
+            closes, note = True, f"closed by {absence.closed_by}"
+        if closes:
+            self.closed_at, self.contested, self.poll_at = now, False, None
+        else:
+            self.poll_at = now + MISSING_MS // (MAX_MISSES - 1)
         self.changed = True
         names = ["outcome"] if self.outcome != outcome else []
         self.touched |= bool(names)
@@ -232,7 +206,7 @@ class JobState:
     def outcome(self) -> Outcome:
         """What became of it; `lost` if it was closed while under way."""
         outcome = self.job.outcome
-        return "lost" if self.closed and outcome in UNDER_WAY else outcome
+        return "lost" if self.closed_at is not None and outcome in UNDER_WAY else outcome
 
     @property
     def under_way(self) -> bool:
@@ -271,6 +245,9 @@ class JobState:
             under_way=self.under_way,
             poll_at=self.poll_at,
             polls=self.polls,
+            misses=self.misses,
+            missing_since=self.missing_since,
+            closed_at=self.closed_at,
             errors_at=self.errors_at,
             errors_tries=self.errors_tries,
             registers=encode(job.registers),
@@ -282,10 +259,9 @@ class JobState:
         names, note = changes(before, self.job, notification)
         if was_lost and "outcome" not in names:
             names, note = [*names, "outcome"], "the job was closed, and is open again"
-        if self.misses or self.closed:
-            # Writing the row takes them back there too.
-            self.misses, self.missing_since, self.closed = 0, None, False
-            self.absence, self.changed = {}, True
+        if self.missing_since is not None:
+            self.misses, self.missing_since, self.closed_at = 0, None, None
+            self.changed = True
         self.touched |= bool(names)
         self.changed |= self.job != before or bool(names)
         self._note_errors(before, now)
