@@ -3,7 +3,6 @@
 import http.client
 import json
 import os
-import re
 import select
 import signal
 import socket
@@ -131,17 +130,6 @@ def test_a_target_in_absolute_form_is_answered_like_its_path(framed):
     asked = f"GET http://x/api/v1/jobs?limit=1 HTTP/1.1\r\nHost: x\r\n{bearer}\r\n\r\n"
     status, content = framed.raw(asked.encode())
     assert (status, list(json.loads(content))) == (200, ["jobs", "next"])
-
-
-def test_a_kept_connection_serves_one_request_after_another(framed):
-    with socket.create_connection(("127.0.0.1", framed.port), timeout=DEADLINE) as connection:
-        connection.sendall(signed(BODY) * 3)  # pipelined
-        answers = b""
-        while answers.count(b'"duplicate"') < 3:
-            came = connection.recv(65536)
-            assert came, answers
-            answers += came
-    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200"] * 3
 
 
 def test_outside_a_clone_and_under_another_worker_no_header_changes_a_path(make_database, run):

@@ -59,6 +59,9 @@ CASES = [
     Case("dots and slash, escaped", "405", line(b"/callbacks/..%2fmetrics")),
     Case("a backslash", "404", line(b"/callbacks\\..\\metrics")),
     Case("a NUL, escaped", "401", headed().replace(b"default", b"default%00", 1)),
+    Case("a slash, escaped", "401", headed().replace(b"default", b"a%2fb", 1)),
+    Case("bytes over 127, escaped", "401", headed().replace(b"default", b"%ff", 1)),
+    Case("no name of an instance", "401", headed().replace(b"default", b"", 1)),
     Case("line ends, escaped", "401", headed().replace(b"default", b"a%0d%0aX-A:%20b", 1)),
     Case("a broken escape", "401", headed().replace(b"default", b"%zz", 1)),
     Case(
