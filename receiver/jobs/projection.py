@@ -317,17 +317,25 @@ def cut(text: str | None) -> str | None:
     return text and text[:MAX_FACET_TEXT]
 
 
+def facts_of(job_id: str, job: Job) -> JobFacts:
+    """Return a job as the vendor would write it: one under way has loaded nothing so far."""
+    none_yet = None if job.ended else 0
+    return JobFacts(
+        id=job_id,
+        status=job.status,
+        reported=none_yet if job.reported is None else job.reported,
+        failed=none_yet if job.failed is None else job.failed,
+        message=job.text("message"),
+        object=job.text("object"),
+        direction=job.text("direction"),
+        created_at=job.created_at,
+        completed_at=job.ended_at,
+    )
+
+
 def _learnt(state: JobState) -> Forward:
     """Write the notification that the vendor should have sent, as bulk v2 has it."""
-    job, payload = state.job, state.job.text("callback_payload")
-    facts = JobFacts(
-        id=state.id,
-        status=job.status,
-        reported=job.reported,
-        failed=job.failed,
-        message=job.text("message"),
-    )
-    body = write(facts, "v2")
-    if payload is not None:
+    body = write(facts_of(state.id, state.job), "v2")
+    if (payload := state.job.text("callback_payload")) is not None:
         body["callback-payload"] = msgspec.Raw(payload.encode())
     return Forward(msgspec.json.encode(body))

@@ -82,7 +82,7 @@ _PART = re.compile(r"(element|user|organization)[ \t]+([!-+\--~]+)", re.IGNORECA
 _AND = re.compile(r"(?<!\s)\s++and\s++", re.IGNORECASE)
 _CONDITION = re.compile(r"\s*(\w+)\s*=\s*(?:'([^']*)'|([0-9]+))\s*")
 _FROM = re.compile(r"\bfrom\s++([^\s,;()\[\]`\"']{1,200})", re.IGNORECASE)
-_PAGE_NUMBER = re.compile("[0-9]{1,9}")
+_DIGITS = re.compile("[0-9]{1,15}")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -96,10 +96,7 @@ class Route(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFacts:
-    """A job as the vendor would write it; times in ms since the epoch.
-
-    reported, failed -- numbers of records. callback_payload -- whatever JSON can hold.
-    """
+    """A job as the vendor would write it. Times in ms since the epoch, numbers of records."""
 
     id: str
     status: str | None
@@ -110,7 +107,7 @@ class JobFacts:
     direction: str | None = None
     created_at: int | None = None
     completed_at: int | None = None
-    attempt: int = 0
+    attempt: int | None = None
     instance_id: int | None = None
     file_format: str | None = None
     warnings: int = 0
@@ -128,51 +125,26 @@ class JobFacts:
 
 
 # A job in each of the vendor's shapes: of bulk v1 and v2, of v3's status, of the job list, and the
-# document's own `BulkStatus`, which has no id. Names, and the attributes of JobFacts they show.
-SHAPES: Mapping[Shape, Mapping[str, str]] = {
-    "v2": {
-        "id": "id",
-        "status": "status",
-        "instanceId": "instance_id",
-        "recordsCount": "reported",
-        "recordsFailedCount": "failed",
-        "error": "error",
-        "message": "message",
-    },
-    "v3": {
-        "id": "number",
-        "jobStatus": "status",
-        "objectName": "object",
-        "jobDirection": "direction",
-        "recordCount": "reported",
-        "errorCount": "failed",
-        "statusMessage": "message",
-        "createdDate": "created_at",
-        "completionTime": "completed_at",
-        "fileFormat": "file_format",
-    },
-    "list": {
-        "id": "number",
-        "status": "status",
-        "job_state": "status",
-        "object_name": "object",
-        "job_direction": "direction",
-        "record_count": "reported",
-        "error_count": "failed",
-        "createdDate": "created_at",
-        "completion_time": "completed_at",
-        "instanceId": "instance_id",
-        "fileFormat": "file_format",
-    },
-    "document": {
-        "batchId": "number",
-        "status": "status",
-        "message": "message",
-        "numOfLeadsProcessed": "reported",
-        "numOfRowsFailed": "failed",
-        "numOfRowsWithWarning": "warnings",
-    },
-}
+# document's own `BulkStatus`, which has no id. An attribute of JobFacts, and its names there.
+_SHAPES: tuple[Shape, ...] = ("v2", "v3", "list", "document")
+_NAMES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    ("id", ("id", None, None, None)),
+    ("number", (None, "id", "id", "batchId")),
+    ("status", ("status", "jobStatus", "status", "status")),
+    ("status", (None, None, "job_state", None)),
+    ("instance_id", ("instanceId", None, "instanceId", None)),
+    ("reported", REPORTED),
+    ("failed", FAILED),
+    ("error", ("error", None, None, None)),
+    ("message", ("message", "statusMessage", None, "message")),
+    ("object", (None, *OBJECT, None)),
+    ("direction", (None, *DIRECTION, None)),
+    ("created_at", (None, "createdDate", "createdDate", None)),
+    ("completed_at", (None, "completionTime", "completion_time", None)),
+    ("file_format", (None, "fileFormat", "fileFormat", None)),
+    ("warnings", (None, None, None, "numOfRowsWithWarning")),
+    ("attempt", ("job_reset_attempt",) * 4),
+)
 
 
 def read_route(method: str, path: str) -> Route:
@@ -197,19 +169,17 @@ def read_route(method: str, path: str) -> Route:
 def read_authorization(text: str) -> Mapping[str, str]:
     """Read `Element <token>, User <secret>[, Organization <secret>]`, in any order and case.
 
-    Gives the values by lower-case name. Raises ValueError, whose text holds no secret.
+    Return the values by lower-case name; none of them if anything else stands there.
     """
     parts = [_PART.fullmatch(part.strip(" \t")) for part in text.split(",")]
     named = {part[1].lower(): part[2] for part in parts if part}
-    if len(named) != len(parts):
-        raise ValueError("must be: Element <token>, User <secret>")
-    return named
+    return named if len(named) == len(parts) else {}
 
 
-def read_where(text: str, fields: Collection[str]) -> dict[str, str]:
-    """Read `field='value' and …`. Raises ValueError for anything else, or another field."""
+def read_where(text: str | None, fields: Collection[str]) -> dict[str, str]:
+    """Read `field='value' and …`; None holds no condition. Raises ValueError."""
     conditions: dict[str, str] = {}
-    for part in _AND.split(text):
+    for part in [] if text is None else _AND.split(text):
         condition = _CONDITION.fullmatch(part)
         if condition is None or condition[1] not in fields:
             raise ValueError(f"where must be field='value', field one of {', '.join(fields)}")
@@ -217,21 +187,23 @@ def read_where(text: str, fields: Collection[str]) -> dict[str, str]:
     return conditions
 
 
-def read_page_size(text: str | None) -> int:
-    """Read `pageSize`. Raises ValueError."""
-    if text is None:
-        return PAGE_SIZE
-    size = int(text) if _PAGE_NUMBER.fullmatch(text) else 0
+def read_page(args: Mapping[str, str], prefix: str = "") -> tuple[int, int]:
+    """Read where a page starts, and its size. Raises ValueError.
+
+    args -- `pageSize`; `nextPage`, a number after `prefix`, or `page`, 1 being the first.
+    """
+    size = _read_number(args, "pageSize", str(PAGE_SIZE))
     if not 1 <= size <= MAX_PAGE_SIZE:
         raise ValueError(f"pageSize must be 1 to {MAX_PAGE_SIZE}")
-    return size
+    if "nextPage" in args:
+        return _read_number(args, "nextPage", prefix=prefix), size
+    return size * max(_read_number(args, "page", "1") - 1, 0), size
 
 
-def read_page(text: str) -> int:
-    """Read `page`, 1 being the first: how many pages stand before it. Raises ValueError."""
-    if not _PAGE_NUMBER.fullmatch(text):
-        raise ValueError("page must be a number")
-    return max(int(text) - 1, 0)
+def page_headers(count: int, following: str | None) -> dict[str, str]:
+    """Write the headers of a page of entries; following -- the token of the next one."""
+    headers = {COUNT_HEADER: str(count)}
+    return headers if following is None else {**headers, NEXT_PAGE_HEADER: following}
 
 
 def read_retry_after(text: str, now: float) -> int | None:
@@ -249,20 +221,20 @@ def read_retry_after(text: str, now: float) -> int | None:
 
 
 def queried_object(query: str) -> str | None:
-    """Give the object that `select … from <object>` names."""
+    """Return the object that `select … from <object>` names."""
     match = _FROM.search(query)
     return match[1] if match else None
 
 
 def write(job: JobFacts, shape: Shape) -> Body:
     """Write a job; of facts that are not known there is no word."""
-    facts = {name: getattr(job, fact) for name, fact in SHAPES[shape].items()}
-    facts["job_reset_attempt"] = job.attempt or None
-    return {name: value for name, value in facts.items() if value is not None}
+    column = _SHAPES.index(shape)
+    facts = {names[column]: getattr(job, fact) for fact, names in _NAMES}
+    return {name: value for name, value in facts.items() if name and value is not None}
 
 
 def both_vocabularies(body: Mapping[str, Any]) -> Body:
-    """Give a status its facts under the names of v2 and of v3; what stands there stays as it is."""
+    """Return a status with its facts under the names of v2 and v3 too, where they are missing."""
     result = dict(body)
     for names in (STATUS, REPORTED, FAILED):
         _add_names(result, names, names[:2])
@@ -281,6 +253,14 @@ def is_failure(status: object) -> bool:
 def write_error(request_id: str, message: str | None) -> Body:
     """Write an error as the vendor does."""
     return {"requestId": request_id, "message": message}
+
+
+def _read_number(args: Mapping[str, str], name: str, default: str = "", prefix: str = "") -> int:
+    text = args.get(name, default)
+    digits = text.removeprefix(prefix)
+    if not (text.startswith(prefix) and _DIGITS.fullmatch(digits)):
+        raise ValueError(f"{name} must be a number, or what the page before it named")
+    return int(digits)
 
 
 def _add_names(body: Body, spellings: Sequence[str], wanted: Sequence[str]) -> None:

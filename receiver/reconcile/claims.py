@@ -3,18 +3,38 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    case,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.orm import Session
 
-from receiver.database.engine import upsert
+from receiver.database.engine import affected, upsert
 from receiver.database.leases import claim, is_due
-from receiver.database.models import IS_UNDER_WAY, Facet, Heartbeat, Instance, JobRow, Pace
+from receiver.database.models import (
+    IS_UNDER_WAY,
+    Facet,
+    Heartbeat,
+    Instance,
+    JobRow,
+    Pace,
+    Question,
+)
 from receiver.jobs.job import Job
 from receiver.jobs.queries import HAS_NO_END, IS_LATE, JOBS_AND_USUAL
 from receiver.lib.clock import HOUR_MS, MINUTE_MS
 
 LEASE_MS = 30_000  # until work that a node claimed and never finished may be claimed again
 OUTAGE_MS = 5 * MINUTE_MS
+QUESTION_MS = 5_000  # between two questions of clients where a job stands
 QUEUE_MS = 5 * MINUTE_MS  # between two looks at what the vendor holds back
 MAX_POLL_PAUSE_MS = 6 * HOUR_MS  # between two polls of one job
 MAX_FETCH_PAUSE_MS = LEASE_MS * 2**8  # between two attempts to fetch one job's failed records
@@ -74,25 +94,22 @@ def poll_pause(overdue_after: int, tries: int) -> int:
 
 def claim_poll(session: Session, now: int, poll: Claim, pause: int) -> bool:
     """Take a poll for `pause` ms; False if another node did, or nothing is left to ask."""
+    claim_question(session, now, poll.key)  # clients who ask just after are answered by the store
     lease = {"poll_at": now + pause, "polls": poll.tries + 1}
     return claim(session, JobRow, poll.key, {"polls": poll.tries}, lease, IS_UNDER_WAY)
 
 
-def claim_status(
-    session: Session, now: int, *, key: Mapping[str, str], overdue_after: int, interval: int
-) -> bool:
-    """Take the asking for a job that a client wants to know of now; False if it was asked lately.
+def claim_question(session: Session, now: int, key: Mapping[str, str]) -> bool:
+    """Take the asking where a job stands, stored or not; False if it was taken lately.
 
-    key -- the job's. interval -- ms between two such questions, over all nodes. Our next own poll
-    is put off as if this were one of them; so its time says when the last question was.
+    key -- the job's. What was taken is not given back, so many who want to know of a job cost the
+    vendor one question in QUESTION_MS, whatever it answers and whichever nodes they ask.
     """
-    polls = session.scalar(select(JobRow.polls).filter_by(**key))
-    if polls is None:
-        return False
-    pause = poll_pause(overdue_after, max(polls - 1, 0))
-    lately = JobRow.poll_at.between(now + pause - interval + 1, now + MAX_POLL_PAUSE_MS)
-    long_ago = or_(JobRow.poll_at.is_(None), ~lately)
-    return claim(session, JobRow, key, {"polls": polls}, {"poll_at": now + pause}, long_ago)
+    # Other nodes may have read the time after this one, and been first all the same.
+    lately = Question.at.between(now - QUESTION_MS + 1, now + QUESTION_MS)
+    affected(session, delete(Question).where(~lately))
+    question = upsert(session, Question).values(**key, at=now).on_conflict_do_nothing()
+    return session.scalar(question.returning(Question.at)) is not None
 
 
 # --- failed records

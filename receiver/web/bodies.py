@@ -5,6 +5,7 @@ silently cut, and one that breaks off arrives shorter, without an error.
 """
 
 from collections.abc import Iterator
+from typing import IO
 
 from flask import request
 
@@ -28,6 +29,13 @@ def body_pieces(limit: int) -> Iterator[bytes]:
         yield piece
     if announced is not None and size != announced:
         raise BodyTruncated(f"{size} of {announced} bytes arrived")
+
+
+def pieces(body: IO[bytes]) -> Iterator[bytes]:
+    """Yield a spooled body, from its start."""
+    body.seek(0)
+    while piece := body.read(PIECE):
+        yield piece
 
 
 def _read() -> bytes:

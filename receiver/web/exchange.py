@@ -32,7 +32,7 @@ from receiver.instances.tokens import Bearer
 from receiver.openconnectors import shapes
 from receiver.openconnectors.client import Call, Upstream, unquoted
 from receiver.openconnectors.shapes import Route
-from receiver.web.bodies import body_pieces
+from receiver.web.bodies import body_pieces, pieces
 from receiver.web.problems import error_body
 
 log = structlog.get_logger()
@@ -44,6 +44,7 @@ MAX_UPLOADS = 8  # at once in one process; each holds a thread until all of it i
 UPLOAD_RETRY_AFTER = 2  # seconds
 SECONDS = 30  # without a byte of an answer
 DISK_RETRY_AFTER = 60  # seconds
+OUR_PAGES = "r"  # begins the tokens of our own pages; others are the vendor's
 
 _HOP_BY_HOP = frozenset(  # RFC 9110, 7.6.1; and what is for the next proxy alone
     {"connection", "proxy-connection", "keep-alive", "te", "transfer-encoding", "upgrade"}
@@ -86,7 +87,7 @@ class Question:
         return self.route.job or ""
 
     def with_header(self, name: str, value: str) -> "Question":
-        """Give a copy with this header in the place of all of that name."""
+        """Return a copy with this header in the place of all of that name."""
         others = [pair for pair in self.headers if pair[0].lower() != name.lower().encode()]
         return replace(self, headers=[*others, (name.encode(), value.encode("latin-1"))])
 
@@ -104,7 +105,7 @@ class Reply:
 
     @property
     def ok(self) -> bool:
-        """Whether the vendor did what it was question."""
+        """Whether the vendor did what was asked."""
         return 200 <= self.status < 300
 
     def replace_body(self, body: bytes) -> None:
@@ -116,7 +117,7 @@ class Reply:
 
 
 def target() -> str:
-    """Give path and query of this request below the base, percent-encoded as they came.
+    """Return path and query of this request below the base, percent-encoded as they came.
 
     Raises NotFound where the base itself is written in another way.
     """
@@ -133,18 +134,18 @@ def target() -> str:
 
 
 def headers() -> list[tuple[bytes, bytes]]:
-    """Give the headers of this request that are passed on."""
+    """Return the headers of this request that are passed on."""
     if scope := request.environ.get("asgi.scope"):
-        came = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
+        received = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
     else:
-        came = [
+        received = [
             (name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers
         ]
     named = {name.strip().lower() for name in request.headers.get("Connection", "").split(",")}
     dropped = _HOP_BY_HOP | _OURS | named
     return [
         (name, value)
-        for name, value in came
+        for name, value in received
         if (lower := name.decode("latin-1").lower()) not in dropped
         and not lower.startswith("x-forwarded-")
     ]
@@ -168,7 +169,7 @@ def upload_place() -> Iterator[None]:
 
 @contextmanager
 def spooled(limit: int) -> Iterator[IO[bytes]]:
-    """Give the body of this request, whole.
+    """Return the body of this request, whole.
 
     Raises BodyTooLarge above `limit` bytes, BodyTruncated if not all of it arrives, Overloaded
     where the disk has no room for it.
@@ -197,7 +198,7 @@ def send(vendor: Upstream, question: Question, seconds: float | None = None) -> 
 
     seconds -- without a byte of an answer; None: SECONDS.
     """
-    seconds = SECONDS if seconds is None else seconds
+    seconds = seconds or SECONDS
     safe = question.method in ("GET", "HEAD", "OPTIONS")
     call = Call(method=question.method, path="", name=question.route.kind, safe=safe)
     sent = [
@@ -206,9 +207,9 @@ def send(vendor: Upstream, question: Question, seconds: float | None = None) -> 
     ]
     if question.body is not None:
         sent.append((b"Content-Length", b"%d" % question.body.seek(0, 2)))
-    answer = vendor.relay(call, question.target, sent, _pieces(question.body), seconds)
-    pieces = vendor.pieces(answer, call)
-    reply = Reply(answer.status_code, _came_back(answer), answer, pieces)
+    body = pieces(question.body) if question.body else ()
+    answer = vendor.relay(call, question.target, sent, body, seconds)
+    reply = Reply(answer.status_code, _headers_of(answer), answer, vendor.pieces(answer, call))
     if 300 <= reply.status < 400 and reply.status != 304:
         answer.close()  # where it leads may be another host
         raise UpstreamNonsense(f"the vendor answered {reply.status}, which is not followed")
@@ -229,7 +230,7 @@ def read(reply: Reply, question: Question, seconds: float | None = None) -> byte
     """
     if reply.whole:
         return reply.body
-    deadline = time.monotonic() + (SECONDS if seconds is None else seconds)
+    deadline = time.monotonic() + (seconds or SECONDS)
     body = bytearray()
     for piece in reply.rest:
         body += piece
@@ -271,16 +272,15 @@ def json_response(content: object) -> Response:
     return Response(msgspec.json.encode(content), mimetype="application/json")
 
 
-def json_page(entries: list[Any], following: int | None) -> Response:
-    """Answer a page of our own; following -- where the next one starts."""
-    response = json_response(entries)
-    response.headers[shapes.COUNT_HEADER] = str(len(entries))
-    if following is not None:
-        response.headers[shapes.NEXT_PAGE_HEADER] = f"r{following}"
+def json_page(entries: list[Any], start: int, size: int) -> Response:
+    """Answer the page of `size` entries at `start`; one entry more says that it is not the last."""
+    page, following = entries[:size], f"{OUR_PAGES}{start + size}" if entries[size:] else None
+    response = json_response(page)
+    response.headers.update(shapes.page_headers(len(page), following))
     return response
 
 
-def _came_back(answer: httpx.Response) -> Headers:
+def _headers_of(answer: httpx.Response) -> Headers:
     named = {name.strip() for name in answer.headers.get("connection", "").lower().split(",")}
     dropped = _NOT_PASSED_BACK | named
     pairs = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in answer.headers.raw]
@@ -290,13 +290,6 @@ def _came_back(answer: httpx.Response) -> Headers:
 def _is_short(reply: Reply) -> bool:
     length = reply.headers.get("content-length", "")
     return length.isascii() and length.isdigit() and int(length) <= MAX_HELD
-
-
-def _pieces(body: IO[bytes] | None) -> Iterator[bytes]:
-    if body is not None:
-        body.seek(0)
-        while piece := body.read(MAX_HELD):
-            yield piece
 
 
 def _passing(reply: Reply, question: Question, done: Callable[[], None] | None) -> Iterator[bytes]:

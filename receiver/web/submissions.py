@@ -81,7 +81,7 @@ class Submitter:
                 self._end(submission, state)
 
     def _order(self, question: Question) -> tuple[Question, Notification, str | None]:
-        """Give what is sent with our callback URL in it, what it says of the job, and the client's.
+        """Return what is sent, with our callback URL; what it says of the job; the client's URL.
 
         Raises BadParameter for a callback URL of the client's that can never be called.
         """
@@ -174,7 +174,7 @@ def read_status(body: bytes | None, job: str | None = None) -> Notification | No
 
 
 def _with_notification_url(question: Question, url: str) -> tuple[Question, dict[str, Any]]:
-    """Write our callback URL into a download's order, and give that as it came.
+    """Write our callback URL into a download's order, and return that as it came.
 
     What is no JSON object is passed on as it is: the vendor says what is wrong with it.
     Raises BodyTooLarge.

@@ -10,10 +10,10 @@ from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
 from receiver.lib.records import UnclearDialect, count_records
+from receiver.web.bodies import pieces
 
 MAX_PARTS = 100
 MAX_FIELD = 64 * 2**10  # bytes of a form field that is read
-PIECE = 64 * 2**10
 
 
 def count_upload(body: IO[bytes], headers: Headers) -> int | None:
@@ -21,12 +21,12 @@ def count_upload(body: IO[bytes], headers: Headers) -> int | None:
     if headers.get("Content-Encoding", "identity") != "identity":
         return None
     if not headers.get("Content-Type", "").lower().startswith("multipart/"):
-        return count_records(lambda: _pieces(body))
+        return count_records(lambda: pieces(body))
     return count_records(lambda: file_pieces(body, headers))
 
 
 def form_field(body: IO[bytes] | None, headers: Headers, name: str) -> str | None:
-    """Give a field of a form in the body, in any of the two ways to write one; None if missing."""
+    """Return a field of a form in the body, None if it is missing."""
     boundary = _boundary(headers)
     if body is None or boundary is None:
         return None
@@ -47,7 +47,7 @@ def _boundary(headers: Headers) -> bytes | None:
 
 
 def file_pieces(body: IO[bytes], headers: Headers) -> Iterator[bytes]:
-    """Give the pieces of a form's only file. Raises UnclearDialect if there is none, or another."""
+    """Yield a form's only file, in pieces. Raises UnclearDialect if there is none, or another."""
     boundary = _boundary(headers)
     if boundary is None:
         raise UnclearDialect("there is no form")
@@ -63,11 +63,11 @@ def file_pieces(body: IO[bytes], headers: Headers) -> Iterator[bytes]:
 
 
 def _parts(body: IO[bytes], boundary: bytes) -> Iterator[tuple[Field | File, bytes]]:
-    """Give each piece of data with the part that it belongs to. Raises UnclearDialect."""
+    """Yield each piece of data with the part that it belongs to. Raises UnclearDialect."""
     decoder = MultipartDecoder(boundary, max_parts=MAX_PARTS)
     part: Field | File | None = None
     try:
-        for piece in chain(_pieces(body), (None,)):
+        for piece in chain(pieces(body), (None,)):
             decoder.receive_data(piece)
             while not isinstance(event := decoder.next_event(), (NeedData, Epilogue)):
                 if isinstance(event, (Field, File)):
@@ -79,9 +79,3 @@ def _parts(body: IO[bytes], boundary: bytes) -> Iterator[tuple[Field | File, byt
     except (HTTPException, ValueError) as error:
         raise UnclearDialect("the form cannot be read") from error
     raise UnclearDialect("the form is not whole")
-
-
-def _pieces(body: IO[bytes]) -> Iterator[bytes]:
-    body.seek(0)
-    while piece := body.read(PIECE):
-        yield piece

@@ -164,6 +164,7 @@ def test_a_status_comes_from_the_store_and_the_vendor_is_asked_for_unknown_jobs_
     ],
 )
 def test_without_a_right_token_nothing_is_answered(one_for_all, authorization):
+    one_for_all.sandbox.stage.requests.clear()
     given = {} if authorization is None else {"Authorization": authorization}
     headers = {
         name: value.replace("{token}", one_for_all.token).encode("latin-1")
@@ -522,6 +523,7 @@ FORBIDDEN = [
 
 @pytest.mark.parametrize("url", FORBIDDEN)
 def test_a_forbidden_url_is_refused_before_anything_is_sent(one_for_all, url):
+    one_for_all.sandbox.stage.requests.clear()
     if url.strip() == url and url:
         answer = one_for_all.upload(headers={CALLBACK: url})
         expect_vendors_error(answer, 400, "callback URL")

@@ -294,6 +294,15 @@ class Pace(Base):
     queued_asked_at: Mapped[int | None]
 
 
+class Question(Base):
+    """A job that the vendor was asked for a moment ago; it need not be stored, nor exist."""
+
+    __tablename__ = "questions"
+    instance: Mapped[InstanceName] = mapped_column(primary_key=True)
+    id: Mapped[JobId] = mapped_column(primary_key=True)
+    at: Mapped[int]
+
+
 class UsualTime(Base):
     """How long jobs of an object mostly take, so that those that take longer are overdue."""
 

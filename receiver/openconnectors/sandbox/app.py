@@ -1,26 +1,35 @@
-"""The vendor's bulk API as a Flask application."""
+"""The vendor's bulk API as a Flask application. What cannot be read is a ValueError, and a 400."""
 
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
+from pathlib import Path
+from typing import IO, Literal
 from uuid import uuid4
 
 import msgspec
-from flask import Blueprint, Flask, Response, g, request
+from flask import Blueprint, Flask, Request, Response, g, request
 from msgspec import Raw
-from werkzeug.exceptions import BadRequest, Conflict, HTTPException, NotFound
+from werkzeug.exceptions import Conflict, HTTPException, NotAcceptable, NotFound, Unauthorized
 from werkzeug.routing import BaseConverter
 
+from receiver.errors import CredentialError
 from receiver.openconnectors import shapes
-from receiver.openconnectors.sandbox import parameters, service
+from receiver.openconnectors.sandbox import service
+from receiver.openconnectors.sandbox.deliveries import read_callback_url
 from receiver.openconnectors.sandbox.faults import Answer, Options, Redirect
 from receiver.openconnectors.sandbox.jobs import WHERE, Job, Order
 from receiver.openconnectors.sandbox.service import OBJECTS
-from receiver.openconnectors.sandbox.stage import Stage, controls, current_stage, json_response
-from receiver.openconnectors.shapes import BASE, DELIVERIES, MEDIA_TYPES
+from receiver.openconnectors.sandbox.stage import (
+    Stage,
+    controls,
+    current_stage,
+    json_response,
+    short_body,
+)
+from receiver.openconnectors.shapes import BASE, DELIVERIES, FORMATS, MEDIA_TYPES, Format
 
-_FIRST_PART = 64 << 10  # bytes of an upload that are read before it is cut off
-_MAX_JSON = 1 << 20  # bytes
+_PIECE = 64 << 10  # bytes
 _HUB = re.compile(r"/elements/api-v2(/hubs/[^/]+)?")
 _QUEUE_FIELDS = ("channel", "status")
 _PAGE_OF_HTML = "<!doctype html><title>Sign in</title><h1>Sign in</h1>"
@@ -34,8 +43,38 @@ class _ObjectName(BaseConverter):
     regex = r"(?!(?:jobs|query|download|workflows|status|errors|cancel)\Z)[^/]+"
 
 
-class _Number(BaseConverter):
-    regex = "[0-9]+"
+class _UploadRequest(Request):
+    """A request that closes its files even if it breaks off before they are complete."""
+
+    def _get_file_stream(
+        self,
+        total_content_length: int | None,
+        content_type: str | None,
+        filename: str | None = None,
+        content_length: int | None = None,
+    ) -> IO[bytes]:
+        about = (total_content_length, content_type, filename, content_length)
+        stream = super()._get_file_stream(*about)
+        self.__dict__.setdefault("streams", []).append(stream)
+        return stream
+
+    def close(self) -> None:
+        """Close all files, complete or not."""
+        super().close()
+        for stream in self.__dict__.get("streams", ()):
+            stream.close()
+
+
+class _Download(msgspec.Struct, rename="camel"):
+    """The body of `POST /bulk/download`. What narrows a download is checked, but not heeded."""
+
+    object_name: str
+    format: str = ""
+    notification_url: str | None = None
+    where: str = ""
+    select_fields: str = ""
+    since: str = msgspec.field(name="from", default="")
+    until: str = msgspec.field(name="to", default="")
 
 
 def create_sandbox(options: Options) -> Flask:
@@ -44,14 +83,16 @@ def create_sandbox(options: Options) -> Flask:
     Its Stage is `app.extensions["sandbox"]`; whoever creates the application closes that.
     """
     app = Flask(__name__, static_folder=None)
-    app.request_class = parameters.UploadRequest
+    app.request_class = _UploadRequest
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.config["PROPAGATE_EXCEPTIONS"] = True
-    app.url_map.converters |= {"object": _ObjectName, "number": _Number}
+    app.url_map.converters["object"] = _ObjectName
     app.url_map.merge_slashes = False
     app.extensions["sandbox"] = Stage(options)
-    app.register_error_handler(HTTPException, _refusal)
-    app.register_error_handler(OSError, _breakage)
+    app.register_error_handler(HTTPException, _refuse)
+    for error in (ValueError, RecursionError, CredentialError):
+        app.register_error_handler(error, lambda error: _failure(400, str(error)))
+    app.register_error_handler(OSError, _break_off)
     app.register_blueprint(api, url_prefix=BASE)
     app.register_blueprint(api, url_prefix=f"{BASE}/hubs/<hub>", name="hub")
     app.register_blueprint(controls, url_prefix="/sandbox")
@@ -63,9 +104,8 @@ def create_sandbox(options: Options) -> Flask:
 
 def _page(entries: Sequence[object], following: int | None) -> Response:
     response = json_response(entries)
-    response.headers[shapes.COUNT_HEADER] = str(len(entries))
-    if following is not None:
-        response.headers[shapes.NEXT_PAGE_HEADER] = str(following)
+    token = None if following is None else str(following)
+    response.headers.update(shapes.page_headers(len(entries), token))
     return response
 
 
@@ -73,15 +113,14 @@ def _failure(status: int, message: str | None) -> Response:
     return json_response(shapes.write_error(uuid4().hex, message), status)
 
 
-def _refusal(error: HTTPException) -> Response:
+def _refuse(error: HTTPException) -> Response:
     response = _failure(error.code or HTTPStatus.INTERNAL_SERVER_ERROR, error.description)
-    for name, value in error.get_headers():
-        if name.lower() != "content-type":
-            response.headers[name] = value
+    own = [pair for pair in error.get_headers() if pair[0].lower() != "content-type"]
+    response.headers.update(own)
     return response
 
 
-def _breakage(error: OSError) -> Response:
+def _break_off(error: OSError) -> Response:
     """Answer where chunks are broken, which Werkzeug complains of without an error number."""
     if isinstance(error, ConnectionError) or error.errno is not None:
         raise error  # and the server drops the connection, as some faults want it
@@ -90,22 +129,22 @@ def _breakage(error: OSError) -> Response:
 
 def _fault(stage: Stage) -> Response | None:
     faults = stage.options.faults
-    answer = faults.use("answer")
-    if isinstance(answer, Answer):
-        response = _failure(
-            answer.status, "The sandbox answers so because of a fault that was set."
-        )
+    if isinstance(answer := faults.use("answer"), Answer):
+        message = "The sandbox answers so because of a fault that was set."
+        response = _failure(answer.status, message)
         if answer.retry_after or answer.status == HTTPStatus.TOO_MANY_REQUESTS:
             response.headers["Retry-After"] = answer.retry_after or "1"
         return response
     if faults.use("html"):
         return Response(_PAGE_OF_HTML, content_type="text/html; charset=utf-8")
-    redirect = faults.use("redirect")
-    if isinstance(redirect, Redirect):
+    if isinstance(redirect := faults.use("redirect"), Redirect):
         response = _failure(HTTPStatus.FOUND, "Found")
         response.headers["Location"] = redirect.to
         return response
     return None
+
+
+# --- requests
 
 
 @api.url_value_preprocessor
@@ -115,16 +154,26 @@ def _drop_hub(_endpoint: str | None, values: dict[str, str] | None) -> None:
 
 
 @api.before_request
-def _arrive() -> Response | None:
+def _receive() -> Response | None:
     stage = current_stage()
     stage.requests[f"{request.method} {_HUB.sub('', request.path)}"] += 1
     stage.closing.wait(stage.options.faults.slow)
     if fault := _fault(stage):
         return fault
-    g.token = parameters.owner(
+    g.token = owner(
         request.headers.get("Authorization", ""), any_user=request.path.endswith(DELIVERIES)
     )
     return None
+
+
+def owner(authorization: str, *, any_user: bool = False) -> str:
+    """Return the element token; any_user -- or "", where an organization's secret came instead."""
+    named = shapes.read_authorization(authorization)
+    if {"user", "element"} <= named.keys():
+        return named["element"]
+    if any_user and "organization" in named:
+        return ""
+    raise Unauthorized("Authorization must be: Element <token>, User <secret>")
 
 
 def _job(job_id: str) -> Job:
@@ -132,6 +181,83 @@ def _job(job_id: str) -> Job:
     if job is None:
         raise NotFound(f"there is no job {job_id}")
     return job
+
+
+def _create(
+    direction: Literal["UPLOAD", "DOWNLOAD"],
+    object_name: str | None,
+    callback_url: str | None,
+    format_name: str | None = None,
+) -> Response:
+    """Create a job, with the file of this request if it is an upload."""
+    order = Order(
+        token=g.token,
+        object_name=_require_object(object_name),
+        direction=direction,
+        callback_url=read_callback_url(callback_url),
+        payload=_payload(),
+        file_format=_format(format_name),
+    )
+    stage = current_stage()
+    source = _save_upload(stage.folder) if direction == "UPLOAD" else None
+    return json_response(stage.jobs.write_created(stage.jobs.create(order, source)))
+
+
+def _require_object(name: str | None) -> str:
+    if name not in OBJECTS:
+        raise ValueError(f"the object must be one of {', '.join(OBJECTS)}")
+    return name
+
+
+def _callback_url() -> str | None:
+    return request.headers.get(shapes.CALLBACK_URL_HEADER)
+
+
+def _payload() -> Raw:
+    """Return the callback payload in the form's `metaData`, a field or a file; empty: none."""
+    file = request.files.get("metaData")
+    text = file.read() if file else request.form.get("metaData")
+    members = msgspec.json.decode(text or "{}", type=dict[str, Raw])
+    named = (members[name] for name in shapes.CALLBACK_PAYLOAD if name in members)
+    return next(named, Raw()).copy()
+
+
+def _save_upload(folder: Path) -> Path:
+    """Copy the form's file, or a body that is the file itself, into a folder."""
+    path = folder / uuid4().hex
+    file = request.files.get("file")
+    if file is not None:
+        file.save(path)
+    elif request.mimetype in (*MEDIA_TYPES.values(), "application/octet-stream", "text/plain"):
+        with path.open("wb") as copy:
+            while piece := request.stream.read(_PIECE):
+                copy.write(piece)
+    else:
+        raise ValueError("the multipart field file is missing")
+    if not path.stat().st_size:
+        raise ValueError("the file is empty")
+    return path
+
+
+def _format(name: str | None) -> Format | None:
+    """Return the format that has this name, or is of this media type; None: none was named."""
+    if name and name not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}")
+    return FORMATS[name] if name else None
+
+
+def _format_wanted(order: Order) -> Format:
+    """Return the format that was asked for by name, else the one that `Accept` likes best."""
+    accept, own = request.accept_mimetypes, order.file_format or "csv"
+    wanted = _format(request.args.get("format"))
+    if wanted is None and accept:
+        best = accept.best_match([MEDIA_TYPES[own], *MEDIA_TYPES.values()])
+        if best is None:
+            raise NotAcceptable(f"the file can be had as {', '.join(MEDIA_TYPES.values())}")
+        wanted = FORMATS[best]
+    if order.file_format is not None and wanted not in (None, own):
+        raise ValueError(f"the file was ordered as {MEDIA_TYPES[own]}")
+    return wanted or own
 
 
 # --- the vendor's paths
@@ -146,7 +272,7 @@ def objects() -> Response:
 @api.get("/objects/<object_name>/metadata")
 def metadata(object_name: str) -> Response:
     """The fields of an object."""
-    parameters.known_object(object_name)
+    _require_object(object_name)
     field = {"vendorPath": "email", "type": "string", "vendorRequired": True}
     return json_response({"name": object_name, "fields": [field]})
 
@@ -154,21 +280,14 @@ def metadata(object_name: str) -> Response:
 @api.post("/bulk/<object:object_name>")
 def upload(object_name: str) -> Response:
     """Take a file and create the job that loads it."""
-    stage = current_stage()
-    if stage.options.faults.use("die_in_upload"):
-        request.stream.read(_FIRST_PART)
+    faults = current_stage().options.faults
+    if faults.use("die_in_upload"):
+        request.stream.read(_PIECE)
         raise ConnectionAbortedError
-    order = Order(
-        token=g.token,
-        object_name=parameters.known_object(object_name),
-        direction="UPLOAD",
-        callback_url=parameters.header_url(),
-        payload=parameters.payload(parameters.meta_data()),
-    )
-    job = stage.jobs.create(order, parameters.save_upload(stage.folder))
-    if stage.options.faults.use("die_after_upload"):
+    response = _create("UPLOAD", object_name, _callback_url())
+    if faults.use("die_after_upload"):
         raise ConnectionAbortedError
-    return json_response(stage.jobs.write_created(job, "instanceId"))
+    return response
 
 
 @api.post("/bulk/query")
@@ -176,73 +295,46 @@ def query() -> Response:
     """Create a job whose result is all that was loaded into the object that `q` names."""
     text = request.args.get("q") or request.form.get("q") or ""
     if not text.lower().lstrip().startswith("select"):
-        raise BadRequest("q must be: select ... from <object>")
-    return _fetch(
-        Order(
-            token=g.token,
-            object_name=parameters.known_object(shapes.queried_object(text)),
-            direction="DOWNLOAD",
-            callback_url=parameters.header_url(),
-            payload=parameters.payload(parameters.meta_data()),
-            file_format=parameters.format_named(request.args.get("fileFormat")),
-        )
-    )
+        raise ValueError("q must be: select ... from <object>")
+    object_name = shapes.queried_object(text)
+    return _create("DOWNLOAD", object_name, _callback_url(), request.args.get("fileFormat"))
 
 
 @api.post("/bulk/download")
 @api.post("/bulk/workflows")
 def download() -> Response:
     """Create a job whose result is all that was loaded into an object."""
-    request.max_content_length = _MAX_JSON
-    try:
-        wanted = msgspec.json.decode(request.get_data(), type=parameters.Download)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise BadRequest(f"the body cannot be read: {error}") from error
-    return _fetch(
-        Order(
-            token=g.token,
-            object_name=parameters.known_object(wanted.object_name),
-            direction="DOWNLOAD",
-            callback_url=parameters.callback_url(wanted.notification_url),
-            file_format=parameters.format_named(wanted.format or None),
-        )
-    )
+    wanted = msgspec.json.decode(short_body(), type=_Download)
+    return _create("DOWNLOAD", wanted.object_name, wanted.notification_url, wanted.format)
 
 
-def _fetch(order: Order) -> Response:
-    jobs = current_stage().jobs
-    return json_response(jobs.write_created(jobs.create(order), "instance_id"))
-
-
-@api.get("/bulk/<number:job_id>")
+@api.get("/bulk/<int:job_id>")
 @api.get("/bulk/<job_id>/status")
-def status(job_id: str) -> Response:
+def status(job_id: str | int) -> Response:
     """Where a job stands."""
-    return json_response(current_stage().jobs.write(_job(job_id)))
+    return json_response(current_stage().jobs.write(_job(str(job_id))))
 
 
 @api.get("/bulk/<job_id>/errors")
 def errors(job_id: str) -> Response:
     """The records of a job that were refused, a page at a time."""
-    size, token = parameters.page_size(), parameters.page_start()
-    start = token or size * parameters.read(shapes.read_page, request.args.get("page", "1"))
+    start, size = shapes.read_page(request.args)
     job = _job(job_id)
-    refused = job.loads[0].refused if job.source and job.loads else None
-    lines, following = service.refused_page(refused, start, size) if refused else ([], None)
-    if token and not lines:
-        raise BadRequest("nextPage is no token of this list")
-    entries = [msgspec.json.decode(line, type=dict[str, Raw]) for line in lines]
+    lines = service.refused(job.loads[0], start, size + 1) if job.source and job.loads else []
+    if start and not lines and "nextPage" in request.args:
+        raise ValueError("nextPage is no token of this list")
+    entries = [msgspec.json.decode(line, type=dict[str, Raw]) for line in lines[:size]]
     if names := request.args.get("fields"):
         wanted = names.split(",")
         entries = [{name: entry[name] for name in wanted if name in entry} for entry in entries]
-    return _page(entries, following)
+    return _page(entries, start + size if lines[size:] else None)
 
 
 @api.get("/bulk/<job_id>/<object:object_name>")
 def file(job_id: str, object_name: str) -> Response:
     """The records that a job loaded, or that it was to fetch."""
     job = _job(job_id)
-    wanted = parameters.format_wanted(job.order)
+    wanted = _format_wanted(job.order)
     if object_name != job.order.object_name:
         raise NotFound(f"job {job_id} has no file of {object_name}")
     if not job.has_ended:
@@ -253,15 +345,17 @@ def file(job_id: str, object_name: str) -> Response:
 @api.get("/bulk/jobs")
 def jobs() -> Response:
     """The jobs of the element token, newest first, a page at a time."""
-    where, size = parameters.conditions(WHERE), parameters.page_size()
-    start, all_jobs = parameters.page_start(), current_stage().jobs
+    where = shapes.read_where(request.args.get("where"), WHERE)
+    start, size = shapes.read_page(request.args)
+    before = "nextPage" in request.args and start  # an id: others are created meanwhile
+    all_jobs = current_stage().jobs
     matching = [
         job
         for job in all_jobs.of(g.token)
-        if (start is None or int(job.id) < start) and job.matches(where)
+        if (not before or int(job.id) < before) and job.matches(where)
     ]
     entries = [all_jobs.write(job, "list") for job in matching[:size]]
-    return _page(entries, int(matching[size - 1].id) if len(matching) > size else None)
+    return _page(entries, int(matching[size - 1].id) if matching[size:] else None)
 
 
 @api.put("/bulk/<job_id>/cancel")
@@ -276,12 +370,14 @@ def cancel(job_id: str) -> Response:
 @api.get(DELIVERIES)
 def deliveries() -> Response:
     """The callbacks that match `where`."""
-    return json_response(current_stage().deliveries.listing(parameters.conditions(_QUEUE_FIELDS)))
+    where = shapes.read_where(request.args.get("where"), _QUEUE_FIELDS)
+    return json_response(current_stage().deliveries.listing(where))
 
 
 @api.put(DELIVERIES)
 def resend() -> Response:
     """Send what is queued."""
-    if parameters.conditions(_QUEUE_FIELDS) != {"channel": "webhook", "status": "queued"}:
-        raise BadRequest(f"where must be {shapes.QUEUED}")
+    where = shapes.read_where(request.args.get("where"), _QUEUE_FIELDS)
+    if where != {"channel": "webhook", "status": "queued"}:
+        raise ValueError(f"where must be {shapes.QUEUED}")
     return json_response(current_stage().deliveries.resend())

@@ -1,12 +1,14 @@
 """`receiver sandbox`, and serving it over HTTP."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from inspect import getdoc
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import click
 import msgspec
@@ -14,14 +16,17 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from receiver.errors import CredentialError
 from receiver.openconnectors.sandbox.app import create_sandbox
-from receiver.openconnectors.sandbox.deliveries import is_callback_url
+from receiver.openconnectors.sandbox.deliveries import read_callback_url
 from receiver.openconnectors.sandbox.faults import Faults, Options, signature_key
 from receiver.openconnectors.sandbox.stage import Stage
 from receiver.openconnectors.shapes import BASE, Shape
-from receiver.openconnectors.signatures import SignatureKey
 
 _POLL_SECONDS = 0.05  # until it sees that it shall stop
 _SECONDS = click.FloatRange(min=0, max=86_400)
+
+_FAULTS = "\n\n".join(f"\b\n{text}" for text in (getdoc(Faults) or "").split("\n\n"))
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +63,13 @@ def running(options: Options) -> Iterator[Running]:
     app = create_sandbox(options)
     stage: Stage = app.extensions["sandbox"]
     with closing(stage):
-        server = make_server(
-            options.host, options.port, app, threaded=True, request_handler=_Connection
-        )
+        host, port = options.bind
+        server = make_server(host, port, app, threaded=True, request_handler=_Connection)
         thread = Thread(
             target=server.serve_forever, args=(_POLL_SECONDS,), name="sandbox-server", daemon=True
         )
         thread.start()
-        host = f"[{options.host}]" if ":" in options.host else options.host
-        url = f"http://{host}:{server.port}"
+        url = f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
         try:
             yield Running(url, url + BASE, stage)
         finally:
@@ -86,55 +89,44 @@ def serve(options: Options) -> None:
         stop.wait()
 
 
-def _address(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, int]:
-    host, colon, port = value.rpartition(":")
+def _read(convert: Callable[[str], T]) -> Callable[..., T | None]:
+    """Have an option's text read by a function that raises ValueError or CredentialError."""
+
+    def callback(_context: click.Context, _option: click.Parameter, text: str | None) -> T | None:
+        try:
+            return None if text is None else convert(text)
+        except (ValueError, RecursionError, CredentialError) as error:
+            raise click.BadParameter(str(error)) from error
+
+    return callback
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
     if not (colon and host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
-        raise click.BadParameter("must be HOST:PORT")
+        raise ValueError("must be HOST:PORT")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def _key(
-    _context: click.Context, _option: click.Parameter, value: Path | None
-) -> SignatureKey | None:
-    if value is None:
-        return None
-    try:
-        return signature_key(value.read_bytes())
-    except CredentialError as error:
-        raise click.BadParameter(str(error)) from error
-
-
-def _url(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not is_callback_url(value):
-        raise click.BadParameter("must be an http or https URL")
-    return value
-
-
-def _faults(_context: click.Context, _option: click.Parameter, value: str) -> Faults:
-    try:
-        return msgspec.json.decode(value, type=Faults)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise click.BadParameter(str(error)) from error
-
-
-@click.command("sandbox")
+@click.command("sandbox", epilog=_FAULTS)
 @click.option(
     "--bind",
     default="127.0.0.1:9000",
     show_default=True,
     metavar="HOST:PORT",
-    callback=_address,
+    callback=_read(_address),
     help="Where to listen; port 0 takes a free one.",
 )
 @click.option(
     "--signature-key-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    callback=_key,
+    "signature_key",
+    type=click.Path(exists=True, dir_okay=False),
+    callback=_read(lambda path: signature_key(Path(path).read_bytes())),
     help="Sign callbacks with the key in this file; one final line end is dropped.",
 )
 @click.option(
     "--first-job",
-    type=click.IntRange(1, 10**15),
+    type=click.IntRange(1, 10**14),
     default=1234,
     show_default=True,
     help="The id of the first job. A sandbox started anew needs a higher one, or a receiver with a"
@@ -162,54 +154,25 @@ def _faults(_context: click.Context, _option: click.Parameter, value: str) -> Fa
     help="Shape of what is said of jobs; `document` is the OpenAPI document's, without an id.",
 )
 @click.option("--total-counts", is_flag=True, help="Count failed records as loaded too.")
-@click.option("--callback-url", callback=_url, help="For jobs whose request names none.")
+@click.option("--callback-url", callback=_read(read_callback_url), help="Where no other is named.")
 @click.option("--allow-remote", is_flag=True, help="Send callbacks to other hosts too.")
 @click.option(
     "--faults",
     default="{}",
     metavar="JSON",
-    callback=_faults,
+    callback=_read(partial(msgspec.json.decode, type=Faults)),
     help='In force from the start, such as \'{"drop_callbacks": true, "html": 2}\'.',
 )
-def command(
-    *,
-    bind: tuple[str, int],
-    signature_key_file: SignatureKey | None,
-    first_job: int,
-    job_seconds: float,
-    retry_seconds: float,
-    shape: Shape,
-    total_counts: bool,
-    callback_url: str | None,
-    allow_remote: bool,
-    faults: Faults,
-) -> None:
+@click.pass_context
+def command(context: click.Context, /, **_options: object) -> None:
     """Simulate the vendor's bulk API on a local port; any token and secret is taken.
 
     While it runs, `curl -T KEY-FILE http://HOST:PORT/sandbox/signature-key` gives it another key to
     sign with. `curl -X PUT -d '{"drop_callbacks": true}' http://HOST:PORT/sandbox/faults` puts
     those faults in the place of all others, `{}` ends them. GET shows them; /sandbox/requests and
     /sandbox/deliveries show what was requested and which callbacks were sent.
-
-    Faults: drop_callbacks, reorder_callbacks, overtake (true); delay_callbacks, slow (seconds);
-    duplicate_callbacks (copies); html, die_in_upload, die_after_upload (times); answer ({"status",
-    "times", "retry_after"}); redirect ({"to", "times"}); final_status.
     """
-    serve(
-        Options(
-            host=bind[0],
-            port=bind[1],
-            first_job=first_job,
-            signature_key=signature_key_file,
-            job_seconds=job_seconds,
-            retry_seconds=retry_seconds,
-            shape=shape,
-            total_counts=total_counts,
-            callback_url=callback_url,
-            allow_remote=allow_remote,
-            faults=faults,
-        )
-    )
+    serve(Options(**context.params))  # each option is a field there
 
 
 COMMANDS = (command,)

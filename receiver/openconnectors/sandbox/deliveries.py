@@ -1,12 +1,13 @@
 """Callbacks: signed, sent, retried, and queued once their subscription is given up."""
 
 import ipaddress
-import random
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from threading import RLock
 from typing import Literal
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx
@@ -18,8 +19,7 @@ from receiver.openconnectors.signatures import HEADER, sign
 
 State = Literal["pending", "delivered", "failed", "queued", "dropped", "refused"]
 
-_MAX_PORT = 65535
-_REORDER_SECONDS = 0.5
+_REORDER_MS = 500
 _RETRY_FACTOR = 8
 _TIMEOUT_SECONDS = 10.0
 
@@ -65,7 +65,6 @@ class Deliveries:
         self._options, self._later, self._lock = options, later, lock
         self._all: list[Delivery] = []
         self._inactive: set[str] = set()
-        self._held: list[Delivery] = []
         # Proxies of the environment would take callbacks away from this host.
         self._client = httpx.Client(
             trust_env=False, follow_redirects=False, timeout=_TIMEOUT_SECONDS
@@ -87,10 +86,9 @@ class Deliveries:
                 delivery.state = "dropped"
             elif faults.overtake:
                 self._attempt(delivery)
-            elif faults.reorder_callbacks:
-                self._hold(delivery)
             else:
-                self._schedule(faults.delay_callbacks, delivery)
+                shuffled = secrets.randbelow(_REORDER_MS) / 1000 if faults.reorder_callbacks else 0
+                self._schedule(faults.delay_callbacks + shuffled, delivery)
 
     def listing(self, where: Mapping[str, str]) -> list[dict[str, object]]:
         """List the deliveries whose summary has the values of `where`, oldest first."""
@@ -105,31 +103,15 @@ class Deliveries:
             queued = [delivery for delivery in self._all if delivery.state == "queued"]
             for delivery in queued:
                 delivery.state, delivery.tries = "pending", 0
-            self._schedule(0, *queued)
+                self._schedule(0, delivery)
             return [delivery.summary() for delivery in queued]
 
     def close(self) -> None:
         """Close the connections; nothing is sent any more."""
         self._client.close()
 
-    def _schedule(self, seconds: float, *deliveries: Delivery) -> None:
-        self._later.run(seconds, "sending", partial(self._attempt_all, deliveries))
-
-    def _hold(self, delivery: Delivery) -> None:
-        with self._lock:
-            if not self._held:
-                self._later.run(_REORDER_SECONDS, "sending", self._release)
-            self._held.append(delivery)
-
-    def _release(self) -> None:
-        with self._lock:
-            held, self._held = self._held, []
-        random.shuffle(held)
-        self._attempt_all(held)
-
-    def _attempt_all(self, deliveries: Sequence[Delivery]) -> None:
-        for delivery in deliveries:
-            self._attempt(delivery)
+    def _schedule(self, seconds: float, delivery: Delivery) -> None:
+        self._later.run(seconds, "sending", partial(self._attempt, delivery))
 
     def _attempt(self, delivery: Delivery) -> None:
         with self._lock:
@@ -154,23 +136,22 @@ class Deliveries:
             return self._client.post(
                 delivery.url, content=delivery.body, headers=delivery.headers
             ).status_code
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             return type(error).__name__
 
 
-def is_callback_url(text: str) -> bool:
-    """Whether callbacks can be sent to `text` at all: an HTTP URL with a host."""
-    try:
-        url = httpx.URL(text)
-        host, port = url.host, url.port or 1
-    except (httpx.InvalidURL, ValueError):  # ValueError: no such internationalised host name
-        return False
-    return url.scheme in {"http", "https"} and bool(host) and port <= _MAX_PORT
+def read_callback_url(text: str | None) -> str | None:
+    """Return a URL that callbacks can be sent to, if there is one. Raises ValueError."""
+    url = urlsplit(text or "")
+    is_right = url.scheme in {"http", "https"} and url.hostname and url.port != 0
+    if text is not None and not is_right:
+        raise ValueError("the callback URL must be an http or https URL")
+    return text
 
 
 def is_loopback(url: str) -> bool:
     """Whether `url` names this host."""
-    host = httpx.URL(url).host
+    host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

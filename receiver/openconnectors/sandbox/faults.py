@@ -41,7 +41,7 @@ class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     drop_callbacks -- callbacks are never sent.
     delay_callbacks -- seconds before a callback is first sent.
     duplicate_callbacks -- how many copies of each callback are sent beside the one.
-    reorder_callbacks -- callbacks are held for half a second and sent shuffled, one after another.
+    reorder_callbacks -- each callback is held for up to half a second, so that others pass it.
     answer, html, redirect -- the next API calls get an error, a page of HTML with 200, or a 302.
     die_in_upload -- the next uploads are cut off without an answer or a job.
     die_after_upload -- the next uploads become jobs, then are cut off without an answer.
@@ -81,7 +81,7 @@ class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class Options:
     """How a sandbox behaves; the key and the faults may be replaced while it runs.
 
-    host, port -- where it listens; port 0 takes a free one.
+    bind -- host and port where it listens; port 0 takes a free one.
     first_job -- the id of its first job; ids count on from there.
     signature_key -- signs the callbacks; None: they are unsigned.
     job_seconds -- from a job's creation to its end.
@@ -95,8 +95,7 @@ class Options:
     allow_remote -- send callbacks to hosts other than this one.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 0
+    bind: tuple[str, int] = ("127.0.0.1", 0)
     first_job: int = 1234
     signature_key: SignatureKey | None = None
     job_seconds: float = 1.0

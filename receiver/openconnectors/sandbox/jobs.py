@@ -20,7 +20,6 @@ from receiver.openconnectors.sandbox.faults import Options
 from receiver.openconnectors.sandbox.service import Loaded
 from receiver.openconnectors.shapes import Format, JobFacts, Shape
 
-ENDINGS = frozenset({"COMPLETED", "COMPLETE", "SUCCESS", "CANCELLED", "ABORTED", "ERROR"})
 WHERE = ("job_status", "object_name", "job_direction", "record_count")
 INSTANCE_ID = 425904
 
@@ -37,17 +36,15 @@ class Later:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._crews = {
-            "loading": ThreadPoolExecutor(4, "sandbox-loading"),
-            "sending": ThreadPoolExecutor(16, "sandbox-sending"),
-        }
+        threads = {"loading": 4, "sending": 16}
+        self._pools = {n: ThreadPoolExecutor(k, f"sandbox-{n}") for n, k in threads.items()}
         self._thread = Thread(target=self._loop.run_forever, name="sandbox-later", daemon=True)
         self._thread.start()
 
-    def run(self, seconds: float, crew: str, step: Callable[[], None]) -> None:
-        """Have a thread of `crew` run `step` in `seconds`; never, if closed before."""
+    def run(self, seconds: float, pool: str, step: Callable[[], None]) -> None:
+        """Have a thread of `pool` run `step` in `seconds`; never, if closed before."""
         with suppress(RuntimeError):
-            submit = partial(self._crews[crew].submit, step)
+            submit = partial(self._pools[pool].submit, step)
             self._loop.call_soon_threadsafe(self._loop.call_later, seconds, submit)
 
     def close(self) -> None:
@@ -56,8 +53,8 @@ class Later:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
-        for crew in self._crews.values():
-            crew.shutdown(cancel_futures=True)
+        for pool in self._pools.values():
+            pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +99,7 @@ class Job:
     @property
     def has_ended(self) -> bool:
         """Whether its status is final."""
-        return self.status in ENDINGS
+        return self.ended is not None
 
     def ending(self, status: str, message: str | None = None) -> "Job":
         """Return the same job, ended now."""
@@ -131,12 +128,7 @@ class Jobs:
         with self._lock:
             job = Job(id=str(self._options.first_job + len(self._jobs)), order=order, source=source)
             self._jobs[job.id] = job
-        if not self._options.faults.overtake:
-            self._schedule(job)
-            return job
-        moved: Job | None = job
-        while moved is not None and not moved.has_ended:
-            moved = self._move(moved)
+        self._schedule(job)
         return job
 
     def find(self, job_id: str, token: str | None = None) -> Job | None:
@@ -181,35 +173,37 @@ class Jobs:
             direction=job.order.direction,
             created_at=job.created,
             completed_at=job.ended,
-            attempt=job.attempt,
+            attempt=job.attempt or None,
             instance_id=INSTANCE_ID,
             file_format=job.order.file_format or "csv",
         )
         return shapes.write(facts, shape or self._options.shape)
 
-    def write_created(self, job: Job, instance: str) -> shapes.Body:
-        """Write what the call that created `job` is answered; instance -- that name's spelling."""
+    def write_created(self, job: Job) -> shapes.Body:
+        """Write what the call that created `job` is answered."""
         if self._options.shape in ("v2", "document"):
+            instance = "instanceId" if job.source else "instance_id"
             return {"id": job.id, "status": "CREATED", instance: INSTANCE_ID}
-        return self.write(Job(id=job.id, order=job.order, source=None, created=job.created))
+        return self.write(job)
 
     def _schedule(self, job: Job) -> None:
+        if self._options.faults.overtake:
+            self._move(job)
+            return
         pause = self._options.job_seconds / (len(_NEXT) + 1)
-        self._later.run(pause, "loading", partial(self._step, job))
+        self._later.run(pause, "loading", partial(self._move, job))
 
-    def _step(self, job: Job) -> None:
-        if (moved := self._move(job)) and not moved.has_ended:
-            self._schedule(moved)
-
-    def _move(self, job: Job) -> Job | None:
-        """Move `job` on and notify its end; None if it was cancelled or reset meanwhile."""
+    def _move(self, job: Job) -> None:
+        """Move `job` on, unless it was cancelled or reset meanwhile, and notify its end."""
         moved = self._advance(job)
         with self._lock:
             if self._jobs[job.id] is not job:
-                return None
+                return
             self._jobs[job.id] = moved
-        self._notify(moved)
-        return moved
+        if moved.has_ended:
+            self._notify(moved)
+        else:
+            self._schedule(moved)
 
     def _advance(self, job: Job) -> Job:
         if job.status in _NEXT:
@@ -238,7 +232,7 @@ class Jobs:
 
     def _notify(self, job: Job) -> None:
         url = job.order.callback_url or self._options.callback_url
-        if url is None or not job.has_ended:
+        if url is None:
             return
         body = self.write(job, "v2" if self._options.shape == "document" else None)
         if bytes(job.order.payload):

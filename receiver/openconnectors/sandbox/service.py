@@ -5,11 +5,10 @@ accepted rows and refused ones as JSON lines.
 """
 
 import csv
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -131,25 +130,17 @@ def _lines(text: TextIO) -> Iterator[str]:
         yield line.removesuffix("\x1a")
 
 
-def refused_page(refused: Path, start: int, size: int) -> tuple[list[bytes], int | None]:
-    """Read the JSON of up to `size` refused rows from the row `start` on; 0 is the first.
-
-    Gives the row where the next page starts, too; None after the last.
-    """
-    with refused.open("rb") as lines:
-        page = [line.rstrip() for line in islice(lines, start, start + size + 1)]
-    return page[:size], start + size if len(page) > size else None
+def refused(loaded: Loaded, start: int, count: int) -> list[bytes]:
+    """Return the JSON of up to `count` refused rows from the row `start` on; 0 is the first."""
+    with loaded.refused.open("rb") as lines:
+        return list(islice(lines, start, start + count))
 
 
 def render(loads: Sequence[Loaded], as_format: Format) -> Iterator[bytes]:
-    """All accepted rows of `loads` as one file, a piece at a time."""
-    lines = (line for loaded in loads for line in _accepted(loaded))
-    if as_format == "json":
-        return _pieces(_json(lines))
-    return _pieces(_csv(loads, lines) if as_format == "csv" else lines)
-
-
-def _pieces(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield all accepted rows of `loads` as one file, a piece at a time."""
+    lines: Iterator[bytes] = chain.from_iterable(map(_accepted, loads))
+    if as_format != "jsonl":
+        lines = _json(lines) if as_format == "json" else _csv(loads, lines)
     while piece := b"".join(islice(lines, _LINES_IN_PIECE)):
         yield piece
 
@@ -168,12 +159,15 @@ def _json(lines: Iterator[bytes]) -> Iterator[bytes]:
 
 def _csv(loads: Sequence[Loaded], lines: Iterator[bytes]) -> Iterator[bytes]:
     columns = list(dict.fromkeys(name for loaded in loads for name in loaded.columns))
-    piece = io.StringIO(newline="")
-    writer = csv.DictWriter(piece, columns)
-    writer.writeheader()
+    writer = csv.DictWriter(_Encoder(), columns)
+    yield writer.writeheader()
     for line in lines:
-        writer.writerow(msgspec.json.decode(line, type=dict[str, str]))
-        yield piece.getvalue().encode()
-        piece.seek(0)
-        piece.truncate()
-    yield piece.getvalue().encode()
+        yield writer.writerow(msgspec.json.decode(line, type=dict[str, str]))
+
+
+class _Encoder:
+    """A file for a writer of CSV, which returns what this does."""
+
+    @staticmethod
+    def write(text: str) -> bytes:
+        return text.encode()

@@ -8,14 +8,13 @@ from threading import Event, RLock
 
 import msgspec
 from flask import Blueprint, Response, current_app, request
-from werkzeug.exceptions import BadRequest, NotFound
+from werkzeug.exceptions import NotFound
 
-from receiver.errors import CredentialError
 from receiver.openconnectors.sandbox.deliveries import Deliveries
 from receiver.openconnectors.sandbox.faults import Faults, Options, signature_key
 from receiver.openconnectors.sandbox.jobs import Jobs, Later
 
-MAX_JSON = 1 << 16  # bytes
+_MAX_SHORT = 1 << 20  # bytes
 
 controls = Blueprint("controls", __name__)
 
@@ -56,6 +55,12 @@ def json_response(content: object, status: int = HTTPStatus.OK) -> Response:
     return Response(msgspec.json.encode(content), status, content_type="application/json")
 
 
+def short_body() -> bytes:
+    """Return the body of this request, which is no file."""
+    request.max_content_length = _MAX_SHORT
+    return request.get_data()
+
+
 @controls.get("/faults")
 def faults() -> Response:
     """The faults in force; counts show what is left."""
@@ -65,23 +70,14 @@ def faults() -> Response:
 @controls.put("/faults")
 def replace_faults() -> Response:
     """Put the faults of the JSON body in force, and no others: `{}` ends them all."""
-    request.max_content_length = MAX_JSON
-    try:
-        wanted = msgspec.json.decode(request.get_data(), type=Faults)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise BadRequest(f"unknown fault: {error}") from error
-    current_stage().options.faults = wanted
-    return json_response(wanted)
+    current_stage().options.faults = msgspec.json.decode(short_body(), type=Faults)
+    return faults()
 
 
 @controls.put("/signature-key")
 def replace_signature_key() -> Response:
     """Sign with the key of the body, a key's file, from the next callback on."""
-    request.max_content_length = MAX_JSON
-    try:
-        current_stage().options.signature_key = signature_key(request.get_data())
-    except CredentialError as error:
-        raise BadRequest(str(error)) from error
+    current_stage().options.signature_key = signature_key(short_body())
     return json_response({"signature_key": "replaced"})
 
 
@@ -101,7 +97,6 @@ def all_deliveries() -> Response:
 def reset(job_id: str) -> Response:
     """Run a job once more, whoever it belongs to."""
     jobs = current_stage().jobs
-    job = jobs.find(job_id)
-    if job is None:
+    if (job := jobs.find(job_id)) is None:
         raise NotFound(f"there is no job {job_id}")
     return json_response(jobs.write(jobs.reset(job)))

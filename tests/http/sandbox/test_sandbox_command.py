@@ -41,7 +41,7 @@ def test_it_listens_until_it_is_told_to_stop(stop):
 
 
 def test_its_defaults_are_those_of_the_interface(chosen):
-    assert chosen() == Options(host="127.0.0.1", port=9000)
+    assert chosen() == Options(bind=("127.0.0.1", 9000))
 
 
 def test_every_option_reaches_the_sandbox(chosen):
@@ -56,8 +56,7 @@ def test_every_option_reaches_the_sandbox(chosen):
         "--allow-remote",
         *("--faults", '{"slow": 0.5, "answer": {"status": 502, "times": 3}, "html": 1}'),
     ) == Options(
-        host="::1",
-        port=0,
+        bind=("::1", 0),
         first_job=5000,
         job_seconds=0,
         retry_seconds=0.5,

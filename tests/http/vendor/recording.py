@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
-from nodes import DEADLINE, Node
+from cryptography.fernet import Fernet
+from nodes import DEADLINE, Node, add_instance, make_token, running_nodes
 
 from receiver.openconnectors.shapes import DELIVERIES
 
@@ -166,3 +167,21 @@ class Through:
     def sent(self) -> Message:
         """The request that went on last."""
         return self.recorder.got[-1]
+
+
+@contextmanager
+def receivers(database_url: str, folder: Path, count: int) -> Iterator[list[Through]]:
+    """Nodes on one database, with one Recorder for their vendor."""
+    key, recorder = Fernet.generate_key().decode(), Recorder()
+    token = make_token(database_url)
+    add_instance(database_url, key, "gooddata")
+    settings = {
+        "RECEIVER_ENCRYPTION_KEYS": key,
+        "RECEIVER_PUBLIC_URL": "https://hooks.example.com",
+        "RECEIVER_MAX_UPLOAD_BYTES": str(LIMIT),
+        "OPEN_CONNECTORS_URL": f"http://127.0.0.1:{recorder.port}/elements/api-v2",
+        "OPEN_CONNECTORS_RATE": "1000",
+    }
+    with running_nodes(database_url, folder, count, **settings) as nodes:
+        yield [Through(node, recorder, token) for node in nodes]
+    recorder.close()

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recording import BASE, LIMIT, Message, answer, read_message
 
-SECRETS = b"Element the-element-token, User the-user-secret"
+SECRETS = b"Element gooddata-element-token, User gooddata-user-secret"
 OURS = b"https://hooks.example.com/callbacks/gooddata"
 CHANGED = {b"authorization", b"host", b"content-length", b"transfer-encoding"}
 
@@ -171,7 +171,7 @@ def expect_error(answered: Message, status: int, words: bytes = b"") -> None:
     content = json.loads(answered.body)
     assert set(content) == {"requestId", "message"}
     assert words.decode() in content["message"]
-    for secret in (b"the-element-token", b"the-user-secret"):
+    for secret in (b"gooddata-element-token", b"gooddata-user-secret"):
         assert secret not in b"".join([answered.body, *(value for _, value in answered.headers)])
 
 
@@ -209,7 +209,7 @@ def test_half_an_answer_does_not_look_whole(through):
 
 
 def test_a_secret_that_the_vendor_quotes_goes_no_further(through):
-    body = b'{"message": "User the-user-secret is not known"}'
+    body = b'{"message": "User gooddata-user-secret is not known"}'
     for coded, head in ((body, []), (gzip.compress(body), [b"Content-Encoding: gzip"])):
         through.recorder.answer = lambda _, coded=coded, head=head: answer(
             401, coded, b"Content-Type: application/json", *head

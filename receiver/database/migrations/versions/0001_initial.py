@@ -287,6 +287,13 @@ def _make_tables() -> None:
         sa.PrimaryKeyConstraint("instance"),
     )
     op.create_table(
+        "questions",
+        sa.Column("instance", _NAME, nullable=False),
+        sa.Column("id", _JOB, nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("instance", "id"),
+    )
+    op.create_table(
         "record_errors",
         sa.Column("job", _JOB, nullable=False),
         sa.Column("instance", _NAME, nullable=False),
