@@ -81,16 +81,18 @@ def own_postgresql(own_cluster: Path) -> Iterator[str]:
     server.cleanup()
 
 
-@pytest.mark.parametrize("setting", ["fsync", "full_page_writes", "synchronous_commit"])
-def test_a_postgresql_that_may_lose_commits_is_found(setting, own_postgresql):
-    with patient(own_postgresql) as sick:
-        plain = own_postgresql.replace("+psycopg:", ":", 1)
-        with psycopg.connect(plain, autocommit=True) as connection:
+def test_a_postgresql_that_may_lose_commits_is_found(own_postgresql):
+    plain = own_postgresql.replace("+psycopg:", ":", 1)
+    with patient(own_postgresql) as sick, psycopg.connect(plain, autocommit=True) as connection:
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
             connection.execute(f"ALTER SYSTEM SET {setting} = off")
             connection.execute("SELECT pg_reload_conf()")
-        # The server reads its settings again in its own time.
-        eventually(lambda: doctor.durable(sick).level == "fail", f"{setting} off")
-        expect(doctor.durable(sick), "fail", f"{setting} off")
+            # The server reads its settings again in its own time.
+            off = eventually(
+                lambda it=f"{setting} off": it in (found := doctor.durable(sick)).message and found
+            )
+            expect(off, "fail", f"{setting} off")
+            connection.execute(f"ALTER SYSTEM RESET {setting}")
 
 
 def test_an_sqlite_file_without_wal_is_found(healthy):

@@ -200,6 +200,7 @@ def test_only_the_raw_bytes_count(receiver, headers):
     assert receiver.get(f"/events/{event}/body").data == body
 
 
+@pytest.mark.slow
 def test_over_600_refusals_a_minute_are_429_but_a_right_signature_gets_through(
     make_receiver, make_database
 ):

@@ -350,11 +350,11 @@ def test_rows_that_did_not_go_are_not_looked_through_again(any_receiver, monkeyp
     age(any_receiver, 2 * DAY)
     prune(any_receiver, bodies=DAY)
     done = state(any_receiver)
-    assert done.bodies_before == pytest.approx(now_ms() - DAY, abs=10_000)
-    assert done.errors_before == pytest.approx(now_ms() - DAY, abs=10_000)
+    assert done.bodies_before == pytest.approx(now_ms() - DAY, abs=60_000)
+    assert done.errors_before == pytest.approx(now_ms() - DAY, abs=60_000)
     assert went(kept(any_receiver).run(1_000)) == {"events": 5}
     done = state(any_receiver)
-    assert done.bodies_before == pytest.approx(now_ms() - retention.SETTLED_MS, abs=10_000)
+    assert done.bodies_before == pytest.approx(now_ms() - retention.SETTLED_MS, abs=60_000)
     assert prune(any_receiver, bodies=DAY) == {}
     assert state(any_receiver).bodies_before == done.bodies_before  # never back
 
