@@ -13,16 +13,7 @@ from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from oracle import DAY, TEXTS, Said, by_law, key
 
-from receiver.jobs.job import (
-    OUTCOMES,
-    Job,
-    changes,
-    encode,
-    erase,
-    is_ending,
-    join,
-    must_ask,
-)
+from receiver.jobs.job import OUTCOMES, Job, changes, encode, erase, is_ending, join, must_ask
 from receiver.lib.clock import iso
 from receiver.openconnectors.notifications import MAX_TIME_MS
 

@@ -11,13 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receiver.errors import CredentialError, SignatureError
-from receiver.openconnectors.signatures import (
-    HEADER,
-    SHORT_KEY_BYTES,
-    SignatureKey,
-    sign,
-    verify,
-)
+from receiver.openconnectors.signatures import HEADER, SHORT_KEY_BYTES, SignatureKey, sign, verify
 
 VENDORS_BODY = b"<INSERT_EVENT_NOTIFICATION_RESPONSE_BODY>"
 VENDORS_HEADER = "sha256=jHdbRx5EZAsOfTwAPJOGkNUzQMVVdu5VJlxcsk+G6jQ="

@@ -82,9 +82,7 @@ def write_certificate(folder: Path) -> None:
         .public_bytes(serialization.Encoding.PEM)
     )
     secret = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     (folder / "tls.crt").write_bytes(certificate)
     (folder / "tls.key").write_bytes(secret)

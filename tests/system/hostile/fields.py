@@ -74,11 +74,7 @@ CASES = [
         "401",
         POST + SIGNED.replace(b"-", b"_") + LENGTH + CLOSE + b"\r\n" + BODY,
     ),
-    Case(
-        "a right name, and one with underscores",
-        "200",
-        headed(SIGNED.replace(b"-", b"_")),
-    ),
+    Case("a right name, and one with underscores", "200", headed(SIGNED.replace(b"-", b"_"))),
     Case(
         "a signature's name in capitals",
         "200",
@@ -108,11 +104,7 @@ CASES = [
         ),
     ),
     Case("a method to override", "200", headed(b"X-HTTP-Method-Override: GET\r\n")),
-    Case(
-        "forwarded headers",
-        "200",
-        headed(*FORWARDED),
-    ),
+    Case("forwarded headers", "200", headed(*FORWARDED)),
     Case(
         "an address that is none", "200", headed(b"X-Forwarded-For: '; DROP TABLE events; --\r\n")
     ),
@@ -124,38 +116,23 @@ CASES = [
     Case("two hosts", "400 | 200", headed(HOST)),
     Case("two different hosts", "400", headed(b"Host: evil.example\r\n")),
     Case("an empty host", "200 | 4xx", headed().replace(HOST, b"Host:\r\n")),
-    Case(
-        "a host with two ports",
-        "200",
-        headed().replace(HOST, HOST.replace(b"\r", b":80:80\r")),
-    ),
+    Case("a host with two ports", "200", headed().replace(HOST, HOST.replace(b"\r", b":80:80\r"))),
     Case(
         "a host with a path",
         "200 | 4xx",
         headed().replace(HOST, HOST.replace(b"\r", b"/metrics\r")),
     ),
     Case("a host with a user", "200 | 4xx", headed().replace(HOST, HOST.replace(b": ", b": a@"))),
-    Case(
-        "a host with a final point",
-        "200",
-        headed().replace(HOST, HOST.replace(b"\r", b".\r")),
-    ),
+    Case("a host with a final point", "200", headed().replace(HOST, HOST.replace(b"\r", b".\r"))),
     Case("a host in capitals", "200", headed().replace(HOST, HOST.upper())),
     Case("a host of bytes over 127", "200 | 4xx", headed().replace(HOST, b"Host: \xff\xfe\r\n")),
     Case("an expectation", "100 200", headed(b"Expect: 100-continue\r\n")),
     Case("another expectation", "200", headed(b"Expect: the-unexpected\r\n")),
-    Case(
-        "an upgrade to h2c",
-        "200",
-        headed(*H2C),
-    ),
+    Case("an upgrade to h2c", "200", headed(*H2C)),
     Case(
         "an upgrade to a web socket",
         "405",
-        line(b"/callbacks/default").replace(
-            CLOSE,
-            b"".join(WEB_SOCKET),
-        ),
+        line(b"/callbacks/default").replace(CLOSE, b"".join(WEB_SOCKET)),
     ),
     Case("an upgrade to h2c, and a request after it", "200 405", post(*H2C, LENGTH)),
     Case("an upgrade to h2c in chunks", "200 405", post(*H2C, CHUNKED, body=IN_CHUNKS)),

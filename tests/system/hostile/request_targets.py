@@ -16,11 +16,7 @@ CASES = [
     Case("post in small letters", "405", headed().replace(b"POST", b"post", 1)),
     Case("a method with a bracket", "400", line(b"/callbacks/default", b"P{ST")),
     Case("a method with a NUL", "400", line(b"/callbacks/default", b"PO\0ST")),
-    Case(
-        "an absolute target",
-        "200",
-        headed().replace(b" /c", b" http://hooks.example.com/c", 1),
-    ),
+    Case("an absolute target", "200", headed().replace(b" /c", b" http://hooks.example.com/c", 1)),
     Case(
         "an absolute target elsewhere",
         "200 | 4xx",
@@ -34,15 +30,9 @@ CASES = [
         .replace(HOST, b"Host: evil.example\r\n"),
     ),
     Case(
-        "an absolute target of the metrics",
-        "200 | 4xx",
-        line(b"http://hooks.example.com/metrics"),
+        "an absolute target of the metrics", "200 | 4xx", line(b"http://hooks.example.com/metrics")
     ),
-    Case(
-        "an absolute target without a path",
-        "200 | 4xx",
-        line(b"http://hooks.example.com"),
-    ),
+    Case("an absolute target without a path", "200 | 4xx", line(b"http://hooks.example.com")),
     Case("an absolute target of a file", "400", line(b"file:///etc/passwd")),
     Case("a target without a slash", "400", line(b"callbacks/default")),
     Case("a fragment", "405", line(b"/callbacks/default#/metrics")),
@@ -64,21 +54,13 @@ CASES = [
     Case("no name of an instance", "401", headed().replace(b"default", b"", 1)),
     Case("line ends, escaped", "401", headed().replace(b"default", b"a%0d%0aX-A:%20b", 1)),
     Case("a broken escape", "401", headed().replace(b"default", b"%zz", 1)),
-    Case(
-        "bytes over 127 in the target",
-        "400",
-        headed().replace(b"default", b"\xff\xfe", 1),
-    ),
+    Case("bytes over 127 in the target", "400", headed().replace(b"default", b"\xff\xfe", 1)),
     Case("a NUL in the target", "400", headed().replace(b"default", b"a\0b", 1)),
     Case("a blank in the target", "400", headed().replace(b"default", b"a b", 1)),
     Case("a tab in the target", "400", headed().replace(b"default", b"a\tb", 1)),
     Case("a name of 65 characters", "401", headed().replace(b"default", b"a" * 65, 1)),
     Case("a name that is markup", "401", headed().replace(b"default", b"<script>", 1)),
     Case("a query", "200", headed().replace(b"default", b"default?x=y", 1)),
-    Case(
-        "two blanks in the request line",
-        "200",
-        headed().replace(b"POST ", b"POST  ", 1),
-    ),
+    Case("two blanks in the request line", "200", headed().replace(b"POST ", b"POST  ", 1)),
     Case("a tab in the request line", "400 | 200", headed().replace(b"POST ", b"POST\t", 1)),
 ]

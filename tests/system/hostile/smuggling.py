@@ -1,18 +1,6 @@
 """Requests that two readers could take for different ones. See attack.py for the notation."""
 
-from attack import (
-    BODY,
-    CHUNKED,
-    HOST,
-    IN_CHUNKS,
-    LENGTH,
-    NEXT,
-    POST,
-    SIGNED,
-    SMUGGLED,
-    Case,
-    post,
-)
+from attack import BODY, CHUNKED, HOST, IN_CHUNKS, LENGTH, NEXT, POST, SIGNED, SMUGGLED, Case, post
 
 from receiver.openconnectors.signatures import HEADER
 
@@ -50,20 +38,14 @@ CASES = [
         post(b"Transfer-Encoding: chunked, identity\r\n", body=IN_CHUNKS),
     ),
     Case(
-        "list: gzip, chunked",
-        "501",
-        post(b"Transfer-Encoding: gzip, chunked\r\n", body=IN_CHUNKS),
+        "list: gzip, chunked", "501", post(b"Transfer-Encoding: gzip, chunked\r\n", body=IN_CHUNKS)
     ),
     Case(
         "list: chunked, chunked",
         "400",
         post(b"Transfer-Encoding: chunked, chunked\r\n", body=IN_CHUNKS),
     ),
-    Case(
-        "xchunked",
-        "400",
-        post(b"Transfer-Encoding: xchunked\r\n", LENGTH, body=IN_CHUNKS),
-    ),
+    Case("xchunked", "400", post(b"Transfer-Encoding: xchunked\r\n", LENGTH, body=IN_CHUNKS)),
     Case("chunked in capitals", "200 405", post(b"Transfer-Encoding: CHUNKED\r\n", body=IN_CHUNKS)),
     Case(
         "chunked after a vertical tab",
@@ -85,11 +67,7 @@ CASES = [
         "400 | 200",
         post(b"Transfer-Encoding:\r\n chunked\r\n", LENGTH, body=IN_CHUNKS),
     ),
-    Case(
-        "chunked with an underscore",
-        "200 405",
-        post(b"Transfer_Encoding: chunked\r\n", LENGTH),
-    ),
+    Case("chunked with an underscore", "200 405", post(b"Transfer_Encoding: chunked\r\n", LENGTH)),
     Case(
         "chunked in HTTP/1.0",
         "400",
@@ -137,11 +115,7 @@ CASES = [
         + NEXT,
     ),
     Case("bare line feeds", "400 | 200 4xx", post(LENGTH).replace(b"\r\n", b"\n")),
-    Case(
-        "a bare line feed in the head",
-        "400 | 200 4xx",
-        post(b"X-A: b\nX-C: d\r\n", LENGTH),
-    ),
+    Case("a bare line feed in the head", "400 | 200 4xx", post(b"X-A: b\nX-C: d\r\n", LENGTH)),
     Case(
         "a bare carriage return in a value",
         "400",
