@@ -3,9 +3,9 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 
+import commands
 import pytest
 from fakes import BAD_ROWS, Between, between
 from sqlalchemy import update
@@ -50,13 +50,7 @@ def post(relay: Between, path: str, token: str | None = None):
 def command(relay: Between, folder, *words: str) -> subprocess.CompletedProcess[str]:
     (folder / "token").write_text(relay.token)
     environment = {"RECEIVER_URL": relay.url, "RECEIVER_TOKEN_FILE": str(folder / "token")}
-    return subprocess.run(
-        [sys.executable, "-m", "receiver", *words],
-        env={"PATH": os.environ["PATH"], **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return commands.run(words, folder, {"PATH": os.environ["PATH"], **environment})
 
 
 def notes(relay: Between, job: str) -> list[tuple[str, list[str], str | None]]:

@@ -5,13 +5,13 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import commands
 import psycopg
 import pytest
 from builders import KEY, Receiver, take_schema_away
@@ -324,14 +324,7 @@ def test_the_command_prints_a_line_for_each_check_and_leaves_with_0_or_1(tmp_pat
     }
 
     def run(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "receiver", "doctor", *words],
-            env={**environment, **more},
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            check=False,
-        )
+        return commands.run(("doctor", *words), tmp_path, {**environment, **more})
 
     missing = run()
     assert (missing.returncode, missing.stdout.count("\n")) == (1, 1 + len(OFFLINE))

@@ -1,13 +1,13 @@
 """The audit: whoever acts is written down, nodes keep one order, and changing it shows."""
 
 import json
-import subprocess
-import sys
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import commands
 import pytest
 from click.testing import CliRunner
 from cryptography.fernet import Fernet
@@ -326,16 +326,8 @@ def test_redeliveries_are_noted_before_the_vendor_is_asked_for_them(relay, monke
 
 @pytest.mark.usefixtures("run")
 def test_a_token_that_comes_or_goes_is_logged_with_who_did_it_and_without_the_token():
-    command_line = [sys.executable, "-m", "receiver", "tokens"]
-    made = subprocess.run(
-        [*command_line, "create", "loader", "--scope", "read"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    gone = subprocess.run(
-        [*command_line, "revoke", "loader"], capture_output=True, text=True, check=True
-    )
+    lines = (("tokens", "create", "loader", "--scope", "read"), ("tokens", "revoke", "loader"))
+    made, gone = (commands.run(words, Path.cwd(), dict(os.environ)) for words in lines)
     created, revoked = json.loads(made.stderr), json.loads(gone.stderr)
     assert (created["event"], created["name"]) == ("a token was created", "loader")
     assert (revoked["event"], revoked["token"]) == ("a token was revoked", "loader")

@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import commands
 import pytest
 from cryptography.fernet import Fernet
 from fakes import add_instance
@@ -27,7 +26,6 @@ from receiver.reconcile import claims
 from receiver.reconcile.claims import Claim
 
 ADA = "Ada Lovelace"
-COMMAND = Path(sys.executable).with_name("receiver")
 
 
 def bulk(status: str = "COMPLETED", job: str = "1", **facts: object) -> bytes:
@@ -252,14 +250,8 @@ def test_no_byte_of_it_is_left_in_an_sqlite_file(make_receiver, make_database, t
 
 
 def run(url: str, *words: str) -> tuple[int, object]:
-    done = subprocess.run(
-        [COMMAND, *words, "--json"],
-        env={**os.environ, "RECEIVER_DATABASE_URL": url},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    environment = {**os.environ, "RECEIVER_DATABASE_URL": url}
+    done = commands.run((*words, "--json"), Path.cwd(), environment)
     return done.returncode, json.loads(done.stdout)
 
 

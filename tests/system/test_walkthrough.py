@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import commands
 import httpx
 import pytest
 from cryptography.fernet import Fernet
@@ -111,15 +112,7 @@ class World:
             "RECEIVER_URL": self.url,
             "RECEIVER_TOKEN_FILE": str(self.folder / "token"),
         }
-        done = subprocess.run(
-            (*COMMAND, *words),
-            env=environment,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            check=False,
-        )
+        done = commands.run(words, self.folder, environment)
         assert "Traceback" not in done.stderr, done.stderr
         shown = done.stdout + done.stderr
         assert [secret for secret in (*self.secrets, KEY.decode()) if secret in shown] == []

@@ -2,10 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import commands
 import pytest
 from builders import KEY
 from nodes import eventually
@@ -37,14 +36,7 @@ def command(tmp_path, make_database, make_receiver, webhook):
             "EVENT_NOTIFICATION_SIGNATURE_KEY": KEY.secret.decode(),
             **environment,
         }
-        made = subprocess.run(
-            [sys.executable, "-m", "receiver", *words],
-            env=variables,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        made = commands.run(words, tmp_path, variables)
         assert "Traceback" not in made.stderr, made.stderr
         return made.returncode, made.stdout
 

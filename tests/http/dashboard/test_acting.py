@@ -2,11 +2,11 @@
 
 import hashlib
 import hmac
+import os
 import re
-import subprocess
-import sys
 from types import SimpleNamespace
 
+import commands
 import pytest
 from builders import KEY
 from fakes import Between, between, made_elsewhere, until
@@ -362,12 +362,13 @@ def test_the_command_line_has_them_verified_again(desk, tmp_path):
             session, desk.receiver.services.secret_box, "gooddata", NEW.secret, 2
         )
     (tmp_path / "token").write_text(desk.receiver.token)
-    command = [sys.executable, "-m", "receiver", "rejections", "--verify-again"]
-    where = ["--url", desk.receiver.url, "--token-file", str(tmp_path / "token")]
+    where = ("--url", desk.receiver.url, "--token-file", "token")
+
+    def verify(*words: str):
+        line = ("rejections", "--verify-again", *words, *where)
+        return commands.run(line, tmp_path, dict(os.environ))
+
     for told in ("1 of 1 are verified and stored", "0 of 0 are verified and stored"):
-        done = subprocess.run([*command, *where], capture_output=True, text=True, check=False)
+        done = verify()
         assert (done.returncode, done.stdout.strip()) == (0, told), done.stderr
-    done = subprocess.run(
-        [*command, "--reason", "x", *where], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
+    assert verify("--reason", "x").returncode == 2
