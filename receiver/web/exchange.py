@@ -20,13 +20,7 @@ import structlog
 from flask import Response, request
 from werkzeug.datastructures import Headers
 
-from receiver.errors import (
-    AnswerCut,
-    NotFound,
-    Overloaded,
-    UpstreamError,
-    UpstreamNonsense,
-)
+from receiver.errors import AnswerCut, NotFound, Overloaded, UpstreamError, UpstreamNonsense
 from receiver.instances.registry import VendorSecrets
 from receiver.instances.tokens import Bearer
 from receiver.openconnectors import shapes

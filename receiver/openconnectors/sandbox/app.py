@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 from uuid import uuid4
 
 import msgspec
@@ -18,7 +18,7 @@ from receiver.openconnectors import shapes
 from receiver.openconnectors.sandbox import service
 from receiver.openconnectors.sandbox.deliveries import read_callback_url
 from receiver.openconnectors.sandbox.faults import Answer, Options, Redirect
-from receiver.openconnectors.sandbox.jobs import WHERE, Job, Order
+from receiver.openconnectors.sandbox.jobs import WHERE, Job
 from receiver.openconnectors.sandbox.service import OBJECTS
 from receiver.openconnectors.sandbox.stage import (
     Stage,
@@ -184,23 +184,23 @@ def _job(job_id: str) -> Job:
 
 
 def _create(
-    direction: Literal["UPLOAD", "DOWNLOAD"],
     object_name: str | None,
     callback_url: str | None,
     format_name: str | None = None,
+    *,
+    upload: bool = False,
 ) -> Response:
-    """Create a job, with the file of this request if it is an upload."""
-    order = Order(
+    """Create a job; upload -- with the file of this request."""
+    stage = current_stage()
+    job = Job(
         token=g.token,
         object_name=_require_object(object_name),
-        direction=direction,
         callback_url=read_callback_url(callback_url),
         payload=_payload(),
         file_format=_format(format_name),
+        source=_save_upload(stage.folder) if upload else None,
     )
-    stage = current_stage()
-    source = _save_upload(stage.folder) if direction == "UPLOAD" else None
-    return json_response(stage.jobs.write_created(stage.jobs.create(order, source)))
+    return json_response(stage.jobs.write_created(stage.jobs.create(job)))
 
 
 def _require_object(name: str | None) -> str:
@@ -246,16 +246,16 @@ def _format(name: str | None) -> Format | None:
     return FORMATS[name] if name else None
 
 
-def _format_wanted(order: Order) -> Format:
+def _format_wanted(job: Job) -> Format:
     """Return the format that was asked for by name, else the one that `Accept` likes best."""
-    accept, own = request.accept_mimetypes, order.file_format or "csv"
+    accept, own = request.accept_mimetypes, job.file_format or "csv"
     wanted = _format(request.args.get("format"))
     if wanted is None and accept:
         best = accept.best_match([MEDIA_TYPES[own], *MEDIA_TYPES.values()])
         if best is None:
             raise NotAcceptable(f"the file can be had as {', '.join(MEDIA_TYPES.values())}")
         wanted = FORMATS[best]
-    if order.file_format is not None and wanted not in (None, own):
+    if job.file_format is not None and wanted not in (None, own):
         raise ValueError(f"the file was ordered as {MEDIA_TYPES[own]}")
     return wanted or own
 
@@ -284,7 +284,7 @@ def upload(object_name: str) -> Response:
     if faults.use("die_in_upload"):
         request.stream.read(_PIECE)
         raise ConnectionAbortedError
-    response = _create("UPLOAD", object_name, _callback_url())
+    response = _create(object_name, _callback_url(), upload=True)
     if faults.use("die_after_upload"):
         raise ConnectionAbortedError
     return response
@@ -297,7 +297,7 @@ def query() -> Response:
     if not text.lower().lstrip().startswith("select"):
         raise ValueError("q must be: select ... from <object>")
     object_name = shapes.queried_object(text)
-    return _create("DOWNLOAD", object_name, _callback_url(), request.args.get("fileFormat"))
+    return _create(object_name, _callback_url(), request.args.get("fileFormat"))
 
 
 @api.post("/bulk/download")
@@ -305,7 +305,7 @@ def query() -> Response:
 def download() -> Response:
     """Create a job whose result is all that was loaded into an object."""
     wanted = msgspec.json.decode(short_body(), type=_Download)
-    return _create("DOWNLOAD", wanted.object_name, wanted.notification_url, wanted.format)
+    return _create(wanted.object_name, wanted.notification_url, wanted.format)
 
 
 @api.get("/bulk/<int:job_id>")
@@ -334,8 +334,8 @@ def errors(job_id: str) -> Response:
 def file(job_id: str, object_name: str) -> Response:
     """The records that a job loaded, or that it was to fetch."""
     job = _job(job_id)
-    wanted = _format_wanted(job.order)
-    if object_name != job.order.object_name:
+    wanted = _format_wanted(job)
+    if object_name != job.object_name:
         raise NotFound(f"job {job_id} has no file of {object_name}")
     if not job.has_ended:
         raise Conflict(f"job {job_id} has not ended")

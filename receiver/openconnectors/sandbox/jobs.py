@@ -58,35 +58,23 @@ class Later:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """What a client ordered.
-
-    token -- the element token: whose job this is.
-    callback_url -- where its end is notified; None: nowhere.
-    payload -- JSON text that is passed back in notifications; empty: none.
-    file_format -- None: none was named.
-    """
-
-    token: str = field(repr=False)
-    object_name: str
-    direction: Literal["UPLOAD", "DOWNLOAD"]
-    callback_url: str | None = None
-    payload: Raw = field(default_factory=Raw)
-    file_format: Format | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """A bulk job as it is at one moment; times in ms since the epoch.
 
-    source -- the uploaded file, if it is an upload.
+    id -- empty until it is created. token -- the element token: whose job this is.
+    source -- the uploaded file; None: it is a download. callback_url -- where its end is notified.
+    payload -- JSON text that is passed back in notifications; empty: none.
     attempt -- how often it was reset and run again.
     loads -- what it loaded, or what its result consists of.
     """
 
-    id: str
-    order: Order
+    id: str = ""
+    token: str = field(repr=False)
+    object_name: str
     source: Path | None
+    callback_url: str | None
+    payload: Raw
+    file_format: Format | None
     status: str = "CREATED"
     created: int = field(default_factory=now_ms)
     ended: int | None = None
@@ -95,6 +83,11 @@ class Job:
     attempt: int = 0
     message: str | None = None
     loads: tuple[Loaded, ...] = ()
+
+    @property
+    def direction(self) -> Literal["UPLOAD", "DOWNLOAD"]:
+        """Which way the records go."""
+        return "UPLOAD" if self.source else "DOWNLOAD"
 
     @property
     def has_ended(self) -> bool:
@@ -107,7 +100,7 @@ class Job:
 
     def matches(self, where: Mapping[str, str]) -> bool:
         """Whether each field named in `where` has the value given there."""
-        values = (self.status, self.order.object_name, self.order.direction, str(self.loaded))
+        values = (self.status, self.object_name, self.direction, str(self.loaded))
         return where.items() <= dict(zip(WHERE, values, strict=True)).items()
 
 
@@ -123,10 +116,10 @@ class Jobs:
         self._options, self._later, self._lock, self._send = options, later, lock, send
         self._jobs: dict[str, Job] = {}
 
-    def create(self, order: Order, source: Path | None = None) -> Job:
-        """Create a job and set it going; under the fault `overtake`, run it to its end first."""
+    def create(self, job: Job) -> Job:
+        """Give a job its id and set it going; under the fault `overtake`, run it to its end."""
         with self._lock:
-            job = Job(id=str(self._options.first_job + len(self._jobs)), order=order, source=source)
+            job = replace(job, id=str(self._options.first_job + len(self._jobs)))
             self._jobs[job.id] = job
         self._schedule(job)
         return job
@@ -135,12 +128,12 @@ class Jobs:
         """Return the job `job_id`, if there is one and it belongs to `token` (None: to anyone)."""
         with self._lock:
             job = self._jobs.get(job_id)
-        return job if job and token in (None, job.order.token) else None
+        return job if job and token in (None, job.token) else None
 
     def of(self, token: str) -> Sequence[Job]:
         """Return the jobs of `token`, newest first."""
         with self._lock:
-            return [job for job in reversed(self._jobs.values()) if job.order.token == token]
+            return [job for job in reversed(self._jobs.values()) if job.token == token]
 
     def cancel(self, job: Job) -> Job | None:
         """End `job` as cancelled by its owner; None if it has ended otherwise."""
@@ -156,7 +149,8 @@ class Jobs:
         """Have `job` run once more, from the beginning."""
         with self._lock:
             old = self._jobs[job.id]
-            fresh = Job(id=old.id, order=old.order, source=old.source, attempt=old.attempt + 1)
+            empty = replace(old, created=now_ms(), message=None, loads=(), loaded=0, failed=0)
+            fresh = replace(empty, status="CREATED", ended=None, attempt=old.attempt + 1)
             self._jobs[job.id] = fresh
         self._schedule(fresh)
         return fresh
@@ -169,13 +163,13 @@ class Jobs:
             reported=job.loaded + (job.failed if self._options.total_counts else 0),
             failed=job.failed,
             message=job.message,
-            object=job.order.object_name,
-            direction=job.order.direction,
+            object=job.object_name,
+            direction=job.direction,
             created_at=job.created,
             completed_at=job.ended,
             attempt=job.attempt or None,
             instance_id=INSTANCE_ID,
-            file_format=job.order.file_format or "csv",
+            file_format=job.file_format or "csv",
         )
         return shapes.write(facts, shape or self._options.shape)
 
@@ -224,17 +218,17 @@ class Jobs:
     def _download(self, job: Job) -> Job:
         loads = tuple(
             load
-            for other in reversed(self.of(job.order.token))
-            if other.source is not None and other.order.object_name == job.order.object_name
+            for other in reversed(self.of(job.token))
+            if other.source is not None and other.object_name == job.object_name
             for load in other.loads
         )
         return replace(job, loads=loads, loaded=sum(load.loaded for load in loads))
 
     def _notify(self, job: Job) -> None:
-        url = job.order.callback_url or self._options.callback_url
+        url = job.callback_url or self._options.callback_url
         if url is None:
             return
         body = self.write(job, "v2" if self._options.shape == "document" else None)
-        if bytes(job.order.payload):
-            body["callback-payload"] = job.order.payload
+        if bytes(job.payload):
+            body["callback-payload"] = job.payload
         self._send(job.id, url, msgspec.json.encode(body))
