@@ -83,8 +83,14 @@ def move_away(file: Path) -> None:
 
 @pytest.mark.parametrize(
     "take",
-    [delete_all, delete_one(""), delete_one("-wal"), delete_one("-shm"), replace, move_away],
-    ids=["all", "the file", "its log", "its index", "replaced", "folder"],
+    [
+        pytest.param(delete_all, id="all"),
+        pytest.param(delete_one(""), id="the file", marks=pytest.mark.slow),
+        pytest.param(delete_one("-wal"), id="its log"),
+        pytest.param(delete_one("-shm"), id="its index", marks=pytest.mark.slow),
+        pytest.param(replace, id="replaced"),
+        pytest.param(move_away, id="folder", marks=pytest.mark.slow),
+    ],
 )
 def test_nothing_is_acknowledged_and_it_is_said_once(take, node, file):
     take(file)
@@ -96,45 +102,34 @@ def test_nothing_is_acknowledged_and_it_is_said_once(take, node, file):
     assert len(errors(node)) == 1
 
 
-def test_it_is_said_though_nobody_calls(node, file):
+def test_it_is_said_though_nobody_calls_and_nobody_who_reads_makes_the_file_anew(node, file):
     delete_all(file)
     eventually(lambda: errors(node))
+    for path in ("/api/v1/jobs", "/metrics", "/readyz", "/"):
+        ask(node, "GET", path, Authorization="Bearer unknown")
+    assert not file.exists()
 
 
-def test_what_is_put_back_is_used_again(node, file):
+def test_what_is_put_back_is_used_again_and_what_took_its_place_after_a_restart(node, file):
     aside = file.with_name("aside.db")
     file.rename(aside)
     assert call_back(node, "meanwhile") == 503
     aside.rename(file)
     eventually(lambda: ready(node) == 200)
     assert call_back(node, "meanwhile") == 200
-
-
-def test_what_was_put_in_its_place_is_used_after_a_restart(node, file):
     replace(file)
-    assert call_back(node, "meanwhile") == 503
+    assert call_back(node, "later") == 503
     node.terminate()
     node.start()
     node.wait()
-    assert call_back(node, "meanwhile") == 200
+    assert call_back(node, "later") == 200
 
 
-def test_nobody_who_reads_makes_the_file_anew(node, file):
-    delete_all(file)
-    for path in ("/api/v1/jobs", "/metrics", "/readyz", "/"):
-        ask(node, "GET", path, Authorization="Bearer unknown")
-    eventually(lambda: errors(node))
-    assert not file.exists()
-
-
-def test_all_files_are_for_their_owner_alone(node, file):
+def test_all_files_are_for_their_owner_alone_or_become_so_at_the_start(node, file):
     assert {path.stat().st_mode & 0o777 for path in parts(file)} == {0o600}
     assert {f"{file.name}{suffix}" for suffix in ("", "-wal", "-shm", ".open.lock")} <= {
         path.name for path in parts(file)
     }
-
-
-def test_files_that_others_could_read_are_closed_to_them_at_the_start(node, file):
     node.kill()  # so that the log stays
     for path in parts(file):
         path.chmod(0o644)
