@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from receiver.callbacks.diagnosis import reason_words
 from receiver.database.leases import is_steady
 from receiver.database.models import (
     IS_UNDER_WAY,
@@ -259,7 +260,7 @@ def _refused(session: Session, now: int) -> Iterator[Condition]:
     for instance, reason, count in session.execute(recent):
         by_instance.setdefault(instance, {})[reason] = int(count)
     for instance, reasons in sorted(by_instance.items()):
-        detail = ", ".join(f"{reason}: {count}" for reason, count in reasons.items())
+        detail = ", ".join(f"{reason_words(reason)}: {count}" for reason, count in reasons.items())
         yield Condition("refused", instance, sum(reasons.values()), f"within an hour, {detail}")
 
 

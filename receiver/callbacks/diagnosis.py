@@ -42,6 +42,11 @@ def likely_cause(body: bytes, header: str, secret: bytes) -> str | None:
     return None
 
 
+def reason_words(reason: str) -> str:
+    """Say for what a delivery was rejected: the slug of its error in words."""
+    return "signature sent as hex" if reason == "hex_digest" else reason.replace("_", " ")
+
+
 def why_unreadable(body: bytes) -> str:
     """Say why a verified body is an event of kind `unreadable`, with the place in its bytes."""
     try:

@@ -188,7 +188,9 @@ def rejections(
         return
     page = client.page("/rejections", "rejections", instance=instance, **filters)
     columns = ("id", "at", "instance", "reason", "peer", "size", "diagnosis")
-    _show_page(page, table(page["rejections"], columns), json_)
+    reasons = ", ".join(f"{number} {plain(name)}" for name, number in page["last_hour"].items())
+    text = f"{table(page['rejections'], columns)}\nin the last hour: {reasons or 'none'}"
+    _show_page(page, text, json_)
 
 
 @click.command()

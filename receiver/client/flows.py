@@ -93,7 +93,7 @@ def submit(
     After Unreachable or UnclearSubmission the job may exist: look before you submit again.
     """
     with Path(file).open("rb") if isinstance(file, str | Path) else nullcontext(file) as content:
-        name = name or Path(getattr(content, "name", "upload.csv")).name
+        name = name or Path(str(getattr(content, "name", "upload.csv"))).name
         media_type = _TYPES.get(Path(name).suffix.lower(), MEDIA_TYPES["csv"])
         order: _Order = {
             "params": {"path": f"/{name}"},

@@ -63,6 +63,7 @@ class Filters(Struct, frozen=True, kw_only=True):
     updated_before: int | None = None
     expires_before: int | None = None
     text: str | None = None
+    file: str | None = None
     show: Show | None = None
     now: int = 0
     overdue_after: int = 0
@@ -78,6 +79,7 @@ class Filters(Struct, frozen=True, kw_only=True):
             "object": [name[:MAX_FACET_TEXT] for name in self.objects],
             "direction": [name[:MAX_FACET_TEXT] for name in self.directions],
             "text": self.text,
+            "file": self.file,
         }
         times = {name: getattr(self, name) for name in _BOUNDS}
         asked: dict[str, Any] = {name: value for name, value in lists.items() if value}
@@ -341,6 +343,8 @@ def _conditions(plan: _Plan, asked: frozenset[str], *, few: bool) -> list[Any]:
         where.append(shown > bound if name.endswith("after") else shown < bound)
     if "text" in asked:
         where.append(contains(JobRow.id, "text", sqlite=plan.sqlite))
+    if "file" in asked:
+        where.append(contains(register("file", sqlite=plan.sqlite), "file", sqlite=plan.sqlite))
     if "others" in asked:
         for name in sorted(_REGISTERS.keys() & asked):
             of_many = among(hidden(JobRow.facet), "others", sqlite=plan.sqlite)

@@ -173,18 +173,15 @@ def failing_since(connection: Connection, now: int) -> int | None:
     return connection.execute(_FAILING, {"now": now}).scalar()
 
 
-def rejections_by_reason(
-    session: Session, visible: Instances, since: int
-) -> list[tuple[str, bool, int]]:
-    """Count rejections since then (ms): (reason, was the instance known, how many)."""
-    named, total = RejectionCount.instance != "", func.sum(RejectionCount.count)
-    where = [RejectionCount.minute > since // MINUTE_MS]
+def rejections_by_reason(session: Session, visible: Instances, now: int) -> dict[str, int]:
+    """Count the rejections of the last hour, as Summary does, by reason; most frequent first."""
+    total = func.sum(RejectionCount.count)
+    where = [RejectionCount.minute > (now - HOUR_MS) // MINUTE_MS]
     if visible is not None:
         where.append(RejectionCount.instance.in_(sorted(visible)))
-    statement = select(RejectionCount.reason, named, total).where(*where)
-    grouped = statement.group_by(RejectionCount.reason, named)
+    grouped = select(RejectionCount.reason, total).where(*where).group_by(RejectionCount.reason)
     rows = session.execute(grouped.order_by(total.desc(), RejectionCount.reason))
-    return [(reason, bool(known), int(n)) for reason, known, n in rows]
+    return {reason: int(n) for reason, n in rows}
 
 
 def vendors(session: Session) -> dict[str, Vendor]:

@@ -85,6 +85,7 @@ def job_filters(query: schemas.JobsQuery, bearer: Bearer) -> queries.Filters:
         updated_before=read_time(query.updated_before),
         expires_before=read_time(query.expires_before),
         text=optional(query.q) or None,
+        file=optional(query.file),
         visible=bearer.instances,
     )
 

@@ -8,6 +8,7 @@ from receiver.database import audit
 from receiver.database.engine import Session
 from receiver.database.models import Rejection
 from receiver.instances.tokens import Bearer
+from receiver.jobs.summary import rejections_by_reason
 from receiver.web import Services, schemas
 from receiver.web.auth import require_instance, require_scope
 from receiver.web.http import Response, json_response, page_response, read_cursor, read_time
@@ -31,6 +32,7 @@ def list_rejections(services: Services, asked: ApiRequest[schemas.RejectionsQuer
     keys = read_keys(services)
     with services.database.read() as session:
         causes = keys.describe(session, found, bearer.instances)
+        last_hour = rejections_by_reason(session, bearer.instances, services.clock())
     cause = {record.id: text for record, text in zip(found, causes, strict=True)}
     return page_response(
         asked.request,
@@ -39,6 +41,7 @@ def list_rejections(services: Services, asked: ApiRequest[schemas.RejectionsQuer
         query.limit,
         show=lambda record: schemas.rejection(record, cause[record.id]),
         position=lambda record: (record.at, record.id),
+        last_hour=last_hour,
     )
 
 

@@ -46,6 +46,7 @@ class JobsQuery(Struct, forbid_unknown_fields=True):
     updated_before: Moment | UnsetType = UNSET
     expires_before: Moment | UnsetType = UNSET
     q: Annotated[Word, Meta(description="A part of the job's id")] | UnsetType = UNSET
+    file: Annotated[SearchText, Meta(description="A part of the file's name")] | UnsetType = UNSET
     limit: Limit = 50
     cursor: Cursor | UnsetType = UNSET
 
@@ -244,9 +245,13 @@ class Rejection(Struct):
 
 
 class RejectionPage(Struct):
-    """Rejected deliveries, newest first."""
+    """Rejected deliveries in the quarantine, newest first; how many came in an hour, by reason.
+
+    Those to an unknown instance, too large or cut off are only counted.
+    """
 
     rejections: list[Rejection]
+    last_hour: dict[str, int]
     next: str | None
 
 

@@ -3,20 +3,23 @@
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
 from flask import Response, request, stream_with_context
 from msgspec import UNSET, UnsetType
 
+from receiver.errors import TooSlow
 from receiver.jobs import queries
 from receiver.jobs.job import OUTCOMES
 from receiver.jobs.queries import JobRecord, Place, Show, list_jobs, place_of
 from receiver.lib.clock import DAY_MS, iso
 from receiver.web import Services, schemas
-from receiver.web.api import job_filters
+from receiver.web.api import SEARCHED_MS, job_filters
 from receiver.web.auth import require_instance
 from receiver.web.dashboard.formatting import cell
 from receiver.web.dashboard.pages import Caller, blueprint, download, filled_parameters, page
@@ -127,7 +130,7 @@ def jobs(services: Services, caller: Caller) -> Response:
     """List jobs, newest change first, by day."""
     filters = read_filters(services, caller)
     rows, has_newer, has_older = _page(services, filters)
-    if not rows and (instead := _by_object(services, filters)):
+    if not rows and (instead := _instead(services, filters)):
         return redirect_to(instead)
     show = filters.show
     return page(
@@ -160,14 +163,26 @@ def _page(services: Services, filters: Filters) -> tuple[Sequence[JobRecord], bo
     return rows[-limit:], len(rows) > limit, True
 
 
-def _by_object(services: Services, filters: Filters) -> str | None:
-    """Return the URL of the jobs whose object is what was searched for, if there are any."""
+def _instead(services: Services, filters: Filters) -> str | None:
+    """Return the URL of the jobs whose object or file is what was searched for, if there are any.
+
+    Files are looked for in what changed lately, since no index has them.
+    """
     text = filters.wanted.text
-    if text is None or filters.query.object or "cursor" in request.args:
+    if text is None or filters.query.object or filters.query.file or "cursor" in request.args:
         return None
-    wanted = msgspec.structs.replace(filters.wanted, text=None, objects=[text])
-    matches = list_jobs(services.database, wanted, 1)
-    return filters.url(drop=("q", text), object=text) if matches else None
+    since = filters.wanted.updated_after or services.clock() - SEARCHED_MS
+    bound = {} if filters.wanted.updated_after else {"updated_after": str(iso(since))}
+    instead: tuple[tuple[dict[str, Any], dict[str, str]], ...] = (
+        ({"objects": [text]}, {"object": text}),
+        ({"file": text, "updated_after": since}, {"file": text, **bound}),
+    )
+    for changed, named in instead:
+        wanted = msgspec.structs.replace(filters.wanted, text=None, **changed)
+        with suppress(TooSlow):
+            if list_jobs(services.database, wanted, 1):
+                return filters.url(drop=("q", text), **named)
+    return None
 
 
 @blueprint.get("/jobs.csv")

@@ -6,12 +6,12 @@ from flask import Response
 from msgspec import UNSET, Struct, UnsetType
 
 from receiver.callbacks import rejections as store
+from receiver.callbacks.diagnosis import reason_words
 from receiver.callbacks.quarantine import REASONS
 from receiver.callbacks.rejections import RejectionFilters, list_rejections
 from receiver.database.models import Rejection
 from receiver.errors import BodyGone, NotFound
 from receiver.jobs.summary import rejections_by_reason
-from receiver.lib.clock import HOUR_MS
 from receiver.web import Services, schemas
 from receiver.web.auth import require_instance
 from receiver.web.dashboard.formatting import readable
@@ -21,6 +21,8 @@ from receiver.web.http import optional, parameters, read_cursor, write_cursor
 from receiver.web.rejections import read_keys
 
 A_PAGE = 50
+
+blueprint.add_app_template_filter(reason_words)
 
 
 class RejectionsQuery(Struct, forbid_unknown_fields=True):
@@ -48,8 +50,7 @@ def rejections(services: Services, caller: Caller) -> Response:
     rows = list_rejections(services.database, wanted, A_PAGE + 1, after)
     with services.database.read() as session:
         causes = keys.describe(session, rows[:A_PAGE], caller.bearer.instances)
-        hour_ago = services.clock() - HOUR_MS
-        lately = rejections_by_reason(session, caller.bearer.instances, hour_ago)
+        lately = rejections_by_reason(session, caller.bearer.instances, services.clock())
     more = write_cursor((rows[A_PAGE - 1].at, rows[A_PAGE - 1].id)) if len(rows) > A_PAGE else None
     return page(
         "rejections.html",

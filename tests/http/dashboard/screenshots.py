@@ -18,8 +18,8 @@ import httpx
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
+from conftest import ARGUMENTS, CHROMIUM  # noqa: E402 - after the path
 from playwright.sync_api import Browser, sync_playwright  # noqa: E402
-from serving import ARGUMENTS, CHROMIUM  # noqa: E402 - after the path
 from showcase import Showcase  # noqa: E402
 from visiting import PHONE, WIDE, Dashboard, eventually, served  # noqa: E402
 

@@ -2,8 +2,10 @@
 
 import hashlib
 import hmac
+import json
 import os
 import re
+from collections import Counter
 from types import SimpleNamespace
 
 import commands
@@ -13,9 +15,11 @@ from fakes import Between, between, made_elsewhere, until
 from playwright.sync_api import expect
 from visiting import Guest
 
+from receiver.callbacks.diagnosis import reason_words
 from receiver.database import audit
+from receiver.errors import SignatureError
 from receiver.instances import keys as signature_keys
-from receiver.instances import tokens
+from receiver.instances import registry, tokens
 from receiver.jobs.projection import NewObservation
 from receiver.openconnectors.notifications import Notification
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
@@ -250,6 +254,47 @@ def test_a_refusal_is_explained_as_an_operator_would(desk):
         assert desk.guest.get(f"/rejections/{refused}/body").data == sent
     assert "(freshbooks)" in desk.guest.get("/rejections").text
     assert other
+
+
+def test_rejections_of_every_kind_add_up_wherever_they_are_counted(desk, tmp_path):
+    receiver, body = desk.receiver, b"{}"
+    digest = hmac.digest(KEY.secret, body, hashlib.sha256).hex()
+    with receiver.services.database.write() as session:
+        registry.add_instance(session, receiver.services.secret_box, "bare", 1)
+    sent = {
+        "missing": {},
+        "malformed": {"headers": {HEADER: "sha256=short"}},
+        "hex_digest": {"headers": {HEADER: f"sha256={digest}"}},
+        "algorithm": {"headers": {HEADER: f"sha1={digest}"}},
+        "bad_signature": {"headers": {HEADER: sign(body, NEW)}},
+        "no_key": {"path": "/callbacks/bare", "headers": {HEADER: sign(body, NEW)}},
+        "unknown_instance": {"path": "/callbacks/nobody"},
+        "truncated": {"environ_overrides": {"CONTENT_LENGTH": "9"}},
+        "too_large": {"data": b"x" * (receiver.services.settings.max_body_bytes + 1)},
+    }
+    counted_only = {"unknown_instance", "truncated", "too_large"}
+    assert sent.keys() == counted_only | {error.reason for error in SignatureError.__subclasses__()}
+    for times, request in enumerate(sent.values(), 1):
+        for _ in range(times):
+            delivery = {"path": "/callbacks/gooddata", "data": body, **request}
+            assert receiver.client.post(**delivery).status_code in {400, 401, 413}
+    expected = {reason: times for times, reason in enumerate(sent, 1)}
+    until(lambda: receiver.summary()["rejections_1h"] == sum(expected.values()))
+    quarantined = {reason: n for reason, n in expected.items() if reason not in counted_only}
+
+    def told(page: dict) -> tuple[dict[str, int], dict[str, int]]:
+        return page["last_hour"], Counter(entry["reason"] for entry in page["rejections"])
+
+    assert told(receiver.get("/rejections?limit=1000").json) == (expected, quarantined)
+    (tmp_path / "token").write_text(receiver.token)
+    line = ("rejections", "--json", "--url", receiver.url, "--token-file", "token")
+    done = commands.run(line, tmp_path, dict(os.environ))
+    assert told(json.loads(done.stdout)) == (expected, quarantined)
+    text = re.sub("<.*?>", "", desk.guest.get("/rejections").text)
+    assert f"In the last hour: {sum(expected.values())} deliveries" in text
+    for reason, times in expected.items():
+        assert f" {times} {reason_words(reason)}" in text
+    assert len(re.findall('class="c-at" data-label', desk.guest.get("/rejections").text)) == 21
 
 
 def test_refused_deliveries_enter_once_their_key_was_put_right(any_database_desk):

@@ -52,7 +52,7 @@ def test_filters_are_set_by_pressing_and_taken_back_by_pressing(dashboard, visit
     assert {cell.inner_text() for cell in page.locator(".c-instance").all()[1:]} == {"freshbooks"}
     page.get_by_role("link", name="Remove the filter outcome: failed").click()
     expect(page.get_by_role("checkbox", name="failed")).not_to_be_checked()
-    page.get_by_role("searchbox", name="Id or object").fill("no such id")
+    page.get_by_role("searchbox", name="Id, file or object").fill("no such id")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="No job matches")).to_be_visible()
     page.get_by_role("link", name="Clear filters").first.click()
@@ -257,7 +257,7 @@ def test_everything_works_without_javascript(own_dashboard, visit):
     page = visitor.page
     expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
     page.get_by_role("link", name="Partial").click()
-    page.get_by_label("Id or object").fill(own_dashboard.showcase.story)
+    page.get_by_label("Id, file or object").fill(own_dashboard.showcase.story)
     page.get_by_role("button", name="Apply").click()
     page.locator(".c-job a").click()
     expect(page.locator(".timeline li")).to_have_count(4)

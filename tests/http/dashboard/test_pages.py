@@ -14,6 +14,8 @@ from visiting import Guest
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry, tokens
 from receiver.jobs.failed_records import replace_failed_records
+from receiver.jobs.projection import NewObservation
+from receiver.openconnectors.notifications import Notification
 from receiver.openconnectors.signatures import SignatureKey
 from receiver.reconcile.claims import Claim, end_errors
 from receiver.web.dashboard.formatting import cell
@@ -345,7 +347,7 @@ def test_a_page_of_an_unforeseen_fault_tells_no_details(guest, monkeypatch):
 def test_what_was_refused_lately_is_counted_by_reason(guest):
     for instance, headers in (("default", {}), ("nobody", {}), ("nobody", {})):
         guest.receiver.client.post(f"/callbacks/{instance}", data=b"x", headers=headers)
-    told = "In the last hour: 2 unknown instance, 1 missing."
+    told = "In the last hour: 3 deliveries, of which 2 unknown instance, 1 missing."
     eventually(lambda: told in re.sub("<.*?>", "", guest.get("/rejections").text))
 
 
@@ -356,6 +358,19 @@ def test_a_search_for_an_objects_name_finds_its_jobs(guest):
     assert answer.headers["Location"] == "/jobs?outcome=partial&object=contact"
     assert rows(guest.get(answer.headers["Location"]).text) == ["default/10"]
     assert "No job matches" in guest.get("/jobs?q=contacts").text
+
+
+def test_a_search_for_a_part_of_a_files_name_finds_its_jobs(any_receiver):
+    told = Notification("bulk_job", job="7", status="CREATED", source="submission", file="/May.csv")
+    any_receiver.services.intake.observe(NewObservation("default", told))
+    call(any_receiver, id="8", status="RUNNING")
+    guest = Guest(any_receiver)
+    guest.sign_in()
+    answer = guest.get("/jobs?q=May.c")
+    assert answer.headers["Location"].startswith("/jobs?file=May.c&updated_after=")
+    assert rows(guest.get(answer.headers["Location"]).text) == ["default/7"]
+    assert [job["id"] for job in any_receiver.get("/jobs?file=y.csv").json["jobs"]] == ["7"]
+    assert "No job matches" in guest.get("/jobs?q=may.csv").text
 
 
 def test_an_event_that_cannot_be_read_says_why_and_where(guest):
