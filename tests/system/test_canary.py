@@ -476,7 +476,11 @@ def serving(run: Run) -> Iterator[tuple[str, Path]]:
     log = run.folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            SERVE, cwd=run.folder, env=run.environment, stdout=output, stderr=output
+            (*SERVE, "--workers", "2"),
+            cwd=run.folder,
+            env=run.environment,
+            stdout=output,
+            stderr=output,
         )
     try:
         port = eventually(lambda: listening(log), "the start")
