@@ -243,7 +243,11 @@ class _Watched:
         self._file, self._on_progress = file, on_progress
 
     def read(self, size: int = -1) -> bytes:
-        piece = self._file.read(size)
+        try:
+            piece = self._file.read(size)
+        except OSError as error:
+            error.filename = str(self._file.name)  # or it would pass for our output's
+            raise
         self._on_progress(len(piece))
         return piece
 

@@ -26,6 +26,8 @@ def construct(make: Callable[[], C]) -> C:
         return make()
     except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, ImportError):
+            reason = "SOCKS is not supported; use a proxy of http"
         raise SettingsError(f"{_culprit(os.environ)} cannot be used: {reason}") from None
 
 

@@ -26,7 +26,7 @@ from receiver.errors import (
     UpstreamUnclear,
     UpstreamUnreachable,
 )
-from receiver.lib.http_client import new_client
+from receiver.lib.http_client import new_client, why
 from receiver.openconnectors.notifications import (
     Notification,
     document,
@@ -304,13 +304,15 @@ def _vendors_faults(call: Call) -> Iterator[None]:
     try:
         yield
     except _NOT_SENT as error:
-        raise UpstreamUnreachable(f"the vendor cannot be reached: {type(error).__name__}") from None
+        raise UpstreamUnreachable(f"the vendor cannot be reached: {why(error)}") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        name = type(error).__name__
-        status = 504 if isinstance(error, httpx.TimeoutException) else 502
+        timed_out = isinstance(error, httpx.TimeoutException)
+        # Not the error's own text, which may quote a header.
+        reason = "it took too long" if timed_out else "the connection broke"
+        status = 504 if timed_out else 502
         if call.safe:
-            raise UpstreamUnreachable(f"the vendor did not answer: {name}", status) from None
-        raise UpstreamUnclear(f"the vendor's answer was cut off: {name}", status) from None
+            raise UpstreamUnreachable(f"the vendor did not answer: {reason}", status) from None
+        raise UpstreamUnclear(f"the vendor's answer was cut off: {reason}", status) from None
 
 
 def _may_be_repeated(error: BaseException) -> bool:

@@ -25,7 +25,6 @@ from receiver.errors import (
     StoreError,
     UpstreamError,
     UpstreamRefused,
-    UpstreamUnreachable,
 )
 from receiver.instances import registry
 from receiver.instances.encryption import SecretBox
@@ -61,11 +60,13 @@ NOT_THERE = (404, 410)
 class _Visit(PacedVendor):
     """An instance while it is worked for.
 
-    failures -- of questions in a row. answered -- whether any question was, in all of the visit.
+    failures -- of questions in a row, and the last. answered -- whether any question was, in all of
+    the visit.
     """
 
     report: Report = field(default_factory=Report)
     failures: int = 0
+    failure: UpstreamError | None = None
     answered: bool = False
 
 
@@ -192,8 +193,8 @@ class Reconciler:
             visit = self._visit(instance)
             for step in work:
                 step(visit)
-            if visit.failures > 1 and not visit.answered:
-                raise UpstreamUnreachable("the vendor answered no question")
+            if visit.failure and visit.failures > 1 and not visit.answered:
+                raise visit.failure
             self.pacer.close_circuit(instance)
         except CircuitOpen as error:
             why = str(error)
@@ -221,7 +222,7 @@ class Reconciler:
             raise
         except UpstreamError as error:
             refused = isinstance(error, UpstreamRefused)
-            visit.failures = 0 if refused else visit.failures + 1
+            visit.failures, visit.failure = 0 if refused else visit.failures + 1, error
             visit.answered |= refused
             of_all = error.status in OF_THE_INSTANCE or error.retry_after is not None
             if of_all or visit.failures >= MAX_FAILURES:

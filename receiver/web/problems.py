@@ -79,9 +79,7 @@ _TABLE: dict[type[ReceiverError], _Row] = {
     JobEnded: _Row(409, "job_ended", "The job has ended"),
     BadParameter: _Row(400, "bad_parameter", "A parameter is wrong"),
     TooSlow: _Row(503, "too_slow", "This question takes too long"),
-    CredentialError: _Row(
-        503, "store_unavailable", "Not possible now", "A secret cannot be used now."
-    ),
+    CredentialError: _Row(503, "store_unavailable", "Not possible now"),
     UpstreamError: _Row(502, "upstream", "The vendor rejected the request"),
     StoreError: _Row(503, "store_unavailable", "Cannot be stored or read now", "Try again later."),
 }

@@ -13,7 +13,7 @@ from nodes import eventually
 from sqlalchemy import update
 
 from receiver.cli.commands import run
-from receiver.database.models import Instance
+from receiver.database.models import Instance, Pace
 from receiver.openconnectors.signatures import SignatureKey
 
 Command = Callable[..., tuple[int, str]]
@@ -55,6 +55,14 @@ def test_the_vendors_credentials_are_not_taken_for_our_token(line, status, comma
     assert (code, said.startswith("receiver: A valid token is needed")) == (5, True)
 
 
+def test_an_upload_without_our_public_url_says_what_to_set(command, relay, tmp_path, monkeypatch):
+    with between(f"sqlite:///{tmp_path}/other.db", public_url=None) as bare:
+        (tmp_path / "bare").write_text(bare.token)
+        monkeypatch.setenv("RECEIVER_URL", bare.url)
+        code, said = command("submit rows.csv --object contact --instance gooddata", "bare")
+    assert (code, "RECEIVER_PUBLIC_URL is not set" in said) == (6, True)
+
+
 def test_rejections_say_why(command, relay):
     hex_digest = "sha256=" + "0" * 64
     relay.client.post(
@@ -67,6 +75,11 @@ def test_rejections_say_why(command, relay):
     said = command("rejections")[1]
     assert "The digest is written in hex; the vendor writes base64" in said
     assert "with a byte order mark before this key" in said
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_named(command):
+    code, said = command("submit /proc/self/mem --object contact --instance gooddata")
+    assert (code, said) == (2, "receiver: /proc/self/mem: Input/output error")
 
 
 def test_a_file_that_cannot_be_written_is_named(command, relay):
@@ -104,6 +117,13 @@ def test_reconcile_says_why_an_instance_was_not_asked_and_what_to_do(command, re
         code, said = command("reconcile --all", errors=False)
         assert code == 6
         assert re.search("freshbooks: the vendor answered 401: .*left alone until 20", said)
+    relay.faults()
+    monkeypatch.setenv("OPEN_CONNECTORS_URL", "http://127.0.0.1:1/elements/api-v2")
+    change = update(Pace).values(blocked_until=0)
+    with relay.services.database.write() as session:
+        session.execute(change)
+    said = command("reconcile --all", errors=False)[1]
+    assert "freshbooks: the vendor cannot be reached: connection refused; for this inst" in said
     for secret, expected in (
         (b"garbage", "freshbooks: a secret was encrypted with a key that is not in RECEIVER_"),
         (

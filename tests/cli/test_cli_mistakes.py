@@ -55,6 +55,7 @@ MISTAKES = [
     ("serve --bind 8000", 2, f"--bind 8000: {BIND}"),
     ("serve --bind 127.0.0.1:99999", 2, f"--bind 127.0.0.1:99999: {BIND}"),
     ("serve --bind {taken}", 2, "--bind {taken}: address already in use; choose another one"),
+    ("sandbox --bind {taken}", 2, "--bind: {taken}: address already in use; choose another one"),
     ("serve --bind unix:nodir/s", 2, "--bind unix:nodir/s: there is no folder {folder}/nodir"),
     ("serve --bind 192.0.2.1:80", 2, "--bind 192.0.2.1:80: cannot assign requested address"),
     # asking a running receiver

@@ -335,7 +335,7 @@ def test_a_slow_vendor_is_not_waited_for_without_end(relay, monkeypatch):
     monkeypatch.setattr("receiver.web.exchange.SECONDS", 0.2)
     monkeypatch.setattr("receiver.web.submissions.UPLOAD_SECONDS", 0.2)
     relay.faults(slow=30)
-    expect_vendors_error(relay.vendors("GET", "/objects"), 504, "did not answer: ReadTimeout")
+    expect_vendors_error(relay.vendors("GET", "/objects"), 504, "did not answer: it took too long")
     expect_vendors_error(relay.upload(), 504, "look at GET /bulk/jobs before you send again")
     assert (relay.asked(UPLOADS), submissions(relay)) == (1, ["unclear"])
 

@@ -1,6 +1,7 @@
 """`receiver sandbox`, and serving it over HTTP."""
 
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -105,7 +106,15 @@ def _address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not (colon and host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise ValueError("must be HOST:PORT")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    address = host.removeprefix("[").removesuffix("]"), int(port)
+    try:  # werkzeug's server would end the process with a paragraph of its own
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        reason = (error.strerror or "it cannot be used").lower()
+        raise ValueError(f"{text}: {reason}; choose another one") from None
+    return address
 
 
 @click.command("sandbox", epilog=_FAULTS)
