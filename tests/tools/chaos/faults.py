@@ -16,6 +16,7 @@ from typing import TypeAlias
 from cluster import Postgres
 from processes import tell, until
 from stage import Stage
+from vendor_faults import one_job_fails, uploads_hang, vendor_limits, vendor_slow
 
 Strike: TypeAlias = Callable[[Stage], AbstractContextManager[None]]
 
@@ -319,6 +320,10 @@ FAULTS = (
     Fault("writer hangs", writer_hangs, PG, (9, 10)),
     Fault("writer hangs", writer_hangs, LITE, (9, 10), outage=True),  # there is no other
     Fault("keys changed", keys_changed, BOTH, (0.5, 1), full=2),
+    Fault("vendor slow", vendor_slow, BOTH, (6, 8), full=2),
+    Fault("vendor limits", vendor_limits, BOTH, (1, 3), full=2),
+    Fault("one job fails", one_job_fails, full=2),
+    Fault("uploads hang", uploads_hang, BOTH, (6, 8), full=2),
 )
 
 
@@ -330,12 +335,14 @@ def schedule(stage: Stage, size: str) -> tuple[list[Fault], list[str]]:
         "clock stepped": stage.layout.faketime is None,
         "pooler restarted": stage.pooler is None,
     }
+    times: dict[str, Callable[[Fault], int]] = {
+        "small": lambda fault: fault.small,
+        "medium": lambda fault: (fault.small + fault.full) // 2,
+        "full": lambda fault: fault.full,
+    }
     missing = [fault.name for fault in wanted if absent.get(fault.name)]
     faults = [
-        fault
-        for fault in wanted
-        if fault.name not in missing
-        for _ in range(fault.small if size == "small" else fault.full)
+        fault for fault in wanted if fault.name not in missing for _ in range(times[size](fault))
     ]
     stage.chance.shuffle(faults)
     return faults, missing

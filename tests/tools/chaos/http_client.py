@@ -36,6 +36,7 @@ class Answer(NamedTuple):
 
     status: int
     body: bytes
+    retry_after: str = ""
 
 
 class Connections:
@@ -90,7 +91,9 @@ async def _read(reader: asyncio.StreamReader) -> tuple[Answer, bool]:
         body = await _chunks(reader)
     else:
         body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return Answer(status, body), headers.get("connection", "").lower() != "close"
+    return Answer(status, body, headers.get("retry-after", "")), headers.get(
+        "connection", ""
+    ).lower() != "close"
 
 
 async def _chunks(reader: asyncio.StreamReader) -> bytes:

@@ -1,6 +1,7 @@
 """The fault harness: receivers behind the real nginx, a sender that never gives up, and faults.
 
     make chaos SIZE=small                  what CI runs, about four minutes
+    make chaos SIZE=medium                 6,000 callbacks, 3 nodes
     make chaos                             20,000 callbacks, 3 nodes; 20,000 more in deploys
     make chaos ARGS="--seeds 5"            the same with five seeds
     make chaos ARGS="--only 'failed over' --kind postgresql --seed 7"
@@ -56,7 +57,11 @@ class Size:
     restart_callbacks: int
 
 
-SIZES = {"small": Size(2, 24, 1500, 4, 1000), "full": Size(3, 48, 20_000, 20, 20_000)}
+SIZES = {
+    "small": Size(2, 24, 1500, 4, 1000),
+    "medium": Size(3, 32, 6000, 8, 4000),
+    "full": Size(3, 48, 20_000, 20, 20_000),
+}
 
 
 def main(words: list[str]) -> int:

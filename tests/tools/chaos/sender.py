@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from http_client import Answer, Connections, Lost, Request
@@ -88,8 +89,12 @@ class Sender:
 
     def ask(self, to: str, asked: Request) -> Answer:
         """Send one request that is no delivery. Raises Lost."""
+        return self.begin(to, asked).result(TIMEOUT + 5)
+
+    def begin(self, to: str, asked: Request) -> "Future[Answer]":
+        """Send one request that is no delivery; its result may be Lost."""
         asking = self._connections.ask(self._ports[to], asked, TIMEOUT)
-        return asyncio.run_coroutine_threadsafe(asking, self._loop).result(TIMEOUT + 5)
+        return asyncio.run_coroutine_threadsafe(asking, self._loop)
 
     @property
     def unsettled(self) -> int:

@@ -4,6 +4,7 @@ import json
 import random
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,16 +15,19 @@ from disk import Disk
 from http_client import Answer, Lost, Request
 from plan import INSTANCES, Plan
 from pooler import Pooler, pooler
+from probes import Prober
 from processes import HOST, PYTHON, ROOT, ChaosError, environment, run, until
 from receivers import Node, Supervisor
 from sender import Sender
+from vendor import Vendor
 from wires import Wires
 
+from receiver.openconnectors.shapes import BASE
 from receiver.openconnectors.signatures import SignatureKey
 
 INJECTED = Path(__file__).with_name("injected")
+BOUNDARY = "chaos"
 FERNET = "Y2hhb3MgY2hhb3MgY2hhb3MgY2hhb3MgY2hhb3MgISE="
-NOWHERE = "http://127.0.0.1:9/elements/api-v2"  # no vendor is asked anything
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Stage:
         self.ports: list[int] = []  # of PostgreSQL: this server's, and the next one's
         if self.layout.kind == "postgresql":
             self._make_servers()
+        self.vendor = Vendor()
         self.clock = folder / "clock"
         self.skew()
         self.pooler = None if self.primary is None else pooler(folder)
@@ -85,6 +90,7 @@ class Stage:
             self.until_ready(node)
         self._turns = {what: self._rounds() for what in ("kill", "restart", "freeze")}
         self.supervisor = Supervisor(self.nodes)
+        self.prober = Prober(self.nodes)
 
     @property
     def server(self) -> Postgres:
@@ -112,6 +118,14 @@ class Stage:
         """GET something from a node, with a token. Raises Lost."""
         bearer = {"Authorization": f"Bearer {self.token}"}
         return self.sender.ask(to, Request("GET", path, bearer))
+
+    def ask_vendor(
+        self, to: str, instance: str, method: str, path: str, body: bytes = b""
+    ) -> "Future[Answer]":
+        """Ask the vendor through a node, as a client of the vendor's does."""
+        headers = {"Authorization": f"Element {instance}, User {self.token}"}
+        headers |= {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"} if body else {}
+        return self.sender.begin(to, Request(method, f"{BASE}{path}", headers, body))
 
     def is_ready(self, name: str) -> bool:
         """Whether a node says that it can commit."""
@@ -149,6 +163,7 @@ class Stage:
 
     def close(self) -> None:
         """End everything."""
+        self.prober.close()
         self.supervisor.close()
         for node in self.nodes:
             node.terminate()
@@ -157,6 +172,7 @@ class Stage:
         if self.primary is not None:
             self.primary.stop("immediate")
         self.disk.close()
+        self.vendor.shutdown()
 
     def _rounds(self) -> Iterator[Node]:
         while True:
@@ -177,7 +193,15 @@ class Stage:
         self.command("instances", "add", INSTANCES[1], "--signature-key-file", str(path))
         (row,) = json.loads(self.command("keys", "list", INSTANCES[1], "--json"))["keys"]
         self.key_id = str(row["id"])
-        self.token = self.command("tokens", "create", "chaos", "--scope", "read")
+        self.add_vendor_secrets("set", INSTANCES[1])
+        self.token = self.command("tokens", "create", "chaos", "--scope", "operate")
+
+    def add_vendor_secrets(self, how: str, instance: str) -> None:
+        """Let the vendor be asked for an instance. how -- `set`, or `add` for a new instance."""
+        secret = self.layout.folder / "vendor-secret"
+        secret.write_text("of no importance")
+        files = [f"--{name}-file={secret}" for name in ("element-token", "user-secret")]
+        self.command("instances", how, instance, *files)
 
     def _node(self, number: int) -> Node:
         settings = self._settings(self._database_ports(number))
@@ -220,7 +244,8 @@ class Stage:
             "RECEIVER_DATABASE_URL": url if ports else f"sqlite:///{self.sqlite}",
             "RECEIVER_ENCRYPTION_KEYS": FERNET,
             "EVENT_NOTIFICATION_SIGNATURE_KEY": self.keys["default"].secret.decode(),
-            "OPEN_CONNECTORS_URL": NOWHERE,
+            "OPEN_CONNECTORS_URL": self.vendor.url,
+            "OPEN_CONNECTORS_RATE": "200",
         }
 
 

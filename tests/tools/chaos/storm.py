@@ -13,7 +13,7 @@ from stage import Stage
 
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 
-RECOVERY, FIRST_REFUSAL, ANSWER = 30.0, 5.0, 10.0  # seconds; what is promised
+RECOVERY, FIRST_REFUSAL, ANSWER, PROBE = 30.0, 5.0, 10.0, 1.0  # seconds; what is promised
 PROBES = 4  # accepted in a row by each node, which has several workers
 GIVE_UP = 90.0  # seconds; then the run ends
 
@@ -42,6 +42,7 @@ class Storm:
     began: float = field(default_factory=time.monotonic)
     strokes: list[Stroke] = field(default_factory=list)
     forged: list[tuple[str, bytes]] = field(default_factory=list)
+    _judged: int = 0  # probes
 
     def strike(self, fault: Fault) -> None:
         """Let one fault happen under load, and wait until the service has recovered."""
@@ -143,6 +144,10 @@ class Storm:
             self.stage.violations.append(f"{told}: recovered only after {stroke.recovered:.1f} s")
         if stroke.worst > ANSWER:
             self.stage.violations.append(f"{told}: an answer took {stroke.worst:.1f} s")
+        slow = [one for one in self.stage.prober.seen[self._judged :] if one.seconds > PROBE]
+        self._judged = len(self.stage.prober.seen)
+        for probe in slow:
+            self.stage.violations.append(f"{told}: {probe.what} took {probe.seconds:.2f} s")
         # Who waits for a shorter outage to pass, and then accepts, has done better than to refuse.
         first = stroke.held if stroke.first_refusal is None else stroke.first_refusal
         if fault.outage and first > FIRST_REFUSAL:
