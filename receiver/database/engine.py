@@ -252,9 +252,12 @@ class Database:
                 connection.close()
         return not busy
 
-    def check_writable(self) -> None:
-        """Commit a write that changes nothing. Raises StoreError if that cannot be done."""
-        with self.write() as session:
+    def check_writable(self, timeout: float = LOCK_SECONDS) -> None:
+        """Commit a write that changes nothing. Raises StoreError if that cannot be done.
+
+        timeout -- as in `write`.
+        """
+        with self.write(timeout) as session:
             session.execute(update(KeyVersion).values(version=KeyVersion.version))
 
     def watch_file(self) -> None:
@@ -310,7 +313,10 @@ class Database:
             if refusals.is_content(original, self._driver.DataError):
                 raise StoreRefused(f"the database rejects what this holds: {code}") from error
             if refusals.is_statement(original):
-                raise StatementRefused(f"the database rejects a statement: {code}") from error
+                meaning = ", its role lacks a permission" if code == "42501" else ""
+                raise StatementRefused(
+                    f"the database rejects a statement: {code}{meaning}"
+                ) from error
             raise StoreUnavailable(f"the database cannot do this now: {code}") from error
 
     @contextmanager

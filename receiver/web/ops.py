@@ -15,6 +15,7 @@ from receiver.web.http import Response, json_response
 from receiver.web.problems import flask_response
 
 HEALTHZ = "/healthz"  # the only one that waits for nothing
+READY_SECONDS = 0.5  # for SQLite's lock: a probe is to be answered within a second
 
 
 def healthz(_services: Services) -> Response:
@@ -29,7 +30,7 @@ def readyz(services: Services) -> Response:
     if not migrations.is_current(services.database):
         raise StoreUnavailable("the schema is not the one of this release")
     try:
-        services.database.check_writable()
+        services.database.check_writable(READY_SECONDS)
     except StoreError as error:
         raise StoreUnavailable(str(error)) from error
     return json_response({"status": "ready"})

@@ -127,15 +127,17 @@ class Submitter:
             "submitted_by": caller.bearer.name,
         }
         with self._services.database.write() as session:
+            id_ = begin_submission(session, submission)
+            # Not the file's name, which may be about people: nothing erases the audit.
             audit.record(
                 session,
                 at=facts.submitted_at or 0,
                 actor=caller.bearer.name,
                 action="upload" if facts.direction == "UPLOAD" else "download",
                 subject=f"{caller.instance}/{facts.object or ''}",
-                detail=facts.file or "",
+                detail=f"submission {id_}",
             )
-            return begin_submission(session, submission)
+            return id_
 
     def _end(self, submission: str, state: str) -> None:
         try:

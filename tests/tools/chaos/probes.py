@@ -16,6 +16,7 @@ class Probe(NamedTuple):
 
     began: float
     seconds: float
+    status: int
     what: str
 
 
@@ -48,7 +49,7 @@ class Prober:
                     ready = starts
                 if status and not node.down and ready == starts == node.starts:
                     took = time.monotonic() - began
-                    self.seen.append(Probe(began, took, f"{path} of {node.name}"))
+                    self.seen.append(Probe(began, took, status, f"{path} of {node.name}"))
 
 
 def _status(port: int, path: str) -> int:

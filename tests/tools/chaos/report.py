@@ -26,7 +26,7 @@ class Account:
     missing: list[str] = field(default_factory=list)
     injected: dict[str, int] = field(default_factory=dict)
     probes: int = 0
-    worst_probe: float = 0.0  # seconds
+    worst_probe: float = 0.0  # seconds, of those answered 200
 
     def take(self, storm: Storm) -> None:
         """Note what a storm has seen so far."""
@@ -35,7 +35,10 @@ class Account:
         self.answers = dict(Counter(each.status for each in stage.sender.log.tries))
         self.violations, self.strokes = stage.violations, storm.strokes
         seen = stage.prober.seen
-        self.probes, self.worst_probe = len(seen), max((one.seconds for one in seen), default=0.0)
+        self.probes, self.worst_probe = (
+            len(seen),
+            max((one.seconds for one in seen if one.status == 200), default=0.0),
+        )
         happened = stage.faults / "happened"
         if happened.exists():
             self.injected = dict(Counter(happened.read_text().split()))
@@ -51,7 +54,7 @@ def show(account: Account) -> None:
     say(f"\n{account.kind}, seed {account.seed}: {account.seconds:.0f} s")
     answers = ", ".join(f"{code or 'none'}: {n:,}" for code, n in sorted(account.answers.items()))
     say(f"  {account.callbacks:,} callbacks; tries by answer {answers}")
-    say(f"  {account.probes:,} probes, the slowest {account.worst_probe:.2f} s")
+    say(f"  {account.probes:,} probes, the slowest good one {account.worst_probe:.2f} s")
     for what, codes in account.deploys.items():
         told = ", ".join(f"{code or 'none'}: {n:,}" for code, n in sorted(codes.items()))
         say(f"  {what}: {told}")
