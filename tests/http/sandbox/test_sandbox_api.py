@@ -40,16 +40,13 @@ def test_any_token_and_secret_is_taken_in_either_order(client, authorization):
 
 @pytest.mark.parametrize(
     "authorization",
-    ["", "Element t", "User u", "Element , User u", "Bearer x", "Element t User u", "Element t, x"],
+    [None, "", "Element t", "User u", "Element , User u", "Element t User u", "Element t, x"],
 )
 def test_a_missing_or_malformed_authorization_is_refused(client, authorization):
-    answer = client.http.get("/objects", headers={"Authorization": authorization})
+    headers = {} if authorization is None else {"Authorization": authorization}
+    answer = httpx.get(f"{client.http.base_url}objects", headers=headers, trust_env=False)
     assert answer.status_code == 401
     assert set(answer.json()) == {"requestId", "message"}
-
-
-def test_no_authorization_at_all_is_refused(client):
-    assert httpx.get(f"{client.http.base_url}objects").status_code == 401
 
 
 def test_a_job_belongs_to_its_element(client):

@@ -102,12 +102,6 @@ def test_a_failure_is_told_with_its_message(client, catcher):
     assert body["error"] == "The file cannot be read: the file has no header."
 
 
-def test_a_cancel_is_told(start, catcher):
-    client = start(job_seconds=3600)
-    client.http.put(f"/bulk/{client.created(to=catcher.url)}/cancel")
-    assert json.loads(catcher.wait(1)[0].body)["status"] == "CANCELLED"
-
-
 def test_a_retry_is_the_same_request(start, catcher, until):
     client = start(signature_key=KEY)
     catcher.statuses = [500, 302, 404]

@@ -19,16 +19,19 @@ def relay(make_database: Callable[[str], str]) -> Iterator[Between]:
         yield made
 
 
-@pytest.fixture
-def receiver(relay: Between, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def command_of(relay: Between, folder: Path) -> Command:
     """Run a command that asks the receiver."""
-    (tmp_path / "token").write_text(relay.token)
+    (folder / "token").write_text(relay.token)
     asking = {"RECEIVER_URL": relay.url, "RECEIVER_TOKEN_FILE": "token", "NO_PROXY": "*"}
+    return lambda *words: run(words, folder, {**os.environ, **asking})
 
-    def command(*words: str) -> subprocess.CompletedProcess[str]:
-        return run(words, tmp_path, {**os.environ, **asking})
 
-    return command
+@pytest.fixture
+def receiver(relay: Between, tmp_path: Path) -> Command:
+    return command_of(relay, tmp_path)
 
 
 TO = ("--object", "contact", "--instance", "gooddata")
@@ -66,16 +69,13 @@ def test_a_download_into_a_pipe_is_written_there_and_the_pipe_stays(relay, recei
 
 def test_a_download_that_takes_too_long_tells_how_to_resume(make_database, tmp_path):
     with between(make_database("sqlite"), job_seconds=3) as relay:
-        (tmp_path / "token").write_text(relay.token)
-        asking = {"RECEIVER_URL": relay.url, "RECEIVER_TOKEN_FILE": "token", "NO_PROXY": "*"}
-        environment = {**os.environ, **asking}
-        words = ("download", *TO, "--output", "out", "--wait", "0")
-        first = run(words, tmp_path, environment)
+        receiver = command_of(relay, tmp_path)
+        first = receiver("download", *TO, "--output", "out", "--wait", "0")
         assert first.returncode == 4
         resume = first.stderr.strip().rpartition("resume with: receiver ")[2].split()
         job = resume[resume.index("--job") + 1]
         relay.ended(job)
-        second = run((*resume, "--wait", "30"), tmp_path, environment)
+        second = receiver(*resume, "--wait", "30")
         assert second.returncode == 0, second.stderr
         assert (tmp_path / "out").exists()
 
@@ -89,10 +89,8 @@ def test_a_failed_download_saves_nothing(relay, receiver, tmp_path):
 @pytest.mark.parametrize("shape", ["v3", "list"])
 def test_what_the_vendor_answers_an_upload_is_read_in_any_shape(make_database, tmp_path, shape):
     with between(make_database("sqlite"), shape=shape) as relay:
-        (tmp_path / "token").write_text(relay.token)
         (tmp_path / "a.csv").write_bytes(ROWS)
-        asking = {"RECEIVER_URL": relay.url, "RECEIVER_TOKEN_FILE": "token", "NO_PROXY": "*"}
-        done = run(("submit", "a.csv", *TO, "--wait", "30"), tmp_path, {**os.environ, **asking})
+        done = command_of(relay, tmp_path)("submit", "a.csv", *TO, "--wait", "30")
         assert done.returncode == 0, done.stderr
 
 

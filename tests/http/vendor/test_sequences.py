@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes import BAD_ROWS, INSTANCES, ROWS, Between, between, made_elsewhere, until
+from fakes import BAD_ROWS, INSTANCES, Between, between, made_elsewhere, until
 from recording import Message, answer, receivers
 
 from receiver.instances import tokens
@@ -156,8 +156,10 @@ def test_cancel_list_metadata_workflows_and_what_is_not_there(make_database):
             assert relay.vendors("GET", path, token=reader).status_code == 200
 
 
-@pytest.mark.parametrize("shape", ["v2", "v3", "list", "document"])
-@pytest.mark.parametrize("word", [None, "COMPLETE", "SUCCESS"])
+@pytest.mark.parametrize(
+    ("shape", "word"),
+    [("v2", None), ("v3", "COMPLETE"), ("list", "SUCCESS"), ("document", "COMPLETE")],
+)
 def test_a_poller_sees_the_end_though_its_callback_is_lost(make_database, shape, word):
     with between(make_database("sqlite"), shape=shape) as relay:
         relay.faults(drop_callbacks=True, **({"final_status": word} if word else {}))
@@ -231,7 +233,6 @@ def test_the_seeds_table_with_tabs_is_counted_and_loaded(relay):
     table = b"email\tname\r\na@example.com\tA\r\nb@example.com\t\r\n"
     known = relay.ended(relay.uploaded(table))
     assert (known["outcome"], known["records"]["submitted"]) == ("succeeded", 2)
-    assert ROWS
 
 
 def test_the_time_that_the_vendor_asks_for_is_kept_by_every_node(make_database):
@@ -252,11 +253,3 @@ def test_the_time_that_the_vendor_asks_for_is_kept_by_every_node(make_database):
         now[0] += 20_000
         relay.reconciler().one_pass(everything=True)
         assert relay.job(job)["outcome"] == "succeeded"
-
-
-def test_a_client_that_asks_too_often_is_told_how_long_to_wait(relay):
-    limit = {"status": 429, "times": 1, "retry_after": "120"}
-    relay.faults(answer=limit)
-    told = relay.vendors("GET", "/objects")
-    assert (told.status_code, told.headers["Retry-After"]) == (429, "120")
-    assert relay.asked("GET /objects") == 1
