@@ -177,10 +177,7 @@ def owner(authorization: str, *, any_user: bool = False) -> str:
 
 
 def _job(job_id: str) -> Job:
-    job = current_stage().jobs.find(job_id, g.token)
-    if job is None:
-        raise NotFound(f"there is no job {job_id}")
-    return job
+    return current_stage().jobs.find(job_id, g.token)
 
 
 def _create(
@@ -361,10 +358,8 @@ def jobs() -> Response:
 @api.put("/bulk/<job_id>/cancel")
 def cancel(job_id: str) -> Response:
     """End a job that is in progress."""
-    cancelled = current_stage().jobs.cancel(_job(job_id))
-    if cancelled is None:
-        raise Conflict(f"job {job_id} has ended")
-    return json_response(current_stage().jobs.write(cancelled))
+    jobs = current_stage().jobs
+    return json_response(jobs.write(jobs.cancel(_job(job_id))))
 
 
 @api.get(DELIVERIES)

@@ -79,20 +79,10 @@ class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 @dataclass(slots=True, kw_only=True)
 class Options:
-    """How a sandbox behaves; the key and the faults may be replaced while it runs.
+    """How a sandbox behaves, as the command's help says of each option.
 
-    bind -- host and port where it listens; port 0 takes a free one.
-    first_job -- the id of its first job; ids count on from there.
-    signature_key -- signs the callbacks; None: they are unsigned.
-    job_seconds -- from a job's creation to its end.
-    retry_seconds -- the pause before the first retry of a callback; each next one is 8 times as
-    long. The vendor's published schedule, 8^x seconds, is retry_seconds=8.
-    retries -- of a callback, after its first attempt.
-    shape -- of what is said of jobs. `document` is one of statuses alone: it has no id, so that
-    notifications have v2's.
-    total_counts -- records counts are of all records, failed ones too, not of the loaded alone.
-    callback_url -- the instance's `event.notification.callback.url`.
-    allow_remote -- send callbacks to hosts other than this one.
+    retries -- of a callback, after its first attempt. The vendor's published schedule, 8^x seconds,
+    is retry_seconds=8. The key and the faults may be replaced while it runs.
     """
 
     bind: tuple[str, int] = ("127.0.0.1", 0)

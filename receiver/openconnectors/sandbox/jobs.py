@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 from msgspec import Raw
+from werkzeug.exceptions import Conflict, NotFound
 
 from receiver.openconnectors import shapes
 from receiver.openconnectors.sandbox import service
@@ -124,23 +125,25 @@ class Jobs:
         self._schedule(job)
         return job
 
-    def find(self, job_id: str, token: str | None = None) -> Job | None:
-        """Return the job `job_id`, if there is one and it belongs to `token` (None: to anyone)."""
+    def find(self, job_id: str, token: str | None = None) -> Job:
+        """Return a job that belongs to `token` (None: to anyone). Raises NotFound."""
         with self._lock:
             job = self._jobs.get(job_id)
-        return job if job and token in (None, job.token) else None
+        if job is None or token not in (None, job.token):
+            raise NotFound(f"there is no job {job_id}")
+        return job
 
     def of(self, token: str) -> Sequence[Job]:
         """Return the jobs of `token`, newest first."""
         with self._lock:
             return [job for job in reversed(self._jobs.values()) if job.token == token]
 
-    def cancel(self, job: Job) -> Job | None:
-        """End `job` as cancelled by its owner; None if it has ended otherwise."""
+    def cancel(self, job: Job) -> Job:
+        """End `job` as cancelled by its owner. Raises Conflict if it has ended."""
         with self._lock:
             current = self._jobs[job.id]
             if current.has_ended:
-                return None
+                raise Conflict(f"job {job.id} has ended")
             cancelled = self._jobs[job.id] = current.ending("CANCELLED")
         self._notify(cancelled)
         return cancelled

@@ -8,7 +8,6 @@ from threading import Event, RLock
 
 import msgspec
 from flask import Blueprint, Response, current_app, request
-from werkzeug.exceptions import NotFound
 
 from receiver.openconnectors.sandbox.deliveries import Deliveries
 from receiver.openconnectors.sandbox.faults import Faults, Options, signature_key
@@ -97,6 +96,4 @@ def all_deliveries() -> Response:
 def reset(job_id: str) -> Response:
     """Run a job once more, whoever it belongs to."""
     jobs = current_stage().jobs
-    if (job := jobs.find(job_id)) is None:
-        raise NotFound(f"there is no job {job_id}")
-    return json_response(jobs.write(jobs.reset(job)))
+    return json_response(jobs.write(jobs.reset(jobs.find(job_id))))
