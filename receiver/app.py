@@ -4,7 +4,8 @@ import atexit
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import httpx
@@ -32,9 +33,10 @@ from receiver.openconnectors.client import Upstream
 from receiver.openconnectors.signatures import HEADER, SHORT_KEY_BYTES, sign
 from receiver.outbound.mail import Mailer
 from receiver.outbound.queue import Message
-from receiver.outbound.sender import Sender
+from receiver.outbound.sender import Sender, Signer
 from receiver.reconcile.reconciler import CHECK_SECONDS, Reconciler
 from receiver.settings import Settings
+from receiver.subscriptions import registry as subscriptions
 from receiver.web import Services, callbacks, ops, problems, request_log, routes
 from receiver.web.api import ROUTES
 from receiver.web.dashboard import blueprint as dashboard
@@ -87,8 +89,13 @@ def _app(
     vendor = Upstream(settings.vendor_url, transport)
     safe_http = SafeClient(settings.forward_allow)
     reconciler = Reconciler(settings, database, intake, vendor, clock=clock)
-    signers = {"callback": callback_signer(keys, database), "alarm": channels.signer(settings)}
-    sender = Sender(database, safe_http, Mailer(settings), signers, clock)
+    signers = {
+        "callback": callback_signer(keys, database),
+        "alarm": channels.signer(settings),
+        subscriptions.KIND: subscriptions.signer(database, secret_box),
+    }
+    observers = {subscriptions.KIND: subscriptions.note_attempt}
+    sender = Sender(database, safe_http, Mailer(settings), signers, clock, observers=observers)
     retention = Retention(settings, database, clock)
     health = Health(clock)
 
@@ -118,23 +125,24 @@ def _app(
     stored = Stored(Measurements(settings, database, clock).read)
     services = Services(
         *(settings, database, intake, limits, secret_box, vendor, safe_http, clock),
-        *(health, stored, reconciler),
+        *(health, stored, reconciler, sender),
     )
     atexit.register(_close, background, intake, database)
     return _flask(services), background
 
 
-def callback_signer(keys: Keys, database: Database) -> Callable[[Message, int], Mapping[str, str]]:
+def callback_signer(keys: Keys, database: Database) -> Signer:
     """Sign what clients are told as the vendor signs, with their instance's newest key."""
 
-    def headers(message: Message, _now: int) -> dict[str, str]:
+    def sign_callback(message: Message, _now: int) -> Message:
         # Read anew: what a retired key signs proves nothing any more.
         of_instance = keys.fresh(database).instances.get(message.instance or "")
         if of_instance is None or not of_instance.keys:
-            return {}
-        return {HEADER: sign(message.body, of_instance.keys[0])}
+            return message
+        signature = sign(message.body, of_instance.keys[0])
+        return replace(message, headers={**message.headers, HEADER: signature})
 
-    return headers
+    return sign_callback
 
 
 def _flask(services: Services) -> Flask:

@@ -27,6 +27,7 @@ ReceiverError
 │   ├── BodyGone
 │   ├── Ambiguous
 │   ├── JobEnded
+│   ├── AlreadyThere
 │   ├── BadParameter
 │   └── TooSlow
 ├── UpstreamError               the vendor did not do what it was asked
@@ -161,6 +162,10 @@ class Ambiguous(QueryError, reason="ambiguous_job"):
 
 class JobEnded(QueryError, reason="job_ended"):
     """There is nothing to close: the job has ended."""
+
+
+class AlreadyThere(QueryError, reason="already_there"):
+    """There is one of that name."""
 
 
 class BadParameter(QueryError, reason="bad_parameter"):

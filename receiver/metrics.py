@@ -68,6 +68,12 @@ UPSTREAM_SECONDS = Histogram(
     ("call", "status"),
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
 )
+DELIVERIES = Counter(
+    "receiver_deliveries",
+    "Attempts to deliver to a subscription, and what they made of the delivery: delivered, waiting"
+    " (for another attempt) or failed",
+    ("subscription", "result"),
+)
 
 # A labelled child is found in a dictionary of its own: `labels` takes longer than counting does.
 callbacks = cache(CALLBACKS.labels)
@@ -104,6 +110,10 @@ STORED: Mapping[str, tuple[str | None, str]] = {
     "jobs": ("outcome", "Jobs by outcome"),
     "last_callback_timestamp_seconds": ("connector", "When an instance's last callback came"),
     "alarms": ("kind", "Open alarms"),
+    "oldest_delivery_seconds": (
+        "subscription",
+        "Age of the oldest delivery that waits for a subscription; 0 if none does",
+    ),
     "disk_free_bytes": ("place", "Free space where the receiver writes"),
     "disk_free_ratio": ("place", "The same as a part of the whole"),
     "info": ("version", "Which release runs"),

@@ -13,7 +13,7 @@ from receiver.database.models.alarms import Alarm
 from receiver.errors import BadParameter
 from receiver.lib.clock import iso
 from receiver.outbound.queue import Message
-from receiver.outbound.sender import Signer, standard_webhook_headers
+from receiver.outbound.sender import Signer, standard_webhook
 from receiver.settings import Settings
 
 MAX_ALARMS = 25  # of each sort in one message; how many more there are is said
@@ -86,12 +86,12 @@ def messages(settings: Settings, report: Report, at: int, id_: str) -> Iterator[
 def signer(settings: Settings) -> Signer:
     """Sign alarms' webhooks; refuse recipients that the settings no longer name."""
 
-    def sign(message: Message, now: int) -> dict[str, str]:
+    def sign(message: Message, now: int) -> Message:
         if message.target in {f"mailto:{address}" for address in settings.alarm_mail_to}:
-            return {}
+            return message
         if message.target != settings.alarm_url or settings.alarm_secret is None:
             raise BadParameter("the settings no longer name this recipient of alarms")
-        return standard_webhook_headers(settings.alarm_secret, message, now)
+        return standard_webhook(message, now, settings.alarm_secret)
 
     return sign
 
@@ -101,8 +101,8 @@ def contents(report: Report, receiver: str | None) -> Content:
     left_out = sum(max(0, len(some) - MAX_ALARMS) for some in (report.raised, report.cleared))
     return {
         "receiver": receiver,
-        "raised": [_entry(alarm) for alarm in report.raised[:MAX_ALARMS]],
-        "cleared": [_entry(alarm) for alarm in report.cleared[:MAX_ALARMS]],
+        "raised": [shown(alarm) for alarm in report.raised[:MAX_ALARMS]],
+        "cleared": [shown(alarm) for alarm in report.cleared[:MAX_ALARMS]],
         "left_out": left_out,
         "open": report.open,
     }
@@ -141,7 +141,8 @@ def text(content: Content) -> str:
     return "\n".join([*lines, "", f"Open alarms: {content['open']} (`receiver alarms`)", ""])
 
 
-def _entry(alarm: Alarm) -> Entry:
+def shown(alarm: Alarm) -> Entry:
+    """Show an alarm as messages do."""
     kind = kind_of(alarm.kind)
     return {
         "kind": alarm.kind,

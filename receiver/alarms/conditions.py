@@ -41,6 +41,7 @@ from receiver.jobs.summary import last_callbacks
 from receiver.jobs.timeline import event_id
 from receiver.lib.clock import DAY_MS, MINUTE_MS, iso
 from receiver.settings import Settings
+from receiver.subscriptions.registry import list_subscriptions
 
 RECENT_MS = 60 * MINUTE_MS
 EXPIRES_SOON_MS = 24 * 60 * MINUTE_MS
@@ -166,6 +167,16 @@ KINDS: Mapping[str, Kind] = {
         page="/instances",
         examples="nodes",
     ),
+    "undeliverable": Kind(
+        title="a subscription is disabled",
+        resolved="the subscription is enabled again, or was removed",
+        meaning="Its endpoint is gone, or accepted nothing for five days: nothing is sent to it.",
+        action="Fix the endpoint, then `receiver subscriptions enable` and `receiver deliveries"
+        " retry --failed`.",
+        runbook="deliveries-failing",
+        page="/subscriptions/{}",
+        examples="",
+    ),
 }
 
 
@@ -175,7 +186,7 @@ def kind_of(name: str) -> Kind:
     return KINDS.get(name, unknown)
 
 
-OF_THE_RECEIVER = ("failing", "clock")  # not of an instance
+OF_THE_RECEIVER = ("failing", "clock", "undeliverable")  # not of an instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +215,7 @@ def active_conditions(session: Session, settings: Settings, now: int) -> list[Co
         *_queued(session),
         *_failing(session, settings.failing_after, now),
         *_clock(session, now),
+        *_undeliverable(session),
     ]
 
 
@@ -303,6 +315,15 @@ def _clock(session: Session, now: int) -> Iterator[Condition]:
         trusted = session.scalar(select(Heartbeat.steady_at)) or 0
         days, way = abs(now - trusted) // DAY_MS, "ahead of" if now > trusted else "behind"
         yield Condition("clock", "database", 1, f"{days} days {way} the last write of a node")
+
+
+def _undeliverable(session: Session) -> Iterator[Condition]:
+    reasons = {"gone": "it answered 410 (gone)", "failing": "it accepted nothing for five days"}
+    for row in list_subscriptions(session):
+        if row.disabled_for in reasons:
+            since = iso(row.disabled_at)
+            detail = f"disabled since {since}: {reasons[row.disabled_for]}"
+            yield Condition("undeliverable", row.name, 1, detail)
 
 
 Order: TypeAlias = (

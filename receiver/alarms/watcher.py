@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import delete, func, or_, select, true, update
 from sqlalchemy.orm import Session
 
-from receiver.alarms.channels import Report, has_channel, messages
+from receiver.alarms.channels import Report, has_channel, messages, shown
 from receiver.alarms.conditions import OF_THE_RECEIVER, Condition, active_conditions
 from receiver.database.engine import Database, affected, database_time
 from receiver.database.leases import claim, is_due, is_steady
@@ -23,6 +23,7 @@ from receiver.jobs.usual_times import learn_all_usual_times
 from receiver.lib.clock import DAY_MS, MINUTE_MS
 from receiver.outbound.queue import Attempt, Message, enqueue
 from receiver.settings import Settings
+from receiver.subscriptions.changes import Type, queue_alarm, queue_overdue
 
 PERIOD_SECONDS = 20
 LEASE_PERIODS = 2  # a holder that died is followed within three periods
@@ -96,6 +97,8 @@ class Watcher:
                 store_alarm(session, self._lost)
             for alarm in update_alarms(session, conditions, now):
                 _log(alarm)
+                _tell_subscriptions(session, alarm, now)
+            queue_overdue(session.connection(), self._settings.overdue_after, now)
             if has_channel(self._settings):
                 self._report(session, now)
             if is_steady(session, now):
@@ -226,6 +229,12 @@ def delete_old(session: Session, now: int, keep: int) -> None:
     newest = select(func.max(Node.at)).where(Node.at <= now).scalar_subquery()
     affected(session, delete(Node).where(Node.at < newest - DAY_MS))
     affected(session, delete(Fetch).where(Fetch.at < now - 4 * DAY_MS))  # files are kept for three
+
+
+def _tell_subscriptions(session: Session, alarm: Alarm, now: int) -> None:
+    instance = None if alarm.kind in OF_THE_RECEIVER else alarm.subject
+    type_: Type = "alarm.raised" if alarm.cleared_at is None else "alarm.resolved"
+    queue_alarm(session.connection(), type_, (alarm.id, instance), shown(alarm), now)
 
 
 def _log(alarm: Alarm) -> None:

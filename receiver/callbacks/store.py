@@ -60,6 +60,8 @@ from receiver.jobs.projection import (
 from receiver.lib.clock import MINUTE_MS
 from receiver.lib.ratelimit import network_of
 from receiver.openconnectors.notifications import Notification
+from receiver.subscriptions.changes import queue_changes
+from receiver.subscriptions.registry import Subscriptions
 
 MAX_FACETS = 10_000  # of an instance; all beyond share one for each outcome
 MAX_REMEMBERED = 50_000  # facets, in one process
@@ -84,6 +86,7 @@ class Store:
         self._facets: dict[FacetKey, int] = {}  # that are committed
         self._used: dict[str, int] = {}  # when a key's use was last noted, ms
         self._rejections: list[NewRejection] = []
+        self._subscriptions = Subscriptions()
 
     def write(self, batch: Sequence[Item]) -> list[Result]:
         """Write a batch of at most MAX_BATCH; return each item's result in its place.
@@ -169,6 +172,8 @@ class Store:
         writing.write(self._facets, self._slot)
         self._note_use(connection, writing)
         follow_up(connection, writing.states.values(), start.now)
+        if subscriptions := self._subscriptions.at(connection, start.version):
+            queue_changes(connection, subscriptions, writing.changed, start.now)
         return writing
 
     def _judged(

@@ -24,6 +24,7 @@ _GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "serve": ("serve", "db"),
         "instances": ("instances", "keys", "tokens"),
         "maintain": ("reconcile", "prune", "erase", "reread", "watch", "alarms", "audit"),
+        "subscriptions": ("subscriptions", "deliveries", "replay"),
         "doctor": ("doctor",),
         "verify": ("trigger",),
     },

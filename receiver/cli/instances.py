@@ -298,7 +298,7 @@ def create_token(
         raise click.UsageError(f"--expires {expires}: is beyond the year 9999")
     with open_database(creates_file=True) as (settings, database), database.write() as session:
         token = tokens.create_token(session, name, scope, now, only=only, expires_at=expires_at)
-        _warn_of_unknown(session, settings, only)
+        warn_of_unknown(session, settings, only)
         reach = (
             f"{scope}; {', '.join(only) or 'all instances'}; until {iso(expires_at) or 'revoked'}"
         )
@@ -332,7 +332,8 @@ def revoke_token(token: str) -> None:
     click.echo(f"{count(ended, 'token')} revoked")
 
 
-def _warn_of_unknown(session: Session, settings: Settings, instances: Sequence[str]) -> None:
+def warn_of_unknown(session: Session, settings: Settings, instances: Sequence[str]) -> None:
+    """Warn of names that no instance has."""
     known = {str(row["name"]) for row in registry.list_instances(session)}
     known |= {DEFAULT_INSTANCE} if settings.default_keys else set()
     for name in sorted(set(instances) - known):

@@ -14,7 +14,14 @@ from typing import Any
 
 import click
 
-from receiver.errors import CredentialError, ReceiverError, SettingsError
+from receiver.errors import (
+    AlreadyThere,
+    BadParameter,
+    CredentialError,
+    NotFound,
+    ReceiverError,
+    SettingsError,
+)
 from receiver.lib.clock import iso
 
 OK = 0
@@ -38,6 +45,9 @@ _BY_OUTCOME = {
     "pending": STILL_RUNNING,
     "unknown": STILL_RUNNING,
 }
+
+# What whoever types the command has to put right.
+_MISTAKES = (SettingsError, CredentialError, AlreadyThere, BadParameter, NotFound)
 
 as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")
 confirmed = click.option("--yes", is_flag=True, help="Delete without asking.")
@@ -67,7 +77,7 @@ def explain(error: BaseException) -> Failure:
     if isinstance(error, click.ClickException):
         return Failure(USAGE, "usage", _usage(error))
     if isinstance(error, ReceiverError):
-        is_usage = isinstance(error, SettingsError | CredentialError)
+        is_usage = isinstance(error, _MISTAKES)
         return Failure(USAGE if is_usage else UNREACHABLE, error.reason, str(error))
     last = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{Path(last.filename).name}:{last.lineno}"

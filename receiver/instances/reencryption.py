@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from receiver.database.engine import Database
 from receiver.database.models import Instance, StoredKey
+from receiver.database.models.outbound import Subscription
 from receiver.errors import CredentialError
 from receiver.instances.encryption import SecretBox
 from receiver.instances.registry import SECRETS, place_of
@@ -17,7 +18,7 @@ from receiver.instances.registry import SECRETS, place_of
 class Encrypted(NamedTuple):
     """A secret in the database: its row and column, and the place that is encrypted with it."""
 
-    row: Instance | StoredKey
+    row: Instance | StoredKey | Subscription
     column: str
     place: Sequence[str]
     ciphertext: bytes
@@ -34,11 +35,9 @@ class Report:
 def count_outdated(session: Session, secret_box: SecretBox) -> int:
     """Return how many secrets another key than the newest encrypted."""
     names = session.scalars(select(Instance.name)).all()
-    return sum(
-        not secret_box.is_current(secret.ciphertext)
-        for name in names
-        for secret in _secrets(session, name)
-    )
+    secrets = [secret for name in names for secret in _secrets(session, name)]
+    secrets += _of_subscriptions(session)
+    return sum(not secret_box.is_current(secret.ciphertext) for secret in secrets)
 
 
 def reencrypt(database: Database, secret_box: SecretBox) -> Report:
@@ -55,7 +54,16 @@ def reencrypt(database: Database, secret_box: SecretBox) -> Report:
             session.get(Instance, name, with_for_update=True)
             for secret in _secrets(session, name):
                 _renew(secret, secret_box, report)
+    with database.write() as session:
+        session.execute(select(Subscription.name).with_for_update())  # rotations wait meanwhile
+        for secret in _of_subscriptions(session):
+            _renew(secret, secret_box, report)
     return report
+
+
+def subscription_place(name: str) -> tuple[str, str]:
+    """Return the place that the secrets of a subscription are encrypted for."""
+    return name, "subscription"
 
 
 def _renew(secret: Encrypted, secret_box: SecretBox, report: Report) -> None:
@@ -79,3 +87,11 @@ def _secrets(session: Session, name: str) -> Iterator[Encrypted]:
             yield Encrypted(instance, column, place_of(instance, column), ciphertext)
     for key in session.scalars(select(StoredKey).where(StoredKey.instance == name)):
         yield Encrypted(key, "sealed", (name, key.id), key.sealed)
+
+
+def _of_subscriptions(session: Session) -> Iterator[Encrypted]:
+    for row in session.scalars(select(Subscription).order_by(Subscription.name)):
+        place = subscription_place(row.name)
+        yield Encrypted(row, "secret", place, row.secret)
+        if row.previous_secret:
+            yield Encrypted(row, "previous_secret", place, row.previous_secret)

@@ -13,6 +13,7 @@ from receiver.jobs.job import (
     FILES_MS,
     UNDER_WAY,
     UNKNOWN_RANK,
+    Job,
     Outcome,
     Registers,
     encode,
@@ -29,6 +30,8 @@ class FirstWord:
     """
 
     counted: Counted | None = None  # under nothing yet
+    before: Job | None = None
+    was_closed = False
     __slots__ = ("_callback", "_expires_at", "_key", "_now", "_outcome", "_registers", "changed")
 
     def __init__(self, instance: str, callback: Notification, now: int) -> None:
@@ -50,6 +53,11 @@ class FirstWord:
             ended,
             callback.callback_payload is not None,
         )
+
+    @property
+    def job(self) -> Job:
+        """What is known of it by now."""
+        return Job(self._registers)
 
     def facet(self) -> FacetKey:
         """As `JobState.facet`."""

@@ -104,9 +104,10 @@ class JobValues(NamedTuple):
 class JobState:
     """A job while a batch is merged into it; what was stored of it comes first.
 
-    counted -- the facet and the hour it is counted under, as stored. contested -- its endings
-    contradict each other, and the vendor has not answered since. forwards -- what its client is to
-    be sent; None stands for all callbacks there were so far.
+    counted -- the facet and the hour it is counted under, as stored. before, was_closed -- what it
+    was, as stored; None if it is new. contested -- its endings contradict each other, and the
+    vendor has not answered since. forwards -- what its client is to be sent; None stands for all
+    callbacks there were so far.
     """
 
     instance: str
@@ -127,6 +128,8 @@ class JobState:
     errors_at: int | None = None
     errors_tries: int = 0
     counted: Counted | None = None
+    before: Job | None = None
+    was_closed: bool = False
     touched: bool = False
     changed: bool = False
     submissions: list[str] = field(default_factory=list)
@@ -155,6 +158,8 @@ class JobState:
             errors_at=row.errors_at,
             errors_tries=row.errors_tries,
             counted=(row.facet, _hour(row.files_expire_at)),
+            before=job,
+            was_closed=row.closed_at is not None,
         )
 
     def apply_callback(

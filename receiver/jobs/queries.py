@@ -196,6 +196,12 @@ def find_jobs(
     return [_record(row) for found in rows for row in found]
 
 
+def get_job(connection: Connection, id_: str, instance: str) -> JobRecord | None:
+    """Read a job as it is in this transaction."""
+    row = connection.execute(_ONE, {"id": id_, "instance": instance}).first()
+    return None if row is None else _record(row)
+
+
 def reachable(instances: Sequence[str], visible: Instances) -> Instances:
     """Return the instances asked for, or all if none is, as far as the token sees them."""
     if not instances:

@@ -80,13 +80,13 @@ class SafeClient:
             host, _ = parts.hostname or "", parts.port
             host.encode("idna")  # as resolving will; a label may be empty or too long
         except (ValueError, httpx.InvalidURL):
-            raise BadParameter("the callback URL is not a URL") from None
+            raise BadParameter("the URL is not one") from None
         plain = url.isascii() and url.isprintable()
         # Two parsers that read different hosts are how such checks are got around.
         if not host or not plain or "@" in parts.netloc or parsed.host != host:
-            raise BadParameter("the callback URL must be a URL without a user name")
+            raise BadParameter("the URL must have a host and no user name")
         if parts.scheme != "https" and not (parts.scheme == "http" and host in self._allowed):
-            raise BadParameter("the callback URL must be https")
+            raise BadParameter("the URL must be https")
         return parsed
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:

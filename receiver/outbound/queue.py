@@ -8,6 +8,8 @@ import json
 import secrets
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, exists, func, insert, select, update
@@ -27,6 +29,9 @@ MAIL_HOST = "mail"  # all mails go through one server
 MAX_PER_HOST = 2  # attempts under way at once in a process
 
 
+Result: TypeAlias = Literal["delivered", "waiting", "failed"]
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """What one recipient is told. See OutboundDelivery."""
@@ -39,6 +44,7 @@ class Message:
     instance: str | None = None
     job: str | None = None
     subscription: str | None = None
+    type: str | None = None
     order_key: str | None = None
 
     @property
@@ -50,8 +56,10 @@ class Message:
 # What a message and its row have alike.
 _FACTS = (
     *("kind", "target", "body", "webhook_id"),
-    *("instance", "job", "subscription", "order_key"),
+    *("instance", "job", "subscription", "type", "order_key"),
 )
+
+_facts = attrgetter(*_FACTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +92,7 @@ def enqueue(connection: Connection, messages: Iterable[Message], now: int) -> No
     waiting = {"at": now, "state": "waiting", "tries": 0, "next_at": now}
     rows = [
         {
-            **{name: getattr(message, name) for name in _FACTS},
+            **dict(zip(_FACTS, _facts(message), strict=True)),
             "host": message.host,
             "headers": json.dumps(dict(message.headers)),
             **waiting,
@@ -131,18 +139,26 @@ def claim_delivery(session: Session, row: OutboundDelivery, now: int) -> Claimed
     lease = {"tries": row.tries + 1, "next_at": now + LEASE_MS}
     if not claim(session, OutboundDelivery, {"id": row.id}, seen, lease):
         return None
-    facts = {name: getattr(row, name) for name in _FACTS}
+    facts = dict(zip(_FACTS, _facts(row), strict=True))
     message = Message(headers=json.loads(row.headers), **facts)
     return Claimed(row.id, row.tries + 1, message)
+
+
+def result_of(claimed: Claimed, attempt: Attempt) -> Result:
+    """Return what an attempt makes of a delivery."""
+    if attempt.delivered:
+        return "delivered"
+    is_last = attempt.final or claimed.tries > len(PAUSES_SECONDS)
+    return "failed" if is_last else "waiting"
 
 
 def record(
     session: Session, claimed: Claimed, attempt: Attempt, now: int, duration_ms: int
 ) -> None:
     """Record an attempt and give the lease back: the delivery is done, or has its next turn."""
-    again = not attempt.delivered and not attempt.final and claimed.tries <= len(PAUSES_SECONDS)
-    state = "delivered" if attempt.delivered else "waiting" if again else "failed"
-    next_at = now + _pause_ms(claimed.tries, attempt.retry_after) if again else None
+    state, next_at = result_of(claimed, attempt), None
+    if state == "waiting":
+        next_at = now + _pause_ms(claimed.tries, attempt.retry_after)
     # Not if it was erased meanwhile, or sent again by another process after the lease.
     claimed_row = update(OutboundDelivery).where(
         OutboundDelivery.id == claimed.id, OutboundDelivery.tries == claimed.tries

@@ -6,10 +6,13 @@ import time
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 
 import structlog
+from sqlalchemy.orm import Session
 
+from receiver import metrics
 from receiver.database.engine import Database, database_time
 from receiver.errors import BadParameter, StoreError
 from receiver.lib.safe_http import SafeClient
@@ -23,13 +26,18 @@ _GONE = 410
 
 log = structlog.get_logger()
 
-# Returns the headers that prove to a recipient who sends, made anew for each attempt (ms since the
-# epoch). Raises BadParameter if the settings no longer name the recipient.
-Signer = Callable[[Message, int], Mapping[str, str]]
+# Returns a message as it goes out, with the headers that prove to a recipient who sends, made anew
+# for each attempt (ms since the epoch). Raises BadParameter if the recipient is one no longer.
+Signer = Callable[[Message, int], Message]
+# Takes note of an attempt (ms since the epoch), in the transaction that records it.
+Observer = Callable[[Session, Claimed, Attempt, int], None]
 
 
 class Sender:
-    """Sends messages of those kinds that it has a signer for. clock -- ms since the epoch."""
+    """Sends messages of those kinds that it has a signer for. clock -- ms since the epoch.
+
+    observers -- by kind, who takes note of attempts.
+    """
 
     def __init__(
         self,
@@ -38,7 +46,10 @@ class Sender:
         mailer: Mailer,
         signers: Mapping[str, Signer],
         clock: Callable[[], int],
+        *,
+        observers: Mapping[str, Observer] | None = None,
     ) -> None:
+        self._observers = observers or {}
         self._database, self._http, self._mailer = database, http, mailer
         self._signers, self._clock = signers, clock
         self._busy: Counter[str] = Counter()
@@ -81,10 +92,10 @@ class Sender:
     def send(self, message: Message) -> Attempt:
         """Send a message once, whether or not it is in the queue."""
         try:
-            headers = self._signers[message.kind](message, self._clock())
+            message = self._signers[message.kind](message, self._clock())
             if message.target.startswith("mailto:"):
                 return self._mailer.send(message.target.removeprefix("mailto:"), message.body)
-            answer = self._http.post(message.target, message.body, {**message.headers, **headers})
+            answer = self._http.post(message.target, message.body, message.headers)
         except BadParameter as error:
             return Attempt(delivered=False, error=str(error), final=True)
         except OSError as error:
@@ -98,6 +109,17 @@ class Sender:
         )
 
     def _run(self, claimed: Claimed) -> None:
+        delivered = False
+        try:
+            delivered = self._attempt(claimed)
+        finally:  # or its host would count it as under way for ever
+            with self._changed:
+                self._failures += not delivered
+                self._busy[claimed.message.host] -= 1
+                self._busy += Counter()  # without hosts that have none under way
+                self._changed.notify_all()
+
+    def _attempt(self, claimed: Claimed) -> bool:
         message, began = claimed.message, time.monotonic()
         try:
             attempt = self.send(message)
@@ -107,29 +129,32 @@ class Sender:
         try:
             with self._database.write() as session:
                 now = database_time(session, self._clock)
+                # Before the delivery is: whoever disables a subscription locks in this order.
+                if observe := self._observers.get(message.kind):
+                    observe(session, claimed, attempt, now)
                 queue.record(session, claimed, attempt, now, duration)
         except StoreError as error:
             log.warning("an attempt is not recorded, and made again", error=str(error))
+        if message.subscription:
+            result = queue.result_of(claimed, attempt)
+            metrics.DELIVERIES.labels(message.subscription, result).inc()
         if not attempt.delivered:
             reason = attempt.error or str(attempt.status)
             log.warning("delivery failed", kind=message.kind, host=message.host, reason=reason)
-        with self._changed:
-            self._failures += not attempt.delivered
-            self._busy[message.host] -= 1
-            self._busy += Counter()  # without hosts that have none under way
-            self._changed.notify_all()
+        return attempt.delivered
 
 
-def standard_webhook_headers(secret: bytes, message: Message, now: int) -> dict[str, str]:
-    """Sign a message as Standard Webhooks 1.0 has it. now -- ms since the epoch."""
+def standard_webhook(message: Message, now: int, *secrets: bytes) -> Message:
+    """Sign a message as Standard Webhooks 1.0 has it, with each secret. now -- ms."""
     timestamp = str(now // 1000)
     signed = f"{message.webhook_id}.{timestamp}.".encode() + message.body
-    digest = b64encode(hmac.digest(secret, signed, "sha256")).decode("ascii")
-    return {
+    digests = [b64encode(hmac.digest(secret, signed, "sha256")).decode() for secret in secrets]
+    headers = {
         "webhook-id": message.webhook_id,
         "webhook-timestamp": timestamp,
-        "webhook-signature": f"v1,{digest}",
+        "webhook-signature": " ".join(f"v1,{digest}" for digest in digests),
     }
+    return replace(message, headers={**message.headers, **headers})
 
 
 def seconds_of(retry_after: str | None, now: int) -> int:

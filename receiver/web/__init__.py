@@ -14,6 +14,7 @@ from receiver.lib.ratelimit import Limits
 from receiver.lib.safe_http import SafeClient
 from receiver.metrics import Stored
 from receiver.openconnectors.client import Upstream
+from receiver.outbound.sender import Sender
 from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings
 
@@ -33,6 +34,7 @@ class Services:
     health: Health
     stored: Stored
     reconciler: Reconciler
+    sender: Sender
 
 
 def services() -> Services:

@@ -22,6 +22,7 @@ from receiver.jobs import failed_records, queries
 from receiver.jobs.job import UNDER_WAY
 from receiver.jobs.projection import NewAbsence
 from receiver.jobs.queries import JobRecord
+from receiver.jobs.shown import Job, as_shown
 from receiver.jobs.summary import summary
 from receiver.jobs.timeline import timeline
 from receiver.lib.clock import iso
@@ -45,6 +46,7 @@ from receiver.web.openapi import Document, describe
 from receiver.web.problems import response_to
 from receiver.web.rejections import list_rejections, verify_again
 from receiver.web.routes import ApiRequest, Operation, Route, route
+from receiver.web.subscriptions import SUBSCRIPTION_ROUTES
 
 SEARCHED_MS = 7 * 86_400_000  # in which events are searched where neither time nor job is named
 
@@ -68,9 +70,9 @@ def list_jobs(services: Services, asked: ApiRequest[schemas.JobsQuery]) -> Respo
     )
 
 
-def _shown_now(services: Services) -> Callable[[JobRecord], schemas.Job]:
+def _shown_now(services: Services) -> Callable[[JobRecord], Job]:
     now, overdue_after = services.clock(), services.settings.overdue_after
-    return lambda record: schemas.job(record, now, overdue_after)
+    return lambda record: as_shown(record, now, overdue_after)
 
 
 def job_filters(query: schemas.JobsQuery, bearer: Bearer) -> queries.Filters:
@@ -120,7 +122,7 @@ def _is_settled(found: Sequence[JobRecord]) -> bool:
 
 
 def _job_response(
-    record: JobRecord, request: Request, hold: Hold | None, show: Callable[[JobRecord], schemas.Job]
+    record: JobRecord, request: Request, hold: Hold | None, show: Callable[[JobRecord], Job]
 ) -> Response:
     shown = show(record)
     place = crc32(record.instance.encode())
@@ -327,14 +329,14 @@ def _document() -> Document:
 _OF_A_JOB = (403, 404, 409)
 _DOCUMENTED = (
     route("/jobs", list_jobs, schemas.JobsQuery, schemas.JobPage, 403),
-    route("/jobs/{id}", show_job, schemas.JobQuery, schemas.Job, *_OF_A_JOB),
+    route("/jobs/{id}", show_job, schemas.JobQuery, Job, *_OF_A_JOB),
     route("/jobs/{id}/events", show_timeline, schemas.InstanceQuery, schemas.Timeline, *_OF_A_JOB),
     route("/jobs/{id}/errors", list_errors, schemas.ErrorsQuery, schemas.ErrorPage, *_OF_A_JOB),
     route(
         "/jobs/{id}/close",
         close_one,
         schemas.InstanceQuery,
-        schemas.Job,
+        Job,
         *_OF_A_JOB,
         method="POST",
     ),
@@ -360,6 +362,7 @@ _DOCUMENTED = (
         403,
         method="POST",
     ),
+    *SUBSCRIPTION_ROUTES,
     route("/summary", show_summary, schemas.NoQuery, schemas.Summary),
 )
 RESULT = Operation(  # which web/results.py answers, piece by piece

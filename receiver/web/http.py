@@ -33,6 +33,7 @@ class Request:
 
     path -- decoded; id -- what stands for `{id}` in its route. query -- the parameters, encoded.
     Headers are latin-1, as WSGI has them. peer -- the client's address; empty if it has none.
+    body -- of one that changes something.
     """
 
     path: str
@@ -41,6 +42,7 @@ class Request:
     authorization: str | None = None
     if_none_match: str | None = None
     peer: str = ""
+    body: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,14 @@ def _pairs(query: str) -> list[tuple[str, str]]:
         return parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
     except ValueError:
         raise BadParameter(f"more than {MAX_PARAMETERS} parameters") from None
+
+
+def read_json(request: Request, model: type[Q]) -> Q:
+    """Read the body of a request. Raises BadParameter, which says where it is wrong."""
+    try:
+        return msgspec.json.decode(request.body, type=model)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise BadParameter(f"the body: {error}") from None
 
 
 @cache

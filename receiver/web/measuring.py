@@ -15,6 +15,7 @@ from receiver.jobs.summary import gauges
 from receiver.lib import logs
 from receiver.metrics import Measured
 from receiver.settings import Settings
+from receiver.subscriptions.log import oldest_waiting
 
 MAX_AGE_SECONDS = 5.0
 _SQLITE = "sqlite:///"
@@ -47,6 +48,7 @@ class Measurements:
         try:
             with self._database.read() as session:
                 now = database_time(session, self._clock)
+                ages = oldest_waiting(session, now)
             stored = gauges(self._database, now, self._settings.overdue_after)
         except StoreError as error:
             logs.summed(log, "metrics lack what the database knows", error=str(error))
@@ -67,6 +69,7 @@ class Measurements:
                 name: at / 1000 for name, at in stored.last_callbacks.items()
             },
             "alarms": stored.alarms,
+            "oldest_delivery_seconds": ages,
         }
 
 

@@ -7,9 +7,10 @@ import msgspec
 from msgspec import Struct
 
 from receiver import __version__
+from receiver.jobs.shown import Job
 from receiver.web.problems import MEDIA_TYPE, Problem
 from receiver.web.routes import BASE, Operation
-from receiver.web.schemas import BYTES, Job
+from receiver.web.schemas import BYTES
 
 Document: TypeAlias = dict[str, object]
 
@@ -19,7 +20,7 @@ _PROBLEMS = {
     401: "A valid token is needed",
     403: "The token does not allow this",
     404: "Not found",
-    409: "Several instances have this job",
+    409: "Several instances have this job, or the name is taken",
     410: "It is kept no longer",
     429: "Too many requests",
     502: "The vendor rejected the request, or cannot be reached",
@@ -30,7 +31,7 @@ _ALWAYS = (400, 401, 429, 503)
 
 def describe(routes: Sequence[Operation]) -> Document:
     """Return the document."""
-    contents = [route.content for route in routes if route.content]
+    contents = [it for route in routes for it in (route.content, route.body) if it]
     _, schemas = msgspec.json.schema_components([*contents, Problem], ref_template=_COMPONENTS)
     paths: dict[str, dict[str, Document]] = {}
     for route in routes:
@@ -55,7 +56,12 @@ def _operation(route: Operation) -> Document:
     for status in sorted({*_ALWAYS, *route.refusals}):
         content = {MEDIA_TYPE: {"schema": _reference(Problem)}}
         responses[str(status)] = {"description": _PROBLEMS[status], "content": content}
+    body: Document = {}
+    if route.body is not None:
+        sent = {"application/json": {"schema": _reference(route.body)}}
+        body = {"requestBody": {"required": True, "content": sent}}
     return {
+        **body,
         "operationId": route.name,
         "summary": route.summary,
         "parameters": [*([in_path] if "{id}" in route.path else []), *_parameters(route.query)],
@@ -78,4 +84,8 @@ def _reference(model: type[Struct]) -> Document:
 def _parameters(query: type[Struct]) -> list[Document]:
     schema = msgspec.json.schema_components([query])[1][query.__name__]
     properties = schema.get("properties", {})
-    return [{"name": name, "in": "query", "schema": each} for name, each in properties.items()]
+    required = schema.get("required", [])
+    return [
+        {"name": name, "in": "query", "schema": each, "required": name in required}
+        for name, each in properties.items()
+    ]

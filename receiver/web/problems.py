@@ -11,6 +11,7 @@ from flask import Flask
 from werkzeug.exceptions import HTTPException
 
 from receiver.errors import (
+    AlreadyThere,
     Ambiguous,
     BadParameter,
     BodyGone,
@@ -77,6 +78,7 @@ _TABLE: dict[type[ReceiverError], _Row] = {
     BodyGone: _Row(410, "body_pruned", "The body is kept no longer"),
     Ambiguous: _Row(409, "ambiguous_job", "Several instances have this job"),
     JobEnded: _Row(409, "job_ended", "The job has ended"),
+    AlreadyThere: _Row(409, "already_there", "The name is taken"),
     BadParameter: _Row(400, "bad_parameter", "A parameter is wrong"),
     TooSlow: _Row(503, "too_slow", "This question takes too long"),
     CredentialError: _Row(503, "store_unavailable", "Not possible now"),

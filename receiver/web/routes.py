@@ -4,7 +4,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Generic, TypeVar
 
@@ -19,6 +19,7 @@ from receiver.web.http import Request, Response, parameters
 from receiver.web.problems import flask_response
 
 BASE = "/api/v1"
+MAX_BODY_BYTES = 2**20
 MAX_HELD = 8  # requests that hold a thread each until something has happened, in one process
 
 Q = TypeVar("Q", bound=Struct)
@@ -38,7 +39,7 @@ class Operation:
     """What the document says of a path under BASE; `{id}` stands for one segment of it.
 
     query -- the parameters. content -- what 200 has as JSON; None is bytes. refusals -- statuses
-    besides 400, 401, 429 and 503.
+    besides 400, 401, 429 and 503. body -- what is sent as JSON, if anything is.
     """
 
     method: str
@@ -48,6 +49,7 @@ class Operation:
     query: type[Struct]
     content: type[Struct] | None
     refusals: tuple[int, ...]
+    body: type[Struct] | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def route(
     content: type[Struct] | None,
     *refusals: int,
     method: str = "GET",
+    body: type[Struct] | None = None,
 ) -> Route:
     """Make a route that checks token and parameters before its view is called."""
 
@@ -77,7 +80,8 @@ def route(
         return view(services_, ApiRequest(request, bearer, parameters(request.query, query)))
 
     summary = (view.__doc__ or "").partition("\n")[0]
-    return Route(method, path, view.__name__, summary, query, content, refusals, answer)
+    facts = method, path, view.__name__, summary, query, content, refusals, answer
+    return Route(*facts, body=body)
 
 
 def find_route(routes: Sequence[Route], method: str, path: str) -> tuple[Route, str] | None:
@@ -122,12 +126,14 @@ def _flask_view(route_: Route, places: threading.BoundedSemaphore) -> Callable[.
 def current_request() -> Request:
     """Return Flask's current request."""
     asked = flask.request
+    asked.max_content_length = MAX_BODY_BYTES
     return Request(
         path=asked.path,
         query=asked.query_string.decode("latin-1"),
         authorization=asked.headers.get("Authorization"),
         if_none_match=asked.headers.get("If-None-Match"),
         peer=asked.remote_addr or "",
+        body=asked.get_data() if asked.method in ("POST", "PATCH") else b"",
     )
 
 

@@ -1,7 +1,7 @@
 """What the API takes and gives: the structures behind its OpenAPI document."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -10,7 +10,7 @@ from receiver.callbacks.events import EventRecord
 from receiver.callbacks.rejections import RejectionRecord
 from receiver.database.models import Submission as SubmissionRow
 from receiver.jobs.job import Outcome
-from receiver.jobs.queries import JobRecord
+from receiver.jobs.shown import Job, Time
 from receiver.jobs.timeline import Entry
 from receiver.lib.clock import iso
 from receiver.openconnectors.notifications import Kind, Source
@@ -30,8 +30,6 @@ Moment = Annotated[
         extra_json_schema={"format": "date-time"},
     ),
 ]
-# A time of the API: ISO 8601, UTC.
-Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 
 
 class JobsQuery(Struct, forbid_unknown_fields=True):
@@ -122,41 +120,6 @@ class InstancesQuery(Struct, forbid_unknown_fields=True):
 
 class NoQuery(Struct, forbid_unknown_fields=True):
     """Nothing can be asked for."""
-
-
-class Records(Struct):
-    """Numbers of records; null is unknown."""
-
-    submitted: int | None
-    loaded: int | None
-    failed: int | None
-    reported: Annotated[
-        int | None, Meta(description="The vendor's own count, as it came: of all or of the loaded")
-    ]
-
-
-class Job(Struct):
-    """A bulk job as it is known now. `status` is the vendor's word, `outcome` is ours."""
-
-    id: str
-    instance: str
-    status: str | None
-    outcome: Outcome
-    object: str | None
-    direction: str | None
-    file: str | None
-    records: Records
-    message: str | None
-    learnt_by: Literal["callback", "poll"] | None
-    submitted_at: Time | None
-    created_at: Time | None
-    ended_at: Time | None
-    updated_at: Time
-    files_expire_at: Time | None
-    conflict: bool
-    overdue: bool
-    callback_payload: Any
-    events: int
 
 
 class JobPage(Struct):
@@ -307,33 +270,6 @@ class Summary(Struct):
     unreadable_events: int
     unclear_submissions: int
     last_callback_at: Time | None
-
-
-def job(record: JobRecord, now: int, overdue_after: int) -> Job:
-    """Show a job as it is now, ms. overdue_after -- ms, where its usual time is not known."""
-    merged = record.job
-    payload = merged.text("callback_payload")
-    return Job(
-        record.id,
-        record.instance,
-        merged.status,
-        record.outcome,
-        merged.text("object"),
-        merged.text("direction"),
-        merged.text("file"),
-        Records(merged.submitted, merged.loaded, merged.failed, merged.reported),
-        merged.text("message"),
-        record.learnt_by,
-        iso(merged.submitted_at),
-        iso(merged.created_at),
-        iso(merged.ended_at),
-        str(iso(record.updated_at)),
-        iso(record.files_expire_at),
-        merged.conflict,
-        record.overdue_by(now, overdue_after) is not None,
-        payload and msgspec.Raw(payload.encode()),
-        record.events,
-    )
 
 
 def submission(row: SubmissionRow) -> Submission:

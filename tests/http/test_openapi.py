@@ -10,6 +10,7 @@ from tempfile import mkdtemp
 import pytest
 import schemathesis
 from builders import KEY, PHASES, Receiver, examples
+from cryptography.fernet import Fernet
 from flask import Flask
 from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
@@ -38,14 +39,18 @@ BODIES = [
     {"message": {"eventId": 1}},
     ["not a job"],
 ]
-STORED = {"jobs": ["1", "2", "3", "never"], "events": ["the newest", "never"]}
+STORED = {
+    "jobs": ["1", "2", "3", "never"],
+    "events": ["the newest", "never"],
+    "subscriptions": ["crm", "never"],
+}
 
 
 def made() -> Flask:
     folder = mkdtemp()
     atexit.register(shutil.rmtree, folder)  # after the app's own, which needs it
-    settings = Settings(database_url=f"sqlite:///{folder}/receiver.db", default_keys=(KEY,))
-    return create_app(settings)
+    url, keys = f"sqlite:///{folder}/receiver.db", (Fernet.generate_key().decode(),)
+    return create_app(Settings(database_url=url, default_keys=(KEY,), encryption_keys=keys))
 
 
 def aim(document: dict) -> None:
@@ -77,6 +82,9 @@ def stored() -> Iterator[Receiver]:
     with app.extensions["receiver"].database.write() as session:
         token = tokens.create_token(session, "test", "operate", 1)
     receiver = Receiver(app, token)
+    made = {"name": "crm", "url": "https://crm.invalid/"}
+    headers = {"Authorization": f"Bearer {token}"}
+    assert receiver.client.post("/api/v1/subscriptions", json=made, headers=headers).json
     for body in BODIES:
         assert receiver.call_back(json.dumps(body).encode()).status_code == 200
     assert receiver.call_back(b"{}", key=SignatureKey("x", b"another key")).status_code == 401
@@ -99,7 +107,8 @@ def test_the_document_is_public_and_the_rest_is_not(stored):
     assert answers == [401] * len(PATHS)
 
 
-@schema.parametrize()
+# What a URL must be, no schema says: test_subscriptions.py does.
+@schema.exclude(operation_id=["add_subscription", "change_subscription"]).parametrize()
 @settings(max_examples=examples(40), derandomize=True, suppress_health_check=list(HealthCheck))
 def test_the_api_keeps_to_its_document(case, stored):
     for name, given in (case.path_parameters or {}).items():

@@ -28,12 +28,12 @@ from receiver.instances import registry
 from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
 from receiver.jobs.queries import find_jobs
+from receiver.jobs.shown import as_shown as shown
 from receiver.jobs.timeline import timeline
 from receiver.lib.clock import iso
 from receiver.openconnectors.signatures import SignatureKey, sign
 from receiver.settings import Settings
 from receiver.web.schemas import Job
-from receiver.web.schemas import job as shown
 
 KEY = SignatureKey("k", b"a key that two instances share")
 FERNET = "b" * 43 + "="

@@ -11,32 +11,63 @@ _WAITING = "next_at IS NOT NULL"
 class OutboundDelivery(Base):
     """One message to one recipient. Its webhook_id is the same at each attempt.
 
-    kind -- callback, alarm or subscription. target -- an http, https or mailto URL. host -- what
-    attempts are counted by, so that one that hangs holds up no other. order_key -- of those that
-    have the same, one waits until those before it are done. headers -- JSON object.
+    kind -- callback, alarm or subscription. subscription, type -- whose it is and of what it tells,
+    if it is the last. target -- an http, https or mailto URL. host -- what attempts are counted by,
+    so that one that hangs holds up no other. order_key -- of those that have the same, one waits
+    until those before it are done. headers -- JSON object.
     """
 
     __tablename__ = "outbound_deliveries"
     id: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
     kind: Mapped[str] = mapped_column(String(16))
     subscription: Mapped[str | None] = mapped_column(String(64))
+    type: Mapped[str | None] = mapped_column(String(32))
     instance: Mapped[InstanceName | None]
     job: Mapped[JobId | None]
     webhook_id: Mapped[str] = mapped_column(String(64), unique=True)
-    order_key: Mapped[str | None] = mapped_column(String(300))
+    order_key: Mapped[str | None] = mapped_column(String(350))
     target: Mapped[str]
     host: Mapped[str] = mapped_column(String(255))
     headers: Mapped[str]
     body: Mapped[bytes]
     at: Mapped[int]
-    state: Mapped[str] = mapped_column(String(16))  # waiting, delivered, failed
+    state: Mapped[str] = mapped_column(String(16))  # waiting, delivered, failed, cancelled
     tries: Mapped[int]
     next_at: Mapped[int | None]  # None: delivered or given up
     __table_args__ = (
         partial_index("outbound_waiting", _WAITING, "host", "next_at", "kind"),
         partial_index("outbound_in_order", _WAITING, "order_key", "id"),
         Index("outbound_by_job", "job", "instance"),
+        partial_index(
+            "outbound_by_subscription", "subscription IS NOT NULL", "subscription", "state", "id"
+        ),
     )
+
+
+class Subscription(Base):
+    """Where outcomes and alarms are sent, and which.
+
+    format -- of bodies. instances, objects, outcomes, types -- JSON arrays: what is sent; an
+    empty one of the first three is all. secret, previous_secret -- encrypted; the latter signs
+    until `previous_until`, too. disabled_for -- why nothing is sent: operator, gone or failing.
+    failing_since -- the first failure since anything was accepted.
+    """
+
+    __tablename__ = "subscriptions"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    url: Mapped[str]
+    format: Mapped[str] = mapped_column(String(16))
+    instances: Mapped[str]
+    objects: Mapped[str]
+    outcomes: Mapped[str]
+    types: Mapped[str]
+    secret: Mapped[bytes]
+    previous_secret: Mapped[bytes | None]
+    previous_until: Mapped[int | None]
+    created_at: Mapped[int]
+    disabled_at: Mapped[int | None]
+    disabled_for: Mapped[str | None] = mapped_column(String(16))
+    failing_since: Mapped[int | None]
 
 
 class OutboundAttempt(Base):

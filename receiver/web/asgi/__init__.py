@@ -111,7 +111,7 @@ class Application:
             await self._respond(scope, self._answered(answer), send)
         elif path.startswith(BASE) or path.endswith(("/result", "/failed-rows")):
             await self._relay.answer(scope, receive, send)
-        elif method == "POST":
+        elif method in ("POST", "PATCH"):
             await self._form(scope, receive, send)
         else:
             await self._flask.answer(scope, receive, send)

@@ -10,6 +10,7 @@ from receiver.web.dashboard import (
     job,
     jobs,
     rejections,
+    subscriptions,
 )
 from receiver.web.dashboard.pages import blueprint
 
@@ -24,4 +25,5 @@ __all__ = [
     "job",
     "jobs",
     "rejections",
+    "subscriptions",
 ]

@@ -42,7 +42,7 @@ class Action:
     danger: bool = False
 
 
-def _page_of(rule: str) -> Callable[[Callable[..., Action]], Callable[..., Action]]:
+def action_page(rule: str) -> Callable[[Callable[..., Action]], Callable[..., Action]]:
     """Make pages of an action: GET says what POST will do."""
 
     def decorate(make: Callable[..., Action]) -> Callable[..., Action]:
@@ -66,7 +66,7 @@ def _page_of(rule: str) -> Callable[[Callable[..., Action]], Callable[..., Actio
     return decorate
 
 
-@_page_of("/jobs/<string:id>/ask")
+@action_page("/jobs/<string:id>/ask")
 def ask(services: Services, caller: Caller, id: str) -> Action:
     """Ask the vendor where a job stands."""
     job = the_job(services, caller, id)
@@ -89,7 +89,7 @@ def ask(services: Services, caller: Caller, id: str) -> Action:
     )
 
 
-@_page_of("/jobs/<string:id>/close")
+@action_page("/jobs/<string:id>/close")
 def close(services: Services, caller: Caller, id: str) -> Action:
     """Give up a job of which the vendor says nothing more."""
     job = the_job(services, caller, id)
@@ -113,7 +113,7 @@ def close(services: Services, caller: Caller, id: str) -> Action:
     )
 
 
-@_page_of("/instances/<string:name>/resend")
+@action_page("/instances/<string:name>/resend")
 def resend(services: Services, caller: Caller, name: str) -> Action:
     """Have the vendor send the deliveries that it queued."""
     instance = the_instance(services, caller, name)
@@ -138,7 +138,7 @@ def resend(services: Services, caller: Caller, name: str) -> Action:
     )
 
 
-@_page_of("/instances/<string:name>/test")
+@action_page("/instances/<string:name>/test")
 def test(services: Services, caller: Caller, name: str) -> Action:
     """Send a signed test callback through the public URL."""
     instance = the_instance(services, caller, name)
@@ -166,7 +166,7 @@ def test(services: Services, caller: Caller, name: str) -> Action:
     )
 
 
-@_page_of("/instances/<string:name>/keys/<string:key>/retire")
+@action_page("/instances/<string:name>/keys/<string:key>/retire")
 def retire_key(services: Services, caller: Caller, name: str, key: str) -> Action:
     """Retire a signature key."""
     instance = the_instance(services, caller, name)
@@ -195,7 +195,7 @@ def retire_key(services: Services, caller: Caller, name: str, key: str) -> Actio
     )
 
 
-@_page_of("/rejections/verify")
+@action_page("/rejections/verify")
 def verify_again(services: Services, caller: Caller) -> Action:
     """Verify all quarantined deliveries again, or those of an instance."""
     instance = request.args.get("instance") or None
@@ -219,7 +219,7 @@ def verify_again(services: Services, caller: Caller) -> Action:
     )
 
 
-@_page_of("/rejections/<int:id>/verify")
+@action_page("/rejections/<int:id>/verify")
 def verify_one(services: Services, caller: Caller, id: int) -> Action:
     """Verify one quarantined delivery again."""
     rejection = the_rejection(services, caller, id)

@@ -17,6 +17,7 @@ from receiver.errors import TooSlow
 from receiver.jobs import queries
 from receiver.jobs.job import OUTCOMES
 from receiver.jobs.queries import JobRecord, Place, Show, list_jobs, place_of
+from receiver.jobs.shown import Job, as_shown
 from receiver.lib.clock import DAY_MS, iso
 from receiver.web import Services, schemas
 from receiver.web.api import SEARCHED_MS, job_filters
@@ -203,14 +204,14 @@ def _csv(services: Services, wanted: queries.Filters, after: Place | None) -> It
     yield csv_text([_COLUMNS])
     while True:
         rows = list_jobs(services.database, wanted, CSV_PAGE, after)
-        shown = (schemas.job(row, wanted.now, wanted.overdue_after) for row in rows)
+        shown = (as_shown(row, wanted.now, wanted.overdue_after) for row in rows)
         yield csv_text([cell(read(job)) for read in _COLUMNS.values()] for job in shown)
         if len(rows) < CSV_PAGE:
             return
         after = place_of(rows[-1], wanted.show)
 
 
-_COLUMNS: Mapping[str, Callable[[schemas.Job], object]] = {
+_COLUMNS: Mapping[str, Callable[[Job], object]] = {
     "id": lambda job: job.id,
     "instance": lambda job: job.instance,
     "outcome": lambda job: job.outcome,

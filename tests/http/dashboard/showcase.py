@@ -24,6 +24,8 @@ from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 from receiver.reconcile import claims
 from receiver.reconcile.claims import Claim
 from receiver.settings import Settings
+from receiver.subscriptions import registry as subscriptions
+from receiver.subscriptions.registry import Choice, Subscription
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
@@ -87,6 +89,8 @@ class Showcase:
             self._hour(self.now - days * DAY + hour * HOUR)
             if hour >= (days - 1) * 24:
                 self.watch(self.now - days * DAY + (hour + 1) * HOUR)
+            if hour == (days - 1) * 24 + 12:
+                self._subscribe()
         self._today()
         self.watch(self.now - 14 * MINUTE, self.now)
         self.at = self.now
@@ -107,6 +111,17 @@ class Showcase:
         watcher = Watcher(services.settings, services.database, [].append, lambda: self.at)
         for self.at in moments:
             watcher.look(force=True)
+
+    def _subscribe(self) -> None:
+        """Add two subscriptions, one of which was disabled since."""
+        services = self.services
+        facts = {"url": "https://crm.example.com/outcomes", "format": "standard"}
+        with services.database.write() as session:
+            for name in ("crm", "warehouse"):
+                one = Subscription(name=name, **facts, choice=Choice(), created_at=self.at)
+                used = services.secret_box, services.safe_http
+                subscriptions.add_subscription(session, *used, one)
+            subscriptions.disable(session, "warehouse", "gone", self.at)
 
     def _hour(self, start: int) -> None:
         # Counted back from now, or what tests find would depend on the hour and the weekday.

@@ -19,6 +19,7 @@ def paths(dashboard) -> dict[str, str]:
         event = f"{run('SELECT n FROM events WHERE deliveries > 1').scalar():016x}"
         key = run("SELECT id FROM signature_keys WHERE instance = 'gooddata'").scalar()
         rejection = run("SELECT max(id) FROM rejections").scalar()
+        delivery = run("SELECT max(id) FROM outbound_deliveries").scalar()
         pending = run("SELECT id FROM jobs WHERE under_way LIMIT 1").scalar()
     return {
         "home": "/?period=30d",
@@ -41,6 +42,12 @@ def paths(dashboard) -> dict[str, str]:
         "retire_key": f"/instances/gooddata/keys/{key}/retire",
         "verify_again": "/rejections/verify",
         "verify_one": f"/rejections/{rejection}/verify",
+        "subscriptions": "/subscriptions",
+        "subscription": "/subscriptions/crm",
+        "test_subscription": "/subscriptions/crm/test",
+        "switch_subscription": "/subscriptions/warehouse/switch",
+        "retry_failed": "/subscriptions/crm/retry",
+        "retry_one": f"/subscriptions/crm/deliveries/{delivery}/retry",
     }
 
 

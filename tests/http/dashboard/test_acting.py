@@ -13,6 +13,7 @@ import pytest
 from builders import KEY
 from fakes import Between, between, made_elsewhere, until
 from playwright.sync_api import expect
+from targets import hook
 from visiting import Guest
 
 from receiver.callbacks.diagnosis import reason_words
@@ -40,7 +41,7 @@ ACTS = (
 @pytest.fixture
 def desk(make_database):
     """A receiver, the vendor's stand-in, and a guest who may operate."""
-    with between(make_database("sqlite")) as receiver:
+    with between(make_database("sqlite"), forward_allow=frozenset({"127.0.0.1"})) as receiver:
         guest = Guest(receiver)
         guest.sign_in()
         yield SimpleNamespace(receiver=receiver, guest=guest)
@@ -62,6 +63,29 @@ def noted(receiver: Between) -> list[tuple[str, str, str]]:
     with receiver.services.database.read() as session:
         found = audit.list_entries(session, 100)[::-1]
     return [(entry.actor, entry.action, entry.subject) for entry in found]
+
+
+def test_a_subscription_is_seen_tested_enabled_and_sent_what_failed(desk):
+    receiver, guest = desk.receiver, desk.guest
+    with hook() as target:
+        made = {"name": "crm", "url": target.url}
+        headers = {"Authorization": f"Bearer {receiver.token}"}
+        answer = receiver.client.post("/api/v1/subscriptions", json=made, headers=headers)
+        assert answer.status_code == 200
+        target.statuses = [410, 204]
+        receiver.ended(receiver.uploaded())
+        receiver.services.sender.drain()
+        page = guest.get("/subscriptions/crm").text
+        assert "Disabled since" in page
+        assert re.search(r"410 in \d+ ms", page)
+        assert "disabled (gone)" in guest.get("/subscriptions").text
+        assert "accepted: 204" in notice(press(guest, "/subscriptions/crm/test"))
+        assert notice(press(guest, "/subscriptions/crm/switch")) == "crm is enabled."
+        assert ": 1 delivery." in notice(press(guest, "/subscriptions/crm/retry"))
+        receiver.services.sender.drain()
+        page = guest.get("/subscriptions/crm").text
+        again = re.search(r"/subscriptions/crm/deliveries/\d+/retry", page)[0]
+        assert "is sent again" in notice(press(guest, again))
 
 
 def notice(page) -> str:

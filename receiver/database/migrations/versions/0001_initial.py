@@ -46,6 +46,7 @@ def upgrade() -> None:
     if op.get_bind().dialect.name == "postgresql":
         op.execute("CREATE SEQUENCE event_numbers INCREMENT 256 MINVALUE 0 START 0")
     _make_tables()
+    _make_outbound_tables()
     for row in _ROWS:
         op.execute(f"INSERT INTO {row}")
     head = sa.table("audit_head", sa.column("id"), sa.column("entries"), sa.column("hash"))
@@ -233,48 +234,6 @@ def _make_tables() -> None:
         sa.Column("failures", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
     )
-    waiting = sa.text("next_at IS NOT NULL")
-    op.create_table(
-        "outbound_deliveries",
-        sa.Column("id", _ROW_NUMBER, autoincrement=True, nullable=False),
-        sa.Column("kind", sa.String(16), nullable=False),
-        sa.Column("subscription", sa.String(64)),
-        sa.Column("instance", _NAME),
-        sa.Column("job", _JOB),
-        sa.Column("webhook_id", sa.String(64), nullable=False),
-        sa.Column("order_key", sa.String(300)),
-        sa.Column("target", sa.Text(), nullable=False),
-        sa.Column("host", sa.String(255), nullable=False),
-        sa.Column("headers", sa.Text(), nullable=False),
-        sa.Column("body", sa.LargeBinary(), nullable=False),
-        sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
-        sa.Column("tries", sa.BigInteger(), nullable=False),
-        sa.Column("next_at", sa.BigInteger()),
-        sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("webhook_id"),
-    )
-    for name, columns in (
-        ("outbound_waiting", ["host", "next_at", "kind"]),
-        ("outbound_in_order", ["order_key", "id"]),
-    ):
-        op.create_index(
-            name, "outbound_deliveries", columns, sqlite_where=waiting, postgresql_where=waiting
-        )
-    op.create_index("outbound_by_job", "outbound_deliveries", ["job", "instance"])
-    op.create_table(
-        "outbound_attempts",
-        sa.Column("id", _ROW_NUMBER, autoincrement=True, nullable=False),
-        sa.Column("delivery", _ROW_NUMBER, nullable=False),
-        sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.Column("duration_ms", sa.BigInteger(), nullable=False),
-        sa.Column("status", sa.BigInteger()),
-        sa.Column("error", sa.Text()),
-        sa.Column("answer", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
-        sa.ForeignKeyConstraint(["delivery"], ["outbound_deliveries.id"], ondelete="CASCADE"),
-    )
-    op.create_index("outbound_attempts_of", "outbound_attempts", ["delivery"])
     op.create_table(
         "paces",
         sa.Column("instance", _NAME, nullable=False),
@@ -415,4 +374,74 @@ def _make_tables() -> None:
         sa.Column("last_used_at", sa.BigInteger()),
         sa.ForeignKeyConstraint(["instance"], ["instances.name"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id"),
+    )
+
+
+def _make_outbound_tables() -> None:
+    waiting = sa.text("next_at IS NOT NULL")
+    op.create_table(
+        "outbound_deliveries",
+        sa.Column("id", _ROW_NUMBER, autoincrement=True, nullable=False),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("subscription", sa.String(64)),
+        sa.Column("type", sa.String(32)),
+        sa.Column("instance", _NAME),
+        sa.Column("job", _JOB),
+        sa.Column("webhook_id", sa.String(64), nullable=False),
+        sa.Column("order_key", sa.String(350)),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("host", sa.String(255), nullable=False),
+        sa.Column("headers", sa.Text(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("tries", sa.BigInteger(), nullable=False),
+        sa.Column("next_at", sa.BigInteger()),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("webhook_id"),
+    )
+    for name, columns in (
+        ("outbound_waiting", ["host", "next_at", "kind"]),
+        ("outbound_in_order", ["order_key", "id"]),
+    ):
+        op.create_index(
+            name, "outbound_deliveries", columns, sqlite_where=waiting, postgresql_where=waiting
+        )
+    op.create_index("outbound_by_job", "outbound_deliveries", ["job", "instance"])
+    op.create_index(
+        "outbound_by_subscription",
+        "outbound_deliveries",
+        ["subscription", "state", "id"],
+        **_where("subscription IS NOT NULL"),
+    )
+    op.create_table(
+        "outbound_attempts",
+        sa.Column("id", _ROW_NUMBER, autoincrement=True, nullable=False),
+        sa.Column("delivery", _ROW_NUMBER, nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("duration_ms", sa.BigInteger(), nullable=False),
+        sa.Column("status", sa.BigInteger()),
+        sa.Column("error", sa.Text()),
+        sa.Column("answer", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.ForeignKeyConstraint(["delivery"], ["outbound_deliveries.id"], ondelete="CASCADE"),
+    )
+    op.create_index("outbound_attempts_of", "outbound_attempts", ["delivery"])
+    op.create_table(
+        "subscriptions",
+        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("format", sa.String(16), nullable=False),
+        sa.Column("instances", sa.Text(), nullable=False),
+        sa.Column("objects", sa.Text(), nullable=False),
+        sa.Column("outcomes", sa.Text(), nullable=False),
+        sa.Column("types", sa.Text(), nullable=False),
+        sa.Column("secret", sa.LargeBinary(), nullable=False),
+        sa.Column("previous_secret", sa.LargeBinary()),
+        sa.Column("previous_until", sa.BigInteger()),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("disabled_at", sa.BigInteger()),
+        sa.Column("disabled_for", sa.String(16)),
+        sa.Column("failing_since", sa.BigInteger()),
+        sa.PrimaryKeyConstraint("name"),
     )

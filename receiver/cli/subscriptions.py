@@ -1,0 +1,319 @@
+"""Telling other systems of jobs and alarms: `subscriptions`, `deliveries`, `replay`."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import get_args
+
+import click
+from msgspec.structs import asdict
+
+from receiver.cli.instances import warn_of_unknown
+from receiver.cli.output import (
+    OK,
+    UNREACHABLE,
+    as_json,
+    confirm,
+    confirmed,
+    count,
+    plain,
+    show,
+    table,
+    timed,
+)
+from receiver.cli.remote import secret, secret_file
+from receiver.cli.serve import actor, open_database
+from receiver.database import audit
+from receiver.database.engine import Database, Session, database_time
+from receiver.instances.encryption import SecretBox
+from receiver.jobs.job import OUTCOMES, Outcome
+from receiver.jobs.queries import ENDED, Filters, JobRecord, find_jobs, list_jobs, place_of
+from receiver.lib.clock import iso, now_ms
+from receiver.lib.safe_http import SafeClient
+from receiver.outbound.mail import Mailer
+from receiver.outbound.sender import Sender
+from receiver.settings import duration_ms
+from receiver.subscriptions import log, registry
+from receiver.subscriptions.changes import queue_replays, test_message, wanted_replays
+from receiver.subscriptions.registry import Choice, Format, Subject, Subscription
+
+PAGE = 500  # jobs that are sent again in one transaction
+_COLUMNS = ("name", "url", "format", "on", "instances", "objects", "outcomes", "disabled_for")
+_DELIVERY = ("id", "subscription", "type", "instance", "job", "state", "tries", "last_answer", "at")
+
+_unasked = click.option("--yes", is_flag=True, help="Send without asking.")
+
+
+@click.group()
+def subscriptions() -> None:
+    """Tell other systems how jobs ended: each delivery is signed, retried and logged."""
+
+
+@subscriptions.command("add")
+@click.argument("name")
+@click.option("--url", required=True, help="Where to POST to; https, and a public address.")
+@click.option("--instance", "instances", multiple=True, help="Of this instance only; repeatable.")
+@click.option("--object", "objects", multiple=True, help="Of this object only; repeatable.")
+@click.option(
+    "--outcome",
+    "outcomes",
+    multiple=True,
+    type=click.Choice(OUTCOMES),
+    help="Of jobs with this outcome only; repeatable.",
+)
+@click.option(
+    "--on",
+    multiple=True,
+    type=click.Choice(get_args(Subject)),
+    default=("ended",),
+    show_default=True,
+    help="What to tell; repeatable.",
+)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(get_args(Format)),
+    default="standard",
+    show_default=True,
+    help="How to write it.",
+)
+@click.option("--routing-key-file", type=secret_file, help="File of PagerDuty's routing key.")
+@as_json
+def add(
+    name: str,
+    url: str,
+    instances: Sequence[str],
+    objects: Sequence[str],
+    outcomes: Sequence[Outcome],
+    on: Sequence[Subject],
+    format_: Format,
+    routing_key_file: str | None,
+    json_: bool,
+) -> None:
+    """Add a subscription and print its secret: alone, and this once."""
+    key = secret(routing_key_file)
+    choice = Choice(instances=instances, objects=objects, outcomes=outcomes, on=on)
+    with open_database() as (settings, database), database.write() as session:
+        secret_box = SecretBox(settings.encryption_keys)
+        http, now = SafeClient(settings.forward_allow), database_time(session, now_ms)
+        one = Subscription(name=name, url=url, format=format_, choice=choice, created_at=now)
+        made = registry.add_subscription(session, secret_box, http, one, key)
+        warn_of_unknown(session, settings, instances)
+        _note(session, "subscription.add", name)
+    show({"name": name, "secret": made or None}, made or f"{name} added", json_)
+
+
+@subscriptions.command("list")
+@as_json
+def list_(json_: bool) -> None:
+    """List subscriptions, never their secrets."""
+    with open_database() as (_, database), database.read() as session:
+        rows = timed([one.shown() for one in registry.list_subscriptions(session)])
+    show({"subscriptions": rows}, table(rows, _COLUMNS), json_)
+
+
+@subscriptions.command("test")
+@click.argument("name")
+@as_json
+def test(name: str, json_: bool) -> None:
+    """Send a signed test message now, past the queue; exit code 6 if it is not accepted."""
+    with open_database() as (settings, database):
+        with database.read() as session:
+            one = registry.get_subscription(session, name)
+        signers = {registry.KIND: registry.signer(database, SecretBox(settings.encryption_keys))}
+        http, mailer = SafeClient(settings.forward_allow), Mailer(settings)
+        sender = Sender(database, http, mailer, signers, now_ms)
+        attempt = sender.send(test_message(one, now_ms()))
+    answer = attempt.answer.decode("utf-8", "replace")
+    content = {"delivered": attempt.delivered, "status": attempt.status, "error": attempt.error}
+    result = "accepted" if attempt.delivered else "not accepted"
+    text = f"{result}: {attempt.status or plain(attempt.error)} {plain(answer)}".rstrip()
+    show({**content, "answer": answer}, text, json_)
+    sys.exit(OK if attempt.delivered else UNREACHABLE)
+
+
+@subscriptions.command("rotate-secret")
+@click.argument("name")
+@as_json
+def rotate_secret(name: str, json_: bool) -> None:
+    """Print a new secret, this once; for 24 hours the one before it signs, too."""
+    with open_database() as (settings, database), database.write() as session:
+        secret_box, now = SecretBox(settings.encryption_keys), database_time(session, now_ms)
+        made = registry.rotate_secret(session, secret_box, name, now)
+        _note(session, "subscription.rotate", name)
+    show({"name": name, "secret": made}, made, json_)
+
+
+@subscriptions.command("disable")
+@click.argument("name")
+def disable(name: str) -> None:
+    """Send nothing more; what waits is cancelled, and nothing is queued."""
+    with open_database() as (_, database), database.write() as session:
+        registry.get_subscription(session, name)
+        registry.disable(session, name, "operator", database_time(session, now_ms))
+        _note(session, "subscription.disable", name)
+    click.echo(f"{name} disabled")
+
+
+@subscriptions.command("enable")
+@click.argument("name")
+def enable(name: str) -> None:
+    """Send from now on; `receiver deliveries retry --failed` sends what was cancelled."""
+    with open_database() as (_, database), database.write() as session:
+        registry.enable(session, name)
+        _note(session, "subscription.enable", name)
+    click.echo(f"{name} enabled")
+
+
+@subscriptions.command("remove")
+@click.argument("name")
+@confirmed
+def remove(name: str, yes: bool) -> None:
+    """Remove a subscription; what waits is cancelled, the log of its deliveries stays."""
+    confirm(f"Remove {plain(name)}? What waits for it is not sent.", yes=yes)
+    with open_database() as (_, database), database.write() as session:
+        registry.remove_subscription(session, name)
+        _note(session, "subscription.remove", name)
+    click.echo(f"{name} removed")
+
+
+@click.group(invoke_without_command=True)
+@click.option("--subscription", help="Of this one only; it may have been removed.")
+@click.option("--failed", is_flag=True, help="Those only that are not sent again by themselves.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@as_json
+@click.pass_context
+def deliveries(
+    context: click.Context, subscription: str | None, failed: bool, limit: int, json_: bool
+) -> None:
+    """List what was sent to subscriptions, newest first, each with its attempts."""
+    if context.invoked_subcommand:
+        return
+    with open_database() as (_, database), database.read() as session:
+        names = [subscription] if subscription else _names(session)
+        found = log.list_deliveries(session, names, only_failed=failed, limit=limit)
+    rows = [_row(record) for record in found]
+    show({"deliveries": rows}, table(rows, _DELIVERY), json_)
+
+
+@deliveries.command("retry")
+@click.argument("delivery", required=False, type=int)
+@click.option("--failed", is_flag=True, help="All that failed or were cancelled.")
+@click.option("--subscription", help="Of this subscription only.")
+@click.option("--since", metavar="DURATION", help="Queued within this time, e.g. 1d.")
+@click.option("--dry-run", is_flag=True, help="Only count them.")
+@_unasked
+def retry(
+    delivery: int | None,
+    failed: bool,
+    subscription: str | None,
+    since: str | None,
+    dry_run: bool,
+    yes: bool,
+) -> None:
+    """Send a delivery again, or all that failed; each keeps its webhook-id."""
+    if (delivery is None) == (not failed) or failed != bool(since):
+        raise click.UsageError("name a delivery, or --failed and --since")
+    with open_database() as (_, database):
+        if delivery is not None:
+            with database.write() as session:
+                log.retry_one(session, delivery, database_time(session, now_ms))
+                _note(session, "delivery.retry", str(delivery))
+            click.echo(f"delivery {delivery} is sent again")
+            return
+        with database.read() as session:
+            names = [subscription] if subscription else _names(session)
+            after = database_time(session, now_ms) - _duration(since or "")
+            number = log.count_failed(session, names, after)
+        if dry_run or not number:
+            click.echo(f"{count(number, 'delivery')} would be sent again")
+            return
+        confirm(f"Send {count(number, 'delivery')} again?", yes=yes)
+        with database.write() as session:
+            now = database_time(session, now_ms)
+            number = log.retry_failed(session, names, after, now)
+            _note(session, "delivery.retry", subscription or "all", f"{number} failed")
+    click.echo(f"{count(number, 'delivery')} sent again")
+
+
+@click.command()
+@click.option("--job", "job_id", metavar="ID", help="This job.")
+@click.option("--instance", help="The job's instance, or all jobs of this instance.")
+@click.option("--since", metavar="DURATION", help="Of those that changed within it, e.g. 2h.")
+@click.option("--dry-run", is_flag=True, help="Only count what would be sent.")
+@_unasked
+def replay(
+    job_id: str | None, instance: str | None, since: str | None, dry_run: bool, yes: bool
+) -> None:
+    """Tell subscriptions again of jobs that ended, as they are now; no job changes by that.
+
+    Each is a new message of the type job.ended, marked with `"replay": true`.
+    """
+    if (job_id is None) == (since is None) or not (job_id or instance):
+        raise click.UsageError("name --job, or --instance and --since")
+    with open_database() as (_, database):
+        with database.read() as session:
+            active = registry.load_active(session.connection())
+            now = database_time(session, now_ms)
+        after = now - _duration(since) if since else None
+
+        def pages() -> Iterator[list[JobRecord]]:
+            if job_id:
+                yield find_jobs(database, job_id, instance)
+            else:
+                yield from _pages(
+                    database,
+                    Filters(instances=[str(instance)], outcomes=ENDED, updated_after=after),
+                )
+
+        number = sum(1 for _ in wanted_replays(active, chain.from_iterable(pages())))
+        if dry_run or not number:
+            click.echo(f"{count(number, 'delivery')} would be sent")
+            return
+        confirm(f"Send {count(number, 'delivery')}?", yes=yes)
+        for page in pages():
+            with database.write() as session:
+                wanted = wanted_replays(active, page)
+                queue_replays(session.connection(), wanted, database_time(session, now_ms))
+        with database.write() as session:
+            place = f"{instance or 'any'}/{job_id or 'all'}"
+            _note(session, "replay", place, count(number, "delivery"))
+    click.echo(f"{count(number, 'delivery')} queued")
+
+
+def _pages(database: Database, filters: Filters) -> Iterator[list[JobRecord]]:
+    page = list_jobs(database, filters, PAGE)
+    while page:
+        yield page
+        page = list_jobs(database, filters, PAGE, place_of(page[-1]))
+
+
+def _row(record: log.DeliveryRecord) -> dict[str, object]:
+    attempts = [{**asdict(one), "at": iso(one.at)} for one in record.attempts]
+    last = record.attempts[-1] if record.attempts else None
+    return {
+        **asdict(record),
+        "at": iso(record.at),
+        "next_at": iso(record.next_at),
+        "attempts": attempts,
+        "last_answer": last and (last.status or last.error),
+    }
+
+
+def _names(session: Session) -> list[str]:
+    return [one.name for one in registry.list_subscriptions(session)]
+
+
+def _duration(text: str) -> int:
+    try:
+        return duration_ms(text)
+    except ValueError as error:
+        raise click.UsageError(f"--since {plain(text)}: {error}") from None
+
+
+def _note(session: Session, action: str, subject: str, detail: str = "") -> None:
+    entry = {"actor": actor(), "action": action, "subject": subject, "detail": detail}
+    audit.record(session, at=now_ms(), **entry)
+
+
+COMMANDS = (subscriptions, deliveries, replay)

@@ -1,0 +1,243 @@
+"""What is queued for subscriptions, in the transaction that changes a job or an alarm.
+
+None is missing then, and none is for what is not committed, whatever dies. A delivery's webhook_id
+is made of what it is about, so that the same change is one delivery, whoever queues it.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, TypeAlias, cast
+
+import msgspec
+from sqlalchemy import Connection, exists
+
+from receiver.database.models import Facet, JobRow
+from receiver.database.models.outbound import OutboundDelivery
+from receiver.database.page import Selection
+from receiver.jobs.first_word import FirstWord
+from receiver.jobs.job import UNDER_WAY, Job, Outcome
+from receiver.jobs.projection import FacetKey, JobState, cut
+from receiver.jobs.queries import JobRecord, get_job, overdue_jobs
+from receiver.jobs.shown import as_shown
+from receiver.lib.clock import iso
+from receiver.outbound.queue import Message, enqueue
+from receiver.subscriptions.formats import JSON
+from receiver.subscriptions.registry import KIND, TEST, Subscription, load_active
+
+Type: TypeAlias = Literal[
+    "job.ended",
+    "job.changed",
+    "job.overdue",
+    "alarm.raised",
+    "alarm.resolved",
+]
+Changed: TypeAlias = tuple[JobState | FirstWord, FacetKey]
+
+MAX_OVERDUE = 500  # jobs of one look, for a subscription
+
+
+class Body(msgspec.Struct, omit_defaults=True):
+    """What is sent, but for its format. replay -- it was sent before, and is sent again."""
+
+    type: str
+    timestamp: str | None
+    data: object
+    replay: bool = False
+
+
+def queue_changes(
+    connection: Connection,
+    subscriptions: Sequence[Subscription],
+    changed: Iterable[Changed],
+    now: int,
+) -> None:
+    """Queue that jobs ended, or are not what they were when they had. now -- ms."""
+    messages: list[Message] = []
+    for state, key in changed:
+        wanted = [one for one in subscriptions if _is_about(one, key.instance, key.object)]
+        if not wanted or (change := _change(state, key)) is None:
+            continue
+        type_, outcomes = change
+        name = type_.removeprefix("job.")
+        wanted = [
+            one
+            for one in wanted
+            if name in one.choice.on
+            if not one.choice.outcomes or not outcomes.isdisjoint(one.choice.outcomes)
+        ]
+        if wanted:
+            messages += _messages(wanted, type_, _record(state, key, now), now)
+    enqueue(connection, messages, now)
+
+
+def _change(state: JobState | FirstWord, key: FacetKey) -> tuple[Type, set[str]] | None:
+    """Return what is sent of a job, and the outcomes it has and had; None if nothing is."""
+    before = state.before
+    if key.outcome == "lost":
+        was_lost = state.was_closed and before is not None and before.outcome in UNDER_WAY
+        return None if was_lost else ("job.changed", {"lost"})
+    if key.outcome in UNDER_WAY:
+        return None
+    if before is None:
+        return "job.ended", {key.outcome}
+    job = state.job
+    if not before.ended or before.attempt != job.attempt:
+        return "job.ended", {key.outcome}
+    if _facts(before) == _facts(job):
+        return None
+    return "job.changed", {key.outcome, before.outcome}
+
+
+def _facts(job: Job) -> tuple[object, ...]:
+    """Return the facts of an ended job whose change is sent."""
+    counts = job.submitted, job.loaded, job.failed, job.reported
+    return job.status, job.outcome, *counts, job.ended_at, job.conflict
+
+
+def _record(state: JobState | FirstWord, key: FacetKey, now: int) -> JobRecord:
+    """Return a job as it is read once this is committed."""
+    values, job = state.values(0, now), state.job
+    return JobRecord(
+        values.id,
+        values.instance,
+        job,
+        cast("Outcome", key.outcome),
+        job.learnt_by,
+        values.files_expire_at,
+        values.revision,
+        values.events,
+        values.first_seen_at,
+        values.updated_at,
+        key.callback_lost,
+        values.polls,
+        values.errors_at,
+        usual_ms=None,  # asked for only while it is under way
+    )
+
+
+def _messages(
+    wanted: Iterable[Subscription], type_: Type, record: JobRecord, now: int
+) -> Iterator[Message]:
+    body = msgspec.json.encode(Body(type_, iso(now), as_shown(record, now, 0)))
+    for one in wanted:
+        place = record.instance, record.id
+        yield _message(one, type_, body, place, str(record.revision))
+
+
+def _message(
+    to: Subscription, type_: str, body: bytes, place: tuple[str | None, str | None], change: str
+) -> Message:
+    instance, job = place
+    named = "\0".join((to.name, type_, instance or "", job or "", change))
+    return Message(
+        KIND,
+        to.url,
+        body,
+        webhook_id=f"msg_{hashlib.sha256(named.encode()).hexdigest()[:32]}",
+        headers=JSON,
+        instance=instance,
+        job=job,
+        subscription=to.name,
+        type=type_,
+        order_key=f"{to.name}/{instance}/{job}" if job else None,
+    )
+
+
+def _is_about(subscription: Subscription, instance: str, object_: str | None) -> bool:
+    instances, objects = subscription.choice.instances, subscription.choice.objects
+    return (not instances or instance in instances) and (not objects or object_ in objects)
+
+
+# --- what no callback says
+
+
+def queue_overdue(connection: Connection, overdue_after: int, now: int) -> None:
+    """Queue that jobs are overdue, once each time. overdue_after -- ms, where nothing is usual."""
+    for one in load_active(connection):
+        if "overdue" in one.choice.on:
+            rows = connection.execute(
+                _overdue(one), {"now": now, "overdue_after": overdue_after}
+            ).all()
+            messages: list[Message] = []
+            for row in rows:
+                record = get_job(connection, row.id, row.instance)
+                if record is not None and record.overdue_by(now, overdue_after) is not None:
+                    body = Body("job.overdue", iso(now), as_shown(record, now, overdue_after))
+                    place, since = (record.instance, record.id), str(record.first_seen_at)
+                    encoded = msgspec.json.encode(body)
+                    messages.append(_message(one, "job.overdue", encoded, place, since))
+            enqueue(connection, messages, now)
+
+
+def _overdue(to: Subscription) -> Selection:
+    """Select overdue jobs that were not sent yet since they are under way."""
+    sent, choice = OutboundDelivery, to.choice
+    was_sent = exists().where(
+        sent.job == JobRow.id,
+        sent.instance == JobRow.instance,
+        sent.subscription == to.name,
+        sent.type == "job.overdue",
+        sent.at >= JobRow.first_seen_at,
+    )
+    jobs = overdue_jobs(JobRow.instance, JobRow.id).where(~was_sent).limit(MAX_OVERDUE)
+    if choice.instances:
+        jobs = jobs.where(Facet.instance.in_(choice.instances))
+    return jobs.where(Facet.object.in_(choice.objects)) if choice.objects else jobs
+
+
+def queue_alarm(
+    connection: Connection, type_: Type, place: tuple[int, str | None], alarm: object, now: int
+) -> None:
+    """Queue that an alarm was raised or resolved.
+
+    place -- its number, and its instance; None if it is of the receiver.
+    """
+    number, instance = place
+    body = msgspec.json.encode(Body(type_, iso(now), alarm))
+    wanted = [
+        one
+        for one in load_active(connection)
+        if "alarm" in one.choice.on
+        if not one.choice.instances or instance in one.choice.instances
+    ]
+    messages = [_message(one, type_, body, (instance, None), str(number)) for one in wanted]
+    enqueue(connection, messages, now)
+
+
+# --- once more, and for a test
+
+
+def test_message(to: Subscription, now: int) -> Message:
+    """Make a message that is sent at once, past the queue."""
+    body = Body(TEST, iso(now), {"subscription": to.name})
+    once = secrets.token_hex(12)
+    return _message(to, TEST, msgspec.json.encode(body), (None, None), once)
+
+
+def wanted_replays(
+    subscriptions: Iterable[Subscription], records: Iterable[JobRecord]
+) -> Iterator[tuple[Subscription, JobRecord]]:
+    """Return what is sent again, and where: jobs that ended, as far as they are wanted."""
+    for record in records:
+        for one in subscriptions:
+            choice, object_ = one.choice, cut(record.job.text("object"))
+            if (
+                record.job.ended
+                and "ended" in choice.on
+                and _is_about(one, record.instance, object_)
+                and (not choice.outcomes or record.outcome in choice.outcomes)
+            ):
+                yield one, record
+
+
+def queue_replays(
+    connection: Connection, wanted: Iterable[tuple[Subscription, JobRecord]], now: int
+) -> None:
+    """Queue jobs as they are now, marked as a replay; each is a message of its own."""
+    messages = []
+    for one, record in wanted:
+        body = Body("job.ended", iso(now), as_shown(record, now, 0), replay=True)
+        place, once = (record.instance, record.id), secrets.token_hex(12)
+        messages.append(_message(one, "job.ended", msgspec.json.encode(body), place, once))
+    enqueue(connection, messages, now)

@@ -1,0 +1,145 @@
+"""What was sent to subscriptions: each delivery with its attempts, and sending it again."""
+
+from collections.abc import Sequence
+from heapq import merge
+from itertools import islice
+
+import msgspec
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.orm import Session
+
+from receiver.database.engine import affected
+from receiver.database.models.outbound import OutboundAttempt, OutboundDelivery
+from receiver.database.models.outbound import Subscription as Row
+from receiver.errors import BadParameter, NotFound
+from receiver.outbound.queue import Message
+from receiver.subscriptions.registry import KIND
+
+STATES = ("waiting", "delivered", "failed", "cancelled")
+FAILED = ("failed", "cancelled")
+
+
+class AttemptRecord(msgspec.Struct, frozen=True):
+    """An attempt. at -- ms. answer -- the first bytes of its body, as text."""
+
+    at: int
+    duration_ms: int
+    status: int | None
+    error: str | None
+    answer: str
+
+
+class DeliveryRecord(msgspec.Struct, frozen=True):
+    """A delivery to a subscription; times are ms. next_at -- of its next attempt, if it waits."""
+
+    id: int
+    subscription: str
+    type: str | None
+    instance: str | None
+    job: str | None
+    webhook_id: str
+    at: int
+    state: str
+    tries: int
+    next_at: int | None
+    attempts: Sequence[AttemptRecord]
+
+
+def list_deliveries(
+    session: Session,
+    subscriptions: Sequence[str],
+    *,
+    only_failed: bool,
+    limit: int,
+    before: int | None = None,
+) -> list[DeliveryRecord]:
+    """Return deliveries of subscriptions, newest first. before -- the id of the last one seen."""
+    row = OutboundDelivery
+    pages = []
+    for name in subscriptions:
+        for state in FAILED if only_failed else STATES:
+            # Each in the order of the index, whatever there is of the others.
+            page = select(row).where(row.subscription == name, row.state == state)
+            if before is not None:
+                page = page.where(row.id < before)
+            pages.append(session.scalars(page.order_by(row.id.desc()).limit(limit)).all())
+    found = list(islice(merge(*pages, key=lambda row: -row.id), limit))
+    attempts: dict[int, list[AttemptRecord]] = {row.id: [] for row in found}
+    made = select(OutboundAttempt).where(OutboundAttempt.delivery.in_(attempts))
+    for attempt in session.scalars(made.order_by(OutboundAttempt.id)):
+        attempts[attempt.delivery].append(_attempt(attempt))
+    return [
+        DeliveryRecord(
+            id=row.id,
+            subscription=str(row.subscription),
+            type=row.type,
+            instance=row.instance,
+            job=row.job,
+            webhook_id=row.webhook_id,
+            at=row.at,
+            state=row.state,
+            tries=row.tries,
+            next_at=row.next_at,
+            attempts=attempts[row.id],
+        )
+        for row in found
+    ]
+
+
+def get_delivery(session: Session, id_: int) -> str:
+    """Return whose a delivery is. Raises NotFound."""
+    row = OutboundDelivery
+    name = session.scalar(select(row.subscription).where(row.id == id_, row.kind == KIND))
+    if name is None:
+        raise NotFound(f"there is no delivery {id_}")
+    return name
+
+
+def retry_one(session: Session, id_: int, now: int) -> None:
+    """Send a delivery again, with the same webhook-id. Raises NotFound, BadParameter."""
+    name = get_delivery(session, id_)
+    if not _retry(session, name, OutboundDelivery.id == id_, now):
+        raise BadParameter(f"delivery {id_} waits already, or its subscription is disabled or gone")
+
+
+def count_failed(session: Session, subscriptions: Sequence[str], since: int) -> int:
+    """Return how many failed, or were cancelled, of those queued since then, ms."""
+    row = OutboundDelivery
+    failed = row.subscription.in_(subscriptions), row.state.in_(FAILED), row.at >= since
+    return session.scalar(select(func.count()).where(*failed)) or 0
+
+
+def retry_failed(session: Session, subscriptions: Sequence[str], since: int, now: int) -> int:
+    """Send those again; return how many. A subscription that is disabled is left out."""
+    row = OutboundDelivery
+    return sum(
+        _retry(session, name, row.state.in_(FAILED) & (row.at >= since), now)
+        for name in subscriptions
+    )
+
+
+def _retry(session: Session, name: str, condition: ColumnElement[bool], now: int) -> int:
+    # Locked, before the deliveries, against one who disables it.
+    of_name = select(Row.url).where(Row.name == name, Row.disabled_at.is_(None))
+    url = session.scalar(of_name.with_for_update())
+    if url is None:
+        return 0
+    row, to = OutboundDelivery, Message(KIND, url, b"")
+    again = update(row).where(row.subscription == name, row.next_at.is_(None), condition)
+    values = {"state": "waiting", "tries": 0, "next_at": now, "target": url, "host": to.host}
+    return affected(session, again.values(**values))
+
+
+def oldest_waiting(session: Session, now: int) -> dict[str, float]:
+    """Return the age of the oldest delivery that waits, in seconds, by subscription."""
+    row, ages = OutboundDelivery, {}
+    for name in session.scalars(select(Row.name)).all():
+        first = select(row.at).where(row.subscription == name, row.state == "waiting")
+        at = session.scalar(first.order_by(row.id).limit(1))
+        ages[name] = 0.0 if at is None else max(0, now - at) / 1000
+    return ages
+
+
+def _attempt(row: OutboundAttempt) -> AttemptRecord:
+    answer = row.answer.decode("utf-8", "replace")
+    return AttemptRecord(row.at, row.duration_ms, row.status, row.error, answer)

@@ -1,0 +1,152 @@
+"""What the API takes and gives of subscriptions and of what is delivered to them."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import asdict
+
+from receiver.jobs.job import Outcome
+from receiver.jobs.shown import Time
+from receiver.lib.clock import iso
+from receiver.settings import INSTANCE_NAME
+from receiver.subscriptions import registry
+from receiver.subscriptions.log import DeliveryRecord
+from receiver.subscriptions.registry import Format, Subject
+from receiver.web.schemas import Cursor, Limit, Moment, Word
+
+Subjects = Annotated[list[Subject], Meta(min_length=1)]
+
+_TIMES = ("created_at", "disabled_at", "failing_since")
+
+
+class DeliveriesQuery(Struct, forbid_unknown_fields=True):
+    """Which deliveries to subscriptions. failed -- those that are not sent again by themselves."""
+
+    subscription: Word | UnsetType = UNSET
+    failed: bool = False
+    limit: Limit = 50
+    cursor: Cursor | UnsetType = UNSET
+
+
+class RetryQuery(Struct, forbid_unknown_fields=True):
+    """Which failed deliveries are sent again: those queued since then."""
+
+    since: Moment
+    subscription: Word | UnsetType = UNSET
+    dry_run: bool = False
+
+
+class SubscriptionChange(Struct, forbid_unknown_fields=True):
+    """What is to be changed of a subscription; what is not named stays. Lists are replaced."""
+
+    url: str | UnsetType = UNSET
+    instances: list[Word] | UnsetType = UNSET
+    objects: list[Word] | UnsetType = UNSET
+    outcomes: list[Outcome] | UnsetType = UNSET
+    on: Subjects | UnsetType = UNSET
+    enabled: bool | UnsetType = UNSET
+
+
+class NewSubscription(Struct, forbid_unknown_fields=True):
+    """Which jobs and alarms are sent, and where; an empty list is all."""
+
+    name: Annotated[str, Meta(pattern=f"^{INSTANCE_NAME.pattern}$")]
+    url: str
+    format: Format = "standard"
+    instances: list[Word] = []
+    objects: list[Word] = []
+    outcomes: list[Outcome] = []
+    on: Subjects = msgspec.field(default_factory=lambda: ["ended"])
+    routing_key: Annotated[str | None, Meta(description="PagerDuty's; of no other format")] = None
+
+
+class Subscription(Struct):
+    """A subscription. `disabled_for` says why nothing is sent: operator, gone or failing."""
+
+    name: str
+    url: str
+    format: Format
+    instances: list[str]
+    objects: list[str]
+    outcomes: list[Outcome]
+    on: list[Subject]
+    created_at: Time
+    disabled_at: Time | None
+    disabled_for: str | None
+    failing_since: Time | None
+
+
+class NewSecret(Subscription):
+    """A subscription and its secret, which is shown this once; null for PagerDuty's."""
+
+    secret: str | None
+
+
+class Subscriptions(Struct):
+    """Subscriptions, by name."""
+
+    subscriptions: list[Subscription]
+
+
+class Tested(Struct):
+    """What a test message was answered with: its status and first bytes, or why there was none."""
+
+    delivered: bool
+    status: int | None
+    error: str | None
+    answer: str
+
+
+class Attempt(Struct):
+    """One attempt to deliver. `answer` -- the first bytes of the answer's body."""
+
+    at: Time
+    duration_ms: int
+    status: int | None
+    error: str | None
+    answer: str
+
+
+class Delivery(Struct):
+    """A delivery to a subscription: waiting, delivered, failed or cancelled."""
+
+    id: str
+    subscription: str
+    type: str | None
+    instance: str | None
+    job: str | None
+    webhook_id: str
+    at: Time
+    state: str
+    tries: int
+    next_at: Time | None
+    attempts: list[Attempt]
+
+
+class DeliveryPage(Struct):
+    """Deliveries to subscriptions, newest first."""
+
+    deliveries: list[Delivery]
+    next: str | None
+
+
+class Retried(Struct):
+    """How many deliveries are sent again, or would be."""
+
+    deliveries: int
+
+
+def show(one: registry.Subscription) -> Subscription:
+    """Show a subscription."""
+    facts = one.shown()
+    times = {name: iso(value) for name, value in facts.items() if name in _TIMES}
+    return msgspec.convert({**facts, **times}, Subscription)
+
+
+def show_delivery(record: DeliveryRecord) -> Delivery:
+    """Show a delivery to a subscription."""
+    attempts = [{**asdict(attempt), "at": iso(attempt.at)} for attempt in record.attempts]
+    times = {"at": iso(record.at), "next_at": iso(record.next_at)}
+    facts = {**asdict(record), **times, "id": str(record.id), "attempts": attempts}
+    return msgspec.convert(facts, Delivery)

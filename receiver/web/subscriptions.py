@@ -1,0 +1,251 @@
+"""Subscriptions in the API: where outcomes are sent, what was sent, and sending it again.
+
+All of it takes the scope `operate`. A token that is limited to instances reaches the subscriptions
+that are limited to some of them.
+"""
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from msgspec.structs import asdict
+
+from receiver.database import audit
+from receiver.database.engine import Session, database_time
+from receiver.errors import Forbidden, NotFound
+from receiver.instances.tokens import Bearer
+from receiver.subscriptions import log, registry
+from receiver.subscriptions.changes import test_message
+from receiver.subscriptions.registry import Subscription
+from receiver.web import Services
+from receiver.web import subscription_schemas as shapes
+from receiver.web.auth import require_scope
+from receiver.web.http import (
+    Response,
+    json_response,
+    optional,
+    page_response,
+    read_cursor,
+    read_json,
+    read_time,
+)
+from receiver.web.routes import ApiRequest, route
+from receiver.web.schemas import NoQuery
+
+
+def may_reach(bearer: Bearer, one: Subscription) -> bool:
+    """Whether a token reaches a subscription: all of its instances."""
+    names = one.choice.instances
+    return bearer.instances is None or (bool(names) and bearer.instances.issuperset(names))
+
+
+def reached(session: Session, bearer: Bearer) -> list[Subscription]:
+    """Return the subscriptions that a token reaches. Raises Forbidden."""
+    require_scope(bearer, "operate")
+    return [one for one in registry.list_subscriptions(session) if may_reach(bearer, one)]
+
+
+def the_subscription(session: Session, bearer: Bearer, name: str) -> Subscription:
+    """Return one that a token reaches. Raises Forbidden, NotFound."""
+    require_scope(bearer, "operate")
+    one = registry.get_subscription(session, name)
+    if not may_reach(bearer, one):
+        raise NotFound(f"there is no subscription {name}")
+    return one
+
+
+def _require_reach(bearer: Bearer, one: Subscription) -> None:
+    if not may_reach(bearer, one):
+        raise Forbidden("limit the subscription to instances that the token reaches")
+
+
+def list_subscriptions(services: Services, asked: ApiRequest[NoQuery]) -> Response:
+    """List subscriptions, without their secrets."""
+    with services.database.read() as session:
+        found = reached(session, asked.bearer)
+    return json_response(shapes.Subscriptions(list(map(shapes.show, found))))
+
+
+def show_subscription(services: Services, asked: ApiRequest[NoQuery]) -> Response:
+    """Show a subscription."""
+    with services.database.read() as session:
+        one = the_subscription(session, asked.bearer, asked.request.id)
+    return json_response(shapes.show(one))
+
+
+def add_subscription(services: Services, asked: ApiRequest[NoQuery]) -> Response:
+    """Add a subscription; its secret is shown this once."""
+    require_scope(asked.bearer, "operate")
+    sent = read_json(asked.request, shapes.NewSubscription)
+    with services.database.write() as session:
+        now = database_time(session, services.clock)
+        choice = msgspec.convert(sent, registry.Choice, from_attributes=True)
+        one = Subscription(
+            name=sent.name, url=sent.url, format=sent.format, choice=choice, created_at=now
+        )
+        _require_reach(asked.bearer, one)
+        key = sent.routing_key.encode() if sent.routing_key else None
+        used = services.secret_box, services.safe_http
+        secret = registry.add_subscription(session, *used, one, key)
+        note(services, asked.bearer, session, "subscription.add", one.name)
+    shown = asdict(shapes.show(one))
+    return json_response(shapes.NewSecret(**shown, secret=secret or None))
+
+
+def change_subscription(services: Services, asked: ApiRequest[NoQuery]) -> Response:
+    """Change what is sent named of a subscription; `enabled` has it send again, or no more."""
+    sent = read_json(asked.request, shapes.SubscriptionChange)
+    with services.database.write() as session:
+        one = the_subscription(session, asked.bearer, asked.request.id)
+        named = {field: value for field, value in asdict(sent).items() if value is not UNSET}
+        changed = ", ".join(sorted(named))
+        enabled, url = named.pop("enabled", None), named.pop("url", None)
+        choice = msgspec.structs.replace(one.choice, **named)
+        _require_reach(asked.bearer, msgspec.structs.replace(one, choice=choice))
+        if named or url is not None:
+            registry.change_subscription(session, services.safe_http, one.name, choice, url)
+        if enabled is not None:
+            switch(services, session, one.name, enabled=enabled)
+        note(services, asked.bearer, session, "subscription.change", one.name, detail=changed)
+        one = registry.get_subscription(session, one.name)
+    return json_response(shapes.show(one))
+
+
+def switch(services: Services, session: Session, name: str, *, enabled: bool) -> None:
+    """Have a subscription send again, or no more."""
+    if enabled:
+        registry.enable(session, name)
+    else:
+        registry.disable(session, name, "operator", database_time(session, services.clock))
+
+
+def remove_subscription(services: Services, asked: ApiRequest[NoQuery]) -> Response:
+    """Remove a subscription; what waits for it is cancelled."""
+    with services.database.write() as session:
+        one = the_subscription(session, asked.bearer, asked.request.id)
+        registry.remove_subscription(session, one.name)
+        note(services, asked.bearer, session, "subscription.remove", one.name)
+    return json_response(shapes.show(one))
+
+
+def rotate_secret(services: Services, asked: ApiRequest[NoQuery]) -> Response:
+    """Make a new secret, shown this once; for 24 hours the one before it signs, too."""
+    with services.database.write() as session:
+        one = the_subscription(session, asked.bearer, asked.request.id)
+        now = database_time(session, services.clock)
+        secret = registry.rotate_secret(session, services.secret_box, one.name, now)
+        note(services, asked.bearer, session, "subscription.rotate", one.name)
+    return json_response(shapes.NewSecret(**asdict(shapes.show(one)), secret=secret))
+
+
+def test_subscription(services: Services, asked: ApiRequest[NoQuery]) -> Response:
+    """Send a signed test message now, and give the answer to it."""
+    with services.database.read() as session:
+        one = the_subscription(session, asked.bearer, asked.request.id)
+    attempt = services.sender.send(test_message(one, services.clock()))
+    answer = attempt.answer.decode("utf-8", "replace")
+    return json_response(shapes.Tested(attempt.delivered, attempt.status, attempt.error, answer))
+
+
+def list_deliveries(services: Services, asked: ApiRequest[shapes.DeliveriesQuery]) -> Response:
+    """List what was sent to subscriptions, newest first, each with its attempts."""
+    query = asked.query
+    (before,) = read_cursor(query.cursor, tuple[int]) or (None,)
+    with services.database.read() as session:
+        names = _named(session, asked.bearer, query.subscription)
+        only_failed, limit = query.failed, query.limit + 1
+        found = log.list_deliveries(
+            session, names, only_failed=only_failed, limit=limit, before=before
+        )
+    return page_response(
+        asked.request,
+        "deliveries",
+        found,
+        query.limit,
+        show=shapes.show_delivery,
+        position=lambda record: (record.id,),
+    )
+
+
+def retry_delivery(services: Services, asked: ApiRequest[NoQuery]) -> Response:
+    """Send a delivery again, with the same webhook-id."""
+    if not asked.request.id.isdecimal() or int(asked.request.id) >= 2**63:
+        raise NotFound(f"there is no delivery {asked.request.id}")
+    id_ = int(asked.request.id)
+    with services.database.write() as session:
+        the_subscription(session, asked.bearer, log.get_delivery(session, id_))
+        log.retry_one(session, id_, database_time(session, services.clock))
+        note(services, asked.bearer, session, "delivery.retry", str(id_))
+    return json_response(shapes.Retried(1))
+
+
+def retry_deliveries(services: Services, asked: ApiRequest[shapes.RetryQuery]) -> Response:
+    """Send all again that failed or were cancelled since then; `dry_run` only counts them."""
+    query, since = asked.query, read_time(asked.query.since) or 0
+    with services.database.write() as session:
+        names = _named(session, asked.bearer, query.subscription)
+        if query.dry_run:
+            return json_response(shapes.Retried(log.count_failed(session, names, since)))
+        now = database_time(session, services.clock)
+        number = log.retry_failed(session, names, since, now)
+        note(
+            services,
+            asked.bearer,
+            session,
+            "delivery.retry",
+            ", ".join(names),
+            detail=f"{number} failed",
+        )
+    return json_response(shapes.Retried(number))
+
+
+def _named(session: Session, bearer: Bearer, name: str | UnsetType) -> list[str]:
+    named = optional(name)
+    if named is not None:
+        return [the_subscription(session, bearer, named).name]
+    return [one.name for one in reached(session, bearer)]
+
+
+def note(
+    services: Services, bearer: Bearer, session: Session, action: str, subject: str, **detail: str
+) -> None:
+    """Record in the audit what is done, last in the transaction that does it."""
+    entry = {"actor": bearer.name, "action": action, "subject": subject, **detail}
+    audit.record(session, at=services.clock(), **entry)
+
+
+_ONE = "/subscriptions/{id}"
+SUBSCRIPTION_ROUTES = (
+    route("/subscriptions", list_subscriptions, NoQuery, shapes.Subscriptions, 403),
+    route(
+        "/subscriptions",
+        add_subscription,
+        *(NoQuery, shapes.NewSecret, 403, 409),
+        method="POST",
+        body=shapes.NewSubscription,
+    ),
+    route(_ONE, show_subscription, NoQuery, shapes.Subscription, 403, 404),
+    route(
+        _ONE,
+        change_subscription,
+        *(NoQuery, shapes.Subscription, 403, 404),
+        method="PATCH",
+        body=shapes.SubscriptionChange,
+    ),
+    route(_ONE, remove_subscription, NoQuery, shapes.Subscription, 403, 404, method="DELETE"),
+    route(
+        f"{_ONE}/rotate-secret", rotate_secret, NoQuery, shapes.NewSecret, 403, 404, method="POST"
+    ),
+    route(f"{_ONE}/test", test_subscription, NoQuery, shapes.Tested, 403, 404, method="POST"),
+    route("/deliveries", list_deliveries, shapes.DeliveriesQuery, shapes.DeliveryPage, 403, 404),
+    route(
+        "/deliveries/retry",
+        retry_deliveries,
+        *(shapes.RetryQuery, shapes.Retried, 403, 404),
+        method="POST",
+    ),
+    route(
+        "/deliveries/{id}/retry",
+        retry_delivery,
+        *(NoQuery, shapes.Retried, 403, 404),
+        method="POST",
+    ),
+)

@@ -1,0 +1,363 @@
+"""What subscriptions are told: each change once it is committed, signed, in order, on record."""
+
+import json
+import re
+from base64 import b64encode
+from datetime import UTC, datetime
+
+import pytest
+import servers
+from builders import bulk
+from cryptography.fernet import Fernet
+from nodes import eventually as until
+from sqlalchemy import update
+from standardwebhooks import Webhook
+
+from receiver.alarms.watcher import Watcher, list_alarms
+from receiver.database.models import JobRow
+from receiver.database.models.outbound import OutboundDelivery, Subscription
+from receiver.instances import tokens
+from receiver.lib.clock import DAY_MS, MINUTE_MS, now_ms
+from receiver.outbound.queue import PAUSES_SECONDS, Message, enqueue
+
+KEYS = (Fernet.generate_key().decode(),)
+ALLOWED = frozenset({"127.0.0.1", "localhost"})
+ENDED = {"recordsFailedCount": 1, "recordsCount": 3, "objectName": "contact"}
+
+
+class Told:
+    """A receiver and its subscriptions, by the API; its time is the test's, on SQLite."""
+
+    def __init__(self, make_receiver, url: str) -> None:
+        self.now = now_ms()
+        options = {"encryption_keys": KEYS, "forward_allow": ALLOWED}
+        self.receiver = make_receiver(url, clock=lambda: self.now, **options)
+        services = self.receiver.services
+        self.database, self.sender = services.database, services.sender
+        used = services.settings, self.database, self.sender.send
+        self.watcher = Watcher(*used, lambda: self.now)
+
+    def later(self, minutes: float) -> None:
+        self.now += round(minutes * MINUTE_MS)
+
+    def look(self) -> None:
+        self.watcher.look()
+        self.sender.drain()
+
+    def ask(self, method: str, path: str, content: object = None, token: str | None = None):
+        headers = {"Authorization": f"Bearer {token or self.receiver.token}"}
+        asked = self.receiver.client.open(
+            f"/api/v1{path}", method=method, json=content, headers=headers
+        )
+        return asked.status_code, asked.json
+
+    def subscribe(self, url: str, name: str = "crm", **facts: object) -> str:
+        status, made = self.ask("POST", "/subscriptions", {"name": name, "url": url, **facts})
+        assert status == 200, made
+        return made["secret"]
+
+    def deliveries(self, query: str = "") -> list[dict]:
+        return self.ask("GET", f"/deliveries{query}")[1]["deliveries"]
+
+    def states(self, query: str = "") -> list[tuple[str, str]]:
+        return [(each["type"], each["state"]) for each in self.deliveries(query)][::-1]
+
+
+@pytest.fixture
+def told(make_receiver, database_url) -> Told:
+    return Told(make_receiver, database_url)
+
+
+@pytest.fixture
+def here(make_receiver, make_database) -> Told:
+    return Told(make_receiver, make_database("sqlite"))
+
+
+@pytest.fixture
+def target():
+    with servers.client() as made:
+        yield made
+
+
+def sent(target) -> list[tuple[str, dict]]:
+    return [(told["type"], told["data"]) for body, _ in target.posted if (told := json.loads(body))]
+
+
+def is_signed(secret: str, body: bytes, headers: dict[str, str]) -> bool:
+    """Whether a secret signed it, however long ago: the library's `verify` takes minutes only."""
+    at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
+    signature = Webhook(secret).sign(headers["webhook-id"], at, body.decode())
+    return signature in headers["webhook-signature"].split()
+
+
+def test_the_end_of_a_job_is_told_once_signed_and_as_the_api_shows_it(told, target):
+    secret = told.subscribe(target.url)
+    told.receiver.call_back(bulk("7", "RUNNING"))
+    for _ in range(2):  # a repeat changes nothing
+        told.receiver.call_back(bulk("7", "COMPLETED", **ENDED))
+    job = told.receiver.get("/jobs/7").json
+    told.receiver.call_back(bulk("7", "RUNNING", note="late"))
+    assert told.sender.drain() is True
+    ((body, headers),) = target.posted
+    content = Webhook(secret).verify(body, headers)
+    (entry,) = told.deliveries()
+    assert (content["data"], job["outcome"]) == (job, "partial")
+    assert (content["type"], content["timestamp"]) == ("job.ended", entry["at"])
+    assert (entry["webhook_id"], entry["job"]) == (headers["webhook-id"], "7")
+    assert [each["status"] for each in entry["attempts"]] == [200]
+
+
+def test_what_became_of_an_ended_job_later_is_told_to_those_who_want_it(told, target):
+    told.subscribe(target.url, on=["ended", "changed"], outcomes=["failed"])
+    told.subscribe(f"{target.url}&all", name="all", on=["changed"])
+    told.receiver.call_back(bulk("1", "ERROR"))
+    told.receiver.call_back(bulk("1", "COMPLETED"))  # a conflict: failed no longer
+    told.receiver.call_back(bulk("1", "COMPLETED", message="more words"))
+    told.receiver.call_back(bulk("2", "COMPLETED"))
+    told.sender.drain()
+    assert told.states("?subscription=crm") == [
+        ("job.ended", "delivered"),
+        ("job.changed", "delivered"),
+    ]
+    assert told.states("?subscription=all") == [("job.changed", "delivered")]
+    changed = [data for type_, data in sent(target) if type_ == "job.changed"]
+    assert [(data["outcome"], data["conflict"]) for data in changed] == 2 * [("succeeded", True)]
+
+
+@pytest.mark.parametrize(
+    ("choice", "jobs"),
+    [
+        ({}, ["a", "b", "c"]),
+        ({"instances": ["default"], "objects": ["contact"]}, ["a"]),
+        ({"instances": ["other"]}, []),
+        ({"outcomes": ["failed", "partial"]}, ["a", "b"]),
+        ({"on": ["changed", "overdue", "alarm"]}, []),
+    ],
+)
+def test_only_what_was_chosen_is_told(here, target, choice, jobs):
+    here.subscribe(target.url, **choice)
+    here.receiver.call_back(bulk("a", "COMPLETED", **ENDED))
+    here.receiver.call_back(bulk("b", "ERROR", objectName="account"))
+    here.receiver.call_back(bulk("c", "COMPLETED"))
+    here.sender.drain()
+    assert sorted(data["id"] for _, data in sent(target)) == jobs
+
+
+def test_a_job_that_is_overdue_is_told_once_and_an_alarm_as_it_comes_and_goes(told, target):
+    told.subscribe(target.url, on=["overdue", "alarm"])
+    told.receiver.call_back(bulk("7", "RUNNING"))
+    if not told.database.is_sqlite:  # which has a clock of its own
+        with told.database.write() as session:
+            session.execute(update(JobRow).values(first_seen_at=1))
+    told.later(20)
+    told.look()
+    told.look()
+    overdue = [data for type_, data in sent(target) if type_ == "job.overdue"]
+    assert [(data["id"], data["overdue"]) for data in overdue] == [("7", True)]
+    raised = [data["kind"] for type_, data in sent(target) if type_ == "alarm.raised"]
+    assert "overdue" in raised
+    assert len(raised) == len(set(raised))
+    if told.database.is_sqlite:
+        told.receiver.call_back(bulk("7", "COMPLETED"))
+        told.later(10)
+        told.look()
+        told.later(10)
+        told.look()
+        assert sent(target)[-1][0] == "alarm.resolved"
+
+
+def test_formats(here, target):
+    for name in ("cloudevents", "slack"):
+        here.subscribe(f"{target.url}&{name}", name=name, format=name)
+    facts = {"routing_key": "R" * 32, "format": "pagerduty"}
+    assert here.subscribe(f"{target.url}&pager", name="pager", **facts) is None
+    here.receiver.call_back(bulk("1", "ERROR", objectName="<a&b>"))
+    here.sender.drain()
+    bodies = {}
+    for body, headers in target.posted:
+        told = json.loads(body)
+        bodies["slack" if "text" in told else "pager" if "payload" in told else "event"] = told
+        type_ = headers["content-type"]
+        assert type_ == f"application/{'cloudevents+' if 'specversion' in told else ''}json"
+    assert bodies["slack"] == {"text": "Job 1 of default (&lt;a&amp;b&gt;) ended: failed"}
+    assert {name: bodies["pager"][name] for name in ("routing_key", "event_action")} == {
+        "routing_key": "R" * 32,
+        "event_action": "trigger",
+    }
+    event = bodies["event"]
+    assert (event["specversion"], event["type"], event["subject"]) == ("1.0", "job.ended", "1")
+    assert event["data"] == here.receiver.get("/jobs/1").json
+    here.receiver.call_back(bulk("1", "COMPLETED"))
+    with here.database.read() as session:
+        stored = session.query(OutboundDelivery).all()
+        assert all(b"RRRR" not in row.body for row in stored)
+
+
+def test_two_secrets_sign_while_one_replaces_the_other(here, target):
+    old = here.subscribe(target.url)
+    new = here.ask("POST", "/subscriptions/crm/rotate-secret")[1]["secret"]
+    here.receiver.call_back(bulk("1"))
+    here.sender.drain()
+    here.later(24 * 60)
+    here.receiver.call_back(bulk("2"))
+    here.sender.drain()
+    once, after = ([is_signed(s, body, h) for s in (old, new)] for body, h in target.posted)
+    assert (once, after) == ([True, True], [False, True])
+
+
+def test_a_jobs_deliveries_keep_their_order(here, target):
+    here.subscribe(target.url, on=["ended", "changed"])
+    target.statuses = [500]
+    here.receiver.call_back(bulk("1", "ERROR"))
+    here.sender.drain()
+    here.receiver.call_back(bulk("1", "COMPLETED"))
+    here.receiver.call_back(bulk("2", "ERROR"))
+    here.sender.drain()
+    assert [(t, d["id"]) for t, d in sent(target)] == [("job.ended", "1"), ("job.ended", "2")]
+    here.later(1)
+    here.sender.drain()
+    assert [t for t, d in sent(target) if d["id"] == "1"] == [
+        *("job.ended", "job.ended", "job.changed")
+    ]
+    ids = [h["webhook-id"] for _, h in target.posted]
+    assert ids[0] == ids[2]  # the same at each attempt
+
+
+def test_one_that_is_gone_or_fails_for_days_is_disabled_and_an_alarm_says_so(here, target):
+    gone, failing = (here.subscribe(f"{target.url}&{name}", name) for name in ("gone", "failing"))
+    assert gone != failing
+    here.ask("PATCH", "/subscriptions/failing", {"enabled": False})
+    target.statuses = [410]
+    here.receiver.call_back(bulk("1"))
+    here.sender.drain()
+    here.ask("PATCH", "/subscriptions/failing", {"enabled": True})
+    here.receiver.call_back(bulk("2"))
+    target.statuses = 100 * [503]
+    for pause in (0, *PAUSES_SECONDS):
+        here.later(pause * 1.1 / 60)
+        here.sender.drain()
+    assert _disabled(here) == {"gone": "gone", "failing": None}  # not for one delivery
+    here.now += 5 * DAY_MS
+    here.receiver.call_back(bulk("3"))
+    for pause in (0, *PAUSES_SECONDS):
+        here.later(pause * 1.1 / 60)
+        here.sender.drain()
+    assert _disabled(here) == {"gone": "gone", "failing": "failing"}
+    here.look()
+    with here.database.read() as session:
+        open_ = list_alarms(session, None, only_open=True)
+        assert {row.subject for row in open_ if row.kind == "undeliverable"} == {"gone", "failing"}
+    # Enabled again, all that failed is sent, whoever's fault it was.
+    target.statuses = []
+    target.posted.clear()
+    here.ask("PATCH", "/subscriptions/failing", {"enabled": True})
+    again = "/deliveries/retry?since=2001-01-01T00:00:00Z"
+    assert here.ask("POST", f"{again}&dry_run=true")[1] == {"deliveries": 3}
+    assert here.ask("POST", again)[1] == {"deliveries": 2}
+    here.sender.drain()
+    assert sorted(data["id"] for _, data in sent(target)) == ["2", "3"]
+
+
+def _disabled(here: Told) -> dict[str, str | None]:
+    listed = here.ask("GET", "/subscriptions")[1]["subscriptions"]
+    return {each["name"]: each["disabled_for"] for each in listed}
+
+
+def test_a_dead_host_that_10_000_deliveries_wait_for_holds_up_nobody_else(here, target):
+    here.subscribe("http://127.0.0.1:9/closed")
+    here.subscribe(target.url.replace("127.0.0.1", "localhost"), name="alive")
+    dead = (
+        Message("subscription", "http://127.0.0.1:9/closed", b"{}", subscription="crm")
+        for _ in range(10_000)
+    )
+    with here.database.write() as session:
+        enqueue(session.connection(), dead, here.now - 1)
+    here.receiver.call_back(bulk("1"))
+    here.sender.step()
+    until(lambda: target.posted, "the delivery to who is alive")
+
+
+def test_removed_with_deliveries_under_way(here, target):
+    here.subscribe(target.url)
+    here.receiver.call_back(bulk("1"))
+    assert here.ask("DELETE", "/subscriptions/crm")[0] == 200
+    here.receiver.call_back(bulk("2"))
+    here.sender.drain()
+    assert target.posted == []
+    assert here.ask("GET", "/subscriptions")[1] == {"subscriptions": []}
+
+
+def test_a_delivery_is_sent_again_with_its_id_and_to_the_url_of_now(here, target):
+    here.subscribe("http://127.0.0.1:9/closed")
+    here.receiver.call_back(bulk("1"))
+    here.sender.drain()
+    assert here.ask("PATCH", "/subscriptions/crm", {"url": target.url})[0] == 200
+    here.later(1)
+    here.sender.drain()
+    (entry,) = here.deliveries()
+    assert [each["status"] for each in entry["attempts"]] == [None, 200]
+    assert here.ask("POST", f"/deliveries/{entry['id']}/retry")[1] == {"deliveries": 1}
+    here.sender.drain()
+    assert len({headers["webhook-id"] for _, headers in target.posted}) == 1
+    assert len(target.posted) == 2
+
+
+def test_who_may_see_and_change_what(here, target):
+    here.subscribe(target.url, instances=["default"])
+    here.subscribe(target.url, name="all")
+    with here.database.write() as session:
+        of_other = tokens.create_token(session, "other", "operate", 1, only=["other"])
+        of_default = tokens.create_token(session, "default", "operate", 1, only=["default"])
+        reads = tokens.create_token(session, "reads", "read", 1)
+    statuses = {
+        "reads": here.ask("GET", "/subscriptions", token=reads)[0],
+        "other": here.ask("GET", "/subscriptions/crm", token=of_other)[0],
+        "default": here.ask("GET", "/subscriptions/crm", token=of_default)[0],
+        "all": here.ask("DELETE", "/subscriptions/all", token=of_default)[0],
+        "widened": here.ask("PATCH", "/subscriptions/crm", {"instances": []}, of_default)[0],
+        "unlimited": here.ask("POST", "/subscriptions", _NEW, of_default)[0],
+    }
+    assert statuses == {
+        "reads": 403,
+        "other": 404,
+        "default": 200,
+        "all": 404,
+        "widened": 403,
+        "unlimited": 403,
+    }
+    listed = here.ask("GET", "/subscriptions", token=of_default)[1]["subscriptions"]
+    assert [each["name"] for each in listed] == ["crm"]
+
+
+_NEW = {"name": "new", "url": "https://hooks.example.com/"}
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"url": "http://hooks.example.com/"}, 400),
+        ({"url": "https://user@hooks.example.com/"}, 400),
+        ({"name": "a/b"}, 400),
+        ({"on": []}, 400),
+        ({"format": "pagerduty"}, 400),
+        ({"colour": "red"}, 400),
+        ({"name": "crm"}, 409),
+        ({}, 200),
+    ],
+)
+def test_what_a_subscription_cannot_be(here, change, status):
+    here.subscribe("https://crm.example.com/")
+    answered, problem = here.ask("POST", "/subscriptions", {**_NEW, **change})
+    assert answered == status, problem
+
+
+def test_secrets_are_encrypted_and_nothing_shows_them(here, target, capsys):
+    secret = here.subscribe(target.url)
+    with here.database.read() as session:
+        row = session.get(Subscription, "crm")
+        assert b64encode(row.secret).decode() not in secret
+        box = here.receiver.services.secret_box
+        assert b64encode(box.decrypt(("crm", "subscription"), row.secret)).decode() in secret
+    shown = json.dumps([here.ask("GET", f"/{path}")[1] for path in ("subscriptions", "deliveries")])
+    assert secret.removeprefix("whsec_") not in shown
+    assert not re.search("whsec_", shown + capsys.readouterr().err)
