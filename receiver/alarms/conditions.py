@@ -306,7 +306,7 @@ def _failing(session: Session, failing_after: int, now: int) -> Iterator[Conditi
 def _queued(session: Session) -> Iterator[Condition]:
     queued = select(Pace).where(Pace.queued > 0).order_by(Pace.instance)
     for row in session.scalars(queued):
-        detail = f"as of {iso(row.queued_asked_at)}"
+        detail = f"as of {(iso(row.queued_asked_at) or '')[:16]}Z"
         yield Condition("queued", row.instance, row.queued or 0, detail)
 
 

@@ -77,7 +77,7 @@ def test_every_page_says_when_alarms_are_not_checked_or_nobody_is_notified(
 ):
     url, secret = "https://alarms.example.com/", "whsec_" + "A" * 32
     for settings, watched, told in (
-        ({}, False, "Alarm checks are not running :"),  # which is worse, and comes first
+        ({}, False, "No alarm destination is configured :"),
         ({}, True, "No alarm destination is configured : nobody is notified"),
         ({"alarm_url": url, "alarm_secret": secret}, False, "Alarm checks are not running :"),
         ({"alarm_url": url, "alarm_secret": secret}, True, None),
