@@ -71,6 +71,8 @@ def _vendor_options(
     user_secret_file: str | None,
     organization_secret_file: str | None,
 ) -> registry.VendorOptions:
+    if hub is not None and not re.fullmatch("[A-Za-z0-9_-]+", hub):
+        raise click.UsageError(f"--hub {hub}: a hub is a name such as marketing")
     return {
         "hub": hub,
         "element_token": _vendor_secret(element_token_file),

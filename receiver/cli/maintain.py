@@ -132,8 +132,8 @@ def _describe(done: Report) -> str:
     ]
     lines += [f"not finished: {one['instance']}: {plain(one['why'])}" for one in done.unfinished]
     lines += [
-        f"not asked: {one['instance']}: {one['why']}; give it some: `receiver instances set"
-        f" {one['instance']} --element-token-file FILE --user-secret-file FILE`"
+        f"not asked: {one['instance']}: {one['why']}; `receiver instances set` gives it some, or"
+        " `receiver instances add` if it is not listed"
         for one in done.unasked
     ]
     lines += [

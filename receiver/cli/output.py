@@ -5,6 +5,7 @@ The exit codes are the same for every command; a script tells from them what to 
 
 import json
 import os
+import re
 import sys
 import traceback
 import unicodedata
@@ -113,6 +114,7 @@ def _usage(error: click.ClickException) -> str:
         text = f"{param.get_error_hint(context).replace(chr(39), '')}: {error.message.rstrip('.')}"
     elif text[:2].istitle() and text[1:2].islower():
         text = text[0].lower() + text[1:]
+    text = re.sub("a valid (integer|float) range", "a number", text)
     if not context:
         return text
     return f"{text}{' See' if text.endswith('?') else '; see'} `{context.command_path} --help`"

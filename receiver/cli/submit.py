@@ -162,6 +162,8 @@ def download(
     """Have a bulk download made, wait for it, and save its file; exit as `receiver job` does."""
     if query and where:
         raise click.UsageError("--where goes without --query, which has one of its own")
+    if output != "-" and not (folder := Path(output).absolute().parent).is_dir():
+        raise click.UsageError(f"--output {output}: there is no folder {folder}")
     if job_id is None:
         created = client.download(
             object=object_name, instance=instance, hub=hub, query=query, where=where, format=format_

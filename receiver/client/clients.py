@@ -171,6 +171,8 @@ def check_url(url: str) -> None:
     base, _, rest = url.partition(flows.API)
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"{url}: must be http or https")
+    if "@" in url:
+        raise ValueError("must have no user name and no password; the token is in a file")
     if rest.strip("/") == "" and base != url:
         raise ValueError(f"{url}: leave {flows.API} out, {base} is enough")
     try:

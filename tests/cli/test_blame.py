@@ -128,7 +128,7 @@ def test_reconcile_says_why_an_instance_was_not_asked_and_what_to_do(command, re
         (b"garbage", "freshbooks: a secret was encrypted with a key that is not in RECEIVER_"),
         (
             None,
-            "not asked: freshbooks: jobs to ask for: 1; no vendor secrets; give it some: `rec",
+            "not asked: freshbooks: jobs to ask for: 1; no vendor secrets; `receiver instance",
         ),
     ):
         change = update(Instance).where(Instance.name == "freshbooks").values(user_secret=secret)

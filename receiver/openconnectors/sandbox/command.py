@@ -5,7 +5,6 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from inspect import getdoc
 from pathlib import Path
 from threading import Event, Thread
@@ -117,6 +116,16 @@ def _address(text: str) -> tuple[str, int]:
     return address
 
 
+def _faults(text: str) -> Faults:
+    try:
+        return msgspec.json.decode(text, type=Faults)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).replace("`", "").partition(" - at $.")
+        raise ValueError(f"{path or 'what is given'}: {what[0].lower()}{what[1:]}") from None
+    except msgspec.DecodeError:
+        raise ValueError(f"{text}: is no JSON") from None
+
+
 @click.command("sandbox", epilog=_FAULTS)
 @click.option(
     "--bind",
@@ -169,7 +178,7 @@ def _address(text: str) -> tuple[str, int]:
     "--faults",
     default="{}",
     metavar="JSON",
-    callback=_read(partial(msgspec.json.decode, type=Faults)),
+    callback=_read(_faults),
     help='In force from the start, such as \'{"drop_callbacks": true, "html": 2}\'.',
 )
 @click.pass_context
