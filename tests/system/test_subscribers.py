@@ -35,13 +35,13 @@ def test_what_is_committed_is_delivered_though_all_died_before_it_was_sent(tmp_p
         "RECEIVER_ENCRYPTION_KEYS": Fernet.generate_key().decode(),
         "RECEIVER_FORWARD_ALLOW": "127.0.0.1",
     }
-    with hook() as target, running_nodes(database_url, tmp_path, 1, **settings) as (node,):
+    with (
+        hook() as target,
+        running_nodes(database_url, tmp_path, 1, **settings) as (node,),
+        httpx.Client(base_url=f"http://127.0.0.1:{node.port}/api/v1", trust_env=False) as api,
+    ):
         target.statuses = [503, 204, 503, 204]
-        api = httpx.Client(
-            base_url=f"http://127.0.0.1:{node.port}/api/v1",
-            headers={"Authorization": f"Bearer {make_token(database_url)}"},
-            trust_env=False,
-        )
+        api.headers["Authorization"] = f"Bearer {make_token(database_url)}"
         made = api.post("/subscriptions", json={"name": "crm", "url": target.url})
         with ThreadPoolExecutor(4) as pool:
             taken = [pool.submit(call_back, node.port, job) for job in range(JOBS)]
