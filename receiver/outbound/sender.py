@@ -84,9 +84,13 @@ class Sender:
     def drain(self) -> bool:
         """Send all that is due, wait for it, and return whether all was accepted."""
         before = self._failures
-        while self.step() or self._busy:
+        while True:
+            was_busy = bool(self._busy)  # what ends while it is looked lets another have its turn
+            if not self.step() and not was_busy:
+                break
             with self._changed:
-                self._changed.wait(1)
+                if self._busy:
+                    self._changed.wait(1)
         return self._failures == before
 
     def send(self, message: Message) -> Attempt:
