@@ -68,11 +68,17 @@ class Client:
         return answer.status, answer.read()
 
     def call_back(self, body: bytes, key: SignatureKey = KEY) -> Any:
-        """POST a signed callback; give (status, what the JSON says)."""
-        status, content = self.ask(
-            "POST", "/callbacks/default", body, {HEADER: sign(body, key)}.items()
-        )
-        return status, json.loads(content)
+        """POST a signed callback, until it is not 503; give (status, what the JSON says).
+
+        A busy machine may not store it in the time that senders wait.
+        """
+        signed = {HEADER: sign(body, key)}.items()
+
+        def answer() -> Any:
+            status, content = self.ask("POST", "/callbacks/default", body, signed)
+            return status != 503 and (status, json.loads(content))
+
+        return eventually(answer, "an answer but 503")
 
 
 @dataclass

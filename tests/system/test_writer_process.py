@@ -67,7 +67,7 @@ def test_killed_at_any_instant_it_loses_nothing_acknowledged_and_comes_back(node
 
 def test_while_it_stands_still_probes_and_reads_are_answered_and_callbacks_503(node):
     token = make_token(node.database_url, "reader")
-    assert send(node, body("before")) == 200
+    eventually(lambda: send(node, body("before")) == 200)
     pid = writer(node)
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -85,7 +85,7 @@ def test_while_it_stands_still_probes_and_reads_are_answered_and_callbacks_503(n
 
 
 def test_workers_that_are_killed_before_their_answer_do_not_end_it(node):
-    assert send(node, body("before")) == 200
+    eventually(lambda: send(node, body("before")) == 200)
     pid = writer(node)
     workers = set(children(node.process.pid)) - {pid}
     os.kill(pid, signal.SIGSTOP)

@@ -37,8 +37,13 @@ def port_of(way: str, sites: dict[str, Site]) -> int:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
 def test_each_attack_is_answered_as_decided(sites, case: Case):
     for way in WAYS:
-        answer = exchange(port_of(way, sites), case.sent, half_close=case.half_close)
-        got = statuses(answer, head=case.head) or "-"
+
+        def seen(port: int = port_of(way, sites)) -> tuple[bytes, str] | None:
+            answer = exchange(port, case.sent, half_close=case.half_close)
+            got = statuses(answer, head=case.head) or "-"
+            return None if "503" in got else (answer, got)  # of a busy machine: come again
+
+        answer, got = eventually(seen, "an answer but 503")
         assert case.allows(way, got), (way, got, case.answers, answer[:500])
         assert way == "direct" or b"# HELP" not in answer  # the metrics
         assert statuses(exchange(port_of(way, sites), PROBE)) == "405", "the next one's answer"
@@ -109,8 +114,8 @@ def test_200_stalled_clients_hold_up_nobody(sites, way):
                 assert statuses(exchange(port, PROBE)) == "405"
             with closing(direct(port)) as client:
                 client.host = "hooks.example.com"
-                assert post(client, b"while others stall") == 200
-            return all(map(is_held, wires))
+                taken = post(client, b"while others stall") == 200
+            return taken and all(map(is_held, wires))
 
     # Each is cut off after ten seconds, which a busy machine may need for this: then once more.
     eventually(others_are_answered_meanwhile, "answers before any stalled client was cut off")
