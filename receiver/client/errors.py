@@ -7,7 +7,7 @@ ClientError                     `code` for programs; the text says what to do
 │   └── NotFound
 │       ├── NoSuchJob
 │       └── NoSuchInstance      the text names those that exist
-├── VendorRejected              the vendor accepts the credentials that it is asked with no longer
+├── VendorRejected              the vendor rejects the credentials it is asked with, or has us wait
 ├── UnclearSubmission           the job may have been created: look before you send again
 └── NotSucceeded                `job` ended otherwise, or has not ended (Job.raise_for_outcome)
 """
@@ -63,7 +63,7 @@ class NoSuchInstance(NotFound):
 
 
 class VendorRejected(ClientError):
-    """The vendor rejects the credentials that the receiver has for the instance."""
+    """The vendor rejects the receiver's credentials for the instance, or takes no request now."""
 
 
 class UnclearSubmission(ClientError):

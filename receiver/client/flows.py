@@ -324,6 +324,11 @@ def _vendor(method: str, path: str, instance: str, order: "_Order") -> Flow[http
     answer = yield Request(method=method, path=BASE + path, instance=instance, **order)
     if answer.status_code in (401, 403):
         raise (yield from _vendor_rejected(instance, answer))
+    if answer.status_code == 429 and "X-Receiver-Source" not in answer.headers:
+        code, text = _problem(answer)
+        when = answer.headers.get("Retry-After")
+        later = f"; try again in {when} s" if when else ""
+        raise VendorRejected(f"the vendor answered 429: {text}{later}", code)
     _require_success(answer)
     return answer
 

@@ -71,10 +71,18 @@ def test_rejections_say_why(command, relay):
         headers={"Elements-Webhook-Signature": hex_digest},
     )
     relay.call_back(bulk(), "gooddata", SignatureKey("bom", b"\xef\xbb\xbf" + KEY.secret))
-    eventually(lambda: command("rejections")[1].count("\n") == 3)
+    eventually(lambda: "byte order mark" in command("rejections")[1])
     said = command("rejections")[1]
     assert "The digest is written in hex; the vendor writes base64" in said
     assert "with a byte order mark before this key" in said
+
+
+def test_a_vendor_that_takes_no_more_requests_now_is_named_and_until_when(command, relay):
+    relay.faults(answer={"status": 429, "times": 1, "retry_after": "77"})
+    code, said = command("submit rows.csv --object contact --instance gooddata")
+    assert (code, said.partition(":")[0]) == (6, "receiver")
+    assert said.startswith("receiver: the vendor answered 429: ")
+    assert said.endswith("; try again in 77 s")
 
 
 def test_a_file_that_cannot_be_read_to_its_end_is_named(command):
