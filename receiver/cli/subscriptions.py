@@ -180,7 +180,9 @@ def remove(name: str, yes: bool) -> None:
 @click.group(invoke_without_command=True)
 @click.option("--subscription", help="Of this one only; it may have been removed.")
 @click.option("--failed", is_flag=True, help="Those only that are not sent again by themselves.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many."
+)
 @as_json
 @click.pass_context
 def deliveries(
