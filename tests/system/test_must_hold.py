@@ -20,6 +20,7 @@ from typing import Any
 import debian
 import httpx
 import pytest
+from builders import examples
 from corpus import UNREADABLE
 from nodes import DEADLINE, KEY, SERVE, eventually, stored
 from senders import Load, direct
@@ -218,7 +219,7 @@ def test_each_acknowledgement_comes_after_a_sync_that_began_after_its_request(
     make_database, syncing, run, tmp_path, kind
 ):
     debian.program("strace")
-    trace, traced = tmp_path / "trace", 1000
+    trace, traced = tmp_path / "trace", examples(2000)
     url = syncing(make_database(kind))
     with (
         run(url, (*SERVE, "--bind", "127.0.0.1:0", "--workers", "1")) as served,
@@ -480,7 +481,7 @@ def expect_all_acknowledged_kept(load: Load, bodies: list[bytes]) -> None:
 
 def test_when_it_is_terminated_under_load_all_that_was_acknowledged_is_kept(served):
     with Load(lambda: direct(served.port), lanes=8) as load:
-        load.more(300)
+        load.more(examples(600))
         assert served.terminate() == 0
     expect_all_acknowledged_kept(load, kept(served))
 
