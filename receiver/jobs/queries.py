@@ -263,7 +263,7 @@ _FACETS = {
     "under_way": Facet.outcome,
     "callback_lost": Facet.callback_lost,
 }
-# Where a job's registers hold a file, and what its facet does not if that stands for many.
+# Where a job's registers hold its file, and what a facet does not that stands for many.
 _REGISTERS = {"status": (0, 0, 4), "object": (3, 1), "direction": (4, 1), "file": (5, 1)}
 _BOUNDS = {
     "updated_after": JobRow.updated_at,
@@ -347,12 +347,10 @@ def _conditions(plan: _Plan, asked: frozenset[str], *, few: bool) -> list[Any]:
         shown: Column = column if few else hidden(column)
         bound = bindparam(name, type_=column.type)
         where.append(shown > bound if name.endswith("after") else shown < bound)
-    if "text" in asked:
-        where.append(contains(JobRow.id, "text", sqlite=plan.sqlite))
-    if "file" in asked:
-        where.append(contains(register("file", sqlite=plan.sqlite), "file", sqlite=plan.sqlite))
+    texts: dict[str, Column] = {"text": JobRow.id, "file": register("file", sqlite=plan.sqlite)}
+    where += [contains(texts[n], n, sqlite=plan.sqlite) for n in sorted(texts.keys() & asked)]
     if "others" in asked:
-        for name in sorted(_REGISTERS.keys() & asked):
+        for name in sorted(_REGISTERS.keys() & _FACETS.keys() & asked):
             of_many = among(hidden(JobRow.facet), "others", sqlite=plan.sqlite)
             value = register(name, sqlite=plan.sqlite)
             where.append(or_(~of_many, among(value, name, sqlite=plan.sqlite)))

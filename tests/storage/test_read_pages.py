@@ -92,9 +92,8 @@ def fill(database: Database, rows: Sequence[dict[str, Any]]) -> None:
             tuple_ = [None] * 3
         place = (row["instance"], row["outcome"], row["callback_lost"], row["other"], *tuple_)
         facet = facets.setdefault(place, (len(facets) + 1) * 7919 - 2**63)
-        told = Notification(
-            "bulk_job", row["id"], row["status"], object=row["object"], direction=row["direction"]
-        )
+        facts = {"object": row["object"], "direction": row["direction"]}
+        told = Notification("bulk_job", row["id"], row["status"], file=f"/{row['id']}.csv", **facts)
         own = ("id", "instance", "updated_at", "first_seen_at", "files_expire_at")
         jobs.append(
             {name: row[name] for name in own}
@@ -137,6 +136,7 @@ filters = st.builds(
     updated_before=st.none() | st.integers(0, 200),
     expires_before=st.none() | st.integers(0, 300) | st.integers(NOW - 9, NOW + 40),
     text=st.none() | st.sampled_from(["1", "00", "119", "x", "-"]),
+    file=st.none() | st.sampled_from(["1", "/00", "9.csv", "x"]),
     show=st.sampled_from([None, None, None, "overdue", "expiring", "lost"]),
     now=st.just(NOW),
     overdue_after=st.just(OVERDUE_AFTER),
@@ -158,6 +158,7 @@ def fits(row: Mapping[str, Any], wanted: Filters) -> bool:
         and (before is None or row["updated_at"] < before)
         and (expiry is None or (expires is not None and expires < expiry))
         and (wanted.text or "") in row["id"]
+        and (wanted.file or "") in f"/{row['id']}.csv"
         and {
             None: True,
             "lost": row["callback_lost"],
