@@ -73,20 +73,23 @@ class SafeClient:
     def _context(self) -> ssl.SSLContext:
         return self._tls or httpx.create_ssl_context(trust_env=False)
 
-    def check(self, url: str) -> httpx.URL:
-        """Parse a URL. Raises BadParameter for one that is never posted to; resolves nothing."""
+    def check(self, url: str, noun: str = "callback URL") -> httpx.URL:
+        """Parse a URL; resolve nothing. noun -- what errors call it.
+
+        Raises BadParameter for one that is never posted to.
+        """
         try:
             parts, parsed = urlsplit(url), httpx.URL(url)
             host, _ = parts.hostname or "", parts.port
             host.encode("idna")  # as resolving will; a label may be empty or too long
         except (ValueError, httpx.InvalidURL):
-            raise BadParameter("the URL is not one") from None
+            raise BadParameter(f"the {noun} is not a URL") from None
         plain = url.isascii() and url.isprintable()
         # Two parsers that read different hosts are how such checks are got around.
         if not host or not plain or "@" in parts.netloc or parsed.host != host:
-            raise BadParameter("the URL must have a host and no user name")
+            raise BadParameter(f"the {noun} must have a host and no user name")
         if parts.scheme != "https" and not (parts.scheme == "http" and host in self._allowed):
-            raise BadParameter("the URL must be https")
+            raise BadParameter(f"the {noun} must be https")
         return parsed
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:

@@ -116,7 +116,7 @@ def add_subscription(
     name, url = subscription.name, subscription.url
     if not INSTANCE_NAME.fullmatch(name):
         raise BadParameter("a name is 1 to 64 of A-Z, a-z, 0-9, _ and -")
-    http.check(url)
+    http.check(url, "URL")
     if (subscription.format == "pagerduty") != bool(routing_key):
         raise BadParameter("a routing key is what the format pagerduty needs, and no other")
     existing = {row.name for row in session.scalars(select(Row))}
@@ -147,7 +147,7 @@ def change_subscription(
     for column, value in _columns(choice).items():
         setattr(row, column, value)
     if url is not None:
-        http.check(url)
+        http.check(url, "URL")
         row.url = url
         moved = _waiting(name).values(target=url, host=Message(KIND, url, b"").host)
         session.execute(moved)
