@@ -119,7 +119,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
-        self._must_stop = False  # to stop
+        self._must_stop = self._is_orphan = False
         # Below that it tells of each client that sends nonsense.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
@@ -151,8 +151,11 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _look_round(self) -> None:
-        # A worker whose master is gone is told by nobody else.
-        if self._must_stop or os.getppid() != self.ppid:
+        if os.getppid() != self.ppid and not self._is_orphan:
+            # The master is gone, which would stop it, and end it in time whatever hangs.
+            self._is_orphan = True
+            signal.alarm(self.cfg.graceful_timeout)
+        if self._must_stop or self._is_orphan:
             os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -9,9 +9,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from receiver.errors import KeyUnusable, SignatureError
+from receiver.errors import KeyUnusable, SignatureError, UnknownInstance
 from receiver.instances.keys import KeySnapshot
 from receiver.jobs.projection import NewAbsence, NewObservation
+from receiver.lib.ratelimit import network_of
 from receiver.openconnectors.notifications import Notification, parse
 
 MAX_HEADERS = 64
@@ -124,6 +125,22 @@ def judge(keys: KeySnapshot, delivery: Delivery, *, unrecorded: bool = False) ->
     body = delivery.body
     return Judged(
         delivery, keys.version, key, "", hashlib.sha256(body).digest(), parse(body), unrecorded
+    )
+
+
+def rejection_of(judged: Judged) -> NewRejection:
+    """Return what is recorded of a delivery that is rejected."""
+    delivery = judged.delivery
+    if judged.reason == UnknownInstance.reason:
+        return NewRejection("", judged.reason, network_of(delivery.peer), len(delivery.body))
+    signature = delivery.signature
+    return NewRejection(
+        delivery.instance,
+        judged.reason,
+        network_of(delivery.peer),
+        len(delivery.body),
+        signature.encode("latin-1", "replace") if signature else None,
+        delivery.body if signature else None,
     )
 
 

@@ -31,6 +31,7 @@ from receiver.callbacks.deliveries import (
     Rejected,
     Result,
     judge,
+    rejection_of,
 )
 from receiver.callbacks.rejections import record_rejections
 from receiver.callbacks.statements import Row, Start, Statements, statements
@@ -42,7 +43,6 @@ from receiver.errors import (
     StatementRefused,
     StoreError,
     StoreRefused,
-    UnknownInstance,
 )
 from receiver.instances.keys import KEY_PREFIX, Keys
 from receiver.jobs.first_word import FirstWord
@@ -58,7 +58,6 @@ from receiver.jobs.projection import (
     count,
 )
 from receiver.lib.clock import MINUTE_MS
-from receiver.lib.ratelimit import network_of
 from receiver.openconnectors.notifications import Notification
 from receiver.subscriptions.changes import queue_changes
 from receiver.subscriptions.registry import Subscriptions
@@ -299,7 +298,7 @@ class _Writing:
         if item.reason == KeyUnusable.reason:
             return Failed("a key of this instance cannot be decrypted")
         if not item.unrecorded:
-            self.rejections.append(_rejection(item))
+            self.rejections.append(rejection_of(item))
         return Rejected(item.reason)
 
     def _callback(self, item: Judged) -> Receipt:
@@ -385,21 +384,6 @@ def _is_judged(item: Item, version: int) -> bool:
     # A key that could not be decrypted may have been put right since, without a new version.
     return not isinstance(item, Judged) or (
         item.version == version and item.reason != KeyUnusable.reason
-    )
-
-
-def _rejection(item: Judged) -> NewRejection:
-    delivery = item.delivery
-    if item.reason == UnknownInstance.reason:
-        return NewRejection("", item.reason, network_of(delivery.peer), len(delivery.body))
-    signature = delivery.signature
-    return NewRejection(
-        delivery.instance,
-        item.reason,
-        network_of(delivery.peer),
-        len(delivery.body),
-        signature.encode("latin-1", "replace") if signature else None,
-        delivery.body if signature else None,
     )
 
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,6 +23,7 @@ from cryptography.fernet import Fernet
 from nodes import add_instance
 from serving import DEADLINE, KEY, SERVE, eventually
 
+from receiver.openconnectors.shapes import BASE
 from receiver.openconnectors.signatures import HEADER, sign
 
 BODY = b'{"id": "1", "status": "COMPLETED"}'
@@ -96,6 +98,43 @@ def test_workers_whose_master_is_gone_end_though_their_connections_are_busy(make
                 assert client.ask("GET", "/healthz")[0] == 200
                 client.connection.auto_open = 0
         assert time.monotonic() < soon
+
+
+class Dripping(BaseHTTPRequestHandler):
+    """A vendor whose answer never ends."""
+
+    over = threading.Event()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        with suppress(OSError):
+            while not self.over.wait(0.1):
+                self.wfile.write(b"x")
+
+    def log_message(self, *_: object) -> None:
+        """Be silent."""
+
+
+def test_workers_whose_master_is_gone_end_though_the_vendors_answer_does_not(make_database, run):
+    url, key = make_database("sqlite"), Fernet.generate_key().decode()
+    add_instance(url, key, "gooddata")
+    hasty = tuple(word.replace("600", "1") for word in PATIENT)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dripping) as vendor, ExitStack() as stack:
+        Thread(target=vendor.serve_forever, daemon=True).start()
+        stack.callback(vendor.shutdown)
+        stack.callback(Dripping.over.set)
+        at = f"http://127.0.0.1:{vendor.server_port}{BASE}"
+        settings = {"RECEIVER_ENCRYPTION_KEYS": key, "OPEN_CONNECTORS_URL": at}
+        served = stack.enter_context(run(url, hasty, **settings))
+        client = stack.enter_context(served.client())
+        secrets = {"Authorization": f"Element gooddata, User {served.token}"}
+        client.connection.request("GET", f"{BASE}/objects/contact/metadata", headers=secrets)
+        assert client.connection.getresponse().read(1) == b"x"
+        workers = served.workers
+        os.kill(served.master, signal.SIGKILL)
+        served.process.wait(DEADLINE)
+        eventually(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in workers))
 
 
 def test_after_a_worker_has_ended_the_next_one_starts_and_both_answer(make_database, run):
