@@ -69,6 +69,7 @@ class _Listener:
     ) -> None:
         self._loop, self._factory, self._sock = loop, protocol_factory, sock
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_closed = False
         sock.settimeout(0)
         self._listen()
 
@@ -92,10 +93,17 @@ class _Listener:
         connecting = self._loop.connect_accepted_socket(self._factory, accepted)
         task = self._loop.create_task(connecting)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._connected)
+
+    def _connected(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        # uvicorn asked those to end that were there as it stopped; for this one it would wait.
+        if self._is_closed and not task.cancelled() and task.exception() is None:
+            task.result()[1].shutdown()
 
     def close(self) -> None:
         """Accept no more."""
+        self._is_closed = True
         if self._pause:
             self._pause.cancel()
         self._loop.remove_reader(self._sock)

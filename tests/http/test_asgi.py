@@ -1,15 +1,18 @@
 """Flask behind the event loop: answers are whole, and clients that leave take nothing with them."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, TypeVar
 
 import pytest
 from flask import Response
 
 from receiver.errors import BodyTruncated
+from receiver.server import FairLoop
 from receiver.web.asgi import Application, messages
 from receiver.web.asgi.threads import MAX_WHOLE_BYTES
 
@@ -139,3 +142,22 @@ def test_a_body_of_which_nothing_comes_for_long_is_none(monkeypatch):
 
     with pytest.raises(BodyTruncated):
         outcome_of(messages.raise_on_disconnect(never)())
+
+
+def test_a_connection_that_comes_as_the_server_stops_is_asked_to_end_too():
+    loop, asked = FairLoop(), asyncio.Event()
+
+    class Protocol(asyncio.Protocol):
+        def shutdown(self) -> None:
+            asked.set()
+
+    async def scenario(listening: socket.socket) -> None:
+        listener = await loop.create_server(Protocol, sock=listening)
+        with socket.create_connection(listening.getsockname()):
+            listener._accept()
+            listener.close()
+            async with asyncio.timeout(60):
+                await asked.wait()
+
+    with closing(loop), socket.create_server(("127.0.0.1", 0)) as listening:
+        loop.run_until_complete(scenario(listening))
