@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import debian
@@ -342,8 +343,21 @@ def database_url(request: pytest.FixtureRequest, make_database: Callable[[str], 
 @pytest.fixture
 def capfd(capfd: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
     """As pytest has it; receivers that are made meanwhile log where it captures, and no longer."""
+    with _logging_as_before():
+        yield capfd
+
+
+@pytest.fixture
+def capsys(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
+    """As `capfd`."""
+    with _logging_as_before():
+        yield capsys
+
+
+@contextmanager
+def _logging_as_before() -> Iterator[None]:
     before = structlog.get_config()
-    yield capfd
+    yield
     structlog.configure(**before)
 
 

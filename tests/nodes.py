@@ -1,5 +1,6 @@
 """Receivers as nodes of a group: `receiver serve` on ports that outlive a kill."""
 
+import asyncio
 import http.client
 import itertools
 import os
@@ -9,11 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -32,6 +34,8 @@ OURS = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_", "GUNICORN_", "PR
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _PORTS = itertools.count(14_000 + 500 * (_WORKER % 32) + os.getpid() % 250)
 
+T = TypeVar("T")
+
 
 def eventually(
     condition: Callable[[], Any], what: str = "what was waited for", *, within: float = DEADLINE
@@ -43,6 +47,14 @@ def eventually(
             pytest.fail(f"{what} never came to be")
         pause.wait(0.02)
     return answer
+
+
+def outcome_of(
+    coroutine: Coroutine[Any, Any, T], run: Callable[[Coroutine[Any, Any, T]], T] = asyncio.run
+) -> T:
+    """Run it, not in this thread: Playwright's, in the same process, has a loop that runs."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(run, coroutine).result()
 
 
 def free_port() -> int:

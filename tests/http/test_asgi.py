@@ -3,20 +3,17 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import closing
-from typing import Any, TypeVar
 
 import pytest
 from flask import Response
+from nodes import outcome_of
 
 from receiver.errors import BodyTruncated
 from receiver.server import FairLoop
 from receiver.web.asgi import Application, messages
 from receiver.web.asgi.threads import MAX_WHOLE_BYTES
-
-T = TypeVar("T")
 
 DEADLINE = 60  # seconds; only a broken adapter needs them
 
@@ -42,12 +39,6 @@ async def nothing() -> dict[str, object]:
     """The client stays, and sends no more."""
     await asyncio.sleep(DEADLINE)
     return {"type": "http.disconnect"}
-
-
-def outcome_of(told: Coroutine[Any, Any, T]) -> T:
-    """Not in this thread: Playwright's, in the same process, has a loop that runs."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, told).result()
 
 
 async def messages_of(application: Application, path: str) -> list[dict]:
@@ -160,4 +151,4 @@ def test_a_connection_that_comes_as_the_server_stops_is_asked_to_end_too():
                 await asked.wait()
 
     with closing(loop), socket.create_server(("127.0.0.1", 0)) as listening:
-        loop.run_until_complete(scenario(listening))
+        outcome_of(scenario(listening), loop.run_until_complete)

@@ -19,6 +19,7 @@ from receiver.database import audit, migrations
 from receiver.database.engine import Database
 from receiver.database.models import AuditEntry
 from receiver.errors import StatementRefused, StoreError
+from receiver.lib import logs
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.client import Call
 from receiver.reconcile.pacing import PacedVendor
@@ -203,6 +204,7 @@ def test_an_entry_rewritten_with_its_hash_breaks_the_next(database):
 def run(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     monkeypatch.setenv("RECEIVER_DATABASE_URL", database_url)
     monkeypatch.setenv("RECEIVER_ENCRYPTION_KEYS", Fernet.generate_key().decode())
+    logs.configure()  # a test before may have left a stream that is closed by now
 
     def invoke(*words: str, code: int = 0, given: str | None = None) -> str:
         result = CliRunner().invoke(command, words, input=given, standalone_mode=False)
