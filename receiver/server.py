@@ -159,6 +159,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _look_round(self) -> None:
+        # uvicorn beats by a clock that may be put back; then gunicorn would kill the worker.
+        self.notify()
         if os.getppid() != self.ppid and not self._is_orphan:
             # The master is gone, which would stop it, and end it in time whatever hangs.
             self._is_orphan = True

@@ -1,17 +1,19 @@
 """Flask behind the event loop: answers are whole, and clients that leave take nothing with them."""
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 from flask import Response
 from nodes import outcome_of
 
 from receiver.errors import BodyTruncated
-from receiver.server import FairLoop
+from receiver.server import FairLoop, Worker
 from receiver.web.asgi import Application, messages
 from receiver.web.asgi.threads import MAX_WHOLE_BYTES
 
@@ -152,3 +154,13 @@ def test_a_connection_that_comes_as_the_server_stops_is_asked_to_end_too():
 
     with closing(loop), socket.create_server(("127.0.0.1", 0)) as listening:
         outcome_of(scenario(listening), loop.run_until_complete)
+
+
+def test_a_worker_beats_each_second_whatever_the_clock_says():
+    """uvicorn's own beat stops as long as a clock was put back: `make chaos` steps one."""
+    beats = []
+    worker = SimpleNamespace(
+        notify=lambda: beats.append(1), _must_stop=False, _is_orphan=False, ppid=os.getppid()
+    )
+    Worker._look_round(worker)
+    assert beats == [1]

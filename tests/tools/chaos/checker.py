@@ -68,6 +68,9 @@ def check(storm: Storm) -> dict[str, int]:
         "merged not once": sum(row.is_merged != (row.kind == "bulk_job") for row in stored),
         "jobs not as the law says": _wrong_jobs(storm, found.values()),
         "forged, but stored": sum(row.body in {body for _, body in storm.forged} for row in stored),
+        "workers that timed out": sum(
+            node.log.read_text(errors="replace").count("WORKER TIMEOUT") for node in stage.nodes
+        ),
         "answered 500": sum(each.status == 500 for each in log.tries),
         "answered 4xx": sum(400 <= each.status < 500 for each in log.tries),
     }
