@@ -147,8 +147,7 @@ class Storm:
         probes = self.stage.prober.seen[self._judged :]
         self._judged += len(probes)
         for probe in probes if not fault.restarts else ():
-            # That nothing can be committed may take as long to say as it does elsewhere.
-            if probe.seconds > (PROBE if probe.status == 200 else FIRST_REFUSAL):
+            if probe.seconds > (PROBE if "/healthz" in probe.what else fault.ready):
                 self.stage.violations.append(f"{told}: {probe.what} took {probe.seconds:.2f} s")
         # Who waits for a shorter outage to pass, and then accepts, has done better than to refuse.
         first = stroke.held if stroke.first_refusal is None else stroke.first_refusal
