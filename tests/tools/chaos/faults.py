@@ -324,10 +324,10 @@ FAULTS = (
     Fault("writer hangs", writer_hangs, PG, (9, 10)),
     Fault("writer hangs", writer_hangs, LITE, (9, 10), outage=True),  # there is no other
     Fault("keys changed", keys_changed, BOTH, (0.5, 1), full=2),
-    Fault("vendor slow", vendor_slow, BOTH, (6, 8), full=2, ready=1.0),
-    Fault("vendor limits", vendor_limits, BOTH, (1, 3), full=2, ready=1.0),
-    Fault("one job fails", one_job_fails, full=2, ready=1.0),
-    Fault("uploads hang", uploads_hang, BOTH, (6, 8), full=2, ready=1.0),
+    Fault("vendor slow", vendor_slow, BOTH, (6, 8), full=2, ready=3.0),
+    Fault("vendor limits", vendor_limits, BOTH, (1, 3), full=2, ready=3.0),
+    Fault("one job fails", one_job_fails, full=2, ready=3.0),
+    Fault("uploads hang", uploads_hang, BOTH, (6, 8), full=2, ready=3.0),
 )
 
 
