@@ -233,7 +233,8 @@ def file_deleted(stage: Stage) -> Iterator[None]:
     parts = [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")]
     aside = {part: part.rename(part.with_name(f"aside-{part.name}")) for part in parts}
     yield
-    for part, moved in aside.items():
+    # The log first: who opened the file without it would go on reading an older state.
+    for part, moved in reversed(aside.items()):
         moved.replace(part)
 
 
