@@ -11,7 +11,7 @@ arrays, a column each, and touches them in the order given, which all nodes keep
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, get_args, get_type_hints
 
 from sqlalchemy import Connection
 
@@ -201,26 +201,9 @@ _EVENT = {
     "note": "text",
     "body": "bytea",
 }
+_TYPES = {str: "text", int: "int8", bool: "bool"}
 _JOB = {
-    **_JOB_KEY,
-    "facet": "int8",
-    "updated_at": "int8",
-    "revision": "int8",
-    "events": "int8",
-    "first_seen_at": "int8",
-    "files_expire_at": "int8",
-    "callback_due": "bool",
-    "learnt_by": "text",
-    "client_url": "text",
-    "under_way": "bool",
-    "poll_at": "int8",
-    "polls": "int8",
-    "misses": "int8",
-    "missing_since": "int8",
-    "closed_at": "int8",
-    "errors_at": "int8",
-    "errors_tries": "int8",
-    "registers": "text",
+    name: _TYPES[(get_args(kind) or (kind,))[0]] for name, kind in get_type_hints(JobValues).items()
 }
 _CHANGED = ", ".join(
     f"{name} = excluded.{name}" for name in JobValues._fields if name not in _JOB_KEY

@@ -189,7 +189,10 @@ class JobState:
     def apply_absence(self, absence: NewAbsence, now: int) -> tuple[str, str | None]:
         """Count that the vendor does not know it, or close it; return as `apply_callback`."""
         if not self.under_way:
-            return "[]", "closed before" if self.closed_at else "not closed: it has ended"
+            return (
+                "[]",
+                "closed before" if self.closed_at is not None else "not closed: it has ended",
+            )
         outcome = self.outcome
         self.missing_since = self.missing_since or now
         if absence.closed_by is None:
