@@ -8,7 +8,7 @@ from email.policy import SMTP
 from email.utils import formatdate
 from typing import TypedDict
 
-from receiver.alarms.conditions import kind_of
+from receiver.alarms.kinds import kind_of
 from receiver.database.models.alarms import Alarm
 from receiver.errors import BadParameter
 from receiver.lib.clock import iso
@@ -150,8 +150,8 @@ def shown(alarm: Alarm) -> Entry:
         "severity": kind.severity,
         "title": kind.title if alarm.cleared_at is None else kind.resolved,
         "meaning": kind.meaning,
-        "action": kind.action,
-        "runbook": f"docs/runbook.md#{kind.runbook}",
+        "action": kind.advice(_plain(alarm.subject)),
+        "runbook": kind.link,
         "detail": _plain(alarm.detail),
         "count": alarm.count,
         "examples": [_plain(example)[:MAX_EXAMPLE] for example in json.loads(alarm.examples)],

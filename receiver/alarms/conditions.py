@@ -4,7 +4,7 @@ However many jobs have one cause, they are one condition, of their instance; wha
 moment, such as a job that fails, is one for an hour. Functions take a Session and only read.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
@@ -59,134 +59,6 @@ _WAITING = (
     .order_by(JobRow.instance)
 )
 _MAX_USUAL_TIMES = select(UsualTime.instance, func.max(UsualTime.ms)).group_by(UsualTime.instance)
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What a kind of condition is called and means.
-
-    title, resolved -- while it is there, and once it is over. severity -- `critical`: callbacks are
-    being lost or will be; `warning`: records or files need a person. runbook -- an entry of
-    docs/runbook.md. page -- of the dashboard; `{}` stands for the instance. examples -- what its
-    examples are the ids of: jobs, events or nodes.
-    """
-
-    title: str
-    resolved: str
-    meaning: str
-    action: str
-    runbook: str
-    page: str
-    severity: str = "warning"
-    examples: str = "jobs"
-
-
-KINDS: Mapping[str, Kind] = {
-    "silent": Kind(
-        title="no callbacks are coming in",
-        resolved="a callback came in, or no job is in progress",
-        meaning="Jobs are in progress, but for far longer than usual no callback has come.",
-        action="Send a test callback with `receiver trigger`, then learn the outcomes with"
-        " `receiver reconcile --all`.",
-        severity="critical",
-        runbook="callbacks-stopped",
-        page="/instances/{}",
-    ),
-    "overdue": Kind(
-        title="jobs are overdue",
-        resolved="no job is overdue",
-        meaning="Jobs are in progress for longer than jobs of their kind usually take.",
-        action="Ask the vendor with `receiver reconcile`; look at the vendor for jobs that hang.",
-        runbook="callbacks-stopped",
-        page="/jobs?show=overdue&instance={}",
-    ),
-    "refused": Kind(
-        title="signatures are wrong",
-        resolved="no signature was wrong for an hour",
-        meaning="Callbacks are rejected because no key of the instance made their signature.",
-        action="Compare the key at the vendor with `receiver keys list`; `receiver rejections`"
-        " says what is wrong.",
-        severity="critical",
-        runbook="callbacks-stopped",
-        page="/rejections?instance={}",
-    ),
-    "unreadable": Kind(
-        title="an event cannot be read",
-        resolved="no unreadable event came for an hour",
-        meaning="A callback with a right signature does not say which job it is about.",
-        action="Look at its body and find the job in the vendor's list: its outcome is not known.",
-        runbook="callbacks-stopped",
-        page="/events?kind=unreadable",
-        examples="events",
-    ),
-    "failing": Kind(
-        title="the receiver does not accept callbacks",
-        resolved="callbacks are accepted again",
-        meaning="Callbacks are answered with errors, and the vendor gives up after its last retry.",
-        action="Run `receiver doctor` on the nodes named.",
-        severity="critical",
-        runbook="the-database-is-down",
-        page="/instances",
-        examples="nodes",
-    ),
-    "queued": Kind(
-        title="the vendor is holding callbacks back",
-        resolved="the vendor holds nothing back",
-        meaning="The vendor has deactivated the callback URL and queues what it would have sent.",
-        action="Fix the cause, activate the subscription at the vendor, then run"
-        " `receiver reconcile --all --redeliver`.",
-        severity="critical",
-        runbook="the-vendor-deactivated-us",
-        page="/instances/{}",
-    ),
-    "expiring": Kind(
-        title="files will expire before they are downloaded",
-        resolved="the files were downloaded, or have expired",
-        meaning="The vendor deletes the files of finished downloads within a day.",
-        action="Download them now, with the job's page or `receiver reconcile --fetch-results`.",
-        runbook="records-failed-or-files-expire",
-        page="/jobs?show=expiring&instance={}",
-    ),
-    "failed": Kind(
-        title="jobs failed or lost records",
-        resolved="no job failed for an hour",
-        meaning="Jobs ended with an error, or did not load all of their records.",
-        action="See the causes with `receiver job ID --errors`, correct the records and submit"
-        " them again.",
-        runbook="records-failed-or-files-expire",
-        page="/jobs?outcome=failed&outcome=partial&instance={}",
-    ),
-    "clock": Kind(
-        title="the clock jumped by more than a day",
-        resolved="the clock is steady",
-        meaning="Either a clock is wrong, or no node ran for over a day; nothing old is deleted"
-        " meanwhile.",
-        action="Compare the clocks of the nodes and of the database; a right clock is trusted"
-        " again after a day.",
-        runbook="a-clock-jumped",
-        page="/instances",
-        examples="nodes",
-    ),
-    "undeliverable": Kind(
-        title="a subscription is disabled",
-        resolved="the subscription is enabled again, or was removed",
-        meaning="Its endpoint is gone, or accepted nothing for five days: nothing is sent to it.",
-        action="Fix the endpoint, then `receiver subscriptions enable` and `receiver deliveries"
-        " retry --failed`.",
-        runbook="deliveries-failing",
-        page="/subscriptions/{}",
-        examples="",
-    ),
-}
-
-
-def kind_of(name: str) -> Kind:
-    """Return a kind by its name; one that is not of this release has no more than that."""
-    unknown = Kind(name, name, "", "", runbook="", page="/alarms", examples="")
-    return KINDS.get(name, unknown)
-
-
-OF_THE_RECEIVER = ("failing", "clock", "undeliverable")  # not of an instance
 
 
 @dataclass(frozen=True, slots=True)

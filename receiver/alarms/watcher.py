@@ -14,7 +14,8 @@ from sqlalchemy import delete, func, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from receiver.alarms.channels import Report, has_channel, messages, shown
-from receiver.alarms.conditions import OF_THE_RECEIVER, Condition, active_conditions
+from receiver.alarms.conditions import Condition, active_conditions
+from receiver.alarms.kinds import OF_THE_RECEIVER
 from receiver.database.engine import Database, affected, database_time
 from receiver.database.leases import claim, is_due, is_steady
 from receiver.database.models.alarms import Alarm, Fetch, Node, Watch

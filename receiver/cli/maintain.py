@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from receiver.alarms import channels
-from receiver.alarms.conditions import kind_of
+from receiver.alarms.kinds import kind_of
 from receiver.alarms.watcher import PERIOD_SECONDS, Watcher, list_alarms
 from receiver.callbacks.intake import Intake
 from receiver.callbacks.reread import find_readable
@@ -352,7 +352,8 @@ def alarms(only_open: bool, limit: int, json_: bool) -> None:
 def _alarm(alarm: Alarm) -> dict[str, object]:
     kind = kind_of(alarm.kind)
     shown = {name: getattr(alarm, name) for name in (*_ALARM, "notified_at")}
-    texts = {"title": kind.title, "meaning": kind.meaning, "action": kind.action}
+    advice = {"action": kind.advice(alarm.subject), "runbook": kind.link}
+    texts = {"title": kind.title, "meaning": kind.meaning, **advice}
     examples = json.loads(alarm.examples)
     return {"severity": kind.severity, **shown, **texts, "examples": examples}
 

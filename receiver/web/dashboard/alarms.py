@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 
 from flask import Response
 
-from receiver.alarms.conditions import Kind, kind_of
+from receiver.alarms.kinds import Kind, kind_of
 from receiver.alarms.watcher import list_alarms
 from receiver.database.engine import Session
 from receiver.database.models.alarms import Alarm

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from flask import Response, request
 
-from receiver.alarms.conditions import kind_of
+from receiver.alarms.kinds import kind_of
 from receiver.jobs.queries import ENDED
 from receiver.jobs.summary import Overview, overview
 from receiver.lib.clock import DAY_MS, HOUR_MS, iso

@@ -39,7 +39,7 @@ def test_open_alarms_are_shown_with_where_to_look_and_cleared_ones_below(any_rec
     assert 'href="/jobs?show=overdue&amp;instance=default"' in still
     assert 'href="/jobs/a%2Fb?instance=default"' in still
     assert 'href="/events/0af1"' in still
-    for told in ("Jobs are overdue", "1,234", "The receiver does not accept", "node:1", "So it is"):
+    for told in ("Jobs are overdue", "1,234", "Callbacks are not accepted", "node:1", "So it is"):
         assert told in plain(still)
     assert "No callbacks are coming in" in over
     assert "No callbacks are coming in" not in still
@@ -53,7 +53,7 @@ def test_the_overview_says_first_what_is_wrong_and_what_to_do(any_receiver):
     front = guest.get("/").text
     problems = re.findall(r'<li class="problem.*?</li>', front, re.DOTALL)
     first, second = map(plain, problems)
-    for told in ("critical", "The receiver does not accept callbacks", "callbacks", "5 min ago"):
+    for told in ("critical", "Callbacks are not accepted", "callbacks", "5 min ago"):
         assert told in first
     assert "What to do: Run receiver doctor on the nodes" in first
     assert "docs/runbook.md#the-database-is-down" in first

@@ -1,0 +1,152 @@
+"""The table of conditions: what each kind is called and means, how severe it is, what to do.
+
+All who show or send an alarm take its words from here: messages, pages, API and command line.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+RUNBOOK = "docs/runbook.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a kind of condition is called and means.
+
+    title, resolved -- while it is there, and once it is over. action -- what to do, with the next
+    command. runbook -- an entry of docs/runbook.md, which names the alarm. page -- of the
+    dashboard. In both, `{}` stands for the subject. severity -- `critical`: callbacks are being
+    lost or will be; `warning`: records or files need a person. examples -- what its examples are
+    the ids of: jobs, events or nodes. of_instance -- whether its subject is an instance, and those
+    see it whose token reaches that.
+    """
+
+    title: str
+    resolved: str
+    meaning: str
+    action: str
+    runbook: str
+    page: str
+    severity: str = "warning"
+    examples: str = "jobs"
+    of_instance: bool = True
+
+    def advice(self, subject: str) -> str:
+        """Return what to do about a subject; '' if it is not known which."""
+        return self.action.replace("{}", subject or "NAME")
+
+    @property
+    def link(self) -> str:
+        """Where the runbook says more; '' for a kind that is not of this release."""
+        return f"{RUNBOOK}#{self.runbook}" if self.runbook else ""
+
+
+KINDS: Mapping[str, Kind] = {
+    "silent": Kind(
+        title="no callbacks are coming in",
+        resolved="a callback came in, or no job is in progress",
+        meaning="Jobs are in progress, but for far longer than usual no callback has come.",
+        action="Send a test callback with `receiver trigger --url URL --instance {}`, then get the"
+        " outcomes with `receiver reconcile --all`.",
+        severity="critical",
+        runbook="callbacks-stopped",
+        page="/instances/{}",
+    ),
+    "overdue": Kind(
+        title="jobs are overdue",
+        resolved="no job is overdue",
+        meaning="Jobs are in progress for longer than jobs of their kind usually take.",
+        action="Ask the vendor with `receiver reconcile`; look at the vendor for jobs that hang.",
+        runbook="callbacks-stopped",
+        page="/jobs?show=overdue&instance={}",
+    ),
+    "refused": Kind(
+        title="signatures are wrong",
+        resolved="no signature was wrong for an hour",
+        meaning="Callbacks are rejected because no key of the instance made their signature.",
+        action="Compare the vendor's key with `receiver keys list {}`; `receiver rejections` says"
+        " what is wrong.",
+        severity="critical",
+        runbook="callbacks-stopped",
+        page="/rejections?instance={}",
+    ),
+    "unreadable": Kind(
+        title="an event cannot be read",
+        resolved="no unreadable event came for an hour",
+        meaning="A callback with a right signature does not say which job it is about.",
+        action="See it with `receiver events --kind unreadable`, and find its job in the vendor's"
+        " list.",
+        runbook="an-event-cannot-be-read",
+        page="/events?kind=unreadable",
+        examples="events",
+    ),
+    "failing": Kind(
+        title="callbacks are not accepted",
+        resolved="callbacks are accepted again",
+        meaning="Callbacks are answered with errors, and the vendor gives up after its last retry.",
+        action="Run `receiver doctor` on the nodes named.",
+        severity="critical",
+        runbook="the-database-is-down",
+        page="/instances",
+        examples="nodes",
+        of_instance=False,
+    ),
+    "queued": Kind(
+        title="the vendor holds callbacks back",
+        resolved="the vendor holds nothing back",
+        meaning="The vendor has deactivated the callback URL and queues what it would have sent.",
+        action="Fix why callbacks failed, activate the subscription at the vendor, then `receiver"
+        " reconcile --all --redeliver`.",
+        severity="critical",
+        runbook="the-vendor-deactivated-us",
+        page="/instances/{}",
+    ),
+    "expiring": Kind(
+        title="files expire before they are downloaded",
+        resolved="the files were downloaded, or have expired",
+        meaning="The vendor deletes the files of finished downloads within a day.",
+        action="Save them now with `receiver reconcile --fetch-results DIR`.",
+        runbook="records-failed-or-files-expire",
+        page="/jobs?show=expiring&instance={}",
+    ),
+    "failed": Kind(
+        title="jobs failed or lost records",
+        resolved="no job failed for an hour",
+        meaning="Jobs ended with an error, or did not load all of their records.",
+        action="See why with `receiver job ID --errors`, correct the rows, then `receiver submit"
+        " --retry-failed ID --upload FILE`.",
+        runbook="records-failed-or-files-expire",
+        page="/jobs?outcome=failed&outcome=partial&instance={}",
+    ),
+    "clock": Kind(
+        title="a clock jumped by over a day",
+        resolved="the clock is steady",
+        meaning="A clock is wrong, or no node ran for so long; nothing old is deleted meanwhile.",
+        action="Compare `date --utc` on every node with `SELECT now()` of the database, and set the"
+        " wrong one.",
+        runbook="a-clock-jumped",
+        page="/instances",
+        examples="nodes",
+        of_instance=False,
+    ),
+    "undeliverable": Kind(
+        title="a subscription is disabled",
+        resolved="the subscription is enabled again, or was removed",
+        meaning="Its endpoint is gone, or accepted nothing for five days: nothing is sent to it.",
+        action="Fix the endpoint until `receiver subscriptions test {}` is accepted, then `receiver"
+        " subscriptions enable {}`.",
+        runbook="deliveries-failing",
+        page="/subscriptions/{}",
+        examples="",
+        of_instance=False,
+    ),
+}
+
+
+def kind_of(name: str) -> Kind:
+    """Return a kind by its name; one that is not of this release has no more than that."""
+    unknown = Kind(name, name, "", "", runbook="", page="/alarms", examples="")
+    return KINDS.get(name, unknown)
+
+
+OF_THE_RECEIVER = [name for name, kind in KINDS.items() if not kind.of_instance]
