@@ -1,17 +1,17 @@
 """What was sent to subscriptions: each delivery with its attempts, and sending it again."""
 
 from collections.abc import Sequence
-from heapq import merge
-from itertools import islice
+from heapq import nlargest
 
 import msgspec
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, func, select, true, update
 from sqlalchemy.orm import Session
 
 from receiver.database.engine import affected
 from receiver.database.models.outbound import OutboundAttempt, OutboundDelivery
 from receiver.database.models.outbound import Subscription as Row
 from receiver.errors import BadParameter, NotFound
+from receiver.jobs.queries import Instances
 from receiver.outbound.queue import Message
 from receiver.subscriptions.registry import KIND
 
@@ -52,18 +52,25 @@ def list_deliveries(
     only_failed: bool,
     limit: int,
     before: int | None = None,
+    visible: Instances = None,
 ) -> list[DeliveryRecord]:
-    """Return deliveries of subscriptions, newest first. before -- the id of the last one seen."""
+    """Return deliveries of subscriptions, newest first. before -- the id of the last one seen.
+
+    visible -- the instances that a token reaches; a subscription may have been another's before.
+    """
     row = OutboundDelivery
-    pages = []
+    ids: list[int] = []
     for name in subscriptions:
         for state in FAILED if only_failed else STATES:
             # Each in the order of the index, whatever there is of the others.
-            page = select(row).where(row.subscription == name, row.state == state)
+            page = select(row.id).where(row.subscription == name, row.state == state)
             if before is not None:
                 page = page.where(row.id < before)
-            pages.append(session.scalars(page.order_by(row.id.desc()).limit(limit)).all())
-    found = list(islice(merge(*pages, key=lambda row: -row.id), limit))
+            if len(ids) == limit:
+                page = page.where(row.id > ids[-1])
+            page = page.where(_is_visible(visible)).order_by(row.id.desc()).limit(limit)
+            ids = nlargest(limit, [*ids, *session.scalars(page)])
+    found = session.scalars(select(row).where(row.id.in_(ids)).order_by(row.id.desc())).all()
     attempts: dict[int, list[AttemptRecord]] = {row.id: [] for row in found}
     made = select(OutboundAttempt).where(OutboundAttempt.delivery.in_(attempts))
     for attempt in session.scalars(made.order_by(OutboundAttempt.id)):
@@ -86,10 +93,11 @@ def list_deliveries(
     ]
 
 
-def get_delivery(session: Session, id_: int) -> str:
+def get_delivery(session: Session, id_: int, visible: Instances = None) -> str:
     """Return whose a delivery is. Raises NotFound."""
     row = OutboundDelivery
-    name = session.scalar(select(row.subscription).where(row.id == id_, row.kind == KIND))
+    named = select(row.subscription).where(row.id == id_, row.kind == KIND, _is_visible(visible))
+    name = session.scalar(named)
     if name is None:
         raise NotFound(f"there is no delivery {id_}")
     return name
@@ -102,20 +110,33 @@ def retry_one(session: Session, id_: int, now: int) -> None:
         raise BadParameter(f"delivery {id_} waits already, or its subscription is disabled or gone")
 
 
-def count_failed(session: Session, subscriptions: Sequence[str], since: int) -> int:
+def count_failed(
+    session: Session, subscriptions: Sequence[str], since: int, visible: Instances = None
+) -> int:
     """Return how many failed, or were cancelled, of those queued since then, ms."""
-    row = OutboundDelivery
-    failed = row.subscription.in_(subscriptions), row.state.in_(FAILED), row.at >= since
+    failed = OutboundDelivery.subscription.in_(subscriptions), _has_failed(since, visible)
     return session.scalar(select(func.count()).where(*failed)) or 0
 
 
-def retry_failed(session: Session, subscriptions: Sequence[str], since: int, now: int) -> int:
+def retry_failed(
+    session: Session,
+    subscriptions: Sequence[str],
+    since: int,
+    now: int,
+    visible: Instances = None,
+) -> int:
     """Send those again; return how many. A subscription that is disabled is left out."""
+    failed = _has_failed(since, visible)
+    return sum(_retry(session, name, failed, now) for name in subscriptions)
+
+
+def _has_failed(since: int, visible: Instances) -> ColumnElement[bool]:
     row = OutboundDelivery
-    return sum(
-        _retry(session, name, row.state.in_(FAILED) & (row.at >= since), now)
-        for name in subscriptions
-    )
+    return row.state.in_(FAILED) & (row.at >= since) & _is_visible(visible)
+
+
+def _is_visible(instances: Instances) -> ColumnElement[bool]:
+    return true() if instances is None else OutboundDelivery.instance.in_(sorted(instances))
 
 
 def _retry(session: Session, name: str, condition: ColumnElement[bool], now: int) -> int:

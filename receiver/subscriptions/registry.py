@@ -200,6 +200,10 @@ def signer(database: Database, secret_box: SecretBox) -> Signer:
         # It was queued while that was done; a test is what one enables after.
         if row.disabled_at is not None and message.type != TEST:
             raise BadParameter("the subscription is disabled")
+        # It was another's, of the same name, or was narrowed since.
+        only = json.loads(row.instances)
+        if only and message.instance not in only and message.type != TEST:
+            raise BadParameter("the subscription is limited to other instances")
         place = subscription_place(row.name)
         keys = [secret_box.decrypt(place, row.secret)]
         if row.previous_secret and (row.previous_until or 0) > now:

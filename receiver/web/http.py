@@ -5,7 +5,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar, get_origin
+from typing import TypeVar, get_args, get_origin
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
@@ -21,6 +21,19 @@ Position = tuple[int | str, ...]  # in a list: what it is sorted by
 
 JSON = {"Content-Type": "application/json"}
 MAX_PARAMETERS = 1000
+_WORDS = (
+    ("`int`", "a whole number"),
+    ("`str`", "text"),
+    ("`bool`", "true or false"),
+    ("`array`", "a list"),
+    ("`object`", "an object"),
+    ("Object contains unknown", "unknown"),
+    ("Object missing required", "missing"),
+    ("Expected ", "must be "),
+    (", got ", ", not "),
+    (" matching regex ", " that matches "),
+    ("`", ""),
+)
 _PAUSE_SECONDS, _MAX_PAUSE_SECONDS = (
     0.05,
     0.5,
@@ -84,7 +97,7 @@ def parameters(query: str, model: type[Q]) -> Q:
         return msgspec.convert(found, model, strict=False)
     except msgspec.ValidationError as error:
         unknown = sorted(set(values) - set(lists))
-        message = "unknown parameter " + ", ".join(unknown) if unknown else str(error)
+        message = "unknown parameter " + ", ".join(unknown) if unknown else _in_words(error, model)
         raise BadParameter(message) from None
 
 
@@ -100,7 +113,25 @@ def read_json(request: Request, model: type[Q]) -> Q:
     try:
         return msgspec.json.decode(request.body, type=model)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise BadParameter(f"the body: {error}") from None
+        raise BadParameter(f"the body: {_in_words(error, model)}") from None
+
+
+def _in_words(error: Exception, model: type[Struct]) -> str:
+    """Say what msgspec found wrong: which field, in words of no program, and what it may be."""
+    text, _, path = str(error).partition(" - at `$.")
+    name = path.rstrip("`").partition("[")[0]
+    for its, ours in _WORDS:
+        text = text.replace(its, ours)
+    if text.startswith("Invalid enum value"):
+        of_field = next(field.type for field in fields(model) if field.name == name)
+        value = text.removeprefix("Invalid enum value ")
+        text = f"{value} is none of {', '.join(_choices(of_field))}"
+    return f"{name}: {text}" if name else text
+
+
+def _choices(type_: object) -> Iterator[str]:
+    for argument in get_args(type_):
+        yield from [argument] if isinstance(argument, str) else _choices(argument)
 
 
 @cache

@@ -16,6 +16,9 @@ from receiver.subscriptions.registry import Format, Subject
 from receiver.web.schemas import Cursor, Limit, Moment, Word
 
 Subjects = Annotated[list[Subject], Meta(min_length=1)]
+# Each callback is compared with all of them, and a database takes so many values at once.
+Names = Annotated[list[Word], Meta(max_length=100)]
+Url = Annotated[str, Meta(max_length=2000)]
 
 _TIMES = ("created_at", "disabled_at", "failing_since")
 
@@ -40,9 +43,9 @@ class RetryQuery(Struct, forbid_unknown_fields=True):
 class SubscriptionChange(Struct, forbid_unknown_fields=True):
     """What is to be changed of a subscription; what is not named stays. Lists are replaced."""
 
-    url: str | UnsetType = UNSET
-    instances: list[Word] | UnsetType = UNSET
-    objects: list[Word] | UnsetType = UNSET
+    url: Url | UnsetType = UNSET
+    instances: Names | UnsetType = UNSET
+    objects: Names | UnsetType = UNSET
     outcomes: list[Outcome] | UnsetType = UNSET
     on: Subjects | UnsetType = UNSET
     enabled: bool | UnsetType = UNSET
@@ -52,13 +55,15 @@ class NewSubscription(Struct, forbid_unknown_fields=True):
     """Which jobs and alarms are sent, and where; an empty list is all."""
 
     name: Annotated[str, Meta(pattern=f"^{INSTANCE_NAME.pattern}$")]
-    url: str
+    url: Url
     format: Format = "standard"
-    instances: list[Word] = []
-    objects: list[Word] = []
+    instances: Names = []
+    objects: Names = []
     outcomes: list[Outcome] = []
     on: Subjects = msgspec.field(default_factory=lambda: ["ended"])
-    routing_key: Annotated[str | None, Meta(description="PagerDuty's; of no other format")] = None
+    routing_key: (
+        Annotated[str, Meta(max_length=200, description="PagerDuty's; of no other format")] | None
+    ) = None
 
 
 class Subscription(Struct):

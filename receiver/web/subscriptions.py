@@ -153,7 +153,12 @@ def list_deliveries(services: Services, asked: ApiRequest[shapes.DeliveriesQuery
         names = _named(session, asked.bearer, query.subscription)
         only_failed, limit = query.failed, query.limit + 1
         found = log.list_deliveries(
-            session, names, only_failed=only_failed, limit=limit, before=before
+            session,
+            names,
+            only_failed=only_failed,
+            limit=limit,
+            before=before,
+            visible=asked.bearer.instances,
         )
     return page_response(
         asked.request,
@@ -171,7 +176,8 @@ def retry_delivery(services: Services, asked: ApiRequest[NoQuery]) -> Response:
         raise NotFound(f"there is no delivery {asked.request.id}")
     id_ = int(asked.request.id)
     with services.database.write() as session:
-        the_subscription(session, asked.bearer, log.get_delivery(session, id_))
+        name = log.get_delivery(session, id_, asked.bearer.instances)
+        the_subscription(session, asked.bearer, name)
         log.retry_one(session, id_, database_time(session, services.clock))
         note(services, asked.bearer, session, "delivery.retry", str(id_))
     return json_response(shapes.Retried(1))
@@ -180,12 +186,13 @@ def retry_delivery(services: Services, asked: ApiRequest[NoQuery]) -> Response:
 def retry_deliveries(services: Services, asked: ApiRequest[shapes.RetryQuery]) -> Response:
     """Send all again that failed or were cancelled since then; `dry_run` only counts them."""
     query, since = asked.query, read_time(asked.query.since) or 0
+    visible = asked.bearer.instances
     with services.database.write() as session:
         names = _named(session, asked.bearer, query.subscription)
         if query.dry_run:
-            return json_response(shapes.Retried(log.count_failed(session, names, since)))
+            return json_response(shapes.Retried(log.count_failed(session, names, since, visible)))
         now = database_time(session, services.clock)
-        number = log.retry_failed(session, names, since, now)
+        number = log.retry_failed(session, names, since, now, visible)
         note(
             services,
             asked.bearer,

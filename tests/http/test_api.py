@@ -85,6 +85,21 @@ def test_what_is_no_time_is_400_or_finds_nothing(stored, value):
 
 
 @pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("limit=many", "limit: must be a whole number, not text"),
+        ("limit=1001", "limit: must be a whole number <= 1000"),
+        ("outcome=lost&outcome=partail", "outcome: 'partail' is none of pending, succeeded,"),
+        (f"q={1001 * 'a'}", "q: must be text of length <= 1000"),
+    ],
+)
+def test_a_400_names_the_parameter_in_plain_words(stored, query, words):
+    answer = stored.get(f"/jobs?{query}")
+    assert problem(answer, 400) == "bad_parameter"
+    assert answer.json["detail"].startswith(words)
+
+
+@pytest.mark.parametrize(
     ("when", "earlier"),
     [
         ("0001-01-01T00:00:00Z", True),

@@ -57,7 +57,12 @@ def subscription(services: Services, caller: Caller, name: str) -> Response:
     with services.database.read() as session:
         one = the_subscription(session, caller.bearer, name)
         found = log.list_deliveries(
-            session, [name], only_failed=only_failed, limit=PAGE + 1, before=before
+            session,
+            [name],
+            only_failed=only_failed,
+            limit=PAGE + 1,
+            before=before,
+            visible=caller.bearer.instances,
         )
     rows = found[:PAGE]
     older = link(before=str(rows[-1].id)) if len(found) > PAGE else None
@@ -113,12 +118,12 @@ def retry_failed(services: Services, caller: Caller, name: str) -> Action:
     with services.database.read() as session:
         the_subscription(session, caller.bearer, name)
         since = database_time(session, services.clock) - RETRIED_MS
-        number = log.count_failed(session, [name], since)
+        number = log.count_failed(session, [name], since, caller.bearer.instances)
 
     def run() -> str:
         with services.database.write() as session:
             now = database_time(session, services.clock)
-            sent = log.retry_failed(session, [name], since, now)
+            sent = log.retry_failed(session, [name], since, now, caller.bearer.instances)
             note(services, caller.bearer, session, "delivery.retry", name, detail=f"{sent} failed")
         return f"Sent again: {counted(sent, *_NOUN)}."
 
@@ -137,7 +142,8 @@ def retry_one(services: Services, caller: Caller, name: str, id: int) -> Action:
 
     def run() -> str:
         with services.database.write() as session:
-            the_subscription(session, caller.bearer, log.get_delivery(session, id))
+            named = log.get_delivery(session, id, caller.bearer.instances)
+            the_subscription(session, caller.bearer, named)
             log.retry_one(session, id, database_time(session, services.clock))
             note(services, caller.bearer, session, "delivery.retry", str(id))
         return f"Delivery {id} is sent again."

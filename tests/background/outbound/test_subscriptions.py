@@ -329,6 +329,30 @@ def test_who_may_see_and_change_what(here, target):
     assert [each["name"] for each in listed] == ["crm"]
 
 
+@pytest.mark.parametrize("how", ["removed", "narrowed"])
+def test_what_was_sent_of_another_instance_is_neither_shown_nor_sent_on(told, target, how):
+    told.subscribe("http://127.0.0.1:9/closed", instances=["default", "other"])
+    told.receiver.call_back(bulk("1"))
+    (entry,) = told.deliveries()
+    with told.database.write() as session:
+        of_other = tokens.create_token(session, "other", "operate", 1, only=["other"])
+    if how == "removed":
+        told.ask("DELETE", "/subscriptions/crm")
+        new = {"name": "crm", "url": target.url, "instances": ["other"]}
+        assert told.ask("POST", "/subscriptions", new, of_other)[0] == 200
+    else:
+        told.ask("PATCH", "/subscriptions/crm", {"instances": ["other"]})
+        told.ask("PATCH", "/subscriptions/crm", {"url": target.url}, of_other)
+    assert told.ask("GET", "/deliveries", token=of_other)[1]["deliveries"] == []
+    assert told.ask("POST", f"/deliveries/{entry['id']}/retry", token=of_other)[0] == 404
+    again = "/deliveries/retry?since=2001-01-01T00:00:00Z"
+    assert told.ask("POST", again, token=of_other)[1] == {"deliveries": 0}
+    told.ask("POST", again)  # by somebody who reaches both
+    told.sender.drain()
+    assert target.posted == []
+    assert "limited to other instances" in told.deliveries()[0]["attempts"][0]["error"]
+
+
 _NEW = {"name": "new", "url": "https://hooks.example.com/"}
 
 
@@ -341,6 +365,8 @@ _NEW = {"name": "new", "url": "https://hooks.example.com/"}
         ({"on": []}, 400),
         ({"format": "pagerduty"}, 400),
         ({"colour": "red"}, 400),
+        ({"objects": 101 * ["contact"]}, 400),
+        ({"url": f"https://hooks.example.com/{2000 * 'a'}"}, 400),
         ({"name": "crm"}, 409),
         ({}, 200),
     ],
