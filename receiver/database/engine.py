@@ -252,12 +252,9 @@ class Database:
                 connection.close()
         return not busy
 
-    def check_writable(self, timeout: float = LOCK_SECONDS) -> None:
-        """Commit a write that changes nothing. Raises StoreError if that cannot be done.
-
-        timeout -- as in `write`.
-        """
-        with self.write(timeout) as session:
+    def check_writable(self) -> None:
+        """Commit a write that changes nothing. Raises StoreError if that cannot be done."""
+        with self.write() as session:
             session.execute(update(KeyVersion).values(version=KeyVersion.version))
 
     def watch_file(self) -> None:

@@ -15,6 +15,8 @@ from receiver.web.http import Response, json_response
 from receiver.web.problems import flask_response
 
 HEALTHZ = "/healthz"  # the only one that waits for nothing
+READYZ = "/readyz"
+READY = json_response({"status": "ready"})
 READY_SECONDS = 0.5  # for SQLite's lock: a probe is to be answered within a second
 
 
@@ -27,13 +29,11 @@ def readyz(services: Services) -> Response:
     """Say that callbacks can be committed now: writer, database and schema."""
     if not services.intake.writer.alive:
         raise StoreUnavailable("the writer has stopped")
-    if not migrations.is_current(services.database):
-        raise StoreUnavailable("the schema is not the one of this release")
     try:
-        services.database.check_writable(READY_SECONDS)
+        migrations.check_ready(services.database, READY_SECONDS)
     except StoreError as error:
         raise StoreUnavailable(str(error)) from error
-    return json_response({"status": "ready"})
+    return READY
 
 
 def metrics(services: Services) -> Response:
@@ -50,7 +50,7 @@ def metrics(services: Services) -> Response:
 
 PROBES: Mapping[str, Callable[[Services], Response]] = {
     HEALTHZ: healthz,
-    "/readyz": readyz,
+    READYZ: readyz,
     "/metrics": metrics,
 }
 

@@ -14,8 +14,9 @@ from nodes import outcome_of
 
 from receiver.errors import BodyTruncated
 from receiver.server import FairLoop, Worker
-from receiver.web.asgi import Application, messages
+from receiver.web.asgi import Application, messages, probes
 from receiver.web.asgi.threads import MAX_WHOLE_BYTES
+from receiver.web.ops import PROBES, READYZ
 
 DEADLINE = 60  # seconds; only a broken adapter needs them
 
@@ -124,6 +125,36 @@ def test_an_answer_of_any_size_is_whole_in_the_order_that_asgi_wants(receiver, s
     assert [piece.get("more_body", False) for piece in pieces] == [True] * (len(pieces) - 1) + [
         False
     ]
+
+
+def test_readiness_is_answered_before_the_database_answers(receiver, monkeypatch):
+    turns, look = threading.Semaphore(0), PROBES[READYZ]
+
+    def waiting(services):
+        assert turns.acquire(timeout=DEADLINE)
+        return look(services)
+
+    monkeypatch.setitem(PROBES, READYZ, waiting)
+    monkeypatch.setattr(probes, "ANSWER_SECONDS", 0.01)
+
+    async def statuses() -> list[int]:
+        application = Application(receiver.app, threads=1)
+
+        async def status() -> int:
+            return (await messages_of(application, READYZ))[0]["status"]
+
+        before = await status()
+        turns.release()
+        async with asyncio.timeout(DEADLINE):
+            while await status() != 200:
+                pass
+        slow = await status()  # as the look before has seen
+        monkeypatch.setattr(probes, "LOOK_SECONDS", 0)
+        away = await status()
+        turns.release()
+        return [before, slow, away]
+
+    assert outcome_of(statuses()) == [503, 200, 503]
 
 
 def test_a_body_of_which_nothing_comes_for_long_is_none(monkeypatch):

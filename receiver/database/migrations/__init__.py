@@ -7,10 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, inspect, text, update
 from sqlalchemy.orm import Session
 
-from receiver.database.engine import Database
+from receiver.database.engine import Database, affected
+from receiver.database.models import KeyVersion
 from receiver.errors import SettingsError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -84,6 +85,17 @@ def is_current(database: Database) -> bool:
     return current(database) == newest()
 
 
+def check_ready(database: Database, timeout: float) -> None:
+    """Commit a write that changes nothing, in one trip where the schema is current.
+
+    timeout -- as in `Database.write`. Raises StoreError.
+    """
+    nothing = update(KeyVersion).values(version=KeyVersion.version)
+    with database.write(timeout) as session:
+        if not affected(session, nothing.where(_AT_REVISION.bindparams(revision=newest()))):
+            raise StoreUnavailable("the schema is not the one of this release")
+
+
 def current(database: Database) -> str | None:
     """The revision a database is at; None if it was never upgraded."""
     with database.read() as session:
@@ -112,6 +124,7 @@ def _revisions() -> set[str]:
 
 
 _HERE = Path(__file__).parent
+_AT_REVISION = text("EXISTS (SELECT 1 FROM alembic_version WHERE version_num = :revision)")
 
 
 def _config(connection: Connection) -> "Config":

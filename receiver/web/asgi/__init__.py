@@ -35,11 +35,12 @@ from receiver.web.asgi.messages import (
     replay,
     send_response,
 )
+from receiver.web.asgi.probes import Probes
 from receiver.web.asgi.threads import FlaskThreads
 from receiver.web.callbacks import PREFIX as CALLBACKS
 from receiver.web.callbacks import answer_receipt
 from receiver.web.http import Request, Response
-from receiver.web.ops import HEALTHZ, PROBES
+from receiver.web.ops import PROBES
 from receiver.web.problems import response_to
 from receiver.web.routes import find_route
 
@@ -48,7 +49,6 @@ T = TypeVar("T")
 READERS = 8  # threads that answer the API; each has a connection of its own
 READ_SECONDS = 5.0  # for a reader to be free: what came before may take the database's 3 s each
 MAX_HELD = 64  # requests that wait for a job to end; each costs two looks a second
-PROBE_SECONDS = 4.0
 MAX_FORM_BYTES = 2**20
 
 SIGNATURE = HEADER.lower().encode()
@@ -86,8 +86,7 @@ class Application:
         self.max_body_bytes = self.services.settings.max_body_bytes
         self.answer_seconds = self.services.settings.answer_within / 1000
         self._readers = ThreadPoolExecutor(READERS, "readers")
-        self._probers = ThreadPoolExecutor(len(PROBES), "probes")
-        self._probing: dict[str, asyncio.Future[Response]] = {}
+        self._probes = Probes(self.services)
         self._held, self._stopping = 0, asyncio.Event()
 
     def stop(self) -> None:
@@ -104,7 +103,7 @@ class Application:
         if method == "POST" and path.startswith(CALLBACKS):
             await self._respond(scope, self._callback(scope, receive), send)
         elif method in ("GET", "HEAD") and path in PROBES:
-            await self._respond(scope, self._probe(path), send)
+            await self._respond(scope, self._probes.answer(path), send)
         elif method == "GET" and (found := find_route(ROUTES, method, path)):
             route, id_ = found
             answer = partial(route.answer, self.services, self._request(scope, id_))
@@ -248,22 +247,7 @@ class Application:
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, in_time)
 
-    # --- probes, and what Flask answers
-
-    async def _probe(self, path: str) -> Response:
-        """Answer a probe; those that come meanwhile share what it sees."""
-        probe = partial(PROBES[path], self.services)
-        if path == HEALTHZ:
-            return probe()
-        if path not in self._probing:
-            loop = asyncio.get_running_loop()
-            self._probing[path] = loop.run_in_executor(self._probers, probe)
-            self._probing[path].add_done_callback(lambda _: self._probing.pop(path))
-        try:
-            async with asyncio.timeout(PROBE_SECONDS):
-                return await asyncio.shield(self._probing[path])
-        except TimeoutError:
-            raise StoreUnavailable("it takes too long") from None
+    # --- what Flask answers
 
     async def _form(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Have Flask answer once the body is here: it must not hold a thread while it arrives."""

@@ -30,8 +30,7 @@ class Fault:
 
     hold -- how long it lasts, seconds, from and to. small, full -- how often in a run of that size.
     outage -- nothing can be stored meanwhile, and that must be said within 5 s. restarts -- a node
-    is started anew, and whoever connects meanwhile waits for that. ready -- how long /readyz may
-    take, seconds: it asks the database.
+    is started anew, and whoever connects meanwhile waits for that.
     """
 
     name: str
@@ -42,7 +41,6 @@ class Fault:
     full: int = 1
     outage: bool = False
     restarts: bool = False
-    ready: float = 5.0
 
 
 @contextmanager
@@ -325,10 +323,10 @@ FAULTS = (
     Fault("writer hangs", writer_hangs, PG, (9, 10)),
     Fault("writer hangs", writer_hangs, LITE, (9, 10), outage=True),  # there is no other
     Fault("keys changed", keys_changed, BOTH, (0.5, 1), full=2),
-    Fault("vendor slow", vendor_slow, BOTH, (6, 8), full=2, ready=3.0),
-    Fault("vendor limits", vendor_limits, BOTH, (1, 3), full=2, ready=3.0),
-    Fault("one job fails", one_job_fails, full=2, ready=3.0),
-    Fault("uploads hang", uploads_hang, BOTH, (6, 8), full=2, ready=3.0),
+    Fault("vendor slow", vendor_slow, BOTH, (6, 8), full=2),
+    Fault("vendor limits", vendor_limits, BOTH, (1, 3), full=2),
+    Fault("one job fails", one_job_fails, full=2),
+    Fault("uploads hang", uploads_hang, BOTH, (6, 8), full=2),
 )
 
 
