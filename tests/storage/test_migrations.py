@@ -261,6 +261,7 @@ def test_a_refused_start_leaves_no_connection_behind(make_empty):
     assert [str(warning.message) for warning in seen] == []
 
 
+@pytest.mark.slow
 def test_on_an_old_postgresql_serve_ends_with_one_line_until_the_command_was_run(make_empty):
     url = make_empty("postgresql18")
     with opened(url) as database:

@@ -19,6 +19,7 @@ SHOWN = re.search(
 )[1]
 
 
+@pytest.mark.slow
 def test_the_demo_prints_what_the_readme_shows(tmp_path):
     done = subprocess.run(
         DEMO, env=own_environment(), cwd=tmp_path, capture_output=True, text=True, check=False

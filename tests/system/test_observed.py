@@ -65,6 +65,7 @@ def test_each_of_several_workers_tells_what_all_counted(served):
     eventually(lambda: metrics(served)["receiver_jobs", "pending"] == 200)
 
 
+@pytest.mark.slow
 def test_a_dead_workers_counts_stay_and_its_queue_goes(served):
     with served.client() as client:
         assert client.call_back(b'{"id": "1", "status": "RUNNING"}')[0] == 200
@@ -123,6 +124,7 @@ def test_whatever_is_sent_a_line_is_a_line(make_database, run):
     assert "a\\tb" not in written.decode()
 
 
+@pytest.mark.slow
 def test_a_flood_of_refusals_is_a_few_lines(make_database, run):
     with run(make_database("sqlite"), SERVE) as served:
         assert re.fullmatch("[0-9a-f]{16}", request_id(served, "id-1"))

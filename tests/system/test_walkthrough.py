@@ -480,6 +480,7 @@ def test_prune_and_results_from_the_command_line(alone):
     assert alone.job(job_id)["outcome"] == "succeeded"
 
 
+@pytest.mark.slow
 def test_failed_records_are_told_and_their_rows_written_to_be_mended(alone):
     bad = alone.file("bad.csv", BAD_ROWS)
     submitted = ("submit", str(bad), "--object", "contact", "--instance", "gooddata")

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -90,7 +91,9 @@ def test_workers_that_are_killed_before_their_answer_do_not_end_it(node):
     workers = set(children(node.process.pid)) - {pid}
     os.kill(pid, signal.SIGSTOP)
     try:
-        assert [send(node, body(str(n))) for n in range(4)] == [503] * 4
+        with ThreadPoolExecutor(4) as pool:
+            sent = pool.map(lambda n: send(node, body(str(n))), range(4))
+        assert list(sent) == [503] * 4
         for worker in workers:
             os.kill(worker, signal.SIGKILL)
         eventually(lambda: not workers & set(children(node.process.pid)), "the workers' end")

@@ -34,6 +34,7 @@ def cut(body: bytes, chance: random.Random) -> Iterator[bytes]:
         body = body[size:]
 
 
+@pytest.mark.slow
 def test_bodies_of_any_size_and_framing_are_stored_byte_for_byte(site):
     chance = random.Random(site.proxy.name)
     before = set(stored(site.database_url))
@@ -364,6 +365,7 @@ def is_asked(node: Node) -> bool:
         return b"receiver_callbacks_total{" in client.getresponse().read()
 
 
+@pytest.mark.slow
 def test_without_any_node_senders_are_told_to_come_again(site):
     for node in site.nodes:
         node.kill()
