@@ -104,6 +104,7 @@ class Database:
         if self._file:
             event.listen(engine, "do_connect", self._file.before_connect)
             event.listen(engine, "connect", _prepare_sqlite_reader if reads else _prepare_sqlite)
+            event.listen(engine, "connect", self._file.after_connect)
             event.listen(engine, "begin", _begin_sqlite)
             if reads:
                 event.listen(engine, "before_cursor_execute", _set_deadline)
@@ -247,10 +248,10 @@ class Database:
                 # All who write wait meanwhile; a backup may be reading for minutes.
                 cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS // 20}")
                 busy, *_ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                return not busy
             finally:
                 cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
                 connection.close()
-        return not busy
 
     def check_writable(self) -> None:
         """Commit a write that changes nothing. Raises StoreError if that cannot be done."""
@@ -297,6 +298,8 @@ class Database:
     @contextmanager
     def _store_errors(self) -> Iterator[None]:
         try:
+            if self._file:
+                self._file.check_if_lost()
             yield
         except PoolTimeoutError as error:
             raise StoreUnavailable("no connection to the database is free") from error
@@ -339,11 +342,9 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     options = connection.get_execution_options()
-    if options.get("single"):
-        return
-    writes = options.get("writes")
-    driver: Any = connection.connection.driver_connection
-    driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+    if not options.get("single"):
+        driver: Any = connection.connection.driver_connection
+        driver.execute("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
 
 
 def _prepare_sqlite_reader(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:

@@ -6,6 +6,7 @@ open again: what they commit is lost at the next start, though it looks well unt
 
 import fcntl
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -56,6 +57,14 @@ class SQLiteFile:
         self.check()
         words[0], named["uri"] = f"{self._path.as_uri()}?mode=rw", True
 
+    def check_if_lost(self) -> None:
+        """Check while `watch` or who writes has found it lost: connections that are open read it.
+
+        Raises StoreUnavailable.
+        """
+        if self._is_lost:
+            self.check()
+
     def check(self) -> None:
         """Raise StoreUnavailable if any part at its path is another than the one that is open."""
         is_lost = any(_identity(path) != opened for path, opened in self._open.items())
@@ -64,8 +73,16 @@ class SQLiteFile:
         if is_lost:
             raise StoreUnavailable("the database's file was deleted or replaced")
 
+    def after_connect(self, connection: sqlite3.Connection, _record: object) -> None:
+        """Have SQLite open its log now: a connection that did before it was put back is not used.
+
+        Raises StoreUnavailable.
+        """
+        connection.execute("SELECT count(*) FROM sqlite_master").close()
+        self.begin_check()
+
     def begin_check(self) -> None:
-        """Check within a transaction, which has opened the log: from now on that counts too."""
+        """Check once the log is open: from now on that counts too. Raises StoreUnavailable."""
         if len(self._open) < len(_PARTS):
             present = {path: _identity(path) for path in self._parts}
             parts = {path: identity for path, identity in present.items() if identity}

@@ -9,7 +9,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from nodes import DEADLINE, KEY, Node, eventually, own_environment, running_nodes
+from nodes import DEADLINE, KEY, Node, eventually, make_token, own_environment, running_nodes
 from proxies import DEPLOY
 
 from receiver.openconnectors.signatures import HEADER, sign
@@ -123,6 +123,28 @@ def test_what_is_put_back_is_used_again_and_what_took_its_place_after_a_restart(
     node.start()
     node.wait()
     eventually(lambda: call_back(node, "later") == 200)
+
+
+def test_a_log_that_is_put_back_after_the_start_is_not_passed_over(node, file):
+    """Each connection has one of its own by then, and would go on without what that one holds."""
+    token = make_token(node.database_url)
+    assert call_back(node, "in the log") == 200
+    node.kill()  # so that the log stays
+    aside = {part: part.rename(f"{part}-aside") for part in parts(file) if part.suffix != ".lock"}
+    aside[file].rename(file)
+    node.start()
+    node.wait()
+    for part, moved in aside.items():
+        if part != file:
+            moved.replace(part)
+    eventually(lambda: errors(node))
+    assert (call_back(node, "later"), ready(node)) == (503, 503)
+    assert ask(node, "GET", "/api/v1/jobs", Authorization=f"Bearer {token}") == 503
+    node.kill()
+    node.start()
+    node.wait()
+    assert ask(node, "GET", "/api/v1/jobs", Authorization=f"Bearer {token}") == 200
+    assert call_back(node, "in the log") == 200
 
 
 def test_all_files_are_for_their_owner_alone_or_become_so_at_the_start(node, file):
