@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -46,17 +47,19 @@ HOUR_SECONDS = 3600
 MAX_SCHEDULE_SECONDS = 14 * 24 * HOUR_SECONDS
 MAX_PROXIES = 16
 
-Level: TypeAlias = Literal["ok", "warn", "fail"]
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What a check found. advice -- what to do about it; empty if all is well."""
 
-    check: str
-    level: Level
+    level: Literal["ok", "warn", "fail"]
     message: str
     advice: str = ""
+
+
+ok = partial(Finding, "ok")
+warn = partial(Finding, "warn")  # it may go wrong
+fail = partial(Finding, "fail")  # it does go wrong, or will
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +73,6 @@ class Context:
 
 
 Check: TypeAlias = Callable[[Context], Finding]
-
-
-def ok(check: str, message: str) -> Finding:
-    """Return that all is well."""
-    return Finding(check, "ok", message)
-
-
-def warn(check: str, message: str, advice: str) -> Finding:
-    """Return what may go wrong."""
-    return Finding(check, "warn", message, advice)
-
-
-def fail(check: str, message: str, advice: str) -> Finding:
-    """Return what does go wrong, or will."""
-    return Finding(check, "fail", message, advice)
 
 
 # --- disk, database, clock
@@ -101,11 +89,11 @@ def _postgresql(found: dict[str, str]) -> Finding:
     version = int(found["server_version_num"])
     if off:
         advice = "turn it on in postgresql.conf: acknowledged callbacks can be lost without"
-        return fail("durability", f"PostgreSQL runs with {' and '.join(off)} off", advice)
+        return fail(f"PostgreSQL runs with {' and '.join(off)} off", advice)
     if version < MIN_POSTGRESQL:
-        return warn("durability", f"PostgreSQL {version // 10_000} is not tested", "upgrade it")
+        return warn(f"PostgreSQL {version // 10_000} is not tested", "upgrade it")
     text = f"fsync and full_page_writes on, synchronous_commit {found['synchronous_commit']}"
-    return ok("durability", f"PostgreSQL {version // 10_000}: {text}")
+    return ok(f"PostgreSQL {version // 10_000}: {text}")
 
 
 def _sqlite(found: dict[str, str], kind: str) -> Finding:
@@ -113,14 +101,14 @@ def _sqlite(found: dict[str, str], kind: str) -> Finding:
     if NETWORKS.search(kind):
         advice = "put it on a local disk, or use PostgreSQL"
         text = f"the SQLite file lies on a network's file system ({kind})"
-        return fail("durability", text, advice)
+        return fail(text, advice)
     if kind in ("tmpfs", "ramfs"):
         text = f"the SQLite file lies in memory ({kind})"
-        return fail("durability", text, "put it on a disk: a restart of the machine empties it")
+        return fail(text, "put it on a disk: a restart of the machine empties it")
     if journal != "wal" or synchronous not in SYNCHRONOUS:
         text = f"SQLite: journal {journal}, synchronous {synchronous}"
-        return fail("durability", text, "start `receiver serve` once: it sets WAL and FULL")
-    return ok("durability", f"SQLite: WAL, synchronous {SYNCHRONOUS[synchronous]}, on {kind}")
+        return fail(text, "start `receiver serve` once: it sets WAL and FULL")
+    return ok(f"SQLite: WAL, synchronous {SYNCHRONOUS[synchronous]}, on {kind}")
 
 
 def filesystem_of(file: Path) -> str:
@@ -138,7 +126,7 @@ def writable(context: Context) -> Finding:
     """Whether the database commits now, its lock included."""
     context.database.check_writable()
     name = database_name(context.settings.database_url)
-    return ok("database", f"{name} can be reached and commits")
+    return ok(f"{name} can be reached and commits")
 
 
 def schema(context: Context) -> Finding:
@@ -146,14 +134,14 @@ def schema(context: Context) -> Finding:
     file, needed = durability.file_of(context.database), migrations.newest()
     if file is not None and not file.exists():
         advice = "look at RECEIVER_DATABASE_URL, or start `receiver serve`, which makes it"
-        return fail("schema", f"there is no file {file}", advice)
+        return fail(f"there is no file {file}", advice)
     found = migrations.current(context.database)
     if found == needed:
-        return ok("schema", f"at {found}, as this release needs")
+        return ok(f"at {found}, as this release needs")
     text = f"at {found or 'nothing'}, but this release needs {needed}"
     if not migrations.is_ours(found):
-        return fail("schema", text, "look at RECEIVER_DATABASE_URL, or install a later release")
-    return fail("schema", text, "run `receiver db upgrade`")
+        return fail(text, "look at RECEIVER_DATABASE_URL, or install a later release")
+    return fail(text, "run `receiver db upgrade`")
 
 
 def clocks(context: Context) -> Finding:
@@ -165,10 +153,10 @@ def clocks(context: Context) -> Finding:
     if abs(ahead) >= CLOCK_WARNING_MS:
         text = f"this machine's clock is {ahead / 1000:+.0f} s off the database's"
         serious = abs(ahead) >= CLOCK_FAILURE_MS
-        return (fail if serious else warn)("clock", text, advice)
+        return (fail if serious else warn)(text, advice)
     if durability.last_beat(context.database) > before + CLOCK_FAILURE_MS:
-        return warn("clock", "a node wrote at a time that is still to come", advice)
-    return ok("clock", "as the database's")
+        return warn("a node wrote at a time that is still to come", advice)
+    return ok("as the database's")
 
 
 def disk(context: Context) -> Finding:
@@ -183,11 +171,11 @@ def disk(context: Context) -> Finding:
     for what, usage in sorted(usages.items(), key=lambda item: item[1].free):
         text = f"{usage.free // MIB} MiB free for the {what}"
         if usage.free < MIN_FREE:
-            return fail("disk", text, "free some now: callbacks get 503 once it is full")
+            return fail(text, "free some now: callbacks get 503 once it is full")
         if usage.free < LOW_FREE or usage.free < LOW_SHARE * usage.total:
-            return warn("disk", text, "make room, or `receiver prune --older-than 30d`")
+            return warn(text, "make room, or `receiver prune --older-than 30d`")
         left.append(text)
-    return ok("disk", ", ".join(left))
+    return ok(", ".join(left))
 
 
 # --- keys, instances, settings
@@ -196,17 +184,16 @@ def disk(context: Context) -> Finding:
 def keys(context: Context) -> Finding:
     """Whether all keys and vendor secrets open, and none is easily guessed or shared."""
     instances = _keys(context)
-    broken = [name for name, held in instances.items() if held.broken] + _unreadable_secrets(
-        context
-    )
+    broken = [name for name, held in instances.items() if held.broken]
+    broken += _unreadable_secrets(context)
     if broken:
         advice = "add the key that encrypted them to RECEIVER_ENCRYPTION_KEYS, or add them anew"
-        return fail("keys", f"secrets of {_named(broken)} cannot be decrypted", advice)
+        return fail(f"secrets of {_named(broken)} cannot be decrypted", advice)
     with context.database.read() as session:
         outdated = count_outdated(session, context.secret_box)
     if outdated:
         text = f"an older encryption key is needed for {count(outdated, 'secret')}"
-        return warn("keys", text, "run `receiver keys reencrypt`; after that the key can go")
+        return warn(text, "run `receiver keys reencrypt`; after that the key can go")
     short = [
         f"{key.id} of {name}"
         for name, held in instances.items()
@@ -215,14 +202,11 @@ def keys(context: Context) -> Finding:
     ]
     if short:
         text = f"shorter than {SHORT_KEY_BYTES} bytes: {', '.join(short)}"
-        return warn("keys", text, "choose a longer key at the vendor, and rotate it")
-    shared = _shared(instances)
-    if shared:
+        return warn(text, "choose a longer key at the vendor, and rotate it")
+    if shared := _shared(instances):
         text = f"{' and '.join(shared)} have the same key"
-        return warn("keys", text, "give each a key of its own: bodies can be replayed across")
-    return ok(
-        "keys", f"{sum(len(held.keys) for held in instances.values())} in use, all can be decrypted"
-    )
+        return warn(text, "give each a key of its own: bodies can be replayed across")
+    return ok(f"{sum(len(held.keys) for held in instances.values())} in use, all can be decrypted")
 
 
 def instances(context: Context) -> Finding:
@@ -231,11 +215,11 @@ def instances(context: Context) -> Finding:
     without = [name for name, held in instances.items() if not held.keys and not held.broken]
     if not instances:
         advice = "run `receiver instances add NAME --signature-key-file FILE`"
-        return fail("instances", "there is none, so every callback is rejected", advice)
+        return fail("there is none, so every callback is rejected", advice)
     if without:
         advice = "run `receiver keys add INSTANCE --file FILE`, or remove it"
-        return fail("instances", f"all callbacks of {_named(without)} are rejected: no key", advice)
-    return ok("instances", _named(list(instances)))
+        return fail(f"all callbacks of {_named(without)} are rejected: no key", advice)
+    return ok(_named(list(instances)))
 
 
 def schedule(context: Context) -> Finding:
@@ -246,8 +230,8 @@ def schedule(context: Context) -> Finding:
     odd = any(after < before for before, after in pairwise(waits))
     if odd or not HOUR_SECONDS <= total <= MAX_SCHEDULE_SECONDS:
         advice = "OPEN_CONNECTORS_RETRY_SECONDS is in seconds, the shortest wait first"
-        return warn("schedule", text, advice)
-    return ok("schedule", text)
+        return warn(text, advice)
+    return ok(text)
 
 
 def workers(_context: Context) -> Finding:
@@ -257,10 +241,10 @@ def workers(_context: Context) -> Finding:
     several = os.environ.get("WEB_CONCURRENCY", "1") not in ("", "0", "1")
     if folder is None and several:
         text = f"WEB_CONCURRENCY asks for several workers, but {name} is not set"
-        return warn("workers", f"{text}: /metrics would show one", advice)
+        return warn(f"{text}: /metrics would show one", advice)
     if folder is not None and not os.access(Path(folder), os.W_OK | os.X_OK):
-        return fail("workers", f"{name} is no folder that can be written to", advice)
-    return ok("workers", "metrics of all workers are counted")
+        return fail(f"{name} is no folder that can be written to", advice)
+    return ok("metrics of all workers are counted")
 
 
 def _keys(context: Context) -> Mapping[str, InstanceKeys]:
@@ -302,28 +286,28 @@ def newest_key(context: Context) -> tuple[str, SignatureKey] | None:
 
 def public_url(context: Context) -> Finding:
     """Whether a signed callback gets through the public URL into this very database."""
-    name, base, signer = "public url", context.settings.public_url, newest_key(context)
+    base, signer = context.settings.public_url, newest_key(context)
     if base is None:
         text = "RECEIVER_PUBLIC_URL is not set: uploads through us are rejected, this is not tested"
-        return warn(name, text, "set it to the URL under which the vendor reaches us")
+        return warn(text, "set it to the URL under which the vendor reaches us")
     if signer is None:
-        return warn(name, "not tested: there is no usable key", "see the check `keys`")
+        return warn("not tested: there is no usable key", "see the check `keys`")
     instance, key = signer
     try:
         sent = send_signed(f"{base}/callbacks/{instance}", instance, key, now_ms())
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         text = f"{base} does not answer: {why(error)}"
-        return fail(name, text, "look at DNS, firewall, the proxy and `receiver serve`")
+        return fail(text, "look at DNS, firewall, the proxy and `receiver serve`")
     if sent.event is None:
         advice = {
             401: "the receiver there has another key, or a proxy changes bodies or headers",
             503: "the receiver there cannot reach its database",
         }.get(sent.status, "something else than the receiver answers: look at the proxy")
-        return fail(name, f"a signed callback got {sent.status} from {base}", advice)
+        return fail(f"a signed callback got {sent.status} from {base}", advice)
     if get_event(context.database, sent.event) is None:
         text = f"{base} stored a signed callback, but not in this database"
-        return fail(name, text, "doctor and receiver must have the same RECEIVER_DATABASE_URL")
-    return ok(name, f"a signed callback through {base} was stored as event {sent.event}")
+        return fail(text, "doctor and receiver must have the same RECEIVER_DATABASE_URL")
+    return ok(f"a signed callback through {base} was stored as event {sent.event}")
 
 
 def proxies(context: Context) -> Finding:
@@ -332,31 +316,30 @@ def proxies(context: Context) -> Finding:
     A delivery to an instance that does not exist claims to come from elsewhere, by as many proxies
     as may be trusted; it is counted under the address that the receiver believes.
     """
-    name, base, hops = "proxies", context.settings.public_url, context.settings.trusted_proxies
+    base, hops = context.settings.public_url, context.settings.trusted_proxies
     if base is None:
-        return warn(name, "not tested", "set RECEIVER_PUBLIC_URL")
+        return warn("not tested", "set RECEIVER_PUBLIC_URL")
     forged = f"198.18.{secrets.randbelow(256)}.{secrets.randbelow(256)}"  # nobody's, by RFC 2544
-    before = durability.refusals_of(context.database, None)
+    rejections_of = partial(durability.refusals_of, context.database)
+    before = rejections_of(None)
     headers = {"X-Forwarded-For": ", ".join([forged] * MAX_PROXIES)}
     try:
         httpx.post(f"{base}/callbacks/.doctor", headers=headers, timeout=TIMEOUT_SECONDS)
     except (httpx.HTTPError, httpx.InvalidURL):
-        return warn(name, "not tested: there was no answer", "see the check of the public URL")
+        return warn("not tested: there was no answer", "see the check of the public URL")
     # It is recorded after the answer.
     deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not (is_recorded := durability.refusals_of(context.database, None) != before):
-        if time.monotonic() > deadline:
-            break
+    while not (is_recorded := rejections_of(None) != before) and time.monotonic() < deadline:
         time.sleep(0.05)
-    if durability.refusals_of(context.database, forged):
+    if rejections_of(forged):
         text = f"a sender can choose its address: {hops} proxies are trusted, but fewer are there"
-        return fail(name, text, "set RECEIVER_TRUSTED_PROXIES to how many proxies there are")
+        return fail(text, "set RECEIVER_TRUSTED_PROXIES to how many proxies there are")
     if not hops and urlsplit(base).scheme == "https":
         text = "none is trusted, but one must be there to end TLS: all senders look like one"
-        return warn(name, text, "set RECEIVER_TRUSTED_PROXIES to how many proxies there are")
+        return warn(text, "set RECEIVER_TRUSTED_PROXIES to how many proxies there are")
     if not is_recorded:
-        return warn(name, "not tested: nothing was recorded", "see the check of the public URL")
-    return ok(name, f"{hops} trusted, and a forged X-Forwarded-For was not believed")
+        return warn("not tested: nothing was recorded", "see the check of the public URL")
+    return ok(f"{hops} trusted, and a forged X-Forwarded-For was not believed")
 
 
 # --- the command
@@ -388,30 +371,30 @@ def doctor(json_: bool) -> None:
         found = list(run_checks(Context(settings, database, SecretBox(settings.encryption_keys))))
     finally:
         database.close()
-    text = "\n".join(map(_line, found))
-    show({"checks": [asdict(finding) for finding in found]}, text, json_)
-    sys.exit(JOB_FAILED if any(finding.level == "fail" for finding in found) else OK)
+    text = "\n".join(_line(name, finding) for name, finding in found)
+    show({"checks": [{"check": name, **asdict(finding)} for name, finding in found]}, text, json_)
+    sys.exit(JOB_FAILED if any(finding.level == "fail" for _, finding in found) else OK)
 
 
-def run_checks(context: Context) -> Iterator[Finding]:
+def run_checks(context: Context) -> Iterator[tuple[str, Finding]]:
     """Do every check, or without a database of this release, those that need none."""
-    first = _run("schema", schema, context)
-    yield first
+    first = _run(schema, context)
+    yield "schema", first
     checks = OFFLINE if first.level == "fail" else {**CHECKS, **OFFLINE}
     for name, check in checks.items():
-        yield _run(name, check, context)
+        yield name, _run(check, context)
 
 
-def _run(name: str, check: Check, context: Context) -> Finding:
+def _run(check: Check, context: Context) -> Finding:
     try:
         return check(context)
     except StoreError as error:
-        return fail(name, str(error), "see `The database is down` in docs/runbook.md")
+        return fail(str(error), "see `The database is down` in docs/runbook.md")
 
 
-def _line(finding: Finding) -> str:
+def _line(check: str, finding: Finding) -> str:
     advice = f"; {finding.advice}" if finding.advice else ""
-    return f"{finding.level:<5} {finding.check:<11} {finding.message}{advice}"
+    return f"{finding.level:<5} {check:<11} {finding.message}{advice}"
 
 
 COMMANDS = (doctor,)

@@ -64,9 +64,9 @@ def test_of_a_healthy_receiver_every_check_is_ok(database_url, syncing, monkeypa
     syncing(database_url)
     monkeypatch.setattr(doctor, "LOW_SHARE", 0)
     with running_behind(database_url) as (url, _), patient(database_url, public_url=url) as well:
-        found = list(run_checks(well))
-    assert [finding for finding in found if finding.level != "ok"] == []
-    assert [finding.check for finding in found] == ["schema", *CHECKS, *OFFLINE]
+        found = dict(run_checks(well))
+    assert [finding for finding in found.values() if finding.level != "ok"] == []
+    assert list(found) == ["schema", *CHECKS, *OFFLINE]
 
 
 @pytest.fixture
@@ -129,10 +129,10 @@ def test_a_missing_file_an_old_and_a_newer_schema_are_found(make_database, tmp_p
     url = make_database("sqlite")
     with patient(url) as sick:
         take_schema_away(sick.database)
-        found = list(run_checks(sick))
-        expect(found[0], "fail", "at nothing, but this release needs")
-        assert "receiver db upgrade" in found[0].advice
-        assert [finding.check for finding in found[1:]] == list(OFFLINE)
+        found = dict(run_checks(sick))
+        expect(found["schema"], "fail", "at nothing, but this release needs")
+        assert "receiver db upgrade" in found["schema"].advice
+        assert list(found)[1:] == list(OFFLINE)
         migrations.upgrade(sick.database)
         with sick.database.write() as session:
             session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -163,12 +163,12 @@ def test_a_database_that_is_held_or_gone_is_found(healthy, monkeypatch, tmp_path
     with healthy.database.write():
         held = replace(healthy, database=Database(healthy.settings.database_url))
         monkeypatch.setattr(Database.write, "__defaults__", (0.1,), raising=False)
-        found = {finding.check: finding for finding in run_checks(held)}
+        found = dict(run_checks(held))
     expect(found["database"], "fail", "another process holds the database")
     gone = Database("postgresql+psycopg://u@127.0.0.1:1/d")
-    found = list(run_checks(replace(healthy, database=gone)))
-    expect(found[0], "fail", "cannot connect to 127.0.0.1:1/d as u: Connection refused")
-    assert "docs/runbook.md" in found[0].advice
+    found = dict(run_checks(replace(healthy, database=gone)))
+    expect(found["schema"], "fail", "cannot connect to 127.0.0.1:1/d as u: Connection refused")
+    assert "docs/runbook.md" in found["schema"].advice
 
 
 @pytest.mark.parametrize(("free", "level"), [(50, "fail"), (500, "warn"), (5_000, "warn")])
