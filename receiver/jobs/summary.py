@@ -73,7 +73,7 @@ class Overview(Struct, kw_only=True):
 
     summary -- its overdue jobs are counted up to MAX_COUNTED + 1. ended -- {(start of stretch,
     outcome): n}. last_callbacks, refusing -- by instance, of all of them. failing_since -- as in
-    `failing_since`. alarms -- how many are open, by kind.
+    `failing_since`.
     """
 
     summary: Summary
@@ -81,13 +81,13 @@ class Overview(Struct, kw_only=True):
     last_callbacks: Mapping[str, int]
     refusing: Mapping[str, Refusing]
     failing_since: int | None
-    alarms: Mapping[str, int]
 
 
 class Gauges(Struct, kw_only=True):
     """What the metrics show; times are ms.
 
-    oldest_under_way -- when the oldest job that is under way was first heard of.
+    oldest_under_way -- when the oldest job that is under way was first heard of. alarms -- how many
+    are open, by kind.
     """
 
     summary: Summary
@@ -134,7 +134,6 @@ def overview(  # noqa: PLR0917 - what the page asks
             last_callbacks=last,
             refusing=refusing(connection, now - back, last),
             failing_since=failing_since(connection, now),
-            alarms=read.alarms(),
         )
 
 
@@ -146,7 +145,7 @@ def gauges(database: Database, now: int, overdue_after: int) -> Gauges:
             summary=read.summary(last),
             oldest_under_way=connection.execute(_OLDEST).scalar(),
             last_callbacks=last,
-            alarms=read.alarms(),
+            alarms={kind: int(n) for kind, n in connection.execute(_OPEN_ALARMS)},
         )
 
 
@@ -257,9 +256,6 @@ class _Read:
             for outcome, stretch, n in self._rows(_ended, hour=hour, hours=hours)
         }
 
-    def alarms(self) -> dict[str, int]:
-        return {kind: int(n) for kind, n in self._rows(_open_alarms)}
-
     def _rows(
         self, make: Callable[["_Scope"], Selection], **values: int | None
     ) -> Sequence[Row[*tuple[Any, ...]]]:
@@ -306,15 +302,6 @@ def _ended(scope: _Scope) -> Selection:
 
 
 @lru_cache
-def _open_alarms(scope: _Scope) -> Selection:
-    """Count what is open by kind, as the alarms page shows it."""
-    kinds = select(Alarm.kind, func.count()).where(Alarm.cleared_at.is_(None))
-    if scope.limited:
-        kinds = kinds.where(Alarm.kind != "failing", *scope.of(Alarm.subject))
-    return kinds.group_by(Alarm.kind)
-
-
-@lru_cache
 def _numbers(scope: _Scope, *, capped: bool) -> Selection:
     now = _number("now")
     expires, hour = JobRow.files_expire_at, Count.hour
@@ -358,6 +345,9 @@ _REJECTED = (
     .where(RejectionCount.minute >= _number("since"), RejectionCount.instance != literal("''"))
     .group_by(RejectionCount.instance, RejectionCount.minute)
     .order_by(RejectionCount.minute)
+)
+_OPEN_ALARMS = (
+    select(Alarm.kind, func.count()).where(Alarm.cleared_at.is_(None)).group_by(Alarm.kind)
 )
 # Of processes that are gone, nobody knows how they would answer.
 _FAILING = select(func.min(Node.failing_since)).where(

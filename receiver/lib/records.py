@@ -8,9 +8,8 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -18,7 +17,9 @@ DELIMITERS = (b",", b";", b"\t", b"|")
 HEAD = 1024  # bytes that tell what kind of file it is
 MAX_RECORD = 2**20  # bytes; a record is held in memory, a file never
 
-Pieces = Callable[[], Iterator[bytes]]  # gives the file from its beginning, each time it is called
+Kind: TypeAlias = Literal["csv", "json", "jsonl"]
+# Gives the file from its beginning, each time it is called.
+Pieces: TypeAlias = Callable[[], Iterator[bytes]]
 
 _SEP = re.compile(rb"(?:\xef\xbb\xbf)?\"?sep=([,;\t|])\"?\s*", re.IGNORECASE)
 _SPACE = re.compile(r"[ \t\r\n]*+")
@@ -34,43 +35,10 @@ class WrongFile(Exception):
     """A file is not the one that was meant; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """How a file is written. records -- how many it has, without the header.
-
-    delimiter -- of CSV; None where there is one column alone.
-    """
-
-    kind: Literal["csv", "json", "jsonl"]
-    records: int
-    delimiter: bytes | None = None
-
-
-def read_dialect(pieces: Pieces) -> Dialect:
-    """Read a file to its end. Raises UnclearDialect."""
-    head = _head(pieces())
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise UnclearDialect("it is written in UTF-16")
-    start = head.removeprefix(codecs.BOM_UTF8).lstrip()
-    if start.startswith(b"["):
-        return Dialect("json", sum(1 for _ in _array(pieces())))
-    if start.startswith(b"{"):
-        return Dialect("jsonl", sum(1 for _ in json_lines(pieces())))
-    counts = dict(_counts(pieces))
-    if len(set(counts.values())) != 1:
-        raise UnclearDialect(
-            "its rows fit more than one delimiter"
-            if counts
-            else "its rows do not all have as many fields as the header"
-        )
-    delimiter, count = counts.popitem()
-    return Dialect("csv", count, delimiter)
-
-
 def count_records(pieces: Pieces) -> int | None:
     """Count the records of a file; None where its dialect leaves a doubt."""
     try:
-        return read_dialect(pieces).records
+        return _read(pieces)[1]
     except UnclearDialect:
         return None
 
@@ -82,15 +50,35 @@ def select_records(
 
     total -- how many it should have. Raises UnclearDialect or WrongFile, before the first piece.
     """
-    dialect = read_dialect(pieces)
-    if total not in (None, dialect.records):
-        raise WrongFile(f"it has {dialect.records} records, {total} were uploaded")
-    if missing := sum(number > dialect.records for number in numbers):
+    kind, count = _read(pieces)
+    if total not in (None, count):
+        raise WrongFile(f"it has {count} records, {total} were uploaded")
+    if missing := sum(number > count for number in numbers):
         raise WrongFile(f"{missing} of {len(numbers)} failed rows are not in it")
-    return _selected(pieces(), dialect.kind, numbers)
+    return _selected(pieces(), kind, numbers)
 
 
-def _selected(pieces: Iterator[bytes], kind: str, numbers: Collection[int]) -> Iterator[bytes]:
+def _read(pieces: Pieces) -> tuple[Kind, int]:
+    """Read how a file is written and how many records it has. Raises UnclearDialect."""
+    head = _head(pieces())
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UnclearDialect("it is written in UTF-16")
+    start = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    if start.startswith(b"["):
+        return "json", sum(1 for _ in _array(pieces()))
+    if start.startswith(b"{"):
+        return "jsonl", sum(1 for _ in json_lines(pieces()))
+    counts = set(_counts(pieces))
+    if len(counts) != 1:
+        raise UnclearDialect(
+            "its rows fit more than one delimiter"
+            if counts
+            else "its rows do not all have as many fields as the header"
+        )
+    return "csv", counts.pop()
+
+
+def _selected(pieces: Iterator[bytes], kind: Kind, numbers: Collection[int]) -> Iterator[bytes]:
     if kind == "csv":
         header, records = rows(pieces)
         yield header
@@ -135,7 +123,7 @@ def _head(pieces: Iterator[bytes]) -> bytes:
     return head
 
 
-def _counts(pieces: Pieces) -> Iterator[tuple[bytes | None, int]]:
+def _counts(pieces: Pieces) -> Iterator[int]:
     """Count the rows under each delimiter that fits all of them."""
     before, header = _header(_joined(_lines(pieces())))
     named = _SEP.match(before)
@@ -146,7 +134,7 @@ def _counts(pieces: Pieces) -> Iterator[tuple[bytes | None, int]]:
         columns = _fields(header, delimiter)
         count = columns and _count_rows(pieces(), len(before), delimiter, columns)
         if count is not None:
-            yield delimiter, count
+            yield count
 
 
 def _header(found: Iterator[bytes]) -> tuple[bytes, bytes]:
@@ -267,7 +255,7 @@ def _array(pieces: Iterator[bytes]) -> Iterator[bytes]:
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     text, at, expected = "", 0, "["
     try:
-        for piece, final in chain(((each, False) for each in pieces), ((b"", True),)):
+        for piece, final in chain(((piece, False) for piece in pieces), ((b"", True),)):
             text, at = text[at:] + decoder.decode(piece, final), 0
             while (at := _end_of_space(text, at)) < len(text):
                 mark = text[at]

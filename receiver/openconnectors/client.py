@@ -81,7 +81,6 @@ class Answer:
 
     body: bytes
     next_page: str | None
-    content_type: str
 
 
 def segment(text: str) -> str:
@@ -125,26 +124,26 @@ def queued(*, resend: bool = False) -> Call:
     return Call(method=method, path=DELIVERIES, name=name, safe=True, params={"where": QUEUED})
 
 
-def read_status(answer: Answer, job: str | None = None) -> Notification:
+def read_status(body: bytes, job: str | None = None) -> Notification:
     """Read where a job stands; job -- the id that was asked for. Raises UpstreamNonsense."""
-    status = parse(answer.body, job)
+    status = parse(body, job)
     if status.kind != "bulk_job" or job not in (None, status.job):
         raise UpstreamNonsense("the vendor's answer is no status of this job")
     return status
 
 
-def read_jobs(answer: Answer) -> list[Notification]:
+def read_jobs(body: bytes) -> list[Notification]:
     """Read a page of the job list. Raises UpstreamNonsense."""
-    entries = parse_all(answer.body)
+    entries = parse_all(body)
     if entries is None:
         raise UpstreamNonsense("the vendor's answer is no list of jobs")
     return [entry for entry in entries if entry.kind == "bulk_job"]
 
 
-def read_entries(answer: Answer) -> list[str]:
+def read_entries(body: bytes) -> list[str]:
     """Read an array; return its entries as JSON text. Raises UpstreamNonsense."""
     try:
-        entries = document(answer.body)
+        entries = document(body)
     except (ValueError, RecursionError):
         entries = None
     if not isinstance(entries, list):
@@ -262,8 +261,7 @@ class Upstream:
             body = unquoted(_capped(answer), authorization)
         if not answer.is_success:
             raise _refusal(call, answer, body)
-        content_type = answer.headers.get("content-type", "")
-        return Answer(body, answer.headers.get(NEXT_PAGE_HEADER), content_type)
+        return Answer(body, answer.headers.get(NEXT_PAGE_HEADER))
 
     def _request(self, authorization: str, call: Call) -> dict[str, Any]:
         return {

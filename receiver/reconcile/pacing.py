@@ -123,7 +123,7 @@ class PacedVendor:
 
     def count_queued(self) -> int:
         """Ask how many deliveries the vendor holds back."""
-        return len(read_entries(self._ask_queue(queued())))
+        return len(read_entries(self._ask_queue(queued()).body))
 
     def resend_queued(self) -> None:
         """Have the vendor send them."""

@@ -255,9 +255,8 @@ class Reconciler:
     ) -> Notification:
         """Ask for a job in the turn that was waited for, and record what is said of it."""
         try:
-            notification = client.read_status(
-                visit.send(client.status(job, visit.secrets.hub)), job
-            )
+            answer = visit.send(client.status(job, visit.secrets.hub))
+            notification = client.read_status(answer.body, job)
         except UpstreamRefused as error:
             if error.status in NOT_THERE:
                 self._intake.record_absence(NewAbsence(visit.instance, job))
@@ -277,7 +276,7 @@ class Reconciler:
             at = visit.wait()
             first = client.jobs(visit.secrets.hub)
             for number, answer in enumerate(visit.pages(first), start=1):
-                news = self._learn(visit, client.read_jobs(answer), at)
+                news = self._learn(visit, client.read_jobs(answer.body), at)
                 if not news or number >= MAX_LIST_PAGES:
                     return
 
@@ -322,7 +321,7 @@ class Reconciler:
         entries: list[str] = []
         try:
             for page in visit.pages(client.errors(fetch.job, visit.secrets.hub)):
-                entries += client.read_entries(page)
+                entries += client.read_entries(page.body)
                 with self._write() as (session, now):
                     if not claims.renew_errors(session, now, fetch):
                         return  # another node's by now, or the job was reset

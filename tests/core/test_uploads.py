@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.datastructures import Headers
 
-from receiver.lib.records import UnclearDialect, count_records, json_lines, read_dialect, rows
+from receiver.lib.records import UnclearDialect, count_records, json_lines, rows, select_records
 from receiver.web.uploads import count_upload
 
 # Neither NUL, which no CSV file holds, nor what UTF-8 cannot write; no row of blanks alone.
@@ -129,7 +129,7 @@ def test_files_as_they_come(content, count):
 def test_where_there_is_a_doubt_nothing_is_counted(content):
     assert count_records(in_pieces(content, 65536)) is None
     with pytest.raises(UnclearDialect):
-        read_dialect(in_pieces(content, 65536))
+        select_records(in_pieces(content, 65536), ())
 
 
 def test_a_file_without_end_is_never_held_whole():

@@ -18,7 +18,7 @@ from receiver.errors import (
     UpstreamUnreachable,
 )
 from receiver.openconnectors import client as upstream
-from receiver.openconnectors.client import MAX_ANSWER, MAX_PAGES, TRIES, Answer, Call, Upstream
+from receiver.openconnectors.client import MAX_ANSWER, MAX_PAGES, TRIES, Call, Upstream
 from receiver.openconnectors.shapes import QUEUED
 
 BASE = "https://vendor.example.com/elements/api-v2"
@@ -75,8 +75,8 @@ def in_turn(*answers: httpx.Response | Exception) -> Answering:
     return answer
 
 
-def answered(body: object) -> Answer:
-    return Answer(json.dumps(body).encode(), None, "application/json")
+def answered(body: object) -> bytes:
+    return json.dumps(body).encode()
 
 
 # --- what is asked
@@ -243,7 +243,7 @@ def test_ids_are_text_whether_they_come_as_text_or_numbers():
 )
 def test_what_is_no_status_of_that_job_is_nonsense(body):
     with pytest.raises(UpstreamNonsense):
-        upstream.read_status(Answer(body, None, "application/json"), "1234")
+        upstream.read_status(body, "1234")
 
 
 def test_a_status_without_an_id_is_that_of_the_job_that_was_asked_for():
@@ -261,12 +261,12 @@ def test_a_page_of_the_job_list_gives_its_jobs_and_leaves_out_what_is_none():
 def test_what_is_no_array_is_nonsense(body):
     for read in (upstream.read_jobs, upstream.read_entries):
         with pytest.raises(UpstreamNonsense):
-            read(Answer(body, None, ""))
+            read(body)
 
 
 def test_entries_are_kept_digit_for_digit():
     body = b'[{"row": 1, "amount": 1.10, "big": 123456789012345678901234567890}]'
-    assert upstream.read_entries(Answer(body, None, "")) == [
+    assert upstream.read_entries(body) == [
         '{"row":1,"amount":1.10,"big":123456789012345678901234567890}'
     ]
 
@@ -464,7 +464,7 @@ def test_no_error_and_no_repr_holds_a_secret():
         for call in (upstream.status("1"), UPLOAD):
             sender, _ = vendor(behaviour)
             try:
-                upstream.read_status(sender.send(SECRETS, call))
+                upstream.read_status(sender.send(SECRETS, call).body)
             except UpstreamError as error:
                 told += [str(error), repr(error), repr(error.args), repr(error.__cause__)]
             told += [repr(sender), repr(call)]
