@@ -25,8 +25,7 @@ from receiver.cli.output import (
     warn,
 )
 from receiver.cli.remote import no_instance, secret, secret_file
-from receiver.cli.serve import actor, open_database
-from receiver.database import audit
+from receiver.cli.serve import actor, open_database, record_action
 from receiver.database.engine import Session
 from receiver.errors import SettingsError
 from receiver.instances import keys as signature_keys
@@ -112,16 +111,15 @@ def add_instance(
     with open_database(creates_file=True) as (settings, database):
         secret_box = SecretBox(settings.encryption_keys)
         key_id = None
-        now, who = now_ms(), actor()
+        now = now_ms()
         with database.write() as session:
             registry.add_instance(session, secret_box, name, now, **options)
             if key is not None:
                 key_id = signature_keys.add_key(session, secret_box, name, key, now)
                 warn_of(key, signature_keys.shared_with(session, secret_box, name, key))
-            audit.record(session, at=now, actor=who, action="instance.add", subject=name)
+            record_action(session, "instance.add", name)
             if key_id is not None:
-                place = f"{name}/{key_id}"
-                audit.record(session, at=now, actor=who, action="key.add", subject=place)
+                record_action(session, "key.add", f"{name}/{key_id}")
         base = settings.public_url or "https://<your host>"
     url = f"{base}/callbacks/{name}"
     if key is None:
@@ -149,8 +147,7 @@ def set_instance(name: str, **vendors: str | None) -> None:
         raise click.UsageError("nothing to set: name an option, such as --hub")
     with open_database() as (settings, database), database.write() as session:
         registry.change_instance(session, SecretBox(settings.encryption_keys), name, **options)
-        note = {"actor": actor(), "action": "instance.set", "subject": name, "detail": named}
-        audit.record(session, at=now_ms(), **note)
+        record_action(session, "instance.set", name, named)
     click.echo(f"{name}: {named} set")
 
 
@@ -175,7 +172,7 @@ def remove_instance(name: str, yes: bool) -> None:
     confirm(f"Remove {plain(name)} and its keys? Its callbacks are rejected then.", yes=yes)
     with open_database() as (_, database), database.write() as session:
         registry.remove_instance(session, name)
-        audit.record(session, at=now_ms(), actor=actor(), action="instance.remove", subject=name)
+        record_action(session, "instance.remove", name)
     click.echo(f"{name} removed")
 
 
@@ -205,11 +202,9 @@ def add_key(instance: str, path: str, json_: bool) -> None:
     key = secret(path) or b""
     with open_database(creates_file=True) as (settings, database), database.write() as session:
         secret_box = SecretBox(settings.encryption_keys)
-        now = now_ms()
-        key_id = signature_keys.add_key(session, secret_box, instance, key, now)
+        key_id = signature_keys.add_key(session, secret_box, instance, key, now_ms())
         warn_of(key, signature_keys.shared_with(session, secret_box, instance, key))
-        place = f"{instance}/{key_id}"
-        audit.record(session, at=now, actor=actor(), action="key.add", subject=place)
+        record_action(session, "key.add", f"{instance}/{key_id}")
     show({"id": key_id, "instance": instance}, key_id, json_)
 
 
@@ -239,9 +234,8 @@ def retire_key(key: tuple[str, ...]) -> None:
         raise click.UsageError("name one key, with or without its instance")
     instance = named[0] if named else None
     with open_database() as (_, database), database.write() as session:
-        now = now_ms()
-        signature_keys.retire_key(session, key_id, instance, now)
-        audit.record(session, at=now, actor=actor(), action="key.retire", subject=key_id)
+        signature_keys.retire_key(session, key_id, instance, now_ms())
+        record_action(session, "key.retire", key_id)
     click.echo(f"{key_id} retired")
 
 
@@ -259,8 +253,7 @@ def reencrypt_secrets(json_: bool) -> None:
         done = reencrypt(database, SecretBox(settings.encryption_keys))
         encrypted = f"{count(done.encrypted, 'secret')} encrypted with the newest key"
         with database.write() as session:
-            entry = {"actor": actor(), "action": "key.reencrypt", "subject": "all instances"}
-            audit.record(session, at=now_ms(), **entry, detail=encrypted)
+            record_action(session, "key.reencrypt", "all instances", encrypted)
     unusable = ", ".join(done.unusable)
     text = f"{encrypted}; cannot be decrypted: {unusable}" if unusable else encrypted
     show(asdict(done), text, json_)
@@ -304,9 +297,7 @@ def create_token(
         reach = (
             f"{scope}; {', '.join(only) or 'all instances'}; until {iso(expires_at) or 'revoked'}"
         )
-        audit.record(
-            session, at=now, actor=actor(), action="token.create", subject=name, detail=reach
-        )
+        record_action(session, "token.create", name, reach)
     log.info("a token was created", name=name, scope=scope, by=actor())
     content = {"token": token, "name": name, "scope": scope, "expires_at": iso(expires_at)}
     show(content, token, json_)
@@ -327,9 +318,8 @@ def list_tokens(json_: bool) -> None:
 def revoke_token(token: str) -> None:
     """Revoke a token, or all tokens of a name."""
     with open_database() as (_, database), database.write() as session:
-        now = now_ms()
-        ended = tokens.revoke_token(session, token, now)
-        audit.record(session, at=now, actor=actor(), action="token.revoke", subject=token)
+        ended = tokens.revoke_token(session, token, now_ms())
+        record_action(session, "token.revoke", token)
     log.info("a token was revoked", token=token, ended=ended, by=actor())
     click.echo(f"{count(ended, 'token')} revoked")
 

@@ -34,7 +34,7 @@ from receiver.cli.output import (
     timed,
     warn,
 )
-from receiver.cli.serve import actor, open_database
+from receiver.cli.serve import actor, open_database, record_action
 from receiver.database import audit as audit_log
 from receiver.database.engine import Database, database_time
 from receiver.database.models.alarms import Alarm
@@ -204,14 +204,7 @@ def erase(job_id: str, instance: str | None, yes: bool, json_: bool) -> None:
         with database.write() as session:
             erased = erase_job(session, job_id, name, database_time(session, now_ms))
             if erased is not None:
-                audit_log.record(
-                    session,
-                    at=now_ms(),
-                    actor=actor(),
-                    action="erase",
-                    subject=f"{name}/{job_id}",
-                    detail=f"{_counts(erased)} erased",
-                )
+                record_action(session, "erase", f"{name}/{job_id}", f"{_counts(erased)} erased")
         if erased is None:
             raise _no_job(job_id, name)
         if not _is_log_empty(database):
@@ -263,8 +256,7 @@ def reread(dry_run: bool, json_: bool) -> None:
         merged = sum(reread_event(database, store, n) for n in readable)
         text = f"{merged} of {count(len(readable), 'unreadable event')} merged"
         with database.write() as session:
-            entry = {"actor": actor(), "action": "reread", "subject": "unreadable events"}
-            audit_log.record(session, at=now_ms(), **entry, detail=text)
+            record_action(session, "reread", "unreadable events", text)
     show({"readable": len(readable), "merged": merged}, text, json_)
 
 

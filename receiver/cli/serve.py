@@ -13,11 +13,12 @@ import click
 import structlog
 
 from receiver.cli.output import USAGE, Failure, as_json, show
-from receiver.database import durability, migrations
-from receiver.database.engine import Database
+from receiver.database import audit, durability, migrations
+from receiver.database.engine import Database, Session
 from receiver.errors import StoreError
 from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
+from receiver.lib.clock import now_ms
 from receiver.lib.http_client import check_environment
 from receiver.settings import Settings
 
@@ -68,6 +69,12 @@ def no_database(file: Path) -> Failure:
         " `receiver db upgrade`"
     )
     return Failure(USAGE, "no_database", text)
+
+
+def record_action(session: Session, action: str, subject: str, detail: str = "") -> None:
+    """Record in the audit what this command does, last in the transaction that does it."""
+    entry = {"actor": actor(), "action": action, "subject": subject, "detail": detail}
+    audit.record(session, at=now_ms(), **entry)
 
 
 def actor() -> str:

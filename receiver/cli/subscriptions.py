@@ -22,8 +22,7 @@ from receiver.cli.output import (
     timed,
 )
 from receiver.cli.remote import secret, secret_file
-from receiver.cli.serve import actor, open_database
-from receiver.database import audit
+from receiver.cli.serve import open_database, record_action
 from receiver.database.engine import Database, Session, database_time
 from receiver.instances.encryption import SecretBox
 from receiver.jobs.job import OUTCOMES, Outcome
@@ -99,7 +98,7 @@ def add(
         one = Subscription(name=name, url=url, format=format_, choice=choice, created_at=now)
         made = registry.add_subscription(session, secret_box, http, one, key)
         warn_of_unknown(session, settings, instances)
-        _note(session, "subscription.add", name)
+        record_action(session, "subscription.add", name)
     show({"name": name, "secret": made or None}, made or f"{name} added", json_)
 
 
@@ -140,7 +139,7 @@ def rotate_secret(name: str, json_: bool) -> None:
     with open_database() as (settings, database), database.write() as session:
         secret_box, now = SecretBox(settings.encryption_keys), database_time(session, now_ms)
         made = registry.rotate_secret(session, secret_box, name, now)
-        _note(session, "subscription.rotate", name)
+        record_action(session, "subscription.rotate", name)
     show({"name": name, "secret": made}, made, json_)
 
 
@@ -151,7 +150,7 @@ def disable(name: str) -> None:
     with open_database() as (_, database), database.write() as session:
         registry.get_subscription(session, name)
         registry.disable(session, name, "operator", database_time(session, now_ms))
-        _note(session, "subscription.disable", name)
+        record_action(session, "subscription.disable", name)
     click.echo(f"{name} disabled")
 
 
@@ -161,7 +160,7 @@ def enable(name: str) -> None:
     """Send from now on; `receiver deliveries retry --failed` sends what was cancelled."""
     with open_database() as (_, database), database.write() as session:
         registry.enable(session, name)
-        _note(session, "subscription.enable", name)
+        record_action(session, "subscription.enable", name)
     click.echo(f"{name} enabled")
 
 
@@ -173,7 +172,7 @@ def remove(name: str, yes: bool) -> None:
     confirm(f"Remove {plain(name)}? What waits for it is not sent.", yes=yes)
     with open_database() as (_, database), database.write() as session:
         registry.remove_subscription(session, name)
-        _note(session, "subscription.remove", name)
+        record_action(session, "subscription.remove", name)
     click.echo(f"{name} removed")
 
 
@@ -220,7 +219,7 @@ def retry(
         if delivery is not None:
             with database.write() as session:
                 log.retry_one(session, delivery, database_time(session, now_ms))
-                _note(session, "delivery.retry", str(delivery))
+                record_action(session, "delivery.retry", str(delivery))
             click.echo(f"delivery {delivery} is sent again")
             return
         with database.read() as session:
@@ -234,7 +233,7 @@ def retry(
         with database.write() as session:
             now = database_time(session, now_ms)
             number = log.retry_failed(session, names, after, now)
-            _note(session, "delivery.retry", subscription or "all", f"{number} failed")
+            record_action(session, "delivery.retry", subscription or "all", f"{number} failed")
     click.echo(f"{count(number, 'delivery')} sent again")
 
 
@@ -279,7 +278,7 @@ def replay(
                 queue_replays(session.connection(), wanted, database_time(session, now_ms))
         with database.write() as session:
             place = f"{instance or 'any'}/{job_id or 'all'}"
-            _note(session, "replay", place, count(number, "delivery"))
+            record_action(session, "replay", place, count(number, "delivery"))
     click.echo(f"{count(number, 'delivery')} queued")
 
 
@@ -311,11 +310,6 @@ def _duration(text: str) -> int:
         return duration_ms(text)
     except ValueError as error:
         raise click.UsageError(f"--since {plain(text)}: {error}") from None
-
-
-def _note(session: Session, action: str, subject: str, detail: str = "") -> None:
-    entry = {"actor": actor(), "action": action, "subject": subject, "detail": detail}
-    audit.record(session, at=now_ms(), **entry)
 
 
 COMMANDS = (subscriptions, deliveries, replay)

@@ -14,7 +14,6 @@ from werkzeug.http import parse_etags
 
 from receiver.callbacks import events
 from receiver.callbacks.events import EventRecord
-from receiver.database import audit
 from receiver.errors import Ambiguous, BodyGone, EventGone, JobEnded, NotFound
 from receiver.instances import registry
 from receiver.instances.tokens import Bearer
@@ -29,7 +28,7 @@ from receiver.lib.clock import iso
 from receiver.reconcile import submissions
 from receiver.settings import DEFAULT_INSTANCE
 from receiver.web import Services, schemas
-from receiver.web.auth import require_instance, require_scope
+from receiver.web.auth import record_action, require_instance, require_scope
 from receiver.web.http import (
     JSON,
     Hold,
@@ -46,6 +45,7 @@ from receiver.web.openapi import Document, describe
 from receiver.web.problems import response_to
 from receiver.web.rejections import list_rejections, verify_again
 from receiver.web.routes import ApiRequest, Operation, Route, route
+from receiver.web.schemas import shown
 from receiver.web.subscriptions import SUBSCRIPTION_ROUTES
 
 SEARCHED_MS = 7 * 86_400_000  # in which events are searched where neither time nor job is named
@@ -53,15 +53,15 @@ SEARCHED_MS = 7 * 86_400_000  # in which events are searched where neither time 
 # --- jobs
 
 
-def list_jobs(services: Services, asked: ApiRequest[schemas.JobsQuery]) -> Response:
+def list_jobs(services: Services, request: ApiRequest[schemas.JobsQuery]) -> Response:
     """List jobs, newest change first."""
-    query, bearer = asked.query, asked.bearer
+    query, bearer = request.query, request.bearer
     require_instance(bearer, query.instance)
     after = read_cursor(query.cursor, tuple[int, str, str])
     filters = job_filters(query, bearer)
     found = queries.list_jobs(services.database, filters, query.limit + 1, after)
     return page_response(
-        asked.request,
+        request.http,
         "jobs",
         found,
         query.limit,
@@ -92,29 +92,29 @@ def job_filters(query: schemas.JobsQuery, bearer: Bearer) -> queries.Filters:
     )
 
 
-def show_job(services: Services, asked: ApiRequest[schemas.JobQuery]) -> Response:
+def show_job(services: Services, request: ApiRequest[schemas.JobQuery]) -> Response:
     """Show a job; `wait` holds the answer until it has ended or the seconds are over."""
-    instance, wait = optional(asked.query.instance), asked.query.wait
+    instance, wait = optional(request.query.instance), request.query.wait
 
     def look() -> Response:
-        found = jobs_called(services, asked, instance)
+        found = jobs_called(services, request, instance)
         hold = None if not wait or _is_settled(found) else Hold(look, wait)
         try:
-            record = the_one(found, asked.request.id)
-            return _job_response(record, asked.request, hold, _shown_now(services))
+            record = the_one(found, request.http.id)
+            return _job_response(record, request.http, hold, _shown_now(services))
         except NotFound as error:
-            return response_to(error, asked.request.path, hold)
+            return response_to(error, request.http.path, hold)
 
     return look()
 
 
 def jobs_called(
-    services: Services, asked: ApiRequest[Any], instance: str | None
+    services: Services, request: ApiRequest[Any], instance: str | None
 ) -> list[JobRecord]:
     """Return the jobs of the path's id that the token reaches. Raises Forbidden."""
-    bearer = asked.bearer
+    bearer = request.bearer
     require_instance(bearer, [] if instance is None else [instance])
-    return queries.find_jobs(services.database, asked.request.id, instance, bearer.instances)
+    return queries.find_jobs(services.database, request.http.id, instance, bearer.instances)
 
 
 def _is_settled(found: Sequence[JobRecord]) -> bool:
@@ -124,13 +124,13 @@ def _is_settled(found: Sequence[JobRecord]) -> bool:
 def _job_response(
     record: JobRecord, request: Request, hold: Hold | None, show: Callable[[JobRecord], Job]
 ) -> Response:
-    shown = show(record)
+    job = show(record)
     place = crc32(record.instance.encode())
-    tag = f"{record.updated_at:x}-{record.revision:x}-{place:x}{'-overdue' * shown.overdue}"
+    tag = f"{record.updated_at:x}-{record.revision:x}-{place:x}{'-overdue' * job.overdue}"
     headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
     if request.if_none_match and parse_etags(request.if_none_match).contains_weak(tag):
         return Response(304, headers, b"", hold)
-    body = msgspec.json.encode(shown)
+    body = msgspec.json.encode(job)
     return Response(200, {**JSON, **headers}, body, hold)
 
 
@@ -144,20 +144,20 @@ def the_one(found: Sequence[JobRecord], job_id: str) -> JobRecord:
     return found[0]
 
 
-def show_timeline(services: Services, asked: ApiRequest[schemas.InstanceQuery]) -> Response:
+def show_timeline(services: Services, request: ApiRequest[schemas.InstanceQuery]) -> Response:
     """Tell what happened to a job: what each callback, poll and submission changed, or why not."""
-    job = the_one(jobs_called(services, asked, optional(asked.query.instance)), asked.request.id)
+    job = the_one(jobs_called(services, request, optional(request.query.instance)), request.http.id)
     entries = timeline(services.database, job.id, job.instance)
-    return json_response(schemas.Timeline([schemas.timeline_entry(entry) for entry in entries]))
+    return json_response({"timeline": [shown(row, schemas.TimelineEntry) for row in entries]})
 
 
-def close_one(services: Services, asked: ApiRequest[schemas.InstanceQuery]) -> Response:
+def close_one(services: Services, request: ApiRequest[schemas.InstanceQuery]) -> Response:
     """Give a job up: it is `lost` until the vendor says another word of it."""
-    require_scope(asked.bearer, "operate")
-    instance = optional(asked.query.instance)
-    job = the_one(jobs_called(services, asked, instance), asked.request.id)
-    close_job(services, asked.bearer, job)
-    closed = the_one(jobs_called(services, asked, job.instance), asked.request.id)
+    require_scope(request.bearer, "operate")
+    instance = optional(request.query.instance)
+    job = the_one(jobs_called(services, request, instance), request.http.id)
+    close_job(services, request.bearer, job)
+    closed = the_one(jobs_called(services, request, job.instance), request.http.id)
     return json_response(_shown_now(services)(closed))
 
 
@@ -166,22 +166,20 @@ def close_job(services: Services, bearer: Bearer, job: JobRecord) -> None:
     if job.outcome not in (*UNDER_WAY, "lost") and not job.job.conflict:
         raise JobEnded(f"job {job.id} has ended: {job.outcome}")
     with services.database.write() as session:
-        subject = f"{job.instance}/{job.id}"
-        at = services.clock()
-        audit.record(session, at=at, actor=bearer.name, action="job.close", subject=subject)
+        record_action(services, bearer, session, "job.close", f"{job.instance}/{job.id}")
     services.intake.record_absence(NewAbsence(job.instance, job.id, closed_by=bearer.name))
 
 
-def list_errors(services: Services, asked: ApiRequest[schemas.ErrorsQuery]) -> Response:
+def list_errors(services: Services, request: ApiRequest[schemas.ErrorsQuery]) -> Response:
     """Give the failed records of a job as the vendor gave them, and all of them by message."""
-    query = asked.query
-    job = the_one(jobs_called(services, asked, optional(query.instance)), asked.request.id)
+    query = request.query
+    job = the_one(jobs_called(services, request, optional(query.instance)), request.http.id)
     (after,) = read_cursor(query.cursor, tuple[int]) or (-1,)
     of_job = services.database, job.id, job.instance
     found = failed_records.list_failed_records(*of_job, query.limit + 1, after + 1)
     groups = failed_records.group_failed_records(*of_job)
     return page_response(
-        asked.request,
+        request.http,
         "errors",
         found,
         query.limit,
@@ -223,30 +221,30 @@ def event_filters(
     )
 
 
-def list_events(services: Services, asked: ApiRequest[schemas.EventsQuery]) -> Response:
+def list_events(services: Services, request: ApiRequest[schemas.EventsQuery]) -> Response:
     """List verified callbacks, newest first."""
-    query = asked.query
-    filters = event_filters(services, query, asked.bearer)
+    query = request.query
+    filters = event_filters(services, query, request.bearer)
     (after,) = read_cursor(query.cursor, tuple[str]) or (None,)
     found = events.list_events(services.database, filters, query.limit + 1, after)
     return page_response(
-        asked.request,
+        request.http,
         "events",
         found,
         query.limit,
-        show=schemas.event,
+        show=lambda record: shown(record, schemas.Event),
         position=lambda record: (record.id,),
     )
 
 
-def show_event(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Response:
+def show_event(services: Services, request: ApiRequest[schemas.NoQuery]) -> Response:
     """Show a verified callback."""
-    return json_response(schemas.stored_event(_event(services, asked)))
+    return json_response(schemas.stored_event(_event(services, request)))
 
 
-def show_body(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Response:
+def show_body(services: Services, request: ApiRequest[schemas.NoQuery]) -> Response:
     """Give the exact bytes of a callback."""
-    event = _event(services, asked)
+    event = _event(services, request)
     body = events.get_body(services.database, event.id)
     if body is None:
         raise BodyGone(f"the body of {event.id} is kept no longer")
@@ -258,55 +256,52 @@ def show_body(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Respons
     return Response(200, headers, body)
 
 
-def _event(services: Services, asked: ApiRequest[schemas.NoQuery]) -> EventRecord:
-    event = events.get_event(services.database, asked.request.id, asked.bearer.instances)
+def _event(services: Services, request: ApiRequest[schemas.NoQuery]) -> EventRecord:
+    event = events.get_event(services.database, request.http.id, request.bearer.instances)
     if event is None:
-        raise NotFound(f"no event {asked.request.id} is known")
+        raise NotFound(f"no event {request.http.id} is known")
     if not event.key:
         last, times = iso(event.last_received_at), event.deliveries
         raise EventGone(f"of {event.id} only the hash is kept; {times} deliveries, {last}")
     return event
 
 
-def list_instances(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Response:
+def list_instances(services: Services, request: ApiRequest[schemas.NoQuery]) -> Response:
     """List the instances that the token reaches."""
     with services.database.read() as session:
         rows = {str(row["name"]): row for row in registry.list_instances(session)}
     if services.settings.default_keys:
         rows.setdefault(DEFAULT_INSTANCE, {"name": DEFAULT_INSTANCE})
-    reached = [rows[name] for name in sorted(rows) if asked.bearer.may_see(name)]
+    reached = [rows[name] for name in sorted(rows) if request.bearer.may_see(name)]
     return json_response({"instances": [schemas.instance(row) for row in reached]})
 
 
-def list_submissions(services: Services, asked: ApiRequest[schemas.InstancesQuery]) -> Response:
+def list_submissions(services: Services, request: ApiRequest[schemas.InstancesQuery]) -> Response:
     """List uploads and downloads with unknown result: they were cut off while they were sent."""
-    require_instance(asked.bearer, asked.query.instance)
-    reached = queries.reachable(asked.query.instance, asked.bearer.instances)
+    require_instance(request.bearer, request.query.instance)
+    reached = queries.reachable(request.query.instance, request.bearer.instances)
     rows = submissions.list_unclear(services.database, services.settings, services.clock, reached)
-    return json_response({"submissions": [schemas.submission(row) for row in rows]})
+    return json_response({"submissions": [shown(row, schemas.Submission) for row in rows]})
 
 
-def dismiss(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Response:
+def dismiss(services: Services, request: ApiRequest[schemas.NoQuery]) -> Response:
     """Look no longer for the job of a submission with unknown result."""
-    bearer, id_ = asked.bearer, asked.request.id
+    bearer, id_ = request.bearer, request.http.id
     require_scope(bearer, "operate")
     with services.database.write() as session:
         row = submissions.dismiss_submission(session, id_, bearer.instances)
         if row is None:
             raise NotFound(f"no open submission {id_}")
-        subject, at = f"{row.instance}/{id_}", services.clock()
-        audit.record(
-            session, at=at, actor=bearer.name, action="submission.dismiss", subject=subject
-        )
-    return json_response(schemas.submission(row))
+        subject = f"{row.instance}/{id_}"
+        record_action(services, bearer, session, "submission.dismiss", subject)
+    return json_response(shown(row, schemas.Submission))
 
 
-def show_summary(services: Services, asked: ApiRequest[schemas.NoQuery]) -> Response:
+def show_summary(services: Services, request: ApiRequest[schemas.NoQuery]) -> Response:
     """Count what an operator looks at first."""
     now, overdue_after = services.clock(), services.settings.overdue_after
-    counts = summary(services.database, asked.bearer.instances, now, overdue_after)
-    shown = {**msgspec.structs.asdict(counts), "last_callback_at": iso(counts.last_callback_at)}
-    return json_response(shown)
+    counts = summary(services.database, request.bearer.instances, now, overdue_after)
+    return json_response(shown(counts, schemas.Summary))
 
 
 # --- the document

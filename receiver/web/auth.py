@@ -1,7 +1,9 @@
-"""Who asks, and what their token allows."""
+"""Who asks, what their token allows, and what they did."""
 
 from collections.abc import Sequence
 
+from receiver.database import audit
+from receiver.database.engine import Session
 from receiver.errors import Forbidden, Unauthenticated
 from receiver.instances import tokens
 from receiver.instances.tokens import Bearer, Scope
@@ -51,3 +53,17 @@ def require_scope(bearer: Bearer, scope: Scope) -> None:
     """Raise Forbidden if the token's scope is another; `operate` includes `read`."""
     if bearer.scope not in (scope, "operate"):
         raise Forbidden(f"this needs a token of the scope {scope}")
+
+
+def record_action(
+    services: Services,
+    bearer: Bearer,
+    session: Session,
+    action: str,
+    subject: str,
+    *,
+    detail: str = "",
+) -> None:
+    """Record in the audit what a bearer does, last in the transaction that does it."""
+    entry = {"actor": bearer.name, "action": action, "subject": subject, "detail": detail}
+    audit.record(session, at=services.clock(), **entry)

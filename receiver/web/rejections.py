@@ -4,20 +4,19 @@ from functools import partial
 
 from receiver.callbacks import rejections
 from receiver.callbacks.quarantine import AllKeys, Quarantine
-from receiver.database import audit
 from receiver.database.engine import Session
 from receiver.database.models import Rejection
 from receiver.instances.tokens import Bearer
 from receiver.jobs.summary import rejections_by_reason
 from receiver.web import Services, schemas
-from receiver.web.auth import require_instance, require_scope
+from receiver.web.auth import record_action, require_instance, require_scope
 from receiver.web.http import Response, json_response, page_response, read_cursor, read_time
 from receiver.web.routes import ApiRequest
 
 
-def list_rejections(services: Services, asked: ApiRequest[schemas.RejectionsQuery]) -> Response:
+def list_rejections(services: Services, request: ApiRequest[schemas.RejectionsQuery]) -> Response:
     """List deliveries that were rejected for their signature, newest first."""
-    query, bearer = asked.query, asked.bearer
+    query, bearer = request.query, request.bearer
     require_instance(bearer, query.instance)
     filters = rejections.RejectionFilters(
         instances=query.instance,
@@ -35,19 +34,21 @@ def list_rejections(services: Services, asked: ApiRequest[schemas.RejectionsQuer
         last_hour = rejections_by_reason(session, bearer.instances, services.clock())
     cause = {record.id: text for record, text in zip(found, causes, strict=True)}
     return page_response(
-        asked.request,
+        request.http,
         "rejections",
         found,
         query.limit,
-        show=lambda record: schemas.rejection(record, cause[record.id]),
+        show=lambda record: schemas.shown(
+            record, schemas.Rejection, id=str(record.id), diagnosis=cause[record.id]
+        ),
         position=lambda record: (record.at, record.id),
         last_hour=last_hour,
     )
 
 
-def verify_again(services: Services, asked: ApiRequest[schemas.InstancesQuery]) -> Response:
+def verify_again(services: Services, request: ApiRequest[schemas.InstancesQuery]) -> Response:
     """Verify quarantined deliveries with the keys there are now; those that are right enter."""
-    bearer, named = asked.bearer, asked.query.instance
+    bearer, named = request.bearer, request.query.instance
     require_scope(bearer, "operate")
     require_instance(bearer, named)
     only = frozenset(named) if named else bearer.instances
@@ -65,11 +66,5 @@ def record_entry(
     services: Services, bearer: Bearer, session: Session, refused: Rejection, event: str
 ) -> None:
     """Record in the audit who had a rejected delivery verified again, which is an event by now."""
-    audit.record(
-        session,
-        at=services.clock(),
-        actor=bearer.name,
-        action="refusal.verify",
-        subject=f"{refused.instance}/{event}",
-        detail=f"rejected as {refused.reason}",
-    )
+    subject, detail = f"{refused.instance}/{event}", f"rejected as {refused.reason}"
+    record_action(services, bearer, session, "refusal.verify", subject, detail=detail)

@@ -17,7 +17,6 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.routing import Rule
 
-from receiver.database import audit
 from receiver.errors import (
     NotFound,
     Overloaded,
@@ -32,11 +31,10 @@ from receiver.jobs.job import Job
 from receiver.jobs.projection import NewObservation, facts_of
 from receiver.jobs.queries import Filters, JobRecord, find_jobs, list_jobs
 from receiver.openconnectors import client, shapes
-from receiver.openconnectors.client import Answer
 from receiver.openconnectors.notifications import Notification, document, json_text
 from receiver.reconcile import claims
 from receiver.web import Services, exchange
-from receiver.web.auth import authenticate, require_scope
+from receiver.web.auth import authenticate, record_action, require_scope
 from receiver.web.exchange import Caller, Question, Reply, json_page, json_response, respond
 from receiver.web.submissions import Submitter, note_fetched, observe, read_status
 
@@ -205,7 +203,7 @@ class Relay:
                 return self._stored_jobs(question)
             raise
         with suppress(UpstreamNonsense):
-            for job in client.read_jobs(Answer(body or b"", None, "")):
+            for job in client.read_jobs(body or b""):
                 self._observe_news(question, job, "found in the vendor's job list", asked_at)
         return respond(reply, question)
 
@@ -225,10 +223,9 @@ class Relay:
 
     def _cancel(self, question: Question) -> Response:
         """Ask the vendor to end a job."""
-        subject, now = f"{question.instance}/{question.job}", self._services.clock()
-        actor = question.caller.bearer.name
+        subject, bearer = f"{question.instance}/{question.job}", question.caller.bearer
         with self._services.database.write() as session:
-            audit.record(session, at=now, actor=actor, action="cancel", subject=subject)
+            record_action(self._services, bearer, session, "cancel", subject)
         reply, _ = self._learn(question, "answer to a cancel")
         return respond(reply, question)
 

@@ -29,7 +29,7 @@ Q = TypeVar("Q", bound=Struct)
 class ApiRequest(Generic[Q]):
     """A request whose token and parameters are right."""
 
-    request: Request
+    http: Request
     bearer: Bearer
     query: Q
 
@@ -87,9 +87,9 @@ def route(
 def find_route(routes: Sequence[Route], method: str, path: str) -> tuple[Route, str] | None:
     """Return the route of a request and the id in its path."""
     if path.startswith(BASE):
-        for each in routes:
-            if each.method == method and (match := each.pattern.fullmatch(path)):
-                return each, match[1]
+        for route_ in routes:
+            if route_.method == method and (match := route_.pattern.fullmatch(path)):
+                return route_, match[1]
     return None
 
 
@@ -100,13 +100,12 @@ def blueprint(routes: Sequence[Route]) -> Blueprint:
     """Return Flask's rules for routes."""
     made = Blueprint("api", __name__, url_prefix=BASE)
     places = threading.BoundedSemaphore(MAX_HELD)
-    for each in routes:
-        rule = each.path.replace("{id}", "<string:id_>")
+    for route_ in routes:
         made.add_url_rule(
-            rule,
-            each.name,
-            _flask_view(each, places),
-            methods=[each.method],
+            route_.path.replace("{id}", "<string:id_>"),
+            route_.name,
+            _flask_view(route_, places),
+            methods=[route_.method],
             provide_automatic_options=False,
         )
     return made
@@ -125,15 +124,15 @@ def _flask_view(route_: Route, places: threading.BoundedSemaphore) -> Callable[.
 
 def current_request() -> Request:
     """Return Flask's current request."""
-    asked = flask.request
-    asked.max_content_length = MAX_BODY_BYTES
+    request = flask.request
+    request.max_content_length = MAX_BODY_BYTES
     return Request(
-        path=asked.path,
-        query=asked.query_string.decode("latin-1"),
-        authorization=asked.headers.get("Authorization"),
-        if_none_match=asked.headers.get("If-None-Match"),
-        peer=asked.remote_addr or "",
-        body=asked.get_data() if asked.method in ("POST", "PATCH") else b"",
+        path=request.path,
+        query=request.query_string.decode("latin-1"),
+        authorization=request.headers.get("Authorization"),
+        if_none_match=request.headers.get("If-None-Match"),
+        peer=request.remote_addr or "",
+        body=request.get_data() if request.method in ("POST", "PATCH") else b"",
     )
 
 

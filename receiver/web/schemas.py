@@ -1,23 +1,24 @@
 """What the API takes and gives: the structures behind its OpenAPI document."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import fields
 
 from receiver.callbacks.events import EventRecord
-from receiver.callbacks.rejections import RejectionRecord
-from receiver.database.models import Submission as SubmissionRow
 from receiver.jobs.job import Outcome
 from receiver.jobs.shown import Job, Time
-from receiver.jobs.timeline import Entry
 from receiver.lib.clock import iso
 from receiver.openconnectors.notifications import Kind, Source
+
+M = TypeVar("M", bound=Struct)
 
 BYTES = "application/octet-stream"
 MAX_LIMIT = 1000
 MAX_WAIT_SECONDS = 60
+_TIMES = (Time, Time | None)
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="How many at most")]
 Cursor = Annotated[str, Meta(description="`next` of the page before")]
@@ -272,63 +273,25 @@ class Summary(Struct):
     last_callback_at: Time | None
 
 
-def submission(row: SubmissionRow) -> Submission:
-    """Show a submission."""
-    return Submission(
-        row.id,
-        row.instance,
-        str(iso(row.at)),
-        row.object,
-        row.file,
-        row.submitted,
-        row.submitted_by,
-    )
+def shown(record: object, model: type[M], **others: object) -> M:
+    """Show a record by a model whose names it has, its times (ms) as the API writes them.
 
-
-def timeline_entry(entry: Entry) -> TimelineEntry:
-    """Show an entry of a job's timeline."""
-    at = str(iso(entry.at))
-    return TimelineEntry(at, entry.source, entry.status, entry.changed, entry.note, entry.event)
-
-
-def event(record: EventRecord) -> Event:
-    """Show an event."""
-    return Event(
-        record.id,
-        record.instance,
-        record.kind,
-        record.job,
-        str(iso(record.received_at)),
-        str(iso(record.last_received_at)),
-        record.deliveries,
-        record.key,
-        record.size,
-        record.sha256,
-        record.webhook_id,
-    )
+    others -- the fields that it has otherwise, or not at all.
+    """
+    for field in fields(model):
+        if field.name not in others:
+            value = getattr(record, field.name)
+            others[field.name] = iso(value) if field.type in _TIMES else value
+    return model(**others)
 
 
 def stored_event(record: EventRecord) -> StoredEvent:
     """Show an event with what came with its body."""
     headers = msgspec.json.decode(record.headers or "null", type=dict[str, str] | None)
-    facts = msgspec.structs.asdict(event(record))
-    return StoredEvent(**facts, headers=headers, peer=record.peer)
+    return shown(record, StoredEvent, headers=headers)
 
 
 def instance(row: Mapping[str, Any]) -> Instance:
     """Show an instance; one of the environment alone has no row of its own."""
     vendor_secrets = bool(row.get("vendor_secrets"))
     return Instance(row["name"], row.get("hub"), row.get("keys", 0), vendor_secrets)
-
-
-def rejection(record: RejectionRecord, diagnosis: str) -> Rejection:
-    """Show a rejected delivery."""
-    return Rejection(
-        str(record.id),
-        str(iso(record.at)),
-        record.instance,
-        record.reason,
-        record.peer,
-        record.size,
-        diagnosis,
-    )

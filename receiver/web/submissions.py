@@ -7,7 +7,6 @@ import msgspec
 import structlog
 from flask import Response, request
 
-from receiver.database import audit
 from receiver.errors import (
     BadParameter,
     BodyTooLarge,
@@ -20,11 +19,12 @@ from receiver.errors import (
 from receiver.jobs import queries
 from receiver.jobs.projection import NewObservation
 from receiver.openconnectors import client, shapes
-from receiver.openconnectors.client import UPLOAD_SECONDS, Answer
+from receiver.openconnectors.client import UPLOAD_SECONDS
 from receiver.openconnectors.notifications import UNSTORABLE, Notification, document
 from receiver.openconnectors.shapes import CALLBACK_URL_HEADER
 from receiver.reconcile.submissions import begin_submission, end_submission
 from receiver.web import Services, exchange
+from receiver.web.auth import record_action
 from receiver.web.exchange import Caller, Question, respond
 from receiver.web.uploads import count_upload, form_field
 
@@ -129,14 +129,10 @@ class Submitter:
         with self._services.database.write() as session:
             id_ = begin_submission(session, submission)
             # Not the file's name, which may be about people: nothing erases the audit.
-            audit.record(
-                session,
-                at=facts.submitted_at or 0,
-                actor=caller.bearer.name,
-                action="upload" if facts.direction == "UPLOAD" else "download",
-                subject=f"{caller.instance}/{facts.object or ''}",
-                detail=f"submission {id_}",
-            )
+            action = "upload" if facts.direction == "UPLOAD" else "download"
+            subject, detail = f"{caller.instance}/{facts.object or ''}", f"submission {id_}"
+            who = self._services, caller.bearer
+            record_action(*who, session, action, subject, detail=detail)
             return id_
 
     def _end(self, submission: str, state: str) -> None:
@@ -170,7 +166,7 @@ def note_fetched(services: Services, instance: str, job: str) -> None:
 def read_status(body: bytes | None, job: str | None = None) -> Notification | None:
     """Read where a job stands; None if an answer does not tell, or is no answer to that."""
     try:
-        return client.read_status(Answer(body or b"", None, ""), job)
+        return client.read_status(body or b"", job)
     except UpstreamNonsense:
         return None
 

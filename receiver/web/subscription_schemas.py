@@ -8,19 +8,16 @@ from msgspec.structs import asdict
 
 from receiver.jobs.job import Outcome
 from receiver.jobs.shown import Time
-from receiver.lib.clock import iso
 from receiver.settings import INSTANCE_NAME
 from receiver.subscriptions import registry
 from receiver.subscriptions.log import DeliveryRecord
 from receiver.subscriptions.registry import Format, Subject
-from receiver.web.schemas import Cursor, Limit, Moment, Word
+from receiver.web.schemas import Cursor, Limit, Moment, Word, shown
 
 Subjects = Annotated[list[Subject], Meta(min_length=1)]
 # Each callback is compared with all of them, and a database takes so many values at once.
 Names = Annotated[list[Word], Meta(max_length=100)]
 Url = Annotated[str, Meta(max_length=2000)]
-
-_TIMES = ("created_at", "disabled_at", "failing_since")
 
 
 class DeliveriesQuery(Struct, forbid_unknown_fields=True):
@@ -144,14 +141,10 @@ class Retried(Struct):
 
 def show(one: registry.Subscription) -> Subscription:
     """Show a subscription."""
-    facts = one.shown()
-    times = {name: iso(value) for name, value in facts.items() if name in _TIMES}
-    return msgspec.convert({**facts, **times}, Subscription)
+    return shown(one, Subscription, **asdict(one.choice))
 
 
 def show_delivery(record: DeliveryRecord) -> Delivery:
     """Show a delivery to a subscription."""
-    attempts = [{**asdict(attempt), "at": iso(attempt.at)} for attempt in record.attempts]
-    times = {"at": iso(record.at), "next_at": iso(record.next_at)}
-    facts = {**asdict(record), **times, "id": str(record.id), "attempts": attempts}
-    return msgspec.convert(facts, Delivery)
+    attempts = [shown(attempt, Attempt) for attempt in record.attempts]
+    return shown(record, Delivery, id=str(record.id), attempts=attempts)

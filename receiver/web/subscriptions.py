@@ -8,7 +8,6 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
-from receiver.database import audit
 from receiver.database.engine import Session, database_time
 from receiver.errors import Forbidden, NotFound
 from receiver.instances.tokens import Bearer
@@ -17,7 +16,7 @@ from receiver.subscriptions.changes import test_message
 from receiver.subscriptions.registry import Subscription
 from receiver.web import Services
 from receiver.web import subscription_schemas as shapes
-from receiver.web.auth import require_scope
+from receiver.web.auth import record_action, require_scope
 from receiver.web.http import (
     Response,
     json_response,
@@ -57,54 +56,55 @@ def _require_reach(bearer: Bearer, one: Subscription) -> None:
         raise Forbidden("limit the subscription to instances that the token reaches")
 
 
-def list_subscriptions(services: Services, asked: ApiRequest[NoQuery]) -> Response:
+def list_subscriptions(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """List subscriptions, without their secrets."""
     with services.database.read() as session:
-        found = reached(session, asked.bearer)
+        found = reached(session, request.bearer)
     return json_response(shapes.Subscriptions(list(map(shapes.show, found))))
 
 
-def show_subscription(services: Services, asked: ApiRequest[NoQuery]) -> Response:
+def show_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """Show a subscription."""
     with services.database.read() as session:
-        one = the_subscription(session, asked.bearer, asked.request.id)
+        one = the_subscription(session, request.bearer, request.http.id)
     return json_response(shapes.show(one))
 
 
-def add_subscription(services: Services, asked: ApiRequest[NoQuery]) -> Response:
+def add_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """Add a subscription; its secret is shown this once."""
-    require_scope(asked.bearer, "operate")
-    sent = read_json(asked.request, shapes.NewSubscription)
+    require_scope(request.bearer, "operate")
+    sent = read_json(request.http, shapes.NewSubscription)
     with services.database.write() as session:
         now = database_time(session, services.clock)
         choice = msgspec.convert(sent, registry.Choice, from_attributes=True)
         one = Subscription(
             name=sent.name, url=sent.url, format=sent.format, choice=choice, created_at=now
         )
-        _require_reach(asked.bearer, one)
+        _require_reach(request.bearer, one)
         key = sent.routing_key.encode() if sent.routing_key else None
         used = services.secret_box, services.safe_http
         secret = registry.add_subscription(session, *used, one, key)
-        note(services, asked.bearer, session, "subscription.add", one.name)
+        record_action(services, request.bearer, session, "subscription.add", one.name)
     shown = asdict(shapes.show(one))
     return json_response(shapes.NewSecret(**shown, secret=secret or None))
 
 
-def change_subscription(services: Services, asked: ApiRequest[NoQuery]) -> Response:
+def change_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """Change what is sent named of a subscription; `enabled` has it send again, or no more."""
-    sent = read_json(asked.request, shapes.SubscriptionChange)
+    sent = read_json(request.http, shapes.SubscriptionChange)
     with services.database.write() as session:
-        one = the_subscription(session, asked.bearer, asked.request.id)
+        one = the_subscription(session, request.bearer, request.http.id)
         named = {field: value for field, value in asdict(sent).items() if value is not UNSET}
         changed = ", ".join(sorted(named))
         enabled, url = named.pop("enabled", None), named.pop("url", None)
         choice = msgspec.structs.replace(one.choice, **named)
-        _require_reach(asked.bearer, msgspec.structs.replace(one, choice=choice))
+        _require_reach(request.bearer, msgspec.structs.replace(one, choice=choice))
         if named or url is not None:
             registry.change_subscription(session, services.safe_http, one.name, choice, url)
         if enabled is not None:
             switch(services, session, one.name, enabled=enabled)
-        note(services, asked.bearer, session, "subscription.change", one.name, detail=changed)
+        action = "subscription.change"
+        record_action(services, request.bearer, session, action, one.name, detail=changed)
         one = registry.get_subscription(session, one.name)
     return json_response(shapes.show(one))
 
@@ -117,40 +117,40 @@ def switch(services: Services, session: Session, name: str, *, enabled: bool) ->
         registry.disable(session, name, "operator", database_time(session, services.clock))
 
 
-def remove_subscription(services: Services, asked: ApiRequest[NoQuery]) -> Response:
+def remove_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """Remove a subscription; what waits for it is cancelled."""
     with services.database.write() as session:
-        one = the_subscription(session, asked.bearer, asked.request.id)
+        one = the_subscription(session, request.bearer, request.http.id)
         registry.remove_subscription(session, one.name)
-        note(services, asked.bearer, session, "subscription.remove", one.name)
+        record_action(services, request.bearer, session, "subscription.remove", one.name)
     return json_response(shapes.show(one))
 
 
-def rotate_secret(services: Services, asked: ApiRequest[NoQuery]) -> Response:
+def rotate_secret(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """Make a new secret, shown this once; for 24 hours the one before it signs, too."""
     with services.database.write() as session:
-        one = the_subscription(session, asked.bearer, asked.request.id)
+        one = the_subscription(session, request.bearer, request.http.id)
         now = database_time(session, services.clock)
         secret = registry.rotate_secret(session, services.secret_box, one.name, now)
-        note(services, asked.bearer, session, "subscription.rotate", one.name)
+        record_action(services, request.bearer, session, "subscription.rotate", one.name)
     return json_response(shapes.NewSecret(**asdict(shapes.show(one)), secret=secret))
 
 
-def test_subscription(services: Services, asked: ApiRequest[NoQuery]) -> Response:
+def test_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """Send a signed test message now, and give the answer to it."""
     with services.database.read() as session:
-        one = the_subscription(session, asked.bearer, asked.request.id)
+        one = the_subscription(session, request.bearer, request.http.id)
     attempt = services.sender.send(test_message(one, services.clock()))
     answer = attempt.answer.decode("utf-8", "replace")
     return json_response(shapes.Tested(attempt.delivered, attempt.status, attempt.error, answer))
 
 
-def list_deliveries(services: Services, asked: ApiRequest[shapes.DeliveriesQuery]) -> Response:
+def list_deliveries(services: Services, request: ApiRequest[shapes.DeliveriesQuery]) -> Response:
     """List what was sent to subscriptions, newest first, each with its attempts."""
-    query = asked.query
+    query = request.query
     (before,) = read_cursor(query.cursor, tuple[int]) or (None,)
     with services.database.read() as session:
-        names = _named(session, asked.bearer, query.subscription)
+        names = _named(session, request.bearer, query.subscription)
         only_failed, limit = query.failed, query.limit + 1
         found = log.list_deliveries(
             session,
@@ -158,10 +158,10 @@ def list_deliveries(services: Services, asked: ApiRequest[shapes.DeliveriesQuery
             only_failed=only_failed,
             limit=limit,
             before=before,
-            visible=asked.bearer.instances,
+            visible=request.bearer.instances,
         )
     return page_response(
-        asked.request,
+        request.http,
         "deliveries",
         found,
         query.limit,
@@ -170,37 +170,31 @@ def list_deliveries(services: Services, asked: ApiRequest[shapes.DeliveriesQuery
     )
 
 
-def retry_delivery(services: Services, asked: ApiRequest[NoQuery]) -> Response:
+def retry_delivery(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """Send a delivery again, with the same webhook-id."""
-    if not asked.request.id.isdecimal() or int(asked.request.id) >= 2**63:
-        raise NotFound(f"there is no delivery {asked.request.id}")
-    id_ = int(asked.request.id)
+    if not request.http.id.isdecimal() or int(request.http.id) >= 2**63:
+        raise NotFound(f"there is no delivery {request.http.id}")
+    id_ = int(request.http.id)
     with services.database.write() as session:
-        name = log.get_delivery(session, id_, asked.bearer.instances)
-        the_subscription(session, asked.bearer, name)
+        name = log.get_delivery(session, id_, request.bearer.instances)
+        the_subscription(session, request.bearer, name)
         log.retry_one(session, id_, database_time(session, services.clock))
-        note(services, asked.bearer, session, "delivery.retry", str(id_))
+        record_action(services, request.bearer, session, "delivery.retry", str(id_))
     return json_response(shapes.Retried(1))
 
 
-def retry_deliveries(services: Services, asked: ApiRequest[shapes.RetryQuery]) -> Response:
+def retry_deliveries(services: Services, request: ApiRequest[shapes.RetryQuery]) -> Response:
     """Send all again that failed or were cancelled since then; `dry_run` only counts them."""
-    query, since = asked.query, read_time(asked.query.since) or 0
-    visible = asked.bearer.instances
+    query, since = request.query, read_time(request.query.since) or 0
+    visible = request.bearer.instances
     with services.database.write() as session:
-        names = _named(session, asked.bearer, query.subscription)
+        names = _named(session, request.bearer, query.subscription)
         if query.dry_run:
             return json_response(shapes.Retried(log.count_failed(session, names, since, visible)))
         now = database_time(session, services.clock)
         number = log.retry_failed(session, names, since, now, visible)
-        note(
-            services,
-            asked.bearer,
-            session,
-            "delivery.retry",
-            ", ".join(names),
-            detail=f"{number} failed",
-        )
+        subject, detail = ", ".join(names), f"{number} failed"
+        record_action(services, request.bearer, session, "delivery.retry", subject, detail=detail)
     return json_response(shapes.Retried(number))
 
 
@@ -209,14 +203,6 @@ def _named(session: Session, bearer: Bearer, name: str | UnsetType) -> list[str]
     if named is not None:
         return [the_subscription(session, bearer, named).name]
     return [one.name for one in reached(session, bearer)]
-
-
-def note(
-    services: Services, bearer: Bearer, session: Session, action: str, subject: str, **detail: str
-) -> None:
-    """Record in the audit what is done, last in the transaction that does it."""
-    entry = {"actor": bearer.name, "action": action, "subject": subject, **detail}
-    audit.record(session, at=services.clock(), **entry)
 
 
 _ONE = "/subscriptions/{id}"

@@ -8,15 +8,13 @@ from flask import Response, request, url_for
 
 from receiver.callbacks.quarantine import Quarantine
 from receiver.callbacks.trigger import send_test
-from receiver.database import audit
-from receiver.database.engine import Session
 from receiver.errors import CredentialError, NotFound
 from receiver.instances import keys as signature_keys
 from receiver.jobs.job import UNDER_WAY
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES
 from receiver.web import Services
 from receiver.web.api import close_job
-from receiver.web.auth import require_instance
+from receiver.web.auth import record_action, require_instance
 from receiver.web.dashboard.instances import InstanceView, the_instance
 from receiver.web.dashboard.job import the_job
 from receiver.web.dashboard.pages import Caller, blueprint, page
@@ -178,7 +176,7 @@ def retire_key(services: Services, caller: Caller, name: str, key: str) -> Actio
     def run() -> str:
         with services.database.write() as session:
             signature_keys.retire_key(session, key, name, services.clock())
-            _note(services, caller, session, action="key.retire", subject=f"{name}/{key}")
+            record_action(services, caller.bearer, session, "key.retire", f"{name}/{key}")
         return f"{key} is retired: callbacks signed with it are rejected."
 
     last = " It is the last one: every callback will be rejected." if len(active) == 1 else ""
@@ -256,7 +254,7 @@ def add_key(services: Services, caller: Caller, name: str) -> Response:
                 session, services.secret_box, name, secret, services.clock()
             )
             shared = signature_keys.shared_with(session, services.secret_box, name, secret)
-            _note(services, caller, session, action="key.add", subject=f"{name}/{key}")
+            record_action(services, caller.bearer, session, "key.add", f"{name}/{key}")
     except CredentialError as error:
         return page("add_key.html", 409, instance=instance, error=str(error))
     notice = f"{key} is accepted from now on, beside the others."
@@ -275,12 +273,7 @@ def _page(instance: InstanceView) -> str:
 
 def _record(services: Services, caller: Caller, action: str, subject: str, detail: str) -> None:
     with services.database.write() as session:
-        _note(services, caller, session, action=action, subject=subject, detail=detail)
-
-
-def _note(services: Services, caller: Caller, session: Session, **entry: str) -> None:
-    """Record in the audit what is done, last in the transaction that does it."""
-    audit.record(session, at=services.clock(), actor=caller.bearer.name, **entry)
+        record_action(services, caller.bearer, session, action, subject, detail=detail)
 
 
 def _quarantine(services: Services) -> Quarantine:

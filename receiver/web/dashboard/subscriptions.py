@@ -9,11 +9,12 @@ from receiver.lib.clock import DAY_MS
 from receiver.subscriptions import log
 from receiver.subscriptions.changes import test_message
 from receiver.web import Services
+from receiver.web.auth import record_action
 from receiver.web.dashboard.actions import Action, action_page
 from receiver.web.dashboard.formatting import counted
 from receiver.web.dashboard.pages import Caller, blueprint, link, page
 from receiver.web.dashboard.sign_in import require_operator
-from receiver.web.subscriptions import note, reached, switch, the_subscription
+from receiver.web.subscriptions import reached, switch, the_subscription
 
 PAGE = 50
 RETRIED_MS = 7 * DAY_MS
@@ -100,7 +101,7 @@ def switch_subscription(services: Services, caller: Caller, name: str) -> Action
     def run() -> str:
         with services.database.write() as session:
             switch(services, session, name, enabled=enables)
-            note(services, caller.bearer, session, f"subscription.{verb}", name)
+            record_action(services, caller.bearer, session, f"subscription.{verb}", name)
         return f"{name} is {verb}d."
 
     says = (
@@ -124,7 +125,8 @@ def retry_failed(services: Services, caller: Caller, name: str) -> Action:
         with services.database.write() as session:
             now = database_time(session, services.clock)
             sent = log.retry_failed(session, [name], since, now, caller.bearer.instances)
-            note(services, caller.bearer, session, "delivery.retry", name, detail=f"{sent} failed")
+            detail = f"{sent} failed"
+            record_action(services, caller.bearer, session, "delivery.retry", name, detail=detail)
         return f"Sent again: {counted(sent, *_NOUN)}."
 
     says = (
@@ -145,7 +147,7 @@ def retry_one(services: Services, caller: Caller, name: str, id: int) -> Action:
             named = log.get_delivery(session, id, caller.bearer.instances)
             the_subscription(session, caller.bearer, named)
             log.retry_one(session, id, database_time(session, services.clock))
-            note(services, caller.bearer, session, "delivery.retry", str(id))
+            record_action(services, caller.bearer, session, "delivery.retry", str(id))
         return f"Delivery {id} is sent again."
 
     says = ("It is sent with the same webhook-id, to the URL of now.",)
