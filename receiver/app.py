@@ -37,12 +37,12 @@ from receiver.outbound.sender import Sender, Signer
 from receiver.reconcile.reconciler import CHECK_SECONDS, Reconciler
 from receiver.settings import Settings
 from receiver.subscriptions import registry as subscriptions
-from receiver.web import Services, callbacks, ops, problems, request_log, routes
-from receiver.web.api import ROUTES
+from receiver.web import Services, callbacks, ops, problems, request_log
+from receiver.web.api import ROUTES, routes
 from receiver.web.dashboard import blueprint as dashboard
-from receiver.web.measuring import Measurements
-from receiver.web.relay import Relay
-from receiver.web.results import Results
+from receiver.web.ops import Measurements
+from receiver.web.relay.relay import Relay
+from receiver.web.relay.results import Results
 
 APP_LOAD_ERROR = 4  # gunicorn gives up on this exit code of a worker, instead of trying for ever
 

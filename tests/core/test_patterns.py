@@ -19,7 +19,12 @@ ROOT = Path(receiver.__file__).parent
 METHODS = ("search", "match", "fullmatch", "split", "sub", "findall", "finditer")
 # Put together where they are used: of a file's delimiter, which is tried as a whole below, and of
 # our own paths' segments, which read a request's target of four kilobytes at most.
-BUILT = {"lib/records.py", "openconnectors/shapes.py", "web/asgi/connection.py", "web/routes.py"}
+BUILT = {
+    "lib/records.py",
+    "openconnectors/shapes.py",
+    "web/asgi/connection.py",
+    "web/api/routes.py",
+}
 SIZE = examples(2_000_000)  # characters
 PROCESSOR_SECONDS = (
     20  # for one text: a linear pattern takes a tenth of one, a quadratic one minutes

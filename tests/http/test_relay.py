@@ -29,7 +29,7 @@ from receiver.database.models.outbound import OutboundDelivery
 from receiver.instances import tokens
 from receiver.openconnectors import sandbox
 from receiver.openconnectors.client import Upstream
-from receiver.web.exchange import MAX_READ
+from receiver.web.relay.exchange import MAX_READ
 
 CALLBACK = "Elements-Async-Callback-Url"
 OBJECTS = ["activities", "contact", "campaign", "list", "account"]
@@ -332,8 +332,8 @@ def test_a_redirect_to_another_host_is_told_and_not_followed(relay, to):
 
 
 def test_a_slow_vendor_is_not_waited_for_without_end(relay, monkeypatch):
-    monkeypatch.setattr("receiver.web.exchange.SECONDS", 0.2)
-    monkeypatch.setattr("receiver.web.submissions.UPLOAD_SECONDS", 0.2)
+    monkeypatch.setattr("receiver.web.relay.exchange.SECONDS", 0.2)
+    monkeypatch.setattr("receiver.web.relay.submissions.UPLOAD_SECONDS", 0.2)
     relay.faults(slow=30)
     expect_vendors_error(relay.vendors("GET", "/objects"), 504, "did not answer: it took too long")
     expect_vendors_error(relay.upload(), 504, "look at GET /bulk/jobs before you send again")
@@ -412,7 +412,7 @@ def test_a_database_that_cannot_write_stops_an_upload_before_the_vendor(relay, m
     def down(*_: object, **__: object) -> None:
         raise StoreUnavailable("down")
 
-    monkeypatch.setattr("receiver.web.submissions.begin_submission", down)
+    monkeypatch.setattr("receiver.web.relay.submissions.begin_submission", down)
     answer = relay.upload()
     expect_vendors_error(answer, 503)
     assert int(answer.headers["Retry-After"]) > 0

@@ -24,7 +24,7 @@ from receiver.instances.encryption import SecretBox
 from receiver.lib.clock import now_ms
 from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings
-from receiver.web.measuring import Measurements
+from receiver.web.ops import Measurements
 
 GROWING = ("jobs", "events", "timeline", "audit", "submissions", "outbound_deliveries")
 # Few rows at any time: indexes of those alone which meet a condition.

@@ -33,7 +33,7 @@ from receiver.jobs.timeline import timeline
 from receiver.lib.clock import iso
 from receiver.openconnectors.signatures import SignatureKey, sign
 from receiver.settings import Settings
-from receiver.web.schemas import Job
+from receiver.web.api.schemas import Job
 
 KEY = SignatureKey("k", b"a key that two instances share")
 FERNET = "b" * 43 + "="

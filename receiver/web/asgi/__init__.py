@@ -24,6 +24,7 @@ from receiver.openconnectors.shapes import BASE, WEBHOOK_ID_HEADER
 from receiver.openconnectors.signatures import HEADER
 from receiver.web import Services, request_log
 from receiver.web.api import ROUTES
+from receiver.web.api.routes import find_route
 from receiver.web.asgi.messages import (
     Headers,
     Receive,
@@ -42,7 +43,6 @@ from receiver.web.callbacks import answer_receipt
 from receiver.web.http import Request, Response
 from receiver.web.ops import PROBES
 from receiver.web.problems import response_to
-from receiver.web.routes import find_route
 
 T = TypeVar("T")
 

@@ -9,8 +9,9 @@ from receiver.callbacks.diagnosis import why_unreadable
 from receiver.callbacks.events import EventRecord, get_body, get_event, list_events
 from receiver.errors import BodyGone, NotFound
 from receiver.openconnectors.notifications import Kind
-from receiver.web import Services, schemas
-from receiver.web.api import event_filters
+from receiver.web import Services
+from receiver.web.api import schemas
+from receiver.web.api.events import event_filters
 from receiver.web.dashboard.formatting import readable
 from receiver.web.dashboard.pages import Caller, blueprint, download, filled_parameters, link, page
 from receiver.web.dashboard.sign_in import require_session

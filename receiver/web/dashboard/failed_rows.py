@@ -14,8 +14,8 @@ from receiver.web import Services
 from receiver.web.dashboard.job import pages_of_fields, the_job
 from receiver.web.dashboard.pages import Caller, blueprint, download, page
 from receiver.web.dashboard.sign_in import require_session
-from receiver.web.exchange import spooled, upload_place
-from receiver.web.uploads import file_pieces
+from receiver.web.relay.exchange import spooled, upload_place
+from receiver.web.relay.uploads import file_pieces
 
 _FORMATS: dict[str, Format] = {f".{name}": name for name in get_args(Format)}
 

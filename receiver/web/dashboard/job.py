@@ -18,7 +18,8 @@ from receiver.jobs.job import UNDER_WAY
 from receiver.jobs.queries import JobRecord, find_jobs
 from receiver.jobs.record_errors import row_of
 from receiver.jobs.timeline import timeline
-from receiver.web import Services, schemas
+from receiver.web import Services
+from receiver.web.api import schemas
 from receiver.web.auth import require_instance
 from receiver.web.dashboard.formatting import cell, overdue_by
 from receiver.web.dashboard.jobs import CSV_PAGE, csv_text

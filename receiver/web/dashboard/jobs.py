@@ -19,8 +19,10 @@ from receiver.jobs.job import OUTCOMES
 from receiver.jobs.queries import JobRecord, Place, Show, list_jobs, place_of
 from receiver.jobs.shown import Job, as_shown
 from receiver.lib.clock import DAY_MS, iso
-from receiver.web import Services, schemas
-from receiver.web.api import SEARCHED_MS, job_filters
+from receiver.web import Services
+from receiver.web.api import schemas
+from receiver.web.api.events import SEARCHED_MS
+from receiver.web.api.jobs import job_filters
 from receiver.web.auth import require_instance
 from receiver.web.dashboard.formatting import cell
 from receiver.web.dashboard.pages import Caller, blueprint, download, filled_parameters, page

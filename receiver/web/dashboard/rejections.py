@@ -12,13 +12,14 @@ from receiver.callbacks.rejections import RejectionFilters, list_rejections
 from receiver.database.models import Rejection
 from receiver.errors import BodyGone, NotFound
 from receiver.jobs.summary import rejections_by_reason
-from receiver.web import Services, schemas
+from receiver.web import Services
+from receiver.web.api import schemas
+from receiver.web.api.rejections import read_keys
 from receiver.web.auth import require_instance
 from receiver.web.dashboard.formatting import readable
 from receiver.web.dashboard.pages import Caller, blueprint, download, filled_parameters, link, page
 from receiver.web.dashboard.sign_in import require_session
 from receiver.web.http import optional, parameters, read_cursor, write_cursor
-from receiver.web.rejections import read_keys
 
 A_PAGE = 50
 

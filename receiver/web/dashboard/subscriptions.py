@@ -9,12 +9,12 @@ from receiver.lib.clock import DAY_MS
 from receiver.subscriptions import log
 from receiver.subscriptions.changes import test_message
 from receiver.web import Services
+from receiver.web.api.subscriptions import reached, switch, the_subscription
 from receiver.web.auth import record_action
 from receiver.web.dashboard.actions import Action, action_page
 from receiver.web.dashboard.formatting import counted
 from receiver.web.dashboard.pages import Caller, blueprint, link, page
 from receiver.web.dashboard.sign_in import require_operator
-from receiver.web.subscriptions import reached, switch, the_subscription
 
 PAGE = 50
 RETRIED_MS = 7 * DAY_MS

@@ -8,9 +8,9 @@ from msgspec import Struct
 
 from receiver import __version__
 from receiver.jobs.shown import Job
+from receiver.web.api.routes import BASE, Operation
+from receiver.web.api.schemas import BYTES
 from receiver.web.problems import MEDIA_TYPE, Problem
-from receiver.web.routes import BASE, Operation
-from receiver.web.schemas import BYTES
 
 Document: TypeAlias = dict[str, object]
 

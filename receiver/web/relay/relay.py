@@ -33,10 +33,11 @@ from receiver.jobs.queries import Filters, JobRecord, find_jobs, list_jobs
 from receiver.openconnectors import client, shapes
 from receiver.openconnectors.notifications import Notification, document, json_text
 from receiver.reconcile import claims
-from receiver.web import Services, exchange
+from receiver.web import Services
 from receiver.web.auth import authenticate, record_action, require_scope
-from receiver.web.exchange import Caller, Question, Reply, json_page, json_response, respond
-from receiver.web.submissions import Submitter, note_fetched, observe, read_status
+from receiver.web.relay import exchange
+from receiver.web.relay.exchange import Caller, Question, Reply, json_page, json_response, respond
+from receiver.web.relay.submissions import Submitter, note_fetched, observe, read_status
 
 log = structlog.get_logger()
 

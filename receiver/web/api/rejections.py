@@ -8,10 +8,11 @@ from receiver.database.engine import Session
 from receiver.database.models import Rejection
 from receiver.instances.tokens import Bearer
 from receiver.jobs.summary import rejections_by_reason
-from receiver.web import Services, schemas
+from receiver.web import Services
+from receiver.web.api import schemas
+from receiver.web.api.routes import ApiRequest
 from receiver.web.auth import record_action, require_instance, require_scope
 from receiver.web.http import Response, json_response, page_response, read_cursor, read_time
-from receiver.web.routes import ApiRequest
 
 
 def list_rejections(services: Services, request: ApiRequest[schemas.RejectionsQuery]) -> Response:

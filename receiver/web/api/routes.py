@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, get_args, get_type_hints
 
 import flask
 from flask import Blueprint
@@ -67,13 +67,16 @@ class Route(Operation):
 def route(
     path: str,
     view: Callable[[Services, ApiRequest[Q]], Response],
-    query: type[Q],
     content: type[Struct] | None,
     *refusals: int,
     method: str = "GET",
     body: type[Struct] | None = None,
 ) -> Route:
-    """Make a route that checks token and parameters before its view is called."""
+    """Make a route that checks token and parameters before its view is called.
+
+    Which parameters there are, the view's annotation says.
+    """
+    query: type[Q] = get_args(get_type_hints(view)["request"])[0]
 
     def answer(services_: Services, request: Request) -> Response:
         bearer = require(authenticate(services_, request.peer, bearer_token(request)))

@@ -23,10 +23,11 @@ from receiver.openconnectors.client import UPLOAD_SECONDS
 from receiver.openconnectors.notifications import UNSTORABLE, Notification, document
 from receiver.openconnectors.shapes import CALLBACK_URL_HEADER
 from receiver.reconcile.submissions import begin_submission, end_submission
-from receiver.web import Services, exchange
+from receiver.web import Services
 from receiver.web.auth import record_action
-from receiver.web.exchange import Caller, Question, respond
-from receiver.web.uploads import count_upload, form_field
+from receiver.web.relay import exchange
+from receiver.web.relay.exchange import Caller, Question, respond
+from receiver.web.relay.uploads import count_upload, form_field
 
 log = structlog.get_logger()
 

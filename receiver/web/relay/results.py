@@ -9,13 +9,15 @@ from receiver.errors import NotFound, UpstreamRefused
 from receiver.instances import registry
 from receiver.openconnectors import client
 from receiver.openconnectors.shapes import Route
-from receiver.web import Services, exchange, schemas
-from receiver.web.api import RESULT, jobs_called, the_one
+from receiver.web import Services
+from receiver.web.api import RESULT, schemas
+from receiver.web.api.jobs import jobs_called, the_one
+from receiver.web.api.routes import BASE, ApiRequest, current_request
 from receiver.web.auth import authenticate, bearer_token, require
-from receiver.web.exchange import Caller, Question
 from receiver.web.http import optional, parameters
-from receiver.web.routes import BASE, ApiRequest, current_request
-from receiver.web.submissions import note_fetched
+from receiver.web.relay import exchange
+from receiver.web.relay.exchange import Caller, Question
+from receiver.web.relay.submissions import note_fetched
 
 
 class Results:

@@ -15,7 +15,9 @@ from receiver.subscriptions import log, registry
 from receiver.subscriptions.changes import test_message
 from receiver.subscriptions.registry import Subscription
 from receiver.web import Services
-from receiver.web import subscription_schemas as shapes
+from receiver.web.api import subscription_schemas as shapes
+from receiver.web.api.routes import ApiRequest, route
+from receiver.web.api.schemas import NoQuery
 from receiver.web.auth import record_action, require_scope
 from receiver.web.http import (
     Response,
@@ -26,8 +28,6 @@ from receiver.web.http import (
     read_json,
     read_time,
 )
-from receiver.web.routes import ApiRequest, route
-from receiver.web.schemas import NoQuery
 
 
 def may_reach(bearer: Bearer, one: Subscription) -> bool:
@@ -207,38 +207,28 @@ def _named(session: Session, bearer: Bearer, name: str | UnsetType) -> list[str]
 
 _ONE = "/subscriptions/{id}"
 SUBSCRIPTION_ROUTES = (
-    route("/subscriptions", list_subscriptions, NoQuery, shapes.Subscriptions, 403),
+    route("/subscriptions", list_subscriptions, shapes.Subscriptions, 403),
     route(
         "/subscriptions",
         add_subscription,
-        *(NoQuery, shapes.NewSecret, 403, 409),
+        shapes.NewSecret,
+        *(403, 409),
         method="POST",
         body=shapes.NewSubscription,
     ),
-    route(_ONE, show_subscription, NoQuery, shapes.Subscription, 403, 404),
+    route(_ONE, show_subscription, shapes.Subscription, 403, 404),
     route(
         _ONE,
         change_subscription,
-        *(NoQuery, shapes.Subscription, 403, 404),
+        shapes.Subscription,
+        *(403, 404),
         method="PATCH",
         body=shapes.SubscriptionChange,
     ),
-    route(_ONE, remove_subscription, NoQuery, shapes.Subscription, 403, 404, method="DELETE"),
-    route(
-        f"{_ONE}/rotate-secret", rotate_secret, NoQuery, shapes.NewSecret, 403, 404, method="POST"
-    ),
-    route(f"{_ONE}/test", test_subscription, NoQuery, shapes.Tested, 403, 404, method="POST"),
-    route("/deliveries", list_deliveries, shapes.DeliveriesQuery, shapes.DeliveryPage, 403, 404),
-    route(
-        "/deliveries/retry",
-        retry_deliveries,
-        *(shapes.RetryQuery, shapes.Retried, 403, 404),
-        method="POST",
-    ),
-    route(
-        "/deliveries/{id}/retry",
-        retry_delivery,
-        *(NoQuery, shapes.Retried, 403, 404),
-        method="POST",
-    ),
+    route(_ONE, remove_subscription, shapes.Subscription, 403, 404, method="DELETE"),
+    route(f"{_ONE}/rotate-secret", rotate_secret, shapes.NewSecret, 403, 404, method="POST"),
+    route(f"{_ONE}/test", test_subscription, shapes.Tested, 403, 404, method="POST"),
+    route("/deliveries", list_deliveries, shapes.DeliveryPage, 403, 404),
+    route("/deliveries/retry", retry_deliveries, shapes.Retried, 403, 404, method="POST"),
+    route("/deliveries/{id}/retry", retry_delivery, shapes.Retried, 403, 404, method="POST"),
 )

@@ -12,7 +12,7 @@ from receiver.settings import INSTANCE_NAME
 from receiver.subscriptions import registry
 from receiver.subscriptions.log import DeliveryRecord
 from receiver.subscriptions.registry import Format, Subject
-from receiver.web.schemas import Cursor, Limit, Moment, Word, shown
+from receiver.web.api.schemas import Cursor, Limit, Moment, Word, shown
 
 Subjects = Annotated[list[Subject], Meta(min_length=1)]
 # Each callback is compared with all of them, and a database takes so many values at once.

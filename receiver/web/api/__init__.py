@@ -1,0 +1,61 @@
+"""/api/v1: one table of routes, from which Flask, the ASGI application and the document are made.
+
+A view takes the services and a request whose token and parameters are right, and returns a
+response. It knows no web framework.
+"""
+
+from functools import cache
+
+from receiver.jobs.shown import Job
+from receiver.web import Services
+from receiver.web.api import events, instances, jobs, rejections, schemas
+from receiver.web.api.openapi import Document, describe
+from receiver.web.api.routes import Operation, Route, route
+from receiver.web.api.subscriptions import SUBSCRIPTION_ROUTES
+from receiver.web.http import Request, Response, json_response, parameters
+
+
+def show_document(_services: Services, request: Request) -> Response:
+    """Describe this API (OpenAPI 3.1)."""
+    parameters(request.query, schemas.NoQuery)
+    return json_response(_document())
+
+
+@cache
+def _document() -> Document:
+    return describe((*_DOCUMENTED, RESULT))
+
+
+_OF_A_JOB = (403, 404, 409)
+_DOCUMENTED = (
+    route("/jobs", jobs.list_jobs, schemas.JobPage, 403),
+    route("/jobs/{id}", jobs.show_job, Job, *_OF_A_JOB),
+    route("/jobs/{id}/events", jobs.show_timeline, schemas.Timeline, *_OF_A_JOB),
+    route("/jobs/{id}/errors", jobs.list_errors, schemas.ErrorPage, *_OF_A_JOB),
+    route("/jobs/{id}/close", jobs.close_one, Job, *_OF_A_JOB, method="POST"),
+    route("/submissions", instances.list_submissions, schemas.Submissions, 403),
+    route(
+        "/submissions/{id}/dismiss", instances.dismiss, schemas.Submission, 403, 404, method="POST"
+    ),
+    route("/instances", instances.list_instances, schemas.Instances),
+    route("/events", events.list_events, schemas.EventPage, 403),
+    route("/events/{id}", events.show_event, schemas.StoredEvent, 404, 410),
+    route("/events/{id}/body", events.show_body, None, 404, 410),
+    route("/rejections", rejections.list_rejections, schemas.RejectionPage, 403),
+    route(
+        "/rejections/verify-again",
+        rejections.verify_again,
+        schemas.VerifiedAgain,
+        403,
+        method="POST",
+    ),
+    *SUBSCRIPTION_ROUTES,
+    route("/summary", instances.show_summary, schemas.Summary),
+)
+RESULT = Operation(  # which web/relay/results.py answers, piece by piece
+    *("GET", "/jobs/{id}/result", "show_result"),
+    "Give the file of a finished download in its own format, or in the one `Accept` names.",
+    *(schemas.InstanceQuery, None, (*_OF_A_JOB, 502)),
+)
+_OPEN = Route("GET", "/openapi.json", "show_document", "", schemas.NoQuery, None, (), show_document)
+ROUTES = (*_DOCUMENTED, _OPEN)

@@ -1,0 +1,177 @@
+"""Jobs in the API: lists, one job and what happened to it, its failed records, giving it up."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from zlib import crc32
+
+import msgspec
+from werkzeug.http import parse_etags
+
+from receiver.errors import Ambiguous, JobEnded, NotFound
+from receiver.instances.tokens import Bearer
+from receiver.jobs import failed_records, queries
+from receiver.jobs.job import UNDER_WAY
+from receiver.jobs.projection import NewAbsence
+from receiver.jobs.queries import JobRecord
+from receiver.jobs.shown import Job, as_shown
+from receiver.jobs.timeline import timeline
+from receiver.web import Services
+from receiver.web.api import schemas
+from receiver.web.api.routes import ApiRequest
+from receiver.web.api.schemas import shown
+from receiver.web.auth import record_action, require_instance, require_scope
+from receiver.web.http import (
+    JSON,
+    Hold,
+    Request,
+    Response,
+    json_response,
+    optional,
+    page_response,
+    read_cursor,
+    read_time,
+)
+from receiver.web.problems import response_to
+
+
+def list_jobs(services: Services, request: ApiRequest[schemas.JobsQuery]) -> Response:
+    """List jobs, newest change first."""
+    query, bearer = request.query, request.bearer
+    require_instance(bearer, query.instance)
+    after = read_cursor(query.cursor, tuple[int, str, str])
+    filters = job_filters(query, bearer)
+    found = queries.list_jobs(services.database, filters, query.limit + 1, after)
+    return page_response(
+        request.http,
+        "jobs",
+        found,
+        query.limit,
+        show=_shown_now(services),
+        position=queries.place_of,
+    )
+
+
+def _shown_now(services: Services) -> Callable[[JobRecord], Job]:
+    now, overdue_after = services.clock(), services.settings.overdue_after
+    return lambda record: as_shown(record, now, overdue_after)
+
+
+def job_filters(query: schemas.JobsQuery, bearer: Bearer) -> queries.Filters:
+    """Return the filters for these parameters. Raises BadParameter."""
+    return queries.Filters(
+        instances=query.instance,
+        statuses=query.status,
+        outcomes=query.outcome,
+        objects=query.object,
+        directions=query.direction,
+        updated_after=read_time(query.updated_after),
+        updated_before=read_time(query.updated_before),
+        expires_before=read_time(query.expires_before),
+        text=optional(query.q) or None,
+        file=optional(query.file),
+        visible=bearer.instances,
+    )
+
+
+def show_job(services: Services, request: ApiRequest[schemas.JobQuery]) -> Response:
+    """Show a job; `wait` holds the answer until it has ended or the seconds are over."""
+    instance, wait = optional(request.query.instance), request.query.wait
+
+    def look() -> Response:
+        found = jobs_called(services, request, instance)
+        hold = None if not wait or _is_settled(found) else Hold(look, wait)
+        try:
+            record = the_one(found, request.http.id)
+            return _job_response(record, request.http, hold, _shown_now(services))
+        except NotFound as error:
+            return response_to(error, request.http.path, hold)
+
+    return look()
+
+
+def jobs_called(
+    services: Services, request: ApiRequest[Any], instance: str | None
+) -> list[JobRecord]:
+    """Return the jobs of the path's id that the token reaches. Raises Forbidden."""
+    bearer = request.bearer
+    require_instance(bearer, [] if instance is None else [instance])
+    return queries.find_jobs(services.database, request.http.id, instance, bearer.instances)
+
+
+def _is_settled(found: Sequence[JobRecord]) -> bool:
+    return len(found) > 1 or any(record.outcome not in UNDER_WAY for record in found)
+
+
+def _job_response(
+    record: JobRecord, request: Request, hold: Hold | None, show: Callable[[JobRecord], Job]
+) -> Response:
+    job = show(record)
+    place = crc32(record.instance.encode())
+    tag = f"{record.updated_at:x}-{record.revision:x}-{place:x}{'-overdue' * job.overdue}"
+    headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
+    if request.if_none_match and parse_etags(request.if_none_match).contains_weak(tag):
+        return Response(304, headers, b"", hold)
+    body = msgspec.json.encode(job)
+    return Response(200, {**JSON, **headers}, body, hold)
+
+
+def the_one(found: Sequence[JobRecord], job_id: str) -> JobRecord:
+    """Return the only job of that id. Raises NotFound or Ambiguous."""
+    if not found:
+        raise NotFound(f"no job {job_id} is known")
+    if len(found) > 1:
+        names = ", ".join(sorted(record.instance for record in found))
+        raise Ambiguous(f"job {job_id} is known to {names}: name one with ?instance=")
+    return found[0]
+
+
+def show_timeline(services: Services, request: ApiRequest[schemas.InstanceQuery]) -> Response:
+    """Tell what happened to a job: what each callback, poll and submission changed, or why not."""
+    job = the_one(jobs_called(services, request, optional(request.query.instance)), request.http.id)
+    entries = timeline(services.database, job.id, job.instance)
+    return json_response({"timeline": [shown(row, schemas.TimelineEntry) for row in entries]})
+
+
+def close_one(services: Services, request: ApiRequest[schemas.InstanceQuery]) -> Response:
+    """Give a job up: it is `lost` until the vendor says another word of it."""
+    require_scope(request.bearer, "operate")
+    instance = optional(request.query.instance)
+    job = the_one(jobs_called(services, request, instance), request.http.id)
+    close_job(services, request.bearer, job)
+    closed = the_one(jobs_called(services, request, job.instance), request.http.id)
+    return json_response(_shown_now(services)(closed))
+
+
+def close_job(services: Services, bearer: Bearer, job: JobRecord) -> None:
+    """Close a job for an operator. Raises JobEnded if there is nothing to close, StoreError."""
+    if job.outcome not in (*UNDER_WAY, "lost") and not job.job.conflict:
+        raise JobEnded(f"job {job.id} has ended: {job.outcome}")
+    with services.database.write() as session:
+        record_action(services, bearer, session, "job.close", f"{job.instance}/{job.id}")
+    services.intake.record_absence(NewAbsence(job.instance, job.id, closed_by=bearer.name))
+
+
+def list_errors(services: Services, request: ApiRequest[schemas.ErrorsQuery]) -> Response:
+    """Give the failed records of a job as the vendor gave them, and all of them by message."""
+    query = request.query
+    job = the_one(jobs_called(services, request, optional(query.instance)), request.http.id)
+    (after,) = read_cursor(query.cursor, tuple[int]) or (-1,)
+    of_job = services.database, job.id, job.instance
+    found = failed_records.list_failed_records(*of_job, query.limit + 1, after + 1)
+    groups = failed_records.group_failed_records(*of_job)
+    return page_response(
+        request.http,
+        "errors",
+        found,
+        query.limit,
+        show=lambda error: msgspec.Raw(error.entry.encode()),
+        position=lambda error: (error.position,),
+        groups=[
+            schemas.ErrorGroup(
+                group.message,
+                group.count,
+                [msgspec.Raw(entry.encode()) for entry in group.examples],
+            )
+            for group in groups
+        ],
+    )
