@@ -41,8 +41,8 @@ from receiver.web import Services, callbacks, ops, problems, request_log
 from receiver.web.api import ROUTES, routes
 from receiver.web.dashboard import blueprint as dashboard
 from receiver.web.ops import Measurements
+from receiver.web.relay import results
 from receiver.web.relay.relay import Relay
-from receiver.web.relay.results import Results
 
 APP_LOAD_ERROR = 4  # gunicorn gives up on this exit code of a worker, instead of trying for ever
 
@@ -151,10 +151,10 @@ def _flask(services: Services) -> Flask:
     app.url_map.merge_slashes = False
     app.url_map.converters["anything"] = callbacks.AnythingConverter
     app.extensions["receiver"] = services
-    for blueprint in (callbacks.blueprint, routes.blueprint(ROUTES), ops.blueprint(), dashboard):
+    api = routes.blueprint(ROUTES)
+    for blueprint in (callbacks.blueprint, api, results.blueprint, ops.blueprint(), dashboard):
         app.register_blueprint(blueprint)
     Relay(services).register(app)
-    Results(services).register(app)
     problems.register(app)
     request_log.register(app)
     hops = services.settings.trusted_proxies

@@ -3,13 +3,13 @@
 from dataclasses import replace
 from functools import partial
 
-from flask import Flask, Response, request
+from flask import Blueprint, Response, request
 
 from receiver.errors import NotFound, UpstreamRefused
 from receiver.instances import registry
 from receiver.openconnectors import client
 from receiver.openconnectors.shapes import Route
-from receiver.web import Services
+from receiver.web import services
 from receiver.web.api import RESULT, schemas
 from receiver.web.api.jobs import jobs_called, the_one
 from receiver.web.api.routes import BASE, ApiRequest, current_request
@@ -19,49 +19,40 @@ from receiver.web.relay import exchange
 from receiver.web.relay.exchange import Caller, Question
 from receiver.web.relay.submissions import note_fetched
 
+# Not with the API's other routes: the answer has any length.
+blueprint = Blueprint("result", __name__)
 
-class Results:
-    """Answers requests for results. Not with the API's other routes: the answer has any length."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
-
-    def register(self, app: Flask) -> None:
-        """Have an application answer the path."""
-        rule = BASE + RESULT.path.replace("{id}", "<string:job>")
-        app.add_url_rule(rule, RESULT.name, self.respond, provide_automatic_options=False)
-
-    def respond(self, job: str) -> Response:
-        """Give a job's file in its own format, or in the one that `Accept` names."""
-        services, api_request = self._services, current_request()
-        bearer = require(authenticate(services, api_request.peer, bearer_token(api_request)))
-        query = parameters(api_request.query, schemas.InstanceQuery)
-        api_request = replace(api_request, id=job)
-        named = optional(query.instance)
-        record = the_one(jobs_called(services, ApiRequest(api_request, bearer, query), named), job)
-        known = record.job
-        object_name = known.text("object")
-        if not known.ended or not object_name:
-            missing = "has not ended" if not known.ended else "does not tell its object"
-            raise NotFound(f"job {job} {missing}, so there is no file to fetch")
-        with services.database.read() as session:
-            secrets = registry.vendor_secrets(session, services.secret_box, record.instance)
-        if secrets is None:
-            raise NotFound(f"{record.instance} has no vendor secrets to fetch a file with")
-        accept = request.headers.get("Accept", "*/*")
-        for accepted in client.ACCEPTED if accept == "*/*" else (accept,):
-            question = Question(
-                Caller(record.instance, bearer, secrets),
-                Route("result", job, object_name),
-                "GET",
-                client.result(job, object_name, accepted, secrets.hub).path,
-                [(b"Accept", accepted.encode("latin-1", "replace"))],
-            )
-            reply = exchange.send(services.vendor, question)
-            if reply.status not in client.WRONG_FORMAT:
-                break
-        if not reply.ok:
-            message = client.error_message(reply.body) or f"the vendor answered {reply.status}"
-            raise UpstreamRefused(message, reply.status)
-        note = partial(note_fetched, services, record.instance, job)
-        return exchange.respond(reply, question, note)
+@blueprint.get(BASE + RESULT.path.replace("{id}", "<string:job>"), provide_automatic_options=False)
+def show_result(job: str) -> Response:
+    """Give a job's file in its own format, or in the one that `Accept` names."""
+    api_request = replace(current_request(), id=job)
+    bearer = require(authenticate(services(), api_request.peer, bearer_token(api_request)))
+    query = parameters(api_request.query, schemas.InstanceQuery)
+    named = optional(query.instance)
+    record = the_one(jobs_called(services(), ApiRequest(api_request, bearer, query), named), job)
+    object_name, ended = record.job.text("object"), record.job.ended
+    if not ended or not object_name:
+        missing = "does not tell its object" if ended else "has not ended"
+        raise NotFound(f"job {job} {missing}, so there is no file to fetch")
+    with services().database.read() as session:
+        secrets = registry.vendor_secrets(session, services().secret_box, record.instance)
+    if secrets is None:
+        raise NotFound(f"{record.instance} has no vendor secrets to fetch a file with")
+    accept = request.headers.get("Accept", "*/*")
+    for accepted in client.ACCEPTED if accept == "*/*" else (accept,):
+        question = Question(
+            Caller(record.instance, bearer, secrets),
+            Route("result", job, object_name),
+            "GET",
+            client.result(job, object_name, accepted, secrets.hub).path,
+            [(b"Accept", accepted.encode("latin-1", "replace"))],
+        )
+        reply = exchange.send(services().vendor, question)
+        if reply.status not in client.WRONG_FORMAT:
+            break
+    if not reply.ok:
+        message = client.error_message(reply.body) or f"the vendor answered {reply.status}"
+        raise UpstreamRefused(message, reply.status)
+    note = partial(note_fetched, services(), record.instance, job)
+    return exchange.respond(reply, question, note)
