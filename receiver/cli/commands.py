@@ -62,7 +62,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; of one that is misspelled, suggest what was meant."""
         try:
-            found = super().resolve_command(ctx, args)
+            resolved = super().resolve_command(ctx, args)
         except click.exceptions.NoSuchCommand as error:
             names = self.list_commands(ctx)
             raise click.exceptions.NoSuchCommand(
@@ -70,14 +70,14 @@ class Commands(click.Group):
             ) from None
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # all is imported, see `main`
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        return found
+        return resolved
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each group, with whole sentences."""
         for title, modules in _GROUPS.items():
             names = [name for names in modules.values() for name in names]
-            found = {name: self.get_command(ctx, name) for name in names}
-            rows = [(name, it.get_short_help_str(limit=200)) for name, it in found.items() if it]
+            commands = {name: self.get_command(ctx, name) for name in names}
+            rows = [(name, it.get_short_help_str(limit=200)) for name, it in commands.items() if it]
             with formatter.section(title):
                 formatter.write_dl(rows)
 

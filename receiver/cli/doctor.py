@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -80,28 +79,27 @@ Check: TypeAlias = Callable[[Context], Finding]
 
 def durable(context: Context) -> Finding:
     """Whether what was answered with 200 survives a power cut."""
-    found, file = durability.promises(context.database), durability.file_of(context.database)
-    return _postgresql(found) if file is None else _sqlite(found, filesystem_of(file))
+    promised, file = durability.promises(context.database), durability.file_of(context.database)
+    return _postgresql(promised) if file is None else _sqlite(promised, filesystem_of(file))
 
 
-def _postgresql(found: dict[str, str]) -> Finding:
-    off = [setting for setting, value in found.items() if value == "off"]
-    version = int(found["server_version_num"])
+def _postgresql(promised: dict[str, str]) -> Finding:
+    off = [setting for setting, value in promised.items() if value == "off"]
+    version = int(promised["server_version_num"])
     if off:
         advice = "turn it on in postgresql.conf: acknowledged callbacks can be lost without"
         return fail(f"PostgreSQL runs with {' and '.join(off)} off", advice)
     if version < MIN_POSTGRESQL:
         return warn(f"PostgreSQL {version // 10_000} is not tested", "upgrade it")
-    text = f"fsync and full_page_writes on, synchronous_commit {found['synchronous_commit']}"
+    text = f"fsync and full_page_writes on, synchronous_commit {promised['synchronous_commit']}"
     return ok(f"PostgreSQL {version // 10_000}: {text}")
 
 
-def _sqlite(found: dict[str, str], kind: str) -> Finding:
-    journal, synchronous = found["journal_mode"], found["synchronous"]
+def _sqlite(promised: dict[str, str], kind: str) -> Finding:
+    journal, synchronous = promised["journal_mode"], promised["synchronous"]
     if NETWORKS.search(kind):
-        advice = "put it on a local disk, or use PostgreSQL"
         text = f"the SQLite file lies on a network's file system ({kind})"
-        return fail(text, advice)
+        return fail(text, "put it on a local disk, or use PostgreSQL")
     if kind in ("tmpfs", "ramfs"):
         text = f"the SQLite file lies in memory ({kind})"
         return fail(text, "put it on a disk: a restart of the machine empties it")
@@ -135,11 +133,11 @@ def schema(context: Context) -> Finding:
     if file is not None and not file.exists():
         advice = "look at RECEIVER_DATABASE_URL, or start `receiver serve`, which makes it"
         return fail(f"there is no file {file}", advice)
-    found = migrations.current(context.database)
-    if found == needed:
-        return ok(f"at {found}, as this release needs")
-    text = f"at {found or 'nothing'}, but this release needs {needed}"
-    if not migrations.is_ours(found):
+    revision = migrations.current(context.database)
+    if revision == needed:
+        return ok(f"at {revision}, as this release needs")
+    text = f"at {revision or 'nothing'}, but this release needs {needed}"
+    if not migrations.is_ours(revision):
         return fail(text, "look at RECEIVER_DATABASE_URL, or install a later release")
     return fail(text, "run `receiver db upgrade`")
 
@@ -227,8 +225,7 @@ def schedule(context: Context) -> Finding:
     waits = context.settings.vendor_retry_seconds
     total = sum(waits)
     text = f"{count(len(waits), 'retry')}, the last {total / HOUR_SECONDS:.1f} h after the first"
-    odd = any(after < before for before, after in pairwise(waits))
-    if odd or not HOUR_SECONDS <= total <= MAX_SCHEDULE_SECONDS:
+    if list(waits) != sorted(waits) or not HOUR_SECONDS <= total <= MAX_SCHEDULE_SECONDS:
         advice = "OPEN_CONNECTORS_RETRY_SECONDS is in seconds, the shortest wait first"
         return warn(text, advice)
     return ok(text)
@@ -366,14 +363,16 @@ def doctor(json_: bool) -> None:
     only may go wrong is a warning.
     """
     settings = Settings.from_env(os.environ)
-    database = Database(settings.database_url)
+    secret_box = SecretBox(settings.encryption_keys)
+    context = Context(settings, Database(settings.database_url), secret_box)
     try:
-        found = list(run_checks(Context(settings, database, SecretBox(settings.encryption_keys))))
+        findings = dict(run_checks(context))
     finally:
-        database.close()
-    text = "\n".join(_line(name, finding) for name, finding in found)
-    show({"checks": [{"check": name, **asdict(finding)} for name, finding in found]}, text, json_)
-    sys.exit(JOB_FAILED if any(finding.level == "fail" for _, finding in found) else OK)
+        context.database.close()
+    text = "\n".join(_line(name, finding) for name, finding in findings.items())
+    shown = [{"check": name, **asdict(finding)} for name, finding in findings.items()]
+    show({"checks": shown}, text, json_)
+    sys.exit(JOB_FAILED if any(one.level == "fail" for one in findings.values()) else OK)
 
 
 def run_checks(context: Context) -> Iterator[tuple[str, Finding]]:

@@ -326,10 +326,10 @@ def revoke_token(token: str) -> None:
 
 def warn_of_unknown(session: Session, settings: Settings, instances: Sequence[str]) -> None:
     """Warn of names that no instance has."""
-    known = {str(row["name"]) for row in registry.list_instances(session)}
-    known |= {DEFAULT_INSTANCE} if settings.default_keys else set()
-    for name in sorted(set(instances) - known):
-        warn(no_instance(name, known).message)
+    names = {str(row["name"]) for row in registry.list_instances(session)}
+    names |= {DEFAULT_INSTANCE} if settings.default_keys else set()
+    for name in sorted(set(instances) - names):
+        warn(no_instance(name, names).message)
 
 
 def warn_of(key: bytes, others: list[str]) -> None:

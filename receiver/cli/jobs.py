@@ -60,10 +60,10 @@ def _paged(command: Callable[..., T]) -> Callable[..., T]:
 @_paged
 def jobs(client: Client, json_: bool, **filters: Parameter) -> None:
     """List jobs, newest change first."""
-    found = client.jobs(**filters)
-    rows = [{**asdict(job), **asdict(job.records)} for job in found.jobs]
+    page = client.jobs(**filters)
+    rows = [{**asdict(job), **asdict(job.records)} for job in page.jobs]
     columns = ("id", "instance", "status", "outcome", "loaded", "failed", "submitted", "updated_at")
-    _show_page(to_builtins(found), table(rows, columns), json_)
+    _show_page(to_builtins(page), table(rows, columns), json_)
 
 
 @click.command()

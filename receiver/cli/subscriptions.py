@@ -192,8 +192,8 @@ def deliveries(
         return
     with open_database() as (_, database), database.read() as session:
         names = [subscription] if subscription else _names(session)
-        found = log.list_deliveries(session, names, only_failed=failed, limit=limit)
-    rows = [_row(record) for record in found]
+        records = log.list_deliveries(session, names, only_failed=failed, limit=limit)
+    rows = [_row(record) for record in records]
     show({"deliveries": rows}, table(rows, _DELIVERY), json_)
 
 

@@ -86,13 +86,13 @@ def _key(instance: str, key_file: str | None) -> SignatureKey:
     with open_database() as (_, database):
         keys = Keys(SecretBox(settings.encryption_keys), settings.default_keys)
         instances = keys.fresh(database).instances
-    known = instances.get(instance)
-    if known is None:
+    of_instance = instances.get(instance)
+    if of_instance is None:
         raise no_instance(instance, instances)
-    if not known.keys:
+    if not of_instance.keys:
         text = f"there is no usable key of {instance}: name one with --key-file"
         raise Failure(USAGE, "no_key", text)
-    return known.keys[0]
+    return of_instance.keys[0]
 
 
 COMMANDS = (verify, trigger)

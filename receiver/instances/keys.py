@@ -54,13 +54,13 @@ class KeySnapshot:
         Raises a SignatureError, or KeyUnusable where a key that cannot be decrypted may have.
         An unknown instance takes as long as one with a key.
         """
-        known = self.instances.get(instance)
-        if known is None:
+        of_instance = self.instances.get(instance)
+        if of_instance is None:
             return _reject_unknown(body, signature)
         try:
-            return verify(body, signature, known.keys)
+            return verify(body, signature, of_instance.keys)
         except (SignatureMismatch, NoSignatureKey):
-            if known.broken:
+            if of_instance.broken:
                 raise KeyUnusable("a key of this instance cannot be decrypted") from None
             raise
 

@@ -82,14 +82,14 @@ class Filters(Struct, frozen=True, kw_only=True):
             "file": self.file,
         }
         times = {name: getattr(self, name) for name in _BOUNDS}
-        asked: dict[str, Any] = {name: value for name, value in lists.items() if value}
-        asked |= {name: value for name, value in times.items() if value is not None}
+        values: dict[str, Any] = {name: value for name, value in lists.items() if value}
+        values |= {name: value for name, value in times.items() if value is not None}
         if self.show == "lost":
-            asked["callback_lost"] = [True]
+            values["callback_lost"] = [True]
         elif self.show == "overdue":
-            asked |= {"under_way": list(UNDER_WAY), "now": self.now}
-            asked |= {"overdue_after": self.overdue_after}
-        return asked
+            values |= {"under_way": list(UNDER_WAY), "now": self.now}
+            values |= {"overdue_after": self.overdue_after}
+        return values
 
     def times(self) -> tuple[int, int]:
         """Return the least and the greatest time, by which the list is sorted."""
@@ -167,12 +167,12 @@ def list_jobs(
         few = (
             "expires_before" in values and plan.show not in _TIMES and _are_few(connection, values)
         )
-        asked = frozenset(name for name, value in values.items() if value != [])
+        names = frozenset(name for name, value in values.items() if value != [])
         lower, upper = filters.times()
         values |= page_values(
             limit, before or after, lower=lower, upper=upper, ascending=plan.ascending
         )
-        rows = connection.execute(_jobs(plan, asked, few=few), values).all()
+        rows = connection.execute(_jobs(plan, names, few=few), values).all()
     records = [_record(row) for row in rows]
     return records[::-1] if plan.backwards else records
 
@@ -192,8 +192,8 @@ def find_jobs(
         return []
     if names is None:
         return [_record(row) for row in database.rows(_ANYWHERE, {"id": id_})]
-    rows = (database.rows(_ONE, {"id": id_, "instance": name}) for name in sorted(names))
-    return [_record(row) for found in rows for row in found]
+    pages = (database.rows(_ONE, {"id": id_, "instance": name}) for name in sorted(names))
+    return [_record(row) for rows in pages for row in rows]
 
 
 def get_job(connection: Connection, id_: str, instance: str) -> JobRecord | None:
@@ -211,10 +211,10 @@ def reachable(instances: Sequence[str], visible: Instances) -> Instances:
 
 def open_jobs(session: Session, instance: str, ids: Sequence[str]) -> dict[str, Job]:
     """Return by id those of the ids that an instance knows and that were not closed as lost."""
-    known = select(JobRow.id, JobRow.registers).where(
+    jobs = select(JobRow.id, JobRow.registers).where(
         JobRow.instance == instance, JobRow.id.in_(ids), JobRow.closed_at.is_(None)
     )
-    return {id_: Job.decode(registers) for id_, registers in session.execute(known)}
+    return {id_: Job.decode(registers) for id_, registers in session.execute(jobs)}
 
 
 def note_fetched(session: Session, job: str, instance: str, now: int) -> None:
@@ -294,10 +294,10 @@ _COLUMNS = (
 
 
 @lru_cache
-def _matching(asked: frozenset[str], sqlite: bool) -> Selection:
+def _matching(names: frozenset[str], sqlite: bool) -> Selection:
     """Select the facets whose jobs may match."""
     where = []
-    for name in sorted(asked):
+    for name in sorted(names):
         match = among(_FACETS[name], name, sqlite=sqlite)
         where.append(or_(Facet.other, match) if name in _REGISTERS else match)
     return select(Facet.facet, Facet.instance, Facet.other).where(*where)
@@ -308,15 +308,15 @@ def _are_few(connection: Connection, values: dict[str, Any]) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _jobs(plan: _Plan, asked: frozenset[str], *, few: bool) -> Selection:
+def _jobs(plan: _Plan, names: frozenset[str], *, few: bool) -> Selection:
     """Make the statement of a page. few -- whether so few expire in time that they are sorted."""
     name = _TIMES.get(plan.show, "updated_at")
     time = getattr(JobRow, name)
-    where = _conditions(plan, asked, few=few)
+    where = _conditions(plan, names, few=few)
     ranges = None
-    if "facets" in asked and not few and plan.show != "expiring":
+    if "facets" in names and not few and plan.show != "expiring":
         ranges = JobRow.facet, "facets"
-    elif "facets" in asked:
+    elif "facets" in names:
         where.append(among(hidden(JobRow.facet), "facets", sqlite=plan.sqlite))
     keys = page(
         [hidden(time).label(name) if few else time, JobRow.instance, JobRow.id],
@@ -334,12 +334,12 @@ def _jobs(plan: _Plan, asked: frozenset[str], *, few: bool) -> Selection:
     return _whole(keys.join(_JOBS, same)).order_by(*sorted_by)
 
 
-def _conditions(plan: _Plan, asked: frozenset[str], *, few: bool) -> list[Any]:
+def _conditions(plan: _Plan, names: frozenset[str], *, few: bool) -> list[Any]:
     """Say what is asked besides bounds of the time by which the list is sorted."""
     where: list[Any] = []
     if plan.show == "overdue":
         where.append(IS_UNDER_WAY)
-    for name in sorted(_BOUNDS.keys() & asked):
+    for name in sorted(_BOUNDS.keys() & names):
         column = _BOUNDS[name]
         if name != "expires_before" and plan.show not in _TIMES:
             continue
@@ -348,9 +348,9 @@ def _conditions(plan: _Plan, asked: frozenset[str], *, few: bool) -> list[Any]:
         bound = bindparam(name, type_=column.type)
         where.append(shown > bound if name.endswith("after") else shown < bound)
     texts: dict[str, Column] = {"text": JobRow.id, "file": register("file", sqlite=plan.sqlite)}
-    where += [contains(texts[n], n, sqlite=plan.sqlite) for n in sorted(texts.keys() & asked)]
-    if "others" in asked:
-        for name in sorted(_REGISTERS.keys() & _FACETS.keys() & asked):
+    where += [contains(texts[n], n, sqlite=plan.sqlite) for n in sorted(texts.keys() & names)]
+    if "others" in names:
+        for name in sorted(_REGISTERS.keys() & _FACETS.keys() & names):
             of_many = among(hidden(JobRow.facet), "others", sqlite=plan.sqlite)
             value = register(name, sqlite=plan.sqlite)
             where.append(or_(~of_many, among(value, name, sqlite=plan.sqlite)))

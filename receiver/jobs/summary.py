@@ -310,7 +310,7 @@ def _numbers(scope: _Scope, *, capped: bool) -> Selection:
     whole = select(func.sum(Count.n)).where(hour >= _number("first"), hour < _number("end"))
     if scope.limited:
         whole = whole.join(Facet, Facet.facet == Count.facet).where(*scope.of(Facet.instance))
-    kept = select(Retention.events_before * literal(str(1 << NUMBER_BITS))).scalar_subquery()
+    left = select(Retention.events_before * literal(str(1 << NUMBER_BITS))).scalar_subquery()
     unreadable = select(func.count()).where(Event.kind == literal("'unreadable'"))
     forgotten = and_(Submission.state == "sending", Submission.at < now - _number("overdue_after"))
     unclear = select(func.count()).where(or_(Submission.state == "unclear", forgotten))
@@ -325,7 +325,7 @@ def _numbers(scope: _Scope, *, capped: bool) -> Selection:
         "queued": select(func.sum(Pace.queued)).where(*scope.of(Pace.instance)),
         "unclear": unclear.where(*scope.of(Submission.instance)),
         "unreadable": unreadable.where(
-            literal(NOT_A_JOB), Event.n >= kept, *scope.of(Event.instance)
+            literal(NOT_A_JOB), Event.n >= left, *scope.of(Event.instance)
         ),
     }
     return select(*(number.scalar_subquery().label(name) for name, number in numbers.items()))

@@ -1,4 +1,4 @@
-"""Time as it is kept, ms since the epoch, and as it is shown, ISO 8601 in UTC."""
+"""Time as it is stored, ms since the epoch, and as it is shown, ISO 8601 in UTC."""
 
 import re
 import time

@@ -98,9 +98,9 @@ def rows(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
 
     Raises UnclearDialect, while the rows are read too.
     """
-    found = _joined(_lines(pieces))
-    before, _ = _header(found)
-    return before, (row for row in found if row.strip(_BLANK))
+    joined = _joined(_lines(pieces))
+    before, _ = _header(joined)
+    return before, (row for row in joined if row.strip(_BLANK))
 
 
 def json_lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -137,10 +137,10 @@ def _counts(pieces: Pieces) -> Iterator[int]:
             yield count
 
 
-def _header(found: Iterator[bytes]) -> tuple[bytes, bytes]:
+def _header(joined: Iterator[bytes]) -> tuple[bytes, bytes]:
     """Read on to the end of the header; give all up to there, and the header alone."""
     before = b""
-    for row in found:
+    for row in joined:
         before += row
         if _plain(row).strip(_BLANK) and not _SEP.fullmatch(row):
             return before, _plain(row)

@@ -285,10 +285,10 @@ class Reconciler:
         unclear = list(self._unclear(visit.instance))
         with self._read() as (session, now):
             ids = [str(notification.job) for notification in listed]
-            known = queries.open_jobs(session, visit.instance, ids)
+            stored = queries.open_jobs(session, visit.instance, ids)
         news = False
         for notification in listed:
-            job = known.get(str(notification.job))
+            job = stored.get(str(notification.job))
             if job is None or job.submitted_at is None:
                 self._link(unclear, notification)
             if is_news(notification, job, now):

@@ -89,12 +89,12 @@ def parameters(query: str, model: type[Q]) -> Q:
     for name, value in _pairs(query):
         values.setdefault(name, []).append(value)
     lists = _list_fields(model)
-    found = {
+    arguments = {
         name: several if len(several) > 1 or lists.get(name) else several[0]
         for name, several in values.items()
     }
     try:
-        return msgspec.convert(found, model, strict=False)
+        return msgspec.convert(arguments, model, strict=False)
     except msgspec.ValidationError as error:
         unknown = sorted(set(values) - set(lists))
         message = "unknown parameter " + ", ".join(unknown) if unknown else _in_words(error, model)

@@ -131,8 +131,8 @@ def respond_to_http_exception(error: HTTPException) -> flask.Response:
     status = error.code or 500
     code = error.name.lower().replace(" ", "_")
     problem = Problem(error.name, status, code, error.description or error.name)
-    kept = ("Allow", "Location", "Retry-After")
-    headers = {name: value for name, value in error.get_headers() if name in kept}
+    passed_on = ("Allow", "Location", "Retry-After")
+    headers = {name: value for name, value in error.get_headers() if name in passed_on}
     return flask_response(problem_response(problem, flask.request.path, headers))
 
 

@@ -33,10 +33,10 @@ def register(app: Flask) -> None:
     app.teardown_request(lambda _: structlog.contextvars.clear_contextvars())
 
 
-def id_of(told: str | None, services_: Services) -> str | None:
+def id_of(sent: str | None, services_: Services) -> str | None:
     """The id that a trusted proxy gave a request, if it is one that can be written anywhere."""
-    if told and services_.settings.trusted_proxies and _ID.fullmatch(told):
-        return told
+    if sent and services_.settings.trusted_proxies and _ID.fullmatch(sent):
+        return sent
     return None
 
 

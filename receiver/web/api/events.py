@@ -49,11 +49,11 @@ def list_events(services: Services, request: ApiRequest[schemas.EventsQuery]) ->
     query = request.query
     filters = event_filters(services, query, request.bearer)
     (after,) = read_cursor(query.cursor, tuple[str]) or (None,)
-    found = events.list_events(services.database, filters, query.limit + 1, after)
+    records = events.list_events(services.database, filters, query.limit + 1, after)
     return page_response(
         request.http,
         "events",
-        found,
+        records,
         query.limit,
         show=lambda record: shown(record, schemas.Event),
         position=lambda record: (record.id,),

@@ -40,11 +40,11 @@ def list_jobs(services: Services, request: ApiRequest[schemas.JobsQuery]) -> Res
     require_instance(bearer, query.instance)
     after = read_cursor(query.cursor, tuple[int, str, str])
     filters = job_filters(query, bearer)
-    found = queries.list_jobs(services.database, filters, query.limit + 1, after)
+    records = queries.list_jobs(services.database, filters, query.limit + 1, after)
     return page_response(
         request.http,
         "jobs",
-        found,
+        records,
         query.limit,
         show=_shown_now(services),
         position=queries.place_of,
@@ -78,10 +78,10 @@ def show_job(services: Services, request: ApiRequest[schemas.JobQuery]) -> Respo
     instance, wait = optional(request.query.instance), request.query.wait
 
     def look() -> Response:
-        found = jobs_called(services, request, instance)
-        hold = None if not wait or _is_settled(found) else Hold(look, wait)
+        records = jobs_called(services, request, instance)
+        hold = None if not wait or _is_settled(records) else Hold(look, wait)
         try:
-            record = the_one(found, request.http.id)
+            record = the_one(records, request.http.id)
             return _job_response(record, request.http, hold, _shown_now(services))
         except NotFound as error:
             return response_to(error, request.http.path, hold)
@@ -98,8 +98,8 @@ def jobs_called(
     return queries.find_jobs(services.database, request.http.id, instance, bearer.instances)
 
 
-def _is_settled(found: Sequence[JobRecord]) -> bool:
-    return len(found) > 1 or any(record.outcome not in UNDER_WAY for record in found)
+def _is_settled(records: Sequence[JobRecord]) -> bool:
+    return len(records) > 1 or any(record.outcome not in UNDER_WAY for record in records)
 
 
 def _job_response(
@@ -115,14 +115,14 @@ def _job_response(
     return Response(200, {**JSON, **headers}, body, hold)
 
 
-def the_one(found: Sequence[JobRecord], job_id: str) -> JobRecord:
+def the_one(records: Sequence[JobRecord], job_id: str) -> JobRecord:
     """Return the only job of that id. Raises NotFound or Ambiguous."""
-    if not found:
+    if not records:
         raise NotFound(f"no job {job_id} is known")
-    if len(found) > 1:
-        names = ", ".join(sorted(record.instance for record in found))
+    if len(records) > 1:
+        names = ", ".join(sorted(record.instance for record in records))
         raise Ambiguous(f"job {job_id} is known to {names}: name one with ?instance=")
-    return found[0]
+    return records[0]
 
 
 def show_timeline(services: Services, request: ApiRequest[schemas.InstanceQuery]) -> Response:
@@ -157,12 +157,12 @@ def list_errors(services: Services, request: ApiRequest[schemas.ErrorsQuery]) ->
     job = the_one(jobs_called(services, request, optional(query.instance)), request.http.id)
     (after,) = read_cursor(query.cursor, tuple[int]) or (-1,)
     of_job = services.database, job.id, job.instance
-    found = failed_records.list_failed_records(*of_job, query.limit + 1, after + 1)
+    records = failed_records.list_failed_records(*of_job, query.limit + 1, after + 1)
     groups = failed_records.group_failed_records(*of_job)
     return page_response(
         request.http,
         "errors",
-        found,
+        records,
         query.limit,
         show=lambda error: msgspec.Raw(error.entry.encode()),
         position=lambda error: (error.position,),

@@ -82,10 +82,9 @@ def _reference(model: type[Struct]) -> Document:
 
 
 def _parameters(query: type[Struct]) -> list[Document]:
-    schema = msgspec.json.schema_components([query])[1][query.__name__]
-    properties = schema.get("properties", {})
-    required = schema.get("required", [])
+    described = msgspec.json.schema_components([query])[1][query.__name__]
+    properties, required = described.get("properties", {}), described.get("required", [])
     return [
-        {"name": name, "in": "query", "schema": each, "required": name in required}
-        for name, each in properties.items()
+        {"name": name, "in": "query", "schema": schema, "required": name in required}
+        for name, schema in properties.items()
     ]

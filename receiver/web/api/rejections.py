@@ -28,16 +28,16 @@ def list_rejections(services: Services, request: ApiRequest[schemas.RejectionsQu
         visible=bearer.instances,
     )
     after = read_cursor(query.cursor, tuple[int, int])
-    found = rejections.list_rejections(services.database, filters, query.limit + 1, after)
+    records = rejections.list_rejections(services.database, filters, query.limit + 1, after)
     keys = read_keys(services)
     with services.database.read() as session:
-        causes = keys.describe(session, found, bearer.instances)
+        causes = keys.describe(session, records, bearer.instances)
         last_hour = rejections_by_reason(session, bearer.instances, services.clock())
-    cause = {record.id: text for record, text in zip(found, causes, strict=True)}
+    cause = {record.id: text for record, text in zip(records, causes, strict=True)}
     return page_response(
         request.http,
         "rejections",
-        found,
+        records,
         query.limit,
         show=lambda record: schemas.shown(
             record, schemas.Rejection, id=str(record.id), diagnosis=cause[record.id]

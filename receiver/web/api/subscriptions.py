@@ -59,8 +59,8 @@ def _require_reach(bearer: Bearer, one: Subscription) -> None:
 def list_subscriptions(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """List subscriptions, without their secrets."""
     with services.database.read() as session:
-        found = reached(session, request.bearer)
-    return json_response(shapes.Subscriptions(list(map(shapes.show, found))))
+        subscriptions = reached(session, request.bearer)
+    return json_response(shapes.Subscriptions(list(map(shapes.show, subscriptions))))
 
 
 def show_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
@@ -152,7 +152,7 @@ def list_deliveries(services: Services, request: ApiRequest[shapes.DeliveriesQue
     with services.database.read() as session:
         names = _named(session, request.bearer, query.subscription)
         only_failed, limit = query.failed, query.limit + 1
-        found = log.list_deliveries(
+        records = log.list_deliveries(
             session,
             names,
             only_failed=only_failed,
@@ -163,7 +163,7 @@ def list_deliveries(services: Services, request: ApiRequest[shapes.DeliveriesQue
     return page_response(
         request.http,
         "deliveries",
-        found,
+        records,
         query.limit,
         show=shapes.show_delivery,
         position=lambda record: (record.id,),

@@ -37,8 +37,8 @@ def shown(value: object, limit: int = MAX_SHOWN) -> str:
     text = str(value)
     cut = text[:limit]
     seen = _UNSEEN.sub(
-        lambda found: (
-            f"\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}U+{ord(found[0]):04X}"
+        lambda match: (
+            f"\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}U+{ord(match[0]):04X}"
             "\N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}"
         ),
         cut,

@@ -69,13 +69,13 @@ def rejections(services: Services, caller: Caller) -> Response:
 @require_session
 def rejection(services: Services, caller: Caller, id: int) -> Response:
     """Show a rejected delivery, why it was rejected, and its body."""
-    found = the_rejection(services, caller, id)
+    record = the_rejection(services, caller, id)
     return page(
         "rejection.html",
-        rejection=found,
-        why=read_keys(services).explain(found).shown(caller.bearer.instances),
-        signature=None if found.signature is None else found.signature.decode("latin-1"),
-        body=readable(found.body),
+        rejection=record,
+        why=read_keys(services).explain(record).shown(caller.bearer.instances),
+        signature=None if record.signature is None else record.signature.decode("latin-1"),
+        body=readable(record.body),
     )
 
 
@@ -83,16 +83,16 @@ def rejection(services: Services, caller: Caller, id: int) -> Response:
 @require_session
 def rejection_body(services: Services, caller: Caller, id: int) -> Response:
     """Give the exact bytes of a rejected delivery."""
-    found = the_rejection(services, caller, id)
-    if found.body is None:
+    record = the_rejection(services, caller, id)
+    if record.body is None:
         raise BodyGone("The body of this delivery was not kept.")
-    return download(found.body, f"rejected-{found.id}.bin")
+    return download(record.body, f"rejected-{record.id}.bin")
 
 
 def the_rejection(services: Services, caller: Caller, id_: int) -> Rejection:
     """Return a quarantined delivery that the token reaches. Raises NotFound."""
     with services.database.read() as session:
-        found = store.rejection(session, id_, caller.bearer.instances) if id_ < 2**63 else None
-    if found is None:
+        record = store.rejection(session, id_, caller.bearer.instances) if id_ < 2**63 else None
+    if record is None:
         raise NotFound("This delivery is not in the quarantine, which keeps only the latest.")
-    return found
+    return record

@@ -37,14 +37,14 @@ class Entry:
 def subscriptions(services: Services, caller: Caller) -> Response:
     """List subscriptions."""
     with services.database.read() as session:
-        found = reached(session, caller.bearer)
+        visible = reached(session, caller.bearer)
         ages = log.oldest_waiting(session, database_time(session, services.clock))
     rows = [
         Entry(
             *(one.name, one.url, ", ".join(one.choice.on), one.disabled_for),
             round(1000 * ages.get(one.name, 0)),
         )
-        for one in found
+        for one in visible
     ]
     return page("subscriptions.html", rows=rows)
 
@@ -57,7 +57,7 @@ def subscription(services: Services, caller: Caller, name: str) -> Response:
     before = request.args.get("before", type=int)
     with services.database.read() as session:
         one = the_subscription(session, caller.bearer, name)
-        found = log.list_deliveries(
+        records = log.list_deliveries(
             session,
             [name],
             only_failed=only_failed,
@@ -65,8 +65,8 @@ def subscription(services: Services, caller: Caller, name: str) -> Response:
             before=before,
             visible=caller.bearer.instances,
         )
-    rows = found[:PAGE]
-    older = link(before=str(rows[-1].id)) if len(found) > PAGE else None
+    rows = records[:PAGE]
+    older = link(before=str(rows[-1].id)) if len(records) > PAGE else None
     newest = link(before=None) if before else None
     return page(
         "subscription.html", one=one, rows=rows, failed=only_failed, older=older, newest=newest
