@@ -10,7 +10,6 @@ is stored for it later, by a callback, a poll or a replay, is stored without.
 Out of reach: bodies that named the job but could not be read, or were refused: these go by their
 age; files that `reconcile --fetch-results` saved; and, until they are overwritten, backups, logs of
 the database (SQLite's only where `Database.truncate_wal` fails) and PostgreSQL's dead rows.
-database (SQLite's only where `Database.truncate_wal` fails) and PostgreSQL's dead rows.
 """
 
 from sqlalchemy import delete, select, text, update

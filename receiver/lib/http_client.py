@@ -3,7 +3,7 @@
 import os
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx
 
@@ -15,13 +15,11 @@ _PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
-def new_client(**options: Any) -> httpx.Client:  # noqa: ANN401 - httpx's own
-    """Make a client. Raises SettingsError, which names the variable that cannot be used."""
-    return construct(lambda: httpx.Client(**options))
-
-
 def construct(make: Callable[[], C]) -> C:
-    """Return the client that `make` makes. Raises SettingsError, as `new_client` does."""
+    """Return the client that `make` makes.
+
+    Raises SettingsError, which names the variable that cannot be used.
+    """
     try:
         return make()
     except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
@@ -36,10 +34,8 @@ def check_environment() -> None:
 
     Without loading the machine's certificates: a worker that only receives needs none.
     """
-    if any(os.environ.get(name) for name in _CERTIFICATES):
-        new_client().close()
-    else:
-        new_client(verify=False).close()
+    verify = any(os.environ.get(name) for name in _CERTIFICATES)
+    construct(lambda: httpx.Client(verify=verify)).close()
 
 
 def why(error: BaseException) -> str:

@@ -26,7 +26,7 @@ from receiver.errors import (
     UpstreamUnclear,
     UpstreamUnreachable,
 )
-from receiver.lib.http_client import new_client, why
+from receiver.lib.http_client import construct, why
 from receiver.openconnectors.notifications import (
     Notification,
     document,
@@ -169,8 +169,10 @@ class Upstream:
         # Not before it is needed: in a worker that only receives it would be 3 MB of certificates.
         # No cookies: what the vendor sets for one instance is not sent for another.
         cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-        return new_client(
-            transport=self._transport, timeout=_TIMEOUT, follow_redirects=False, cookies=cookies
+        return construct(
+            lambda: httpx.Client(
+                transport=self._transport, timeout=_TIMEOUT, follow_redirects=False, cookies=cookies
+            )
         )
 
     def send(

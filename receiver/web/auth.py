@@ -23,16 +23,11 @@ def authenticate(services: Services, peer: str, token: str) -> Bearer | None:
     """Return a token's bearer, None if it has none; count the request. Raises TooManyRequests."""
     services.limits.check_address(peer)
     bearer = tokens.find_bearer(services.database, token, services.clock())
-    rate_limit(services, peer, bearer)
-    return bearer
-
-
-def rate_limit(services: Services, peer: str, bearer: Bearer | None) -> None:
-    """Count a request with a token, or one with a wrong token. Raises TooManyRequests."""
     if bearer is None:
         services.limits.note_failure(peer)
     else:
         services.limits.check_token(bearer.name)
+    return bearer
 
 
 def require(bearer: Bearer | None) -> Bearer:

@@ -8,7 +8,7 @@ from fakes import between
 from test_interface_api import problem
 
 from receiver.lib.clock import iso, to_ms
-from receiver.web import schemas
+from receiver.web.api import schemas
 from receiver.web.http import parameters
 
 

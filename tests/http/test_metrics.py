@@ -15,7 +15,7 @@ from receiver.lib.clock import MINUTE_MS, now_ms
 from receiver.openconnectors import client as upstream
 from receiver.openconnectors.client import Call, Upstream
 from receiver.openconnectors.signatures import HEADER
-from receiver.web import measuring
+from receiver.web import ops
 
 WRONG = {HEADER: "sha256=" + 43 * "A" + "="}
 
@@ -127,7 +127,7 @@ def test_without_the_database_the_rest_is_told(receiver, monkeypatch):
 
 def test_the_database_is_not_asked_more_often_than_every_few_seconds(receiver, monkeypatch):
     asked = []
-    monkeypatch.setattr(measuring, "MAX_AGE_SECONDS", DEADLINE)  # a busy machine takes five for 20
+    monkeypatch.setattr(ops, "MAX_AGE_SECONDS", DEADLINE)  # a busy machine takes five for 20
     whole = Database.read
     monkeypatch.setattr(Database, "read", lambda self: asked.append(1) or whole(self))
     for _ in range(20):
