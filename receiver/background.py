@@ -85,7 +85,7 @@ class _Waiting:
         self._lock = threading.Lock()
 
     def note(self, work: object, cause: str | None) -> None:
-        """Take note of why work cannot be done; None: it was done."""
+        """Note why work cannot be done; None: it was done."""
         with self._lock:
             before = set(self._causes.values())
             if cause is not None:
@@ -132,7 +132,7 @@ class Health:
         self._guard = ClockGuard()
 
     def answered(self, status: int) -> None:
-        """Take note of how a callback was answered."""
+        """Note how a callback was answered."""
         if status >= _SERVER_ERROR:
             self._failed(fault=status != _UNAVAILABLE)
         elif self._since is not None and status == _TAKEN:

@@ -14,7 +14,7 @@ PIECE = 2**16
 
 
 def describe_errors(failures: ErrorPage) -> str:
-    """Tell why records failed, most frequent cause first."""
+    """Describe why records failed, most frequent cause first."""
     if not failures.groups:
         return "no failed records are known: there are none, or not yet, or they were erased"
     lines = []
@@ -46,7 +46,7 @@ def write_failed_rows(
 def select_failed_rows(
     errors: list[Any], source: str, submitted: int | None
 ) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """Give how many records of a job failed, and the file `source` with those alone.
+    """Yield how many records of a job failed, and the file `source` with those alone.
 
     submitted -- how many records the job had. CSV keeps its header. Raises Failure if the errors
     do not name the rows, if the file is missing or another than was uploaded, or if its records

@@ -222,7 +222,7 @@ def submissions(
 
 
 def _go_on(job_id: str, error: ClientError) -> None:
-    """Say why a wait goes on though the job cannot be read."""
+    """Print why a wait goes on though the job cannot be read."""
     missing = f"no job {job_id} yet" if isinstance(error, NoSuchJob) else str(error)
     click.echo(f"{plain(missing)}; waiting", err=True)
 

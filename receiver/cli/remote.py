@@ -53,7 +53,7 @@ def failure(error: ClientError) -> Failure:
 
 
 def asks_a_receiver(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command `--url` and `--token-file`, and a Client as its argument `client`."""
+    """Add to a command `--url` and `--token-file`, and a Client as its argument `client`."""
 
     def invoke(url: str, token_file: str | None, **arguments: object) -> T:
         if token_file is None:

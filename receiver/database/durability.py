@@ -12,7 +12,7 @@ _POSTGRESQL = ("fsync", "full_page_writes", "synchronous_commit", "server_versio
 
 
 def promises(database: Database) -> dict[str, str]:
-    """Give the settings that durability depends on, as the database names and writes them."""
+    """Return the settings that durability depends on, as the database names and writes them."""
     with database.read() as session:
         if database.is_sqlite:
             return {name: str(session.scalar(text(f"PRAGMA {name}"))) for name in _SQLITE}
@@ -20,18 +20,18 @@ def promises(database: Database) -> dict[str, str]:
 
 
 def file_of(database: Database) -> Path | None:
-    """Give SQLite's file; None for PostgreSQL."""
+    """Return SQLite's file; None for PostgreSQL."""
     return Path(str(database.engine.url.database)).absolute() if database.is_sqlite else None
 
 
 def clock_of(database: Database, here: int) -> int:
-    """Give the database's time, ms; SQLite has none but this machine's."""
+    """Return the database's time, ms; SQLite has none but this machine's."""
     with database.read() as session:
         return database_time(session, lambda: here)
 
 
 def last_beat(database: Database) -> int:
-    """Give when a node last said that it can write, ms; 0 for never."""
+    """Return when a node last wrote its heartbeat, ms; 0 for never."""
     with database.read() as session:
         return session.scalar(select(Heartbeat.at)) or 0
 

@@ -238,7 +238,7 @@ class Database:
                     raise StoreUnavailable(f"the file cannot be used: {error}") from None
 
     def truncate_wal(self) -> bool:
-        """Have nothing left in SQLite's log of what was overwritten; False while others read it."""
+        """Leave nothing in SQLite's log that was overwritten; False while others read it."""
         if not self.is_sqlite:
             return True
         with self._store_errors(), self._exclusive(LOCK_SECONDS):
@@ -259,7 +259,7 @@ class Database:
             session.execute(update(KeyVersion).values(version=KeyVersion.version))
 
     def watch_file(self) -> None:
-        """Tell in the log, once, that an SQLite file was deleted or replaced while it is open."""
+        """Log, once, that an SQLite file was deleted or replaced while it is open."""
         if self._file:
             self._file.watch()
 

@@ -132,5 +132,5 @@ def key_version(connection: Connection | Session) -> int:
 
 
 def count_change(session: Session) -> None:
-    """Have every process read instances and keys again."""
+    """Make every process read instances and keys again."""
     session.execute(update(KeyVersion).values(version=KeyVersion.version + 1))

@@ -263,7 +263,7 @@ def erase(job: Job, at: int) -> Job:
 
 
 def must_ask(before: Job, after: Job, notification: Notification) -> bool | None:
-    """Say whether the vendor must be asked about endings that contradict each other.
+    """Whether the vendor must be asked about endings that contradict each other.
 
     True: a callback contradicts, or the first poll that does. False: a poll has answered, or the
     job runs again. None: the notification is not about that.

@@ -234,7 +234,7 @@ def overdue_jobs(*columns: Column) -> Selection:
 
 
 def _seen_before(facet: Column) -> Column:
-    """Say when jobs of a facet were first seen that are overdue."""
+    """Return the time before which jobs of a facet that are overdue were first seen."""
     usual = select(UsualTime.ms).join_from(Facet, UsualTime, _IS_USUAL)
     of_facet = usual.where(Facet.facet == facet).correlate_except(Facet, UsualTime)
     return _NOW - func.coalesce(of_facet.scalar_subquery(), _OVERDUE_AFTER)
@@ -335,7 +335,7 @@ def _jobs(plan: _Plan, names: frozenset[str], *, few: bool) -> Selection:
 
 
 def _conditions(plan: _Plan, names: frozenset[str], *, few: bool) -> list[Any]:
-    """Say what is asked besides bounds of the time by which the list is sorted."""
+    """Return the conditions besides bounds of the time by which the list is sorted."""
     where: list[Any] = []
     if plan.show == "overdue":
         where.append(IS_UNDER_WAY)

@@ -39,7 +39,7 @@ def check_environment() -> None:
 
 
 def why(error: BaseException) -> str:
-    """Say why a request failed: neither a class name, nor an error number, nor a line of C."""
+    """Return why a request failed: neither a class name, nor an error number, nor a line of C."""
     if isinstance(error, httpx.TimeoutException):
         return "it took too long"
     cause: BaseException | None = error

@@ -128,7 +128,7 @@ class Sums:
             log.warning(event, **facts)
 
     def flush(self, *, at_once: bool = False) -> None:
-        """Tell how many lines were left out, once a period is over."""
+        """Log how many lines were left out, once a period is over."""
         with self._guard:
             now = time.monotonic()
             if now < self._until and not at_once:

@@ -67,13 +67,13 @@ class Limiter:
         self._paid: dict[str, float] = {}
 
     def wait(self, name: str) -> float:
-        """Tell for how many seconds nothing more is taken of a name; 0 is now."""
+        """Return for how many seconds nothing more is taken of a name; 0 is now."""
         ahead = self._paid.get(name, 0.0) - self._clock() if self._paid else 0.0
         wait = ahead + self._pause - WINDOW_SECONDS
         return wait if wait > _ROUNDING else 0.0
 
     def take(self, name: str) -> float:
-        """Count one for a name unless it has to wait; tell for how long, as `wait` does."""
+        """Count one for a name unless it has to wait; return for how long, as `wait` does."""
         with self._guard:
             wait = self.wait(name)
             if not wait:

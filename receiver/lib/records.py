@@ -46,7 +46,7 @@ def count_records(pieces: Pieces) -> int | None:
 def select_records(
     pieces: Pieces, numbers: Collection[int], total: int | None = None
 ) -> Iterator[bytes]:
-    """Give a file with no other records than those of the numbers, 1 being the first.
+    """Return a file with no other records than those of the numbers, 1 being the first.
 
     total -- how many it should have. Raises UnclearDialect or WrongFile, before the first piece.
     """
@@ -94,7 +94,7 @@ def _selected(pieces: Iterator[bytes], kind: Kind, numbers: Collection[int]) -> 
 
 
 def rows(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """Give the header of CSV, with all that stands before it, and the rows; blank lines are none.
+    """Return the header of CSV, with all that stands before it, and the rows; blank lines are none.
 
     Raises UnclearDialect, while the rows are read too.
     """
@@ -104,7 +104,7 @@ def rows(pieces: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
 
 
 def json_lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Give the lines of JSON, blank ones left out. Raises UnclearDialect."""
+    """Yield the lines of JSON, blank ones left out. Raises UnclearDialect."""
     for line in _lines(pieces):
         if plain := _plain(line).strip():
             try:
@@ -138,7 +138,7 @@ def _counts(pieces: Pieces) -> Iterator[int]:
 
 
 def _header(joined: Iterator[bytes]) -> tuple[bytes, bytes]:
-    """Read on to the end of the header; give all up to there, and the header alone."""
+    """Read on to the end of the header; return all up to there, and the header alone."""
     before = b""
     for row in joined:
         before += row
@@ -228,7 +228,7 @@ def _joined(lines: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Give the lines with their ends; without DOS's mark at the end of the file."""
+    """Yield the lines with their ends; without DOS's mark at the end of the file."""
     rest = b""
     for piece in pieces:
         if b"\0" in piece:
@@ -251,7 +251,7 @@ _AFTER = {("[", "["): "{]", ("{]", "]"): "", (",]", ","): "{", (",]", "]"): ""}
 
 
 def _array(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Give the objects of a JSON array as they stand there. Raises UnclearDialect at its end."""
+    """Yield the objects of a JSON array as they stand there. Raises UnclearDialect at its end."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     text, at, expected = "", 0, "["
     try:

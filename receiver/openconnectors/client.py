@@ -190,7 +190,7 @@ class Upstream:
 
     @contextmanager
     def stream(self, authorization: str, call: Call) -> Iterator[tuple[str, Iterator[bytes]]]:
-        """Give the content type and the pieces of an answer of any length."""
+        """Yield the content type and the pieces of an answer of any length."""
         with (
             _vendors_faults(call),
             _measured(call) as measure,
@@ -220,7 +220,7 @@ class Upstream:
     def relay(
         self, call: Call, target: str, headers: Headers, body: Iterable[bytes], seconds: float
     ) -> httpx.Response:
-        """Send a request as it came; give the answer, whose body is still to be read and closed.
+        """Send a request as it came; return the answer, whose body is still to be read and closed.
 
         target -- path and query below the base URL, percent-encoded. headers -- all that are sent,
         but Host. seconds -- without a byte of an answer. Raises UpstreamError.
@@ -244,7 +244,7 @@ class Upstream:
 
     @staticmethod
     def pieces(answer: httpx.Response, call: Call) -> Iterator[bytes]:
-        """Give the body of an answer as it comes, undecoded. Raises UpstreamError."""
+        """Yield the body of an answer as it comes, undecoded. Raises UpstreamError."""
         with _vendors_faults(call):
             yield from answer.iter_raw()
 

@@ -67,17 +67,15 @@ _DECOY = SignatureKey("decoy", b"no delivery is ever accepted with this")
 
 
 def sign(body: bytes, key: SignatureKey) -> str:
-    """Give the header value that proves `body` to whoever holds `key`."""
+    """Return the header value that proves `body` to whoever holds `key`."""
     return key.header(body).decode("ascii")
 
 
 def verify(body: bytes, header: str | None, keys: Sequence[SignatureKey]) -> str:
-    """Tell which key signed `body`.
+    """Return the id of the key that signed `body`; the newest, if several are the same.
 
     header -- the value of HEADER as the server decoded it (latin-1), or None if there was none.
     keys -- the keys of the instance, newest first; all are tried, whichever matches.
-
-    Returns the id of the key that matched; the newest, if several are the same.
     Raises a SignatureError, and nothing else, whatever the arguments hold.
     """
     if not header:

@@ -53,7 +53,7 @@ class Pacer:
         return turn
 
     def open_circuit(self, instance: str, reason: str, retry_after: int | None = None) -> str:
-        """Have nobody ask for an instance, with each failure for longer; say until when.
+        """Keep all from asking for an instance, with each failure for longer; return until when.
 
         reason -- what the vendor did. retry_after -- seconds that it wants to be left alone, at
         least.
@@ -126,7 +126,7 @@ class PacedVendor:
         return len(read_entries(self._ask_queue(queued()).body))
 
     def resend_queued(self) -> None:
-        """Have the vendor send them."""
+        """Ask the vendor to send them."""
         self._ask_queue(queued(resend=True))
 
     def _ask_queue(self, call: Call) -> Answer:
@@ -147,11 +147,11 @@ def _refusal(session: Session, instance: str, now: int, wait: int) -> CircuitOpe
 
 
 def _left_alone(reason: str, until: int) -> str:
-    """Say why a vendor is not asked, and until when (ms)."""
+    """Return why a vendor is not asked, and until when (ms)."""
     return f"{reason}; for this instance it is left alone until {iso(until)}"
 
 
 def answer_of(error: UpstreamError) -> str:
-    """Say what the vendor did, with the status where the text is a message of its own."""
+    """Return what the vendor did, with the status where the text is a message of its own."""
     text = str(error)
     return text if text.startswith("the vendor") else f"the vendor answered {error.status}: {text}"

@@ -162,7 +162,7 @@ class Reconciler:
         return self._ask(visit, job, visit.wait(), f"asked for by {by}")
 
     def resend(self, instance: str, max_wait: int) -> int:
-        """Have the vendor send what it holds back; return how many deliveries that were.
+        """Ask the vendor to send what it holds back; return how many deliveries that were.
 
         max_wait -- as in `ask`, whose errors it raises.
         """

@@ -88,13 +88,13 @@ _TABLE: dict[type[ReceiverError], _Row] = {
 
 
 def register(app: Flask) -> None:
-    """Have every error of this app answered as a problem document."""
+    """Register the handlers that answer every error as a problem document."""
     app.register_error_handler(HTTPException, respond_to_http_exception)
     app.register_error_handler(Exception, _respond)
 
 
 def problem_of(error: ReceiverError) -> Problem:
-    """Tell an error of ours as it is answered."""
+    """Return an error of ours as it is answered."""
     row = next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
     status = error.status if isinstance(error, UpstreamError) else row.status
     return Problem(row.title, status, row.code, row.detail or str(error))

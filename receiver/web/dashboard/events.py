@@ -57,7 +57,7 @@ def event(services: Services, caller: Caller, id: str) -> Response:
 @blueprint.get("/events/<string:id>/body")
 @require_session
 def event_body(services: Services, caller: Caller, id: str) -> Response:
-    """Give the exact bytes of a callback."""
+    """Return the exact bytes of a callback."""
     record, body = _event(services, caller, id)
     if body is None:
         raise BodyGone(f"The body of {record.id} was deleted at the end of its retention time.")

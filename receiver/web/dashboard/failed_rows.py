@@ -23,7 +23,7 @@ _FORMATS: dict[str, Format] = {f".{name}": name for name in get_args(Format)}
 @blueprint.route("/jobs/<string:id>/failed-rows", methods=["GET", "POST"])
 @require_session
 def failed_rows(services: Services, caller: Caller, id: str) -> Response:
-    """Give the rows of an uploaded file that failed in a job; the file is not kept."""
+    """Return the rows of an uploaded file that failed in a job; the file is not kept."""
     record = the_job(services, caller, id)
     numbers = {
         int(fields["Row"])

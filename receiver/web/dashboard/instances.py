@@ -90,7 +90,7 @@ def silences(
     rejecting: Mapping[str, Refusing],
     failing_since: int | None,
 ) -> list[Silence]:
-    """Say when the last callbacks of instances came; the facts as `jobs.summary` has them.
+    """Return when the last callbacks of instances came; the facts as `jobs.summary` has them.
 
     Which instance's callbacks are answered with errors is not recorded, since they are answered so
     when nothing can be: it may be any that had none since.

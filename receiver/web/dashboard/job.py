@@ -78,7 +78,7 @@ def job(services: Services, caller: Caller, id: str) -> Response:
 
 
 def _next_step(record: JobRecord, *, may_ask: bool, has_errors: bool) -> str | None:
-    """Say what a person does next; None if all is well."""
+    """Return what a person does next; None if all is well."""
     outcome: str = record.outcome
     ask = "ask the vendor with the button above." if may_ask else "run `receiver reconcile`."
     if record.job.conflict:
@@ -129,7 +129,7 @@ def job_errors(services: Services, caller: Caller, id: str) -> Response:
 @blueprint.get("/jobs/<string:id>/errors.csv")
 @require_session
 def job_errors_csv(services: Services, caller: Caller, id: str) -> Response:
-    """Give the failed records of a job as CSV, all of them."""
+    """Return the failed records of a job as CSV, all of them."""
     record = the_job(services, caller, id)
     rows = stream_with_context(_csv(services, record))
     return download(rows, f"errors-{record.id}.csv", "text/csv")
@@ -197,7 +197,7 @@ def _csv(services: Services, record: JobRecord) -> Iterator[str]:
 
 
 def pages_of_fields(services: Services, record: JobRecord) -> Iterator[list[dict[str, str]]]:
-    """Give the fields of all failed records of a job, as text, some at a time."""
+    """Yield the fields of all failed records of a job, as text, some at a time."""
     start, of_job = 0, (services.database, record.id, record.instance)
     while records := list_failed_records(*of_job, CSV_PAGE, start):
         yield [_fields(error) for error in records]

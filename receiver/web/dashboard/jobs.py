@@ -191,7 +191,7 @@ def _instead(services: Services, filters: Filters) -> str | None:
 @blueprint.get("/jobs.csv")
 @require_session
 def jobs_csv(services: Services, caller: Caller) -> Response:
-    """Give the same jobs as CSV, all of them and in the same order.
+    """Return the same jobs as CSV, all of them and in the same order.
 
     They are read page by page, however many they are. Where one cannot be read, the answer breaks
     off, and the browser says that it is not whole.

@@ -82,7 +82,7 @@ def rejection(services: Services, caller: Caller, id: int) -> Response:
 @blueprint.get("/rejections/<int:id>/body")
 @require_session
 def rejection_body(services: Services, caller: Caller, id: int) -> Response:
-    """Give the exact bytes of a rejected delivery."""
+    """Return the exact bytes of a rejected delivery."""
     record = the_rejection(services, caller, id)
     if record.body is None:
         raise BodyGone("The body of this delivery was not kept.")

@@ -64,7 +64,7 @@ def _is_same_origin() -> bool:
 def require_session(
     view: Callable[Concatenate[Services, Caller, P], Response],
 ) -> Callable[P, Response]:
-    """Give a view the services and who is signed in; send strangers to the sign-in page."""
+    """Pass a view the services and who is signed in; send strangers to the sign-in page."""
 
     @wraps(view)
     def admitted(*args: P.args, **kwargs: P.kwargs) -> Response:
@@ -170,7 +170,7 @@ def redirect_to(path: str) -> Response:
 
 
 def flash(services: Services, caller: Caller, notice: str) -> None:
-    """Have the next page show a notice to whoever is signed in."""
+    """Show a notice on the next page to whoever is signed in."""
     with services.database.write() as session:
         sessions.set_notice(session, caller.session_id, notice)
 
