@@ -97,12 +97,12 @@ def _app(
     observers = {subscriptions.KIND: subscriptions.note_attempt}
     sender = Sender(database, safe_http, Mailer(settings), signers, clock, observers=observers)
     retention = Retention(settings, database, clock)
-    health = Health(clock)
+    health = Health(clock, lambda: intake.reason)
 
     def beat() -> None:
         logs.flush()
-        reconciler.beat()
         health.beat(database, alive=intake.writer.alive)
+        reconciler.beat()
 
     def look() -> bool:  # though the writer stands still, and its batches tell nothing
         QUEUE_LENGTH.set(intake.writer.waiting)
@@ -116,7 +116,8 @@ def _app(
         Task(sender.step),
         Task(retention.step, pause=LOOK_SECONDS),
         Task(look),
-        Task(watcher.look, pause=PERIOD_SECONDS, close=watcher.release),
+        # At once, or the dashboard would say after each start that alarms are not checked.
+        Task(watcher.look, pause=PERIOD_SECONDS, close=watcher.release, at_once=True),
     ]
     background = Background(tasks, beat)
     if any(len(key.secret) < SHORT_KEY_BYTES for key in settings.default_keys):

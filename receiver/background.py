@@ -28,11 +28,13 @@ class Task:
     """Work that a thread does again and again. run -- returns whether there is more at once.
 
     pause -- seconds before it runs, unless there is more. close -- gives back what it holds.
+    at_once -- whether it first runs without that pause.
     """
 
     run: Callable[[], bool]
     pause: float = 1.0
     close: Callable[[], None] = lambda: None
+    at_once: bool = False
 
 
 class Background:
@@ -66,7 +68,7 @@ class Background:
         threading.Thread(target=work, args=args, name="background", daemon=True).start()
 
     def _work(self, task: Task) -> None:
-        run, more = _Guarded(task.run, self._waiting), False
+        run, more = _Guarded(task.run, self._waiting), task.at_once
         while not self._closed.wait(0 if more else task.pause):
             more = run()
 
@@ -119,17 +121,23 @@ class _Guarded:
 
 
 class Health:
-    """How this process answers callbacks. clock -- ms since the epoch.
+    """How this process answers callbacks. clock -- ms since the epoch. why -- not, if it failed.
 
     What failed is over at the next callback that was taken. Where none comes, being able to write
     again is enough for a database that failed, but not for a fault of our own.
     """
 
-    def __init__(self, clock: Callable[[], int]) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], int], why: Callable[[], str] = str) -> None:
+        self._clock, self._why = clock, why
         self._since: int | None = None
         self._last, self._failures, self._fault = 0, 0, False
+        self._away: tuple[int, str] | None = None
         self._guard = ClockGuard()
+
+    @property
+    def trouble(self) -> tuple[int, str] | None:
+        """Since when (ms) this process cannot store callbacks, and why; None if it can."""
+        return self._away or (None if self._since is None else (self._since, self._why()))
 
     def answered(self, status: int) -> None:
         """Note how a callback was answered."""
@@ -144,6 +152,14 @@ class Health:
         alive -- whether they can be written. That this can be written says that the database is
         back. Raises StoreError.
         """
+        try:
+            self._beat(database, alive=alive)
+            self._away = None
+        except StoreError as error:
+            self._away = self._away[0] if self._away else self._clock(), str(error)
+            raise
+
+    def _beat(self, database: Database, *, alive: bool) -> None:
         if not alive:
             self._failed(fault=True)
         name = f"{socket.gethostname()[:80]}:{os.getpid()}"
@@ -153,7 +169,8 @@ class Health:
             # By the time that all nodes agree on, whatever this machine's clock says.
             at = database_time(session, self._clock)
             since = None if is_back or self._since is None else at - (now - self._since)
-            record_node(session, name, at, since, self._failures)
+            reason = self._why() if since else ""
+            record_node(session, name, at, since, self._failures, reason=reason)
             steady = self._guard.check(session, at)
         if not steady:
             log.error("the clock jumped by over a day: nothing old is deleted")
@@ -171,9 +188,15 @@ class Health:
 
 
 def record_node(
-    session: Session, name: str, now: int, failing_since: int | None, failures: int
+    session: Session,
+    name: str,
+    now: int,
+    failing_since: int | None,
+    failures: int,
+    *,
+    reason: str = "",
 ) -> None:
     """Record how a process answers callbacks. failures -- since `failing_since`, ms."""
-    facts = {"at": now, "failing_since": failing_since, "failures": failures}
+    facts = {"at": now, "failing_since": failing_since, "failures": failures, "reason": reason}
     new = upsert(session, Node).values(name=name, **facts)
     session.execute(new.on_conflict_do_update(index_elements=[Node.name], set_=facts))

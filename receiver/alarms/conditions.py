@@ -37,10 +37,11 @@ from receiver.database.models import (
 from receiver.database.models.alarms import NODE_GONE_MS, Fetch, Node
 from receiver.database.page import hidden
 from receiver.jobs.queries import overdue_jobs
-from receiver.jobs.summary import last_callbacks
+from receiver.jobs.summary import last_callbacks, under_way
 from receiver.jobs.timeline import event_id
 from receiver.lib.clock import DAY_MS, MINUTE_MS, iso
 from receiver.settings import Settings
+from receiver.subscriptions.log import waiting
 from receiver.subscriptions.registry import list_subscriptions
 
 RECENT_MS = 60 * MINUTE_MS
@@ -48,6 +49,7 @@ EXPIRES_SOON_MS = 24 * 60 * MINUTE_MS
 MIN_SILENCE_MS = 15 * MINUTE_MS
 USUAL_TIMES_TO_SILENCE = 2
 MAX_EXAMPLES = 5
+MIN_VENDOR_FAILURES = 3  # of all work for an instance, in a row
 
 Id = TypeVar("Id", str, int)
 
@@ -87,7 +89,9 @@ def active_conditions(session: Session, settings: Settings, now: int) -> list[Co
         *_queued(session),
         *_failing(session, settings.failing_after, now),
         *_clock(session, now),
-        *_undeliverable(session),
+        *_undeliverable(session, now),
+        *_lost(session, now),
+        *_vendor(session, now),
     ]
 
 
@@ -95,8 +99,11 @@ def _overdue(session: Session, overdue_after: int, now: int) -> Iterator[Conditi
     place = tuple_(JobRow.instance, JobRow.id)
     is_overdue = place.in_(overdue_jobs(JobRow.instance, JobRow.id))
     late = _jobs(session, JobRow.first_seen_at, is_overdue, now=now, overdue_after=overdue_after)
+    open_jobs = under_way(session, [instance for instance, *_ in late])
     for instance, count, ids in late:
-        yield Condition("overdue", instance, count, "in progress for longer than is usual", ids)
+        minutes = (now - open_jobs[instance][1]) // MINUTE_MS
+        detail = f"the oldest has been in progress for {minutes} minutes"
+        yield Condition("overdue", instance, count, detail, ids)
 
 
 def _failed(session: Session, now: int) -> Iterator[Condition]:
@@ -170,7 +177,8 @@ def _failing(session: Session, failing_after: int, now: int) -> Iterator[Conditi
     rows = session.scalars(failing.where(Node.at > now - NODE_GONE_MS).order_by(Node.name)).all()
     if rows:
         minutes = (now - min(row.failing_since or now for row in rows)) // MINUTE_MS
-        detail = f"callbacks are answered with errors for {minutes} minutes"
+        why = next((f": {row.reason}" for row in rows if row.reason), "")
+        detail = f"callbacks are answered with errors for {minutes} minutes{why}"
         names = tuple(row.name for row in rows[:MAX_EXAMPLES])
         yield Condition("failing", "callbacks", sum(row.failures for row in rows), detail, names)
 
@@ -189,13 +197,33 @@ def _clock(session: Session, now: int) -> Iterator[Condition]:
         yield Condition("clock", "database", 1, f"{days} days {way} the last write of a node")
 
 
-def _undeliverable(session: Session) -> Iterator[Condition]:
+def _undeliverable(session: Session, now: int) -> Iterator[Condition]:
     reasons = {"gone": "it answered 410 (gone)", "failing": "it accepted nothing for five days"}
     for row in list_subscriptions(session):
         if row.disabled_for in reasons:
             since = iso(row.disabled_at)
             detail = f"disabled since {since}: {reasons[row.disabled_for]}"
             yield Condition("undeliverable", row.name, 1, detail)
+        elif row.failing_since is not None and row.failing_since <= now - RECENT_MS:
+            count, answer = waiting(session, row.name)
+            minutes = (now - row.failing_since) // MINUTE_MS
+            detail = f"nothing was accepted for {minutes} minutes: {answer}"
+            yield Condition("undeliverable", row.name, count, detail)
+
+
+def _lost(session: Session, now: int) -> Iterator[Condition]:
+    lost = JobRow.facet.in_(select(Facet.facet).where(Facet.callback_lost))
+    lately = lost, JobRow.updated_at > now - RECENT_MS
+    for instance, count, ids in _jobs(session, JobRow.updated_at.desc(), *lately):
+        detail = "ended within an hour, detected by polling"
+        yield Condition("lost", instance, count, detail, ids)
+
+
+def _vendor(session: Session, now: int) -> Iterator[Condition]:
+    recent = Pace.blocked_until.between(now - RECENT_MS, now + RECENT_MS)
+    failing = select(Pace).where(Pace.failures >= MIN_VENDOR_FAILURES, recent)
+    for row in session.scalars(failing.order_by(Pace.instance)):
+        yield Condition("vendor", row.instance, 1, row.reason or "it fails")
 
 
 Order: TypeAlias = (

@@ -46,7 +46,7 @@ KINDS: Mapping[str, Kind] = {
         title="no callbacks are coming in",
         resolved="a callback came in, or no job is in progress",
         meaning="Jobs are in progress, but for far longer than usual no callback has come.",
-        action="Send a test callback with `receiver trigger --url URL --instance {}`, then get the"
+        action="Send a test callback with `receiver trigger --instance {}`, then get the"
         " outcomes with `receiver reconcile --all`.",
         severity="critical",
         runbook="callbacks-stopped",
@@ -56,7 +56,8 @@ KINDS: Mapping[str, Kind] = {
         title="jobs are overdue",
         resolved="no job is overdue",
         meaning="Jobs are in progress for longer than jobs of their kind usually take.",
-        action="Ask the vendor with `receiver reconcile`; look at the vendor for jobs that hang.",
+        action="Ask the vendor with `receiver reconcile`. What is still in progress then, hangs"
+        " there: `receiver job ID --close` gives it up.",
         runbook="callbacks-stopped",
         page="/jobs?show=overdue&instance={}",
     ),
@@ -64,8 +65,9 @@ KINDS: Mapping[str, Kind] = {
         title="signatures are wrong",
         resolved="no signature was wrong for an hour",
         meaning="Callbacks are rejected because no key of the instance made their signature.",
-        action="Compare the vendor's key with `receiver keys list {}`; `receiver rejections` says"
-        " what is wrong.",
+        action="If the key was changed at the vendor, accept it with `receiver keys add {} --file"
+        " FILE`, then `receiver rejections --instance {} --verify-again`. If not, `receiver"
+        " rejections --instance {}` says what is wrong.",
         severity="critical",
         runbook="callbacks-stopped",
         page="/rejections?instance={}",
@@ -129,11 +131,36 @@ KINDS: Mapping[str, Kind] = {
         examples="nodes",
         of_instance=False,
     ),
+    "lost": Kind(
+        title="callbacks were lost",
+        resolved="no callback was lost for an hour",
+        meaning="Jobs ended, and no callback said so: the receiver detected it by polling, so the"
+        " outcomes are right, but late.",
+        action="See whether a callback gets in with `receiver trigger --instance {}`; then compare"
+        " the callback URL at the vendor.",
+        severity="critical",
+        runbook="callbacks-stopped",
+        page="/jobs?show=lost&instance={}",
+    ),
+    "vendor": Kind(
+        title="the vendor does not answer",
+        resolved="the vendor answers again",
+        meaning="Requests to the vendor fail: uploads are not taken, and outcomes are not polled.",
+        action="Ask again with `receiver objects --instance {}`. If the vendor is down, wait, then"
+        " `receiver reconcile --all`. If it answers 401 or 403, give the instance the new secrets:"
+        " `receiver instances set {} --user-secret-file FILE`.",
+        severity="critical",
+        runbook="the-vendor-does-not-answer",
+        page="/instances/{}",
+        examples="",
+    ),
     "undeliverable": Kind(
-        title="a subscription is disabled",
-        resolved="the subscription is enabled again, or was removed",
-        meaning="Its endpoint is gone, or accepted nothing for five days: nothing is sent to it.",
-        action="Fix the endpoint until `receiver subscriptions test {}` is accepted, then `receiver"
+        title="deliveries to a subscription fail",
+        resolved="deliveries are accepted again, or the subscription was removed",
+        meaning="Its endpoint does not accept what is sent to it. After five days, or when it"
+        " answers 410, it is disabled.",
+        action="See its answers with `receiver deliveries --subscription {}`, and fix the endpoint"
+        " until `receiver subscriptions test {}` is accepted. If it is disabled, then `receiver"
         " subscriptions enable {}`.",
         runbook="deliveries-failing",
         page="/subscriptions/{}",

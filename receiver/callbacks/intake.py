@@ -72,6 +72,7 @@ class Intake:
     ) -> None:
         self._settings, self._keys, self._clock = settings, keys, clock
         self._addresses = _Addresses(settings.refusals_a_minute, clock)
+        self.reason = ""  # why a delivery could not be stored, the last time
         note = self._addresses.note
         self.writer: Writer | RemoteWriter = (
             RemoteWriter(writer, database, keys, note)
@@ -168,7 +169,8 @@ class Intake:
             return self._reject(delivery, result.reason)
         known = delivery.instance in self._keys.current.instances
         metrics.callbacks(delivery.instance if known else "", "", "unavailable").inc()
-        return StoreUnavailable(result.text if result else "nothing was stored")
+        self.reason = result.text if result else "nothing was stored"
+        return StoreUnavailable(self.reason)
 
     def _count_receipt(self, judged: Judged, receipt: Receipt) -> None:
         instance = judged.delivery.instance

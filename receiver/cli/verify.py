@@ -43,7 +43,13 @@ def verify(body: str, signature: str, key_file: str, json_: bool) -> None:
 
 
 @click.command()
-@click.option("--url", required=True, help="The receiver's public URL, or the whole callback URL.")
+@click.option(
+    "--url",
+    envvar="RECEIVER_PUBLIC_URL",
+    required=True,
+    show_envvar=True,
+    help="The receiver's public URL, or the whole callback URL.",
+)
 @click.option("--instance", default=DEFAULT_INSTANCE, show_default=True, help="Whose callback.")
 @click.option(
     "--key-file", type=secret_file, help="File of the key; else from environment or database."

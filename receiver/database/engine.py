@@ -317,7 +317,8 @@ class Database:
                 raise StatementRefused(
                     f"the database rejects a statement: {code}{meaning}"
                 ) from error
-            raise StoreUnavailable(f"the database cannot do this now: {code}") from error
+            cause = refusals.cause(original)
+            raise StoreUnavailable(f"the database cannot do this now: {cause}") from error
 
     @contextmanager
     def _fresh_primary(self, used: Session | Connection) -> Iterator[None]:

@@ -16,6 +16,12 @@ CONTENT = {
     "54000": "a text is longer than an entry of its index may be",
     "SQLITE_TOOBIG": "a text or the row is longer than SQLite can hold",
 }
+CAUSES = {
+    **dict.fromkeys(("53100", "SQLITE_FULL"), "the disk is full"),
+    **dict.fromkeys(("25006", "SQLITE_READONLY"), "it is read-only"),
+    **dict.fromkeys(("SQLITE_BUSY", "SQLITE_LOCKED"), "another process holds its lock"),
+    "53300": "all its connections are taken",
+}
 _NOT_CONNECTED = re.compile(r"connection timeout|failed to resolve")
 _ERRNO = re.compile(r"\[Errno -?[0-9]{1,9}\] ")
 # Where the same statement would fail again, for one row at least: data, integrity, SQL, limits.
@@ -54,6 +60,12 @@ def connecting(error: BaseException) -> str | None:
 def code(error: BaseException) -> str:
     """Name an error in messages; the driver's own text could hold what was sent."""
     return _sent_code(error) or f"{type(error).__name__}, no answer"
+
+
+def cause(error: BaseException) -> str:
+    """Say why a database can do nothing now: in words, where the code has a common meaning."""
+    name = code(error)
+    return f"{CAUSES[name]} ({name})" if name in CAUSES else name
 
 
 def _sent_code(error: BaseException) -> str | None:

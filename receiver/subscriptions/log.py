@@ -161,6 +161,17 @@ def oldest_waiting(session: Session, now: int) -> dict[str, float]:
     return ages
 
 
+def waiting(session: Session, name: str) -> tuple[int, str]:
+    """Return how many deliveries of a subscription wait, and the last answer to the oldest."""
+    row = OutboundDelivery
+    mine = row.subscription == name, row.state == "waiting"
+    oldest = select(func.min(row.id)).where(*mine).scalar_subquery()
+    made = select(OutboundAttempt).where(OutboundAttempt.delivery == oldest)
+    last = session.scalars(made.order_by(OutboundAttempt.id.desc()).limit(1)).first()
+    answer = "nothing waits" if last is None else last.error or f"it answered {last.status}"
+    return session.scalar(select(func.count()).where(*mine)) or 0, answer
+
+
 def _attempt(row: OutboundAttempt) -> AttemptRecord:
     answer = row.answer.decode("utf-8", "replace")
     return AttemptRecord(row.at, row.duration_ms, row.status, row.error, answer)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
+from receiver.alarms.kinds import KINDS
 from receiver.cli.commands import receiver
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +50,12 @@ def test_every_command_that_a_page_names_exists_with_its_options(page):
         except click.UsageError as error:
             wrong.append((" ".join(words), error.format_message()))
     assert wrong == []
+
+
+def test_every_command_that_an_alarm_names_exists_with_its_options():
+    for kind in KINDS.values():
+        for words in commands(kind.advice("NAME")):
+            parse(words)
 
 
 def test_a_command_or_an_option_that_does_not_exist_is_noticed():

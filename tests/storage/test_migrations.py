@@ -390,7 +390,7 @@ def test_opening_a_file_again_takes_no_lock_from_who_has_it_open(tmp_path):
         migrations.open_database(url).close()
         run("list")
         with first.write() as session:
-            session.execute(text("INSERT INTO nodes VALUES ('seven', 0, 0, 0)"))
+            session.execute(text("INSERT INTO nodes VALUES ('seven', 0, 0, 0, '')"))
         look = (
             "import sqlite3, sys; file = sqlite3.connect(sys.argv[1]);"
             " print(file.execute('SELECT name FROM nodes').fetchall())"

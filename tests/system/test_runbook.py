@@ -54,6 +54,7 @@ def test_each_entry_says_where_to_look_what_to_do_and_when_it_is_over():
         "An encryption key leaked",
         "Callbacks stopped",
         "The vendor deactivated us",
+        "The vendor does not answer",
         "The disk is full",
         "A deploy went wrong",
     ]
@@ -191,6 +192,18 @@ def test_the_vendor_deactivated_us(make_duty):
     assert "redeliver" in told
     assert [duty.ask(f"/jobs/{each}")["outcome"] for each in (job, second)] == ["succeeded"] * 2
     eventually(lambda: duty.ask(f"/events?job={second}")["events"], "what was held back")
+
+
+def test_the_vendor_does_not_answer(make_duty):
+    steps, duty = BLOCKS["The vendor does not answer"], make_duty()
+    duty.begin()
+    faults = f"{duty.sandbox}/sandbox/faults"
+    answer = {"answer": {"status": 503, "times": 1000}}
+    assert httpx.put(faults, json=answer, trust_env=False).is_success
+    assert "a fault that was set" in duty.run(steps["look"].splitlines()[0], code=6)
+    httpx.put(faults, json={}, trust_env=False)
+    duty.run(steps["do"])
+    assert "contact" in duty.run(steps["proof"])
 
 
 def deliveries(duty: Duty, state: str) -> list[Any]:

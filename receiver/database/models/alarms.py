@@ -43,13 +43,14 @@ class Watch(Base):
 
 
 class Node(Base):
-    """A process that answers: when it was last alive, and since when its answers fail."""
+    """A process that answers: when it was last alive, since when its answers fail, and why."""
 
     __tablename__ = "nodes"
     name: Mapped[str] = mapped_column(String(100), primary_key=True)
     at: Mapped[int]
     failing_since: Mapped[int | None]
     failures: Mapped[int]
+    reason: Mapped[str] = mapped_column(default="")
 
 
 class Fetch(Base):

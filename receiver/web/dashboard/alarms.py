@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote, urlencode
 
 from flask import Response
 
-from receiver.alarms.kinds import Kind, kind_of
+from receiver.alarms.kinds import KINDS, Kind, kind_of
 from receiver.alarms.watcher import list_alarms
 from receiver.database.engine import Session
 from receiver.database.models.alarms import Alarm
@@ -16,14 +16,16 @@ from receiver.web.dashboard.pages import Caller, blueprint, page
 from receiver.web.dashboard.sign_in import require_session
 
 MAX_ALARMS = 100
+CAUSES = [KINDS[name] for name in ("failing", "vendor", "queued", "refused")]
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Something wrong, for people; times are ms.
 
-    subject -- mostly an instance. since -- None where no alarm says so. resolved_at -- None while
-    it is wrong. examples -- some of what is affected: (what, its page).
+    subject -- mostly an instance. others -- subjects with the very same. since -- None where no
+    alarm says so. resolved_at -- None while it is wrong. examples -- some of what is affected:
+    (what, its page).
     """
 
     kind: Kind
@@ -33,6 +35,7 @@ class Problem:
     since: int | None = None
     resolved_at: int | None = None
     examples: Sequence[tuple[str, str | None]] = ()
+    others: Sequence[str] = ()
 
     @property
     def url(self) -> str:
@@ -59,8 +62,19 @@ def open_problems(session: Session, caller: Caller) -> list[Problem]:
 
 
 def by_severity(problems: Iterable[Problem]) -> list[Problem]:
-    """Sort problems: critical ones first."""
-    return sorted(problems, key=lambda problem: problem.kind.severity != "critical")
+    """Sort problems: critical ones first, causes before what they lead to; join those alike."""
+    alike: dict[tuple[Kind, str], list[Problem]] = {}
+    for each in problems:
+        alike.setdefault((each.kind, each.detail), []).append(each)
+    merged = [
+        replace(
+            first,
+            others=[each.subject for each in others],
+            count=sum(each.count for each in (first, *others)),
+        )
+        for first, *others in alike.values()
+    ]
+    return sorted(merged, key=lambda one: (one.kind.severity != "critical", one.kind not in CAUSES))
 
 
 def problem(row: Alarm) -> Problem:

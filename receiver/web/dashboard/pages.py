@@ -69,6 +69,7 @@ def page(template: str, status: int = 200, **facts: object) -> Response:
         "settings": services().settings,
         "version": __version__,
         "caller": g.get("caller"),
+        "trouble": services().health.trouble,
     }
     return Response(render_template(f"dashboard/{template}", **shared, **facts), status)
 

@@ -3,6 +3,7 @@
 
 (() => {
   const PAUSE_MS = 5000;
+  const GONE = "The receiver does not answer";
   const UNITS = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
 
   function span(seconds) {
@@ -81,13 +82,15 @@
     try {
       const answer = await fetch(location.href, { credentials: "same-origin", cache: "no-store" });
       if (answer.redirected || answer.status === 401) return location.reload();
-      if (!answer.ok) throw new Error(String(answer.status));
-      swap(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      if (!answer.ok) throw new Error(page.querySelector("h1")?.textContent ?? GONE);
+      swap(page);
+      document.getElementById("banners").replaceChildren(...page.getElementById("banners").childNodes);
       gone.hidden = true;
       show("Live");
-    } catch {
+    } catch (error) {
       show("Not live");
-      gone.textContent = "The receiver does not answer. This page shows the last known state and is tried again every few seconds.";
+      gone.querySelector("strong").textContent = error instanceof TypeError ? GONE : error.message;
       gone.hidden = false;
     }
     plan();

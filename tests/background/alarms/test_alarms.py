@@ -130,6 +130,28 @@ def sent_again(ward):
         session.execute(update(Pace).values(queued=0))
 
 
+def lost(ward):
+    told = {"job": "1", "status": "COMPLETED", "reported": 7, "failed": 0}
+    for source in ("submission", "poll"):
+        notification = Notification("bulk_job", source=source, **told)
+        ward.receiver.services.intake.observe(
+            NewObservation("default", notification, callback_due=True)
+        )
+    ward.looks(1)
+
+
+def vendor_away(ward):
+    with ward.database.write() as session:
+        until = ward.now + 9 * MINUTE_MS
+        session.add(Pace(instance="default", next_at=0, failures=3, blocked_until=until))
+    ward.looks(1)
+
+
+def vendor_back(ward):
+    with ward.database.write() as session:
+        session.execute(update(Pace).values(failures=0, blocked_until=0))
+
+
 def clock_stepped(ward):
     beat(ward)
     ward.later(2 * 24 * HOUR)
@@ -158,6 +180,8 @@ CAUSES = {
     "failed": (failure, nothing, "default", 1),
     "expiring": (expiring, fetch, "default", 1),
     "queued": (held_back, sent_again, "default", 4),
+    "lost": (lost, nothing, "default", 1),
+    "vendor": (vendor_away, vendor_back, "default", 1),
     "clock": (clock_stepped, clock_put_right, "database", 1),
     "failing": (failing_node, mended_node, "callbacks", 17),
     "failing, all of them": (nobody, somebody, "receiver", 1),

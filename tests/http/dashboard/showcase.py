@@ -53,6 +53,7 @@ class Showcase:
     seed: int = 7
     number: int = 481_200
     at: int = 0
+    settings: dict[str, object] = field(default_factory=dict)
     random: Random = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,6 +64,7 @@ class Showcase:
                 database_url=self.database_url,
                 encryption_keys=(ENCRYPTION_KEY,),
                 public_url="https://hooks.example.com",
+                **self.settings,
             ),
             clock=lambda: self.at,
         )
@@ -76,14 +78,7 @@ class Showcase:
 
     def tell(self) -> dict[str, str]:
         """Tell it all; give a token of each scope."""
-        self.at = self.now - 60 * DAY
-        with self.services.database.write() as session:
-            made = {
-                scope: tokens.create_token(session, name, scope, self.at)
-                for scope, name in (("operate", "anna@example.com"), ("read", "wallboard"))
-            }
-            for name in INSTANCES:
-                self.add_instance(session, name)
+        made = self.begin()
         days = 14
         for hour in range(days * 24):
             self._hour(self.now - days * DAY + hour * HOUR)
@@ -95,6 +90,17 @@ class Showcase:
         self.watch(self.now - 14 * MINUTE, self.now)
         self.at = self.now
         return made
+
+    def begin(self) -> dict[str, str]:
+        """Add the instances; give a token of each scope."""
+        self.at = self.now - 60 * DAY
+        with self.services.database.write() as session:
+            for name in INSTANCES:
+                self.add_instance(session, name)
+            return {
+                scope: tokens.create_token(session, name, scope, self.at)
+                for scope, name in (("operate", "anna@example.com"), ("read", "wallboard"))
+            }
 
     def add_instance(self, session, name: str, hub: str = "marketing") -> None:
         """Add an instance with a key and vendor secrets."""

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,15 @@ class Dashboard:
 
 
 @contextmanager
-def served(database_url: str, folder: Path, *, port: int = 0, **environment: str) -> Iterator[str]:
-    """Run `receiver serve` on a database; give its URL."""
+def served(
+    database_url: str,
+    folder: Path,
+    *,
+    port: int = 0,
+    inside: Sequence[str] = (),
+    **environment: str,
+) -> Iterator[str]:
+    """Run `receiver serve` on a database; give its URL. inside -- what runs the command."""
     own = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_", "GUNICORN_", "PROMETHEUS_")
     variables = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     variables |= {
@@ -42,6 +49,7 @@ def served(database_url: str, folder: Path, *, port: int = 0, **environment: str
     }
     log = folder / f"served-{os.urandom(4).hex()}.log"
     command = [
+        *inside,
         sys.executable,
         "-m",
         "receiver",

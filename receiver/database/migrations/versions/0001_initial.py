@@ -232,6 +232,7 @@ def _make_tables() -> None:
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.Column("failing_since", sa.BigInteger()),
         sa.Column("failures", sa.BigInteger(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
     )
     op.create_table(
