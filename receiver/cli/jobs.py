@@ -146,9 +146,17 @@ def job(
     help="Only of this kind; repeatable.",
 )
 @click.option("--job", multiple=True, help="Only of the job with this id; repeatable.")
+@click.option("--body", metavar="TEXT", help="Only with this in the body.")
+@click.option("--header", metavar="TEXT", help="Only with this in a header or in its name.")
+@click.option("--file", metavar="TEXT", help="Only of jobs with this in the file's name.")
+@click.option("--received-after", metavar="TIME", help="E.g. 2026-01-31T00:00Z.")
+@click.option("--received-before", metavar="TIME", help="As above.")
 @_paged
 def events(client: Client, json_: bool, **filters: Parameter) -> None:
-    """List verified callbacks, newest first."""
+    """List verified callbacks, newest first.
+
+    Texts are searched for within 7 days, unless --job or --received-after is given.
+    """
     page = client.page("/events", "events", **filters)
     columns = ("id", "instance", "kind", "job", "received_at", "deliveries", "key", "size")
     _show_page(page, table(page["events"], columns), json_)

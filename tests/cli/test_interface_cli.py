@@ -195,6 +195,15 @@ class Stranger(BaseHTTPRequestHandler):
         pass
 
 
+def test_events_are_searched_for_a_text_and_a_time(served):
+    assert call_back(served, id="needle", status="RUNNING") == 200
+    found = {"--body needle": 1, "--header elements-webhook": 1, "--file needle": 0}
+    found |= {"--received-before 2026-01-31T00:00Z": 0}
+    runs = {words: ("events", "--job=needle", *words.split(), "--json") for words in found}
+    answers = {words: json.loads(run.stdout) for words, run in together(served, runs).items()}
+    assert {words: len(answer["events"]) for words, answer in answers.items()} == found
+
+
 @pytest.fixture(scope="module")
 def stranger() -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as server:
