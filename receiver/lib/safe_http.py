@@ -91,6 +91,8 @@ class SafeClient:
             raise BadParameter(f"the {noun} must have a host and no user name")
         if parts.scheme != "https" and not (parts.scheme == "http" and host in self._allowed):
             raise BadParameter(f"the {noun} must be https")
+        if host not in self._allowed and _is_private(host):
+            raise BadParameter(f"the {noun} has an address that is not public")
         return parsed
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
@@ -244,6 +246,14 @@ class _Stream(httpcore.NetworkStream):
     def get_extra_info(self, info: str) -> object:
         """See httpcore."""
         return self._stream.get_extra_info(info)
+
+
+def _is_private(host: str) -> bool:
+    """Whether a host is an address that is not public; what a name stands for is not known yet."""
+    try:
+        return not is_public(host)
+    except ValueError:
+        return False
 
 
 def is_public(text: str) -> bool:

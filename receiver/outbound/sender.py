@@ -14,13 +14,15 @@ from sqlalchemy.orm import Session
 
 from receiver import metrics
 from receiver.database.engine import Database, database_time
-from receiver.errors import BadParameter, StoreError
+from receiver.errors import BadParameter, Overloaded, StoreError
 from receiver.lib.safe_http import SafeClient
 from receiver.outbound import queue
 from receiver.outbound.mail import Mailer
 from receiver.outbound.queue import MAX_PER_HOST, Attempt, Claimed, Message
 
 MAX_ATTEMPTS = 16  # under way at once in a process
+MAX_TESTS = 4  # at once; each holds a thread that answers people for as long as its target hangs
+TEST_RETRY_AFTER = 15  # seconds
 
 _GONE = 410
 
@@ -55,6 +57,7 @@ class Sender:
         self._busy: Counter[str] = Counter()
         self._failures = 0
         self._changed = threading.Condition()
+        self._tests = threading.BoundedSemaphore(MAX_TESTS)
 
     def step(self) -> bool:
         """Begin what is due and return whether anything was. Raises StoreError."""
@@ -92,6 +95,15 @@ class Sender:
                 if self._busy:
                     self._changed.wait(1)
         return self._failures == before
+
+    def test(self, message: Message) -> Attempt:
+        """Do as `send` for whoever waits for it. Raises Overloaded if too many do."""
+        if not self._tests.acquire(blocking=False):
+            raise Overloaded("as many tests are sent as may be at once", TEST_RETRY_AFTER)
+        try:
+            return self.send(message)
+        finally:
+            self._tests.release()
 
     def send(self, message: Message) -> Attempt:
         """Send a message once, whether or not it is in the queue."""

@@ -60,6 +60,8 @@ def dismiss_submission(
 
     instances -- that are in reach; None is all.
     """
+    if "\0" in submission_id:  # PostgreSQL cannot even be asked for it
+        return None
     row = session.get(Submission, submission_id, with_for_update=True)
     if row is None or row.state not in ("sending", "unclear"):
         return None

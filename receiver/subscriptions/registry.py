@@ -96,7 +96,9 @@ def list_subscriptions(session: Session) -> list[Subscription]:
 
 def get_subscription(session: Session, name: str) -> Subscription:
     """Return one. Raises NotFound."""
-    row = session.execute(_SELECTION.where(Row.name == name)).first()
+    row = None
+    if INSTANCE_NAME.fullmatch(name):  # PostgreSQL cannot even be asked for a NUL
+        row = session.execute(_SELECTION.where(Row.name == name)).first()
     if row is None:
         raise _missing(name)
     return _subscription(row)

@@ -112,7 +112,9 @@ def read_json(request: Request, model: type[Q]) -> Q:
     """Read the body of a request. Raises BadParameter, which says where it is wrong."""
     try:
         return msgspec.json.decode(request.body, type=model)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise BadParameter("the body is not UTF-8") from None
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise BadParameter(f"the body: {_in_words(error, model)}") from None
 
 

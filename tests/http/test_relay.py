@@ -517,6 +517,7 @@ FORBIDDEN = [
     f"https://{'a' * 64}.example.com/",
     "https://a..example.com/",
     "http://127.0.0.1/",
+    "https://168.63.129.16/",
     "",
 ]
 

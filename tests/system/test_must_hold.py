@@ -431,6 +431,9 @@ def test_a_body_of_just_the_limit_is_kept_and_one_more_byte_is_413(framed):
         assert framed.raw(request(longer, CHUNKED) + in_chunks(longer, 1000))[0] == 413
         assert framed.raw(request(longer) + longer)[0] == 413
     assert framed.raw(request(body, length=10**15))[0] == 413
+    form = b"POST /api/v1/subscriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 1048577\r\n\r\n"
+    status, problem = framed.raw(form + bytes(2**20 + 1))
+    assert (status, b"more than 1048576 bytes" in problem) == (413, True)
     assert body[:4096] in kept(framed)
     assert max(map(len, kept(framed))) == 4096
 

@@ -140,7 +140,7 @@ def test_subscription(services: Services, request: ApiRequest[NoQuery]) -> Respo
     """Send a signed test message now, and give the answer to it."""
     with services.database.read() as session:
         one = the_subscription(session, request.bearer, request.http.id)
-    attempt = services.sender.send(test_message(one, services.clock()))
+    attempt = services.sender.test(test_message(one, services.clock()))
     answer = attempt.answer.decode("utf-8", "replace")
     return json_response(shapes.Tested(attempt.delivered, attempt.status, attempt.error, answer))
 

@@ -195,11 +195,9 @@ class Application:
 
     @staticmethod
     async def _whole_body(headers: Headers, receive: Receive, limit: int) -> bytes:
-        announced = header(headers, b"content-length")
         # The server has refused what is no number.
-        if announced is not None and int(announced) > limit:
-            limit = -1  # whatever comes is too much
-        return await read_body(receive, limit)
+        announced = int(header(headers, b"content-length") or 0)
+        return await read_body(receive, limit, announced)
 
     # --- the API
 

@@ -32,8 +32,11 @@ def header(headers: Headers, name: bytes) -> str | None:
     return b",".join(values).decode("latin-1") if values else None
 
 
-async def read_body(receive: Receive, limit: int) -> bytes:
-    """Return a body. Raises BodyTooLarge, or BodyTruncated if it is not whole in BODY_SECONDS."""
+async def read_body(receive: Receive, limit: int, announced: int) -> bytes:
+    """Return a body. Raises BodyTooLarge, or BodyTruncated if it is not whole in BODY_SECONDS.
+
+    announced -- how many bytes its head says it has; 0 if it does not.
+    """
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -42,7 +45,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
                 if message["type"] != "http.request":
                     raise BodyTruncated(f"broke off after {len(body)} bytes")
                 body += message.get("body", b"")
-                if len(body) > limit:
+                if max(announced, len(body)) > limit:
                     break
                 if not message.get("more_body"):
                     return bytes(body)

@@ -80,7 +80,7 @@ def test_subscription(services: Services, caller: Caller, name: str) -> Action:
         one = the_subscription(session, caller.bearer, name)
 
     def run() -> str | Response:
-        attempt = services.sender.send(test_message(one, services.clock()))
+        attempt = services.sender.test(test_message(one, services.clock()))
         if attempt.delivered:
             return f"The test message was accepted: {attempt.status}."
         detail = attempt.error or f"The answer was {attempt.status}."

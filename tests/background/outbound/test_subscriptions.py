@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from base64 import b64encode
 from datetime import UTC, datetime
 
@@ -9,6 +10,7 @@ import pytest
 import servers
 from builders import bulk
 from cryptography.fernet import Fernet
+from nodes import DEADLINE
 from nodes import eventually as until
 from sqlalchemy import update
 from standardwebhooks import Webhook
@@ -19,6 +21,7 @@ from receiver.database.models.outbound import OutboundDelivery, Subscription
 from receiver.instances import tokens
 from receiver.lib.clock import DAY_MS, MINUTE_MS, now_ms
 from receiver.outbound.queue import PAUSES_SECONDS, Message, enqueue
+from receiver.outbound.sender import MAX_TESTS
 
 KEYS = (Fernet.generate_key().decode(),)
 ALLOWED = frozenset({"127.0.0.1", "localhost"})
@@ -365,6 +368,8 @@ _NEW = {"name": "new", "url": "https://hooks.example.com/"}
         ({"on": []}, 400),
         ({"format": "pagerduty"}, 400),
         ({"colour": "red"}, 400),
+        ({"url": "https://168.63.129.16/"}, 400),
+        ({"url": "https://[::1]/"}, 400),
         ({"objects": 101 * ["contact"]}, 400),
         ({"url": f"https://hooks.example.com/{2000 * 'a'}"}, 400),
         ({"name": "crm"}, 409),
@@ -375,6 +380,48 @@ def test_what_a_subscription_cannot_be(here, change, status):
     here.subscribe("https://crm.example.com/")
     answered, problem = here.ask("POST", "/subscriptions", {**_NEW, **change})
     assert answered == status, problem
+
+
+def test_no_id_is_more_than_a_database_can_be_asked_for(told):
+    paths = {
+        f"/{kind}/{id_}{rest}": method
+        for id_ in ("a%00b", "%F0%9F%98%80", "9" * 3000)
+        for kind, rest, method in (
+            ("subscriptions", "", "GET"),
+            ("subscriptions", "/test", "POST"),
+            ("deliveries", "/retry", "POST"),
+            ("submissions", "/dismiss", "POST"),
+        )
+    }
+    answers = {path: told.ask(method, path)[0] for path, method in paths.items()}
+    assert answers == dict.fromkeys(paths, 404)
+
+
+def test_so_many_tests_at_once_that_pages_still_have_their_threads(here, target, monkeypatch):
+    free, asked, answers = threading.Event(), threading.Semaphore(0), []
+    here.subscribe(target.url)
+    send = here.sender.send
+
+    def hanging(message: Message):
+        asked.release()
+        assert free.wait(DEADLINE)
+        return send(message)
+
+    def test() -> tuple:
+        return here.ask("POST", "/subscriptions/crm/test")
+
+    monkeypatch.setattr(here.sender, "send", hanging)
+    threads = [threading.Thread(target=lambda: answers.append(test())) for _ in range(MAX_TESTS)]
+    for thread in threads:
+        thread.start()
+        assert asked.acquire(timeout=DEADLINE)
+    status, problem = test()
+    free.set()
+    for thread in threads:
+        thread.join()
+    assert (status, problem["code"]) == (503, "overloaded")
+    assert [answer[1]["status"] for answer in answers] == MAX_TESTS * [200]
+    assert test()[1]["delivered"] is True
 
 
 def test_secrets_are_encrypted_and_nothing_shows_them(here, target, capsys):
