@@ -29,6 +29,7 @@ ReceiverError
 │   ├── JobEnded
 │   ├── AlreadyThere
 │   ├── BadParameter
+│   ├── NoStream
 │   └── TooSlow
 ├── UpstreamError               the vendor did not do what it was asked
 │   ├── UpstreamRefused         it said no, and why
@@ -42,7 +43,7 @@ ReceiverError
     │   ├── LostRace            since another node was faster
     │   ├── KeyUnusable         a key that may have signed this cannot be decrypted
     │   └── StatementRefused    the database is there, but refused a statement
-    ├── ClockStepped            now: the clock jumped, and nothing is deleted on its word
+    ├── ClockStepped            now: the clock jumped, and nothing goes by it
     └── StoreRefused            ever; for what it holds, this row cannot be stored as it is
 """
 
@@ -172,6 +173,10 @@ class BadParameter(QueryError, reason="bad_parameter"):
     """A parameter is unknown or has no sense."""
 
 
+class NoStream(QueryError, reason="no_stream"):
+    """This server cannot send for as long as a client stays."""
+
+
 class TooSlow(QueryError, reason="too_slow"):
     """The answer would take longer than a question may hold up the database."""
 
@@ -232,7 +237,7 @@ class StatementRefused(StoreUnavailable, reason="statement_refused"):
 
 
 class ClockStepped(StoreError, reason="clock_stepped"):
-    """The clock jumped by over a day: nothing is deleted on its word."""
+    """The clock jumped: nothing is deleted on its word, and what reads by it begins again."""
 
 
 class WrongEncoding(SettingsError, StoreUnavailable):

@@ -77,7 +77,7 @@ def list_events(
     instances = reachable(filters.instances, filters.visible)
     if instances == frozenset():
         return []
-    last = None if after is None else [_number(after)]
+    last = None if after is None else [event_number(after)]
     lower, upper = _bounds(filters)
     values: dict[str, Any] = {
         "instance": sorted(instances or ()),
@@ -97,18 +97,26 @@ def list_events(
 
 def get_event(database: Database, id_: str, visible: Instances = None) -> EventRecord | None:
     """Read an event; None if there is none that the token sees."""
-    rows = database.rows(_ONE, {"n": _number(id_)})
+    rows = database.rows(_ONE, {"n": event_number(id_)})
     found = _record(rows[0]) if rows else None
     return found if found and (visible is None or found.instance in visible) else None
 
 
 def get_body(database: Database, id_: str) -> bytes | None:
     """Read the exact bytes of an event, or None once they were pruned."""
-    return database.rows(_BODY, {"n": _number(id_)})[0][0]  # type: ignore[no-any-return]
+    return database.rows(_BODY, {"n": event_number(id_)})[0][0]  # type: ignore[no-any-return]
 
 
-def _number(id_: str) -> int:
-    """Return the number of an id, or one that no event has."""
+def read_events(
+    database: Database, numbers: Sequence[int]
+) -> list[tuple[EventRecord, bytes | None]]:
+    """Read the events of these numbers in their order, with those bodies that are left."""
+    rows = database.rows(_WHOLE, {"numbers": numbers}) if numbers else ()
+    return [(_record(row), row.body) for row in rows]
+
+
+def event_number(id_: str) -> int:
+    """Return the number of an id, or -1, which no event has."""
     n = int(id_, 16) if _ID.fullmatch(id_) else -1
     return n if n < 2**63 else -1
 
@@ -139,6 +147,11 @@ _COLUMNS = (
 )
 _ONE = select(*_COLUMNS, Event.headers, Event.peer).where(Event.n == bindparam("n"))
 _BODY = select(Event.body).where(Event.n == bindparam("n"))
+_WHOLE = (
+    select(*_COLUMNS, Event.headers, Event.peer, Event.body)
+    .where(Event.n.in_(bindparam("numbers", expanding=True)))
+    .order_by(Event.n)
+)
 
 
 def _body_contains(*, sqlite: bool) -> Column:
@@ -208,5 +221,5 @@ def _record(row: Row[*tuple[Any, ...]]) -> EventRecord:
         row.size,
         row.sha256.hex(),
         row.webhook_id,
-        *row[len(_COLUMNS) :],
+        *row[len(_COLUMNS) : len(_COLUMNS) + 2],
     )

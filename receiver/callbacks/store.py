@@ -43,6 +43,7 @@ from receiver.errors import (
     StatementRefused,
     StoreError,
     StoreRefused,
+    StoreUnavailable,
 )
 from receiver.instances.keys import KEY_PREFIX, Keys
 from receiver.jobs.first_word import FirstWord
@@ -65,6 +66,8 @@ from receiver.subscriptions.registry import Subscriptions
 MAX_FACETS = 10_000  # of an instance; all beyond share one for each outcome
 MAX_REMEMBERED = 50_000  # facets, in one process
 TRIES = 5  # of a batch that lost races with other nodes
+# Of a transaction before it commits, or its events might become visible too late for `feed`.
+MAX_WRITING_SECONDS = 8
 SLOTS = 16  # of counts: processes with a slot of their own do not wait for each other
 
 Place: TypeAlias = tuple[str, str]  # of a job: (instance, id)
@@ -128,7 +131,10 @@ class Store:
         for attempt in range(1, TRIES + 1):
             try:
                 with self._database.batch() as connection:
+                    began = time.monotonic()
                     writing = self.write_in(connection, batch)
+                    if time.monotonic() - began > MAX_WRITING_SECONDS:
+                        raise StoreUnavailable("it took too long to write")
             except LostRace:
                 if attempt == TRIES:
                     raise

@@ -18,6 +18,7 @@ from receiver.cli.output import SOFTWARE, explain, report
 _GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "Ask a running receiver (RECEIVER_URL, RECEIVER_TOKEN_FILE)": {
         "jobs": ("jobs", "job", "events", "rejections", "submissions"),
+        "listen": ("listen",),
         "submit": ("objects", "submit", "download"),
     },
     "Work on the database (RECEIVER_DATABASE_URL)": {

@@ -7,7 +7,16 @@
 A job is named by its id, or by what `submit` or `job` returned. Methods raise ClientError.
 """
 
-from receiver.client.answers import ErrorGroup, ErrorPage, Job, JobPage, Records, Submission
+from receiver.client.answers import (
+    Callback,
+    ErrorGroup,
+    ErrorPage,
+    Job,
+    JobPage,
+    Missed,
+    Records,
+    Submission,
+)
 from receiver.client.clients import AsyncClient, Client
 from receiver.client.errors import (
     ClientError,
@@ -24,6 +33,7 @@ from receiver.client.errors import (
 
 __all__ = [
     "AsyncClient",
+    "Callback",
     "Client",
     "ClientError",
     "CredentialsRejected",
@@ -31,6 +41,7 @@ __all__ = [
     "ErrorPage",
     "Job",
     "JobPage",
+    "Missed",
     "NoSuchInstance",
     "NoSuchJob",
     "NotFound",

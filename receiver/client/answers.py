@@ -86,3 +86,26 @@ class Submission(Struct, frozen=True):
     instance: str
     status: str | None
     answer: Any
+
+
+class Callback(Struct, frozen=True):
+    """A verified callback as it came. headers -- secrets are masked; None if none were stored."""
+
+    id: str
+    instance: str
+    kind: str
+    job: str | None
+    received_at: str
+    webhook_id: str | None
+    headers: dict[str, str] | None
+    body: bytes
+
+
+class Missed(Struct, frozen=True):
+    """Callbacks that a stream should have had: why it has not, and which it is if it is one."""
+
+    reason: str
+    detail: str
+    event: str | None = None
+    instance: str | None = None
+    job: str | None = None

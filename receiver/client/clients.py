@@ -2,16 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial, wraps
-from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 from urllib.parse import urlsplit
 
 import httpx
 
 from receiver.client import flows
-from receiver.client.errors import Unreachable
+from receiver.client.errors import ClientError, Unreachable
 from receiver.client.flows import Flow, Pause, Request
+from receiver.client.stream import Event, EventChoice, EventStream
 from receiver.lib.http_client import construct, why
 
 P = ParamSpec("P")
@@ -108,6 +109,30 @@ class Client(_Access):
             result: T = end.value
             return result
 
+    def events(self, **choice: Unpack[EventChoice]) -> Iterator[Event]:
+        """Yield callbacks as they come, for ever; each once, and Missed where one is not to be had.
+
+        instance -- whose. after -- an id of an event: begin behind it, not now. on_begin -- is
+        called when a stream begins. on_trouble -- with the error when it breaks off; it goes on
+        without a gap.
+        Raises ClientError if it cannot begin, or the token is no longer valid.
+        """
+        stream = EventStream(**choice)
+        while True:
+            trouble: ClientError | None = None
+            try:
+                with self._http.stream(**self._options(stream.request())) as answer:
+                    if not answer.is_success:
+                        answer.read()
+                    stream.begin(answer)
+                    for piece in answer.iter_bytes():
+                        yield from stream.feed(piece)
+            except httpx.HTTPError as error:
+                trouble = unreachable(self._url, error)
+            except Unreachable as error:
+                trouble = error
+            time.sleep(stream.pause(trouble))
+
     def _send(self, flow: Flow[T], request: Request) -> Callable[[], Request | Pause]:
         try:
             with self._http.stream(**self._options(request)) as answer:
@@ -152,6 +177,25 @@ class AsyncClient(_Access):
         except StopIteration as end:
             result: T = end.value
             return result
+
+    async def events(self, **choice: Unpack[EventChoice]) -> AsyncIterator[Event]:
+        """Yield callbacks as `Client.events` does."""
+        stream = EventStream(**choice)
+        while True:
+            trouble: ClientError | None = None
+            try:
+                async with self._http.stream(**self._options(stream.request())) as answer:
+                    if not answer.is_success:
+                        await answer.aread()
+                    stream.begin(answer)
+                    async for piece in answer.aiter_bytes():
+                        for event in stream.feed(piece):
+                            yield event
+            except httpx.HTTPError as error:
+                trouble = unreachable(self._url, error)
+            except Unreachable as error:
+                trouble = error
+            await asyncio.sleep(stream.pause(trouble))
 
     async def _send(self, flow: Flow[T], request: Request) -> Callable[[], Request | Pause]:
         try:

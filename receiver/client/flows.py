@@ -205,7 +205,7 @@ def result(
 ) -> Flow[None]:
     """Write the file of a finished download to `file`, in its own format or in another."""
     path, instance = _named(job, instance)
-    _require_success(
+    require_success(
         (
             yield Request(
                 method="GET",
@@ -329,7 +329,7 @@ def _vendor(method: str, path: str, instance: str, order: "_Order") -> Flow[http
         when = answer.headers.get("Retry-After")
         later = f"; try again in {when} s" if when else ""
         raise VendorRejected(f"the vendor answered 429: {text}{later}", code)
-    _require_success(answer)
+    require_success(answer)
     return answer
 
 
@@ -363,14 +363,14 @@ def _hub(hub: str | None) -> str:
 
 
 def _read(answer: httpx.Response, shape: type[T]) -> T:
-    _require_success(answer)
+    require_success(answer)
     try:
         return msgspec.json.decode(answer.content, type=shape)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise Unreachable(_not_a_receiver(answer), "not_a_receiver") from None
 
 
-def _require_success(answer: httpx.Response) -> None:
+def require_success(answer: httpx.Response) -> None:
     """Raise the ClientError that an answer's status stands for, with what the receiver says."""
     if answer.is_success:
         return

@@ -12,7 +12,9 @@ import msgspec
 from msgspec import Struct, UnsetType
 from msgspec.structs import fields
 
+from receiver.callbacks.feed import Reader
 from receiver.errors import BadParameter
+from receiver.jobs.queries import Instances
 from receiver.lib.clock import to_ms
 
 T = TypeVar("T")
@@ -46,7 +48,7 @@ class Request:
 
     path -- decoded; id -- what stands for `{id}` in its route. query -- the parameters, encoded.
     Headers are latin-1, as WSGI has them. peer -- the client's address; empty if it has none.
-    body -- of one that changes something.
+    body -- of one that changes something. last_event_id -- where a stream is to go on.
     """
 
     path: str
@@ -56,16 +58,21 @@ class Request:
     if_none_match: str | None = None
     peer: str = ""
     body: bytes = b""
+    last_event_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer. hold -- how to have a better one, where this one need not be sent at once."""
+    """An answer. hold -- how to have a better one, where this one need not be sent at once.
+
+    stream -- what to send instead, where the server can send for as long as the client stays.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     hold: "Hold | None" = None
+    stream: "Stream | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,19 @@ class Hold:
         while (left := deadline - time.monotonic()) > 0:
             yield min(pause, left)
             pause = min(pause * 1.5, _MAX_PAUSE_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Events as they come. reader -- begins where the client is to go on, after `opening` is sent.
+
+    instances -- whose; None is all. is_allowed -- looks whether the client's token still is valid.
+    """
+
+    reader: Reader
+    opening: bytes
+    instances: Instances
+    is_allowed: Callable[[], bool]
 
 
 def parameters(query: str, model: type[Q]) -> Q:

@@ -107,8 +107,11 @@ def test_the_document_is_public_and_the_rest_is_not(stored):
     assert answers == [401] * len(PATHS)
 
 
-# What a URL must be, no schema says: test_subscriptions.py does.
-@schema.exclude(operation_id=["add_subscription", "change_subscription"]).parametrize()
+# What a URL must be, no schema says: test_subscriptions.py does. Flask sends no streams (501).
+LEFT_OUT = ["add_subscription", "change_subscription", "stream_events"]
+
+
+@schema.exclude(operation_id=LEFT_OUT).parametrize()
 @settings(max_examples=examples(40), derandomize=True, suppress_health_check=list(HealthCheck))
 def test_the_api_keeps_to_its_document(case, stored):
     for name, given in (case.path_parameters or {}).items():

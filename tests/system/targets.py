@@ -22,8 +22,8 @@ class Hook:
 
 
 @contextmanager
-def hook() -> Iterator[Hook]:
-    """An HTTP server that takes webhooks."""
+def hook(port: int = 0) -> Iterator[Hook]:
+    """An HTTP server that takes webhooks. port -- 0 is any."""
     kept = Hook()
 
     class Taker(BaseHTTPRequestHandler):
@@ -37,7 +37,7 @@ def hook() -> Iterator[Hook]:
 
         def log_message(self, *_: Any) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Taker)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Taker)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

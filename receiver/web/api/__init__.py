@@ -8,7 +8,7 @@ from functools import cache
 
 from receiver.jobs.shown import Job
 from receiver.web import Services
-from receiver.web.api import events, instances, jobs, rejections, schemas
+from receiver.web.api import events, instances, jobs, rejections, schemas, stream
 from receiver.web.api.openapi import Document, describe
 from receiver.web.api.routes import Operation, Route, route
 from receiver.web.api.subscriptions import SUBSCRIPTION_ROUTES
@@ -41,6 +41,7 @@ _DOCUMENTED = (
     route("/events", events.list_events, schemas.EventPage, 403),
     route("/events/{id}", events.show_event, schemas.StoredEvent, 404, 410),
     route("/events/{id}/body", events.show_body, None, 404, 410),
+    route("/stream", stream.stream_events, None, 403, 501, media_type=stream.MEDIA_TYPE),
     route("/rejections", rejections.list_rejections, schemas.RejectionPage, 403),
     route(
         "/rejections/verify-again",

@@ -23,6 +23,7 @@ _PROBLEMS = {
     409: "Several instances have this job, or the name is taken",
     410: "It is kept no longer",
     429: "Too many requests",
+    501: "This server sends no streams",
     502: "The vendor rejected the request, or cannot be reached",
     503: "Not now; try again",
 }
@@ -50,7 +51,7 @@ def describe(routes: Sequence[Operation]) -> Document:
 
 def _operation(route: Operation) -> Document:
     in_path = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
-    responses: dict[str, Document] = {"200": _success(route.content)}
+    responses: dict[str, Document] = {"200": _success(route)}
     if route.content is Job:
         responses["304"] = {"description": "As the ETag in If-None-Match"}
     for status in sorted({*_ALWAYS, *route.refusals}):
@@ -69,10 +70,13 @@ def _operation(route: Operation) -> Document:
     }
 
 
-def _success(content: type[Struct] | None) -> Document:
+def _success(route: Operation) -> Document:
+    content = route.content
     if content is None:
         binary = {"schema": {"type": "string", "format": "binary"}}
-        return {"description": "The exact bytes", "content": {BYTES: binary}}
+        is_exact = route.media_type == BYTES
+        description = "The exact bytes" if is_exact else "Server-Sent Events, as they come"
+        return {"description": description, "content": {route.media_type: binary}}
     answered = {"application/json": {"schema": _reference(content)}}
     return {"description": (content.__doc__ or "").partition("\n")[0], "content": answered}
 

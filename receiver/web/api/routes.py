@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from receiver.instances.tokens import Bearer
 from receiver.web import Services, services
+from receiver.web.api.schemas import BYTES
 from receiver.web.auth import authenticate, bearer_token, require
 from receiver.web.http import Request, Response, parameters
 from receiver.web.problems import flask_response
@@ -39,7 +40,8 @@ class Operation:
     """What the document says of a path under BASE; `{id}` stands for one segment of it.
 
     query -- the parameters. content -- what 200 has as JSON; None is bytes. refusals -- statuses
-    besides 400, 401, 429 and 503. body -- what is sent as JSON, if anything is.
+    besides 400, 401, 429 and 503. body -- what is sent as JSON, if anything is. media_type -- of
+    bytes.
     """
 
     method: str
@@ -50,6 +52,7 @@ class Operation:
     content: type[Struct] | None
     refusals: tuple[int, ...]
     body: type[Struct] | None = field(default=None, kw_only=True)
+    media_type: str = field(default=BYTES, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def route(
     *refusals: int,
     method: str = "GET",
     body: type[Struct] | None = None,
+    media_type: str = BYTES,
 ) -> Route:
     """Make a route that checks token and parameters before its view is called.
 
@@ -84,7 +88,7 @@ def route(
 
     summary = (view.__doc__ or "").partition("\n")[0]
     facts = method, path, view.__name__, summary, query, content, refusals, answer
-    return Route(*facts, body=body)
+    return Route(*facts, body=body, media_type=media_type)
 
 
 def find_route(routes: Sequence[Route], method: str, path: str) -> tuple[Route, str] | None:

@@ -1,7 +1,7 @@
 """What the API takes and gives: the structures behind its OpenAPI document."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -24,6 +24,7 @@ Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="How many at most")]
 Cursor = Annotated[str, Meta(description="`next` of the page before")]
 Word = Annotated[str, Meta(pattern="^[^\\x00]*$", max_length=1000)]
 SearchText = Annotated[str, Meta(pattern="^[^\\x00]+$", max_length=1000)]
+EventId = Annotated[str, Meta(pattern="^[0-7][0-9a-f]{15}$")]
 Moment = Annotated[
     str,
     Meta(
@@ -99,6 +100,20 @@ class EventsQuery(Struct, forbid_unknown_fields=True):
     ) = UNSET
     limit: Limit = 50
     cursor: Cursor | UnsetType = UNSET
+
+
+class StreamQuery(Struct, forbid_unknown_fields=True):
+    """Which events, as they come; filters may be repeated."""
+
+    types: list[Literal["event.received"]] = []
+    instance: list[Word] = []
+    last_event_id: (
+        Annotated[
+            EventId,
+            Meta(description="Where to go on, if the header `Last-Event-ID` cannot be sent"),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class RejectionsQuery(Struct, forbid_unknown_fields=True):
@@ -187,6 +202,29 @@ class StoredEvent(Event):
 
     headers: dict[str, str] | None
     peer: str | None
+
+
+class StreamedEvent(Struct):
+    """A verified callback as it came. body -- base64 of its bytes. headers -- as of StoredEvent."""
+
+    id: str
+    instance: str
+    kind: Kind
+    job: str | None
+    received_at: Time
+    webhook_id: str | None
+    headers: dict[str, str] | None
+    body: bytes
+
+
+class Missed(Struct, omit_defaults=True):
+    """What is not in a stream that should be. event, instance, job -- if it is one event."""
+
+    reason: Literal["too_old", "unknown_id", "body_removed"]
+    detail: str
+    event: str | None = None
+    instance: str | None = None
+    job: str | None = None
 
 
 class EventPage(Struct):
@@ -287,8 +325,16 @@ def shown(record: object, model: type[M], **others: object) -> M:
 
 def stored_event(record: EventRecord) -> StoredEvent:
     """Show an event with what came with its body."""
-    headers = msgspec.json.decode(record.headers or "null", type=dict[str, str] | None)
-    return shown(record, StoredEvent, headers=headers)
+    return shown(record, StoredEvent, headers=_headers(record))
+
+
+def streamed_event(record: EventRecord, body: bytes) -> StreamedEvent:
+    """Show an event with all that came."""
+    return shown(record, StreamedEvent, headers=_headers(record), body=body)
+
+
+def _headers(record: EventRecord) -> dict[str, str] | None:
+    return msgspec.json.decode(record.headers or "null", type=dict[str, str] | None)
 
 
 def instance(row: Mapping[str, Any]) -> Instance:

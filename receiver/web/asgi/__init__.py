@@ -1,8 +1,8 @@
 """The receiver for an ASGI server: callbacks, API and probes are answered here, the rest by Flask.
 
 What differs from the Flask views of the same services is who waits: nobody holds a thread while a
-body arrives or a commit is under way, nor while a job is waited for; the API reads in threads of
-its own, and probes wait for neither. ADR 8.
+body arrives or a commit is under way, nor while a job is waited for or events are streamed; the API
+reads in threads of its own, and probes wait for neither. ADR 8.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from receiver.openconnectors.signatures import HEADER
 from receiver.web import Services, request_log
 from receiver.web.api import ROUTES
 from receiver.web.api.routes import find_route
+from receiver.web.api.stream import HEADERS as STREAM_HEADERS
 from receiver.web.asgi.messages import (
     Headers,
     Receive,
@@ -37,6 +38,7 @@ from receiver.web.asgi.messages import (
     send_response,
 )
 from receiver.web.asgi.probes import Probes
+from receiver.web.asgi.streams import Streams
 from receiver.web.asgi.threads import FlaskThreads
 from receiver.web.callbacks import PREFIX as CALLBACKS
 from receiver.web.callbacks import answer_receipt
@@ -88,10 +90,12 @@ class Application:
         self._readers = ThreadPoolExecutor(READERS, "readers")
         self._probes = Probes(self.services)
         self._held, self._stopping = 0, asyncio.Event()
+        self._streams = Streams(self.services, self._read)
 
     def stop(self) -> None:
-        """Answer those who wait for a job as it stands now."""
+        """Answer those who wait for a job as it stands now, and end all streams."""
         self._stopping.set()
+        self._streams.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or begin and end with the server."""
@@ -107,7 +111,9 @@ class Application:
         elif method == "GET" and (found := find_route(ROUTES, method, path)):
             route, id_ = found
             answer = partial(route.answer, self.services, self._request(scope, id_))
-            await self._respond(scope, self._answered(answer), send)
+            response = await self._respond(scope, self._answered(answer), send)
+            if response.stream is not None:
+                await self._streams.send(response.stream, receive, send)
         elif path.startswith(BASE) or path.endswith(("/result", "/failed-rows")):
             await self._relay.answer(scope, receive, send)
         elif method in ("POST", "PATCH"):
@@ -133,7 +139,7 @@ class Application:
             for connection in tuple(self.connections):
                 connection.expire(loop.time())
 
-    async def _respond(self, scope: Scope, answer: Awaitable[Response], send: Send) -> None:
+    async def _respond(self, scope: Scope, answer: Awaitable[Response], send: Send) -> Response:
         began, path = time.perf_counter(), scope["path"]
         try:
             response = await answer
@@ -145,6 +151,7 @@ class Application:
         if not path.startswith(CALLBACKS):
             response = replace(response, headers={**response.headers, request_log.HEADER: id_})
         await send_response(response, send)
+        return response
 
     def note(self, path: str, method: str, status: int, began: float, peer: str) -> None:
         """Count an answer, and log it if that is wanted. began -- by time.perf_counter."""
@@ -210,6 +217,7 @@ class Application:
             authorization=header(headers, b"authorization"),
             if_none_match=header(headers, b"if-none-match"),
             peer=self._peer(scope),
+            last_event_id=header(headers, b"last-event-id"),
         )
 
     def _peer(self, scope: Scope) -> str:
@@ -217,6 +225,9 @@ class Application:
 
     async def _answered(self, answer: Callable[[], Response]) -> Response:
         response = await self._read(answer)
+        if response.stream is not None:
+            self._streams.check_room()
+            return replace(response, status=200, headers=STREAM_HEADERS)
         if response.hold is None or self._held >= MAX_HELD:
             return response
         self._held += 1

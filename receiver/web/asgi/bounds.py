@@ -195,7 +195,9 @@ class BoundedConnection(HttpToolsProtocol):
 
     def expire(self, now: float) -> None:
         """Close it if its client takes too long; now -- the loop's time."""
-        if self._paused_at is not None and now - self._paused_at > SEND_SECONDS:
+        # A stream that ended before its client took all of it is closing, which it never would.
+        is_cut = self.transport.is_closing() and self.is_busy()
+        if self._paused_at is not None and (is_cut or now - self._paused_at > SEND_SECONDS):
             self.transport.abort()
         elif not self._is_late(now - self._since):
             return

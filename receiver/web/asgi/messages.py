@@ -94,9 +94,10 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def send_response(response: Response, send: Send) -> None:
-    """Send a response."""
+    """Send a response; of one with a stream only the head."""
     headers = [(name.lower().encode(), value.encode()) for name, value in response.headers.items()]
-    if response.status != 304:
+    if response.status != 304 and response.stream is None:
         headers.append((b"content-length", b"%d" % len(response.body)))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": response.body})
+    if response.stream is None:
+        await send({"type": "http.response.body", "body": response.body})

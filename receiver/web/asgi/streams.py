@@ -1,0 +1,196 @@
+"""Streams of events: each costs a socket and no thread; all of a process share a poller."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from typing import Protocol, TypeVar
+
+from receiver.callbacks.feed import Reader
+from receiver.errors import ClockStepped, Overloaded, ReceiverError, StoreUnavailable, TooSlow
+from receiver.jobs.queries import Instances
+from receiver.web import Services
+from receiver.web.api.stream import event_messages, position_message
+from receiver.web.asgi.messages import Receive, Send
+from receiver.web.http import Stream
+
+T = TypeVar("T")
+
+MAX_STREAMS = 64
+MAX_WAITING_BYTES = 8 * 2**20  # of messages to one client; then it is cut off, and goes on later
+POLL_SECONDS = 0.5
+HEARTBEAT_SECONDS = 15
+TOKEN_SECONDS = 30  # between looks whether tokens still are valid
+END_SECONDS = 1  # for a client to take the end
+
+
+class Read(Protocol):
+    """Has a function read the database in a thread."""
+
+    async def __call__(self, read: Callable[[], T]) -> T:
+        """Return what it returns. Raises its errors, and StoreUnavailable if no thread is free."""
+        ...
+
+
+class _Client:
+    """One client's stream: what waits to be sent to it."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.is_live = False  # whether the poller's messages are for it
+        self.ended = asyncio.Event()
+        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._bytes = 0
+        self._come = asyncio.Event()
+
+    def wants(self, instance: str) -> bool:
+        return self.stream.instances is None or instance in self.stream.instances
+
+    def put(self, number: int, message: bytes) -> None:
+        self._bytes += len(message)
+        if self._bytes > MAX_WAITING_BYTES and self._waiting:
+            self.ended.set()
+            return
+        self._waiting.append((number, message))
+        self._come.set()
+
+    async def take(self) -> tuple[int, bytes] | None:
+        """Return the next message; None if none comes before the next heartbeat is due."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEARTBEAT_SECONDS):
+                await self._come.wait()
+        if not self._waiting:
+            return None
+        number, message = self._waiting.popleft()
+        self._bytes -= len(message)
+        if not self._waiting:
+            self._come.clear()
+        return number, message
+
+
+class Streams:
+    """All streams of a process. read -- reads the database in a thread."""
+
+    def __init__(self, services: Services, read: Read) -> None:
+        self._services, self._read = services, read
+        self._clients: set[_Client] = set()
+        self._poller: asyncio.Task[None] | None = None
+        self._polls = asyncio.Event()  # set once that has begun
+        self._is_stopping = False
+
+    def check_room(self) -> None:
+        """Raise Overloaded or StoreUnavailable if no other stream can be sent."""
+        if self._is_stopping:
+            raise StoreUnavailable("the server stops")
+        if len(self._clients) >= MAX_STREAMS:
+            raise Overloaded(f"{MAX_STREAMS} streams are sent already by this process", 5)
+
+    def stop(self) -> None:
+        """End all streams."""
+        self._is_stopping = True
+        if self._poller is not None:
+            self._poller.cancel()
+        for client in self._clients:
+            client.ended.set()
+
+    async def send(self, stream: Stream, receive: Receive, send: Send) -> None:
+        """Send a stream until its client leaves, its token ends, or the server stops."""
+        client = _Client(stream)
+        self._clients.add(client)
+        if self._poller is None or self._poller.done():
+            self._reader = Reader(self._services.database, self._services.clock)
+            self._poller = asyncio.create_task(self._poll())
+        ways: list[Coroutine[None, None, object]]
+        ways = [self._send(client, send), _disconnect(receive), client.ended.wait()]
+        tasks = [asyncio.create_task(way) for way in ways]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._clients.discard(client)
+            for task in tasks:
+                task.cancel()
+        for task in done:
+            task.result()
+        # Who takes nothing cannot be sent the end either: its connection is closed.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_SECONDS):
+                await send({"type": "http.response.body", "body": b""})
+
+    async def _send(self, client: _Client, send: Send) -> None:
+        stream = client.stream
+
+        async def put(message: bytes) -> None:
+            await send({"type": "http.response.body", "body": message, "more_body": True})
+
+        async def catch_up() -> None:
+            more = True
+            while more:
+                messages, more = await self._read(partial(_look, stream.reader, stream.instances))
+                for _, _, message in messages:
+                    await put(message)
+
+        with suppress(ReceiverError):  # then it ends, and the client goes on
+            await put(stream.opening)
+            await catch_up()
+            await self._polls.wait()
+            client.is_live = True
+            await catch_up()  # with what the poller read before that
+            while True:
+                if (taken := await client.take()) is None:
+                    await put(position_message(self._reader.position))
+                elif not stream.reader.has_read(taken[0]):
+                    await put(taken[1])
+
+    async def _poll(self) -> None:
+        """Read events for all streams, as long as there are any; when it ends, so do they."""
+        loop = asyncio.get_running_loop()
+        checked = loop.time()
+        try:
+            while self._clients:
+                more = False
+                with suppress(StoreUnavailable, TooSlow):  # the next turn reads all since the last
+                    more = await self._turn()
+                    if loop.time() - checked > TOKEN_SECONDS:
+                        await self._check_tokens()
+                        checked = loop.time()
+                if not more:
+                    await asyncio.sleep(POLL_SECONDS)
+        except ClockStepped:
+            pass  # who comes again behind an id of before is answered with what is missing
+        finally:
+            self._polls.clear()
+            for client in self._clients:
+                client.ended.set()
+
+    async def _turn(self) -> bool:
+        """Read and hand out what became visible; return whether there is more."""
+        if not self._polls.is_set():
+            await self._read(self._reader.begin)
+            self._polls.set()
+            return False
+        reached = [client.stream.instances for client in self._clients]
+        wanted = None if None in reached else frozenset().union(*filter(None, reached))
+        messages, more = await self._read(partial(_look, self._reader, wanted))
+        for client in self._clients:
+            if client.is_live:
+                for number, instance, message in messages:
+                    if client.wants(instance):
+                        client.put(number, message)
+        return more
+
+    async def _check_tokens(self) -> None:
+        for client in tuple(self._clients):
+            if not await self._read(client.stream.is_allowed):
+                client.ended.set()
+
+
+def _look(reader: Reader, instances: Instances) -> tuple[list[tuple[int, str, bytes]], bool]:
+    look = reader.look(instances)
+    return event_messages(look), look.more
+
+
+async def _disconnect(receive: Receive) -> None:
+    """Return once the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

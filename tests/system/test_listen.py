@@ -1,0 +1,137 @@
+"""`receiver listen` and many streams on a real server: nothing is lost, and nobody is held up."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import pytest
+from nodes import DEADLINE, Node, eventually, free_port, make_token, own_environment, stored
+from senders import direct, post
+from targets import hook
+
+LANES = 5  # each sends ten callbacks a second, about a job of its own
+STREAMS = 40
+
+
+@contextmanager
+def load(port: int) -> Iterator[list[bytes]]:
+    """Send callbacks; each is sent until it was answered 200, and then the next of its job."""
+    end, answered = threading.Event(), []
+
+    def send(lane: int) -> None:
+        turn = 0
+        while not end.wait(0.1):
+            body = json.dumps({"id": f"{lane}", "status": "RUNNING", "turn": turn}).encode()
+            try:
+                client = direct(port)
+                if post(client, body) == 200:
+                    answered.append(body)
+                    turn += 1
+                client.close()
+            except OSError:
+                pass  # the receiver is away
+
+    threads = [threading.Thread(target=send, args=(lane,)) for lane in range(LANES)]
+    for thread in threads:
+        thread.start()
+    yield answered
+    end.set()
+    for thread in threads:
+        thread.join()
+
+
+@contextmanager
+def listening(node: Node, *words: str) -> Iterator[Path]:
+    """`receiver listen` in a process of its own; give where it writes. Ctrl-C ends it."""
+    token = node.folder / "token"
+    token.write_text(make_token(node.database_url))
+    url = f"http://127.0.0.1:{node.port}"
+    environment = own_environment(RECEIVER_URL=url, RECEIVER_TOKEN_FILE=str(token))
+    written = node.folder / "listen.log"
+    with written.open("wb") as output:
+        command = [sys.executable, "-m", "receiver", "listen", *words]
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+        try:
+            eventually(lambda: "listening" in written.read_text(), "a stream")
+            yield written
+        finally:
+            process.send_signal(signal.SIGINT)
+            code = process.wait(DEADLINE)
+    assert code == 130, written.read_text()
+
+
+@contextmanager
+def running(database_url: str, folder: Path, workers: int = 2) -> Iterator[Node]:
+    node = Node(database_url, folder, workers=workers)
+    node.start()
+    node.wait()
+    yield node
+    node.terminate()
+    assert node.faults() == []
+
+
+@pytest.mark.parametrize("restarts", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_a_receiver_restarted_under_load_loses_no_event_on_the_way_to_the_program(
+    restarts, tmp_path, make_database
+):
+    port, url = free_port(), make_database("sqlite")
+    with (
+        running(url, tmp_path) as node,
+        listening(node, "--forward-to", f"http://127.0.0.1:{port}/hook") as written,
+        ExitStack() as stack,
+    ):
+        with load(node.port) as answered:
+            eventually(lambda: "trying again" in written.read_text(), "a program that is away")
+            target = stack.enter_context(hook(port))
+            for turn in range(restarts):
+                count = len(answered)
+                eventually(lambda count=count: len(answered) > count + 20)
+                (node.kill if turn % 2 else node.terminate)()
+                node.start()
+                node.wait()
+        bodies = stored(url)
+        eventually(lambda: len(target.posted) >= len(bodies), "the last event")
+        came = [body for _, body in target.posted]
+        assert sorted(came) == sorted(bodies)
+        assert set(came) >= set(answered)
+        for lane in range(LANES):
+            turns = [one["turn"] for one in map(json.loads, came) if one["id"] == str(lane)]
+            assert turns == sorted(turns)
+        assert all("elements-webhook-signature" in headers for headers, _ in target.posted)
+        eventually(lambda: written.read_text().count("  204 in ") == len(bodies))
+
+
+def test_forty_idle_streams_hold_up_nobody_and_end_with_the_server(tmp_path, make_database):
+    with running(make_database("sqlite"), tmp_path, workers=1) as node, ExitStack() as stack:
+        token = make_token(node.database_url)
+        ask = f"GET /api/v1/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+        held = []
+        for _ in range(STREAMS):
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", node.port), DEADLINE))
+            one.sendall(ask.encode())
+            assert one.recv(4096).startswith(b"HTTP/1.1 200")
+            held.append(one)
+        client = stack.enter_context(closing(direct(node.port)))
+        for path in ("/healthz", "/readyz"):
+            client.request("GET", path)
+            answer = client.getresponse()
+            assert (answer.read(), answer.status)[1] == 200
+        assert post(client, b'{"id":"1","status":"RUNNING"}') == 200
+        received = [until(one, b"event.received") for one in held]
+        node.terminate()
+        ends = [before + until(one) for before, one in zip(received, held, strict=True)]
+        assert all(end.endswith(b"0\r\n\r\n") for end in ends)
+
+
+def until(connection: socket.socket, words: bytes | None = None) -> bytes:
+    """Receive until these words have come, or to the end."""
+    received = b""
+    while (words is None or words not in received) and (piece := connection.recv(65_536)):
+        received += piece
+    return received
