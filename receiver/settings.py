@@ -288,12 +288,12 @@ def misspelled(environment: Mapping[str, str]) -> dict[str, str | None]:
     """
     names = _VARIABLES.keys() | _COMMAND_LINE | {_KEY, _PREVIOUS_KEY}
     names |= {f"{name}_FILE" for name in names}
-    unknown = sorted(
-        name
-        for name in environment.keys() - names
-        if name.startswith(_PREFIXES) and not _KUBERNETES.match(name)
-    )
-    return {name: next(iter(get_close_matches(name, names, 1, 0.8)), None) for name in unknown}
+    found = {
+        name: next(iter(get_close_matches(name, names, 1, 0.8)), None)
+        for name in sorted(environment.keys() - names)
+        if not _KUBERNETES.match(name)
+    }
+    return {name: it for name, it in found.items() if it or name.startswith(_PREFIXES)}
 
 
 def _check_alarms(settings: Settings) -> None:

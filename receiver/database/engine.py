@@ -265,12 +265,13 @@ class Database:
 
     def close(self) -> None:
         """Close all connections; idempotent."""
-        with self._exclusive(LOCK_SECONDS):
-            self._close_batches()
-            self._engine.dispose()
-            self._reading.dispose()
-            if self._file:
-                self._file.close()
+        if self._file is None or self._file.is_open:  # no lock is made where there is no file
+            with self._exclusive(LOCK_SECONDS):
+                self._close_batches()
+                self._engine.dispose()
+                self._reading.dispose()
+        if self._file:
+            self._file.close()
 
     @contextmanager
     def _exclusive(self, timeout: float | None) -> Iterator[None]:
@@ -313,10 +314,9 @@ class Database:
             if refusals.is_content(original, self._driver.DataError):
                 raise StoreRefused(f"the database rejects what this holds: {code}") from error
             if refusals.is_statement(original):
-                meaning = ", its role lacks a permission" if code == "42501" else ""
-                raise StatementRefused(
-                    f"the database rejects a statement: {code}{meaning}"
-                ) from error
+                lacks = ", its role lacks a permission" if code == "42501" else ""
+                words = f"the database rejects a statement: {code}{lacks}"
+                raise StatementRefused(words) from error
             cause = refusals.cause(original)
             raise StoreUnavailable(f"the database cannot do this now: {cause}") from error
 

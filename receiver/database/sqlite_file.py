@@ -43,6 +43,11 @@ class SQLiteFile:
         self._lock = -1
         self._is_lost = False
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anything was connected to since it was closed."""
+        return bool(self._open)
+
     def before_connect(
         self, _dialect: object, _record: object, words: list[str], named: dict[str, Any]
     ) -> None:

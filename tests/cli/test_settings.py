@@ -361,6 +361,7 @@ def test_the_server_warns_of_misspelled_settings_and_not_of_kubernetes_variables
     environment = {
         "RECEIVER_OVERDU_AFTER": "15m",
         "RECEIVER_FLAVOUR": "sweet",
+        "OPEN_CONECTORS_URL": "https://vendor.example.com",
         "RECEIVER_DATABASE_URL_FILE": "/run/url",
         "RECEIVER_TOKEN_FILE": "token",
         "RECEIVER_PORT": "tcp://10.0.0.1:8000",
@@ -372,6 +373,7 @@ def test_the_server_warns_of_misspelled_settings_and_not_of_kubernetes_variables
     announce(SimpleNamespace(cfg=SimpleNamespace(workers=2)))
     lines = map(json.loads, capsys.readouterr().err.splitlines())
     assert [(line["name"], line["did_you_mean"]) for line in lines if "name" in line] == [
+        ("OPEN_CONECTORS_URL", "OPEN_CONNECTORS_URL"),
         ("RECEIVER_FLAVOUR", None),
         ("RECEIVER_OVERDU_AFTER", "RECEIVER_OVERDUE_AFTER"),
     ]
