@@ -110,6 +110,10 @@ STORED: Mapping[str, tuple[str | None, str]] = {
     "jobs": ("outcome", "Jobs by outcome"),
     "last_callback_timestamp_seconds": ("connector", "When an instance's last callback came"),
     "alarms": ("kind", "Open alarms"),
+    "schedules": (
+        "state",
+        "Expected schedules by state: on_time, waiting, late_to_start, running_late or missed",
+    ),
     "oldest_delivery_seconds": (
         "subscription",
         "Age of the oldest delivery that waits for a subscription; 0 if none does",

@@ -4,7 +4,7 @@ However many jobs have one cause, they are one condition, of their instance; wha
 moment, such as a job that fails, is one for an hour. Functions take a Session and only read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
@@ -40,6 +40,9 @@ from receiver.jobs.queries import overdue_jobs
 from receiver.jobs.summary import last_callbacks, under_way
 from receiver.jobs.timeline import event_id
 from receiver.lib.clock import DAY_MS, MINUTE_MS, iso
+from receiver.schedules.check import Verdict
+from receiver.schedules.registry import Schedule
+from receiver.schedules.times import local_time
 from receiver.settings import Settings
 from receiver.subscriptions.log import waiting
 from receiver.subscriptions.registry import list_subscriptions
@@ -224,6 +227,23 @@ def _vendor(session: Session, now: int) -> Iterator[Condition]:
     failing = select(Pace).where(Pace.failures >= MIN_VENDOR_FAILURES, recent)
     for row in session.scalars(failing.order_by(Pace.instance)):
         yield Condition("vendor", row.instance, 1, row.reason or "it fails")
+
+
+def schedule_conditions(verdicts: Iterable[Verdict]) -> Iterator[Condition]:
+    """Return the conditions of schedules that were judged."""
+    for verdict in verdicts:
+        one, jobs = verdict.schedule, tuple(verdict.jobs)
+        about = f"{one.instance} ({one.object})" if one.object else one.instance
+        if verdict.missed is not None:
+            detail = f"no job of {about} started for {_due(one, verdict.missed)}"
+            yield Condition("schedule_missed", one.name, 1, detail)
+        if verdict.late is not None:
+            detail = f"in progress for {about} since {_due(one, verdict.late)}"
+            yield Condition("schedule_late", one.name, len(jobs), detail, jobs[:MAX_EXAMPLES])
+
+
+def _due(schedule: Schedule, at: int) -> str:
+    return f"{local_time(at, schedule.tz):%Y-%m-%d %H:%M} {schedule.tz}"
 
 
 Order: TypeAlias = (

@@ -167,6 +167,28 @@ KINDS: Mapping[str, Kind] = {
         examples="",
         of_instance=False,
     ),
+    "schedule_missed": Kind(
+        title="an expected job did not start",
+        resolved="a job started, or the schedule was removed",
+        meaning="A job was due by its schedule, and none started within the start grace.",
+        action="Run the load now if its data is needed; see why it did not start where it is"
+        " started from; then `receiver schedules show {}`.",
+        runbook="an-expected-job-did-not-start",
+        page="/schedules#{}",
+        examples="",
+        of_instance=False,
+    ),
+    "schedule_late": Kind(
+        title="an expected job did not end in time",
+        resolved="the job ended, or the schedule was removed",
+        meaning="A job started by its schedule, and has not ended within the run grace.",
+        action="Ask the vendor with `receiver reconcile`; see the job with `receiver job ID"
+        " --timeline`.",
+        runbook="an-expected-job-did-not-end-in-time",
+        page="/schedules#{}",
+        examples="",
+        of_instance=False,
+    ),
 }
 
 
@@ -176,4 +198,5 @@ def kind_of(name: str) -> Kind:
     return KINDS.get(name, unknown)
 
 
+OF_SCHEDULES = ("schedule_missed", "schedule_late")  # the subject is a schedule's name
 OF_THE_RECEIVER = [name for name, kind in KINDS.items() if not kind.of_instance]

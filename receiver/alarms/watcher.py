@@ -10,19 +10,21 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
-from sqlalchemy import delete, func, or_, select, true, update
+from sqlalchemy import and_, delete, exists, func, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from receiver.alarms.channels import Report, has_channel, messages, shown
-from receiver.alarms.conditions import Condition, active_conditions
-from receiver.alarms.kinds import OF_THE_RECEIVER
+from receiver.alarms.conditions import Condition, active_conditions, schedule_conditions
+from receiver.alarms.kinds import OF_SCHEDULES, OF_THE_RECEIVER
 from receiver.database.engine import Database, affected, database_time
 from receiver.database.leases import claim, is_due, is_steady
 from receiver.database.models.alarms import Alarm, Fetch, Node, Watch
+from receiver.database.models.schedules import Schedule
 from receiver.errors import StoreError
 from receiver.jobs.usual_times import learn_all_usual_times
 from receiver.lib.clock import DAY_MS, MINUTE_MS
 from receiver.outbound.queue import Attempt, Message, enqueue
+from receiver.schedules.check import judge_schedules, save
 from receiver.settings import Settings
 from receiver.subscriptions.changes import Type, queue_alarm, queue_overdue
 
@@ -31,6 +33,13 @@ LEASE_PERIODS = 2  # a holder that died is followed within three periods
 CALM_MS = 5 * MINUTE_MS  # unseen for so long, an alarm is over; what flickers stays one
 INTERVAL_MS = 5 * MINUTE_MS  # between two reports, which hold all that came meanwhile
 LEARN_PERIOD_MS = 10 * MINUTE_MS
+
+# Not of a later schedule of the same name, which may be of another instance.
+_IS_OF = and_(
+    Alarm.kind.in_(OF_SCHEDULES),
+    Schedule.name == Alarm.subject,
+    Schedule.created_at <= Alarm.raised_at,
+)
 
 log = structlog.get_logger()
 
@@ -90,12 +99,15 @@ class Watcher:
             self._learn_at = now + LEARN_PERIOD_MS
             learn_all_usual_times(self._database)
         with self._database.read() as session:
+            verdicts = judge_schedules(session, now)
             conditions = active_conditions(session, self._settings, now)
         with self._database.write() as session:
             if not still_watches(session, self._me):
                 return
             if self._lost is not None and self._informed:
                 store_alarm(session, self._lost)
+            save(session, verdicts)
+            conditions += schedule_conditions(verdicts)
             for alarm in update_alarms(session, conditions, now):
                 _log(alarm)
                 _tell_subscriptions(session, alarm, now)
@@ -219,7 +231,9 @@ def list_alarms(
     if only_open:
         statement = statement.where(Alarm.cleared_at.is_(None))
     if visible is not None:
-        statement = statement.where(Alarm.subject.in_(visible), Alarm.kind.not_in(OF_THE_RECEIVER))
+        of_instance = Alarm.subject.in_(visible) & Alarm.kind.not_in(OF_THE_RECEIVER)
+        of_schedule = exists().where(_IS_OF, Schedule.instance.in_(visible))
+        statement = statement.where(or_(of_instance, of_schedule))
     return session.scalars(statement).all()
 
 
@@ -234,6 +248,9 @@ def delete_old(session: Session, now: int, keep: int) -> None:
 
 def _tell_subscriptions(session: Session, alarm: Alarm, now: int) -> None:
     instance = None if alarm.kind in OF_THE_RECEIVER else alarm.subject
+    if alarm.kind in OF_SCHEDULES:
+        of_schedule = select(Schedule.instance).join(Alarm, _IS_OF)
+        instance = session.scalar(of_schedule.where(Alarm.id == alarm.id))
     type_: Type = "alarm.raised" if alarm.cleared_at is None else "alarm.resolved"
     queue_alarm(session.connection(), type_, (alarm.id, instance), shown(alarm), now)
 

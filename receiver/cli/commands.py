@@ -26,6 +26,7 @@ _GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "instances": ("instances", "keys", "tokens"),
         "maintain": ("reconcile", "prune", "erase", "reread", "watch", "alarms", "audit"),
         "subscriptions": ("subscriptions", "deliveries", "replay"),
+        "schedules": ("schedules",),
         "doctor": ("doctor",),
         "verify": ("trigger",),
     },

@@ -20,6 +20,7 @@ from receiver.errors import StoreError, StoreUnavailable
 from receiver.jobs.summary import gauges
 from receiver.lib import logs
 from receiver.metrics import Measured
+from receiver.schedules.registry import count_by_state
 from receiver.settings import Settings
 from receiver.subscriptions.log import oldest_waiting
 from receiver.web import Services, services
@@ -108,7 +109,7 @@ class Measurements:
         try:
             with self._database.read() as session:
                 now = database_time(session, self._clock)
-                ages = oldest_waiting(session, now)
+                ages, schedules = oldest_waiting(session, now), count_by_state(session)
             stored = gauges(self._database, now, self._settings.overdue_after)
         except StoreError as error:
             logs.summed(log, "metrics lack what the database knows", error=str(error))
@@ -129,6 +130,7 @@ class Measurements:
                 name: at / 1000 for name, at in stored.last_callbacks.items()
             },
             "alarms": stored.alarms,
+            "schedules": schedules,
             "oldest_delivery_seconds": ages,
         }
 

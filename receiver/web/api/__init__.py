@@ -11,6 +11,7 @@ from receiver.web import Services
 from receiver.web.api import events, instances, jobs, rejections, schemas, stream
 from receiver.web.api.openapi import Document, describe
 from receiver.web.api.routes import Operation, Route, route
+from receiver.web.api.schedules import SCHEDULE_ROUTES
 from receiver.web.api.subscriptions import SUBSCRIPTION_ROUTES
 from receiver.web.http import Request, Response, json_response, parameters
 
@@ -51,6 +52,7 @@ _DOCUMENTED = (
         method="POST",
     ),
     *SUBSCRIPTION_ROUTES,
+    *SCHEDULE_ROUTES,
     route("/summary", instances.show_summary, schemas.Summary),
 )
 RESULT = Operation(  # which web/relay/results.py answers, piece by piece

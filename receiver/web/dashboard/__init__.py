@@ -10,6 +10,7 @@ from receiver.web.dashboard import (
     job,
     jobs,
     rejections,
+    schedules,
     subscriptions,
 )
 from receiver.web.dashboard.pages import blueprint
@@ -25,5 +26,6 @@ __all__ = [
     "job",
     "jobs",
     "rejections",
+    "schedules",
     "subscriptions",
 ]

@@ -23,6 +23,7 @@ from receiver.openconnectors.notifications import Notification
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 from receiver.reconcile import claims
 from receiver.reconcile.claims import Claim
+from receiver.schedules.registry import Terms, add_schedule, make_schedule
 from receiver.settings import Settings
 from receiver.subscriptions import registry as subscriptions
 from receiver.subscriptions.registry import Choice, Subscription
@@ -119,7 +120,7 @@ class Showcase:
             watcher.look(force=True)
 
     def _subscribe(self) -> None:
-        """Add two subscriptions, one of which was disabled since."""
+        """Add two subscriptions, one of which was disabled since, and a schedule."""
         services = self.services
         facts = {"url": "https://crm.example.com/outcomes", "format": "standard"}
         with services.database.write() as session:
@@ -128,6 +129,9 @@ class Showcase:
                 used = services.secret_box, services.safe_http
                 subscriptions.add_subscription(session, *used, one)
             subscriptions.disable(session, "warehouse", "gone", self.at)
+            graces = {"start_grace": "30m", "run_grace": "2h"}
+            terms = Terms(name="nightly", instance="gooddata", cron="0 2 * * *", **graces)
+            add_schedule(session, make_schedule(terms, self.at), services.settings)
 
     def _hour(self, start: int) -> None:
         # Counted back from now, or what tests find would depend on the hour and the weekday.

@@ -88,6 +88,18 @@ def test_a_subscription_is_seen_tested_enabled_and_sent_what_failed(desk):
         assert "is sent again" in notice(press(guest, again))
 
 
+def test_a_schedule_is_seen_with_its_state_and_its_next_time_in_both_zones(desk):
+    assert "receiver schedules add NAME" in desk.guest.get("/schedules").text
+    terms = {"cron": "30 14 1 7 *", "tz": "Asia/Tokyo", "start_grace": "30m", "run_grace": "2h"}
+    body = {"name": "yearly", "instance": "gooddata", **terms}
+    headers = {"Authorization": f"Bearer {desk.receiver.token}"}
+    answer = desk.receiver.client.post("/api/v1/schedules", json=body, headers=headers)
+    assert answer.status_code == 200
+    page = desk.guest.get("/schedules").text
+    for seen in ("waiting", r"01 Jul 20\d\d 14:30 JST, Asia/Tokyo", ">20..-07-01 05:30</time> UTC"):
+        assert re.search(seen, page), seen
+
+
 def notice(page) -> str:
     return re.search(r'class="notice".*?<bdi>(.*?)</bdi>', page.text)[1]
 

@@ -429,6 +429,23 @@ def _make_outbound_tables() -> None:
     )
     op.create_index("outbound_attempts_of", "outbound_attempts", ["delivery"])
     op.create_table(
+        "schedules",
+        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("instance", _NAME, nullable=False),
+        sa.Column("object", sa.Text()),
+        sa.Column("cron", sa.Text(), nullable=False),
+        sa.Column("tz", sa.Text(), nullable=False),
+        sa.Column("start_grace", sa.BigInteger(), nullable=False),
+        sa.Column("run_grace", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("due_at", sa.BigInteger()),
+        sa.Column("job", _JOB),
+        sa.Column("started_at", sa.BigInteger()),
+        sa.Column("judged_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
         "subscriptions",
         sa.Column("name", sa.String(64), nullable=False),
         sa.Column("url", sa.Text(), nullable=False),

@@ -1,0 +1,1 @@
+"""Jobs that are expected at certain times: which, when, and whether they came."""

@@ -1,0 +1,150 @@
+"""Whether expected jobs came: each schedule is judged by its latest due times alone.
+
+However long nobody looked, and however far a clock stepped on, the due times in between are over.
+No schedule is judged by a time before its last change: a clock that steps back fires nothing twice.
+A change that lies more than a day ahead was made by a wrong clock, unless it is now's that is.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+import msgspec
+from msgspec.structs import replace
+from sqlalchemy import BigInteger, and_, func, literal_column, or_, select, update
+from sqlalchemy.engine import Row as SelectedRow
+from sqlalchemy.orm import Session
+
+from receiver.database.leases import is_steady
+from receiver.database.models import IS_UNDER_WAY, Facet, JobRow
+from receiver.database.models.schedules import Schedule as Row
+from receiver.database.page import MAX_TIME, Column, Selection, least
+from receiver.jobs.job import Registers
+from receiver.jobs.queries import HAS_NO_END, register
+from receiver.lib.clock import DAY_MS
+from receiver.schedules.registry import Schedule, State, list_schedules
+
+EARLY_MS = 10_000  # so much before its due time a job may start, by a clock that is behind ours
+MAX_LATE = 100  # jobs of one schedule
+
+_JUDGED = ("state", "due_at", "job", "started_at", "judged_at")
+_CREATED_AT = Registers.__struct_fields__.index("created_at")
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check found of a schedule.
+
+    missed -- the due time for which no job started, though its start grace is over. late -- the due
+    time whose run grace is over, though `jobs` that started for it have not ended.
+    """
+
+    schedule: Schedule
+    is_changed: bool
+    missed: int | None
+    late: int | None
+    jobs: Sequence[str]
+
+
+def judge_schedules(session: Session, now: int) -> list[Verdict]:
+    """Judge each schedule; nothing is written."""
+    steady = is_steady(session, now)
+    return [_judge(session, one, _held(one, now, steady)) for one in list_schedules(session)]
+
+
+def save(session: Session, verdicts: Iterable[Verdict]) -> None:
+    """Write what changed of schedules."""
+    for verdict in verdicts:
+        if verdict.is_changed:
+            facts = {name: getattr(verdict.schedule, name) for name in _JUDGED}
+            session.execute(update(Row).where(Row.name == verdict.schedule.name).values(**facts))
+
+
+def _held(schedule: Schedule, now: int, steady: bool) -> int:
+    """Return the time to judge a schedule by."""
+    ahead = schedule.judged_at - now
+    return schedule.judged_at if ahead > 0 and (ahead <= DAY_MS or not steady) else now
+
+
+def _judge(session: Session, one: Schedule, at: int) -> Verdict:
+    graces = 0, one.start_grace, one.run_grace
+    due, start_due, run_due = (one.last_due(at - grace) for grace in graces)
+    after = one
+    if due is not None and due != one.due_at and (run := _run(session, one, due)):
+        after = replace(one, due_at=due, job=run.id, started_at=run.start)
+    jobs = [] if run_due is None else _late(session, one, run_due)
+    missed = None
+    if start_due is not None and after.due_at not in (due, start_due):
+        missed = None if _first(session, one, start_due) else start_due
+    after = replace(after, state=_state(after, due, missed, jobs))
+    # Each due time that is over counts as a change: no earlier one is judged after it.
+    before = (one.last_due(one.judged_at - grace) for grace in graces)
+    is_changed = after != one or [*before] != [due, start_due, run_due]
+    return Verdict(
+        schedule=replace(after, judged_at=at) if is_changed else one,
+        is_changed=is_changed,
+        missed=missed,
+        late=run_due if jobs else None,
+        jobs=jobs,
+    )
+
+
+def _state(one: Schedule, due: int | None, missed: int | None, late: Sequence[str]) -> State:
+    if missed is not None:
+        return "missed"
+    if late:
+        return "running_late"
+    if due is None or one.due_at != due or one.started_at is None:
+        return "waiting"
+    return "late_to_start" if one.started_at > due + one.start_grace else "on_time"
+
+
+def _run(session: Session, one: Schedule, due: int) -> SelectedRow[*tuple[str, int]] | None:
+    """Return a job that started for a due time: one in time, if any did."""
+    return _first(session, one, due, due + one.start_grace) or _first(session, one, due)
+
+
+def _late(session: Session, one: Schedule, due: int) -> list[str]:
+    """Return the jobs that started for a due time and have not ended.
+
+    Of a busy instance others are always in progress: where a job started in time, only such count.
+    """
+    is_open = HAS_NO_END, IS_UNDER_WAY
+    jobs = _started(session, one, due, due + one.run_grace).where(*is_open)
+    rows = session.execute(jobs.order_by(JobRow.first_seen_at).limit(MAX_LATE)).all()
+    in_time = [row.id for row in rows if row.start <= due + one.start_grace]
+    if in_time or not rows or _first(session, one, due, due + one.start_grace):
+        return in_time
+    return [row.id for row in rows]
+
+
+def _first(
+    session: Session, one: Schedule, since: int, until: int = MAX_TIME
+) -> SelectedRow[*tuple[str, int]] | None:
+    """Return a job that started between two times; None if none did."""
+    # Whatever started since then has changed since then, and that is what there is an index of.
+    jobs = _started(session, one, since, until).where(JobRow.updated_at >= since - EARLY_MS)
+    return session.execute(jobs.limit(1)).first()
+
+
+def _started(session: Session, one: Schedule, since: int, until: int) -> Selection:
+    sqlite = session.get_bind().dialect.name == "sqlite"
+    start = _start(sqlite=sqlite)
+    first = since - EARLY_MS
+    jobs = select(JobRow.id, start.label("start")).join(Facet, Facet.facet == JobRow.facet)
+    jobs = jobs.where(Facet.instance == one.instance, JobRow.first_seen_at >= first)
+    if one.object is not None:
+        of_many = and_(Facet.other, register("object", sqlite=sqlite) == one.object)
+        jobs = jobs.where(or_(Facet.object == one.object, of_many))
+    return jobs.where(start >= first, start <= until)
+
+
+@cache
+def _start(*, sqlite: bool) -> Column:
+    """When a job started: as the vendor says, but not after it was first seen."""
+    created: Column = literal_column(
+        f"json_extract(jobs.registers, '$[{_CREATED_AT}][1]')"
+        if sqlite
+        else f"(jobs.registers::json #>> '{{{_CREATED_AT},1}}')::bigint",
+        BigInteger(),
+    )
+    seen = JobRow.first_seen_at
+    return least([func.coalesce(created, seen), seen], sqlite=sqlite)

@@ -1,0 +1,142 @@
+"""Expected schedules: of which instance and object a job is to start when, and to end by when."""
+
+import re
+from typing import Literal, TypeAlias, get_args
+
+import msgspec
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from receiver.database.models import Instance
+from receiver.database.models.schedules import Schedule as Row
+from receiver.errors import AlreadyThere, BadParameter, NotFound
+from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from receiver.schedules import times
+from receiver.settings import DEFAULT_INSTANCE, INSTANCE_NAME, Settings, duration_ms
+
+State: TypeAlias = Literal["on_time", "waiting", "late_to_start", "running_late", "missed"]
+
+MAX_SCHEDULES = 100
+MAX_GRACE_MS = 31 * DAY_MS
+STATES: tuple[State, ...] = get_args(State)
+_OBJECT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,200}")
+_UNITS = {"d": DAY_MS, "h": HOUR_MS, "m": MINUTE_MS, "s": 1_000}
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a user writes to expect jobs. Both graces count from the due time."""
+
+    name: str
+    instance: str
+    object: str | None = None
+    cron: str
+    tz: str = "UTC"
+    start_grace: str
+    run_grace: str
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True):
+    """A schedule and what the last check found; times and graces are ms.
+
+    due_at, job, started_at -- the latest due time that was fulfilled, by which job, and when that
+    started. judged_at -- when any of that, or the state, changed last.
+    """
+
+    name: str
+    instance: str
+    object: str | None
+    cron: str
+    tz: str
+    start_grace: int
+    run_grace: int
+    created_at: int
+    judged_at: int
+    state: State = "waiting"
+    due_at: int | None = None
+    job: str | None = None
+    started_at: int | None = None
+
+    def last_due(self, at: int) -> int | None:
+        """Return the latest due time up to `at` since this was added; None if there was none."""
+        due = times.last_due(self.cron, self.tz, at)
+        return due if due is not None and due > self.created_at else None
+
+
+def make_schedule(terms: Terms, now: int) -> Schedule:
+    """Make a schedule of what a user wrote. Raises BadParameter, which says what is wrong."""
+    if not INSTANCE_NAME.fullmatch(terms.name):
+        raise BadParameter("a name is 1 to 64 of A-Z, a-z, 0-9, _ and -")
+    if terms.object is not None and not _OBJECT.fullmatch(terms.object):
+        raise BadParameter("an object is 1 to 200 printable characters")
+    start_grace = _grace("start grace", terms.start_grace)
+    run_grace = _grace("run grace", terms.run_grace)
+    shortest = times.shortest_interval(terms.cron, terms.tz, now)
+    if run_grace < start_grace:
+        raise BadParameter("the run grace must not be shorter than the start grace")
+    if shortest is not None and run_grace >= shortest:
+        least = written(shortest)
+        raise BadParameter(f"the run grace must be shorter than {least}: then it is due again")
+    facts = {"cron": " ".join(terms.cron.split()), "start_grace": start_grace}
+    given = msgspec.structs.asdict(terms) | facts
+    return Schedule(**given | {"run_grace": run_grace, "created_at": now, "judged_at": now})
+
+
+def _grace(name: str, text: str) -> int:
+    try:
+        grace = duration_ms(text)
+    except ValueError as error:
+        raise BadParameter(f"the {name} {text!r} {error}, and above zero") from None
+    if grace > MAX_GRACE_MS:
+        raise BadParameter(f"the {name} {text} is longer than {written(MAX_GRACE_MS)}")
+    return grace
+
+
+def written(ms: int) -> str:
+    """Write a duration as it is read: `30m`, `2h`."""
+    unit = next(unit for unit, length in _UNITS.items() if ms % length == 0)
+    return f"{ms // _UNITS[unit]}{unit}"
+
+
+def add_schedule(session: Session, schedule: Schedule, settings: Settings) -> None:
+    """Add a schedule. Raises BadParameter, AlreadyThere."""
+    name, instance = schedule.name, schedule.instance
+    names = set(session.scalars(select(Instance.name)))
+    names |= {DEFAULT_INSTANCE} if settings.default_keys else set()
+    if instance not in names:
+        raise BadParameter(f"there is no instance {instance!r}: see `receiver instances list`")
+    schedules = {one.name for one in list_schedules(session)}
+    if name in schedules:
+        raise AlreadyThere(f"there is a schedule {name} already")
+    if len(schedules) >= MAX_SCHEDULES:
+        raise BadParameter(f"there are {MAX_SCHEDULES} schedules: remove one first")
+    session.add(Row(**msgspec.structs.asdict(schedule)))
+    session.flush()
+
+
+def list_schedules(session: Session) -> list[Schedule]:
+    """Return all, by name."""
+    rows = session.execute(select(*_COLUMNS).order_by(Row.name))
+    return [msgspec.convert(row._asdict(), Schedule) for row in rows]
+
+
+def get_schedule(session: Session, name: str) -> Schedule:
+    """Return one. Raises NotFound."""
+    for schedule in list_schedules(session):
+        if schedule.name == name:
+            return schedule
+    raise NotFound(f"there is no schedule {name}")
+
+
+def remove_schedule(session: Session, name: str) -> None:
+    """Remove one. Raises NotFound."""
+    session.execute(delete(Row).where(Row.name == get_schedule(session, name).name))
+
+
+def count_by_state(session: Session) -> dict[str, float]:
+    """Return how many schedules each state has."""
+    states = select(Row.state, func.count()).group_by(Row.state)
+    counted = {state: int(number) for state, number in session.execute(states)}
+    return {state: counted.get(state, 0) for state in STATES}
+
+
+_COLUMNS = tuple(getattr(Row, name) for name in Schedule.__struct_fields__)
