@@ -79,7 +79,7 @@ Check: TypeAlias = Callable[[Context], Finding]
 
 def durable(context: Context) -> Finding:
     """Whether what was answered with 200 survives a power cut."""
-    promised, file = durability.promises(context.database), durability.file_of(context.database)
+    promised, file = durability.promises(context.database), context.database.file
     return _postgresql(promised) if file is None else _sqlite(promised, filesystem_of(file))
 
 
@@ -129,7 +129,7 @@ def writable(context: Context) -> Finding:
 
 def schema(context: Context) -> Finding:
     """Whether the schema is one that this release works with."""
-    file, needed = durability.file_of(context.database), migrations.newest()
+    file, needed = context.database.file, migrations.newest()
     if file is not None and not file.exists():
         advice = "look at RECEIVER_DATABASE_URL, or start `receiver serve`, which makes it"
         return fail(f"there is no file {file}", advice)
@@ -159,7 +159,7 @@ def clocks(context: Context) -> Finding:
 
 def disk(context: Context) -> Finding:
     """Whether there is room for what comes; PostgreSQL's disk cannot be seen from here."""
-    file = durability.file_of(context.database)
+    file = context.database.file
     places = {"uploads' spool": Path(tempfile.gettempdir())}
     if file is not None:
         places["database"] = file.parent

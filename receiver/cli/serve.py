@@ -13,7 +13,7 @@ import click
 import structlog
 
 from receiver.cli.output import USAGE, Failure, as_json, show
-from receiver.database import audit, durability, migrations
+from receiver.database import audit, migrations
 from receiver.database.engine import Database, Session
 from receiver.errors import StoreError
 from receiver.instances.encryption import SecretBox
@@ -53,7 +53,7 @@ def open_database(
 
 def missing_file(settings: Settings) -> Path | None:
     """Return the path of the SQLite file that is not there; a Failure if its folder is not."""
-    file = durability.file_of(Database(settings.database_url))
+    file = Database(settings.database_url).file
     if file is None or file.exists():
         return None
     if not file.parent.is_dir():

@@ -1,7 +1,5 @@
 """What a database itself says of how durable its commits are."""
 
-from pathlib import Path
-
 from sqlalchemy import func, select, text
 
 from receiver.database.engine import Database, database_time
@@ -17,11 +15,6 @@ def promises(database: Database) -> dict[str, str]:
         if database.is_sqlite:
             return {name: str(session.scalar(text(f"PRAGMA {name}"))) for name in _SQLITE}
         return {name: str(session.scalar(text(f"SHOW {name}"))) for name in _POSTGRESQL}
-
-
-def file_of(database: Database) -> Path | None:
-    """Return SQLite's file; None for PostgreSQL."""
-    return Path(str(database.engine.url.database)).absolute() if database.is_sqlite else None
 
 
 def clock_of(database: Database, here: int) -> int:

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 from sqlalchemy import (
@@ -59,6 +60,7 @@ class Database:
 
     url -- as in RECEIVER_DATABASE_URL. Raises SettingsError if it cannot be understood.
     connections -- how many at most; each thread that reads holds one, and so does the writer.
+    file -- SQLite's; None for PostgreSQL.
     """
 
     def __init__(self, url: str, *, connections: int = 16) -> None:
@@ -68,18 +70,19 @@ class Database:
             if not self.is_sqlite:
                 # Engines copy what psycopg can write when they are made.
                 import receiver.database.postgresql  # noqa: F401
-            self._file = SQLiteFile(str(parsed.database)) if self.is_sqlite else None
-            self._engine = self._make_engine(parsed, connections)
+            self.file = Path(str(parsed.database)).absolute() if self.is_sqlite else None
+            self._file = SQLiteFile(self.file) if self.file else None
+            self.engine = self._make_engine(parsed, connections)
             # Readers have a pool of their own: however many of them wait, who writes does not.
             self._reading = self._make_engine(parsed, connections, READ_SECONDS)
         except (ArgumentError, ValueError):
             raise SettingsError("RECEIVER_DATABASE_URL is not a database's URL") from None
         self._name = database_name(url)
-        self._driver = self._engine.dialect.loaded_dbapi
+        self._driver = self.engine.dialect.loaded_dbapi
         self._errors = (DBAPIError, self._driver.Error)  # the hot path's come straight from it
-        self._writing = self._engine.execution_options(writes=True)
+        self._writing = self.engine.execution_options(writes=True)
         self._asking = self._reading.execution_options(single=True)
-        self._lock = FileLock(str(parsed.database)) if self.is_sqlite else None
+        self._lock = FileLock(self.file) if self.file else None
         self._batches: Connection | None = None  # of who writes batches, while they come
 
     def _make_engine(self, url: URL, connections: int, deadline: float | None = None) -> Engine:
@@ -113,11 +116,6 @@ class Database:
             event.listen(engine, "checkout", self._ping)
             install(engine, _HUNG_READ_SECONDS if reads else None, deadline)
         return engine
-
-    @property
-    def engine(self) -> Engine:
-        """The engine, for migrations."""
-        return self._engine
 
     def rows(self, statement: Executable, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
         """Rows of one statement, by itself. Raises TooSlow or StoreUnavailable."""
@@ -228,7 +226,7 @@ class Database:
         if self.is_sqlite:
             with self._store_errors(), self._exclusive(LOCK_SECONDS):
                 try:
-                    connection = self._engine.raw_connection()
+                    connection = self.engine.raw_connection()
                     cursor = connection.cursor()
                     # Half as many pages go into the log for a batch; only an empty file takes it.
                     cursor.execute("PRAGMA page_size=8192")
@@ -242,7 +240,7 @@ class Database:
         if not self.is_sqlite:
             return True
         with self._store_errors(), self._exclusive(LOCK_SECONDS):
-            connection = self._engine.raw_connection()
+            connection = self.engine.raw_connection()
             cursor = connection.cursor()
             try:
                 # All who write wait meanwhile; a backup may be reading for minutes.
@@ -268,7 +266,7 @@ class Database:
         if self._file is None or self._file.is_open:  # no lock is made where there is no file
             with self._exclusive(LOCK_SECONDS):
                 self._close_batches()
-                self._engine.dispose()
+                self.engine.dispose()
                 self._reading.dispose()
         if self._file:
             self._file.close()
@@ -292,7 +290,7 @@ class Database:
 
             try:
                 with deadline(connection, _PING_SECONDS):
-                    self._engine.dialect.do_ping(connection)
+                    self.engine.dialect.do_ping(connection)
             except self._driver.Error as error:
                 raise InvalidatePoolError("the database was away") from error
 

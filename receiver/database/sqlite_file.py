@@ -35,8 +35,8 @@ class SQLiteFile:
     `.open.lock` beside it is shared by all who have it open; deploy/restore.sh takes it alone.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = Path(path).absolute()
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._parts = [self._beside(suffix) for suffix in _PARTS]
         self._guard = threading.Lock()
         self._open: dict[Path, Identity] = {}
@@ -165,7 +165,7 @@ class FileLock:
     greenlet that holds it.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: Path) -> None:
         self._path, self._gate = Path(f"{path}.lock"), Path(f"{path}.gate.lock")
         self._inner = threading.Lock()
         self._descriptor = -1

@@ -12,7 +12,7 @@ age; files that `reconcile --fetch-results` saved; and, until they are overwritt
 the database (SQLite's only where `Database.truncate_wal` fails) and PostgreSQL's dead rows.
 """
 
-from sqlalchemy import delete, select, text, update
+from sqlalchemy import delete, text, update
 from sqlalchemy.orm import Session
 
 from receiver.database.engine import affected
@@ -29,8 +29,7 @@ def erase_job(session: Session, id_: str, instance: str, now: int) -> dict[str, 
     if session.get_bind().dialect.name == "sqlite":
         session.execute(text("PRAGMA secure_delete = ON"))  # not only unlinked: overwritten
     lock_retention(session)  # before the job: retention locks in this order
-    named = (JobRow.id == id_, JobRow.instance == instance)
-    row = session.scalar(select(JobRow).where(*named).with_for_update())
+    row = session.get(JobRow, (instance, id_), with_for_update=True)
     if row is None:
         return None
     row.registers = encode(erase(Job.decode(row.registers), now).registers)
@@ -38,21 +37,12 @@ def erase_job(session: Session, id_: str, instance: str, now: int) -> dict[str, 
     row.updated_at = max(row.updated_at, now)
     row.client_url = NOBODY
     row.errors_at = None
-    bodies = update(Event).where(
-        Event.instance == instance, Event.job == id_, Event.body.is_not(None)
-    )
-    submissions = update(Submission).where(Submission.job == id_, Submission.instance == instance)
+    of_job = {"job": id_, "instance": instance}
+    bodies = update(Event).filter_by(**of_job).where(Event.body.is_not(None)).values(body=None)
+    files = update(Submission).filter_by(**of_job).values(file=None)
     return {
-        "bodies": affected(session, bodies.values(body=None)),
-        "errors": affected(
-            session,
-            delete(RecordError).where(RecordError.job == id_, RecordError.instance == instance),
-        ),
-        "outbound": affected(
-            session,
-            delete(OutboundDelivery).where(
-                OutboundDelivery.job == id_, OutboundDelivery.instance == instance
-            ),
-        ),
-        "submissions": affected(session, submissions.values(file=None)),
+        "bodies": affected(session, bodies),
+        "errors": affected(session, delete(RecordError).filter_by(**of_job)),
+        "outbound": affected(session, delete(OutboundDelivery).filter_by(**of_job)),
+        "submissions": affected(session, files),
     }

@@ -17,8 +17,7 @@ def replace_failed_records(
     session: Session, instance: str, job: str, records: Sequence[tuple[str, str]]
 ) -> None:
     """Store a job's failed records, as (JSON, message), in the place of those that were there."""
-    of_job = RecordError.job == job, RecordError.instance == instance
-    affected(session, delete(RecordError).where(*of_job))
+    affected(session, delete(RecordError).filter_by(job=job, instance=instance))
     rows = [
         {"job": job, "instance": instance, "position": n, "entry": entry, "message": message}
         for n, (entry, message) in enumerate(records)

@@ -32,7 +32,6 @@ READYZ = "/readyz"
 READY = json_response({"status": "ready"})
 READY_SECONDS = 0.5  # for SQLite's lock: a probe is to be answered within a second
 MAX_AGE_SECONDS = 5.0  # of what is measured when metrics are read
-_SQLITE = "sqlite:///"
 
 log = structlog.get_logger()
 
@@ -99,7 +98,7 @@ class Measurements:
             if self._measured is None or time.monotonic() - self._read_at >= MAX_AGE_SECONDS:
                 self._measured = {
                     **self._stored(),
-                    **_disks(self._settings),
+                    **_disks(self._database),
                     "info": {__version__: 1.0},
                 }
                 self._read_at = time.monotonic()
@@ -135,11 +134,11 @@ class Measurements:
         }
 
 
-def _disks(settings: Settings) -> dict[str, dict[str, float]]:
+def _disks(database: Database) -> dict[str, dict[str, float]]:
     """Where uploads are spooled, and the database's file if it is one."""
     places = {"temporary": tempfile.gettempdir()}
-    if settings.database_url.startswith(_SQLITE):
-        places["database"] = settings.database_url.removeprefix(_SQLITE).partition("?")[0]
+    if database.file:
+        places["database"] = str(database.file)
     free, ratio = {}, {}
     for place, path in places.items():
         try:

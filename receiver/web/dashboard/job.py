@@ -1,8 +1,10 @@
-"""/jobs/{id}: all that is known of a job, and its failed records."""
+"""/jobs/{id}: all that is known of a job, its failed records, and their rows of the file."""
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from contextlib import ExitStack
+from pathlib import PurePosixPath
+from typing import Annotated, get_args
 
 from flask import Response, request, stream_with_context
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -18,6 +20,8 @@ from receiver.jobs.job import UNDER_WAY
 from receiver.jobs.queries import JobRecord, find_jobs
 from receiver.jobs.record_errors import row_of
 from receiver.jobs.timeline import timeline
+from receiver.lib.records import UnclearDialect, WrongFile, select_records
+from receiver.openconnectors.shapes import MEDIA_TYPES, Format
 from receiver.web import Services
 from receiver.web.api import schemas
 from receiver.web.auth import require_instance
@@ -26,12 +30,15 @@ from receiver.web.dashboard.jobs import CSV_PAGE, csv_text
 from receiver.web.dashboard.pages import Caller, blueprint, download, page
 from receiver.web.dashboard.sign_in import require_session
 from receiver.web.http import optional, parameters
+from receiver.web.relay.exchange import spooled, upload_place
+from receiver.web.relay.uploads import file_pieces
 
 MAX_ENTRIES = 500
 ERRORS_A_PAGE = 50
 MAX_COLUMNS = 12  # on a page; the CSV has as many as there are, up to MAX_CSV_COLUMNS
 MAX_CSV_COLUMNS = 200
 
+_FORMATS: dict[str, Format] = {f".{name}": name for name in get_args(Format)}
 FACTS = {
     "records": "record counts",
     "created_at": "creation time",
@@ -188,17 +195,54 @@ def _columns(rows: Sequence[dict[str, str]]) -> list[str]:
 
 def _csv(services: Services, record: JobRecord) -> Iterator[str]:
     columns: dict[str, None] = {}
-    for rows in pages_of_fields(services, record):  # once for the header, once for the rows
+    for rows in _pages_of_fields(services, record):  # once for the header, once for the rows
         columns |= dict.fromkeys(_columns(rows))
     names = list(columns)[:MAX_CSV_COLUMNS]
     yield csv_text([[cell(name) for name in names]])
-    for rows in pages_of_fields(services, record):
+    for rows in _pages_of_fields(services, record):
         yield csv_text([cell(row.get(name)) for name in names] for row in rows)
 
 
-def pages_of_fields(services: Services, record: JobRecord) -> Iterator[list[dict[str, str]]]:
+def _pages_of_fields(services: Services, record: JobRecord) -> Iterator[list[dict[str, str]]]:
     """Yield the fields of all failed records of a job, as text, some at a time."""
     start, of_job = 0, (services.database, record.id, record.instance)
     while records := list_failed_records(*of_job, CSV_PAGE, start):
         yield [_fields(error) for error in records]
         start = records[-1].position + 1
+
+
+@blueprint.route("/jobs/<string:id>/failed-rows", methods=["GET", "POST"])
+@require_session
+def failed_rows(services: Services, caller: Caller, id: str) -> Response:
+    """Return the rows of an uploaded file that failed in a job; the file is not kept."""
+    record = the_job(services, caller, id)
+    numbers = {
+        int(fields["Row"])
+        for rows in _pages_of_fields(services, record)
+        for fields in rows
+        if fields["Row"]
+    }
+    shown = {"record": record, "count": len(numbers)}
+    if request.method == "GET" or not numbers:
+        return page("failed_rows.html", 200 if request.method == "GET" else 409, **shown)
+    request.max_content_length = None  # `spooled` has the bound of uploads
+    with ExitStack() as stack:
+        stack.enter_context(upload_place())
+        body = stack.enter_context(spooled(services.settings.max_upload_bytes))
+
+        def pieces() -> Iterator[bytes]:
+            return file_pieces(body, request.headers)
+
+        try:
+            rows = select_records(pieces, numbers, record.job.submitted)
+        except (UnclearDialect, WrongFile) as error:
+            return page("failed_rows.html", 409, error=str(error), **shown)
+        response = _file(record, rows)
+        response.call_on_close(stack.pop_all().close)
+        return response
+
+
+def _file(record: JobRecord, rows: Iterator[bytes]) -> Response:
+    suffix = PurePosixPath(record.job.text("file") or "").suffix.lower()
+    suffix = suffix if suffix in _FORMATS else ".csv"
+    return download(rows, f"failed-{record.id}{suffix}", MEDIA_TYPES[_FORMATS[suffix]])
