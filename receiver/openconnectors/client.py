@@ -62,7 +62,7 @@ _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One request, below the base URL. safe -- whether it may be sent again by itself.
+    """One request, below the base URL. safe -- whether the same again changes nothing.
 
     name -- what is asked, one of a fixed set of words, for the metrics.
     """
@@ -70,7 +70,7 @@ class Call:
     method: str
     path: str
     name: str = "other"
-    safe: bool = False
+    safe: bool = True
     params: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -96,32 +96,32 @@ def segment(text: str) -> str:
 def status(job: str, hub: str | None = None) -> Call:
     """Ask where a job stands."""
     path = f"{_hub(hub)}/bulk/{segment(job)}/status"
-    return Call(method="GET", path=path, name="status", safe=True)
+    return Call(method="GET", path=path, name="status")
 
 
 def errors(job: str, hub: str | None = None) -> Call:
     """Ask for a job's failed records."""
     path = f"{_hub(hub)}/bulk/{segment(job)}/errors"
-    return Call(method="GET", path=path, name="errors", safe=True)
+    return Call(method="GET", path=path, name="errors")
 
 
 def jobs(hub: str | None = None) -> Call:
     """Ask for the job list."""
-    return Call(method="GET", path=f"{_hub(hub)}/bulk/jobs", name="jobs", safe=True)
+    return Call(method="GET", path=f"{_hub(hub)}/bulk/jobs", name="jobs")
 
 
 def result(job: str, object_name: str, accept: str, hub: str | None = None) -> Call:
     """Ask for a job's file."""
     path = f"{_hub(hub)}/bulk/{segment(job)}/{segment(object_name)}"
     headers = {"Accept": accept}
-    return Call(method="GET", path=path, name="result", safe=True, headers=headers)
+    return Call(method="GET", path=path, name="result", headers=headers)
 
 
 def queued(*, resend: bool = False) -> Call:
     """Ask which deliveries the vendor holds back for us, or to send them again."""
     method = "PUT" if resend else "GET"
     name = "resend" if resend else "queue"
-    return Call(method=method, path=DELIVERIES, name=name, safe=True, params={"where": QUEUED})
+    return Call(method=method, path=DELIVERIES, name=name, params={"where": QUEUED})
 
 
 def read_status(body: bytes, job: str | None = None) -> Notification:
@@ -178,13 +178,11 @@ class Upstream:
     def send(
         self, authorization: str, call: Call, turn: Callable[[], object] | None = None
     ) -> Answer:
-        """Send a call, again if it is safe and the vendor failed.
+        """Send a call that may be repeated, again if the vendor failed.
 
         authorization -- the value of the header of that name. turn -- waits before each repetition
         until there may be one. Raises UpstreamError.
         """
-        if not call.safe:
-            return self._send(authorization, call)
         retrying = self._retrying.copy(before_sleep=lambda _: turn() if turn else None)
         return retrying(self._send, authorization, call)
 
@@ -198,7 +196,7 @@ class Upstream:
         ):
             measure.status = answer.status_code
             if not answer.is_success:
-                raise _refusal(call, answer, unquoted(_capped(answer), authorization))
+                raise _refusal(answer, unquoted(_capped(answer), authorization))
             content_type = answer.headers.get("content-type", "application/octet-stream")
             if content_type.startswith("text/html"):
                 raise UpstreamNonsense("the vendor's answer is a page of HTML, not a file")
@@ -262,7 +260,7 @@ class Upstream:
             measure.status = answer.status_code
             body = unquoted(_capped(answer), authorization)
         if not answer.is_success:
-            raise _refusal(call, answer, body)
+            raise _refusal(answer, body)
         return Answer(body, answer.headers.get(NEXT_PAGE_HEADER))
 
     def _request(self, authorization: str, call: Call) -> dict[str, Any]:
@@ -339,13 +337,8 @@ def unquoted(body: bytes, authorization: str) -> bytes:
     return body
 
 
-def _refusal(call: Call, answer: httpx.Response, body: bytes) -> UpstreamError:
+def _refusal(answer: httpx.Response, body: bytes) -> UpstreamError:
     status = answer.status_code
-    if status == 504 and not call.safe:
-        # A gateway gave up waiting; the vendor behind it may not have.
-        return UpstreamUnclear(
-            error_message(body) or "the vendor's gateway gave up waiting", status
-        )
     if status in (408, 429) or status >= 500:
         retry_after = read_retry_after(answer.headers.get("retry-after", ""), time.time())
         message = error_message(body) or f"the vendor answered {status}"

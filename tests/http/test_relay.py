@@ -313,6 +313,12 @@ def test_the_vendors_errors_are_passed_on(relay, status):
     assert (relay.asked(UPLOADS), submissions(relay)) == (1, ["refused"])
 
 
+def test_a_gateway_that_gave_up_waiting_leaves_open_whether_there_is_a_job(relay):
+    relay.faults(answer={"status": 504, "times": 1})
+    expect_vendors_error(relay.upload(), 504, "a fault that was set")
+    assert (relay.asked(UPLOADS), submissions(relay)) == (1, ["unclear"])
+
+
 def test_html_is_never_passed_on(relay):
     relay.faults(html=100)
     for method, path in CALLS:
