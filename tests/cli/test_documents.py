@@ -58,6 +58,20 @@ def test_every_command_that_an_alarm_names_exists_with_its_options():
             parse(words)
 
 
+def test_every_link_to_a_file_or_a_heading_leads_there():
+    broken = []
+    for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]:
+        for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            text = target.read_text() if target.suffix == ".md" and target.exists() else ""
+            heads = [head.lower() for head in re.findall("^#+ (.*)$", text, re.MULTILINE)]
+            anchors = {re.sub(r"[^\w\- ]", "", head).replace(" ", "-") for head in heads}
+            if not target.exists() or (anchor and anchor not in anchors):
+                broken.append(f"{page.name}: {link}")
+    assert broken == []
+
+
 def test_a_command_or_an_option_that_does_not_exist_is_noticed():
     for words in ("receiver erase-it", "receiver job 1 --colour", "receiver keys retired a"):
         with pytest.raises(click.UsageError):

@@ -2,7 +2,7 @@
 
 What differs from the Flask views of the same services is who waits: nobody holds a thread while a
 body arrives or a commit is under way, nor while a job is waited for or events are streamed; the API
-reads in threads of its own, and probes wait for neither. ADR 8.
+reads in threads of its own, and probes wait for neither. ADR 12.
 """
 
 import asyncio
