@@ -171,8 +171,8 @@ KINDS: Mapping[str, Kind] = {
         title="an expected job did not start",
         resolved="a job started, or the schedule was removed",
         meaning="A job was due by its schedule, and none started within the start grace.",
-        action="Run the load now if its data is needed; see why it did not start where it is"
-        " started from; then `receiver schedules show {}`.",
+        action="See what it waits for with `receiver schedules show {}`, and why it did not start"
+        " where it is started from. Run the load now if its data is needed.",
         runbook="an-expected-job-did-not-start",
         page="/schedules#{}",
         examples="",

@@ -7,6 +7,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from nodes import eventually
 from showcase import INSTANCES, MINUTE, Showcase
@@ -14,6 +15,7 @@ from showcase import INSTANCES, MINUTE, Showcase
 from receiver.jobs.projection import NewObservation
 from receiver.openconnectors.notifications import Notification
 from receiver.openconnectors.signatures import SignatureKey, sign
+from receiver.schedules.registry import Terms, add_schedule, make_schedule
 from receiver.subscriptions import registry as subscriptions
 from receiver.subscriptions.registry import Choice, Subscription
 
@@ -126,6 +128,17 @@ def deliveries_fail(night: Night) -> None:
         services.sender.drain()
 
 
+def schedule_missed(night: Night) -> None:
+    """The nightly load was due an hour ago, and nobody started it."""
+    night.at = night.now - 300 * MINUTE
+    due = datetime.fromtimestamp((night.now - 60 * MINUTE) / 1000, UTC)
+    facts = {"instance": "hubspot-eu", "cron": f"{due.minute} {due.hour} * * *"}
+    terms = Terms(name="nightly", start_grace="30m", run_grace="2h", **facts)
+    with night.services.database.write() as session:
+        add_schedule(session, make_schedule(terms, night.at), night.services.settings)
+    succeed_elsewhere(night, "hubspot-eu")
+
+
 def watcher_dead(night: Night) -> None:
     """Whoever checked for alarms has not done so since."""
     night.start(50, "freshbooks")
@@ -181,4 +194,7 @@ INCIDENTS = {
     "07": Incident(nothing_stored, "database does not answer", "receiver doctor", fault="database"),
     "08": Incident(deliveries_fail, "connection refused", "receiver deliveries --subscription crm"),
     "09": Incident(lost_callbacks, "Callbacks were lost", "receiver trigger --instance gooddata"),
+    "10": Incident(
+        schedule_missed, "An expected job did not start", "receiver schedules show nightly"
+    ),
 }

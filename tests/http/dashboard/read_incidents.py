@@ -1,8 +1,8 @@
 """Write the overview of each incident, as a person at a browser reads it: text and picture.
 
-`python tests/http/dashboard/read_incidents.py FOLDER`; `key.txt` there has the causes. Pages are
-served by gunicorn; the full disk is one (which wants root and a mount namespace), and the database
-that is away is a PostgreSQL that was stopped.
+`python tests/http/dashboard/read_incidents.py FOLDER [NUMBER...]`; `key.txt` there has the causes.
+Pages are served by gunicorn; the full disk is one (which wants root and a mount namespace), and the
+database that is away is a PostgreSQL that was stopped.
 """
 
 import subprocess
@@ -38,14 +38,15 @@ ENVIRONMENT = {
 }
 
 
-def main(folder: Path) -> None:
-    """Write texts and pictures, and a key to them."""
+def main(folder: Path, *numbers: str) -> None:
+    """Write texts and pictures, of these alone if any are named, and a key to all."""
     folder.mkdir(parents=True, exist_ok=True)
     key = [f"{number}  {one.cause}; {one.command}\n" for number, one in INCIDENTS.items()]
     (folder / "key.txt").write_text("".join(key))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        for number, incident in INCIDENTS.items():
+        for number in numbers or INCIDENTS:
+            incident = INCIDENTS[number]
             with (
                 TemporaryDirectory(prefix="incident-") as own,
                 FAULTS[incident.fault](incident, Path(own)) as (url, token, strike),
@@ -151,4 +152,4 @@ def database_away(incident: Incident, folder: Path) -> Faulty:
 FAULTS = {"": no_fault, "disk": full_disk, "database": database_away}
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
