@@ -72,6 +72,13 @@ def test_no_page_has_a_phrase_of_before():
     assert {path.name: OLD.findall(text) for path, text in texts.items() if OLD.search(text)} == {}
 
 
+def test_no_document_has_a_phrase_of_before():
+    pages = [ROOT.parent / "README.md", *ROOT.parent.glob("docs/*.md")]
+    quoted = re.compile(r"^```.*?^```|`[^`]*`", re.MULTILINE | re.DOTALL)
+    found = {page.name: OLD.findall(quoted.sub("", page.read_text())) for page in pages}
+    assert {page: words for page, words in found.items() if words} == {}
+
+
 def helps(command: click.Command, context: click.Context) -> Iterator[str]:
     yield command.get_help(context)
     for name in getattr(command, "list_commands", lambda _: [])(context):
