@@ -70,6 +70,7 @@ class _Download(msgspec.Struct, rename="camel"):
 
     object_name: str
     format: str = ""
+    file_format: str = ""
     notification_url: str | None = None
     where: str = ""
     select_fields: str = ""
@@ -294,7 +295,7 @@ def query() -> Response:
     if not text.lower().lstrip().startswith("select"):
         raise ValueError("q must be: select ... from <object>")
     object_name = shapes.queried_object(text)
-    return _create(object_name, _callback_url(), request.args.get("fileFormat"))
+    return _create(object_name, _callback_url(), request.values.get("fileFormat"))
 
 
 @api.post("/bulk/download")
@@ -302,7 +303,7 @@ def query() -> Response:
 def download() -> Response:
     """Create a job whose result is all that was loaded into an object."""
     wanted = msgspec.json.decode(short_body(), type=_Download)
-    return _create(wanted.object_name, wanted.notification_url, wanted.format)
+    return _create(wanted.object_name, wanted.notification_url, wanted.format or wanted.file_format)
 
 
 @api.get("/bulk/<int:job_id>")

@@ -255,6 +255,21 @@ def test_the_answer_to_an_upload_has_the_chosen_shape(start):
     assert (created["id"], created["jobStatus"]) == (1234, "CREATED")
 
 
+@pytest.mark.parametrize(
+    ("path", "order"),
+    [
+        ("/bulk/query", {"params": {"q": "select a from contact", "fileFormat": "jsonl"}}),
+        ("/bulk/query", {"data": {"q": "select a from contact", "fileFormat": "jsonl"}}),
+        ("/bulk/download", {"json": {"objectName": "contact", "fileFormat": "jsonl"}}),
+    ],
+)
+def test_a_file_has_the_format_that_it_was_ordered_in(client, path, order):
+    job = client.http.post(path, **order).json()["id"]
+    client.ended(job)
+    file = client.http.get(f"/bulk/{job}/contact")
+    assert file.headers["content-type"] == "application/jsonl"
+
+
 def test_a_file_is_not_to_be_had_in_another_format_than_it_was_ordered_in(client):
     wanted = {"objectName": "contact", "format": "application/jsonl"}
     job = client.http.post("/bulk/download", json=wanted).json()["id"]
