@@ -357,9 +357,18 @@ def _default_keys(environment: Mapping[str, str]) -> tuple[SignatureKey, ...]:
     return tuple(keys)
 
 
+def read_file(path: str | Path) -> bytes:
+    """Return what a file holds. Raises OSError, which names it even if it breaks off."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
 def secret_from_file(path: str | Path) -> bytes:
     """Return a file's bytes less one final line end, which editors add. Raises OSError."""
-    content = Path(path).read_bytes()
+    content = read_file(path)
     line_end = b"\r\n" if content.endswith(b"\r\n") else b"\n"
     return content.removesuffix(line_end)
 

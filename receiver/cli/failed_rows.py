@@ -63,7 +63,10 @@ def select_failed_rows(
             select_records(lambda: _pieces(Path(source)), numbers, submitted),
         )
     except WrongFile as error:
-        message = f"{source}: {error}; is it the file that was uploaded?"
+        message = (
+            f"{source}: {error}; is it the file that was uploaded? Of a retry, that is what"
+            " `receiver job FIRST --failed-rows FILE` writes"
+        )
         raise Failure(USAGE, "other_upload", message) from None
     except UnclearDialect as error:
         message = f"{source}: which rows failed cannot be said for certain: {error}"

@@ -3,6 +3,7 @@
 The exit codes are the same for every command; a script tells from them what to do next.
 """
 
+import errno
 import json
 import os
 import re
@@ -47,6 +48,8 @@ _BY_OUTCOME = {
     "unknown": STILL_RUNNING,
 }
 
+# Errors of nothing but writing; they name no file where that is standard output.
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
 # What whoever types the command has to put right.
 _MISTAKES = (SettingsError, CredentialError, AlreadyThere, BadParameter, NotFound)
 
@@ -90,7 +93,8 @@ def _system_failure(error: OSError) -> Failure:
     if isinstance(error, BrokenPipeError):
         return Failure(PIPE_CLOSED, "pipe_closed", "")  # whoever reads has seen enough
     if error.filename is None:
-        return Failure(OUTPUT_FAILED, "output", f"cannot write the output: {error.strerror}")
+        does = "write the output" if error.errno in _OF_WRITING else "read or write"
+        return Failure(OUTPUT_FAILED, "output", f"cannot {does}: {error.strerror or error}")
     return Failure(USAGE, "unreadable_file", f"{os.fsdecode(error.filename)}: {error.strerror}")
 
 

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from pathlib import Path
 
 import click
 import httpx
@@ -17,7 +16,7 @@ from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.signatures import SignatureKey
-from receiver.settings import DEFAULT_INSTANCE, Settings
+from receiver.settings import DEFAULT_INSTANCE, Settings, read_file
 
 
 @click.command()
@@ -37,7 +36,7 @@ from receiver.settings import DEFAULT_INSTANCE, Settings
 @as_json
 def verify(body: str, signature: str, key_file: str, json_: bool) -> None:
     """Check a signature, and say what is wrong with it. Offline."""
-    valid, detail = diagnose(Path(body).read_bytes(), signature, secret(key_file) or b"")
+    valid, detail = diagnose(read_file(body), signature, secret(key_file) or b"")
     show({"valid": valid, "detail": detail}, detail, json_)
     sys.exit(OK if valid else CREDENTIALS)
 

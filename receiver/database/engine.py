@@ -368,7 +368,7 @@ def _slowness() -> Iterator[None]:
         yield
     except DBAPIError as error:
         if refusals.code(_original(error)) in _TOO_SLOW:
-            raise TooSlow("the answer takes too long: narrow the question") from error
+            raise TooSlow("it takes too long: name a time (updated_after) or a filter") from error
         raise
 
 

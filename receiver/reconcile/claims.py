@@ -70,11 +70,12 @@ def due_polls(
 
 
 def count_due(
-    session: Session, now: int, overdue_after: int, *, everything: bool
+    session: Session, now: int, overdue_after: int, *, everything: bool, but: Sequence[str]
 ) -> dict[str, int]:
-    """Count the jobs that should be asked for, by instance."""
+    """Count the jobs that should be asked for, by instance. but -- instances to leave out."""
     due = IS_UNDER_WAY if everything else and_(IS_UNDER_WAY, _due_poll(now))
-    jobs = select(Facet.instance, func.count()).select_from(JOBS_AND_USUAL).where(due)
+    jobs = select(Facet.instance, func.count()).select_from(JOBS_AND_USUAL)
+    jobs = jobs.where(due, Facet.instance.not_in(but))
     rows = session.execute(
         jobs.group_by(Facet.instance), {"now": now, "overdue_after": overdue_after}
     )

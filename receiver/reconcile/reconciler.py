@@ -115,11 +115,10 @@ class Reconciler:
                 report.add(done)
         late = self._settings.overdue_after
         with self._read() as (session, now):
-            due = claims.count_due(session, now, late, everything=everything)
+            due = claims.count_due(session, now, late, everything=everything, but=names)
         report.unasked = [
             {"instance": name, "why": f"jobs to ask for: {jobs}; no vendor secrets"}
             for name, jobs in due.items()
-            if name not in names
         ]
         report.unclear = [
             {"id": row.id, "at": iso(row.at), "instance": row.instance, "file": row.file}

@@ -100,6 +100,15 @@ def test_a_file_that_cannot_be_written_is_named(command, relay):
     assert command(f"{line} nodir/x") == (2, "receiver: nodir/x: No such file or directory")
 
 
+def test_of_a_retry_the_file_that_was_sent_is_named(command, relay, tmp_path):
+    job = relay.uploaded(BAD_ROWS)
+    relay.ended(job)
+    relay.reconciler().one_pass()
+    (tmp_path / "whole.csv").write_bytes(BAD_ROWS + BAD_ROWS.partition(b"\n")[2])
+    code, said = command(f"submit --retry-failed {job} --instance gooddata --upload whole.csv")
+    assert (code, "Of a retry, that is what `receiver job FIRST --failed" in said) == (2, True)
+
+
 def test_a_download_takes_no_device_or_link_away(command, relay, tmp_path):
     line = "download --object contact --instance gooddata --output"
     (tmp_path / "link").symlink_to("target")

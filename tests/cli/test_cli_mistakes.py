@@ -146,6 +146,12 @@ MISTAKES = [
     # nothing
     ("verify --body nofile --signature x --key-file token", 2, "--body: File 'nofile' does not"),
     ("verify --body token --signature x --key-file nofile", 2, "nofile: No such file or directory"),
+    (
+        "verify --body /proc/self/mem --signature x --key-file token",
+        2,
+        "/proc/self/mem: Input/output error",
+    ),
+    ("jobs --token-file /proc/self/mem --url {url}", 2, "/proc/self/mem: Input/output error"),
     (f"trigger --url {NOWHERE} --key-file token", 6, f"no answer from {NOWHERE}: connection ref"),
     ("trigger --url {url} --key-file wrong", 5, "rejected (401): the receiver has another key"),
     ("trigger --url https://{taken} --key-file wrong", 6, "TLS failed; is it http instead of"),
