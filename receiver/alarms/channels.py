@@ -1,15 +1,16 @@
 """What is said of alarms, as a webhook and as a mail: messages for the outbound queue."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import formatdate
-from typing import TypedDict
 
-from receiver.alarms.kinds import kind_of
-from receiver.database.models.alarms import Alarm
+import msgspec
+from msgspec import Struct
+
+from receiver.alarms.shown import Alarm, shown
+from receiver.database.models.alarms import Alarm as AlarmRow
 from receiver.errors import BadParameter
 from receiver.lib.clock import iso
 from receiver.outbound.queue import Message
@@ -17,42 +18,23 @@ from receiver.outbound.sender import Signer, standard_webhook
 from receiver.settings import Settings
 
 MAX_ALARMS = 25  # of each sort in one message; how many more there are is said
-MAX_EXAMPLE = 80  # characters
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Alarms raised and cleared since the last report, and how many are open."""
+    """Alarms that are news or cleared since the last report, and how many are open."""
 
-    raised: Sequence[Alarm]
-    cleared: Sequence[Alarm]
+    raised: Sequence[AlarmRow]
+    cleared: Sequence[AlarmRow]
     open: int
 
 
-class Entry(TypedDict):
-    """An alarm as a message shows it."""
-
-    kind: str
-    subject: str
-    severity: str
-    title: str
-    meaning: str
-    action: str
-    runbook: str
-    detail: str
-    count: int
-    examples: list[str]
-    raised_at: str | None
-    last_seen_at: str | None
-    cleared_at: str | None
-
-
-class Content(TypedDict):
+class Content(Struct):
     """The `data` of a message. receiver -- our public URL, by which the reader knows who speaks."""
 
     receiver: str | None
-    raised: list[Entry]
-    cleared: list[Entry]
+    raised: list[Alarm]
+    cleared: list[Alarm]
     left_out: int
     open: int
 
@@ -68,7 +50,7 @@ def messages(settings: Settings, report: Report, at: int, id_: str) -> Iterator[
     if settings.alarm_url:
         posted = {"type": "alarms.changed", "timestamp": iso(at), "data": content}
         json_type = {"Content-Type": "application/json"}
-        body = json.dumps(posted).encode()
+        body = msgspec.json.encode(posted)
         yield Message("alarm", settings.alarm_url, body, id_, json_type)
     for number, address in enumerate(settings.alarm_mail_to):
         mail_id = f"{id_}_{number}"
@@ -99,68 +81,50 @@ def signer(settings: Settings) -> Signer:
 def contents(report: Report, receiver: str | None) -> Content:
     """Say what a report says, bounded however many alarms there are."""
     left_out = sum(max(0, len(some) - MAX_ALARMS) for some in (report.raised, report.cleared))
-    return {
-        "receiver": receiver,
-        "raised": [shown(alarm) for alarm in report.raised[:MAX_ALARMS]],
-        "cleared": [shown(alarm) for alarm in report.cleared[:MAX_ALARMS]],
-        "left_out": left_out,
-        "open": report.open,
-    }
+    return Content(
+        receiver=receiver,
+        raised=[shown(alarm) for alarm in report.raised[:MAX_ALARMS]],
+        cleared=[shown(alarm) for alarm in report.cleared[:MAX_ALARMS]],
+        left_out=left_out,
+        open=report.open,
+    )
 
 
 def subject(content: Content) -> str:
     """Write a mail's subject."""
-    raised, cleared = content["raised"], content["cleared"]
-    parts = [f"{entry['subject']}: {entry['title']}" for entry in raised[:2]]
-    parts += [f"{entry['subject']}: resolved" for entry in cleared[: max(0, 2 - len(parts))]]
-    left = len(raised) + len(cleared) + content["left_out"] - len(parts)
+    raised, cleared = content.raised, content.cleared
+    parts = [f"{entry.subject}: {entry.title}" for entry in raised[:2]]
+    parts += [f"{entry.subject}: resolved" for entry in cleared[: max(0, 2 - len(parts))]]
+    left = len(raised) + len(cleared) + content.left_out - len(parts)
     return "[receiver] " + "; ".join(parts) + (f"; {left} more" if left else "")
 
 
 def text(content: Content) -> str:
     """Write a mail's text."""
-    lines = [f"From the receiver {content['receiver'] or ''}".rstrip(), ""]
-    for entry in content["raised"]:
-        severity = entry["severity"].upper()
+    lines = [f"From the receiver {content.receiver or ''}".rstrip(), ""]
+    for entry in content.raised:
+        severity = entry.severity.upper()
         lines += [
-            f"{severity}  {entry['subject']}: {entry['title']} ({entry['count']})",
-            f"    {entry['detail']}; since {entry['raised_at']}",
-            *(f"    - {example}" for example in entry["examples"]),
-            f"    {entry['meaning']}",
-            f"    What to do: {entry['action']}",
-            f"    Runbook: {entry['runbook']}",
+            f"{severity}  {entry.subject}: {entry.title} ({entry.count})",
+            f"    {entry.detail}; since {entry.raised_at}",
+            *(f"    - {example}" for example in entry.examples),
+            f"    {entry.meaning}",
+            f"    What to do: {entry.action}",
+            f"    Runbook: {entry.runbook}",
+            *_handled(entry),
             "",
         ]
     lines += [
-        f"RESOLVED  {entry['subject']}: {entry['title']};"
-        f" from {entry['raised_at']} to {entry['cleared_at']}, at most {entry['count']}"
-        for entry in content["cleared"]
+        f"RESOLVED  {entry.subject}: {entry.title};"
+        f" from {entry.raised_at} to {entry.cleared_at}, at most {entry.count}"
+        for entry in content.cleared
     ]
-    if content["left_out"]:
-        lines.append(f"    and {content['left_out']} more")
-    return "\n".join([*lines, "", f"Open alarms: {content['open']} (`receiver alarms`)", ""])
+    if content.left_out:
+        lines.append(f"    and {content.left_out} more")
+    return "\n".join([*lines, "", f"Open alarms: {content.open} (`receiver alarms`)", ""])
 
 
-def shown(alarm: Alarm) -> Entry:
-    """Show an alarm as messages do."""
-    kind = kind_of(alarm.kind)
-    return {
-        "kind": alarm.kind,
-        "subject": _plain(alarm.subject),
-        "severity": kind.severity,
-        "title": kind.title if alarm.cleared_at is None else kind.resolved,
-        "meaning": kind.meaning,
-        "action": kind.advice(_plain(alarm.subject)),
-        "runbook": kind.link,
-        "detail": _plain(alarm.detail),
-        "count": alarm.count,
-        "examples": [_plain(example)[:MAX_EXAMPLE] for example in json.loads(alarm.examples)],
-        "raised_at": iso(alarm.raised_at),
-        "last_seen_at": iso(alarm.last_seen_at),
-        "cleared_at": iso(alarm.cleared_at),
-    }
-
-
-def _plain(words: str) -> str:
-    """Write without what no header can hold, and what would steer a terminal."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in words)
+def _handled(alarm: Alarm) -> Iterator[str]:
+    if alarm.handled_by:
+        note = f": {alarm.note}" if alarm.note else ""
+        yield f"    Acknowledged by {alarm.handled_by} at {alarm.handled_at}{note}"

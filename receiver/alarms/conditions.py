@@ -12,11 +12,11 @@ from sqlalchemy import (
     Boolean,
     ColumnElement,
     ColumnExpressionArgument,
+    FromClause,
     exists,
     func,
     literal_column,
     select,
-    tuple_,
 )
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -36,7 +36,7 @@ from receiver.database.models import (
 )
 from receiver.database.models.alarms import NODE_GONE_MS, Fetch, Node
 from receiver.database.page import hidden
-from receiver.jobs.queries import overdue_jobs
+from receiver.jobs.queries import IS_OVERDUE, JOBS_AND_USUAL, OVERDUE_SINCE
 from receiver.jobs.summary import last_callbacks, under_way
 from receiver.jobs.timeline import event_id
 from receiver.lib.clock import DAY_MS, MINUTE_MS, iso
@@ -70,7 +70,8 @@ _MAX_USUAL_TIMES = select(UsualTime.instance, func.max(UsualTime.ms)).group_by(U
 class Condition:
     """Something that needs a person. subject -- mostly an instance. count -- of what is affected.
 
-    examples -- ids of some of what is affected.
+    examples -- ids of some of what is affected. newest -- of what is affected, when the last one
+    became so, ms: a later one is news; 0 where no more of the same is.
     """
 
     kind: str
@@ -78,6 +79,7 @@ class Condition:
     count: int
     detail: str = ""
     examples: tuple[str, ...] = ()
+    newest: int = 0
 
 
 def active_conditions(session: Session, settings: Settings, now: int) -> list[Condition]:
@@ -99,31 +101,36 @@ def active_conditions(session: Session, settings: Settings, now: int) -> list[Co
 
 
 def _overdue(session: Session, overdue_after: int, now: int) -> Iterator[Condition]:
-    place = tuple_(JobRow.instance, JobRow.id)
-    is_overdue = place.in_(overdue_jobs(JobRow.instance, JobRow.id))
-    late = _jobs(session, JobRow.first_seen_at, is_overdue, now=now, overdue_after=overdue_after)
+    late = _jobs(
+        session,
+        OVERDUE_SINCE,
+        *IS_OVERDUE,
+        source=JOBS_AND_USUAL,
+        now=now,
+        overdue_after=overdue_after,
+    )
     open_jobs = under_way(session, [instance for instance, *_ in late])
-    for instance, count, ids in late:
+    for instance, count, ids, newest in late:
         minutes = (now - open_jobs[instance][1]) // MINUTE_MS
         detail = f"the oldest has been in progress for {minutes} minutes"
-        yield Condition("overdue", instance, count, detail, ids)
+        yield Condition("overdue", instance, count, detail, ids, newest)
 
 
 def _failed(session: Session, now: int) -> Iterator[Condition]:
     facets = select(Facet.facet).where(Facet.outcome.in_(("failed", "partial")))
     lately = JobRow.facet.in_(facets), JobRow.updated_at > now - RECENT_MS
-    for instance, count, ids in _jobs(session, JobRow.updated_at.desc(), *lately):
-        yield Condition("failed", instance, count, "failed or lost records within an hour", ids)
+    detail = "failed or lost records within an hour"
+    for instance, count, ids, newest in _jobs(session, JobRow.updated_at, *lately, last_first=True):
+        yield Condition("failed", instance, count, detail, ids, newest)
 
 
 def _unreadable(session: Session, now: int) -> Iterator[Condition]:
     since = (now - RECENT_MS) << NUMBER_BITS
     came = Event.kind == "unreadable", literal_column(NOT_A_JOB, Boolean()), Event.n > since
-    for instance, count, numbers in _examples(
-        session, Event.instance, Event.n, Event.n.desc(), *came
-    ):
-        ids = tuple(map(event_id, numbers))
-        yield Condition("unreadable", instance, count, "verified, but not readable", ids)
+    of_events = Event.instance, Event.n, Event.n
+    for instance, count, numbers, newest in _examples(session, *of_events, *came, last_first=True):
+        ids, at = tuple(map(event_id, numbers)), newest >> NUMBER_BITS
+        yield Condition("unreadable", instance, count, "verified, but not readable", ids, at)
 
 
 def _expiring(session: Session, now: int) -> Iterator[Condition]:
@@ -136,8 +143,9 @@ def _expiring(session: Session, now: int) -> Iterator[Condition]:
         hidden(JobRow.facet).in_(select(Facet.facet).where(*of_download)),
         ~fetched,
     )
-    for instance, count, ids in _jobs(session, JobRow.files_expire_at, *soon):
-        yield Condition("expiring", instance, count, "files expire within a day, unfetched", ids)
+    detail = "files expire within a day, unfetched"
+    for instance, count, ids, newest in _jobs(session, JobRow.files_expire_at, *soon):
+        yield Condition("expiring", instance, count, detail, ids, newest)
 
 
 def _refused(session: Session, now: int) -> Iterator[Condition]:
@@ -165,7 +173,7 @@ def _silent(session: Session, now: int) -> Iterator[Condition]:
         silence = now - max(oldest, last.get(instance, 0))
         if silence >= max(MIN_SILENCE_MS, USUAL_TIMES_TO_SILENCE * usual.get(instance, 0)):
             of_instance = IS_UNDER_WAY, JobRow.instance == instance
-            for _, count, ids in _jobs(session, JobRow.first_seen_at, *of_instance):
+            for _, count, ids, _ in _jobs(session, JobRow.first_seen_at, *of_instance):
                 detail = f"no event for {silence // MINUTE_MS} minutes, with jobs in progress"
                 yield Condition("silent", instance, count, detail, ids)
 
@@ -217,9 +225,9 @@ def _undeliverable(session: Session, now: int) -> Iterator[Condition]:
 def _lost(session: Session, now: int) -> Iterator[Condition]:
     lost = JobRow.facet.in_(select(Facet.facet).where(Facet.callback_lost))
     lately = lost, JobRow.updated_at > now - RECENT_MS
-    for instance, count, ids in _jobs(session, JobRow.updated_at.desc(), *lately):
-        detail = "ended within an hour, detected by polling"
-        yield Condition("lost", instance, count, detail, ids)
+    detail = "ended within an hour, detected by polling"
+    for instance, count, ids, newest in _jobs(session, JobRow.updated_at, *lately, last_first=True):
+        yield Condition("lost", instance, count, detail, ids, newest)
 
 
 def _vendor(session: Session, now: int) -> Iterator[Condition]:
@@ -236,36 +244,57 @@ def schedule_conditions(verdicts: Iterable[Verdict]) -> Iterator[Condition]:
         about = f"{one.instance} ({one.object})" if one.object else one.instance
         if verdict.missed is not None:
             detail = f"no job of {about} started for {_due(one, verdict.missed)}"
-            yield Condition("schedule_missed", one.name, 1, detail)
+            yield Condition("schedule_missed", one.name, 1, detail, newest=verdict.missed)
         if verdict.late is not None:
             detail = f"in progress for {about} since {_due(one, verdict.late)}"
-            yield Condition("schedule_late", one.name, len(jobs), detail, jobs[:MAX_EXAMPLES])
+            named = jobs[:MAX_EXAMPLES]
+            yield Condition("schedule_late", one.name, len(jobs), detail, named, verdict.late)
 
 
 def _due(schedule: Schedule, at: int) -> str:
     return f"{local_time(at, schedule.tz):%Y-%m-%d %H:%M} {schedule.tz}"
 
 
-Order: TypeAlias = (
+Moment: TypeAlias = (
     ColumnElement[int] | InstrumentedAttribute[int] | InstrumentedAttribute[int | None]
 )
 
 
 def _jobs(
-    session: Session, order: Order, *conditions: ColumnExpressionArgument[bool], **values: int
-) -> list[tuple[str, int, tuple[str, ...]]]:
-    return _examples(session, JobRow.instance, JobRow.id, order, *conditions, **values)
+    session: Session,
+    at: Moment,
+    *conditions: ColumnExpressionArgument[bool],
+    last_first: bool = False,
+    source: FromClause | None = None,
+    **values: int,
+) -> list[tuple[str, int, tuple[str, ...], int]]:
+    return _examples(
+        session,
+        JobRow.instance,
+        JobRow.id,
+        at,
+        *conditions,
+        last_first=last_first,
+        source=source,
+        **values,
+    )
 
 
 def _examples(
     session: Session,
     group: InstrumentedAttribute[str],
     id_: InstrumentedAttribute[Id],
-    order: Order,
+    at: Moment,
     *conditions: ColumnExpressionArgument[bool],
+    last_first: bool = False,
+    source: FromClause | None = None,
     **values: int,
-) -> list[tuple[str, int, tuple[Id, ...]]]:
-    """Return for each group the number of its rows, and the ids of some."""
+) -> list[tuple[str, int, tuple[Id, ...], int]]:
+    """Return for each group the number of its rows, the ids of some, and the latest `at` of all.
+
+    at -- when a row became one of these; those with the earliest come first, or with the latest.
+    """
+    order = at.desc() if last_first else at.asc()
     # In a function, or SQLite reads all rows there are in the order of their instances.
     alike = func.coalesce(group, "")
     ranked = (
@@ -274,12 +303,14 @@ def _examples(
             id_.label("id"),
             func.row_number().over(partition_by=alike, order_by=(order, id_)).label("place"),
             func.count().over(partition_by=alike).label("affected"),
+            func.max(at).over(partition_by=alike).label("newest"),
         )
+        .select_from(group.class_ if source is None else source)
         .where(*conditions)
         .subquery()
     )
     first = select(ranked).where(ranked.c.place <= MAX_EXAMPLES)
-    groups: dict[str, tuple[int, list[Id]]] = {}
+    groups: dict[str, tuple[int, list[Id], int]] = {}
     for row in session.execute(first.order_by(ranked.c.instance, ranked.c.place), values):
-        groups.setdefault(row.instance, (int(row.affected), []))[1].append(row.id)
-    return [(name, count, tuple(ids)) for name, (count, ids) in groups.items()]
+        groups.setdefault(row.instance, (row.affected, [], row.newest))[1].append(row.id)
+    return [(name, count, tuple(ids), newest) for name, (count, ids, newest) in groups.items()]

@@ -5,8 +5,11 @@ All who show or send an alarm take its words from here: messages, pages, API and
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 RUNBOOK = "docs/runbook.md"
+
+Severity: TypeAlias = Literal["critical", "warning"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +17,12 @@ class Kind:
     """What a kind of condition is called and means.
 
     title, resolved -- while it is there, and once it is over. action -- what to do, with the next
-    command. runbook -- an entry of docs/runbook.md, which names the alarm. page -- of the
-    dashboard. In both, `{}` stands for the subject. severity -- `critical`: callbacks are being
-    lost or will be; `warning`: records or files need a person. examples -- what its examples are
-    the ids of: jobs, events or nodes. of_instance -- whether its subject is an instance, and those
-    see it whose token reaches that.
+    command: about 55 characters, for one line of the overview; more -- what comes after that.
+    runbook -- an entry of docs/runbook.md, which names the alarm. page -- of the dashboard. In
+    these, `{}` stands for the subject. severity -- `critical`: callbacks are being lost or will
+    be; `warning`: records or files need a person. examples -- what its examples are the ids of:
+    jobs, events or nodes. of_instance -- whether its subject is an instance, and those see it whose
+    token reaches that.
     """
 
     title: str
@@ -27,13 +31,19 @@ class Kind:
     action: str
     runbook: str
     page: str
-    severity: str = "warning"
+    severity: Severity = "warning"
     examples: str = "jobs"
     of_instance: bool = True
+    more: str = ""
 
     def advice(self, subject: str) -> str:
-        """Return what to do about a subject; '' if it is not known which."""
-        return self.action.replace("{}", subject or "NAME")
+        """Return all that is to be done about a subject."""
+        return self.fill(f"{self.action} {self.more}".strip(), subject)
+
+    @staticmethod
+    def fill(text: str, subject: str) -> str:
+        """Write the subject into a text; '' if it is not known which."""
+        return text.replace("{}", subject or "NAME")
 
     @property
     def link(self) -> str:
@@ -46,8 +56,8 @@ KINDS: Mapping[str, Kind] = {
         title="no callbacks are coming in",
         resolved="a callback came in, or no job is in progress",
         meaning="Jobs are in progress, but for far longer than usual no callback has come.",
-        action="Send a test callback with `receiver trigger --instance {}`, then get the"
-        " outcomes with `receiver reconcile --all`.",
+        action="Test the way in: `receiver trigger --instance {}`.",
+        more="Get the outcomes with `receiver reconcile --all`.",
         severity="critical",
         runbook="callbacks-stopped",
         page="/instances/{}",
@@ -56,8 +66,8 @@ KINDS: Mapping[str, Kind] = {
         title="jobs are overdue",
         resolved="no job is overdue",
         meaning="Jobs are in progress for longer than jobs of their kind usually take.",
-        action="Ask the vendor with `receiver reconcile`. What is still in progress then, hangs"
-        " there: `receiver job ID --close` gives it up.",
+        action="Ask the vendor about them: `receiver reconcile`.",
+        more="What is still in progress then, hangs there: `receiver job ID --close` gives it up.",
         runbook="callbacks-stopped",
         page="/jobs?show=overdue&instance={}",
     ),
@@ -65,9 +75,9 @@ KINDS: Mapping[str, Kind] = {
         title="signatures are wrong",
         resolved="no signature was wrong for an hour",
         meaning="Callbacks are rejected because no key of the instance made their signature.",
-        action="If the key was changed at the vendor, accept it with `receiver keys add {} --file"
-        " FILE`, then `receiver rejections --instance {} --verify-again`. If not, `receiver"
-        " rejections --instance {}` says what is wrong.",
+        action="If its key is new: `receiver keys add {} --file FILE`.",
+        more="Then `receiver rejections --instance {} --verify-again`. If the vendor's key was not"
+        " changed, `receiver rejections --instance {}` says what is wrong.",
         severity="critical",
         runbook="callbacks-stopped",
         page="/rejections?instance={}",
@@ -76,8 +86,8 @@ KINDS: Mapping[str, Kind] = {
         title="an event cannot be read",
         resolved="no unreadable event came for an hour",
         meaning="A callback with a right signature does not say which job it is about.",
-        action="See it with `receiver events --kind unreadable`, and find its job in the vendor's"
-        " list.",
+        action="See why: `receiver events --kind unreadable`.",
+        more="Then find its job in the vendor's list.",
         runbook="an-event-cannot-be-read",
         page="/events?kind=unreadable",
         examples="events",
@@ -86,7 +96,7 @@ KINDS: Mapping[str, Kind] = {
         title="callbacks are not accepted",
         resolved="callbacks are accepted again",
         meaning="Callbacks are answered with errors, and the vendor gives up after its last retry.",
-        action="Run `receiver doctor` on the nodes named.",
+        action="Run `receiver doctor` on every node.",
         severity="critical",
         runbook="the-database-is-down",
         page="/instances",
@@ -97,8 +107,8 @@ KINDS: Mapping[str, Kind] = {
         title="the vendor holds callbacks back",
         resolved="the vendor holds nothing back",
         meaning="The vendor has deactivated the callback URL and queues what it would have sent.",
-        action="Fix why callbacks failed, activate the subscription at the vendor, then `receiver"
-        " reconcile --all --redeliver`.",
+        action="Activate the URL there, then `receiver reconcile --redeliver`.",
+        more="Fix before why callbacks failed.",
         severity="critical",
         runbook="the-vendor-deactivated-us",
         page="/instances/{}",
@@ -107,25 +117,24 @@ KINDS: Mapping[str, Kind] = {
         title="files expire before they are downloaded",
         resolved="the files were downloaded, or have expired",
         meaning="The vendor deletes the files of finished downloads within a day.",
-        action="Save them now with `receiver reconcile --fetch-results DIR`.",
-        runbook="records-failed-or-files-expire",
+        action="Save them now: `receiver reconcile --fetch-results DIR`.",
+        runbook="files-expire",
         page="/jobs?show=expiring&instance={}",
     ),
     "failed": Kind(
         title="jobs failed or lost records",
         resolved="no job failed for an hour",
         meaning="Jobs ended with an error, or did not load all of their records.",
-        action="See why with `receiver job ID --errors`, correct the rows, then `receiver submit"
-        " --retry-failed ID --upload FILE`.",
-        runbook="records-failed-or-files-expire",
+        action="See the causes: `receiver job ID --errors`.",
+        more="Correct the rows, then `receiver submit --retry-failed ID --upload FILE`.",
+        runbook="jobs-failed",
         page="/jobs?outcome=failed&outcome=partial&instance={}",
     ),
     "clock": Kind(
         title="a clock jumped by over a day",
         resolved="the clock is steady",
         meaning="A clock is wrong, or no node ran for so long; nothing old is deleted meanwhile.",
-        action="Compare `date --utc` on every node with `SELECT now()` of the database, and set the"
-        " wrong one.",
+        action="Compare `date --utc` on every node, and set the wrong one.",
         runbook="a-clock-jumped",
         page="/instances",
         examples="nodes",
@@ -136,8 +145,8 @@ KINDS: Mapping[str, Kind] = {
         resolved="no callback was lost for an hour",
         meaning="Jobs ended, and no callback said so: the receiver detected it by polling, so the"
         " outcomes are right, but late.",
-        action="See whether a callback gets in with `receiver trigger --instance {}`; then compare"
-        " the callback URL at the vendor.",
+        action="Test the way in: `receiver trigger --instance {}`.",
+        more="Then compare the callback URL at the vendor.",
         severity="critical",
         runbook="callbacks-stopped",
         page="/jobs?show=lost&instance={}",
@@ -146,9 +155,10 @@ KINDS: Mapping[str, Kind] = {
         title="the vendor does not answer",
         resolved="the vendor answers again",
         meaning="Requests to the vendor fail: uploads are not taken, and outcomes are not polled.",
-        action="Ask again with `receiver objects --instance {}`. If the vendor is down, wait, then"
-        " `receiver reconcile --all`. If it answers 401 or 403, give the instance the new secrets:"
-        " `receiver instances set {} --user-secret-file FILE`.",
+        action="Ask it again: `receiver objects --instance {}`.",
+        more="If the vendor is down, wait, then `receiver reconcile --all`. If it answers 401 or"
+        " 403, give the instance the new secrets: `receiver instances set {} --user-secret-file"
+        " FILE`.",
         severity="critical",
         runbook="the-vendor-does-not-answer",
         page="/instances/{}",
@@ -159,9 +169,9 @@ KINDS: Mapping[str, Kind] = {
         resolved="deliveries are accepted again, or the subscription was removed",
         meaning="Its endpoint does not accept what is sent to it. After five days, or when it"
         " answers 410, it is disabled.",
-        action="See its answers with `receiver deliveries --subscription {}`, and fix the endpoint"
-        " until `receiver subscriptions test {}` is accepted. If it is disabled, then `receiver"
-        " subscriptions enable {}`.",
+        action="See its answers: `receiver deliveries --subscription {}`.",
+        more="Fix the endpoint until `receiver subscriptions test {}` is accepted. If it is"
+        " disabled, then `receiver subscriptions enable {}`.",
         runbook="deliveries-failing",
         page="/subscriptions/{}",
         examples="",
@@ -171,8 +181,9 @@ KINDS: Mapping[str, Kind] = {
         title="an expected job did not start",
         resolved="a job started, or the schedule was removed",
         meaning="A job was due by its schedule, and none started within the start grace.",
-        action="See what it waits for with `receiver schedules show {}`, and why it did not start"
-        " where it is started from. Run the load now if its data is needed.",
+        action="See what it waits for: `receiver schedules show {}`.",
+        more="See why the load did not start where it is started from, and run it now if its data"
+        " is needed.",
         runbook="an-expected-job-did-not-start",
         page="/schedules#{}",
         examples="",
@@ -182,8 +193,8 @@ KINDS: Mapping[str, Kind] = {
         title="an expected job did not end in time",
         resolved="the job ended, or the schedule was removed",
         meaning="A job started by its schedule, and has not ended within the run grace.",
-        action="Ask the vendor with `receiver reconcile`; see the job with `receiver job ID"
-        " --timeline`.",
+        action="Ask the vendor about it: `receiver reconcile`.",
+        more="See what was said of the job with `receiver job ID --timeline`.",
         runbook="an-expected-job-did-not-end-in-time",
         page="/schedules#{}",
         examples="",

@@ -7,22 +7,24 @@ where everything else is agreed on, is what fails.
 
 import json
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import structlog
-from sqlalchemy import and_, delete, exists, func, or_, select, true, update
+from sqlalchemy import delete, func, or_, select, true, update
 from sqlalchemy.orm import Session
 
-from receiver.alarms.channels import Report, has_channel, messages, shown
+from receiver.alarms.channels import Report, has_channel, messages
 from receiver.alarms.conditions import Condition, active_conditions, schedule_conditions
+from receiver.alarms.handling import IS_OF_SCHEDULE, MAX_SNOOZE_MS, reopen
 from receiver.alarms.kinds import OF_SCHEDULES, OF_THE_RECEIVER
+from receiver.alarms.shown import shown
 from receiver.database.engine import Database, affected, database_time
 from receiver.database.leases import claim, is_due, is_steady
 from receiver.database.models.alarms import Alarm, Fetch, Node, Watch
 from receiver.database.models.schedules import Schedule
 from receiver.errors import StoreError
 from receiver.jobs.usual_times import learn_all_usual_times
-from receiver.lib.clock import DAY_MS, MINUTE_MS
+from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from receiver.outbound.queue import Attempt, Message, enqueue
 from receiver.schedules.check import judge_schedules, save
 from receiver.settings import Settings
@@ -32,14 +34,8 @@ PERIOD_SECONDS = 20
 LEASE_PERIODS = 2  # a holder that died is followed within three periods
 CALM_MS = 5 * MINUTE_MS  # unseen for so long, an alarm is over; what flickers stays one
 INTERVAL_MS = 5 * MINUTE_MS  # between two reports, which hold all that came meanwhile
+AGAIN_MS = HOUR_MS  # after which new jobs of an open alarm are news
 LEARN_PERIOD_MS = 10 * MINUTE_MS
-
-# Not of a later schedule of the same name, which may be of another instance.
-_IS_OF = and_(
-    Alarm.kind.in_(OF_SCHEDULES),
-    Schedule.name == Alarm.subject,
-    Schedule.created_at <= Alarm.raised_at,
-)
 
 log = structlog.get_logger()
 
@@ -152,19 +148,24 @@ def still_watches(session: Session, holder: str) -> bool:
 
 
 def update_alarms(session: Session, conditions: Iterable[Condition], now: int) -> list[Alarm]:
-    """Raise what is new, renew what still holds, clear what is over. Returns what changed."""
-    open_alarms = {
-        (row.kind, row.subject): row
-        for row in session.scalars(select(Alarm).where(Alarm.cleared_at.is_(None)))
-    }
+    """Raise what is new, renew what still holds, clear what is over. Returns what is news.
+
+    That is what was raised or cleared, is open when its snooze ends, or has new jobs or events.
+    """
+    still_open = select(Alarm).where(Alarm.cleared_at.is_(None)).with_for_update()
+    open_alarms = {(row.kind, row.subject): row for row in session.scalars(still_open)}
     changed = []
     for condition in conditions:
         row = open_alarms.get((condition.kind, condition.subject))
         if row is None:
-            row = Alarm(kind=condition.kind, subject=condition.subject, raised_at=now, count=0)
+            row = make_alarm(condition.kind, condition.subject, now, condition.detail)
             session.add(row)
             changed.append(row)
-        row.last_seen_at = now
+            row.news_newest = condition.newest
+        elif _is_news(row, condition, now):
+            changed.append(row)
+            row.news_at, row.news_newest = now, condition.newest
+        row.last_seen_at, row.newest = now, condition.newest
         row.count = max(row.count, condition.count)
         row.detail, row.examples = condition.detail, json.dumps(condition.examples)
     session.flush()
@@ -175,6 +176,17 @@ def update_alarms(session: Session, conditions: Iterable[Condition], now: int) -
     return changed
 
 
+def _is_news(row: Alarm, condition: Condition, now: int) -> bool:
+    """Whether an open alarm is to be told again; one whose snooze is over is open again."""
+    if row.snoozed_until is None:
+        is_time = abs(now - row.news_at) >= AGAIN_MS  # ahead of now: a clock was wrong
+        return is_time and condition.newest > row.news_newest
+    if now < row.snoozed_until <= now + MAX_SNOOZE_MS:
+        return False
+    reopen(row)
+    return True
+
+
 def make_alarm(kind: str, subject: str, now: int, detail: str) -> Alarm:
     """Make an alarm that is in no database."""
     return Alarm(
@@ -182,6 +194,7 @@ def make_alarm(kind: str, subject: str, now: int, detail: str) -> Alarm:
         subject=subject,
         raised_at=now,
         last_seen_at=now,
+        news_at=now,
         count=1,
         detail=detail,
         examples="[]",
@@ -201,14 +214,15 @@ def store_alarm(session: Session, alarm: Alarm) -> None:
 def take_report(session: Session, now: int) -> Report | None:
     """Return what was not reported yet, and mark it as reported; None if it is not time yet.
 
-    An alarm that was over before a report is never reported.
+    An alarm that was over before a report, or is snoozed since, is not reported.
     """
     last = session.execute(
         select(func.max(Alarm.notified_at), func.max(Alarm.clear_notified_at))
     ).one()
     if now - INTERVAL_MS < max((at or 0) for at in last) <= now:
         return None
-    new = select(Alarm).where(Alarm.notified_at.is_(None), Alarm.cleared_at.is_(None))
+    new = select(Alarm).where(Alarm.cleared_at.is_(None), Alarm.snoozed_until.is_(None))
+    new = new.where(or_(Alarm.notified_at.is_(None), Alarm.notified_at < Alarm.news_at))
     raised = session.scalars(new.order_by(Alarm.id)).all()
     over = select(Alarm).where(Alarm.notified_at.is_not(None), Alarm.cleared_at.is_not(None))
     over = over.where(Alarm.clear_notified_at.is_(None))
@@ -216,25 +230,11 @@ def take_report(session: Session, now: int) -> Report | None:
     if not raised and not cleared:
         return None
     for row in raised:
-        row.notified_at = now
+        row.notified_at = row.news_at = now
     for row in cleared:
         row.clear_notified_at = now
     still_open = session.scalar(select(func.count()).where(Alarm.cleared_at.is_(None)))
     return Report(raised, cleared, still_open or 0)
-
-
-def list_alarms(
-    session: Session, visible: frozenset[str] | None, *, only_open: bool, limit: int = 50
-) -> Sequence[Alarm]:
-    """Return alarms, newest first. visible -- instances that are shown; None is all alarms."""
-    statement = select(Alarm).order_by(Alarm.raised_at.desc(), Alarm.id.desc()).limit(limit)
-    if only_open:
-        statement = statement.where(Alarm.cleared_at.is_(None))
-    if visible is not None:
-        of_instance = Alarm.subject.in_(visible) & Alarm.kind.not_in(OF_THE_RECEIVER)
-        of_schedule = exists().where(_IS_OF, Schedule.instance.in_(visible))
-        statement = statement.where(or_(of_instance, of_schedule))
-    return session.scalars(statement).all()
 
 
 def delete_old(session: Session, now: int, keep: int) -> None:
@@ -249,12 +249,18 @@ def delete_old(session: Session, now: int, keep: int) -> None:
 def _tell_subscriptions(session: Session, alarm: Alarm, now: int) -> None:
     instance = None if alarm.kind in OF_THE_RECEIVER else alarm.subject
     if alarm.kind in OF_SCHEDULES:
-        of_schedule = select(Schedule.instance).join(Alarm, _IS_OF)
+        of_schedule = select(Schedule.instance).join(Alarm, IS_OF_SCHEDULE)
         instance = session.scalar(of_schedule.where(Alarm.id == alarm.id))
     type_: Type = "alarm.raised" if alarm.cleared_at is None else "alarm.resolved"
-    queue_alarm(session.connection(), type_, (alarm.id, instance), shown(alarm), now)
+    change = f"{alarm.id}/{alarm.news_at}" if _is_again(alarm) else str(alarm.id)
+    queue_alarm(session.connection(), type_, (change, instance), shown(alarm), now)
 
 
 def _log(alarm: Alarm) -> None:
-    what = "an alarm is raised" if alarm.cleared_at is None else "an alarm is cleared"
+    again = "an alarm is still open" if _is_again(alarm) else "an alarm is raised"
+    what = again if alarm.cleared_at is None else "an alarm is cleared"
     log.warning(what, kind=alarm.kind, subject=alarm.subject, count=alarm.count)
+
+
+def _is_again(alarm: Alarm) -> bool:
+    return alarm.cleared_at is None and alarm.news_at != alarm.raised_at

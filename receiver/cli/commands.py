@@ -24,7 +24,8 @@ _GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "Work on the database (RECEIVER_DATABASE_URL)": {
         "serve": ("serve", "db"),
         "instances": ("instances", "keys", "tokens"),
-        "maintain": ("reconcile", "prune", "erase", "reread", "watch", "alarms", "audit"),
+        "maintain": ("reconcile", "prune", "erase", "reread", "audit"),
+        "alarms": ("watch", "alarms"),
         "subscriptions": ("subscriptions", "deliveries", "replay"),
         "schedules": ("schedules",),
         "doctor": ("doctor",),

@@ -1,18 +1,13 @@
-"""Commands that look after the database: reconcile, prune, erase, reread, watch, alarms, audit."""
+"""Commands that look after the database: reconcile, prune, erase, reread, audit."""
 
-import json
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from receiver.alarms import channels
-from receiver.alarms.kinds import kind_of
-from receiver.alarms.watcher import PERIOD_SECONDS, Watcher, list_alarms
 from receiver.callbacks.intake import Intake
 from receiver.callbacks.reread import find_readable
 from receiver.callbacks.reread import reread as reread_event
@@ -31,13 +26,11 @@ from receiver.cli.output import (
     plain,
     show,
     table,
-    timed,
     warn,
 )
 from receiver.cli.serve import actor, open_database, record_action
 from receiver.database import audit as audit_log
 from receiver.database.engine import Database, database_time
-from receiver.database.models.alarms import Alarm
 from receiver.database.retention import Retention
 from receiver.errors import StoreError
 from receiver.instances.encryption import SecretBox
@@ -46,15 +39,11 @@ from receiver.jobs.erasure import erase_job
 from receiver.jobs.queries import find_jobs
 from receiver.lib.clock import iso, now_ms
 from receiver.lib.http_client import check_environment
-from receiver.lib.safe_http import SafeClient
 from receiver.openconnectors.client import Upstream
-from receiver.outbound.mail import Mailer
-from receiver.outbound.sender import Sender
 from receiver.reconcile.reconciler import Reconciler
 from receiver.reconcile.report import Report
 from receiver.settings import INSTANCE_NAME, Settings, duration_ms
 
-_ALARM = ("kind", "subject", "count", "detail", "raised_at", "last_seen_at", "cleared_at")
 _EVERY = click.IntRange(1, 86_400)
 _ENTRY = ("id", "at", "actor", "action", "subject", "detail", "request")
 # What is deleted, as a noun for one of it.
@@ -286,71 +275,6 @@ def _noun(kind: str, number: int) -> str:
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Check once, even if another node does the checks.")
-@click.option(
-    "--every",
-    type=_EVERY,
-    default=PERIOD_SECONDS,
-    show_default=True,
-    metavar="SECONDS",
-    help="The pause between two checks.",
-)
-def watch(once: bool, every: int) -> None:
-    """Check for alarms, and report them to RECEIVER_ALARM_URL and RECEIVER_ALARM_MAIL_TO.
-
-    May run on every node at once, beside `serve`, which does the same: one of them does the checks.
-    Exit code 6 if --once could not deliver a report.
-    """
-    with open_database(must_answer=once) as (settings, database):
-        if not channels.has_channel(settings):
-            warn("no alarm destination is configured; see `receiver alarms`")
-        signers = {"alarm": channels.signer(settings)}
-        http, mailer = SafeClient(settings.forward_allow), Mailer(settings)
-        sender = Sender(database, http, mailer, signers, now_ms)
-        watcher = Watcher(settings, database, sender.send, now_ms, period=every)
-        delivered = True
-        try:
-            while True:
-                try:
-                    watcher.look(force=once)
-                    delivered = sender.drain()
-                except StoreError as error:
-                    if once:
-                        raise
-                    warn(str(error))
-                if once:
-                    break
-                time.sleep(every)
-        finally:
-            with suppress(StoreError):
-                watcher.release()
-    sys.exit(OK if delivered else UNREACHABLE)
-
-
-@click.command()
-@click.option("--open", "only_open", is_flag=True, help="Leave out those that are resolved.")
-@click.option(
-    "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many."
-)
-@as_json
-def alarms(only_open: bool, limit: int, json_: bool) -> None:
-    """List alarms, newest first; those that are resolved have a time when they were."""
-    with open_database() as (_, database), database.read() as session:
-        listed = list_alarms(session, None, only_open=only_open, limit=limit)
-        rows = timed(list(map(_alarm, listed)))
-    show({"alarms": rows}, table(rows, ("severity", *_ALARM)), json_)
-
-
-def _alarm(alarm: Alarm) -> dict[str, object]:
-    kind = kind_of(alarm.kind)
-    shown = {name: getattr(alarm, name) for name in (*_ALARM, "notified_at")}
-    advice = {"action": kind.advice(alarm.subject), "runbook": kind.link}
-    texts = {"title": kind.title, "meaning": kind.meaning, **advice}
-    examples = json.loads(alarm.examples)
-    return {"severity": kind.severity, **shown, **texts, "examples": examples}
-
-
-@click.command()
 @click.option(
     "--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="How many."
 )
@@ -383,4 +307,4 @@ def audit(limit: int, verify: bool, json_: bool) -> None:
     sys.exit(JOB_FAILED if faults else OK)
 
 
-COMMANDS = (reconcile, prune, erase, reread, watch, alarms, audit)
+COMMANDS = (reconcile, prune, erase, reread, audit)

@@ -15,18 +15,25 @@ from sqlalchemy.orm import Session
 from receiver.database.engine import Database
 from receiver.database.models import Instance, SignIn, Token
 from receiver.database.models.alarms import Watch
+from receiver.database.models.outbound import Subscription
 from receiver.instances.tokens import TOKEN_COLUMNS, Bearer, bearer_of, token_hash
 from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS
 
 MAX_IDLE_MS = 12 * HOUR_MS
 MAX_AGE_MS = 7 * DAY_MS
 
-# With the names of the instances and the lease of who checks for alarms, which every page shows:
-# asked for on the way, they cost nothing.
+# With the names of the instances, the lease of who checks for alarms and whether a subscription is
+# sent them, which every page shows: asked for on the way, they cost nothing.
 _COMMA: Any = literal_column("','")
 _NAMES = select(func.aggregate_strings(Instance.name, _COMMA)).scalar_subquery()
 _WATCHED = select(func.max(Watch.until)).scalar_subquery()
-_SESSION = (SignIn.last_seen_at, SignIn.expires_at, SignIn.notice, _NAMES, _WATCHED)
+_NO_ALARM = func.replace(Subscription.types, literal_column("'\"alarm\"'"), literal_column("''"))
+_TO_ALARMS = (
+    select(func.count())
+    .where(Subscription.types != _NO_ALARM, Subscription.disabled_at.is_(None))
+    .scalar_subquery()
+)
+_SESSION = (SignIn.last_seen_at, SignIn.expires_at, SignIn.notice, _NAMES, _WATCHED, _TO_ALARMS)
 _SIGNED_IN = (
     select(*_SESSION, *TOKEN_COLUMNS)
     .select_from(SignIn.__table__.join(Token.__table__, Token.id == SignIn.token))
@@ -39,7 +46,7 @@ class SignedIn:
     """A session. stale -- whether `touch` is due. notice -- shown on the next page, once.
 
     instances -- the names of all in the database. watched_until -- ms: until when whoever checks
-    for alarms has that lease.
+    for alarms has that lease. alarm_subscriptions -- how many are sent alarms.
     """
 
     bearer: Bearer
@@ -47,6 +54,7 @@ class SignedIn:
     notice: str | None
     instances: Sequence[str]
     watched_until: int
+    alarm_subscriptions: int
 
 
 def sign_in(session: Session, token: str, now: int) -> str | None:
@@ -78,13 +86,13 @@ def find_session(database: Database, session_id: str, now: int) -> SignedIn | No
     rows = database.rows(_SIGNED_IN, {"sha256": token_hash(session_id)})
     if not rows:
         return None
-    last_seen_at, expires_at, notice, names, watched_until, *token = rows[0]
+    last_seen_at, expires_at, notice, names, watched_until, to_alarms, *token = rows[0]
     bearer = bearer_of(token, now)
     if bearer is None or expires_at <= now or last_seen_at <= now - MAX_IDLE_MS:
         return None
     instances = sorted(names.split(",")) if names else []
     stale = last_seen_at < now - MINUTE_MS
-    return SignedIn(bearer, stale, notice, instances, watched_until or 0)
+    return SignedIn(bearer, stale, notice, instances, watched_until or 0, to_alarms)
 
 
 def touch(session: Session, session_id: str, now: int) -> None:

@@ -230,7 +230,7 @@ def overdue_jobs(*columns: Column) -> Selection:
 
     Asks for `now` and `overdue_after`, ms, the latter where the usual time is not known.
     """
-    return select(*columns).select_from(JOBS_AND_USUAL).where(HAS_NO_END, IS_UNDER_WAY, IS_LATE)
+    return select(*columns).select_from(JOBS_AND_USUAL).where(*IS_OVERDUE)
 
 
 def _seen_before(facet: Column) -> Column:
@@ -388,7 +388,10 @@ JOBS_AND_USUAL = (
     .join(JobRow, JobRow.facet == Facet.facet)
 )
 HAS_NO_END = Facet.outcome.in_([literal(f"'{outcome}'") for outcome in UNDER_WAY])
-IS_LATE: Column = JobRow.first_seen_at <= _NOW - func.coalesce(UsualTime.ms, _OVERDUE_AFTER)
+_EXPECTED_MS = func.coalesce(UsualTime.ms, _OVERDUE_AFTER)
+IS_LATE: Column = JobRow.first_seen_at <= _NOW - _EXPECTED_MS
+OVERDUE_SINCE: Column = JobRow.first_seen_at + _EXPECTED_MS
+IS_OVERDUE = (HAS_NO_END, IS_UNDER_WAY, IS_LATE)
 _ID = JobRow.id == bindparam("id")
 _ONE = _whole(_JOBS).where(_ID, JobRow.instance == bindparam("instance"))
 _ANYWHERE = _whole(_JOBS).where(_ID, JobRow.instance.in_(distinct_values(Facet.instance)))

@@ -187,13 +187,13 @@ def _overdue(to: Subscription) -> Selection:
 
 
 def queue_alarm(
-    connection: Connection, type_: Type, place: tuple[int, str | None], alarm: object, now: int
+    connection: Connection, type_: Type, place: tuple[str, str | None], alarm: object, now: int
 ) -> None:
-    """Queue that an alarm was raised or resolved.
+    """Queue that an alarm is news, or was resolved.
 
-    place -- its number, and its instance; None if it is of the receiver.
+    place -- what its message is named by, and its instance; None if it is of the receiver.
     """
-    number, instance = place
+    change, instance = place
     body = msgspec.json.encode(Body(type_, iso(now), alarm))
     wanted = [
         one
@@ -201,7 +201,7 @@ def queue_alarm(
         if "alarm" in one.choice.on
         if not one.choice.instances or instance in one.choice.instances
     ]
-    messages = [_message(one, type_, body, (instance, None), str(number)) for one in wanted]
+    messages = [_message(one, type_, body, (instance, None), change) for one in wanted]
     enqueue(connection, messages, now)
 
 

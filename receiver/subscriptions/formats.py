@@ -44,7 +44,10 @@ def cloudevent(message: Message) -> Message:
 
 def slack(message: Message) -> Message:
     """Write a sentence. Slack reads markup in it, so &, < and > are escaped as it asks for."""
-    text = summary(msgspec.json.decode(message.body, type=Body))
+    sent = msgspec.json.decode(message.body, type=Body)
+    text = summary(sent)
+    if sent["type"] == "alarm.raised":
+        text += f"\nWhat to do: {sent['data']['action']}\nRunbook: {sent['data']['runbook']}"
     for character, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(character, name)
     return replace(message, body=msgspec.json.encode({"text": text}))
@@ -56,7 +59,8 @@ def pagerduty(message: Message, routing_key: str) -> Message:
     data, type_ = sent["data"], sent["type"]
     is_well = type_ == "alarm.resolved" or data.get("outcome") == "succeeded"
     severity = data.get("severity", "error" if data.get("outcome") == "failed" else "warning")
-    subject = f"{message.instance or 'receiver'}/{message.job or data.get('kind', 'test')}"
+    of = message.instance or data.get("subject", "receiver")
+    subject = f"{of}/{message.job or data.get('kind', 'test')}"
     event = {
         "routing_key": routing_key,
         "event_action": "resolve" if is_well else "trigger",

@@ -12,7 +12,10 @@ class Alarm(Base):
     """Something wrong, from when it was first seen until it was gone. At most one of each is open.
 
     subject -- an instance's name, or what else is wrong. count -- the most that were so at once.
-    notified_at, clear_notified_at -- when messages about it were put into the outbound queue.
+    newest -- when the newest of its jobs or events became one of them, ms; news_newest -- of those
+    that are no news any more. news_at -- when it was last news. notified_at, clear_notified_at --
+    when messages about it were put into the outbound queue. handled_at, handled_by, note -- of who
+    acknowledged it, or snoozed it until snoozed_until.
     """
 
     __tablename__ = "alarms"
@@ -24,9 +27,16 @@ class Alarm(Base):
     count: Mapped[int]
     detail: Mapped[str]
     examples: Mapped[str]  # JSON array
+    newest: Mapped[int] = mapped_column(default=0)
+    news_newest: Mapped[int] = mapped_column(default=0)
+    news_at: Mapped[int]
     notified_at: Mapped[int | None]
     cleared_at: Mapped[int | None]
     clear_notified_at: Mapped[int | None]
+    handled_at: Mapped[int | None]
+    handled_by: Mapped[str | None]
+    note: Mapped[str | None]
+    snoozed_until: Mapped[int | None]
     __table_args__ = (
         partial_index("alarms_open", "cleared_at IS NULL", "kind", "subject", unique=True),
         Index("alarms_by_time", "raised_at", "id"),

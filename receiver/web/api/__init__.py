@@ -9,6 +9,7 @@ from functools import cache
 from receiver.jobs.shown import Job
 from receiver.web import Services
 from receiver.web.api import events, instances, jobs, rejections, schemas, stream
+from receiver.web.api.alarms import ALARM_ROUTES
 from receiver.web.api.openapi import Document, describe
 from receiver.web.api.routes import Operation, Route, route
 from receiver.web.api.schedules import SCHEDULE_ROUTES
@@ -51,6 +52,7 @@ _DOCUMENTED = (
         403,
         method="POST",
     ),
+    *ALARM_ROUTES,
     *SUBSCRIPTION_ROUTES,
     *SCHEDULE_ROUTES,
     route("/summary", instances.show_summary, schemas.Summary),

@@ -1,22 +1,28 @@
-"""/alarms: open problems, and those recently resolved."""
+"""/alarms: open problems, those recently resolved, and acknowledging or snoozing one."""
 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import quote, urlencode
 
-from flask import Response
+from flask import Response, request, url_for
 
+from receiver.alarms.handling import get_open_alarm, list_alarms
 from receiver.alarms.kinds import KINDS, Kind, kind_of
-from receiver.alarms.watcher import list_alarms
+from receiver.alarms.shown import State, state_of
 from receiver.database.engine import Session
 from receiver.database.models.alarms import Alarm
+from receiver.errors import BadParameter
+from receiver.settings import duration_ms
 from receiver.web import Services
+from receiver.web.api.alarms import handle
+from receiver.web.dashboard.actions import Action, action_page
 from receiver.web.dashboard.pages import Caller, blueprint, page
 from receiver.web.dashboard.sign_in import require_session
 
 MAX_ALARMS = 100
 CAUSES = [KINDS[name] for name in ("failing", "vendor", "queued", "refused")]
+SNOOZES = {"2h": "2 hours", "24h": "24 hours"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +31,7 @@ class Problem:
 
     subject -- mostly an instance. others -- subjects with the very same. since -- None where no
     alarm says so. resolved_at -- None while it is wrong. examples -- some of what is affected:
-    (what, its page).
+    (what, its page). row -- the alarm; None where none says so.
     """
 
     kind: Kind
@@ -35,7 +41,18 @@ class Problem:
     since: int | None = None
     resolved_at: int | None = None
     examples: Sequence[tuple[str, str | None]] = ()
+    row: Alarm | None = None
     others: Sequence[str] = ()
+
+    @property
+    def state(self) -> State:
+        """Where it stands."""
+        return "open" if self.row is None else state_of(self.row)
+
+    @property
+    def is_handled(self) -> bool:
+        """Whether somebody acknowledged or snoozed it."""
+        return self.state in {"acknowledged", "snoozed"}
 
     @property
     def url(self) -> str:
@@ -52,7 +69,51 @@ def alarms(services: Services, caller: Caller) -> Response:
         latest = list_alarms(session, visible, only_open=False, limit=MAX_ALARMS)
         problems = open_problems(session, caller)
     resolved = [problem(row) for row in latest if row.cleared_at is not None]
-    return page("alarms.html", problems=by_severity(problems), resolved=resolved)
+    ordered = by_severity(problems)
+    return page("alarms.html", problems=ordered, resolved=resolved, snoozes=SNOOZES)
+
+
+@action_page("/alarms/<string:id>/acknowledge")
+def acknowledge_alarm(services: Services, caller: Caller, id: str) -> Action:
+    """Acknowledge an alarm."""
+    title = _title(services, caller, id)
+
+    def run() -> str:
+        handle(services, id, caller.bearer)
+        return "The alarm is acknowledged."
+
+    says = (
+        "The alarm stays in the list, with your token's name.",
+        "What it is about by now is reported no more; new jobs are, at most once an hour.",
+        "Its end is reported in any case.",
+    )
+    url = url_for("dashboard.alarms")
+    return Action(f"Acknowledge: {title}", "Acknowledge", url, says, run)
+
+
+@action_page("/alarms/<string:id>/snooze")
+def snooze_alarm(services: Services, caller: Caller, id: str) -> Action:
+    """Snooze an alarm."""
+    title, name = _title(services, caller, id), request.args.get("duration", "")
+    if name not in SNOOZES:
+        raise BadParameter("an alarm is snoozed for 2h or 24h here")
+
+    def run() -> str:
+        alarm = handle(services, id, caller.bearer, ms=duration_ms(name))
+        return f"The alarm is snoozed until {alarm.snoozed_until}."
+
+    says = (
+        f"Nothing of this alarm is reported for {SNOOZES[name]}, but its end.",
+        "If it is still open after that, it is reported again.",
+    )
+    url = url_for("dashboard.alarms")
+    return Action(f"Snooze for {SNOOZES[name]}: {title}", "Snooze", url, says, run)
+
+
+def _title(services: Services, caller: Caller, id_: str) -> str:
+    with services.database.read() as session:
+        row = get_open_alarm(session, id_, caller.bearer.instances)
+    return f"{kind_of(row.kind).title} ({row.subject})"
 
 
 def open_problems(session: Session, caller: Caller) -> list[Problem]:
@@ -62,11 +123,23 @@ def open_problems(session: Session, caller: Caller) -> list[Problem]:
 
 
 def by_severity(problems: Iterable[Problem]) -> list[Problem]:
-    """Sort problems: critical ones first, causes before what they lead to; join those alike."""
-    alike: dict[tuple[Kind, str], list[Problem]] = {}
+    """Sort problems: those that nobody handles first, critical ones, causes before what they do."""
+    return sorted(
+        problems,
+        key=lambda one: (
+            one.is_handled,
+            one.kind.severity != "critical",
+            one.kind not in CAUSES,
+        ),
+    )
+
+
+def join_alike(problems: Iterable[Problem]) -> list[Problem]:
+    """Make one of those that are alike but for their subjects."""
+    alike: dict[tuple[Kind, str, State], list[Problem]] = {}
     for each in problems:
-        alike.setdefault((each.kind, each.detail), []).append(each)
-    merged = [
+        alike.setdefault((each.kind, each.detail, each.state), []).append(each)
+    return [
         replace(
             first,
             others=[each.subject for each in others],
@@ -74,7 +147,6 @@ def by_severity(problems: Iterable[Problem]) -> list[Problem]:
         )
         for first, *others in alike.values()
     ]
-    return sorted(merged, key=lambda one: (one.kind.severity != "critical", one.kind not in CAUSES))
 
 
 def problem(row: Alarm) -> Problem:
@@ -82,7 +154,7 @@ def problem(row: Alarm) -> Problem:
     kind = kind_of(row.kind)
     examples = [(example, _page_of(kind, row, example)) for example in json.loads(row.examples)]
     shown = row.subject, row.count, row.detail, row.raised_at, row.cleared_at
-    return Problem(kind, *shown, examples)
+    return Problem(kind, *shown, examples, row)
 
 
 def _page_of(kind: Kind, row: Alarm, example: str) -> str | None:

@@ -11,7 +11,7 @@ from receiver.jobs.summary import Overview, overview
 from receiver.lib.clock import DAY_MS, HOUR_MS, iso
 from receiver.reconcile.submissions import list_unclear
 from receiver.web import Services
-from receiver.web.dashboard.alarms import Problem, by_severity, open_problems
+from receiver.web.dashboard.alarms import Problem, by_severity, join_alike, open_problems
 from receiver.web.dashboard.instances import SCHEDULES, schedule, silences
 from receiver.web.dashboard.pages import Caller, blueprint, page
 from receiver.web.dashboard.sign_in import local, redirect_to, require_session
@@ -80,7 +80,7 @@ def home(services: Services, caller: Caller) -> Response:
         counts=stats.summary,
         ended={name: sum(_ended(stats, name)) for name in ENDED},
         since=iso(first - 1),
-        problems=by_severity([*problems, *_unalarmed(stats, problems)]),
+        problems=by_severity(join_alike([*problems, *_unalarmed(stats, problems)])),
         silences=silences(
             settings, caller.instances, stats.last_callbacks, stats.refusing, stats.failing_since
         ),

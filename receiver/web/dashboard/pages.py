@@ -47,7 +47,8 @@ HEADERS = {
 class Caller:
     """Who is signed in. instances -- those they see, by name. notice -- to be shown once.
 
-    are_alarms_checked -- whether anybody checked for alarms lately.
+    are_alarms_checked -- whether anybody checked for alarms lately. are_alarms_sent -- whether
+    anybody is notified of them.
     """
 
     bearer: Bearer
@@ -55,6 +56,7 @@ class Caller:
     instances: Sequence[str]
     notice: str | None
     are_alarms_checked: bool
+    are_alarms_sent: bool
 
     @property
     def may_operate(self) -> bool:

@@ -11,6 +11,7 @@ import structlog
 from flask import Response, g, request, url_for
 from werkzeug.exceptions import Forbidden, HTTPException
 
+from receiver.alarms.channels import has_channel
 from receiver.errors import ReceiverError, StoreError
 from receiver.instances import sessions
 from receiver.openconnectors.shapes import BASE
@@ -206,9 +207,9 @@ def _caller() -> Caller | None:
     seen = sorted(
         name for name in names.union(signed_in.instances) if signed_in.bearer.may_see(name)
     )
-    return Caller(
-        signed_in.bearer, session_id, seen, signed_in.notice, signed_in.watched_until > now
-    )
+    is_checked, has_others = signed_in.watched_until > now, has_channel(services().settings)
+    is_notified = has_others or signed_in.alarm_subscriptions > 0
+    return Caller(signed_in.bearer, session_id, seen, signed_in.notice, is_checked, is_notified)
 
 
 def _cookie() -> str:

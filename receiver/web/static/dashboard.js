@@ -96,6 +96,14 @@
     plan();
   }
 
+  // A page that does not follow what happens says so, too.
+  async function check() {
+    if (document.hidden) return;
+    const answer = await fetch("/readyz", { cache: "no-store" }).catch(() => null);
+    gone.querySelector("strong").textContent = answer ? "The receiver is not ready" : GONE;
+    gone.hidden = Boolean(answer?.ok);
+  }
+
   function swap(page) {
     const [old, fresh] = [document.getElementById("fresh"), page.getElementById("fresh")];
     if (!fresh || plain(old) === plain(fresh)) return;
@@ -154,6 +162,8 @@
     document.addEventListener("visibilitychange", () => (document.hidden ? plan() : wanted && refresh()));
     plan();
   }
+
+  if (gone && !live) setInterval(check, 3 * PAUSE_MS);
 
   prepare(document);
   tick();

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 from watched import Ward
 
-from receiver.alarms.watcher import list_alarms
+from receiver.alarms.handling import list_alarms
 from receiver.database.models.schedules import Schedule
 from receiver.instances.registry import add_instance
 from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms, to_ms

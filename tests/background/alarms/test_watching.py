@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import commands
@@ -63,7 +64,15 @@ def test_a_look_by_command_tells_and_is_listed(command, webhook):
     assert (alarm["examples"], alarm["cleared_at"]) == (["1.2"], None)
     assert alarm["notified_at"] >= alarm["raised_at"]
     assert (alarm["severity"], alarm["title"]) == ("warning", "jobs failed or lost records")
-    assert command("alarms", "--open")[1].count("\n") == 2
+    for words in (("--open",), ("ack", "1", "--note", "at it"), ("snooze", "1", "--for", "2h")):
+        code, listed = command("alarms", *words)
+        assert code == 0
+        assert re.search(
+            "1: See the causes: `receiver job|acknowledged by cli:|snoozed until 2", listed
+        )
+    assert json.loads(command("alarms", "--json")[1])["alarms"][0]["state"] == "snoozed"
+    for words in (("ack", "2"), ("snooze", "1", "--for", "soon"), ("snooze", "1", "--for", "40d")):
+        assert command("alarms", *words)[0] == 2
 
 
 def test_a_look_that_cannot_tell_says_so_by_its_exit_code(command, webhook):

@@ -8,7 +8,8 @@ from builders import Receiver
 from nodes import eventually
 
 from receiver.alarms import channels
-from receiver.alarms.watcher import Watcher, list_alarms
+from receiver.alarms.handling import list_alarms
+from receiver.alarms.watcher import Watcher
 from receiver.lib.clock import MINUTE_MS, now_ms
 from receiver.lib.safe_http import SafeClient
 from receiver.openconnectors.signatures import HEADER
@@ -59,6 +60,10 @@ class Ward:
         with self.database.read() as session:
             rows = list_alarms(session, None, only_open=True)
             return [(row.kind, row.subject, row.count) for row in rows]
+
+    def shown(self) -> list[dict]:
+        """Those that are open, as the API shows them."""
+        return self.receiver.get("/alarms?open=true").json["alarms"]
 
     def reject(self) -> None:
         """Send a callback with a wrong signature; return once it is recorded."""

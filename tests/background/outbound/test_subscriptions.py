@@ -15,7 +15,8 @@ from nodes import eventually as until
 from sqlalchemy import update
 from standardwebhooks import Webhook
 
-from receiver.alarms.watcher import Watcher, list_alarms
+from receiver.alarms.handling import list_alarms
+from receiver.alarms.watcher import Watcher
 from receiver.database.models import JobRow
 from receiver.database.models.outbound import OutboundDelivery, Subscription
 from receiver.instances import tokens

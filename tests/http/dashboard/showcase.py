@@ -13,6 +13,7 @@ from random import Random
 
 from cryptography.fernet import Fernet
 
+from receiver.alarms.handling import acknowledge, list_alarms
 from receiver.alarms.watcher import Watcher
 from receiver.app import create_app
 from receiver.instances import keys as signature_keys
@@ -90,6 +91,7 @@ class Showcase:
         self._today()
         self.watch(self.now - 14 * MINUTE, self.now)
         self.at = self.now
+        self._acknowledge()
         return made
 
     def begin(self) -> dict[str, str]:
@@ -118,6 +120,16 @@ class Showcase:
         watcher = Watcher(services.settings, services.database, [].append, lambda: self.at)
         for self.at in moments:
             watcher.look(force=True)
+
+    def _acknowledge(self) -> None:
+        """Have somebody work on one of the alarms."""
+        with self.services.database.write() as session:
+            row = next(
+                it for it in list_alarms(session, None, only_open=True) if it.kind == "failed"
+            )
+            acknowledge(
+                session, row, "anna@example.com", self.now - 4 * MINUTE, "asked the CRM team"
+            )
 
     def _subscribe(self) -> None:
         """Add two subscriptions, one of which was disabled since, and a schedule."""

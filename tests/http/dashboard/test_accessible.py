@@ -19,6 +19,7 @@ def paths(dashboard) -> dict[str, str]:
         event = f"{run('SELECT n FROM events WHERE deliveries > 1').scalar():016x}"
         key = run("SELECT id FROM signature_keys WHERE instance = 'gooddata'").scalar()
         rejection = run("SELECT max(id) FROM rejections").scalar()
+        alarm = run("SELECT max(id) FROM alarms WHERE cleared_at IS NULL").scalar()
         delivery = run("SELECT max(id) FROM outbound_deliveries").scalar()
         pending = run("SELECT id FROM jobs WHERE under_way LIMIT 1").scalar()
     return {
@@ -32,6 +33,8 @@ def paths(dashboard) -> dict[str, str]:
         "rejections": "/rejections",
         "rejection": f"/rejections/{rejection}",
         "alarms": "/alarms",
+        "acknowledge_alarm": f"/alarms/{alarm}/acknowledge",
+        "snooze_alarm": f"/alarms/{alarm}/snooze?duration=2h",
         "instances": "/instances",
         "instance": "/instances/hubspot-eu",
         "ask": f"{job}/ask",

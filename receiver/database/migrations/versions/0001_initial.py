@@ -86,9 +86,16 @@ def _make_tables() -> None:
         sa.Column("count", sa.BigInteger(), nullable=False),
         sa.Column("detail", sa.Text(), nullable=False),
         sa.Column("examples", sa.Text(), nullable=False),
+        sa.Column("newest", sa.BigInteger(), nullable=False),
+        sa.Column("news_newest", sa.BigInteger(), nullable=False),
+        sa.Column("news_at", sa.BigInteger(), nullable=False),
         sa.Column("notified_at", sa.BigInteger()),
         sa.Column("cleared_at", sa.BigInteger()),
         sa.Column("clear_notified_at", sa.BigInteger()),
+        sa.Column("handled_at", sa.BigInteger()),
+        sa.Column("handled_by", sa.Text()),
+        sa.Column("note", sa.Text()),
+        sa.Column("snoozed_until", sa.BigInteger()),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("alarms_by_time", "alarms", ["raised_at", "id"])

@@ -1,0 +1,106 @@
+"""Alarms in the API: listed, acknowledged and snoozed.
+
+A token that is limited to instances reaches the alarms of those alone.
+"""
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from receiver.alarms import handling
+from receiver.alarms.handling import MAX_NOTE, MAX_SNOOZE_MS
+from receiver.alarms.shown import Alarm, shown
+from receiver.database.engine import database_time
+from receiver.instances.tokens import Bearer
+from receiver.lib.clock import MINUTE_MS
+from receiver.web import Services
+from receiver.web.api.routes import ApiRequest, route
+from receiver.web.api.schemas import Cursor, Limit
+from receiver.web.auth import require_scope
+from receiver.web.http import Response, json_response, optional, page_response, read_cursor
+
+Note = Annotated[
+    str,
+    Meta(pattern="^[^\\x00]*$", max_length=MAX_NOTE, description="What others should know"),
+]
+
+
+class AlarmsQuery(Struct, forbid_unknown_fields=True):
+    """Which alarms. open -- leave out those that are resolved."""
+
+    open: bool = False
+    limit: Limit = 50
+    cursor: Cursor | UnsetType = UNSET
+
+
+class AlarmPage(Struct):
+    """Alarms, newest first."""
+
+    alarms: list[Alarm]
+    next: str | None
+
+
+class NoteQuery(Struct, forbid_unknown_fields=True):
+    """What is said of an alarm that is acknowledged."""
+
+    note: Note | UnsetType = UNSET
+
+
+class SnoozeQuery(Struct, forbid_unknown_fields=True):
+    """For how long an alarm is snoozed."""
+
+    minutes: Annotated[int, Meta(ge=1, le=MAX_SNOOZE_MS // MINUTE_MS)]
+    note: Note | UnsetType = UNSET
+
+
+def list_alarms(services: Services, request: ApiRequest[AlarmsQuery]) -> Response:
+    """List alarms, newest first."""
+    query, visible = request.query, request.bearer.instances
+    after, limit = read_cursor(query.cursor, tuple[int, int]), query.limit + 1
+    with services.database.read() as session:
+        found = handling.list_alarms(
+            session, visible, only_open=query.open, limit=limit, after=after
+        )
+    return page_response(
+        request.http,
+        "alarms",
+        found,
+        query.limit,
+        show=shown,
+        position=lambda row: (row.raised_at, row.id),
+    )
+
+
+def acknowledge(services: Services, request: ApiRequest[NoteQuery]) -> Response:
+    """Acknowledge an alarm: what it is about by now is reported no more, what comes later is."""
+    require_scope(request.bearer, "operate")
+    note = optional(request.query.note)
+    return json_response(handle(services, request.http.id, request.bearer, note))
+
+
+def snooze(services: Services, request: ApiRequest[SnoozeQuery]) -> Response:
+    """Report nothing of an alarm for so long, but its end; then again, if it is still open."""
+    require_scope(request.bearer, "operate")
+    note, ms = optional(request.query.note), request.query.minutes * MINUTE_MS
+    return json_response(handle(services, request.http.id, request.bearer, note, ms))
+
+
+def handle(
+    services: Services, id_: str, bearer: Bearer, note: str | None = None, ms: int | None = None
+) -> Alarm:
+    """Acknowledge an open alarm, or snooze it for `ms`. Raises NotFound, BadParameter."""
+    with services.database.write() as session:
+        row = handling.get_open_alarm(session, id_, bearer.instances)
+        now = database_time(session, services.clock)
+        if ms is None:
+            handling.acknowledge(session, row, bearer.name, now, note)
+        else:
+            handling.snooze(session, row, bearer.name, now, ms=ms, note=note)
+        return shown(row)
+
+
+ALARM_ROUTES = (
+    route("/alarms", list_alarms, AlarmPage),
+    route("/alarms/{id}/acknowledge", acknowledge, Alarm, 403, 404, method="POST"),
+    route("/alarms/{id}/snooze", snooze, Alarm, 403, 404, method="POST"),
+)
