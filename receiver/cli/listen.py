@@ -76,17 +76,18 @@ def listen(
                 about = f" (event {event.event}, job {event.job})" if event.event else ""
                 click.echo(f"missed: {plain(event.detail + about)}", err=True)
                 continue
-            answer = _forward(local, forward_to, event) if forward_to else event.id
-            facts = (event.received_at, event.instance, event.job, event.kind)
-            click.echo("  ".join((*map(plain, facts), answer)))
+            facts = [event.received_at, event.id, event.instance, event.job, event.kind]
+            if forward_to:
+                facts.append(_forward(local, forward_to, event))
+            click.echo("  ".join(map(plain, facts)))
 
 
 def _forward(local: httpx.Client, url: str, event: Callback) -> str:
     """POST a callback until it is answered; return the status and how long that took."""
     headers = [
-        (name.encode(), value.encode("latin-1"))
+        (name.encode(), value.strip(" \t").encode("latin-1"))
         for name, value in (event.headers or {}).items()
-        if not _LEFT_OUT.fullmatch(name) and value != MASKED and value.isprintable()
+        if not _LEFT_OUT.fullmatch(name) and value != MASKED
     ]
     pause = 0.25
     while True:
@@ -94,6 +95,8 @@ def _forward(local: httpx.Client, url: str, event: Callback) -> str:
         try:
             with local.stream("POST", url, content=event.body, headers=headers) as answer:
                 return f"{answer.status_code} in {(time.monotonic() - began) * 1000:.0f} ms"
+        except httpx.LocalProtocolError:  # another server had let it in
+            return "not sent: one of its headers is not valid HTTP"
         except httpx.TransportError as error:
             if pause < 0.5:
                 click.echo(f"no answer from {url}: {why(error)}; trying again", err=True)

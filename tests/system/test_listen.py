@@ -14,6 +14,7 @@ import commands
 import pytest
 from nodes import (
     DEADLINE,
+    KEY,
     Node,
     eventually,
     free_port,
@@ -26,6 +27,7 @@ from senders import direct, post
 from targets import hook
 
 from receiver.client import AsyncClient, Callback, ClientError
+from receiver.openconnectors.signatures import sign
 
 LANES = 5  # each sends ten callbacks a second, about a job of its own
 STREAMS = 40
@@ -42,7 +44,7 @@ def load(port: int) -> Iterator[list[bytes]]:
             body = json.dumps({"id": f"{lane}", "status": "RUNNING", "turn": turn}).encode()
             try:
                 client = direct(port)
-                if post(client, body) == 200:
+                if post(client, body, **{"X-Odd": "a\x85b "}) == 200:
                     answered.append(body)
                     turn += 1
                 client.close()
@@ -118,7 +120,10 @@ def test_a_receiver_restarted_under_load_loses_no_event_on_the_way_to_the_progra
         for lane in range(LANES):
             turns = [one["turn"] for one in map(json.loads, came) if one["id"] == str(lane)]
             assert turns == sorted(turns)
-        assert all("elements-webhook-signature" in headers for headers, _ in target.posted)
+        assert {headers["elements-webhook-signature"] for headers, _ in target.posted} == {
+            sign(body, KEY) for body in bodies
+        }
+        assert {headers["x-odd"] for headers, _ in target.posted} == {"a\x85b"}
         eventually(lambda: written.read_text().count("  204 in ") == len(bodies))
 
 

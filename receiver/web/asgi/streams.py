@@ -48,7 +48,7 @@ class _Client:
 
     def put(self, number: int, message: bytes) -> None:
         self._bytes += len(message)
-        if self._bytes > MAX_WAITING_BYTES and self._waiting:
+        if self.ended.is_set() or (self._bytes > MAX_WAITING_BYTES and self._waiting):
             self.ended.set()
             return
         self._waiting.append((number, message))
