@@ -42,13 +42,14 @@ from receiver.database.models.alarms import NODE_GONE_MS, Alarm, Node
 from receiver.database.page import Column, Selection, among, distinct_values
 from receiver.jobs.job import FILES_MS, OUTCOMES
 from receiver.jobs.queries import ENDED, Instances, overdue_jobs
-from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from receiver.jobs.shown import Time
+from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS, iso
 
 MAX_COUNTED = 100  # overdue jobs on the front page: how many more there are nobody needs to know
 
 
 class Summary(Struct, kw_only=True):
-    """What an operator looks at first; last_callback_at -- ms."""
+    """What an operator looks at first. `queued_at_vendor` is null until the vendor was asked."""
 
     jobs: dict[str, int]
     overdue: int
@@ -56,9 +57,9 @@ class Summary(Struct, kw_only=True):
     rejections_1h: int
     lost_callbacks: int
     queued_at_vendor: int | None
-    unclear_submissions: int
     unreadable_events: int
-    last_callback_at: int | None
+    unclear_submissions: int
+    last_callback_at: Time | None
 
 
 class Refusing(Struct, frozen=True):
@@ -245,7 +246,7 @@ class _Read:
             queued_at_vendor=None if counts.queued is None else int(counts.queued),
             unclear_submissions=int(counts.unclear),
             unreadable_events=int(counts.unreadable),
-            last_callback_at=max(seen, default=None),
+            last_callback_at=iso(max(seen, default=None)),
         )
 
     def ended(self, since: int, width: int) -> dict[tuple[int, str], int]:

@@ -15,7 +15,7 @@ from receiver.database.models import Count, Facet, JobRow, UsualTime
 from receiver.jobs.job import FILES_MS, OUTCOMES
 from receiver.jobs.projection import NewObservation
 from receiver.jobs.summary import MAX_COUNTED, gauges, overview, summary
-from receiver.lib.clock import DAY_MS, HOUR_MS
+from receiver.lib.clock import DAY_MS, HOUR_MS, iso
 from receiver.openconnectors.notifications import Notification
 
 NOW = 497_000 * HOUR_MS + 1234  # ms
@@ -164,4 +164,4 @@ def test_the_last_callback_of_each_instance_is_its_newest_event(receiver):
     found = gauges(receiver.services.database, NOW, 10)
     newest = receiver.services.database.rows(text("SELECT max(n) FROM events"))[0][0] >> 20
     assert found.last_callbacks == {"default": newest}
-    assert found.summary.last_callback_at == newest
+    assert found.summary.last_callback_at == iso(newest)

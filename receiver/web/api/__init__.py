@@ -7,6 +7,7 @@ response. It knows no web framework.
 from functools import cache
 
 from receiver.jobs.shown import Job
+from receiver.jobs.summary import Summary
 from receiver.web import Services
 from receiver.web.api import events, instances, jobs, rejections, schemas, stream
 from receiver.web.api.alarms import ALARM_ROUTES
@@ -55,7 +56,7 @@ _DOCUMENTED = (
     *ALARM_ROUTES,
     *SUBSCRIPTION_ROUTES,
     *SCHEDULE_ROUTES,
-    route("/summary", instances.show_summary, schemas.Summary),
+    route("/summary", instances.show_summary, Summary),
 )
 RESULT = Operation(  # which web/relay/results.py answers, piece by piece
     *("GET", "/jobs/{id}/result", "show_result"),

@@ -297,20 +297,6 @@ class Instances(Struct):
     instances: list[Instance]
 
 
-class Summary(Struct):
-    """What an operator looks at first. `queued_at_vendor` is null until the vendor was asked."""
-
-    jobs: dict[str, int]
-    overdue: int
-    expiring_24h: int
-    rejections_1h: int
-    lost_callbacks: int
-    queued_at_vendor: int | None
-    unreadable_events: int
-    unclear_submissions: int
-    last_callback_at: Time | None
-
-
 def shown(record: object, model: type[M], **others: object) -> M:
     """Show a record by a model whose names it has, its times (ms) as the API writes them.
 
