@@ -133,7 +133,7 @@ def _app(
 
 
 def callback_signer(keys: Keys, database: Database) -> Signer:
-    """Sign what clients are told as the vendor signs, with their instance's newest key."""
+    """Sign what clients are sent as the vendor signs, with their instance's newest key."""
 
     def sign_callback(message: Message, _now: int) -> Message:
         # Read anew: what a retired key signs proves nothing any more.

@@ -37,7 +37,7 @@ ReceiverError
 │   │   └── CircuitOpen         it is not asked for this instance now
 │   ├── UpstreamUnclear         the answer was cut off: it may have been taken
 │   └── UpstreamNonsense        its answer is none of the vendor's
-├── AnswerCut                   an answer to a client that cannot be brought to its end
+├── AnswerCut                   an answer to a client that cannot be completed
 └── StoreError                  not in the database
     ├── StoreUnavailable        now; the same again later may work
     │   ├── LostRace            since another node was faster
@@ -215,7 +215,7 @@ class UpstreamNonsense(UpstreamError, reason="upstream_nonsense"):
 
 
 class AnswerCut(ReceiverError, ConnectionResetError, reason="answer_cut"):
-    """An answer to a client cannot be brought to its end; whoever raises it has told why.
+    """An answer to a client cannot be completed; whoever raises it has logged why.
 
     Servers take it for a connection that is gone: they close it, which tells the client.
     """

@@ -78,7 +78,7 @@ def page(
     order -- a time, and what identifies a row among those of that time. where -- what is asked
     besides bounds of that time. ranges -- a column that has an index with that time, and the name
     of its values. lower, upper_of -- the bounds, the latter for a value of the ranges.
-    after -- whether the page stands behind a row.
+    after -- whether the page follows a row.
     """
     time, *_ = order
     conditions = [*where, *(_beyond(order, ascending) if after else ())]

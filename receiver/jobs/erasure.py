@@ -1,7 +1,7 @@
 """Erasing what may be about people from a job, and keeping its outcome.
 
 Goes: the bodies of its events, its failed records, message, file name and callback payload, what
-its client was or would be told and where, and the file name in its submission. Stays: status,
+its client was or would be sent and where, and the file name in its submission. Stays: status,
 outcome, counts, times, the timeline (our own words and the vendor's status), hashes, deliveries and
 headers.
 
@@ -21,7 +21,7 @@ from receiver.database.models.outbound import OutboundDelivery
 from receiver.database.retention import lock_retention
 from receiver.jobs.job import Job, encode, erase
 
-NOBODY = ""  # client_url of a job whose client is told nothing more
+NOBODY = ""  # client_url of a job whose client is notified no more
 
 
 def erase_job(session: Session, id_: str, instance: str, now: int) -> dict[str, int] | None:

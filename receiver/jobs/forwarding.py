@@ -1,4 +1,4 @@
-"""What the clients that submitted jobs are told: the vendor's callbacks, passed on."""
+"""What the clients that submitted jobs are sent: the vendor's callbacks, passed on."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from receiver.outbound.queue import Message, enqueue
 
 
 def follow_up(connection: Connection, jobs: Iterable[JobState], now: int) -> None:
-    """Note what the clients that submitted jobs are to be told, in the same transaction."""
+    """Enqueue what the clients that submitted jobs are to be sent, in the same transaction."""
     for state in jobs:
         for submission in state.submissions:
             of_instance = Submission.instance == state.instance

@@ -16,7 +16,7 @@ from structlog.typing import FilteringBoundLogger
 MAX_VALUE = 1_000  # characters; of a traceback the last 4,000
 MAX_TRACEBACK = 4_000
 PERIOD_SECONDS = 60
-MAX_KEYS = 50  # told apart in one period; the rest is one
+MAX_KEYS = 50  # counted apart in one period; the rest is one
 
 Fields = MutableMapping[str, Any]
 

@@ -34,7 +34,7 @@ Result: TypeAlias = Literal["delivered", "waiting", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What one recipient is told. See OutboundDelivery."""
+    """What one recipient is sent. See OutboundDelivery."""
 
     kind: str
     target: str

@@ -50,7 +50,7 @@ log = structlog.get_logger()
 
 CHECK_SECONDS = 60  # between two looks for queues that are to be looked at
 MAX_INSTANCES = 8  # asked at once
-MAX_LIST_PAGES = 5  # of the job list, newest first, looked through for jobs nobody told us of
+MAX_LIST_PAGES = 5  # of the job list, newest first, looked through for jobs nobody reported
 MAX_FAILURES = 3  # questions in a row, of whatever jobs: then it is the instance
 OF_THE_INSTANCE = (401, 403, 429)
 NOT_THERE = (404, 410)
@@ -270,7 +270,7 @@ class Reconciler:
         self._intake.observe(NewObservation(visit.instance, polled, note))
 
     def _find(self, visit: _Visit) -> None:
-        """Learn from the newest pages of the job list what nobody told us."""
+        """Learn from the newest pages of the job list what nobody reported."""
         with self._apart(visit, "job list"):
             at = visit.wait()
             first = client.jobs(visit.secrets.hub)

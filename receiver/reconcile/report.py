@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 class Report:
     """What a pass did.
 
-    asked -- polls; ended -- those that told an ending. found -- jobs nobody had told us of.
+    asked -- polls; ended -- those that reported an ending. found -- jobs nobody had reported.
     errors, queued, redelivered, results -- records, deliveries, files. unsaved -- results that
     cannot be had, and why. failed -- jobs the vendor failed for, and why. unfinished -- instances
     left out or not finished, and why. unasked -- those that have jobs to ask for and nothing to ask

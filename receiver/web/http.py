@@ -186,7 +186,7 @@ def read_cursor(cursor: str | UnsetType, shape: type[T]) -> T | None:
         position = msgspec.json.decode(text, type=shape)
     except (ValueError, msgspec.MsgspecError, RecursionError):
         position = None
-    # What no database can even be asked for was not given by us either.
+    # Nor is what no database can even be asked for a cursor of ours.
     if not isinstance(position, tuple) or not all(map(_is_storable, position)):
         raise BadParameter("cursor is not one that this API gave")
     return position

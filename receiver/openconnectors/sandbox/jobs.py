@@ -100,7 +100,7 @@ class Job:
         return replace(self, status=status, message=message, ended=now_ms())
 
     def matches(self, where: Mapping[str, str]) -> bool:
-        """Whether each field named in `where` has the value given there."""
+        """Whether each field named in `where` has the value that stands there."""
         values = (self.status, self.object_name, self.direction, str(self.loaded))
         return where.items() <= dict(zip(WHERE, values, strict=True)).items()
 

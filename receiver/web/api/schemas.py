@@ -1,4 +1,4 @@
-"""What the API takes and gives: the structures behind its OpenAPI document."""
+"""What the API takes and answers: the structures behind its OpenAPI document."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
