@@ -143,20 +143,20 @@ def wait(
     while True:
         began, trouble = time.monotonic(), None
         try:
-            found = yield from _job(job, instance, hold)
+            current = yield from _job(job, instance, hold)
         except (Unreachable, NoSuchJob) as error:
             trouble = error
         else:
-            if on_change and found.status != status:
-                on_change(found)
-            if found.ended:
-                return found
-            status = found.status or ""
+            if on_change and current.status != status:
+                on_change(current)
+            if current.ended:
+                return current
+            status = current.status or ""
         left = deadline - time.monotonic()
         if left <= 0:
             if trouble:
                 raise trouble
-            return found
+            return current
         if trouble and on_trouble and trouble.code != reported:
             reported = trouble.code
             on_trouble(trouble)
@@ -176,10 +176,10 @@ def jobs(**filters: Parameter) -> Flow[JobPage]:
 
     Its `next` is the `cursor` of the page after. Raises NoSuchInstance.
     """
-    found = yield from _list("/jobs", JobPage, filters)
-    if not found.jobs:
+    page = yield from _list("/jobs", JobPage, filters)
+    if not page.jobs:
         yield from instances(filters.get("instance"))
-    return found
+    return page
 
 
 def errors(job: JobLike, *, instance: str | None = None, wait: float = 15) -> Flow[ErrorPage]:
@@ -188,11 +188,11 @@ def errors(job: JobLike, *, instance: str | None = None, wait: float = 15) -> Fl
     wait -- seconds; a receiver fetches the errors of a job that has just ended.
     """
     deadline = time.monotonic() + wait
-    known = job if isinstance(job, Job) else (yield from _job(job, instance))
+    record = job if isinstance(job, Job) else (yield from _job(job, instance))
     while True:
-        found = yield from _all_errors(known)
-        if found.errors or not known.records.failed or time.monotonic() >= deadline:
-            return found
+        page = yield from _all_errors(record)
+        if page.errors or not record.records.failed or time.monotonic() >= deadline:
+            return page
         yield Pause(PAUSE_SECONDS / 2)
 
 
@@ -233,12 +233,12 @@ def objects(*, instance: str, hub: str | None = None) -> Flow[list[str]]:
 
 def page(path: str, name: str, **filters: Parameter) -> Flow[dict[str, Any]]:
     """Return a page of any list of the API, as it is written. Raises NoSuchInstance."""
-    found = yield from _list(path, dict[str, Any], filters)
-    if name not in found:
+    page = yield from _list(path, dict[str, Any], filters)
+    if name not in page:
         raise Unreachable(f"the answer to {path} has no {name}: check the URL", "not_a_receiver")
-    if not found[name]:
+    if not page[name]:
         yield from instances(filters.get("instance"))
-    return found
+    return page
 
 
 def post(path: str, shape: type[T], **params: Parameter) -> Flow[T]:
@@ -293,17 +293,17 @@ def _of_job(path: str, instance: str | None, flow: Flow[Job]) -> Flow[Job]:
         raise NoSuchJob(unquote(path.rpartition("/")[2]), instance) from None
 
 
-def _all_errors(known: Job) -> Flow[ErrorPage]:
-    path, instance = _named(known, None)
+def _all_errors(job: Job) -> Flow[ErrorPage]:
+    path, instance = _named(job, None)
     entries: list[Any] = []
     cursor = None
     while True:
         params: dict[str, Parameter] = {"instance": instance, "limit": PAGE, "cursor": cursor}
-        found = yield from _call(f"{path}/errors", ErrorPage, params)
-        entries += found.errors
-        cursor = found.next
+        page = yield from _call(f"{path}/errors", ErrorPage, params)
+        entries += page.errors
+        cursor = page.next
         if cursor is None:
-            return ErrorPage(entries, found.groups)
+            return ErrorPage(entries, page.groups)
 
 
 def _created(path: str, instance: str, hub: str | None, order: "_Order") -> Flow[Submission]:
