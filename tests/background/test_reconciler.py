@@ -53,12 +53,6 @@ SHARED = ("sqlite", "postgresql18")  # each kind of database that several nodes 
 shared = pytest.mark.parametrize("kind", SHARED)
 
 
-@pytest.fixture
-def relay(make_database: Callable[[str], str]) -> Iterator[Between]:
-    with between(make_database("sqlite")) as made:
-        yield made
-
-
 class Later:
     """A clock that stands still, `ahead` of when it was made."""
 

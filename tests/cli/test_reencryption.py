@@ -10,7 +10,6 @@ from builders import Receiver, bulk
 from cryptography.fernet import Fernet
 from sqlalchemy import text
 
-from receiver.cli.commands import run
 from receiver.openconnectors.signatures import SignatureKey
 
 LEAKED, FRESH = (Fernet.generate_key().decode() for _ in range(2))
@@ -20,9 +19,8 @@ Command = Callable[..., str]
 
 
 @pytest.fixture
-def command(database_url, monkeypatch, capfd, tmp_path: Path) -> Command:
+def command(database_url, type_line, monkeypatch, tmp_path: Path) -> Command:
     """Run a command with these encryption keys; give what it printed."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RECEIVER_DATABASE_URL", database_url)
     for name in FILES:
         (tmp_path / name).write_text(f"{name} of these tests")
@@ -31,11 +29,7 @@ def command(database_url, monkeypatch, capfd, tmp_path: Path) -> Command:
         monkeypatch.delenv("RECEIVER_ENCRYPTION_KEYS", raising=False)
         if keys:
             monkeypatch.setenv("RECEIVER_ENCRYPTION_KEYS", " ".join(keys))
-        capfd.readouterr()
-        ended = run(line.split())
-        out, err = capfd.readouterr()
-        assert code in (ended, None), err
-        return out or err
+        return type_line(line, code)
 
     return run_line
 

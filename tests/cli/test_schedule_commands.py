@@ -1,12 +1,10 @@
 """`receiver schedules`, on a database that no receiver serves; and the same by the API."""
 
 import json
-import shlex
 
 import pytest
 import structlog
 
-from receiver.cli.commands import run
 from receiver.instances import registry, tokens
 from receiver.instances.encryption import SecretBox
 
@@ -34,23 +32,14 @@ BAD = {
 
 
 @pytest.fixture
-def command(make_database, make_receiver, monkeypatch, capfd, tmp_path):
+def command(type_line, make_database, make_receiver, monkeypatch):
     """Run a command; give what it printed. `command.receiver` is on the same database."""
     url = make_database("sqlite")
     monkeypatch.setenv("RECEIVER_DATABASE_URL", url)
     monkeypatch.setenv("EVENT_NOTIFICATION_SIGNATURE_KEY", "a key that is long enough")
-    monkeypatch.chdir(tmp_path)
-
-    def run_line(line: str, code: int = 0) -> str:
-        capfd.readouterr()
-        ended = run(shlex.split(line))
-        out, err = capfd.readouterr()
-        assert ended == code, out + err
-        return out or err
-
-    run_line.receiver = make_receiver(url)
+    type_line.receiver = make_receiver(url)
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-    return run_line
+    return type_line
 
 
 def add(name: str, **terms: str) -> str:

@@ -1,7 +1,6 @@
 """`receiver subscriptions`, `deliveries` and `replay`, on a database that no receiver serves."""
 
 import json
-from pathlib import Path
 
 import pytest
 import structlog
@@ -9,8 +8,6 @@ from builders import bulk
 from cryptography.fernet import Fernet
 from standardwebhooks import Webhook
 from targets import hook
-
-from receiver.cli.commands import run
 
 KEY = Fernet.generate_key().decode()
 
@@ -22,7 +19,7 @@ def target():
 
 
 @pytest.fixture
-def command(make_database, make_receiver, monkeypatch, capfd, tmp_path: Path):
+def command(type_line, make_database, make_receiver, monkeypatch):
     """Run a command; give what it printed. `command.receiver` is on the same database."""
     url = make_database("sqlite")
     allowed = {"encryption_keys": (KEY,), "forward_allow": frozenset({"127.0.0.1"})}
@@ -32,18 +29,9 @@ def command(make_database, make_receiver, monkeypatch, capfd, tmp_path: Path):
         ("FORWARD_ALLOW", "127.0.0.1"),
     ):
         monkeypatch.setenv(f"RECEIVER_{name}", value)
-    monkeypatch.chdir(tmp_path)
-
-    def run_line(line: str, code: int = 0) -> str:
-        capfd.readouterr()
-        ended = run(line.split())
-        out, err = capfd.readouterr()
-        assert ended == code, out + err
-        return out or err
-
-    run_line.receiver = make_receiver(url, **allowed)
+    type_line.receiver = make_receiver(url, **allowed)
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-    return run_line
+    return type_line
 
 
 def test_a_subscription_from_its_secret_to_its_end(command, target):

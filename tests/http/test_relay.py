@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,12 +35,6 @@ CALLBACK = "Elements-Async-Callback-Url"
 OBJECTS = ["activities", "contact", "campaign", "list", "account"]
 UPLOADS = "POST /bulk/{objectName}"
 STATUSES = "GET /bulk/{id}/status"
-
-
-@pytest.fixture
-def relay(make_database: Callable[[str], str]) -> Iterator[Between]:
-    with between(make_database("sqlite")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

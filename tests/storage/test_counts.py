@@ -6,14 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
-from builders import NOW, Stored, bulk, examples
+from builders import NOW, bulk, examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select, text
+from test_summary import counted, there
 
 from receiver.callbacks import store as store_module
 from receiver.database import retention
-from receiver.database.models import Count, Facet, JobRow
+from receiver.database.models import Facet, JobRow
 from receiver.jobs.job import FILES_MS
 from receiver.jobs.projection import NewObservation
 from receiver.jobs.queries import Filters, list_jobs
@@ -23,27 +24,6 @@ from receiver.openconnectors.notifications import Notification, parse
 HOUR = 3_600_000
 WORDS = ("CREATED", "RUNNING", "PAUSED", "COMPLETED", "ERROR", "CANCELLED")
 turns = count()
-
-
-def counted(stored: Stored) -> Counter:
-    """What the counts say, by outcome, whether the callback was lost, and hour."""
-    key = Facet.outcome, Facet.callback_lost, Facet.instance, Count.hour
-    with stored.database.read() as session:
-        rows = session.execute(
-            select(*key, func.sum(Count.n)).join(Facet, Facet.facet == Count.facet).group_by(*key)
-        )
-        return Counter({tuple(row[:4]): int(row[4]) for row in rows if row[4]})
-
-
-def there(stored: Stored) -> Counter:
-    """What counting jobs says."""
-    found: Counter = Counter()
-    for job in list_jobs(stored.database, Filters(), 100_000):
-        key = job.outcome, job.callback_lost, job.instance
-        found[*key, 0] += 1
-        if job.files_expire_at is not None:
-            found[*key, job.files_expire_at // HOUR] += 1
-    return found
 
 
 callbacks = st.builds(
@@ -93,7 +73,7 @@ def test_after_any_batches_of_two_writers_at_once_counts_say_what_counting_says(
 
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(work, range(2)))
-    assert counted(nodes[0]) == there(nodes[0])
+    assert counted(nodes[0].database) == there(nodes[0].database)
     for node in nodes:
         node.close()
 
@@ -115,7 +95,7 @@ def test_hours_that_are_over_are_dropped_and_harm_nothing(open_store, database_u
     stored.write(bulk(completionTime=NOW - FILES_MS - HOUR))
     with stored.database.write() as session:
         retention.delete_old_counts(session, NOW + retention.MAX_COUNT_HOURS * HOUR)
-    assert [hour for *_, hour in counted(stored)] == [0]
+    assert [hour for hour, *_ in counted(stored.database)] == [0]
     stored.write(bulk(completionTime=NOW))
     assert summary(stored.database, None, NOW + FILES_MS - HOUR, 1).expiring_24h == 1
     assert summary(stored.database, None, NOW, 1).jobs["succeeded"] == 1
@@ -132,7 +112,7 @@ def test_beyond_its_facets_an_instance_has_one_for_each_outcome_and_its_jobs_are
     with stored.database.read() as session:
         others = session.scalar(select(func.count()).select_from(Facet).where(Facet.other))
         assert (session.scalar(select(func.count()).select_from(Facet)), others) == (7, 2)
-    assert counted(stored) == there(stored)
+    assert counted(stored.database) == there(stored.database)
     for n in range(20):
         found = list_jobs(stored.database, Filters(objects=[f"object-{n}"]), 10)
         assert [job.id for job in found] == [str(n)]
@@ -140,7 +120,7 @@ def test_beyond_its_facets_an_instance_has_one_for_each_outcome_and_its_jobs_are
     assert {job.id for job in failed} == {str(n) for n in range(0, 20, 2)}
     again = open_store(database_url)  # another process, which knows of no facet
     again.write(bulk("0", "ERROR", objectName="object-0", n=2), bulk("21", objectName="object-1"))
-    assert counted(again) == there(again)
+    assert counted(again.database) == there(again.database)
 
 
 @pytest.mark.parametrize("visible", [None, frozenset({"default"}), frozenset()])

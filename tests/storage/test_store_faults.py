@@ -3,7 +3,6 @@
 But for what a row holds, where the database would say no for ever: that is kept byte for byte.
 """
 
-import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from builders import bulk
 from sqlalchemy import Engine, event
 
 CONTENT = ("22001", "22003", "22021", "22P05", "54000", "SQLITE_TOOBIG")
@@ -46,10 +46,6 @@ EXECUTE FUNCTION fail();
 """
 
 Fail = Callable[[str | None], None]  # with that code at each new job called bad...; None: no more
-
-
-def bulk(job: str) -> bytes:
-    return json.dumps({"id": job, "status": "COMPLETED", "recordsCount": 1}).encode()
 
 
 def sqlite_error(code: str) -> sqlite3.Error:

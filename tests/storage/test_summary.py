@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select, text
 
+from receiver.database.engine import Database
 from receiver.database.models import Count, Facet, JobRow, UsualTime
 from receiver.jobs.job import FILES_MS, OUTCOMES
 from receiver.jobs.projection import NewObservation
@@ -37,20 +38,20 @@ def polled(job: str, status: str, *, due: bool = True) -> NewObservation:
     )
 
 
-def counted(receiver: Receiver) -> Counter:
+def counted(database: Database) -> Counter:
     """What the counts say, by hour, outcome, whether the callback was lost, and instance."""
     place = Count.hour, Facet.outcome, Facet.callback_lost, Facet.instance
     statement = select(*place, func.sum(Count.n)).join(Facet, Facet.facet == Count.facet)
-    rows = receiver.services.database.rows(statement.group_by(*place))
+    rows = database.rows(statement.group_by(*place))
     return Counter({tuple(row[:4]): int(row[4]) for row in rows if row[4]})
 
 
-def there(receiver: Receiver) -> Counter:
+def there(database: Database) -> Counter:
     """What counting jobs says."""
     found: Counter = Counter()
     statement = select(JobRow.files_expire_at, Facet.outcome, Facet.callback_lost, Facet.instance)
     jobs = statement.join(Facet, Facet.facet == JobRow.facet)
-    for expires, *place in receiver.services.database.rows(jobs):
+    for expires, *place in database.rows(jobs):
         found[0, *place] += 1
         if expires is not None:
             found[expires // HOUR_MS, *place] += 1
@@ -83,7 +84,7 @@ def test_counts_say_what_counting_says_after_any_two_writers_at_once(items, rece
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(write, items))
-    assert counted(receiver) == there(receiver)
+    assert counted(receiver.services.database) == there(receiver.services.database)
 
 
 @pytest.mark.parametrize("visible", [None, frozenset({"default"}), frozenset({"b"})])

@@ -20,17 +20,13 @@ from typing import Any
 import debian
 import httpx
 import pytest
-from builders import examples
+from builders import bulk, examples
 from corpus import UNREADABLE
 from nodes import DEADLINE, KEY, SERVE, eventually, stored
 from senders import Load, direct
 from sqlalchemy import create_engine, text
 
 from receiver.openconnectors.signatures import HEADER, sign
-
-
-def bulk(job: str, status: str = "COMPLETED", **facts) -> bytes:
-    return json.dumps({"id": job, "status": status, **facts}).encode()
 
 
 def kept(served: Any) -> list[bytes]:

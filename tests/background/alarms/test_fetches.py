@@ -1,16 +1,9 @@
 """Whoever fetched a file through us need not be told that it will expire."""
 
 import pytest
-from fakes import between
 
 from receiver.alarms.conditions import active_conditions
 from receiver.lib.clock import MINUTE_MS, now_ms
-
-
-@pytest.fixture
-def relay(make_database):
-    with between(make_database("sqlite")) as made:
-        yield made
 
 
 def wrong(relay):

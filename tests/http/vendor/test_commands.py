@@ -4,20 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from commands import run
 from fakes import BAD_ROWS, ROWS, Between, between
-
-
-@pytest.fixture
-def relay(make_database: Callable[[str], str]) -> Iterator[Between]:
-    with between(make_database("sqlite")) as made:
-        yield made
-
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

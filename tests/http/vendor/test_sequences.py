@@ -18,12 +18,6 @@ from receiver.instances import tokens
 
 
 @pytest.fixture
-def relay(make_database: Callable[[str], str]) -> Iterator[Between]:
-    with between(make_database("sqlite")) as made:
-        yield made
-
-
-@pytest.fixture
 def suite(relay: Between) -> Iterator[Callable[..., httpx.Response]]:
     """The vendor's suite's way to ask: three parts, an Elements-Version."""
     headers = {
