@@ -110,6 +110,7 @@ STORED: Mapping[str, tuple[str | None, str]] = {
     "jobs": ("outcome", "Jobs by outcome"),
     "last_callback_timestamp_seconds": ("connector", "When an instance's last callback came"),
     "alarms": ("kind", "Open alarms"),
+    "open_alarms": ("severity", "Open alarms, those acknowledged or snoozed too"),
     "schedules": (
         "state",
         "Expected schedules by state: on_time, waiting, late_to_start, running_late or missed",

@@ -169,7 +169,7 @@ KINDS: Mapping[str, Kind] = {
         resolved="deliveries are accepted again, or the subscription was removed",
         meaning="Its endpoint does not accept what is sent to it. After five days, or when it"
         " answers 410, it is disabled.",
-        action="See its answers: `receiver deliveries --subscription {}`.",
+        action="See why: `receiver deliveries --subscription {}`.",
         more="Fix the endpoint until `receiver subscriptions test {}` is accepted. If it is"
         " disabled, then `receiver subscriptions enable {}`.",
         runbook="deliveries-failing",

@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import get_args
 
 import flask
 import structlog
@@ -14,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from receiver import __version__
+from receiver.alarms.kinds import Severity, kind_of
 from receiver.database import migrations
 from receiver.database.engine import Database, database_time
 from receiver.errors import StoreError, StoreUnavailable
@@ -129,9 +131,17 @@ class Measurements:
                 name: at / 1000 for name, at in stored.last_callbacks.items()
             },
             "alarms": stored.alarms,
+            "open_alarms": _by_severity(stored.alarms),
             "schedules": schedules,
             "oldest_delivery_seconds": ages,
         }
+
+
+def _by_severity(alarms: Mapping[str, int]) -> dict[str, float]:
+    numbers = dict.fromkeys(get_args(Severity), 0.0)
+    for kind, number in alarms.items():
+        numbers[kind_of(kind).severity] += number
+    return numbers
 
 
 def _disks(database: Database) -> dict[str, dict[str, float]]:

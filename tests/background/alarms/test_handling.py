@@ -183,6 +183,9 @@ def test_alarms_are_listed_page_by_page(late):
     assert len(every) == 3
     assert [alarm["id"] for alarm in pages] == [alarm["id"] for alarm in every]
     assert {alarm["severity"] for alarm in every} == {"critical", "warning"}
+    measured = late.receiver.client.get("/metrics").text
+    assert 'receiver_open_alarms{severity="critical"} 1.0' in measured
+    assert 'receiver_open_alarms{severity="warning"} 2.0' in measured
     for alarm in every:
         assert alarm["action"]
         assert alarm["runbook"].startswith("docs/runbook.md#")
