@@ -1,11 +1,13 @@
 """`receiver listen` and many streams on a real server: nothing is lost, and nobody is held up."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ from nodes import (
     own_environment,
     stored,
 )
+from proxies import INSIDE
 from senders import direct, post
 from targets import hook
 
@@ -191,3 +194,17 @@ def until(connection: socket.socket, words: bytes | None = None) -> bytes:
     while (words is None or words not in received) and (piece := connection.recv(65_536)):
         received += piece
     return received
+
+
+def test_events_come_through_a_proxy_while_the_stream_goes_on(site):
+    headers = {"Host": INSIDE, "Authorization": f"Bearer {make_token(site.database_url)}"}
+    body = b'{"id":"%b","status":"RUNNING"}' % os.urandom(6).hex().encode()
+    with closing(site.proxy.client(site.proxy.inside, host=INSIDE)) as client:
+        client.request("GET", "/api/v1/stream", headers=headers)
+        stream = client.getresponse()
+        with closing(site.proxy.client()) as sender:
+            assert post(sender, body) == 200
+        received = b""
+        while b64encode(body) not in received:
+            received += stream.read1()
+        stream.close()
