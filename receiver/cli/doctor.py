@@ -26,7 +26,7 @@ from receiver.errors import CredentialError, StoreError
 from receiver.instances import registry
 from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import InstanceKeys, Keys
-from receiver.instances.reencryption import count_outdated
+from receiver.instances.reencryption import find_outdated
 from receiver.lib.clock import now_ms
 from receiver.lib.http_client import why
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES, SignatureKey
@@ -182,16 +182,17 @@ def disk(context: Context) -> Finding:
 def keys(context: Context) -> Finding:
     """Whether all keys and vendor secrets open, and none is easily guessed or shared."""
     instances = _keys(context)
-    broken = [name for name, held in instances.items() if held.broken]
-    broken += _unreadable_secrets(context)
-    if broken:
+    undecrypted = [name for name, held in instances.items() if held.broken]
+    if broken := undecrypted + _unreadable_secrets(context):
         advice = "add the key that encrypted them to RECEIVER_ENCRYPTION_KEYS, or add them anew"
         return fail(f"secrets of {_named(broken)} cannot be decrypted", advice)
-    with context.database.read() as session:
-        outdated = count_outdated(session, context.secret_box)
-    if outdated:
-        text = f"an older encryption key is needed for {count(outdated, 'secret')}"
+    outdated = find_outdated(context.database, context.secret_box)
+    if outdated.encrypted:
+        text = f"an older encryption key is needed for {count(outdated.encrypted, 'secret')}"
         return warn(text, "run `receiver keys reencrypt`; after that the key can go")
+    if unusable := ", ".join(outdated.unusable):
+        advice = "run `receiver keys remove KEY`, or `receiver subscriptions rotate-secret NAME`"
+        return warn(f"cannot be decrypted: {unusable}", advice)
     short = [
         f"{key.id} of {name}"
         for name, held in instances.items()

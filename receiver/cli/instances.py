@@ -239,6 +239,18 @@ def retire_key(key: tuple[str, ...]) -> None:
     click.echo(f"{key_id} retired")
 
 
+@keys.command("remove")
+@click.argument("key_id", metavar="KEY")
+@confirmed
+def remove_key(key_id: str, yes: bool) -> None:
+    """Remove a retired key, such as one that cannot be decrypted any more."""
+    confirm(f"Remove the retired key {plain(key_id)}, for good?", yes=yes)
+    with open_database() as (_, database), database.write() as session:
+        signature_keys.remove_key(session, key_id)
+        record_action(session, "key.remove", key_id)
+    click.echo(f"{plain(key_id)} removed")
+
+
 @keys.command("reencrypt")
 @as_json
 def reencrypt_secrets(json_: bool) -> None:

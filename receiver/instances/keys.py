@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.orm import Session
 
 from receiver.database.engine import Database, affected
@@ -173,6 +173,14 @@ def retire_key(session: Session, key_id: str, instance: str | None, now: int) ->
         statement = statement.where(StoredKey.instance == instance)
     if not affected(session, statement.values(retired_at=now)):
         raise CredentialError(f"there is no key {key_id} in use")
+    count_change(session)
+
+
+def remove_key(session: Session, key_id: str) -> None:
+    """Delete a retired key. Raises CredentialError if there is none of that id."""
+    retired = delete(StoredKey).where(StoredKey.id == key_id, StoredKey.retired_at.is_not(None))
+    if not affected(session, retired):
+        raise CredentialError(f"there is no retired key {key_id}")
     count_change(session)
 
 

@@ -32,12 +32,16 @@ class Report:
     unusable: list[str] = field(default_factory=list)
 
 
-def count_outdated(session: Session, secret_box: SecretBox) -> int:
-    """Return how many secrets another key than the newest encrypted."""
-    names = session.scalars(select(Instance.name)).all()
-    secrets = [secret for name in names for secret in _secrets(session, name)]
-    secrets += _of_subscriptions(session)
-    return sum(not secret_box.is_current(secret.ciphertext) for secret in secrets)
+def find_outdated(database: Database, secret_box: SecretBox) -> Report:
+    """Return what `reencrypt` would do."""
+    report = Report()
+    with database.read() as session:
+        names = session.scalars(select(Instance.name).order_by(Instance.name)).all()
+        secrets = [secret for name in names for secret in _secrets(session, name)]
+        for secret in (*secrets, *_of_subscriptions(session)):
+            if _renewed(secret, secret_box, report) is not None:
+                report.encrypted += 1
+    return report
 
 
 def reencrypt(database: Database, secret_box: SecretBox) -> Report:
@@ -67,15 +71,22 @@ def subscription_place(name: str) -> tuple[str, str]:
 
 
 def _renew(secret: Encrypted, secret_box: SecretBox, report: Report) -> None:
+    renewed = _renewed(secret, secret_box, report)
+    if renewed is not None:
+        setattr(secret.row, secret.column, renewed)
+        report.encrypted += 1
+
+
+def _renewed(secret: Encrypted, secret_box: SecretBox, report: Report) -> bytes | None:
+    """Return a secret under the newest key; None if it is already, or cannot be decrypted."""
     if secret_box.is_current(secret.ciphertext):
-        return
+        return None
     try:
         plain = secret_box.decrypt(secret.place, secret.ciphertext)
     except CredentialError:
         report.unusable.append("/".join(secret.place))
-        return
-    setattr(secret.row, secret.column, secret_box.encrypt(secret.place, plain))
-    report.encrypted += 1
+        return None
+    return secret_box.encrypt(secret.place, plain)
 
 
 def _secrets(session: Session, name: str) -> Iterator[Encrypted]:

@@ -72,7 +72,7 @@ class SafeClient:
 
     @cached_property
     def _context(self) -> ssl.SSLContext:
-        return self._tls or httpx.create_ssl_context(trust_env=False)
+        return self._tls or httpx.create_ssl_context()
 
     def check(self, url: str, noun: str = "callback URL") -> httpx.URL:
         """Parse a URL; resolve nothing. noun -- what errors call it.

@@ -124,3 +124,18 @@ def test_a_secret_in_anothers_row_is_not_taken_for_its_own(filled, database_url,
 
 def test_without_an_encryption_key_nothing_is_encrypted_again(command):
     assert "RECEIVER_ENCRYPTION_KEYS is not set" in command("keys reencrypt", code=2)
+
+
+def test_a_retired_key_that_cannot_be_decrypted_is_removed(filled):
+    lost = Fernet.generate_key().decode()
+    used = filled("keys add freshbooks --file second", lost).strip()
+    filled(f"keys remove {used} --yes", LEAKED, code=2)  # it is in use
+    filled(f"keys retire {used}", LEAKED)
+    filled("keys reencrypt", FRESH, LEAKED, code=1)
+    said = keys_of_doctor(filled, FRESH, LEAKED)
+    assert said == f"warn cannot be decrypted: freshbooks/{used}"
+    filled(f"keys remove {used}", FRESH, code=2)  # nobody confirmed it
+    filled(f"keys remove {used} --yes", FRESH)
+    assert "0 secrets encrypted" in filled("keys reencrypt", FRESH)
+    assert "all can be decrypted" in keys_of_doctor(filled, FRESH)
+    assert "key.remove" in filled("audit")

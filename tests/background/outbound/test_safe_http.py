@@ -232,6 +232,14 @@ def test_a_wrong_certificate_ends_the_attempt(monkeypatch, certificate, host):
     assert b"secret" not in b"".join(each for each in seen if isinstance(each, bytes))
 
 
+def test_roots_to_trust_come_from_the_environment(monkeypatch, certificate):
+    path, _ = certificate
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    with tls_server(path) as (port, _), resolving(monkeypatch, ("93.184.216.34",)):
+        http = SafeClient(frozenset(), Network(port))
+        assert http.post("https://hooks.example.com/", b"", {}).status == 204
+
+
 def test_the_next_address_is_tried_where_the_first_does_not_answer(monkeypatch):
     with servers.client() as client, monkeypatch.context() as patched:
         port = int(client.url.split(":")[2].split("/")[0])
