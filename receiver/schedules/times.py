@@ -43,8 +43,8 @@ def last_due(cron: str, tz: str, at: int) -> int | None:
     return next((due for due in earlier if due <= at), None)
 
 
-def shortest_interval(cron: str, tz: str, now: int) -> int | None:
-    """Return the shortest time between due times to come; None if there is but one.
+def shortest_interval(cron: str, tz: str, now: int) -> int:
+    """Return the shortest time between due times to come, as far as they are searched.
 
     Raises BadParameter if the expression or the zone is none, or if none is ever due.
     """
@@ -54,7 +54,7 @@ def shortest_interval(cron: str, tz: str, now: int) -> int | None:
         raise BadParameter(f"cron {cron!r}: it is never due")
     coming = takewhile(lambda due: due < first + _MAX_SEARCHED_MS, due_times(cron, tz, now))
     searched = [due for _, due in zip(range(_MAX_SEARCHED), coming, strict=False)]
-    return min((later - due for due, later in pairwise(searched)), default=None)
+    return min((later - due for due, later in pairwise(searched)), default=_MAX_SEARCHED_MS)
 
 
 def _check(cron: str, tz: str) -> None:

@@ -25,7 +25,7 @@ BAD = {
     "run grace '-2h'": {"run_grace": "-2h"},
     "shorter than the start grace": {"run_grace": "20m"},
     "shorter than 2h": {"cron": "0 */2 * * *"},
-    "longer than 31d": {"cron": "0 2 1 * *", "run_grace": "32d"},
+    "shorter than 1098d": {"cron": "0 2 29 2 *", "run_grace": "999999999d"},
     "no instance 'nobody'": {"instance": "nobody"},
     "an object is": {"object": ""},
 }

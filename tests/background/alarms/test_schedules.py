@@ -103,6 +103,15 @@ def test_the_next_due_time_that_is_fulfilled_ends_the_alarm_of_one_that_was_not(
     assert (state(night), alarms(night, only_open=True)) == ("on_time", [])
 
 
+def test_a_second_night_that_is_missed_is_reported_once_more(night, webhook):
+    for day, reports in ((2, 1), (3, 2)):
+        look_at(night, f"2026-11-0{day}T02:29Z")
+        assert len(webhook.posted) == reports - 1
+        look_at(night, *(f"2026-11-0{day}T{at}Z" for at in ("02:30", "02:40", "12:00", "23:00")))
+        assert len(webhook.posted) == reports
+    assert alarms(night) == ["schedule_missed"]
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql18"])
 def test_jobs_of_the_object_count_from_when_the_vendor_made_them(
     make_receiver, make_database, kind
