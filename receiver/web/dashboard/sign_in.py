@@ -12,6 +12,7 @@ from flask import Response, g, request, url_for
 from werkzeug.exceptions import Forbidden, HTTPException
 
 from receiver.alarms.channels import has_channel
+from receiver.alarms.watcher import PERIOD_SECONDS
 from receiver.errors import ReceiverError, StoreError
 from receiver.instances import sessions
 from receiver.openconnectors.shapes import BASE
@@ -207,8 +208,9 @@ def _caller() -> Caller | None:
     seen = sorted(
         name for name in names.union(signed_in.instances) if signed_in.bearer.may_see(name)
     )
-    is_checked, has_others = signed_in.watched_until > now, has_channel(services().settings)
-    is_notified = has_others or signed_in.alarm_subscriptions > 0
+    # Who checked and died is followed within a period after the end of the lease.
+    is_checked = signed_in.watched_until > now - 2000 * PERIOD_SECONDS
+    is_notified = has_channel(services().settings) or signed_in.alarm_subscriptions > 0
     return Caller(signed_in.bearer, session_id, seen, signed_in.notice, is_checked, is_notified)
 
 

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from builders import NOW
 from cryptography.fernet import Fernet
 from visiting import Guest, eventually
 
@@ -93,6 +94,18 @@ def test_every_page_says_when_alarms_are_not_checked_or_nobody_is_notified(
         page = guest.get(path).text
         banners = re.findall(r'<p class="banner.*?<strong>(.*?)</strong>', page, re.DOTALL)
         assert (len(banners), set(banners)) == (len(told), told), path
+
+
+@pytest.mark.parametrize(("seconds", "is_told"), [(30, False), (50, True)])
+def test_who_checked_and_died_is_given_the_time_to_be_followed(
+    make_receiver, make_database, seconds, is_told
+):
+    receiver = make_receiver(make_database("sqlite"), clock=lambda: NOW)
+    with receiver.services.database.write() as session:
+        assert alarms.claim_watch(session, "dead", NOW - seconds * 1000, 0, force=True)
+    guest = Guest(receiver)
+    guest.sign_in()
+    assert ("checks are not running" in guest.get("/").text) == is_told
 
 
 def watch(receiver):
