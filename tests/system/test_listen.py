@@ -57,10 +57,12 @@ def load(port: int) -> Iterator[list[bytes]]:
     threads = [threading.Thread(target=send, args=(lane,)) for lane in range(LANES)]
     for thread in threads:
         thread.start()
-    yield answered
-    end.set()
-    for thread in threads:
-        thread.join()
+    try:
+        yield answered
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join()
 
 
 @contextmanager
@@ -87,9 +89,11 @@ def listening(node: Node, *words: str) -> Iterator[Path]:
 def running(database_url: str, folder: Path, workers: int = 2) -> Iterator[Node]:
     node = Node(database_url, folder, workers=workers)
     node.start()
-    node.wait()
-    yield node
-    node.terminate()
+    try:
+        node.wait()
+        yield node
+    finally:
+        node.terminate()
     assert node.faults() == []
 
 
