@@ -20,9 +20,8 @@ from sqlalchemy import (
 from sqlalchemy import literal_column as literal
 from sqlalchemy.orm import Session
 
-from receiver.database.engine import Database, upsert
+from receiver.database.engine import Database
 from receiver.database.models import IS_UNDER_WAY, Facet, JobRow, UsualTime
-from receiver.database.models.alarms import Fetch
 from receiver.database.page import (
     MAX_TIME,
     MIN_TIME,
@@ -215,14 +214,6 @@ def open_jobs(session: Session, instance: str, ids: Sequence[str]) -> dict[str, 
         JobRow.instance == instance, JobRow.id.in_(ids), JobRow.closed_at.is_(None)
     )
     return {id_: Job.decode(registers) for id_, registers in session.execute(jobs)}
-
-
-def note_fetched(session: Session, job: str, instance: str, now: int) -> None:
-    """Remember that a job's file was fetched, whole."""
-    new = upsert(session, Fetch).values(job=job, instance=instance, at=now)
-    session.execute(
-        new.on_conflict_do_update(index_elements=[Fetch.job, Fetch.instance], set_={"at": now})
-    )
 
 
 def overdue_jobs(*columns: Column) -> Selection:

@@ -28,6 +28,7 @@ from receiver.database.models import (
     Pace,
     Question,
 )
+from receiver.database.models.alarms import Fetch
 from receiver.jobs.job import Job
 from receiver.jobs.queries import HAS_NO_END, IS_LATE, JOBS_AND_USUAL
 from receiver.lib.clock import HOUR_MS, MINUTE_MS
@@ -175,6 +176,14 @@ def downloads(session: Session, instance: str, now: int) -> Sequence[tuple[str, 
         )
     )
     return [(id_, Job.decode(registers).text("object")) for id_, registers in rows]
+
+
+def note_fetched(session: Session, job: str, instance: str, now: int) -> None:
+    """Remember that a job's file was fetched, whole."""
+    new = upsert(session, Fetch).values(job=job, instance=instance, at=now)
+    session.execute(
+        new.on_conflict_do_update(index_elements=[Fetch.job, Fetch.instance], set_={"at": now})
+    )
 
 
 def due_queues(session: Session, instances: Sequence[str], now: int) -> list[str]:

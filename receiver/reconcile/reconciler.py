@@ -368,7 +368,7 @@ class Reconciler:
                     if save_result(visit, job, object_, folder):
                         visit.report.results += 1
                         with self._write() as (session, now):
-                            queries.note_fetched(session, job, visit.instance, now)
+                            claims.note_fetched(session, job, visit.instance, now)
                 except NotSaved as error:
                     place = {"instance": visit.instance, "job": job, "why": str(error)}
                     visit.report.unsaved.append(place)

@@ -102,10 +102,7 @@ class Token(Base):
 
 
 class SignIn(Base):
-    """Someone signed in at the dashboard: the SHA-256 of the session's id, and with which token.
-
-    notice -- what the next page shows them, once.
-    """
+    """Someone signed in at the dashboard: the SHA-256 of the session's id, and with which token."""
 
     __tablename__ = "sessions"
     sha256: Mapped[bytes] = mapped_column(primary_key=True)
@@ -113,7 +110,7 @@ class SignIn(Base):
     created_at: Mapped[int]
     last_seen_at: Mapped[int]
     expires_at: Mapped[int]
-    notice: Mapped[str | None]
+    notice: Mapped[str | None]  # what the next page shows them, once
 
 
 # Numbers the events and entries of one millisecond over all nodes, a batch with each step; SQLite

@@ -16,12 +16,12 @@ from receiver.errors import (
     UpstreamNonsense,
     UpstreamUnclear,
 )
-from receiver.jobs import queries
 from receiver.jobs.projection import NewObservation
 from receiver.openconnectors import client, shapes
 from receiver.openconnectors.client import UPLOAD_SECONDS
 from receiver.openconnectors.notifications import UNSTORABLE, Notification, document
 from receiver.openconnectors.shapes import CALLBACK_URL_HEADER
+from receiver.reconcile import claims
 from receiver.reconcile.submissions import begin_submission, end_submission
 from receiver.web import Services
 from receiver.web.auth import record_action
@@ -161,7 +161,7 @@ def observe(services: Services, observation: NewObservation) -> None:
 def note_fetched(services: Services, instance: str, job: str) -> None:
     """Note that a job's file was passed on whole, if the database can."""
     with suppress(StoreError), services.database.write() as session:
-        queries.note_fetched(session, job, instance, services.clock())
+        claims.note_fetched(session, job, instance, services.clock())
 
 
 def read_status(body: bytes | None, job: str | None = None) -> Notification | None:

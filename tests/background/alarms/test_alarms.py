@@ -26,10 +26,10 @@ from receiver.database.models import Facet, JobRow, Pace, UsualTime
 from receiver.database.models.outbound import OutboundDelivery
 from receiver.errors import StoreUnavailable
 from receiver.jobs.projection import NewObservation
-from receiver.jobs.queries import note_fetched
 from receiver.lib.clock import MINUTE_MS
 from receiver.openconnectors.notifications import Notification
 from receiver.outbound.queue import PAUSES_SECONDS
+from receiver.reconcile.claims import note_fetched
 from receiver.settings import Settings
 
 HOUR = 60

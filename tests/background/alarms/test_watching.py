@@ -17,8 +17,8 @@ from receiver.app import _app
 from receiver.database.models.alarms import Fetch, Node, Watch
 from receiver.database.models.outbound import OutboundDelivery
 from receiver.errors import StoreError
-from receiver.jobs.queries import note_fetched
 from receiver.lib.clock import MINUTE_MS, now_ms
+from receiver.reconcile.claims import note_fetched
 from receiver.settings import Settings
 
 
