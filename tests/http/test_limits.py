@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from builders import Receiver
+from builders import Clock, Receiver
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,16 +15,8 @@ pytestmark = pytest.mark.usefixtures("no_time_passes")
 WRONG = "rcv_wrong"
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_as_many_as_the_limit_pass_at_once_and_then_one_by_one():
-    clock = Clock()
+    clock = Clock(1000.0)
     limiter = Limiter(60, clock)
     assert [limiter.take("a") for _ in range(60)] == [0] * 60
     assert limiter.wait("a") == limiter.take("a") == pytest.approx(1)
@@ -36,20 +28,20 @@ def test_as_many_as_the_limit_pass_at_once_and_then_one_by_one():
 
 
 def test_one_name_does_not_use_up_anothers():
-    limiter = Limiter(1, Clock())
+    limiter = Limiter(1, Clock(1000.0))
     assert (limiter.take("a"), limiter.take("b")) == (0, 0)
     assert limiter.take("a") > 0
 
 
 def test_asking_how_long_to_wait_counts_for_nothing():
-    limiter = Limiter(1, Clock())
+    limiter = Limiter(1, Clock(1000.0))
     assert [limiter.wait("a") for _ in range(5)] == [0] * 5
     assert limiter.take("a") == 0
 
 
 @given(st.integers(1, 100), st.lists(st.floats(0, 30), max_size=50))
 def test_in_no_minute_more_than_twice_the_limit_pass(limit, pauses):
-    clock = Clock()
+    clock = Clock(1000.0)
     limiter, taken = Limiter(limit, clock), []
     for pause in pauses:
         clock.now += pause
@@ -63,7 +55,7 @@ def test_in_no_minute_more_than_twice_the_limit_pass(limit, pauses):
 
 @given(st.integers(1, 100), st.integers(1, 50))
 def test_who_waits_as_long_as_it_is_told_is_taken(limit, times):
-    clock = Clock()
+    clock = Clock(1000.0)
     limiter = Limiter(limit, clock)
     for _ in range(limit + times):
         wait = limiter.take("a")
@@ -73,7 +65,7 @@ def test_who_waits_as_long_as_it_is_told_is_taken(limit, times):
 
 def test_what_is_remembered_is_bounded(monkeypatch):
     monkeypatch.setattr(limits, "MAX_NAMES", 100)
-    clock = Clock()
+    clock = Clock(1000.0)
     limiter = Limiter(1, clock)
     for number in range(1000):
         limiter.take(str(number))

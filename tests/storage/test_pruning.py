@@ -8,7 +8,7 @@ from itertools import count as counter
 
 import hypothesis
 import pytest
-from builders import bulk, examples
+from builders import Clock, bulk, examples
 from hypothesis import event as note
 from hypothesis import given
 from hypothesis import strategies as st
@@ -420,16 +420,6 @@ def test_callbacks_are_taken_while_a_pass_is_under_way(
     assert receiver.get("/jobs/new").json["events"] == len(answers)
 
 
-class Clock:
-    """A clock that is set by hand; PostgreSQL does not go by it."""
-
-    def __init__(self) -> None:
-        self.now = now_ms()
-
-    def __call__(self) -> int:
-        return self.now
-
-
 def node(receiver, clock: Clock, **settings_) -> Retention:
     given_ = Settings(**settings_)
     return Retention(given_, receiver.services.database, clock, sleep=lambda _: None)
@@ -446,7 +436,7 @@ LOOK_MS = 1000 * LOOK_SECONDS
 
 
 def test_a_server_makes_a_pass_each_hour(receiver):
-    clock = Clock()
+    clock = Clock(now_ms())
     receiver.call_back(bulk("1"))
     age(receiver, 100 * DAY)
     worker = node(receiver, clock)
@@ -478,7 +468,7 @@ def test_a_server_does_it_by_itself(make_receiver, make_database, monkeypatch):
 
 
 def test_of_all_nodes_one_makes_the_pass_and_a_dead_ones_is_taken_up(receiver):
-    clock = Clock()
+    clock = Clock(now_ms())
     one, other = node(receiver, clock), node(receiver, clock)
     assert one.step()
     assert not other.step()
@@ -493,7 +483,7 @@ def test_of_all_nodes_one_makes_the_pass_and_a_dead_ones_is_taken_up(receiver):
 
 def test_the_pass_is_claimed_by_one_node_on_postgresql_too(make_receiver, make_database):
     receiver = make_receiver(make_database("postgresql18"))
-    workers = [node(receiver, Clock()) for _ in range(4)]
+    workers = [node(receiver, Clock(now_ms())) for _ in range(4)]
     at_once = threading.Barrier(4)
     done: list[int] = []
 
@@ -510,7 +500,7 @@ def test_the_pass_is_claimed_by_one_node_on_postgresql_too(make_receiver, make_d
 
 
 def test_a_pass_that_failed_is_due_again_soon(receiver, monkeypatch):
-    clock = Clock()
+    clock = Clock(now_ms())
     worker = node(receiver, clock)
     assert worker.step()
     with monkeypatch.context() as fault:
@@ -535,7 +525,7 @@ def test_a_clock_that_jumps_deletes_nothing(receiver):
     """Whether it jumps before a pass or in the middle of one, and however long it stays wrong."""
     for number in range(3):
         receiver.call_back(bulk(str(number)))
-    clock, guard = Clock(), ClockGuard()
+    clock, guard = Clock(now_ms()), ClockGuard()
     worker = node(receiver, clock)
 
     def beat() -> bool:
@@ -562,7 +552,7 @@ def test_a_clock_that_jumps_deletes_nothing(receiver):
 
 
 def test_a_pass_planned_by_a_clock_that_was_ahead_is_made_now(receiver):
-    clock = Clock()
+    clock = Clock(now_ms())
     clock.now += 401 * DAY
     assert steps(node(receiver, clock, keep_bodies=EVER, keep_events=EVER)) == len(retention.KINDS)
     clock.now -= 401 * DAY
@@ -600,7 +590,7 @@ numbers = counter()
 
 @pytest.fixture(scope="module")
 def law_clock() -> Clock:
-    return Clock()
+    return Clock(now_ms())
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql18"])

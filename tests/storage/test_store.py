@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
-from builders import Stored, bulk
+from builders import NOW, Clock, Stored, bulk
 from cryptography.fernet import Fernet
 from nodes import eventually
 from sqlalchemy import func, select, update
@@ -35,20 +35,9 @@ from receiver.lib.clock import now_ms
 from receiver.openconnectors.notifications import MAX_TIME_MS, Notification, parse
 from receiver.openconnectors.signatures import HEADER, SignatureKey
 
-NOW = 1_790_000_000_000  # ms
 MINUTE = 60_000
 FERNET = Fernet.generate_key().decode()
 DEADLINE = 60  # seconds
-
-
-class Clock:
-    """A clock that is set by hand; only SQLite goes by it."""
-
-    def __init__(self, now: int = NOW) -> None:
-        self.now = now
-
-    def __call__(self) -> int:
-        return self.now
 
 
 def write(receiver, *items, now: int = NOW):
@@ -114,7 +103,7 @@ def test_of_twins_exactly_one_is_told_that_it_is_new(any_receiver):
 
 
 def test_a_duplicate_is_counted_and_changes_no_job(make_receiver, database_url):
-    clock = Clock()
+    clock = Clock(NOW)
     receiver = make_receiver(database_url, clock=clock)
     first = receiver.call_back(bulk(recordsCount=1))
     before, entries, kept = job(receiver), timeline(receiver), event(receiver, first)
@@ -130,7 +119,7 @@ def test_a_duplicate_is_counted_and_changes_no_job(make_receiver, database_url):
 
 
 def test_when_a_body_was_last_seen_never_goes_back(make_receiver, make_database):
-    clock = Clock()
+    clock = Clock(NOW)
     receiver = make_receiver(make_database("sqlite"), clock=clock)
     first = event(receiver, receiver.call_back(b"x"))
     clock.now -= 60_000
@@ -262,7 +251,7 @@ def test_polls_and_submissions_are_in_the_timeline_and_no_events(any_receiver):
 
 
 def test_a_job_that_runs_again_is_pending_and_takes_its_time_anew(make_receiver, make_database):
-    clock = Clock()
+    clock = Clock(NOW)
     receiver = make_receiver(make_database("sqlite"), clock=clock)
     receiver.call_back(bulk(status="ERROR"))
     clock.now += 2 * 900_000
@@ -275,7 +264,7 @@ def test_a_job_that_runs_again_is_pending_and_takes_its_time_anew(make_receiver,
 
 
 def test_a_job_is_overdue_once_it_takes_longer_than_it_should(make_receiver, make_database):
-    clock = Clock()
+    clock = Clock(NOW)
     receiver = make_receiver(make_database("sqlite"), clock=clock)
     receiver.call_back(bulk("1", status="RUNNING"))
     receiver.call_back(bulk("2"))
@@ -325,7 +314,7 @@ def test_an_observation_equal_to_a_body_does_not_make_it_a_duplicate(any_receive
 
 
 def test_a_change_is_never_dated_back(make_receiver, make_database):
-    clock = Clock()
+    clock = Clock(NOW)
     receiver = make_receiver(make_database("sqlite"), clock=clock)
     receiver.call_back(bulk(status="RUNNING"))
     before = job(receiver)["updated_at"]
@@ -624,7 +613,7 @@ def test_over_the_limit_an_address_gets_429_from_every_receiver_but_a_right_sign
 
 
 def test_when_the_minute_is_over_an_address_is_listened_to_again(make_receiver, make_database):
-    clock = Clock()
+    clock = Clock(NOW)
     receiver = make_receiver(make_database("sqlite"), clock=clock, refusals_a_minute=2)
     codes = []
     for number in range(1, 5):
