@@ -26,6 +26,9 @@ ATTEMPT_SECONDS = 15.0  # from the look-up of the name to the head of the answer
 CONNECT_SECONDS = 5.0  # to one of a host's addresses
 BODY_SECONDS = 2.0  # for the start of the answer's body
 MAX_ANSWER_BYTES = 1024
+MAX_RECEIVED_BYTES = (
+    2**18
+)  # in all: of interim answers, each costs work and none has to be the last
 
 # Public by Python's tables, or by those of some of its releases, but no stranger's to name.
 _REFUSED = tuple(
@@ -173,10 +176,17 @@ class _PinnedNetwork(httpcore.NetworkBackend):
     def __init__(self, network: httpcore.NetworkBackend, *, private: bool) -> None:
         self._network, self._private = network, private
         self._deadline = time.monotonic() + ATTEMPT_SECONDS
+        self._received = 0
 
     def allow_at_most(self, seconds: float) -> None:
         """Bring the deadline forward."""
         self._deadline = min(self._deadline, time.monotonic() + seconds)
+
+    def count(self, received: int) -> None:
+        """Count bytes. Raises httpcore.RemoteProtocolError above MAX_RECEIVED_BYTES."""
+        self._received += received
+        if self._received > MAX_RECEIVED_BYTES:
+            raise httpcore.RemoteProtocolError
 
     def left(self) -> float:
         """Seconds until the deadline. Raises httpcore.TimeoutException once it is over."""
@@ -222,7 +232,9 @@ class _Stream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
         """See httpcore."""
-        return self._stream.read(max_bytes, self._network.left())
+        piece = self._stream.read(max_bytes, self._network.left())
+        self._network.count(len(piece))
+        return piece
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
         """See httpcore, which would give each piece the whole time."""

@@ -126,6 +126,11 @@ def endless_head(connection: socket.socket, closing: threading.Event) -> None:
         connection.sendall(b"X-Filler: " + 4_000 * b"x" + b"\r\n")
 
 
+def interim_answers(connection: socket.socket, closing: threading.Event) -> None:
+    while not closing.is_set():
+        connection.sendall(1_000 * b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
 def no_http(connection: socket.socket, _: threading.Event) -> None:
     connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
 

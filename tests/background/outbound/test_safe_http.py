@@ -306,6 +306,15 @@ def test_what_a_stranger_answers_without_end_is_not_read(behave, monkeypatch):
     assert set(answer.body) == set(b"x")
 
 
+@pytest.mark.parametrize("behave", [servers.endless_head, servers.interim_answers])
+def test_what_comes_before_an_answer_has_an_end(behave):
+    with (
+        servers.odd(behave) as server,
+        pytest.raises(ConnectionError, match="not HTTP"),  # not at the deadline
+    ):
+        SafeClient(LOOPBACK).post(server.url, b"{}", {})
+
+
 @pytest.mark.parametrize(
     "behave",
     [
