@@ -26,9 +26,7 @@ ATTEMPT_SECONDS = 15.0  # from the look-up of the name to the head of the answer
 CONNECT_SECONDS = 5.0  # to one of a host's addresses
 BODY_SECONDS = 2.0  # for the start of the answer's body
 MAX_ANSWER_BYTES = 1024
-MAX_RECEIVED_BYTES = (
-    2**18
-)  # in all: of interim answers, each costs work and none has to be the last
+MAX_RECEIVED_BYTES = 2**18  # interim answers cost work, and none of them has to be the last
 
 # Public by Python's tables, or by those of some of its releases, but no stranger's to name.
 _REFUSED = tuple(
