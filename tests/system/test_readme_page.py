@@ -12,10 +12,7 @@ from test_walkthrough_page import Terminal
 
 HERE = (
     "README.md",
-    "docs/querying.md",
-    "docs/operating.md",
-    "docs/sandbox.md",
-    "docs/schedules.md",
+    *(f"docs/{name}.md" for name in ("alarms", "querying", "operating", "sandbox", "schedules")),
     "docs/stream.md",
 )
 ELSEWHERE = ("docs/walkthrough.md", "docs/subscriptions.md", "docs/runbook.md")
@@ -46,6 +43,7 @@ def test_every_command_does_what_it_is_there_for(tmp_path: Path):
                 "127.0.0.1:8000": f"127.0.0.1:{duty.port}",
                 "127.0.0.1:9000": sandbox,
                 "localhost:3000": "127.0.0.1:9",
+                **{f"{act} 17": f"{act} 1" for act in ("ack", "snooze")},
                 "key-1a2b3c4d": "$(receiver keys list gooddata | awk 'NR == 2 { print $1 }')",
             },
         )
@@ -61,6 +59,8 @@ def test_every_command_does_what_it_is_there_for(tmp_path: Path):
             if "signature-key  " in line:
                 key = "--signature-key-file signature-key"
                 terminal.type(f"receiver sandbox --bind {sandbox} {key} 2> sandbox.log &")
+            if "receiver alarms" in line:
+                terminal.type("receiver watch --once")
             if "receiver serve" in line:
                 eventually(lambda: duty.readiness() == 200, "readiness")
         wrong = {line: code for line, code in codes.items() if code}
