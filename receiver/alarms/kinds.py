@@ -19,8 +19,8 @@ class Kind:
     title, resolved -- while it is there, and once it is over. action -- what to do, with the next
     command: about 55 characters, for one line of the overview; more -- what comes after that.
     runbook -- an entry of docs/runbook.md, which names the alarm. page -- of the dashboard. In
-    these, `{}` stands for the subject. severity -- `critical`: callbacks are being lost or will
-    be; `warning`: records or files need a person. examples -- what its examples are the ids of:
+    these, `{}` stands for the subject. severity -- `critical`: act now, or something is lost for
+    good; `warning`: it can wait until the morning. examples -- what its examples are the ids of:
     jobs, events or nodes. of_instance -- whether its subject is an instance, and those see it whose
     token reaches that.
     """
@@ -55,7 +55,8 @@ KINDS: Mapping[str, Kind] = {
     "silent": Kind(
         title="no callbacks are coming in",
         resolved="a callback came in, or no job is in progress",
-        meaning="Jobs are in progress, but for far longer than usual no callback has come.",
+        meaning="Jobs are in progress, but for far longer than usual no callback has come. If the"
+        " vendor's tries fail, it gives up after some hours.",
         action="Test the way in: `receiver trigger --instance {}`.",
         more="Get the outcomes with `receiver reconcile --all`.",
         severity="critical",
@@ -65,19 +66,21 @@ KINDS: Mapping[str, Kind] = {
     "overdue": Kind(
         title="jobs are overdue",
         resolved="no job is overdue",
-        meaning="Jobs are in progress for longer than jobs of their kind usually take.",
+        meaning="Jobs are in progress for longer than jobs of their kind usually take. Nothing is"
+        " lost by waiting.",
         action="Ask the vendor about them: `receiver reconcile`.",
-        more="What is still in progress then, hangs there: `receiver job ID --close` gives it up.",
+        more="One that still is in progress then is slow at the vendor, or hangs there.",
         runbook="callbacks-stopped",
         page="/jobs?show=overdue&instance={}",
     ),
     "refused": Kind(
         title="signatures are wrong",
         resolved="no signature was wrong for an hour",
-        meaning="Callbacks are rejected because no key of the instance made their signature.",
-        action="If its key is new: `receiver keys add {} --file FILE`.",
-        more="Then `receiver rejections --instance {} --verify-again`. If the vendor's key was not"
-        " changed, `receiver rejections --instance {}` says what is wrong.",
+        meaning="Callbacks are rejected because no key of the instance made their signature: either"
+        " it was changed at the vendor, which stops after some hours, or a stranger sends them.",
+        action="See who sent what: `receiver rejections --instance {}`.",
+        more="If the key was changed at the vendor: `receiver keys add {} --file FILE`, then"
+        " `receiver rejections --instance {} --verify-again` takes what was rejected.",
         severity="critical",
         runbook="callbacks-stopped",
         page="/rejections?instance={}",
@@ -85,7 +88,7 @@ KINDS: Mapping[str, Kind] = {
     "unreadable": Kind(
         title="an event cannot be read",
         resolved="no unreadable event came for an hour",
-        meaning="A callback with a right signature does not say which job it is about.",
+        meaning="A callback with a right signature does not say which job it is about. It is kept.",
         action="See why: `receiver events --kind unreadable`.",
         more="Then find its job in the vendor's list.",
         runbook="an-event-cannot-be-read",
@@ -95,7 +98,8 @@ KINDS: Mapping[str, Kind] = {
     "failing": Kind(
         title="callbacks are not accepted",
         resolved="callbacks are accepted again",
-        meaning="Callbacks are answered with errors, and the vendor gives up after its last retry.",
+        meaning="Callbacks are answered with errors. Nothing is lost while the vendor retries;"
+        " after some hours it stops.",
         action="Run `receiver doctor` on every node.",
         severity="critical",
         runbook="the-database-is-down",
@@ -108,7 +112,7 @@ KINDS: Mapping[str, Kind] = {
         resolved="the vendor holds nothing back",
         meaning="The vendor has deactivated the callback URL and queues what it would have sent.",
         action="Activate the URL there, then `receiver reconcile --redeliver`.",
-        more="Fix before why callbacks failed.",
+        more="First see why callbacks failed: `receiver doctor`.",
         severity="critical",
         runbook="the-vendor-deactivated-us",
         page="/instances/{}",
@@ -116,15 +120,18 @@ KINDS: Mapping[str, Kind] = {
     "expiring": Kind(
         title="files expire before they are downloaded",
         resolved="the files were downloaded, or have expired",
-        meaning="The vendor deletes the files of finished downloads within a day.",
+        meaning="The vendor deletes the files of finished downloads within a day; after that nobody"
+        " can have them.",
         action="Save them now: `receiver reconcile --fetch-results DIR`.",
+        severity="critical",
         runbook="files-expire",
         page="/jobs?show=expiring&instance={}",
     ),
     "failed": Kind(
         title="jobs failed or lost records",
         resolved="no job failed for an hour",
-        meaning="Jobs ended with an error, or did not load all of their records.",
+        meaning="Jobs ended with an error, or did not load all of their records. The errors are"
+        " kept.",
         action="See the causes: `receiver job ID --errors`.",
         more="Correct the rows, then `receiver submit --retry-failed ID --upload FILE`.",
         runbook="jobs-failed",
@@ -143,22 +150,21 @@ KINDS: Mapping[str, Kind] = {
     "lost": Kind(
         title="callbacks were lost",
         resolved="no callback was lost for an hour",
-        meaning="Jobs ended, and no callback said so: the receiver detected it by polling, so the"
-        " outcomes are right, but late.",
+        meaning="Jobs ended, and no callback came of it. The receiver asked the vendor instead, so"
+        " the outcomes are right, but late.",
         action="Test the way in: `receiver trigger --instance {}`.",
-        more="Then compare the callback URL at the vendor.",
-        severity="critical",
+        more="Then compare the callback URL at the vendor with the one on the instance's page.",
         runbook="callbacks-stopped",
         page="/jobs?show=lost&instance={}",
     ),
     "vendor": Kind(
         title="the vendor does not answer",
         resolved="the vendor answers again",
-        meaning="Requests to the vendor fail: uploads are not taken, and outcomes are not polled.",
+        meaning="Requests to the vendor fail: nothing can be uploaded, and outcomes are not polled."
+        " The vendor may be down, or the way to it from here.",
         action="Ask it again: `receiver objects --instance {}`.",
-        more="If the vendor is down, wait, then `receiver reconcile --all`. If it answers 401 or"
-        " 403, give the instance the new secrets: `receiver instances set {} --user-secret-file"
-        " FILE`.",
+        more="Once it answers, `receiver reconcile --all`. If it answers 401 or 403, give the"
+        " instance the new secrets: `receiver instances set {} --user-secret-file FILE`.",
         severity="critical",
         runbook="the-vendor-does-not-answer",
         page="/instances/{}",
@@ -167,11 +173,13 @@ KINDS: Mapping[str, Kind] = {
     "undeliverable": Kind(
         title="deliveries to a subscription fail",
         resolved="deliveries are accepted again, or the subscription was removed",
-        meaning="Its endpoint does not accept what is sent to it. After five days, or when it"
-        " answers 410, it is disabled.",
+        meaning="Its endpoint does not accept what is sent to it. Nothing is lost: each delivery is"
+        " tried again for a day, and can be sent again after that. After five days, or when the"
+        " endpoint answers 410, the subscription is disabled.",
         action="See why: `receiver deliveries --subscription {}`.",
-        more="Fix the endpoint until `receiver subscriptions test {}` is accepted. If it is"
-        " disabled, then `receiver subscriptions enable {}`.",
+        more="Once the endpoint works, `receiver subscriptions test {}` is accepted. If the"
+        " subscription is disabled, then `receiver subscriptions enable {}`; what failed is sent"
+        " again by `receiver deliveries retry --failed --subscription {}`.",
         runbook="deliveries-failing",
         page="/subscriptions/{}",
         examples="",

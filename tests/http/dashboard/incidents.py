@@ -181,7 +181,9 @@ class Incident:
 
 
 INCIDENTS = {
-    "01": Incident(wrong_key, "no key of the instance", "receiver keys add freshbooks --file FILE"),
+    "01": Incident(
+        wrong_key, "no key of the instance", "receiver rejections --instance freshbooks"
+    ),
     "02": Incident(nothing_stored, "disk is full", "receiver doctor", fault="disk"),
     "03": Incident(overdue, "Jobs are overdue", "receiver reconcile"),
     "04": Incident(

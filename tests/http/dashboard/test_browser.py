@@ -167,7 +167,7 @@ def test_a_job_under_ones_eyes_changes_and_what_was_opened_stays_open(own_dashbo
     page = visit(own_dashboard).sign_in().page
     page.clock.install()
     page.goto(own_dashboard.url)
-    table = page.locator("#fresh details")
+    table = page.locator("#fresh details", has_text="Show as a table")
     table.locator("summary").click()
     before = page.locator("a.counter").first.inner_text()
     showcase.submit(showcase.now, "freshbooks", 12)
