@@ -197,6 +197,24 @@ def test_formats(here, target):
         assert all(b"RRRR" not in row.body for row in stored)
 
 
+def test_an_alarm_says_how_severe_it_is_and_what_to_do_in_every_format(here, target):
+    here.subscribe(f"{target.url}&slack", name="slack", format="slack", on=["alarm"])
+    facts = {"routing_key": "R" * 32, "format": "pagerduty", "on": ["alarm"]}
+    here.subscribe(f"{target.url}&pager", name="pager", **facts)
+    here.receiver.call_back(bulk("1", "ERROR"))
+    here.look()
+    told = [json.loads(body) for body, _ in target.posted]
+    (text,) = [one["text"] for one in told if "text" in one]
+    assert text.startswith(
+        "WARNING default: jobs failed or lost records\nWhat to do: See the causes"
+    )
+    assert text.endswith("Runbook: docs/runbook.md#jobs-failed")
+    (event,) = [one for one in told if "payload" in one]
+    assert event["dedup_key"] == "default/failed"
+    assert event["payload"]["severity"] == "warning"
+    assert event["payload"]["custom_details"]["runbook"] == "docs/runbook.md#jobs-failed"
+
+
 def test_two_secrets_sign_while_one_replaces_the_other(here, target):
     old = here.subscribe(target.url)
     new = here.ask("POST", "/subscriptions/crm/rotate-secret")[1]["secret"]
