@@ -133,7 +133,7 @@
     say(changed ? `${changed} ${changed === 1 ? "job" : "jobs"} changed` : "The page was updated");
   }
 
-  function title(details) { return details.querySelector("summary").textContent.trim(); }
+  function title(details) { return details.id || details.querySelector("summary").textContent.trim(); }
 
   // The server's words for times differ from one second to the next, and mean no change.
   function plain(root) {

@@ -169,11 +169,13 @@ def test_a_job_under_ones_eyes_changes_and_what_was_opened_stays_open(own_dashbo
     page.goto(own_dashboard.url)
     table = page.locator("#fresh details", has_text="Show as a table")
     table.locator("summary").click()
+    page.locator("#fresh details.what summary").first.click()
     before = page.locator("a.counter").first.inner_text()
     showcase.submit(showcase.now, "freshbooks", 12)
     page.clock.run_for(6_000)
     expect(page.locator("a.counter").first).not_to_have_text(before)
     assert table.get_attribute("open") is not None
+    assert page.locator("#fresh details.what").first.get_attribute("open") is not None
     page.goto(f"{own_dashboard.url}/jobs/{showcase.story}")
     expect(page.locator(".timeline li")).to_have_count(4)
     showcase.call(showcase.now, "gooddata", {"id": int(showcase.story), "status": "CREATED"})
