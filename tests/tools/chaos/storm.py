@@ -14,7 +14,7 @@ from stage import Stage
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 
 RECOVERY, FIRST_REFUSAL, ANSWER = 30.0, 5.0, 10.0  # seconds; what is promised
-PROBE = 2.0  # a second is promised, and the slowest is told; all of this shares two processors
+PROBE = 3.0  # a second is promised, and the slowest is told; all of this shares two processors
 PROBES = 4  # accepted in a row by each node, which has several workers
 GIVE_UP = 90.0  # seconds; then the run ends
 
