@@ -238,6 +238,7 @@ def test_a_wait_says_at_once_that_there_is_no_such_job_and_ctrl_c_ends_it(served
     assert (process.returncode, rest.strip()) == (130, "receiver: interrupted")
 
 
+@pytest.mark.slow
 def test_an_output_that_cannot_be_written_is_said_and_one_that_is_closed_is_not(served):
     def run(redirected: str) -> tuple[int, str]:
         line = f"{COMMAND} -h {redirected}"

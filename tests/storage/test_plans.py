@@ -76,6 +76,7 @@ def no_vendor(request: httpx.Request) -> httpx.Response:
     raise httpx.ConnectError("nobody is there", request=request)
 
 
+@pytest.mark.slow
 def test_no_work_in_the_background_reads_a_table_that_grows_from_end_to_end(make_database, asked):
     settings = Settings(
         database_url=make_database("sqlite"),

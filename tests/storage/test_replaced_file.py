@@ -110,6 +110,7 @@ def test_it_is_said_though_nobody_calls_and_nobody_who_reads_makes_the_file_anew
     assert not file.exists()
 
 
+@pytest.mark.slow
 def test_what_is_put_back_is_used_again_and_what_took_its_place_after_a_restart(node, file):
     aside = file.with_name("aside.db")
     file.rename(aside)
@@ -125,6 +126,7 @@ def test_what_is_put_back_is_used_again_and_what_took_its_place_after_a_restart(
     eventually(lambda: call_back(node, "later") == 200)
 
 
+@pytest.mark.slow
 def test_a_log_that_is_put_back_after_the_start_is_not_passed_over(node, file):
     """Each connection has one of its own by then, and would go on without what that one holds."""
     token = make_token(node.database_url)
@@ -170,6 +172,7 @@ def script(name: str, argument: Path, file: Path) -> subprocess.CompletedProcess
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("but", [(".open.lock",), ()], ids=["the database", "all"])
 def test_nothing_is_restored_where_a_receiver_runs(but, node, file, tmp_path):
     backup = Path(script("backup.sh", tmp_path, file).stdout.strip())

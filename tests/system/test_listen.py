@@ -97,9 +97,12 @@ def running(database_url: str, folder: Path, workers: int = 2) -> Iterator[Node]
     assert node.faults() == []
 
 
+LONGER = (("postgresql18", 2), ("sqlite", 10))
+
+
 @pytest.mark.parametrize(
     ("kind", "restarts"),
-    [("sqlite", 2), ("postgresql18", 2), pytest.param("sqlite", 10, marks=pytest.mark.slow)],
+    [("sqlite", 2), *(pytest.param(*each, marks=pytest.mark.slow) for each in LONGER)],
 )
 def test_a_receiver_restarted_under_load_loses_no_event_on_the_way_to_the_program(
     kind, restarts, tmp_path, make_database
@@ -134,6 +137,7 @@ def test_a_receiver_restarted_under_load_loses_no_event_on_the_way_to_the_progra
         eventually(lambda: written.read_text().count("  204 in ") == len(bodies))
 
 
+@pytest.mark.slow
 def test_the_async_client_goes_on_after_a_receiver_that_died(tmp_path, make_database):
     troubles: list[ClientError] = []
 

@@ -310,6 +310,7 @@ def test_an_answer_without_a_sync_would_be_noticed():
 # --- any content
 
 
+@pytest.mark.slow
 def test_every_odd_body_with_a_right_signature_is_kept_byte_for_byte(served):
     assert len(UNREADABLE) >= 40
     with served.client() as client:
@@ -350,6 +351,7 @@ def test_under_gevent_2000_callbacks_are_all_kept(make_database, run):
     assert Counter(kept(served)) == Counter(bodies)
 
 
+@pytest.mark.slow
 def test_under_a_plain_gunicorn_callbacks_are_kept(make_database, run):
     bodies = [bulk(str(number)) for number in range(100)]
     with run(make_database("sqlite"), gunicorn()) as served:
@@ -478,6 +480,7 @@ def expect_all_acknowledged_kept(load: Load, bodies: list[bytes]) -> None:
     assert load.acknowledged - set(bodies) == set()
 
 
+@pytest.mark.slow
 def test_when_it_is_terminated_under_load_all_that_was_acknowledged_is_kept(served):
     with Load(lambda: direct(served.port), lanes=8) as load:
         load.more(examples(600))

@@ -67,6 +67,7 @@ PATIENT = (
 )
 
 
+@pytest.mark.slow
 def test_told_to_stop_it_answers_who_waits_for_a_job_and_waits_for_no_connection(
     make_database, run
 ):
@@ -116,6 +117,7 @@ class Dripping(BaseHTTPRequestHandler):
         """Be silent."""
 
 
+@pytest.mark.slow
 def test_workers_whose_master_is_gone_end_though_the_vendors_answer_does_not(make_database, run):
     url, key = make_database("sqlite"), Fernet.generate_key().decode()
     add_instance(url, key, "gooddata")
@@ -137,6 +139,7 @@ def test_workers_whose_master_is_gone_end_though_the_vendors_answer_does_not(mak
         eventually(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in workers))
 
 
+@pytest.mark.slow
 def test_after_a_worker_has_ended_the_next_one_starts_and_both_answer(make_database, run):
     with run(make_database("sqlite"), (*SERVE, "--workers", "2")) as served:
         eventually(lambda: len(served.workers) == 2)
@@ -240,6 +243,7 @@ QUESTIONS = (
 COMPARED = ("content-type", "etag", "link", "cache-control", "www-authenticate", "content-length")
 
 
+@pytest.mark.slow
 def test_jobs_are_told_alike_with_a_web_framework_and_without(make_database, run):
     url = make_database("sqlite")
     threads = (sys.executable, "-m", "gunicorn", "-k", "gthread", "--bind", "127.0.0.1:0")

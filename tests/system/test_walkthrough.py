@@ -201,6 +201,7 @@ def test_the_seeds_curls_work_for_both_instances(tmp_path, make_database, run, k
                 }
 
 
+@pytest.mark.slow
 def test_an_upload_in_chunks_arrives_whole_and_one_that_breaks_off_not_at_all(alone):
     part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n' + ROWS
     head = (
@@ -261,6 +262,7 @@ def test_killed_between_upload_and_callback_nothing_is_missing(alone):
     assert len(alone.served.all_of("jobs")) == len(ids)
 
 
+@pytest.mark.slow
 def test_killed_between_callback_and_errors_nothing_is_missing(alone):
     job_id = alone.upload(BAD_ROWS)
     alone.ended(job_id)

@@ -66,6 +66,7 @@ def test_killed_at_any_instant_it_loses_nothing_acknowledged_and_comes_back(node
     assert len(kept) == len(set(kept))
 
 
+@pytest.mark.slow
 def test_while_it_stands_still_probes_and_reads_are_answered_and_callbacks_503(node):
     token = make_token(node.database_url, "reader")
     eventually(lambda: send(node, body("before")) == 200)
@@ -85,6 +86,7 @@ def test_while_it_stands_still_probes_and_reads_are_answered_and_callbacks_503(n
     assert body("before") in stored(node.database_url)
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_before_their_answer_do_not_end_it(node):
     eventually(lambda: send(node, body("before")) == 200)
     pid = writer(node)
@@ -113,6 +115,7 @@ def test_what_is_wrong_is_rejected_and_what_is_right_taken_whoever_judged(node):
             assert [status for status, _ in answers] == [401, 200]
 
 
+@pytest.mark.slow
 def test_it_ends_with_the_server_whether_that_is_asked_to_or_killed(node):
     pid = writer(node)
     node.terminate()

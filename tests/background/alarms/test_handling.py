@@ -116,6 +116,7 @@ def test_acknowledging_ends_a_snooze_and_a_clock_that_was_ahead_makes_none_longe
     assert news(webhook) == [RAISED] * 2
 
 
+@pytest.mark.slow
 def test_two_nodes_tell_of_new_jobs_once_and_go_by_what_either_was_asked(
     make_receiver, make_database, told, webhook
 ):

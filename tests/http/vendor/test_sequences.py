@@ -165,7 +165,8 @@ def test_a_poller_sees_the_end_though_its_callback_is_lost(make_database, shape,
         assert (relay.job(job)["outcome"], relay.job(job)["learnt_by"]) == ("succeeded", "poll")
 
 
-@pytest.mark.parametrize("status", [pytest.param(200, marks=pytest.mark.slow), 404])
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [200, 404])
 def test_pollers_of_two_nodes_cost_the_vendor_one_request_in_five_seconds(
     database_url, tmp_path, status
 ):
