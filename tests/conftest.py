@@ -150,10 +150,14 @@ def pytest_report_header() -> Iterator[str]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
-    """Half as many again as there are processors: tests wait for half of their time."""
+    """Twice as many as there are processors: tests wait for half of their time.
+
+    Half as many again for all tests, of which some load the machine by themselves.
+    """
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
-    return max(2, len(os.sched_getaffinity(0)) * 3 // 2)
+    halves = 4 if os.environ.get("TESTS") == "quick" else 3
+    return max(2, len(os.sched_getaffinity(0)) * halves // 2)
 
 
 @pytest.hookimpl(trylast=True)

@@ -28,7 +28,7 @@ def commands(page: str) -> list[list[str]]:
 def parse(words: list[str]) -> None:
     """Read a command as the command line does, without running it. Raises click.UsageError."""
     command: click.Command = receiver
-    context = click.Context(receiver, info_name=words[0])
+    context = click.Context(receiver, info_name=words[0], **receiver.context_settings)
     rest = words[1:]
     while isinstance(command, click.Group) and not rest[0].startswith("-"):
         name, found, rest = command.resolve_command(context, rest)

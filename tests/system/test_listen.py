@@ -97,13 +97,8 @@ def running(database_url: str, folder: Path, workers: int = 2) -> Iterator[Node]
     assert node.faults() == []
 
 
-LONGER = (("postgresql18", 2), ("sqlite", 10))
-
-
-@pytest.mark.parametrize(
-    ("kind", "restarts"),
-    [("sqlite", 2), *(pytest.param(*each, marks=pytest.mark.slow) for each in LONGER)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "restarts"), [("postgresql18", 2), ("sqlite", 10)])
 def test_a_receiver_restarted_under_load_loses_no_event_on_the_way_to_the_program(
     kind, restarts, tmp_path, make_database
 ):

@@ -99,6 +99,7 @@ def test_the_log_is_json_and_silent_about_ordinary_answers(make_database, run):
     assert len(told) < 20
 
 
+@pytest.mark.slow
 def test_whatever_is_sent_a_line_is_a_line(make_database, run):
     hostile = "%0d%0a%1b[31m%e2%80%a8%c2%85%7f"
     environment = {"RECEIVER_LOG_REQUESTS": "yes", "RECEIVER_TRUSTED_PROXIES": "1"}

@@ -86,7 +86,10 @@ def helps(command: click.Command, context: click.Context) -> Iterator[str]:
 
 
 def test_no_help_and_no_description_of_the_api_has_a_phrase_of_before():
-    found = [OLD.findall(text) for text in helps(commands, click.Context(commands))]
+    found = [
+        OLD.findall(text)
+        for text in helps(commands, click.Context(commands, **commands.context_settings))
+    ]
     assert [each for each in found if each] == []
     assert OLD.findall(str(_document())) == []
 

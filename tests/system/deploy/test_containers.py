@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import debian
+import pytest
 import yaml
 from manifests import BIN, GRACE, are_settings, checked, is_command
 from nodes import KEY, Node, eventually, free_port, own_environment
@@ -83,6 +84,7 @@ exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
 """
 
 
+@pytest.mark.slow
 def test_what_the_image_runs_needs_no_writable_root_and_no_capability(tmp_path):
     unshare = debian.can_mount()
     port = free_port()

@@ -83,6 +83,7 @@ def test_every_pod_runs_a_command_of_ours_with_settings_and_secrets_that_are_the
     assert {file.name for file in files} == set(secret["stringData"])
 
 
+@pytest.mark.slow
 def test_secrets_are_placeholders_that_the_receiver_refuses(tmp_path):
     [secret] = of_kind("Secret")
     assert set(secret["stringData"].values()) == {"PLACEHOLDER"}
