@@ -260,9 +260,14 @@ class Settings:
         return settings
 
     @property
+    def vendor_retries_ms(self) -> int:
+        """For how long the vendor tries to deliver, ms."""
+        return sum(self.vendor_retry_seconds) * 1000
+
+    @property
     def failing_after(self) -> int:
         """For how long our answers may fail before it is an alarm, ms."""
-        return sum(self.vendor_retry_seconds) * 10 * self.alarm_failing_percent
+        return self.vendor_retries_ms * self.alarm_failing_percent // 100
 
     def shown(self) -> dict[str, object]:
         """Return the settings without secrets, for the log."""

@@ -12,7 +12,7 @@ from receiver.lib.clock import DAY_MS, HOUR_MS, iso
 from receiver.reconcile.submissions import list_unclear
 from receiver.web import Services
 from receiver.web.dashboard.alarms import Problem, by_severity, join_alike, open_problems
-from receiver.web.dashboard.instances import SCHEDULES, schedule, silences
+from receiver.web.dashboard.instances import SCHEDULES, silences
 from receiver.web.dashboard.pages import Caller, blueprint, page
 from receiver.web.dashboard.sign_in import local, redirect_to, require_session
 
@@ -71,7 +71,7 @@ def home(services: Services, caller: Caller) -> Response:
     first = now - now % period.width - (period.places - 1) * period.width
     stats = overview(
         *(services.database, caller.bearer.instances, now, settings.overdue_after),
-        *(first, period.width, SCHEDULES * schedule(settings)),
+        *(first, period.width, SCHEDULES * settings.vendor_retries_ms),
     )
     with services.database.read() as session:
         problems = open_problems(session, caller)

@@ -78,11 +78,6 @@ def the_instance(services: Services, caller: Caller, name: str) -> InstanceView:
         return _views(services, session, [name])[0]
 
 
-def schedule(settings: Settings) -> int:
-    """Return for how long the vendor tries to deliver, ms."""
-    return sum(settings.vendor_retry_seconds) * 1000
-
-
 def silences(
     settings: Settings,
     names: Sequence[str],
@@ -100,7 +95,7 @@ def silences(
         at, rejected = last.get(name), rejecting.get(name)
         fails = failing_since if failing_since and failing_since > (at or 0) else None
         began = [since for since in (rejected.since if rejected else None, fails) if since]
-        gives_up_at = min(began) + schedule(settings) if began else None
+        gives_up_at = min(began) + settings.vendor_retries_ms if began else None
         result.append(Silence(name, at, rejected, fails, gives_up_at))
     return result
 
@@ -109,7 +104,7 @@ def _silences(services: Services, names: Sequence[str]) -> list[Silence]:
     now, settings = services.clock(), services.settings
     with services.database.snapshot() as connection:
         last = summary.last_callbacks(connection)
-        rejecting = summary.refusing(connection, now - SCHEDULES * schedule(settings), last)
+        rejecting = summary.refusing(connection, now - SCHEDULES * settings.vendor_retries_ms, last)
         failing = summary.failing_since(connection, now)
     return silences(settings, names, last, rejecting, failing)
 
