@@ -1,4 +1,4 @@
-"""Alarms: `watch` checks for them, `alarms` lists, acknowledges and snoozes them."""
+"""Alarms, and the jobs that are expected at certain times: `watch`, `alarms`, `schedules`."""
 
 import sys
 import time
@@ -6,22 +6,37 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import click
+from msgspec import convert, to_builtins
 from msgspec.structs import asdict
 
 from receiver.alarms import channels, handling
 from receiver.alarms.shown import Alarm, shown
 from receiver.alarms.watcher import PERIOD_SECONDS, Watcher
-from receiver.cli.output import OK, UNREACHABLE, as_json, plain, show, table, warn
-from receiver.cli.serve import actor, open_database
+from receiver.cli.output import (
+    OK,
+    UNREACHABLE,
+    as_json,
+    confirm,
+    confirmed,
+    plain,
+    show,
+    table,
+    warn,
+)
+from receiver.cli.serve import actor, open_database, record_action
 from receiver.database.engine import database_time
 from receiver.errors import StoreError
 from receiver.lib.clock import now_ms
 from receiver.lib.safe_http import SafeClient
 from receiver.outbound.mail import Mailer
 from receiver.outbound.sender import Sender
+from receiver.schedules import registry
+from receiver.schedules.registry import Terms
+from receiver.schedules.shown import as_shown
 from receiver.settings import duration_ms
 
-_COLUMNS = ("id", "severity", "state", "kind", "subject", "count", "detail", "raised_at")
+_SCHEDULES = ("name", "instance", "object", "cron", "tz", "state", "next_due_local", "job")
+_ALARMS = ("id", "severity", "state", "kind", "subject", "count", "detail", "raised_at")
 _note = click.option("--note", metavar="TEXT", help="What others should know; shown with it.")
 
 
@@ -82,7 +97,7 @@ def alarms(context: click.Context, only_open: bool, limit: int, json_: bool) -> 
         rows = handling.list_alarms(session, None, only_open=only_open, limit=limit)
         listed = [shown(row) for row in rows]
     contents = [asdict(alarm) for alarm in listed]
-    show({"alarms": contents}, "\n".join([table(contents, _COLUMNS), *_advice(listed)]), json_)
+    show({"alarms": contents}, "\n".join([table(contents, _ALARMS), *_advice(listed)]), json_)
 
 
 def _advice(listed: Sequence[Alarm]) -> list[str]:
@@ -124,4 +139,63 @@ def snooze(id_: str, for_: str, note: str | None, json_: bool) -> None:
     show(asdict(alarm), f"alarm {alarm.id} is snoozed until {alarm.snoozed_until}", json_)
 
 
-COMMANDS = (watch, alarms)
+@click.group()
+def schedules() -> None:
+    """Expect jobs at certain times: an alarm says when none started, or one did not end."""
+
+
+@schedules.command("add")
+@click.argument("name")
+@click.option("--instance", required=True, help="Whose jobs are expected.")
+@click.option("--object", help="Jobs of this object only.")
+@click.option("--cron", required=True, help="When they are due, e.g. '0 2 * * *'.")
+@click.option("--tz", default="UTC", show_default=True, help="Zone of that, e.g. Europe/Berlin.")
+@click.option("--start-grace", required=True, metavar="DURATION", help="Until a job must start.")
+@click.option("--run-grace", required=True, metavar="DURATION", help="Until it must have ended.")
+@as_json
+def add(json_: bool, **terms: str | None) -> None:
+    """Expect jobs of an instance; both graces count from the due time."""
+    with open_database() as (settings, database), database.write() as session:
+        now = database_time(session, now_ms)
+        one = registry.make_schedule(convert(terms, Terms), now)
+        registry.add_schedule(session, one, settings)
+        record_action(session, "schedule.add", one.name)
+    shown = as_shown(one, now)
+    show(to_builtins(shown), f"{one.name} added; due next at {shown.next_due_local}", json_)
+
+
+@schedules.command("list")
+@as_json
+def list_(json_: bool) -> None:
+    """List schedules, each with its state as of the last check, and its next due time."""
+    with open_database() as (_, database), database.read() as session:
+        now = database_time(session, now_ms)
+        rows = [to_builtins(as_shown(one, now)) for one in registry.list_schedules(session)]
+    show({"schedules": rows}, table(rows, _SCHEDULES), json_)
+
+
+@schedules.command("show")
+@click.argument("name")
+@as_json
+def show_(name: str, json_: bool) -> None:
+    """Show a schedule: its state, when it is due next, and the job that fulfilled it last."""
+    with open_database() as (_, database), database.read() as session:
+        now = database_time(session, now_ms)
+        facts = to_builtins(as_shown(registry.get_schedule(session, name), now))
+    lines = [f"{fact.replace('_', ' '):<16}{plain(value)}" for fact, value in facts.items()]
+    show(facts, "\n".join(lines), json_)
+
+
+@schedules.command("remove")
+@click.argument("name")
+@confirmed
+def remove(name: str, yes: bool) -> None:
+    """Remove a schedule: its jobs are expected no longer, and its alarms are resolved."""
+    confirm(f"Remove {plain(name)}? Its jobs are expected no longer.", yes=yes)
+    with open_database() as (_, database), database.write() as session:
+        registry.remove_schedule(session, name)
+        record_action(session, "schedule.remove", name)
+    click.echo(f"{name} removed")
+
+
+COMMANDS = (watch, alarms, schedules)

@@ -17,23 +17,20 @@ from receiver.cli.output import SOFTWARE, explain, report
 # What each command talks to, which the help is ordered by, and the module it is in.
 _GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "Ask a running receiver (RECEIVER_URL, RECEIVER_TOKEN_FILE)": {
-        "jobs": ("jobs", "job", "events", "rejections", "submissions"),
-        "listen": ("listen",),
+        "jobs": ("jobs", "job", "events", "rejections", "submissions", "listen"),
         "submit": ("objects", "submit", "download"),
     },
     "Work on the database (RECEIVER_DATABASE_URL)": {
         "serve": ("serve", "db"),
         "instances": ("instances", "keys", "tokens"),
         "maintain": ("reconcile", "prune", "erase", "reread", "audit"),
-        "alarms": ("watch", "alarms"),
+        "alarms": ("watch", "alarms", "schedules"),
         "subscriptions": ("subscriptions", "deliveries", "replay"),
-        "schedules": ("schedules",),
         "doctor": ("doctor",),
-        "verify": ("trigger",),
+        "demo": ("trigger",),
     },
     "Need neither": {
-        "verify": ("verify",),
-        "demo": ("demo",),
+        "demo": ("verify", "demo"),
         "receiver.openconnectors.sandbox.command": ("sandbox",),
     },
 }

@@ -1,39 +1,49 @@
-"""Commands that ask a running receiver: jobs, job, events, rejections, submissions."""
+"""Commands that ask a running receiver for what it has, and `listen`, for what comes."""
 
-import shlex
-import sys
+import re
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 from urllib.parse import quote
 
 import click
+import httpx
 from msgspec import to_builtins
 from msgspec.structs import asdict
 
-from receiver.cli.failed_rows import describe_errors, write_failed_rows
 from receiver.cli.output import (
-    STILL_RUNNING,
     USAGE,
     Failure,
     as_json,
     count,
-    of_outcome,
     plain,
     show,
     table,
 )
-from receiver.cli.remote import asks_a_receiver
-from receiver.client import Client, ClientError, Job, NoSuchJob, NotFound
+from receiver.cli.remote import asks_a_receiver, describe, leave
+from receiver.cli.submit import write_failed_rows
+from receiver.client import Callback, Client, ClientError, ErrorPage, Missed, NoSuchJob, NotFound
 from receiver.client.flows import Parameter
 from receiver.errors import SignatureError
 from receiver.jobs.job import Outcome
+from receiver.jobs.record_errors import row_of
+from receiver.lib.http_client import construct, why
 from receiver.openconnectors.notifications import Kind
 
 T = TypeVar("T")
 
 FETCH_SECONDS = 15  # for which a receiver may be fetching errors of a job that has just ended
+
+CONNECT_SECONDS = 10  # to the program that `listen` passes callbacks on to
+ANSWER_SECONDS = 300  # whoever debugs the program needs time
+MAX_PAUSE_SECONDS = 8.0
+MASKED = "[masked]"  # what the receiver stores of a header that may be a secret
+# Of one connection, not of the callback.
+_LEFT_OUT = re.compile(
+    "(host|connection|content-length|transfer-encoding|keep-alive|expect|te|trailer|upgrade|proxy-.*)"
+)
 
 _instances = click.option("--instance", multiple=True, help="Only of this instance; repeatable.")
 
@@ -235,37 +245,103 @@ def _go_on(job_id: str, error: ClientError) -> None:
     click.echo(f"{plain(missing)}; waiting", err=True)
 
 
-def leave(job: Job, waited: int) -> NoReturn:
-    """Exit as the outcome says; where the wait was over, say how to go on waiting."""
-    code = of_outcome(job.outcome)
-    if code == STILL_RUNNING and waited:
-        again = ["receiver", "job", job.id, "--instance", job.instance, "--wait", str(waited)]
-        click.echo(f"still in progress; go on waiting with: {shlex.join(again)}", err=True)
-    sys.exit(code)
-
-
-def describe(job: Job) -> str:
-    """Describe a job in a few lines."""
-    records = ", ".join(f"{plain(number)} {name}" for name, number in asdict(job.records).items())
-    lines = [
-        f"job {plain(job.id)} of {job.instance}: {job.outcome} ({plain(job.status)})",
-        f"  records          {records}",
-    ]
-    lines += [
-        f"  {name.replace('_', ' '):<16} {plain(getattr(job, name))}"
-        for name in ("object", "direction", "file", "message", "learnt_by", "ended_at")
-        if getattr(job, name) is not None
-    ]
-    if job.files_expire_at:
-        lines.append(f"  fetch files by   {job.files_expire_at} (assumed)")
-    if job.conflict:
-        lines.append("  conflict         two different endings were reported")
-    return "\n".join(lines)
-
-
 def _show_page(page: dict[str, Any], text: str, json_: bool) -> None:
     more = f"\nmore: --cursor {page['next']}" if page["next"] else ""
     show(page, text + more, json_)
 
 
-COMMANDS = (jobs, job, events, rejections, submissions)
+def describe_errors(failures: ErrorPage) -> str:
+    """Describe why records failed, most frequent cause first."""
+    if not failures.groups:
+        return "no failed records are known: there are none, or not yet, or they were erased"
+    lines = []
+    for group in failures.groups:
+        rows = [row_of(example) for example in group.examples]
+        named = ", ".join(str(row) for row in rows if row is not None)
+        example = f" (row {named}{', …' if group.count > len(rows) else ''})" if named else ""
+        lines.append(f"{group.count:>7}  {plain(group.message)}{example}")
+    return "failed records by cause\n" + "\n".join(lines)
+
+
+def _local_url(_context: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
+    if "@" in value:  # every user of a machine can see it
+        raise click.BadParameter("must have no user name and no password")
+    try:
+        url = httpx.URL(value)
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise click.BadParameter(f"{value}: must be a URL like http://localhost:3000/hook")
+    return value
+
+
+@click.command()
+@click.option(
+    "--forward-to", metavar="URL", callback=_local_url, help="POST each there, as it came."
+)
+@click.option("--instance", multiple=True, help="Only of this instance; repeatable.")
+@click.option(
+    "--types",
+    multiple=True,
+    type=click.Choice(["event.received"]),
+    help="Only events of this type; repeatable.",
+)
+@click.option("--after", metavar="ID", help="Begin behind this event; else with what comes now.")
+@asks_a_receiver
+def listen(
+    client: Client,
+    forward_to: str | None,
+    instance: tuple[str, ...],
+    types: tuple[str, ...],
+    after: str | None,
+) -> None:
+    """Show callbacks as they come; with --forward-to, pass them on to a program of yours.
+
+    Headers and bytes are as they came, so that the program can verify the signature. One at a time,
+    in order; while the program or the receiver is away, it is tried again, and nothing is left out.
+    """
+    client.instances(instance)
+    timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+    with construct(lambda: httpx.Client(timeout=timeout, trust_env=False)) as local:
+        for event in client.events(
+            instance=instance,
+            types=types,
+            after=after,
+            on_begin=lambda: click.echo("listening; Ctrl-C ends it", err=True),
+            on_trouble=lambda error: click.echo(f"{plain(error)}; connecting again", err=True),
+        ):
+            if isinstance(event, Missed):
+                about = f" (event {event.event}, job {event.job})" if event.event else ""
+                click.echo(f"missed: {plain(event.detail + about)}", err=True)
+                continue
+            facts = [event.received_at, event.id, event.instance, event.job, event.kind]
+            if forward_to:
+                facts.append(_forward(local, forward_to, event))
+            click.echo("  ".join(map(plain, facts)))
+
+
+def _forward(local: httpx.Client, url: str, event: Callback) -> str:
+    """POST a callback until it is answered; return the status and how long that took."""
+    headers = [
+        (name.encode(), value.strip(" \t").encode("latin-1"))
+        for name, value in (event.headers or {}).items()
+        if not _LEFT_OUT.fullmatch(name) and value != MASKED
+    ]
+    pause = 0.25
+    while True:
+        began = time.monotonic()
+        try:
+            with local.stream("POST", url, content=event.body, headers=headers) as answer:
+                return f"{answer.status_code} in {(time.monotonic() - began) * 1000:.0f} ms"
+        except httpx.LocalProtocolError:  # another server had let it in
+            return "not sent: one of its headers is not valid HTTP"
+        except httpx.TransportError as error:
+            if pause < 0.5:
+                click.echo(f"no answer from {url}: {why(error)}; trying again", err=True)
+        time.sleep(pause)
+        pause = min(pause * 2, MAX_PAUSE_SECONDS)
+
+
+COMMANDS = (jobs, job, events, rejections, submissions, listen)

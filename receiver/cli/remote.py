@@ -1,18 +1,30 @@
-"""Commands that ask a running receiver, and the secrets that this takes.
+"""What commands that ask a running receiver share, and the secrets that this takes.
 
 Secrets are given as files, never as arguments, which every user of a machine can see.
 """
 
+import shlex
+import sys
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import click
+from msgspec.structs import asdict
 
-from receiver.cli.output import CREDENTIALS, UNREACHABLE, USAGE, Failure, plain
+from receiver.cli.output import (
+    CREDENTIALS,
+    STILL_RUNNING,
+    UNREACHABLE,
+    USAGE,
+    Failure,
+    of_outcome,
+    plain,
+)
 from receiver.client import (
     Client,
     ClientError,
     CredentialsRejected,
+    Job,
     NoSuchInstance,
     RequestRejected,
 )
@@ -95,3 +107,31 @@ def _token(path: str) -> str:
     if not token.isprintable() or "\\" in token:
         raise click.UsageError(f"--token-file {path}: there is no token in it")
     return token
+
+
+def leave(job: Job, waited: int) -> NoReturn:
+    """Exit as the outcome says; where the wait was over, say how to go on waiting."""
+    code = of_outcome(job.outcome)
+    if code == STILL_RUNNING and waited:
+        again = ["receiver", "job", job.id, "--instance", job.instance, "--wait", str(waited)]
+        click.echo(f"still in progress; go on waiting with: {shlex.join(again)}", err=True)
+    sys.exit(code)
+
+
+def describe(job: Job) -> str:
+    """Describe a job in a few lines."""
+    records = ", ".join(f"{plain(number)} {name}" for name, number in asdict(job.records).items())
+    lines = [
+        f"job {plain(job.id)} of {job.instance}: {job.outcome} ({plain(job.status)})",
+        f"  records          {records}",
+    ]
+    lines += [
+        f"  {name.replace('_', ' '):<16} {plain(getattr(job, name))}"
+        for name in ("object", "direction", "file", "message", "learnt_by", "ended_at")
+        if getattr(job, name) is not None
+    ]
+    if job.files_expire_at:
+        lines.append(f"  fetch files by   {job.files_expire_at} (assumed)")
+    if job.conflict:
+        lines.append("  conflict         two different endings were reported")
+    return "\n".join(lines)

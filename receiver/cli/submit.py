@@ -1,4 +1,4 @@
-"""Commands that work with the vendor through a running receiver: objects, submit, download."""
+"""Commands that work with the vendor through a running receiver, and the rows that failed."""
 
 import os
 import shlex
@@ -14,20 +14,23 @@ from typing import IO, Any, cast
 import click
 from msgspec import to_builtins
 
-from receiver.cli.failed_rows import select_failed_rows
-from receiver.cli.jobs import describe, leave
 from receiver.cli.output import (
     STILL_RUNNING,
     USAGE,
     Failure,
     as_json,
+    explain,
     of_outcome,
     plain,
     show,
 )
-from receiver.cli.remote import asks_a_receiver, failure
+from receiver.cli.remote import asks_a_receiver, describe, failure, leave
 from receiver.client import Client, ClientError, Job, Submission
+from receiver.jobs.record_errors import row_of
+from receiver.lib.records import UnclearDialect, WrongFile, select_records
 from receiver.openconnectors.shapes import MEDIA_TYPES
+
+_PIECE = 2**16
 
 
 def _not_empty(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
@@ -122,7 +125,7 @@ def submit(
 @contextmanager
 def _failed_rows(client: Client, job: Job, source: str) -> Iterator[tuple[IO[bytes], int]]:
     """Open a copy of the rows of a file that failed in a job; give its size too."""
-    rows = select_failed_rows(client.errors(job).errors, source, job.records.submitted)
+    rows = _select_failed_rows(client.errors(job).errors, source, job.records.submitted)
     with rows as (count, pieces), TemporaryFile() as copy:
         copy.writelines(pieces)
         size = copy.tell()
@@ -255,6 +258,59 @@ class _Watched:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._file, name)
+
+
+def write_failed_rows(
+    errors: list[Any], source: str, target: str, submitted: int | None = None
+) -> int:
+    """Write the records of the file `source` that failed to `target`; return how many."""
+    if source and Path(source).exists() and Path(target).exists() and Path(target).samefile(source):
+        raise Failure(USAGE, "same_file", "the failed rows would overwrite the uploaded file")
+    with _select_failed_rows(errors, source, submitted) as (count, pieces):
+        try:
+            with Path(target).open("wb") as file:
+                file.writelines(pieces)
+        except OSError as error:
+            error.filename = error.filename or target  # a full disk names none
+            raise explain(error) from None
+    return count
+
+
+@contextmanager
+def _select_failed_rows(
+    errors: list[Any], source: str, submitted: int | None
+) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """Yield how many records of a job failed, and the file `source` with those alone.
+
+    submitted -- how many records the job had. CSV keeps its header. Raises Failure if the errors
+    do not name the rows, if the file is missing or another than was uploaded, or if its records
+    cannot be separated for certain.
+    """
+    numbers = {row for row in map(row_of, errors) if row is not None}
+    if not numbers:
+        raise Failure(USAGE, "no_rows", "the errors do not tell which rows they were")
+    if not source or not Path(source).is_file():
+        raise Failure(USAGE, "no_upload", "the uploaded file is not at hand: name it with --upload")
+    try:
+        yield (
+            len(numbers),
+            select_records(lambda: _pieces(Path(source)), numbers, submitted),
+        )
+    except WrongFile as error:
+        message = (
+            f"{source}: {error}; is it the file that was uploaded? Of a retry, that is what"
+            " `receiver job FIRST --failed-rows FILE` writes"
+        )
+        raise Failure(USAGE, "other_upload", message) from None
+    except UnclearDialect as error:
+        message = f"{source}: which rows failed cannot be said for certain: {error}"
+        raise Failure(USAGE, "unclear_dialect", message) from None
+
+
+def _pieces(source: Path) -> Iterator[bytes]:
+    with source.open("rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece
 
 
 COMMANDS = (objects, submit, download)

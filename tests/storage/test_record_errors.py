@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nodes import DEADLINE, own_environment
 
-from receiver.cli.failed_rows import describe_errors, write_failed_rows
+from receiver.cli.jobs import describe_errors
 from receiver.cli.output import USAGE, Failure
+from receiver.cli.submit import write_failed_rows
 from receiver.client import ErrorGroup, ErrorPage
 from receiver.jobs.record_errors import MAX_MESSAGE, cause, row_of
 from receiver.openconnectors.notifications import json_text
