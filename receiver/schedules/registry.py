@@ -70,11 +70,15 @@ def make_schedule(terms: Terms, now: int) -> Schedule:
     start_grace = _grace("start grace", terms.start_grace)
     run_grace = _grace("run grace", terms.run_grace)
     shortest = times.shortest_interval(terms.cron, terms.tz, now)
+    for name, grace in (("start", start_grace), ("run", run_grace)):
+        if grace >= shortest:
+            raise BadParameter(
+                f"the {name} grace is {written(grace)} and must be shorter than"
+                f" {written(shortest)}, after which a job is due again: shorten it, or let cron be"
+                " due less often"
+            )
     if run_grace < start_grace:
         raise BadParameter("the run grace must not be shorter than the start grace")
-    if run_grace >= shortest:
-        least = written(shortest)
-        raise BadParameter(f"the run grace must be shorter than {least}: then it is due again")
     facts = {"cron": " ".join(terms.cron.split()), "start_grace": start_grace}
     given = msgspec.structs.asdict(terms) | facts
     return Schedule(**given | {"run_grace": run_grace, "created_at": now, "judged_at": now})

@@ -20,6 +20,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
 # What is searched for the shortest time between two due times.
 _MAX_SEARCHED, _MAX_SEARCHED_MS = 400, 3 * 366 * DAY_MS
+_MAX_WAIT_YEARS = 8  # until the next due time: 29 February may take as long
 # More than any clock is put back by.
 _MAX_REPEATED_MS = 180 * MINUTE_MS
 
@@ -46,12 +47,16 @@ def last_due(cron: str, tz: str, at: int) -> int | None:
 def shortest_interval(cron: str, tz: str, now: int) -> int:
     """Return the shortest time between due times to come, as far as they are searched.
 
-    Raises BadParameter if the expression or the zone is none, or if none is ever due.
+    Raises BadParameter if the expression or the zone is none, or if none is due for years.
     """
     _check(cron, tz)
     first = next(due_times(cron, tz, now), None)
     if first is None:
         raise BadParameter(f"cron {cron!r}: it is never due")
+    if first > now + _MAX_WAIT_YEARS * 366 * DAY_MS:
+        day = local_time(first, tz).date()
+        most = f"within {_MAX_WAIT_YEARS} years"
+        raise BadParameter(f"cron {cron!r}: it is due next on {day}; a schedule must be due {most}")
     coming = takewhile(lambda due: due < first + _MAX_SEARCHED_MS, due_times(cron, tz, now))
     searched = [due for _, due in zip(range(_MAX_SEARCHED), coming, strict=False)]
     return min((later - due for due, later in pairwise(searched)), default=_MAX_SEARCHED_MS)
