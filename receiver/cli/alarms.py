@@ -15,13 +15,13 @@ from receiver.alarms.watcher import PERIOD_SECONDS, Watcher
 from receiver.cli.output import (
     OK,
     UNREACHABLE,
-    as_json,
     confirm,
-    confirmed,
+    json_option,
     plain,
     show,
     table,
     warn,
+    yes_option,
 )
 from receiver.cli.serve import actor, open_database, record_action
 from receiver.database.engine import database_time
@@ -87,7 +87,7 @@ def watch(once: bool, every: int) -> None:
 @click.option(
     "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many."
 )
-@as_json
+@json_option
 @click.pass_context
 def alarms(context: click.Context, only_open: bool, limit: int, json_: bool) -> None:
     """List alarms, newest first, and what to do about each; acknowledge or snooze one."""
@@ -111,7 +111,7 @@ def _advice(listed: Sequence[Alarm]) -> list[str]:
 @alarms.command("ack")
 @click.argument("id_", metavar="ID")
 @_note
-@as_json
+@json_option
 def ack(id_: str, note: str | None, json_: bool) -> None:
     """Acknowledge an alarm: what it is about by now is reported no more, what comes later is."""
     with open_database() as (_, database), database.write() as session:
@@ -125,7 +125,7 @@ def ack(id_: str, note: str | None, json_: bool) -> None:
 @click.argument("id_", metavar="ID")
 @click.option("--for", "for_", required=True, metavar="DURATION", help="For how long, e.g. 2h.")
 @_note
-@as_json
+@json_option
 def snooze(id_: str, for_: str, note: str | None, json_: bool) -> None:
     """Report nothing of an alarm for so long, but its end; then again, if it is still open."""
     try:
@@ -152,31 +152,32 @@ def schedules() -> None:
 @click.option("--tz", default="UTC", show_default=True, help="Zone of that, e.g. Europe/Berlin.")
 @click.option("--start-grace", required=True, metavar="DURATION", help="Until a job must start.")
 @click.option("--run-grace", required=True, metavar="DURATION", help="Until it must have ended.")
-@as_json
+@json_option
 def add(json_: bool, **terms: str | None) -> None:
     """Expect jobs of an instance; both graces count from the due time."""
     with open_database() as (settings, database), database.write() as session:
         now = database_time(session, now_ms)
-        one = registry.make_schedule(convert(terms, Terms), now)
-        registry.add_schedule(session, one, settings)
-        record_action(session, "schedule.add", one.name)
-    shown = as_shown(one, now)
-    show(to_builtins(shown), f"{one.name} added; due next at {shown.next_due_local}", json_)
+        schedule = registry.make_schedule(convert(terms, Terms), now)
+        registry.add_schedule(session, schedule, settings)
+        record_action(session, "schedule.add", schedule.name)
+    shown = as_shown(schedule, now)
+    show(to_builtins(shown), f"{schedule.name} added; due next at {shown.next_due_local}", json_)
 
 
 @schedules.command("list")
-@as_json
+@json_option
 def list_(json_: bool) -> None:
     """List schedules, each with its state as of the last check, and its next due time."""
     with open_database() as (_, database), database.read() as session:
         now = database_time(session, now_ms)
-        rows = [to_builtins(as_shown(one, now)) for one in registry.list_schedules(session)]
+        listed = registry.list_schedules(session)
+        rows = [to_builtins(as_shown(schedule, now)) for schedule in listed]
     show({"schedules": rows}, table(rows, _SCHEDULES), json_)
 
 
 @schedules.command("show")
 @click.argument("name")
-@as_json
+@json_option
 def show_(name: str, json_: bool) -> None:
     """Show a schedule: its state, when it is due next, and the job that fulfilled it last."""
     with open_database() as (_, database), database.read() as session:
@@ -188,7 +189,7 @@ def show_(name: str, json_: bool) -> None:
 
 @schedules.command("remove")
 @click.argument("name")
-@confirmed
+@yes_option
 def remove(name: str, yes: bool) -> None:
     """Remove a schedule: its jobs are expected no longer, and its alarms are resolved."""
     confirm(f"Remove {plain(name)}? Its jobs are expected no longer.", yes=yes)

@@ -76,8 +76,8 @@ class Commands(click.Group):
         """Write a section for each group, with whole sentences."""
         for title, modules in _GROUPS.items():
             names = [name for names in modules.values() for name in names]
-            commands = {name: self.get_command(ctx, name) for name in names}
-            rows = [(name, it.get_short_help_str(limit=200)) for name, it in commands.items() if it]
+            commands = filter(None, (self.get_command(ctx, name) for name in names))
+            rows = [(str(command.name), command.get_short_help_str(200)) for command in commands]
             with formatter.section(title):
                 formatter.write_dl(rows)
 

@@ -23,7 +23,16 @@ from cryptography.fernet import Fernet
 
 from receiver.callbacks.diagnosis import diagnose
 from receiver.callbacks.trigger import send_signed
-from receiver.cli.output import CREDENTIALS, OK, UNREACHABLE, USAGE, Failure, as_json, show, table
+from receiver.cli.output import (
+    CREDENTIALS,
+    OK,
+    UNREACHABLE,
+    USAGE,
+    Failure,
+    json_option,
+    show,
+    table,
+)
 from receiver.cli.remote import check_url, describe, failure, no_instance, secret, secret_file
 from receiver.cli.serve import open_database
 from receiver.client import Job
@@ -232,7 +241,7 @@ def _free_port() -> int:
     type=secret_file,
     help="File of the signature key; `-` reads standard input.",
 )
-@as_json
+@json_option
 def verify(body: str, signature: str, key_file: str, json_: bool) -> None:
     """Check a signature, and say what is wrong with it. Offline."""
     valid, detail = diagnose(read_file(body), signature, secret(key_file) or b"")
@@ -252,7 +261,7 @@ def verify(body: str, signature: str, key_file: str, json_: bool) -> None:
 @click.option(
     "--key-file", type=secret_file, help="File of the key; else from environment or database."
 )
-@as_json
+@json_option
 def trigger(url: str, instance: str, key_file: str | None, json_: bool) -> None:
     """Send a signed test callback the way the vendor's come.
 

@@ -19,7 +19,7 @@ import httpx
 
 from receiver.callbacks.events import get_event
 from receiver.callbacks.trigger import TIMEOUT_SECONDS, send_signed
-from receiver.cli.output import JOB_FAILED, OK, as_json, count, show
+from receiver.cli.output import JOB_FAILED, OK, count, json_option, show
 from receiver.database import durability, migrations
 from receiver.database.engine import Database
 from receiver.errors import CredentialError, StoreError
@@ -185,7 +185,7 @@ def keys(context: Context) -> Finding:
     undecrypted = [name for name, held in instances.items() if held.broken]
     if broken := undecrypted + _unreadable_secrets(context):
         advice = "add the key that encrypted them to RECEIVER_ENCRYPTION_KEYS, or add them anew"
-        return fail(f"secrets of {_named(broken)} cannot be decrypted", advice)
+        return fail(f"secrets of {_join(broken)} cannot be decrypted", advice)
     outdated = find_outdated(context.database, context.secret_box)
     if outdated.encrypted:
         text = f"an older encryption key is needed for {count(outdated.encrypted, 'secret')}"
@@ -217,8 +217,8 @@ def instances(context: Context) -> Finding:
         return fail("there is none, so every callback is rejected", advice)
     if without:
         advice = "run `receiver keys add INSTANCE --file FILE`, or remove it"
-        return fail(f"all callbacks of {_named(without)} are rejected: no key", advice)
-    return ok(_named(list(instances)))
+        return fail(f"all callbacks of {_join(without)} are rejected: no key", advice)
+    return ok(_join(list(instances)))
 
 
 def schedule(context: Context) -> Finding:
@@ -269,7 +269,7 @@ def _shared(instances: Mapping[str, InstanceKeys]) -> list[str]:
     return sorted(next((names for names in holders.values() if len(names) > 1), set()))
 
 
-def _named(names: list[str]) -> str:
+def _join(names: list[str]) -> str:
     return ", ".join(sorted(set(names)))
 
 
@@ -356,7 +356,7 @@ OFFLINE: dict[str, Check] = {"schedule": schedule, "workers": workers}
 
 
 @click.command()
-@as_json
+@json_option
 def doctor(json_: bool) -> None:
     """Check that everything is set up so that nothing is lost; nothing is changed.
 
@@ -373,7 +373,7 @@ def doctor(json_: bool) -> None:
     text = "\n".join(_line(name, finding) for name, finding in findings.items())
     shown = [{"check": name, **asdict(finding)} for name, finding in findings.items()]
     show({"checks": shown}, text, json_)
-    sys.exit(JOB_FAILED if any(one.level == "fail" for one in findings.values()) else OK)
+    sys.exit(JOB_FAILED if any(finding.level == "fail" for finding in findings.values()) else OK)
 
 
 def run_checks(context: Context) -> Iterator[tuple[str, Finding]]:

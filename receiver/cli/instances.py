@@ -14,15 +14,15 @@ from receiver.cli.output import (
     OK,
     USAGE,
     Failure,
-    as_json,
     confirm,
-    confirmed,
     count,
+    json_option,
     plain,
     show,
     table,
-    timed,
     warn,
+    with_iso_times,
+    yes_option,
 )
 from receiver.cli.remote import no_instance, secret, secret_file
 from receiver.cli.serve import actor, open_database, record_action
@@ -43,7 +43,7 @@ _TOKEN_NAME = re.compile(r"(?!cli:)[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,100}")
 log = structlog.get_logger()
 
 
-def _vendors(command: Callable[..., Any]) -> Callable[..., Any]:
+def _vendor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for what the vendor is asked with."""
     options = (
         click.option(
@@ -64,7 +64,7 @@ def _vendors(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _vendor_options(
+def _read_vendor_options(
     hub: str | None,
     element_token_file: str | None,
     user_secret_file: str | None,
@@ -99,15 +99,15 @@ def instances() -> None:
     type=secret_file,
     help="File of the vendor's event.notification.signature.key; `-` reads standard input.",
 )
-@_vendors
-@as_json
+@_vendor_options
+@json_option
 def add_instance(
     name: str, signature_key_file: str | None, json_: bool, **vendors: str | None
 ) -> None:
     """Add an instance; its callback URL is /callbacks/NAME."""
     if not INSTANCE_NAME.fullmatch(name):
         raise click.UsageError(f"{plain(name)}: a name is 1 to 64 of A-Z, a-z, 0-9, _ and -")
-    key, options = secret(signature_key_file), _vendor_options(**vendors)
+    key, options = secret(signature_key_file), _read_vendor_options(**vendors)
     with open_database(creates_file=True) as (settings, database):
         secret_box = SecretBox(settings.encryption_keys)
         key_id = None
@@ -116,7 +116,7 @@ def add_instance(
             registry.add_instance(session, secret_box, name, now, **options)
             if key is not None:
                 key_id = signature_keys.add_key(session, secret_box, name, key, now)
-                warn_of(key, signature_keys.shared_with(session, secret_box, name, key))
+                warn_of_key(key, signature_keys.shared_with(session, secret_box, name, key))
             record_action(session, "instance.add", name)
             if key_id is not None:
                 record_action(session, "key.add", f"{name}/{key_id}")
@@ -133,13 +133,13 @@ def add_instance(
 
 @instances.command("set")
 @click.argument("name")
-@_vendors
+@_vendor_options
 def set_instance(name: str, **vendors: str | None) -> None:
     """Set or replace an instance's vendor secrets or hub; what is not named stays.
 
     Signature keys are changed with `receiver keys`.
     """
-    options = _vendor_options(**vendors)
+    options = _read_vendor_options(**vendors)
     named = ", ".join(
         what.replace("_", " ") for what, value in options.items() if value is not None
     )
@@ -152,18 +152,18 @@ def set_instance(name: str, **vendors: str | None) -> None:
 
 
 @instances.command("list")
-@as_json
+@json_option
 def list_instances(json_: bool) -> None:
     """List instances."""
     with open_database() as (_, database), database.read() as session:
-        rows = timed(registry.list_instances(session))
+        rows = with_iso_times(registry.list_instances(session))
     text = table(rows, ("name", "hub", "keys", "vendor_secrets", "created_at"))
     show({"instances": rows}, text, json_)
 
 
 @instances.command("remove")
 @click.argument("name")
-@confirmed
+@yes_option
 def remove_instance(name: str, yes: bool) -> None:
     """Remove an instance and its keys; its events and jobs stay.
 
@@ -196,21 +196,21 @@ def _require_instance(session: Session, instance: str) -> None:
     type=secret_file,
     help="File of the key; `-` reads standard input.",
 )
-@as_json
+@json_option
 def add_key(instance: str, path: str, json_: bool) -> None:
     """Add a signature key; a running receiver accepts it from its next request on."""
     key = secret(path) or b""
     with open_database(creates_file=True) as (settings, database), database.write() as session:
         secret_box = SecretBox(settings.encryption_keys)
         key_id = signature_keys.add_key(session, secret_box, instance, key, now_ms())
-        warn_of(key, signature_keys.shared_with(session, secret_box, instance, key))
+        warn_of_key(key, signature_keys.shared_with(session, secret_box, instance, key))
         record_action(session, "key.add", f"{instance}/{key_id}")
     show({"id": key_id, "instance": instance}, key_id, json_)
 
 
 @keys.command("list")
 @click.argument("instance", required=False)
-@as_json
+@json_option
 def list_keys(instance: str | None, json_: bool) -> None:
     """List signature keys by their ids, never their secrets, and when each matched last.
 
@@ -218,7 +218,7 @@ def list_keys(instance: str | None, json_: bool) -> None:
     of each callback.
     """
     with open_database() as (_, database), database.read() as session:
-        rows = timed(signature_keys.list_keys(session, instance))
+        rows = with_iso_times(signature_keys.list_keys(session, instance))
         if instance is not None and not rows:
             _require_instance(session, instance)
     text = table(rows, ("id", "instance", "created_at", "last_used_at", "retired_at"))
@@ -241,7 +241,7 @@ def retire_key(key: tuple[str, ...]) -> None:
 
 @keys.command("remove")
 @click.argument("key_id", metavar="KEY")
-@confirmed
+@yes_option
 def remove_key(key_id: str, yes: bool) -> None:
     """Remove a retired key, such as one that cannot be decrypted any more."""
     confirm(f"Remove the retired key {plain(key_id)}, for good?", yes=yes)
@@ -252,7 +252,7 @@ def remove_key(key_id: str, yes: bool) -> None:
 
 
 @keys.command("reencrypt")
-@as_json
+@json_option
 def reencrypt_secrets(json_: bool) -> None:
     """Encrypt signature keys and vendor secrets with the newest of RECEIVER_ENCRYPTION_KEYS.
 
@@ -287,7 +287,7 @@ def tokens_() -> None:
 )
 @click.option("--instance", "only", multiple=True, help="For this instance only; repeatable.")
 @click.option("--expires", metavar="DURATION", help="E.g. 90d; without it, never.")
-@as_json
+@json_option
 def create_token(
     name: str, scope: tokens.Scope, only: tuple[str, ...], expires: str | None, json_: bool
 ) -> None:
@@ -316,11 +316,11 @@ def create_token(
 
 
 @tokens_.command("list")
-@as_json
+@json_option
 def list_tokens(json_: bool) -> None:
     """List tokens by name, never the tokens themselves."""
     with open_database() as (_, database), database.read() as session:
-        rows = timed(tokens.list_tokens(session))
+        rows = with_iso_times(tokens.list_tokens(session))
     columns = ("id", "name", "scope", "instances", "created_at", "expires_at", "revoked_at")
     show({"tokens": rows}, table(rows, columns), json_)
 
@@ -344,7 +344,7 @@ def warn_of_unknown(session: Session, settings: Settings, instances: Sequence[st
         warn(no_instance(name, names).message)
 
 
-def warn_of(key: bytes, others: list[str]) -> None:
+def warn_of_key(key: bytes, others: list[str]) -> None:
     """Warn of what is weak about a key; `others` are the instances that share it."""
     if len(key) < SHORT_KEY_BYTES:
         length = count(len(key), "byte")

@@ -16,13 +16,13 @@ from msgspec.structs import asdict
 from receiver.cli.output import (
     USAGE,
     Failure,
-    as_json,
     count,
+    json_option,
     plain,
     show,
     table,
 )
-from receiver.cli.remote import asks_a_receiver, describe, leave
+from receiver.cli.remote import describe, exit_with_outcome, pass_client
 from receiver.cli.submit import write_failed_rows
 from receiver.client import Callback, Client, ClientError, ErrorPage, Missed, NoSuchJob, NotFound
 from receiver.client.flows import Parameter
@@ -54,7 +54,7 @@ def _paged(command: Callable[..., T]) -> Callable[..., T]:
         "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many."
     )
     cursor = click.option("--cursor", help="`next` of the page before.")
-    return limit(cursor(as_json(asks_a_receiver(command))))
+    return limit(cursor(json_option(pass_client(command))))
 
 
 @click.command()
@@ -97,8 +97,8 @@ def jobs(client: Client, json_: bool, **filters: Parameter) -> None:
     is_flag=True,
     help="Give the job up: it is `lost` until the vendor reports it.",
 )
-@as_json
-@asks_a_receiver
+@json_option
+@pass_client
 def job(
     client: Client,
     job_id: str,
@@ -123,7 +123,7 @@ def job(
         show(to_builtins(record), describe(record), json_)
         return
     record = client.wait(
-        job_id, instance=instance, timeout=wait, on_trouble=partial(_go_on, job_id)
+        job_id, instance=instance, timeout=wait, on_trouble=partial(_report_trouble, job_id)
     )
     content, text = to_builtins(record), describe(record)
     if timeline:
@@ -144,7 +144,7 @@ def job(
             done = f"{count(written, 'row')} written to {failed_rows}"
             text += f"\n\n{done if written else f'{failed_rows} is not written'}"
     show(content, text, json_)
-    leave(record, wait)
+    exit_with_outcome(record, wait)
 
 
 @click.command()
@@ -216,8 +216,8 @@ def rejections(
 @click.option(
     "--dismiss", metavar="ID", help="Look no longer for the job of this one: there is none."
 )
-@as_json
-@asks_a_receiver
+@json_option
+@pass_client
 def submissions(
     client: Client, instance: tuple[str, ...], dismiss: str | None, json_: bool
 ) -> None:
@@ -239,7 +239,7 @@ def submissions(
     show(listed, table(listed["submissions"], columns), json_)
 
 
-def _go_on(job_id: str, error: ClientError) -> None:
+def _report_trouble(job_id: str, error: ClientError) -> None:
     """Print why a wait goes on though the job cannot be read."""
     missing = f"no job {job_id} yet" if isinstance(error, NoSuchJob) else str(error)
     click.echo(f"{plain(missing)}; waiting", err=True)
@@ -289,7 +289,7 @@ def _local_url(_context: click.Context, _param: click.Parameter, value: str | No
     help="Only events of this type; repeatable.",
 )
 @click.option("--after", metavar="ID", help="Begin behind this event; else with what comes now.")
-@asks_a_receiver
+@pass_client
 def listen(
     client: Client,
     forward_to: str | None,

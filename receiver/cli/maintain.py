@@ -18,15 +18,15 @@ from receiver.cli.output import (
     UNREACHABLE,
     USAGE,
     Failure,
-    as_json,
     confirm,
-    confirmed,
     count,
     is_plain_terminal,
+    json_option,
     plain,
     show,
     table,
     warn,
+    yes_option,
 )
 from receiver.cli.serve import actor, open_database, record_action
 from receiver.database import audit as audit_log
@@ -68,7 +68,7 @@ _NOUNS = {
     metavar="DIR",
     help="Save the files of finished downloads before the vendor deletes them.",
 )
-@as_json
+@json_option
 def reconcile(
     everything: bool,
     every: int | None,
@@ -116,19 +116,19 @@ def _describe(done: Report) -> str:
     if done.results:
         lines.append(f"{count(done.results, 'result file')} saved")
     lines += [
-        f"not saved: job {plain(one['job'])} of {one['instance']}: {plain(one['why'])}"
-        for one in done.unsaved
+        f"not saved: job {plain(job['job'])} of {job['instance']}: {plain(job['why'])}"
+        for job in done.unsaved
     ]
-    lines += [f"not finished: {one['instance']}: {plain(one['why'])}" for one in done.unfinished]
+    lines += [f"not finished: {left['instance']}: {plain(left['why'])}" for left in done.unfinished]
     lines += [
-        f"not asked: {one['instance']}: {one['why']}; `receiver instances set` gives it some, or"
+        f"not asked: {left['instance']}: {left['why']}; `receiver instances set` gives it some, or"
         " `receiver instances add` if it is not listed"
-        for one in done.unasked
+        for left in done.unasked
     ]
     lines += [
-        f"upload with unknown result: {plain(one['file'])}, sent for {one['instance']} at"
-        f" {one['at']}; look at the vendor's job list before sending it again"
-        for one in done.unclear
+        f"upload with unknown result: {plain(upload['file'])}, sent for {upload['instance']} at"
+        f" {upload['at']}; look at the vendor's job list before sending it again"
+        for upload in done.unclear
     ]
     return "\n".join(lines)
 
@@ -140,8 +140,8 @@ def _describe(done: Report) -> str:
     help="Instead of RECEIVER_KEEP_BODIES and RECEIVER_KEEP_EVENTS, e.g. 90d.",
 )
 @click.option("--dry-run", is_flag=True, help="Only count what would be deleted.")
-@confirmed
-@as_json
+@yes_option
+@json_option
 def prune(older_than: str | None, dry_run: bool, yes: bool, json_: bool) -> None:
     """Delete what is older than RECEIVER_KEEP_BODIES and RECEIVER_KEEP_EVENTS; outcomes stay.
 
@@ -178,8 +178,8 @@ def _is_shorter(age: int | None, settings: Settings) -> bool:
 @click.command()
 @click.option("--job", "job_id", required=True, metavar="ID", help="The job's id.")
 @click.option("--instance", help="Needed where several instances have that id.")
-@confirmed
-@as_json
+@yes_option
+@json_option
 def erase(job_id: str, instance: str | None, yes: bool, json_: bool) -> None:
     """Erase what may be about people from a job, for good; its outcome and counts stay.
 
@@ -228,7 +228,7 @@ def _no_job(job_id: str, instance: str | None) -> Failure:
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only count the events that can be read by now.")
-@as_json
+@json_option
 def reread(dry_run: bool, json_: bool) -> None:
     """Read events again that an older release stored as `unreadable`, and merge them.
 
@@ -281,7 +281,7 @@ def _noun(kind: str, number: int) -> str:
 @click.option(
     "--verify", is_flag=True, help="Check the chain instead; exit code 1 if it is broken."
 )
-@as_json
+@json_option
 def audit(limit: int, verify: bool, json_: bool) -> None:
     """List who did what, newest first.
 

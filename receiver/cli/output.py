@@ -53,8 +53,8 @@ _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
 # What whoever types the command has to put right.
 _MISTAKES = (SettingsError, CredentialError, AlreadyThere, BadParameter, NotFound)
 
-as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")
-confirmed = click.option("--yes", is_flag=True, help="Delete without asking.")
+json_option = click.option("--json", "json_", is_flag=True, help="Print JSON.")
+yes_option = click.option("--yes", is_flag=True, help="Delete without asking.")
 
 
 class Failure(Exception):
@@ -65,7 +65,7 @@ class Failure(Exception):
         self.exit_code, self.code, self.message = exit_code, code, message
 
 
-def of_outcome(outcome: str) -> int:
+def exit_code_of(outcome: str) -> int:
     """Return the exit code of a job's outcome."""
     return _BY_OUTCOME.get(outcome, STILL_RUNNING)
 
@@ -188,7 +188,7 @@ def plain(value: object) -> str:
     )
 
 
-def timed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def with_iso_times(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Write the times of rows read from the database as the API does."""
     return [
         {name: iso(value) if name.endswith("_at") else value for name, value in row.items()}

@@ -17,7 +17,7 @@ from receiver.cli.output import (
     UNREACHABLE,
     USAGE,
     Failure,
-    of_outcome,
+    exit_code_of,
     plain,
 )
 from receiver.client import (
@@ -64,7 +64,7 @@ def failure(error: ClientError) -> Failure:
     return Failure(code, error.code, plain(error))
 
 
-def asks_a_receiver(command: Callable[..., T]) -> Callable[..., T]:
+def pass_client(command: Callable[..., T]) -> Callable[..., T]:
     """Add to a command `--url` and `--token-file`, and a Client as its argument `client`."""
 
     def invoke(url: str, token_file: str | None, **arguments: object) -> T:
@@ -109,9 +109,9 @@ def _token(path: str) -> str:
     return token
 
 
-def leave(job: Job, waited: int) -> NoReturn:
+def exit_with_outcome(job: Job, waited: int) -> NoReturn:
     """Exit as the outcome says; where the wait was over, say how to go on waiting."""
-    code = of_outcome(job.outcome)
+    code = exit_code_of(job.outcome)
     if code == STILL_RUNNING and waited:
         again = ["receiver", "job", job.id, "--instance", job.instance, "--wait", str(waited)]
         click.echo(f"still in progress; go on waiting with: {shlex.join(again)}", err=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import structlog
 
-from receiver.cli.output import USAGE, Failure, as_json, show
+from receiver.cli.output import USAGE, Failure, json_option, show
 from receiver.database import audit, migrations
 from receiver.database.engine import Database, Session
 from receiver.errors import StoreError
@@ -39,12 +39,12 @@ def open_database(
     must_answer -- whether a database that cannot be reached now is a StoreError.
     """
     settings = Settings.from_env(os.environ)
-    made = missing_file(settings)
-    if made and not creates_file:
-        raise no_database(made)
+    missing = missing_file(settings)
+    if missing and not creates_file:
+        raise no_database(missing)
     database = migrations.open_database(settings.database_url, must_answer=must_answer)
-    if made:
-        log.info("a new database was made", file=str(made))
+    if missing:
+        log.info("a new database was made", file=str(missing))
     try:
         yield settings, database
     finally:
@@ -52,7 +52,7 @@ def open_database(
 
 
 def missing_file(settings: Settings) -> Path | None:
-    """Return the path of the SQLite file that is not there; a Failure if its folder is not."""
+    """Return the SQLite file's path if it does not exist. Raises Failure if its folder does not."""
     file = Database(settings.database_url).file
     if file is None or file.exists():
         return None
@@ -98,12 +98,9 @@ def serve(bind: str, workers: int | None) -> None:
     """Run the receiver."""
     check_environment()
     _check_bind(bind)
-    # What is set wrong stops the start.
-    with open_database(creates_file=True, must_answer=False) as (
-        settings,
-        database,
-    ):  # stops a wrong start
-        _warn_without_keys(settings, database)
+    # A wrong setting stops the start here, with one line, and not in each worker.
+    with open_database(creates_file=True, must_answer=False) as opened:
+        _warn_without_keys(*opened)
     from receiver import server  # gunicorn is large, and no other command needs it
 
     server.serve(bind, workers)
@@ -149,18 +146,18 @@ def db() -> None:
 def db_upgrade() -> None:
     """Bring the schema up to date."""
     settings = Settings.from_env(os.environ)
-    made = missing_file(settings)
+    missing = missing_file(settings)
     database = Database(settings.database_url)
     try:
         migrations.upgrade(database)
-        place = f" of the new database {made}" if made else ""
+        place = f" of the new database {missing}" if missing else ""
         click.echo(f"the schema{place} is at {migrations.current(database)}")
     finally:
         database.close()
 
 
 @db.command("current")
-@as_json
+@json_option
 def db_current(json_: bool) -> None:
     """Show which schema the database has and which this release needs; exit code 2 if it is old."""
     settings = Settings.from_env(os.environ)

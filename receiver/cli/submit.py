@@ -18,13 +18,13 @@ from receiver.cli.output import (
     STILL_RUNNING,
     USAGE,
     Failure,
-    as_json,
+    exit_code_of,
     explain,
-    of_outcome,
+    json_option,
     plain,
     show,
 )
-from receiver.cli.remote import asks_a_receiver, describe, failure, leave
+from receiver.cli.remote import describe, exit_with_outcome, failure, pass_client
 from receiver.client import Client, ClientError, Job, Submission
 from receiver.jobs.record_errors import row_of
 from receiver.lib.records import UnclearDialect, WrongFile, select_records
@@ -48,8 +48,8 @@ _hub_option = click.option("--hub", help="The vendor's hub; else a path without 
 @click.command()
 @click.option("--instance", required=True, help="Name of the connector instance.")
 @_hub_option
-@as_json
-@asks_a_receiver
+@json_option
+@pass_client
 def objects(client: Client, instance: str, hub: str | None, json_: bool) -> None:
     """List the objects that can be uploaded for an instance."""
     names = client.objects(instance=instance, hub=hub)
@@ -74,8 +74,8 @@ def objects(client: Client, instance: str, hub: str | None, json_: bool) -> None
     type=click.Path(exists=True, dir_okay=False),
     help="For --retry-failed: the file that was uploaded, its values corrected or not.",
 )
-@as_json
-@asks_a_receiver
+@json_option
+@pass_client
 def submit(
     client: Client,
     file: str | None,
@@ -119,7 +119,7 @@ def submit(
         return
     job = client.wait(created, timeout=wait, on_change=_report)
     show(to_builtins(job), describe(job), json_)
-    leave(job, wait)
+    exit_with_outcome(job, wait)
 
 
 @contextmanager
@@ -147,8 +147,8 @@ def _failed_rows(client: Client, job: Job, source: str) -> Iterator[tuple[IO[byt
 @click.option("--wait", type=click.IntRange(0), default=600, show_default=True, help="Seconds.")
 @click.option("--job", "job_id", help="Resume: fetch the file of this job instead of a new one.")
 @click.option("--output", required=True, type=click.Path(dir_okay=False), help="`-`: to stdout.")
-@as_json
-@asks_a_receiver
+@json_option
+@pass_client
 def download(
     client: Client,
     object_name: str,
@@ -176,7 +176,7 @@ def download(
     resume = ["receiver", "download", "--job", job_id, "--object", object_name]
     resume += ["--instance", instance, "--output", output]
     job = client.wait(client.job(job_id, instance=instance), timeout=wait, on_change=_report)
-    code = of_outcome(job.outcome)
+    code = exit_code_of(job.outcome)
     if code == STILL_RUNNING:
         click.echo(f"still in progress; resume with: {shlex.join(resume)}", err=True)
     elif job.outcome in ("succeeded", "partial"):

@@ -12,14 +12,14 @@ from receiver.cli.instances import warn_of_unknown
 from receiver.cli.output import (
     OK,
     UNREACHABLE,
-    as_json,
     confirm,
-    confirmed,
     count,
+    json_option,
     plain,
     show,
     table,
-    timed,
+    with_iso_times,
+    yes_option,
 )
 from receiver.cli.remote import secret, secret_file
 from receiver.cli.serve import open_database, record_action
@@ -40,7 +40,7 @@ PAGE = 500  # jobs that are sent again in one transaction
 _COLUMNS = ("name", "url", "format", "on", "instances", "objects", "outcomes", "disabled_for")
 _DELIVERY = ("id", "subscription", "type", "instance", "job", "state", "tries", "last_answer", "at")
 
-_unasked = click.option("--yes", is_flag=True, help="Send without asking.")
+_yes_option = click.option("--yes", is_flag=True, help="Send without asking.")
 
 
 @click.group()
@@ -77,7 +77,7 @@ def subscriptions() -> None:
     help="How to write it.",
 )
 @click.option("--routing-key-file", type=secret_file, help="File of PagerDuty's routing key.")
-@as_json
+@json_option
 def add(
     name: str,
     url: str,
@@ -95,34 +95,34 @@ def add(
     with open_database() as (settings, database), database.write() as session:
         secret_box = SecretBox(settings.encryption_keys)
         http, now = SafeClient(settings.forward_allow), database_time(session, now_ms)
-        one = Subscription(name=name, url=url, format=format_, choice=choice, created_at=now)
-        made = registry.add_subscription(session, secret_box, http, one, key)
+        added = Subscription(name=name, url=url, format=format_, choice=choice, created_at=now)
+        new_secret = registry.add_subscription(session, secret_box, http, added, key)
         warn_of_unknown(session, settings, instances)
         record_action(session, "subscription.add", name)
-    show({"name": name, "secret": made or None}, made or f"{name} added", json_)
+    show({"name": name, "secret": new_secret or None}, new_secret or f"{name} added", json_)
 
 
 @subscriptions.command("list")
-@as_json
+@json_option
 def list_(json_: bool) -> None:
     """List subscriptions, never their secrets."""
     with open_database() as (_, database), database.read() as session:
-        rows = timed([one.shown() for one in registry.list_subscriptions(session)])
+        rows = with_iso_times([row.shown() for row in registry.list_subscriptions(session)])
     show({"subscriptions": rows}, table(rows, _COLUMNS), json_)
 
 
 @subscriptions.command("test")
 @click.argument("name")
-@as_json
+@json_option
 def test(name: str, json_: bool) -> None:
     """Send a signed test message now, past the queue; exit code 6 if it is not accepted."""
     with open_database() as (settings, database):
         with database.read() as session:
-            one = registry.get_subscription(session, name)
+            subscription = registry.get_subscription(session, name)
         signers = {registry.KIND: registry.signer(database, SecretBox(settings.encryption_keys))}
         http, mailer = SafeClient(settings.forward_allow), Mailer(settings)
         sender = Sender(database, http, mailer, signers, now_ms)
-        attempt = sender.send(test_message(one, now_ms()))
+        attempt = sender.send(test_message(subscription, now_ms()))
     answer = attempt.answer.decode("utf-8", "replace")
     content = {"delivered": attempt.delivered, "status": attempt.status, "error": attempt.error}
     result = "accepted" if attempt.delivered else "not accepted"
@@ -133,14 +133,14 @@ def test(name: str, json_: bool) -> None:
 
 @subscriptions.command("rotate-secret")
 @click.argument("name")
-@as_json
+@json_option
 def rotate_secret(name: str, json_: bool) -> None:
     """Print a new secret, this once; for 24 hours the one before it signs, too."""
     with open_database() as (settings, database), database.write() as session:
         secret_box, now = SecretBox(settings.encryption_keys), database_time(session, now_ms)
-        made = registry.rotate_secret(session, secret_box, name, now)
+        new_secret = registry.rotate_secret(session, secret_box, name, now)
         record_action(session, "subscription.rotate", name)
-    show({"name": name, "secret": made}, made, json_)
+    show({"name": name, "secret": new_secret}, new_secret, json_)
 
 
 @subscriptions.command("disable")
@@ -166,7 +166,7 @@ def enable(name: str) -> None:
 
 @subscriptions.command("remove")
 @click.argument("name")
-@confirmed
+@yes_option
 def remove(name: str, yes: bool) -> None:
     """Remove a subscription; what waits is cancelled, the log of its deliveries stays."""
     confirm(f"Remove {plain(name)}? What waits for it is not sent.", yes=yes)
@@ -182,7 +182,7 @@ def remove(name: str, yes: bool) -> None:
 @click.option(
     "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many."
 )
-@as_json
+@json_option
 @click.pass_context
 def deliveries(
     context: click.Context, subscription: str | None, failed: bool, limit: int, json_: bool
@@ -203,7 +203,7 @@ def deliveries(
 @click.option("--subscription", help="Of this subscription only.")
 @click.option("--since", metavar="DURATION", help="Queued within this time, e.g. 1d.")
 @click.option("--dry-run", is_flag=True, help="Only count them.")
-@_unasked
+@_yes_option
 def retry(
     delivery: int | None,
     failed: bool,
@@ -242,7 +242,7 @@ def retry(
 @click.option("--instance", help="The job's instance, or all jobs of this instance.")
 @click.option("--since", metavar="DURATION", help="Of those that changed within it, e.g. 2h.")
 @click.option("--dry-run", is_flag=True, help="Only count what would be sent.")
-@_unasked
+@_yes_option
 def replay(
     job_id: str | None, instance: str | None, since: str | None, dry_run: bool, yes: bool
 ) -> None:
@@ -290,7 +290,7 @@ def _pages(database: Database, filters: Filters) -> Iterator[list[JobRecord]]:
 
 
 def _row(record: log.DeliveryRecord) -> dict[str, object]:
-    attempts = [{**asdict(one), "at": iso(one.at)} for one in record.attempts]
+    attempts = [{**asdict(attempt), "at": iso(attempt.at)} for attempt in record.attempts]
     last = record.attempts[-1] if record.attempts else None
     return {
         **asdict(record),
@@ -302,7 +302,7 @@ def _row(record: log.DeliveryRecord) -> dict[str, object]:
 
 
 def _names(session: Session) -> list[str]:
-    return [one.name for one in registry.list_subscriptions(session)]
+    return [subscription.name for subscription in registry.list_subscriptions(session)]
 
 
 def _duration(text: str) -> int:
