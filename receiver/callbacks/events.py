@@ -1,14 +1,28 @@
-"""Verified callbacks, listed and read back."""
+"""Verified callbacks: listed, read back, and merged anew where this release can read more."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, cast
 
 from msgspec import Struct
-from sqlalchemy import LargeBinary, Row, bindparam, func, select
-from sqlalchemy import literal_column as literal
+from sqlalchemy import (
+    Boolean,
+    Connection,
+    LargeBinary,
+    Row,
+    bindparam,
+    delete,
+    func,
+    literal,
+    literal_column,
+    select,
+    update,
+)
 
+from receiver.callbacks.deliveries import Delivery, Judged, Receipt
+from receiver.callbacks.statements import Start, statements
+from receiver.callbacks.store import TRIES, Store
 from receiver.database.engine import Database
 from receiver.database.models import NOT_A_JOB, NUMBER_BITS, Event, Facet, JobRow, Retention
 from receiver.database.page import (
@@ -24,9 +38,13 @@ from receiver.database.page import (
     page,
     page_values,
 )
+from receiver.errors import LostRace, StoreRefused
 from receiver.jobs.queries import Instances, reachable, register
 from receiver.jobs.timeline import event_id
-from receiver.openconnectors.notifications import Kind
+from receiver.lib.clock import now_ms
+from receiver.openconnectors.notifications import Kind, parse
+
+BATCH = 100  # of events that are read again
 
 _ID = re.compile("[0-9a-f]{16}")
 
@@ -165,7 +183,11 @@ def _file_contains(*, sqlite: bool) -> Column:
     of_event = JobRow.instance == Event.instance, JobRow.id == Event.job
     found = contains(register("file", sqlite=sqlite), "file", sqlite=sqlite)
     return (
-        select(literal("1")).select_from(JobRow).where(*of_event, found).correlate(Event).exists()
+        select(literal_column("1"))
+        .select_from(JobRow)
+        .where(*of_event, found)
+        .correlate(Event)
+        .exists()
     )
 
 
@@ -180,7 +202,7 @@ _TEXTS: dict[str, Callable[..., Column]] = {
 def _events(asked: frozenset[str], few: bool, sqlite: bool) -> Selection:
     """Make the statement of a page. few -- whether no kind is asked that most events are of."""
     # What is forgotten is older than what is not: nobody reads past all of it.
-    kept = select(Retention.events_before * literal(str(1 << NUMBER_BITS))).scalar_subquery()
+    kept = select(Retention.events_before * literal_column(str(1 << NUMBER_BITS))).scalar_subquery()
     n: Any = hidden(Event.n).label("n") if "job" in asked else Event.n
     where: list[Any] = [Event.key != ""]
     ranges: tuple[Any, str] | None = None
@@ -192,13 +214,13 @@ def _events(asked: frozenset[str], few: bool, sqlite: bool) -> Selection:
         pass  # most rows are read, so in their order, and once
     elif "kind" in asked and few:
         ranges = Event.kind, "kind"
-        where.append(literal(NOT_A_JOB))
+        where.append(literal_column(NOT_A_JOB))
     elif "instance" in asked:
         ranges = Event.instance, "instance"
     for name in ("instance", "kind"):
         if name in asked and (ranges is None or ranges[1] != name):
             column: Any = getattr(Event, name)
-            shown = column if "job" in asked else column.concat(literal("''"))
+            shown = column if "job" in asked else column.concat(literal_column("''"))
             where.append(among(shown, name, sqlite=sqlite))
     where += [_TEXTS[name](sqlite=sqlite) for name in _TEXTS if name in asked]
     lower = greatest([LOWER, kept], sqlite=sqlite)
@@ -223,3 +245,69 @@ def _record(row: Row[*tuple[Any, ...]]) -> EventRecord:
         row.webhook_id,
         *row[len(_COLUMNS) : len(_COLUMNS) + 2],
     )
+
+
+def find_readable(database: Database) -> Iterator[int]:
+    """Yield the numbers of the events of kind `unreadable` that can be read by now."""
+    after = -1
+    while True:
+        of_kind = literal_column(NOT_A_JOB, Boolean()), Event.kind == "unreadable"
+        rows = select(Event.n, Event.body).where(*of_kind, Event.n > after)
+        with database.read() as session:
+            batch = session.execute(rows.order_by(Event.n).limit(BATCH)).all()
+        for n, body in batch:
+            if body is not None and parse(body).kind != "unreadable":
+                yield n
+        if len(batch) < BATCH:
+            return
+        after = batch[-1].n
+
+
+def reread(database: Database, store: Store, n: int) -> bool:
+    """Merge such an event as if it had been read when it came; tell whether that was done.
+
+    It is not where another process was faster, or the database refuses what it says. It keeps its
+    number, its time and its count of deliveries, unless the same body came again since and is an
+    event of its job: then it becomes deliveries of that one.
+    """
+    for attempt in range(TRIES, 0, -1):
+        try:
+            with database.transaction() as connection:
+                return _reread(connection, store, n, sqlite=database.is_sqlite)
+        except LostRace:
+            if attempt == 1:
+                raise
+        except StoreRefused:
+            return False
+    return False
+
+
+def _reread(connection: Connection, store: Store, n: int, *, sqlite: bool) -> bool:
+    start, _ = statements(connection).start(now_ms)
+    unread = Event.n == n, Event.kind == "unreadable"
+    row = connection.execute(select(Event).where(*unread).with_for_update()).one_or_none()
+    if row is None:
+        return False
+    connection.execute(delete(Event).where(*unread))
+    notification = parse(row.body)
+    delivery = Delivery(
+        row.instance, row.body, None, row.webhook_id, row.peer or "", headers=row.headers
+    )
+    item = Judged(delivery, start.version, row.key, "", row.sha256, notification)
+    then = Start(n >> NUMBER_BITS, start.version, n)
+    written = store.write_in(connection, [item], then)
+    receipt = cast("Receipt", written.results[0])
+    last: Column = literal_column("last_received_at")
+    updated: Column = literal_column("updated_at")
+    repeated = update(Event).where(Event.n == receipt.n, Event.instance == row.instance)
+    connection.execute(
+        repeated.values(
+            deliveries=Event.deliveries + row.deliveries - 1,
+            last_received_at=greatest((last, literal(row.last_received_at)), sqlite=sqlite),
+        )
+    )
+    # Whoever asks for what changed lately must not miss it.
+    changed = update(JobRow).where(JobRow.instance == row.instance, JobRow.id == notification.job)
+    at = greatest((updated, literal(start.now)), sqlite=sqlite)
+    connection.execute(changed.values(updated_at=at))
+    return True

@@ -25,9 +25,9 @@ from receiver.callbacks.deliveries import (
     Result,
     judge,
 )
-from receiver.callbacks.remote_writer import RemoteWriter
 from receiver.callbacks.store import Store
 from receiver.callbacks.writer import Writer
+from receiver.callbacks.writer_process import RemoteWriter
 from receiver.database.engine import Database
 from receiver.errors import (
     ReceiverError,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
+from receiver.callbacks.events import find_readable
+from receiver.callbacks.events import reread as reread_event
 from receiver.callbacks.intake import Intake
-from receiver.callbacks.reread import find_readable
-from receiver.callbacks.reread import reread as reread_event
 from receiver.callbacks.store import Store
 from receiver.cli.output import (
     JOB_FAILED,

@@ -20,8 +20,8 @@ import receiver
 from receiver.callbacks import writer as writer_module
 from receiver.callbacks import writer_process
 from receiver.callbacks.deliveries import AddressCount, Failed, NewRejection, Receipt
-from receiver.callbacks.remote_writer import Frames, framed
 from receiver.callbacks.writer import Writer
+from receiver.callbacks.writer_process import Frames, framed
 from receiver.errors import ReceiverError, StoreUnavailable
 
 DEADLINE = 60  # seconds; only a broken writer needs them
@@ -257,7 +257,6 @@ def test_a_store_with_too_few_or_too_many_results_leaves_nobody_waiting(
 FORKING = """
 import json, os, sys, threading
 from receiver.callbacks.deliveries import NewRejection
-from receiver.callbacks.remote_writer import Frames, framed
 from receiver.callbacks.writer import Writer
 
 gate, entered = threading.Event(), threading.Event()

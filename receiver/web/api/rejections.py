@@ -3,7 +3,7 @@
 from functools import partial
 
 from receiver.callbacks import rejections
-from receiver.callbacks.quarantine import AllKeys, Quarantine
+from receiver.callbacks.rejections import AllKeys, Quarantine
 from receiver.database.engine import Session
 from receiver.database.models import Rejection
 from receiver.instances.tokens import Bearer
@@ -53,7 +53,7 @@ def verify_again(services: Services, request: ApiRequest[schemas.InstancesQuery]
     require_scope(bearer, "operate")
     require_instance(bearer, named)
     only = frozenset(named) if named else bearer.instances
-    quarantine = Quarantine(services.database, services.intake)
+    quarantine = Quarantine(services.database, services.intake.receive_again)
     again = quarantine.verify_again(only, partial(record_entry, services, bearer))
     return json_response(schemas.VerifiedAgain(again.looked, again.taken))
 

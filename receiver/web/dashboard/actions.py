@@ -6,7 +6,7 @@ from functools import partial, wraps
 
 from flask import Response, request, url_for
 
-from receiver.callbacks.quarantine import Quarantine
+from receiver.callbacks.rejections import Quarantine
 from receiver.callbacks.trigger import send_test
 from receiver.errors import CredentialError, NotFound
 from receiver.instances import keys as signature_keys
@@ -277,7 +277,7 @@ def _record(services: Services, caller: Caller, action: str, subject: str, detai
 
 
 def _quarantine(services: Services) -> Quarantine:
-    return Quarantine(services.database, services.intake)
+    return Quarantine(services.database, services.intake.receive_again)
 
 
 def _entry(services: Services, caller: Caller) -> Callable[..., None]:

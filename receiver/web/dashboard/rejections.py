@@ -7,8 +7,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from receiver.callbacks import rejections as store
 from receiver.callbacks.diagnosis import reason_words
-from receiver.callbacks.quarantine import REASONS
-from receiver.callbacks.rejections import RejectionFilters, list_rejections
+from receiver.callbacks.rejections import REASONS, RejectionFilters, list_rejections
 from receiver.database.models import Rejection
 from receiver.errors import BodyGone, NotFound
 from receiver.jobs.summary import rejections_by_reason
