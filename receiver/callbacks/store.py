@@ -47,7 +47,6 @@ from receiver.errors import (
 )
 from receiver.instances.keys import KEY_PREFIX, Keys
 from receiver.jobs.first_word import FirstWord
-from receiver.jobs.forwarding import follow_up
 from receiver.jobs.projection import (
     FacetKey,
     Forward,
@@ -60,7 +59,7 @@ from receiver.jobs.projection import (
 )
 from receiver.lib.clock import MINUTE_MS
 from receiver.openconnectors.notifications import Notification
-from receiver.subscriptions.changes import queue_changes
+from receiver.subscriptions.changes import queue_changes, queue_forwards
 from receiver.subscriptions.registry import Subscriptions
 
 MAX_FACETS = 10_000  # of an instance; all beyond share one for each outcome
@@ -176,7 +175,7 @@ class Store:
         self._add_facets(connection, writing)
         writing.write(self._facets, self._slot)
         self._note_use(connection, writing)
-        follow_up(connection, writing.states.values(), start.now)
+        queue_forwards(connection, writing.states.values(), start.now)
         if subscriptions := self._subscriptions.at(connection, start.version):
             queue_changes(connection, subscriptions, writing.changed, start.now)
         return writing

@@ -1,4 +1,4 @@
-"""What is queued for subscriptions, in the transaction that changes a job or an alarm.
+"""What is queued for clients and subscriptions, in the transaction that changes a job or an alarm.
 
 None is missing then, and none is for what is not committed, whatever dies. A delivery's webhook_id
 is made of what it is about, so that the same change is one delivery, whoever queues it.
@@ -10,17 +10,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, TypeAlias, cast
 
 import msgspec
-from sqlalchemy import Connection, exists
+from sqlalchemy import Connection, exists, select, update
 
-from receiver.database.models import Facet, JobRow
+from receiver.database.models import Event, Facet, JobRow, Submission
 from receiver.database.models.outbound import OutboundDelivery
 from receiver.database.page import Selection
 from receiver.jobs.first_word import FirstWord
 from receiver.jobs.job import UNDER_WAY, Job, Outcome
-from receiver.jobs.projection import FacetKey, JobState, cut
+from receiver.jobs.projection import FacetKey, Forward, JobState, cut
 from receiver.jobs.queries import JobRecord, get_job, overdue_jobs
 from receiver.jobs.shown import as_shown
 from receiver.lib.clock import iso
+from receiver.openconnectors.shapes import WEBHOOK_ID_HEADER
 from receiver.outbound.queue import Message, enqueue
 from receiver.subscriptions.formats import JSON
 from receiver.subscriptions.registry import KIND, TEST, Subscription, load_active
@@ -241,3 +242,41 @@ def queue_replays(
         place, once = (record.instance, record.id), secrets.token_hex(12)
         messages.append(_message(one, "job.ended", msgspec.json.encode(body), place, once))
     enqueue(connection, messages, now)
+
+
+def queue_forwards(connection: Connection, jobs: Iterable[JobState], now: int) -> None:
+    """Queue what the clients that submitted jobs are to be sent: the vendor's callbacks."""
+    for state in jobs:
+        for submission in state.submissions:
+            of_instance = Submission.instance == state.instance
+            taken = update(Submission).where(Submission.id == submission, of_instance)
+            connection.execute(taken.values(state="taken", job=state.id))
+        forwards: list[Forward] = []
+        for forward in state.forwards:
+            forwards += [forward] if forward else _so_far(connection, state)
+        messages = [
+            Message(
+                *("callback", state.client_url or "", forward.body),
+                headers=_headers(forward),
+                instance=state.instance,
+                job=state.id,
+            )
+            for forward in forwards
+        ]
+        enqueue(connection, messages, now)
+
+
+def _so_far(connection: Connection, state: JobState) -> list[Forward]:
+    """Return the callbacks that overtook the answer to their own submission."""
+    of_job = Event.instance == state.instance, Event.job == state.id, Event.body.is_not(None)
+    rows = connection.execute(select(Event.body, Event.webhook_id).where(*of_job).order_by(Event.n))
+    return [Forward._make(row) for row in rows]
+
+
+def _headers(forward: Forward) -> dict[str, str]:
+    headers = {"Content-Type": "application/json"}
+    webhook_id = forward.webhook_id or ""
+    # No other text can be sent as it came.
+    if webhook_id and webhook_id.isascii() and webhook_id.isprintable():
+        headers[WEBHOOK_ID_HEADER] = webhook_id
+    return headers
