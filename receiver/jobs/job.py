@@ -276,11 +276,15 @@ def must_ask(before: Job, after: Job, notification: Notification) -> bool | None
 
 
 def is_news(notification: Notification, job: Job | None, received_at: int) -> bool:
-    """Whether a notification tells of a job anything that was not known of it."""
+    """Whether a poll tells of a job anything that was not known of it.
+
+    That it confirms a known ending is none.
+    """
     if job is None:
         return True
-    after = join(job, Job.of(notification, received_at))
-    return _facts(after) != _facts(job)
+    after = join(job, Job.of(notification.replace(source="poll"), received_at))
+    # Registers, not what shows: a value that does not show may outlast one that comes later.
+    return replace(after.registers, polled=None) != replace(job.registers, polled=None)
 
 
 def changes(before: Job, after: Job, notification: Notification) -> tuple[list[str], str | None]:

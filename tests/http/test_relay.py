@@ -591,6 +591,34 @@ def test_the_job_list_is_the_vendors_and_teaches_what_nobody_told(relay):
     expect_vendors_error(relay.vendors("GET", "/bulk/jobs", params={"where": "x"}), 400, "where")
 
 
+@pytest.mark.parametrize("path", ["/bulk/{}/status", "/bulk/jobs"])
+def test_all_that_the_vendor_says_is_learnt_though_the_word_is_the_same(relay, path):
+    job_id = "4711"
+    relay.call_back(b'{"id": 4711, "status": "RUNNING"}', "gooddata")
+    said = {"id": 4711, "status": "RUNNING", "createdDate": 1_790_000_000_000}
+    said |= {"infoMessage": "row 3 waits", "record_count": 2}
+    answer = [said] if path == "/bulk/jobs" else said
+    _answers(relay, httpx.Response(200, json=answer))
+    for _ in range(2):
+        assert relay.vendors("GET", path.format(job_id)).status_code == 200
+    job = relay.job(job_id)
+    assert (job["message"], job["created_at"]) == ("row 3 waits", "2026-09-21T14:13:20.000Z")
+    assert (job["status"], job["records"]["reported"]) == ("RUNNING", 2)
+    timeline = relay.get(f"/jobs/{job_id}/events").json["timeline"]
+    assert [entry["source"] for entry in timeline].count("poll") == 1  # no news is no entry
+
+
+@pytest.mark.parametrize("path", ["/bulk/{}/status", "/bulk/jobs"])
+def test_a_job_that_was_closed_is_open_again_when_the_vendor_speaks_of_it(relay, path):
+    relay.call_back(b'{"id": 4711, "status": "RUNNING"}', "gooddata")
+    operator = {"Authorization": f"Bearer {relay.token}"}
+    assert relay.client.post("/api/v1/jobs/4711/close", headers=operator).json["outcome"] == "lost"
+    said = {"id": 4711, "status": "RUNNING"}
+    _answers(relay, httpx.Response(200, json=[said] if path == "/bulk/jobs" else said))
+    assert relay.vendors("GET", path.format("4711")).status_code == 200
+    assert relay.job("4711")["outcome"] == "pending"
+
+
 def test_while_the_vendor_is_away_the_job_list_is_the_stores_and_says_so(relay):
     ids = [relay.uploaded(BAD_ROWS if number == 2 else ROWS) for number in range(5)]
     for job_id in ids:

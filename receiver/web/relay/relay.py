@@ -27,9 +27,9 @@ from receiver.errors import (
 )
 from receiver.instances import registry
 from receiver.jobs.failed_records import list_failed_records
-from receiver.jobs.job import Job
+from receiver.jobs.job import is_news
 from receiver.jobs.projection import NewObservation, facts_of
-from receiver.jobs.queries import Filters, JobRecord, find_jobs, list_jobs
+from receiver.jobs.queries import Filters, JobRecord, find_jobs, list_jobs, open_jobs
 from receiver.openconnectors import client, shapes
 from receiver.openconnectors.notifications import Notification, document, json_text
 from receiver.reconcile import claims
@@ -230,17 +230,16 @@ class Relay:
         reply, _ = self._learn(question, "answer to a cancel")
         return respond(reply, question)
 
-    def _stored(self, question: Question, job: str | None = None) -> JobRecord | None:
-        records = find_jobs(self._services.database, job or question.job, question.instance)
+    def _stored(self, question: Question) -> JobRecord | None:
+        records = find_jobs(self._services.database, question.job, question.instance)
         return next(iter(records), None)
 
     def _observe_news(
         self, question: Question, status: Notification, note: str, asked_at: int
     ) -> None:
         """Store what the vendor said of a job, unless the store says the same."""
-        record = self._stored(question, status.job)
-        job = record.job if record else Job()
-        news = status.status, status.failed or job.failed
-        if job.conflict or (job.status, job.failed) != news:
-            poll = status.replace(source="poll", asked_at=asked_at)
-            observe(self._services, NewObservation(question.instance, poll, note))
+        instance, poll = question.instance, status.replace(source="poll", asked_at=asked_at)
+        with self._services.database.read() as session:
+            stored = open_jobs(session, instance, [str(status.job)]).get(str(status.job))
+        if (stored and stored.conflict) or is_news(poll, stored, self._services.clock()):
+            observe(self._services, NewObservation(instance, poll, note))
