@@ -15,7 +15,7 @@ ReceiverError
 │   ├── NoSignatureKey
 │   └── UnknownInstance
 ├── RetryLater                  not now, but after some seconds
-│   ├── TooManyRefusals         one address was refused too often
+│   ├── TooManyRejections       one address was rejected too often
 │   ├── TooManyRequests         one token asked, or one address failed, too often
 │   └── Overloaded              no place or no room for this request now
 ├── CredentialError             a key, secret or token cannot be taken or used
@@ -117,8 +117,8 @@ class RetryLater(ReceiverError):
         self.retry_after = retry_after
 
 
-class TooManyRefusals(RetryLater, reason="rate_limited"):
-    """One address had more deliveries refused than are listened to."""
+class TooManyRejections(RetryLater, reason="rate_limited"):
+    """Too many deliveries of one address were rejected."""
 
 
 class TooManyRequests(RetryLater, reason="rate_limited"):

@@ -29,7 +29,7 @@ STALE_REPLAYS = Counter(
     "Callbacks whose event had been pruned when they came again",
     ("connector",),
 )
-REFUSALS = Counter(
+REJECTIONS = Counter(
     "receiver_refusals", "Deliveries that were not taken, by the reason", ("reason",)
 )
 THROTTLED = Counter(

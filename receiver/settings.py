@@ -231,7 +231,7 @@ class Settings:
     keep_events: int = _env("RECEIVER_KEEP_EVENTS", _retention, duration_ms("400d"))
     forward_allow: frozenset[str] = _env("RECEIVER_FORWARD_ALLOW", _hosts, frozenset[str]())
     answer_within: int = 4_000
-    refusals_a_minute: int = 600
+    rejections_a_minute: int = 600
     api_rate: int = _env("RECEIVER_API_RATE", _whole(1, 10**9), 600_000)
     failed_tokens_a_minute: int = 120
     # Its path may be a secret.

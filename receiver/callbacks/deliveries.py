@@ -105,11 +105,11 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
 
 
 class AddressCount(msgspec.Struct, frozen=True, array_like=True, tag="address"):
-    """How often an address was rejected, over all nodes, in its window, which ends in `left` ms."""
+    """How often an address was rejected, over all nodes, in its window. ends_in -- ms."""
 
     peer: str
     count: int
-    left: int
+    ends_in: int
 
 
 Item: TypeAlias = Judged | NewObservation | NewAbsence | NewRejection
@@ -150,11 +150,11 @@ def write_headers(headers: Iterable[tuple[bytes, bytes]]) -> str:
     Names are in lower case, several values of one name are joined by commas (RFC 9110, 5.3), and
     what may be a secret is masked. What is beyond MAX_HEADERS or MAX_HEADER_BYTES is left out.
     """
-    room = MAX_HEADER_BYTES
+    remaining = MAX_HEADER_BYTES
     values: dict[str, str] = {}
     for name, value in islice(headers, MAX_HEADERS):
-        room -= len(name) + len(value)
-        if room < 0:
+        remaining -= len(name) + len(value)
+        if remaining < 0:
             break
         key, is_secret = _read_name(name)
         text = MASKED if is_secret else value.decode("latin-1")

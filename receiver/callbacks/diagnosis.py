@@ -97,14 +97,14 @@ def _changed_bodies(body: bytes) -> Iterator[tuple[bytes, str]]:
     yield body.replace(b"\n", b"\r\n"), "with CRLF instead of LF"
     yield body.removeprefix(b"\xef\xbb\xbf"), "without the byte order mark"
     try:
-        document = json.loads(body)
+        value = json.loads(body)
     except (ValueError, RecursionError):
         return
     writings: tuple[tuple[Callable[[], str], str], ...] = (
-        (lambda: json.dumps(document, separators=(",", ":")), "without blanks"),
-        (lambda: json.dumps(document), "with blanks after commas and colons"),
-        (lambda: json.dumps(document, separators=(",", ":"), sort_keys=True), "with sorted keys"),
-        (lambda: json.dumps(document, indent=2), "indented"),
+        (lambda: json.dumps(value, separators=(",", ":")), "without blanks"),
+        (lambda: json.dumps(value), "with blanks after commas and colons"),
+        (lambda: json.dumps(value, separators=(",", ":"), sort_keys=True), "with sorted keys"),
+        (lambda: json.dumps(value, indent=2), "indented"),
     )
     for write, how in writings:
         try:

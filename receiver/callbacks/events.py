@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from sqlalchemy import (
 
 from receiver.callbacks.deliveries import Delivery, Judged, Receipt
 from receiver.callbacks.statements import Start, statements
-from receiver.callbacks.store import TRIES, Store
+from receiver.callbacks.store import Store, retry_lost_races
 from receiver.database.engine import Database
 from receiver.database.models import NOT_A_JOB, NUMBER_BITS, Event, Facet, JobRow, Retention
 from receiver.database.page import (
@@ -38,7 +39,7 @@ from receiver.database.page import (
     page,
     page_values,
 )
-from receiver.errors import LostRace, StoreRefused
+from receiver.errors import StoreRefused
 from receiver.jobs.queries import Instances, reachable, register
 from receiver.jobs.timeline import event_id
 from receiver.lib.clock import now_ms
@@ -91,7 +92,7 @@ class EventRecord(Struct, frozen=True):
 def list_events(
     database: Database, filters: EventFilters, limit: int, after: str | None = None
 ) -> list[EventRecord]:
-    """Read events that are not forgotten, newest first, from behind the one of the id `after`."""
+    """Read events that are not forgotten, newest first. after -- the id of the last one seen."""
     instances = reachable(filters.instances, filters.visible)
     if instances == frozenset():
         return []
@@ -106,9 +107,9 @@ def list_events(
         "file": filters.file,
         **page_values(limit, last, lower=lower, upper=upper),
     }
-    asked = frozenset(name for name, value in values.items() if value)
-    few = "bulk_job" not in filters.kinds
-    statement = _events(asked, few, database.is_sqlite)
+    active = frozenset(name for name, value in values.items() if value)
+    rare = "bulk_job" not in filters.kinds
+    statement = _events(active, rare, database.is_sqlite)
     with database.snapshot() as connection:
         return [_record(row) for row in connection.execute(statement, values)]
 
@@ -129,7 +130,7 @@ def read_events(
     database: Database, numbers: Sequence[int]
 ) -> list[tuple[EventRecord, bytes | None]]:
     """Read the events of these numbers in their order, with those bodies that are left."""
-    rows = database.rows(_WHOLE, {"numbers": numbers}) if numbers else ()
+    rows = database.rows(_WITH_BODY, {"numbers": numbers}) if numbers else ()
     return [(_record(row), row.body) for row in rows]
 
 
@@ -140,13 +141,13 @@ def event_number(id_: str) -> int:
 
 
 def _bounds(filters: EventFilters) -> tuple[int, int]:
-    """Say times as numbers of events: one received at `t` has a number from `t << NUMBER_BITS`."""
+    """Return the times as numbers of events: those received at `t` begin at `t << NUMBER_BITS`."""
     after, before = filters.received_after, filters.received_before
-    lower = MIN_TIME if after is None else _storable(after + 1 << NUMBER_BITS)
-    return lower, MAX_TIME if before is None else _storable((before << NUMBER_BITS) - 1)
+    lower = MIN_TIME if after is None else _clamp(after + 1 << NUMBER_BITS)
+    return lower, MAX_TIME if before is None else _clamp((before << NUMBER_BITS) - 1)
 
 
-def _storable(n: int) -> int:
+def _clamp(n: int) -> int:
     """Return the nearest number that both databases can compare: no event is past the ends."""
     return max(MIN_TIME, min(n, MAX_TIME))
 
@@ -165,7 +166,7 @@ _COLUMNS = (
 )
 _ONE = select(*_COLUMNS, Event.headers, Event.peer).where(Event.n == bindparam("n"))
 _BODY = select(Event.body).where(Event.n == bindparam("n"))
-_WHOLE = (
+_WITH_BODY = (
     select(*_COLUMNS, Event.headers, Event.peer, Event.body)
     .where(Event.n.in_(bindparam("numbers", expanding=True)))
     .order_by(Event.n)
@@ -199,32 +200,33 @@ _TEXTS: dict[str, Callable[..., Column]] = {
 
 
 @lru_cache
-def _events(asked: frozenset[str], few: bool, sqlite: bool) -> Selection:
-    """Make the statement of a page. few -- whether no kind is asked that most events are of."""
+def _events(active: frozenset[str], rare: bool, sqlite: bool) -> Selection:
+    """Make the statement of a page. rare -- whether it is only of kinds that few events have."""
     # What is forgotten is older than what is not: nobody reads past all of it.
     kept = select(Retention.events_before * literal_column(str(1 << NUMBER_BITS))).scalar_subquery()
-    n: Any = hidden(Event.n).label("n") if "job" in asked else Event.n
+    n: Any = hidden(Event.n).label("n") if "job" in active else Event.n
     where: list[Any] = [Event.key != ""]
     ranges: tuple[Any, str] | None = None
-    if "job" in asked:  # which has few: they are sorted
+    if "job" in active:  # a job has few events: they are sorted
         where.append(among(Event.job, "job", sqlite=sqlite))
-        if "instance" not in asked:
+        if "instance" not in active:
             where.append(Event.instance.in_(select(Facet.instance).distinct()))
-    elif asked & _TEXTS.keys():
+    elif active & _TEXTS.keys():
         pass  # most rows are read, so in their order, and once
-    elif "kind" in asked and few:
+    elif "kind" in active and rare:
         ranges = Event.kind, "kind"
         where.append(literal_column(NOT_A_JOB))
-    elif "instance" in asked:
+    elif "instance" in active:
         ranges = Event.instance, "instance"
     for name in ("instance", "kind"):
-        if name in asked and (ranges is None or ranges[1] != name):
+        if name in active and (ranges is None or ranges[1] != name):
             column: Any = getattr(Event, name)
-            shown = column if "job" in asked else column.concat(literal_column("''"))
-            where.append(among(shown, name, sqlite=sqlite))
-    where += [_TEXTS[name](sqlite=sqlite) for name in _TEXTS if name in asked]
+            # Changed, though into the same, or the planner would take the index of this column.
+            operand = column if "job" in active else column.concat(literal_column("''"))
+            where.append(among(operand, name, sqlite=sqlite))
+    where += [_TEXTS[name](sqlite=sqlite) for name in _TEXTS if name in active]
     lower = greatest([LOWER, kept], sqlite=sqlite)
-    keys = page([n], where, ranges, lower=lower, after="after_0" in asked, sqlite=sqlite)
+    keys = page([n], where, ranges, lower=lower, after="after_0" in active, sqlite=sqlite)
     numbers = keys.subquery("page")
     of_page = select(*_COLUMNS).join(numbers, numbers.c.n == Event.n)
     return of_page.order_by(numbers.c.n.desc())
@@ -264,25 +266,23 @@ def find_readable(database: Database) -> Iterator[int]:
 
 
 def reread(database: Database, store: Store, n: int) -> bool:
-    """Merge such an event as if it had been read when it came; tell whether that was done.
+    """Merge such an event as if it had been read when it came; return whether that was done.
 
-    It is not where another process was faster, or the database refuses what it says. It keeps its
+    Not if another process has done it, or the database refuses what it says. The event keeps its
     number, its time and its count of deliveries, unless the same body came again since and is an
     event of its job: then it becomes deliveries of that one.
     """
-    for attempt in range(TRIES, 0, -1):
-        try:
-            with database.transaction() as connection:
-                return _reread(connection, store, n, sqlite=database.is_sqlite)
-        except LostRace:
-            if attempt == 1:
-                raise
-        except StoreRefused:
-            return False
+
+    def merge() -> bool:
+        with database.transaction() as connection:
+            return _merge(connection, store, n, sqlite=database.is_sqlite)
+
+    with suppress(StoreRefused):
+        return retry_lost_races(merge)
     return False
 
 
-def _reread(connection: Connection, store: Store, n: int, *, sqlite: bool) -> bool:
+def _merge(connection: Connection, store: Store, n: int, *, sqlite: bool) -> bool:
     start, _ = statements(connection).start(now_ms)
     unread = Event.n == n, Event.kind == "unreadable"
     row = connection.execute(select(Event).where(*unread).with_for_update()).one_or_none()

@@ -7,9 +7,9 @@ than MAX_WRITING_SECONDS (8), PostgreSQL ends one that idles (5 s) and a commit 
 SQLite has one writer at a time, whose numbers grow with each commit; its window is for a clock that
 is put back a little. Hence the rule:
 
-- Each look reads again from the beginning of the window, or from the newest event read if that is
-  older, and leaves out what was read before.
-- Who resumes behind an event reads from a window before that event: what was visible when it was
+- Each read begins again at the start of the window, or at the newest event read if that is older,
+  and leaves out what was read before.
+- Who resumes after an event reads from a window before that event: what was visible when it was
   sent was sent as well, and what was not is in that window. So the last events may come twice, each
   with the id it had; within one connection none does.
 """
@@ -26,13 +26,13 @@ from receiver.errors import ClockStepped
 from receiver.jobs.queries import Instances
 
 WINDOW_MS, SQLITE_WINDOW_MS = 20_000, 5_000
-PAGE = 200  # events of one look
+PAGE = 200  # events of one read
 PAGE_BYTES = 4 * 2**20  # of their bodies, unless one alone has more
 
 Missed: TypeAlias = Literal["too_old", "unknown_id"]
 
 
-class Look(NamedTuple):
+class NewEvents(NamedTuple):
     """Events that became visible, each with its body unless that is gone.
 
     more -- whether others wait to be read.
@@ -42,14 +42,14 @@ class Look(NamedTuple):
     more: bool
 
 
-class _Place(NamedTuple):
+class _Row(NamedTuple):
     n: int
     instance: str
     size: int
 
 
 class Reader:
-    """A place among the events. clock -- ms since the epoch; PostgreSQL's own is used there."""
+    """Reads events as they become visible. clock -- ms since the epoch, where SQLite is used."""
 
     def __init__(self, database: Database, clock: Callable[[], int]) -> None:
         self._database, self._clock = database, clock
@@ -59,10 +59,10 @@ class Reader:
         self.position = 0  # all that was visible at the time in this number was read
 
     def begin(self, after: int | None = None) -> Missed | None:
-        """Begin behind a number, or now; return why what was after it may be missing.
+        """Begin after the event of a number, or now; return why events after it may be missing.
 
-        A number that is ahead of the clock is of another receiver, or the clock was put back: then
-        begin now.
+        A number ahead of the clock comes from another receiver, or the clock was put back: then the
+        reader begins now.
         """
         now = self._now()
         if after is not None and after <= (now + self._window) << NUMBER_BITS:
@@ -77,26 +77,26 @@ class Reader:
         self.position = now << NUMBER_BITS
         return None if after is None else "unknown_id"
 
-    def look(self, instances: Instances) -> Look:
-        """Read on; give the events of these instances. Raises ClockStepped: begin again."""
+    def read(self, instances: Instances) -> NewEvents:
+        """Read on; return the new events of these instances. Raises ClockStepped: begin again."""
         now = self._now()
         if now << NUMBER_BITS < self._low:
             raise ClockStepped("the clock was put back: events have lower numbers than before")
         limit = len(self._seen) + PAGE
         rows = self._database.rows(_NUMBERS, {"low": self._low, "limit": limit})
-        fresh = [_Place(*row) for row in rows if row.n not in self._seen]
+        fresh = [_Row(*row) for row in rows if row.n not in self._seen]
         taken = list(_page(fresh))
-        wanted = [each.n for each in taken if instances is None or each.instance in instances]
+        wanted = [row.n for row in taken if instances is None or row.instance in instances]
         events = read_events(self._database, wanted)
         more = len(taken) < len(fresh) or len(rows) == limit
-        numbers = [each.n for each in taken]
+        numbers = [row.n for row in taken]
         self._newest = max(self._newest, *numbers, self._low)
         end = numbers[-1] if more else self._newest
         self._low = max(self._low, min((now - self._window) << NUMBER_BITS, end))
         self._seen = {n for n in self._seen.union(numbers) if n > self._low}
         if not more:
             self.position = now << NUMBER_BITS
-        return Look(events, more)
+        return NewEvents(events, more)
 
     def has_read(self, n: int) -> bool:
         """Whether an event that is visible was read."""
@@ -108,14 +108,14 @@ class Reader:
         return int(self._database.rows(text(TIME))[0][0])
 
 
-def _page(places: Sequence[_Place]) -> Iterator[_Place]:
-    """Yield as many as a look may bring."""
-    room = PAGE_BYTES
-    for count, place in enumerate(places[:PAGE]):
-        room -= place.size
-        if room < 0 and count:
+def _page(rows: Sequence[_Row]) -> Iterator[_Row]:
+    """Yield the rows that fit into one page, by number and by size."""
+    remaining = PAGE_BYTES
+    for count, row in enumerate(rows[:PAGE]):
+        remaining -= row.size
+        if remaining < 0 and count:
             return
-        yield place
+        yield row
 
 
 _LOW = bindparam("low", type_=BigInteger)

@@ -1,4 +1,4 @@
-"""The way of a callback: is it really the vendor's, what does it say, store it once and durably.
+"""A callback from request to receipt: verify it, parse it, store it once and durably.
 
 raw HTTP request → Delivery (untrusted) → judge → write, the verdict confirmed → Receipt
 """
@@ -33,7 +33,7 @@ from receiver.errors import (
     ReceiverError,
     SignatureError,
     StoreUnavailable,
-    TooManyRefusals,
+    TooManyRejections,
     UnknownInstance,
 )
 from receiver.instances.keys import Keys
@@ -58,8 +58,9 @@ _REJECTIONS = {error.reason: error for error in SignatureError.__subclasses__()}
 class Intake:
     """Takes deliveries: one for a process, used by all its threads.
 
-    clock -- ms since the epoch; PostgreSQL's own is used where there is one. writer -- the socket
-    of a process that writes for all of a server's workers; without, a thread does it for this one.
+    clock -- ms since the epoch; PostgreSQL's own is used where there is one. writer_path -- the
+    socket of the process that writes for all workers of a server; None: a thread of this process
+    writes.
     """
 
     def __init__(
@@ -68,16 +69,15 @@ class Intake:
         database: Database,
         keys: Keys,
         clock: Callable[[], int],
-        writer: str | None = None,
+        writer_path: str | None = None,
     ) -> None:
         self._settings, self._keys, self._clock = settings, keys, clock
-        self._addresses = _Addresses(settings.refusals_a_minute, clock)
+        self._addresses = _AddressCounts(settings.rejections_a_minute, clock)
         self.reason = ""  # why a delivery could not be stored, the last time
-        note = self._addresses.note
         self.writer: Writer | RemoteWriter = (
-            RemoteWriter(writer, database, keys, note)
-            if writer
-            else Writer(Store(database, keys, clock), note)
+            RemoteWriter(writer_path, database, keys, self._addresses.update)
+            if writer_path
+            else Writer(Store(database, keys, clock), self._addresses.update)
         )
 
     def submit(self, delivery: Delivery, done: Done) -> None:
@@ -85,7 +85,8 @@ class Intake:
 
         done -- is called once, in the writer's thread unless that takes no more: with a Receipt,
         which is committed then, or with an error: a SignatureError if the delivery is not proven to
-        be the vendor's, TooManyRefusals if its address failed at that too often, StoreUnavailable.
+        be the vendor's, TooManyRejections if its address failed at that too often, or
+        StoreUnavailable.
         """
         judged = judge(self._keys.current, delivery)
         if judged.reason and self._addresses.seconds_left(network_of(delivery.peer)) is not None:
@@ -111,7 +112,7 @@ class Intake:
 
         Nothing is counted: it was, when it came. Raises StoreUnavailable.
         """
-        result = self._written(judge(self._keys.current, delivery, unrecorded=True))
+        result = self._write(judge(self._keys.current, delivery, unrecorded=True))
         return result if isinstance(result, Receipt) else None
 
     def observe(self, observation: NewObservation) -> None:
@@ -119,24 +120,24 @@ class Intake:
 
         Raises StoreUnavailable.
         """
-        self._written(observation)
+        self._write(observation)
         _observe_delay(observation.notification, self._clock())
 
     def record_absence(self, absence: NewAbsence) -> None:
         """Store that the vendor does not know a job, or that it is given up. As `observe`."""
-        self._written(absence)
+        self._write(absence)
 
     def count_rejection(self, peer: str, reason: str) -> None:
         """Count a delivery that could not be read as it was sent; who sent it does not wait."""
         network = network_of(peer)
-        metrics.REFUSALS.labels(reason).inc()
+        metrics.REJECTIONS.labels(reason).inc()
         metrics.callbacks("", "", "broken").inc()
         logs.summed(log, "refused", reason, network, reason=reason, peer=network)
         if self._addresses.seconds_left(network) is None:
             with suppress(StoreUnavailable):  # the counter above has it
                 self.writer.submit(NewRejection("", reason, network), _ignore, MINUTE_MS / 1000)
 
-    def _written(self, item: Item) -> Result:
+    def _write(self, item: Item) -> Result:
         def submit(done: Callable[[Result], None]) -> None:
             self.writer.submit(item, done, self._settings.answer_within / 1000)
 
@@ -146,16 +147,16 @@ class Intake:
         return result
 
     def _wait(self, submit: Callable[[Callable[[T], None]], None]) -> T:
-        """Submit, and return what comes of it. Raises StoreUnavailable when time is over."""
-        come = threading.Event()
+        """Submit, and return the result. Raises StoreUnavailable when time is over."""
+        finished = threading.Event()
         results: list[T] = []
 
         def done(result: T) -> None:
             results.append(result)
-            come.set()
+            finished.set()
 
         submit(done)
-        if not come.wait(self._settings.answer_within / 1000):
+        if not finished.wait(self._settings.answer_within / 1000):
             raise StoreUnavailable("not committed in time")
         return results[0]
 
@@ -167,8 +168,8 @@ class Intake:
             return result
         if isinstance(result, Rejected):
             return self._reject(delivery, result.reason)
-        known = delivery.instance in self._keys.current.instances
-        metrics.callbacks(delivery.instance if known else "", "", "unavailable").inc()
+        is_known = delivery.instance in self._keys.current.instances
+        metrics.callbacks(delivery.instance if is_known else "", "", "unavailable").inc()
         self.reason = result.text if result else "nothing was stored"
         return StoreUnavailable(self.reason)
 
@@ -185,22 +186,22 @@ class Intake:
             log.warning("stale replay", instance=instance, kept_as=receipt.event)
 
     def _reject(self, delivery: Delivery, reason: str) -> ReceiverError:
-        metrics.REFUSALS.labels(reason).inc()
+        metrics.REJECTIONS.labels(reason).inc()
         peer = network_of(delivery.peer)
         if (seconds := self._addresses.count(peer)) is not None:
-            metrics.REFUSALS.labels(TooManyRefusals.reason).inc()
+            metrics.REJECTIONS.labels(TooManyRejections.reason).inc()
             metrics.callbacks("", "", "ignored").inc()
             message = f"too many rejected deliveries; try again in {seconds} s"
-            return TooManyRefusals(message, seconds)
+            return TooManyRejections(message, seconds)
         instance = "" if reason == UnknownInstance.reason else delivery.instance
         metrics.callbacks(instance, "", "refused").inc()
-        named = {"reason": reason, "peer": peer, "instance": instance}
+        facts = {"reason": reason, "peer": peer, "instance": instance}
         id_ = {"request_id": delivery.request} if delivery.request else {}
-        logs.summed(log, "refused", *named.values(), **named, **id_)
+        logs.summed(log, "refused", *facts.values(), **facts, **id_)
         return _REJECTIONS[reason]("the delivery is not proven to be the vendor's")
 
 
-class _Addresses:
+class _AddressCounts:
     """How often addresses were rejected in their minute: here, and by all nodes as last heard."""
 
     def __init__(self, limit: int, clock: Callable[[], int]) -> None:
@@ -216,10 +217,10 @@ class _Addresses:
         self._set(peer, count + 1, until)
         return self.seconds_left(peer)
 
-    def note(self, address: AddressCount) -> None:
+    def update(self, address: AddressCount) -> None:
         """Take over what all nodes together have counted."""
         if address.count > self._counts.get(address.peer, (0, 0))[0]:
-            self._set(address.peer, address.count, self._clock() + address.left)
+            self._set(address.peer, address.count, self._clock() + address.ends_in)
 
     def seconds_left(self, peer: str) -> int | None:
         """Return in how many seconds an address is accepted again, or None for now."""
@@ -230,7 +231,7 @@ class _Addresses:
     def _set(self, peer: str, count: int, until: int) -> None:
         if len(self._counts) >= MAX_ADDRESSES and peer not in self._counts:
             now = self._clock()
-            live = {key: held for key, held in self._counts.items() if held[1] > now}
+            live = {key: entry for key, entry in self._counts.items() if entry[1] > now}
             self._counts = live if len(live) < MAX_ADDRESSES else {}
         self._counts[peer] = count, until
 

@@ -1,5 +1,6 @@
-"""What was rejected: counts by reason and by address, a bounded quarantine, a second look."""
+"""Rejected deliveries: counted by reason and address, quarantined, explained, verified again."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from sqlalchemy import case, delete, func, insert, or_, select
 from receiver.callbacks.deliveries import AddressCount, Delivery, NewRejection, Receipt
 from receiver.callbacks.diagnosis import likely_cause
 from receiver.database.engine import Database, Session, upsert
-from receiver.database.models import RefusedAddress, Rejection, RejectionCount
+from receiver.database.models import RejectedAddress, Rejection, RejectionCount
 from receiver.database.page import page, page_values
 from receiver.errors import SignatureError
 from receiver.instances.encryption import SecretBox
@@ -28,7 +29,7 @@ MAX_REJECTION_BYTES = 64 * 2**20
 BATCH = 100
 MAX_DIAGNOSED = 100  # of a list
 MAX_DIAGNOSED_BYTES = 16 * 1024  # of a body in a list
-# What is known of a refusal without any key.
+# What is known of a rejection without any key.
 REASONS = {
     "missing": "There is no signature: the instance at the vendor has no signature key",
     "malformed": "The header is not `sha256=` and 44 characters of base64",
@@ -53,38 +54,34 @@ def record_rejections(
 
 
 def _count_rejections(session: Session, rejections: Sequence[NewRejection], now: int) -> None:
-    tally: dict[tuple[str, str], int] = {}
-    for rejection in rejections:
-        place = rejection.reason, rejection.instance
-        tally[place] = tally.get(place, 0) + 1
+    tally = Counter((rejection.reason, rejection.instance) for rejection in rejections)
     new = upsert(session, RejectionCount)
     statement = new.on_conflict_do_update(
         index_elements=[RejectionCount.minute, RejectionCount.reason, RejectionCount.instance],
         set_={"count": RejectionCount.count + new.excluded.count},
     )
     minute = now // MINUTE_MS
-    session.execute(
-        statement,
-        [
-            {"minute": minute, "reason": reason, "instance": instance, "count": count}
-            for (reason, instance), count in sorted(tally.items())
-        ],
-    )
+    rows = [  # sorted, as below: two nodes that count the same in another order would deadlock
+        {"minute": minute, "reason": reason, "instance": instance, "count": count}
+        for (reason, instance), count in sorted(tally.items())
+    ]
+    session.execute(statement, rows)
 
 
 def _count_addresses(session: Session, peers: Sequence[str], now: int) -> list[AddressCount]:
-    new = upsert(session, RefusedAddress)
-    over = RefusedAddress.since <= now - MINUTE_MS
+    new = upsert(session, RejectedAddress)
+    is_over = RejectedAddress.since <= now - MINUTE_MS
     statement = new.on_conflict_do_update(
-        index_elements=[RefusedAddress.peer],
+        index_elements=[RejectedAddress.peer],
         set_={
-            "since": case((over, now), else_=RefusedAddress.since),
+            "since": case((is_over, now), else_=RejectedAddress.since),
             "count": case(
-                (over, new.excluded.count), else_=RefusedAddress.count + new.excluded.count
+                (is_over, new.excluded.count), else_=RejectedAddress.count + new.excluded.count
             ),
         },
-    ).returning(RefusedAddress.peer, RefusedAddress.count, RefusedAddress.since)
-    rows = [{"peer": peer, "since": now, "count": peers.count(peer)} for peer in sorted(set(peers))]
+    ).returning(RejectedAddress.peer, RejectedAddress.count, RejectedAddress.since)
+    counts = sorted(Counter(peers).items())
+    rows = [{"peer": peer, "since": now, "count": count} for peer, count in counts]
     return [
         AddressCount(peer, count, since + MINUTE_MS - now)
         for peer, count, since in session.execute(statement, rows)
@@ -165,23 +162,23 @@ def list_rejections(
     return [RejectionRecord(*row) for row in database.rows(statement, page_values(limit, after))]
 
 
-def rejection(session: Session, id_: int, only: frozenset[str] | None) -> Rejection | None:
-    """Give a quarantined delivery, if it is of one of those instances."""
-    found = session.get(Rejection, id_)
-    return found if found and (only is None or found.instance in only) else None
+def find_rejection(session: Session, id_: int, visible: Instances) -> Rejection | None:
+    """Return a quarantined delivery; None if there is none that the token sees."""
+    row = session.get(Rejection, id_)
+    return row if row and (visible is None or row.instance in visible) else None
 
 
 @dataclass(frozen=True, slots=True)
-class Explained:
-    """Why a delivery was refused. elsewhere -- the other instance whose key made the signature."""
+class Explanation:
+    """Why a delivery was rejected. signer -- the other instance whose key made the signature."""
 
     text: str
-    elsewhere: str | None = None
+    signer: str | None = None
 
-    def shown(self, visible: Instances) -> str:
-        """Say why, naming another instance only to those who may see it."""
-        named = self.elsewhere and (visible is None or self.elsewhere in visible)
-        return f"{self.text} ({self.elsewhere})" if named else self.text
+    def text_for(self, visible: Instances) -> str:
+        """Return the text, naming another instance only to those who may see it."""
+        is_named = self.signer and (visible is None or self.signer in visible)
+        return f"{self.text} ({self.signer})" if is_named else self.text
 
 
 class AllKeys:
@@ -201,22 +198,22 @@ class AllKeys:
         with database.read() as session:
             return cls(decrypted_keys(session, secret_box), default_keys)
 
-    def explain(self, refused: Rejection) -> Explained:
-        """Return why a delivery was refused, and whose key signed it."""
-        unknown = Explained(REASONS.get(refused.reason, refused.reason))
-        if refused.body is None or refused.signature is None:
-            return unknown
-        body, header = refused.body, refused.signature.decode("latin-1")
-        own = [key for key in self._keys if key.instance == refused.instance]
+    def explain(self, rejection: Rejection) -> Explanation:
+        """Return why a delivery was rejected, and whose key signed it."""
+        general = _explain_reason(rejection.reason)
+        if rejection.body is None or rejection.signature is None:
+            return general
+        body, header = rejection.body, rejection.signature.decode("latin-1")
+        own = [key for key in self._keys if key.instance == rejection.instance]
         active = [key for key in own if key.retired_at is None]
         if _signed_by(active, body, header):
-            return Explained("The signature is right by now: verify it again")
+            return Explanation("The signature is right by now: verify it again")
         if retired := _signed_by(own, body, header):
-            return Explained(f"Signed with the retired key {retired.key.id}")
+            return Explanation(f"Signed with the retired key {retired.key.id}")
         if other := _signed_by(self._keys, body, header):
             text = "Signed with the key of another instance: its callback URL is that of this one"
-            return Explained(text, other.instance)
-        return _likely(active, body, header) or unknown
+            return Explanation(text, other.instance)
+        return _explain_mismatch(active, body, header) or general
 
     def describe(
         self, session: Session, records: Sequence[RejectionRecord], visible: Instances
@@ -228,9 +225,9 @@ class AllKeys:
         texts = []
         for place, record in enumerate(records):
             small = place < MAX_DIAGNOSED and record.size <= MAX_DIAGNOSED_BYTES
-            found = rejection(session, record.id, None) if small else None
-            reason = Explained(REASONS.get(record.reason, record.reason))
-            texts.append((self.explain(found) if found else reason).shown(visible))
+            stored = find_rejection(session, record.id, None) if small else None
+            explanation = self.explain(stored) if stored else _explain_reason(record.reason)
+            texts.append(explanation.text_for(visible))
         return texts
 
 
@@ -242,78 +239,73 @@ def _signed_by(keys: Sequence[DecryptedKey], body: bytes, header: str) -> Decryp
     return None
 
 
-def _likely(keys: Sequence[DecryptedKey], body: bytes, header: str) -> Explained | None:
+def _explain_reason(reason: str) -> Explanation:
+    return Explanation(REASONS.get(reason, reason))
+
+
+def _explain_mismatch(keys: Sequence[DecryptedKey], body: bytes, header: str) -> Explanation | None:
     """Return what most likely went wrong, if one of the keys shows it."""
     for key in keys:
         if cause := likely_cause(body, header, key.key.secret):
-            return Explained(cause[0].upper() + cause[1:])
+            return Explanation(cause[0].upper() + cause[1:])
     return None
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Reverified:
     """How many deliveries were verified again, and how many of them became events."""
 
-    looked: int = 0
-    taken: int = 0
+    checked: int
+    accepted: int
 
 
 class Quarantine:
-    """Verifies refused deliveries again. receive -- takes in those that are right by now."""
+    """Verifies rejected deliveries again. receive -- stores those that are right by now."""
 
     def __init__(self, database: Database, receive: Callable[[Delivery], Receipt | None]) -> None:
         self._database, self._receive = database, receive
 
     def verify_again(
-        self,
-        only: frozenset[str] | None = None,
-        note: Callable[..., None] = lambda *_: None,
-    ) -> Again:
+        self, instances: frozenset[str] | None, record: Callable[..., None]
+    ) -> Reverified:
         """Verify all quarantined deliveries again, or those of some instances.
 
-        Those whose signature is right by now enter as events, the way all do, and leave the
-        quarantine. note -- writes that down, in the same transaction: (session, rejection, event).
+        Those whose signature is right by now are stored as events, like any, and leave the
+        quarantine. record -- called in the transaction that does it: (session, rejection, event).
         """
-        looked = taken = after = 0
+        checked = accepted = after = 0
         while True:
             with self._database.read() as session:
-                batch = _quarantined(session, only, BATCH, after)
-            for refused in batch:
-                looked += 1
-                taken += self.verify_one(refused, note)
-                after = refused.id
+                batch = _list_verifiable(session, instances, BATCH, after)
+            for rejection in batch:
+                checked += 1
+                accepted += self.verify_one(rejection, record)
+                after = rejection.id
             if len(batch) < BATCH:
-                return Again(looked, taken)
+                return Reverified(checked, accepted)
 
-    def verify_one(self, refused: Rejection, note: Callable[..., None] = lambda *_: None) -> bool:
+    def verify_one(self, rejection: Rejection, record: Callable[..., None]) -> bool:
         """Verify one again; return whether it is an event by now."""
-        if refused.body is None or refused.signature is None:
+        if rejection.body is None or rejection.signature is None:
             return False
-        header = refused.signature.decode("latin-1")
-        delivery = Delivery(refused.instance, refused.body, header, None, refused.peer)
+        header = rejection.signature.decode("latin-1")
+        delivery = Delivery(rejection.instance, rejection.body, header, None, rejection.peer)
         receipt = self._receive(delivery)
         if receipt is None:
             return False
         with self._database.write() as session:
-            _forget(session, refused.id)
-            note(session, refused, receipt.event)
+            session.execute(delete(Rejection).where(Rejection.id == rejection.id))
+            record(session, rejection, receipt.event)
         return True
 
 
-def _quarantined(
-    session: Session, only: frozenset[str] | None, limit: int, after: int = 0
+def _list_verifiable(
+    session: Session, instances: Instances, limit: int, after: int
 ) -> Sequence[Rejection]:
-    """Give deliveries that may be verified again, oldest first, with ids above `after`.
-
-    only -- the instances, or None for all.
-    """
-    whole = select(Rejection).where(
+    """Return deliveries that may be verified again, oldest first, with ids above `after`."""
+    statement = select(Rejection).where(
         Rejection.id > after, Rejection.body.is_not(None), Rejection.signature.is_not(None)
     )
-    mine = whole if only is None else whole.where(Rejection.instance.in_(sorted(only)))
-    return session.scalars(mine.order_by(Rejection.id).limit(limit)).all()
-
-
-def _forget(session: Session, id_: int) -> None:
-    """Take a delivery out of the quarantine: it is an event by now."""
-    session.execute(delete(Rejection).where(Rejection.id == id_))
+    if instances is not None:
+        statement = statement.where(Rejection.instance.in_(sorted(instances)))
+    return session.scalars(statement.order_by(Rejection.id).limit(limit)).all()

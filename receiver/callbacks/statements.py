@@ -62,13 +62,13 @@ class Statements(Protocol):
 def statements(connection: Connection) -> Statements:
     """Return the statements in a connection's transaction."""
     if connection.dialect.name == "sqlite":
-        return _OnSQLite(connection.connection.cursor())
+        return _SQLiteStatements(connection.connection.cursor())
     from receiver.database.postgresql import arrays
 
-    return _OnPostgreSQL(connection.connection.driver_connection, arrays)
+    return _PostgreSQLStatements(connection.connection.driver_connection, arrays)
 
 
-class _OnSQLite:
+class _SQLiteStatements:
     def __init__(self, cursor: Any) -> None:  # noqa: ANN401 - sqlite3's
         self._cursor = cursor
 
@@ -89,8 +89,8 @@ class _OnSQLite:
                 self._cursor.executemany(statement.sqlite, rows)
 
 
-class _OnPostgreSQL:
-    """What needs no answer of another is sent together: a trip costs as much as two rows."""
+class _PostgreSQLStatements:
+    """Independent statements share a round trip, which costs as much as two rows."""
 
     def __init__(self, driver: Any, arrays: Callable[..., list[Any]]) -> None:  # noqa: ANN401 - psycopg's
         self._driver, self._arrays = driver, arrays

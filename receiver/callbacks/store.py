@@ -12,8 +12,9 @@ import time
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from operator import itemgetter
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypeVar, cast
 
 import msgspec
 import structlog
@@ -69,10 +70,19 @@ TRIES = 5  # of a batch that lost races with other nodes
 MAX_WRITING_SECONDS = 8
 SLOTS = 16  # of counts: processes with a slot of their own do not wait for each other
 
-Place: TypeAlias = tuple[str, str]  # of a job: (instance, id)
+T = TypeVar("T")
+JobKey: TypeAlias = tuple[str, str]  # (instance, id)
 Identity: TypeAlias = tuple[str, str, bytes]  # of an event: (instance, job or '', sha256)
 
 log = structlog.get_logger()
+
+
+def retry_lost_races(work: Callable[[], T]) -> T:
+    """Do work; again, up to TRIES times, while another node is faster. Raises LostRace."""
+    for _ in range(TRIES - 1):
+        with suppress(LostRace):
+            return work()
+    return work()
 
 
 class Store:
@@ -97,13 +107,13 @@ class Store:
         """
         try:
             began = time.perf_counter()
-            results = self._committed(batch)
+            results = self._commit(batch)
         except (StatementRefused, StoreRefused) as error:
             if len(batch) > 1:
                 return [result for item in batch for result in self.write([item])]
             if isinstance(error, StatementRefused):
                 return [Failed(str(error))]
-            return [self._rescue(batch[0])]
+            return [self._store_unreadable(batch[0])]
         except StoreError as error:
             return [Failed(str(error))] * len(batch)
         metrics.BATCH_SIZE.observe(len(batch))
@@ -126,19 +136,8 @@ class Store:
             log.warning("rejections are not recorded", count=len(rejections), error=str(error))
             return []
 
-    def _committed(self, batch: Sequence[Item]) -> list[Result]:
-        for attempt in range(1, TRIES + 1):
-            try:
-                with self._database.batch() as connection:
-                    began = time.monotonic()
-                    writing = self.write_in(connection, batch)
-                    if time.monotonic() - began > MAX_WRITING_SECONDS:
-                        raise StoreUnavailable("it took too long to write")
-            except LostRace:
-                if attempt == TRIES:
-                    raise
-            else:
-                break
+    def _commit(self, batch: Sequence[Item]) -> list[Result]:
+        writing = retry_lost_races(lambda: self._write(batch))
         self._rejections += writing.rejections
         if len(self._facets) > MAX_REMEMBERED:
             self._facets.clear()
@@ -146,7 +145,15 @@ class Store:
         self._used |= writing.noted
         return writing.results
 
-    def _rescue(self, item: Item) -> Result:
+    def _write(self, batch: Sequence[Item]) -> "_Writing":
+        with self._database.batch() as connection:
+            began = time.monotonic()
+            writing = self.write_in(connection, batch)
+            if time.monotonic() - began > MAX_WRITING_SECONDS:
+                raise StoreUnavailable("it took too long to write")
+            return writing
+
+    def _store_unreadable(self, item: Item) -> Result:
         """Store a verified body whose reading the database refuses, without a job."""
         if not isinstance(item, Judged):
             return Failed("the database rejects this")
@@ -154,7 +161,7 @@ class Store:
         judged = judge(self._keys.current, item.delivery, unrecorded=item.unrecorded)
         unreadable = msgspec.structs.replace(judged, notification=Notification("unreadable"))
         try:
-            return self._committed([unreadable])[0]
+            return self._commit([unreadable])[0]
         except StoreError as error:
             return Failed(str(error))
 
@@ -163,11 +170,11 @@ class Store:
     ) -> "_Writing":
         """Write a batch in a transaction. start -- instead of the transaction's own."""
         run = statements(connection)
-        places = _places(batch)
-        began, jobs = run.start(self._clock, places)
+        job_keys = _job_keys(batch)
+        began, jobs = run.start(self._clock, job_keys)
         start = start or began
-        items = self._judged(connection, batch, start.version)
-        if items is not batch and (others := _places(items)) != places:
+        items = self._rejudge(connection, batch, start.version)
+        if items is not batch and (others := _job_keys(items)) != job_keys:
             jobs = run.select(sql.JOBS, others)
         writing = _Writing(run, start, items)
         writing.read(jobs)
@@ -180,7 +187,7 @@ class Store:
             queue_changes(connection, subscriptions, writing.changed, start.now)
         return writing
 
-    def _judged(
+    def _rejudge(
         self, connection: Connection, batch: Sequence[Item], version: int
     ) -> Sequence[Item]:
         """Judge again what was judged by other keys than those of now."""
@@ -200,6 +207,7 @@ class Store:
         for key in sorted(unseen, key=FacetKey.number):
             used = key
             of_instance = select(func.count()).where(Facet.instance == key.instance)
+            # Not locked: nodes that add at once may go beyond the bound by a few.
             if (connection.scalar(of_instance) or 0) >= MAX_FACETS and not writing.run.select(
                 sql.FACETS, [(key.number(),)]
             ):
@@ -225,14 +233,14 @@ class _Writing:
     def __init__(self, run: Statements, start: Start, items: Sequence[Item]) -> None:
         self.run, self.now, self._n, self._items = run, start.now, start.n, items
         self.results: list[Result] = [None] * len(items)
-        self.states: dict[Place, JobState] = {}
+        self.states: dict[JobKey, JobState] = {}
         self.changed: list[tuple[JobState | FirstWord, FacetKey]] = []
         self.facets: dict[FacetKey, int] = {}  # those that are new to this process
         self.keys: set[str] = set()
         self.noted: dict[str, int] = {}
         self.rejections: list[NewRejection] = []
         self._receipts: dict[Identity, Receipt] = {}
-        self._alone: set[Place] = set()  # new jobs, each of one item alone
+        self._alone: set[JobKey] = set()  # new jobs, each of one item alone
         self._events: list[Row] = []
         self._jobless: list[Row] = []
         self._repeated: dict[int, int] = {}
@@ -243,21 +251,21 @@ class _Writing:
 
         A job that is not there has no event either: nothing ever deletes one.
         """
-        about = Counter(place for item in self._items if (place := _place(item)))
-        places = sorted(about)
+        about = Counter(key for item in self._items if (key := _job_key(item)))
+        job_keys = sorted(about)
         stored = {(row[0], row[1]): JobState.from_row(JobValues._make(row)) for row in rows}
-        self._alone = {place for place in places if about[place] == 1 and place not in stored}
+        self._alone = {key for key in job_keys if about[key] == 1 and key not in stored}
         self.states = {
-            place: stored.get(place) or JobState(*place, self.now, self.now)
-            for place in places
-            if place not in self._alone
+            key: stored.get(key) or JobState(*key, self.now, self.now)
+            for key in job_keys
+            if key not in self._alone
         }
         identities = sorted(
             {
                 _identity(item)
                 for item in self._items
                 if isinstance(item, Judged) and item.key
-                if (place := _place(item)) is None or place in stored
+                if (key := _job_key(item)) is None or key in stored
             }
         )
         for *identity, n, forgotten in self.run.select(sql.EVENTS, identities):
@@ -265,16 +273,16 @@ class _Writing:
 
     def merge(self) -> None:
         """Merge callbacks first: a submission looks for those that came before it."""
-        for place, item in enumerate(self._items):
+        for index, item in enumerate(self._items):
             if isinstance(item, Judged):
-                self.results[place] = self._callback(item) if item.key else self._reject(item)
+                self.results[index] = self._apply_callback(item) if item.key else self._reject(item)
             elif isinstance(item, NewRejection):
                 self.rejections.append(item)
         for item in self._items:
             if isinstance(item, NewObservation):
-                self._observe(item)
+                self._apply_observation(item)
             elif isinstance(item, NewAbsence):
-                self._miss(item)
+                self._apply_absence(item)
         self.changed += [(state, state.facet()) for state in self.states.values() if state.changed]
 
     def write(self, facets: Mapping[FacetKey, int], slot: int) -> None:
@@ -306,7 +314,7 @@ class _Writing:
             self.rejections.append(rejection_of(item))
         return Rejected(item.reason)
 
-    def _callback(self, item: Judged) -> Receipt:
+    def _apply_callback(self, item: Judged) -> Receipt:
         self.keys.add(item.key)
         identity = _identity(item)
         receipt = self._receipts.get(identity)
@@ -316,15 +324,15 @@ class _Writing:
         delivery, notification = item.delivery, cast("Notification", item.notification)
         n = self._next()
         body: bytes | None = delivery.body
-        place = identity[:2]
+        key = identity[:2]
         changed: str | None = None
         note: str | None = None
-        if place in self._alone:
+        if key in self._alone:
             word = FirstWord(delivery.instance, notification, self.now)
             self.changed.append((word, word.facet()))
             changed = word.changed
-        elif place in self.states:
-            state = self.states[place]
+        elif key in self.states:
+            state = self.states[key]
             changed, note = state.apply_callback(
                 notification, Forward(delivery.body, delivery.webhook_id), self.now
             )
@@ -340,14 +348,14 @@ class _Writing:
         self._receipts[identity] = Receipt(n, duplicate=True)
         return Receipt(n)
 
-    def _observe(self, item: NewObservation) -> None:
-        place = cast("Place", _place(item))
-        state = self.states.get(place) or JobState(*place, self.now, self.now)
-        self.states[place] = state
+    def _apply_observation(self, item: NewObservation) -> None:
+        key = cast("JobKey", _job_key(item))
+        state = self.states.get(key) or JobState(*key, self.now, self.now)
+        self.states[key] = state
         changes = state.apply_observation(item, self.now)
         self._record(state, item.notification.source, item.notification.status, changes)
 
-    def _miss(self, item: NewAbsence) -> None:
+    def _apply_absence(self, item: NewAbsence) -> None:
         state = self.states.get((item.instance, item.job))
         if state and state.job.status is not None:  # an absence creates no job
             source = "operator" if item.closed_by else "poll"
@@ -363,12 +371,12 @@ class _Writing:
         return self._n - 1
 
 
-def _places(items: Iterable[Item]) -> list[Place]:
+def _job_keys(items: Iterable[Item]) -> list[JobKey]:
     """Return the jobs that items are about, in the order in which rows are touched."""
-    return sorted({place for item in items if (place := _place(item))})
+    return sorted({key for item in items if (key := _job_key(item))})
 
 
-def _place(item: Item) -> Place | None:
+def _job_key(item: Item) -> JobKey | None:
     """Return the job that an item is about: (instance, id)."""
     if isinstance(item, Judged):
         job = item.notification and item.notification.job

@@ -40,12 +40,12 @@ def send_test(
     """
     if settings.public_url is None:
         raise CredentialError("RECEIVER_PUBLIC_URL is not set, so there is no way to test")
-    held = Keys(secret_box, settings.default_keys).fresh(database).instances.get(instance)
-    if held is None or not held.keys:
+    of_instance = Keys(secret_box, settings.default_keys).fresh(database).instances.get(instance)
+    if of_instance is None or not of_instance.keys:
         raise CredentialError(f"there is no usable key of {instance} to sign with")
     target = f"{settings.public_url}/callbacks/{instance}"
     try:
-        return send_signed(target, instance, held.keys[0], at)
+        return send_signed(target, instance, of_instance.keys[0], at)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return Sent(0, str(error) or type(error).__name__)
 

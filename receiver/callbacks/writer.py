@@ -11,17 +11,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import structlog
 
 from receiver import metrics
 from receiver.callbacks.deliveries import AddressCount, Failed, Item, Result
+from receiver.callbacks.store import Store
 from receiver.database.models import MAX_BATCH
 from receiver.errors import StoreUnavailable
 
 MAX_WAITING = 2048
-HANGS_AFTER_SECONDS = 4.5  # in one batch: senders were told to come again by then
+HANGS_AFTER_SECONDS = 4.5  # in one batch: senders got 503 by then
 
 log = structlog.get_logger()
 
@@ -37,18 +38,6 @@ class Waiting(NamedTuple):
     done: Callable[[Result], None]
 
 
-class Writes(Protocol):
-    """What a writer writes to: `store.Store`."""
-
-    def write(self, batch: Sequence[Item]) -> list[Result]:
-        """Write a batch; return each item's result."""
-        ...
-
-    def write_rejections(self) -> list[AddressCount]:
-        """Record what was rejected since."""
-        ...
-
-
 class Writer:
     """Commits batches in a thread of this process.
 
@@ -56,16 +45,16 @@ class Writer:
     gevent's greenlets. note_address -- is told how often an address was rejected.
     """
 
-    def __init__(self, store: Writes, note_address: Callable[[AddressCount], None]) -> None:
+    def __init__(self, store: Store, note_address: Callable[[AddressCount], None]) -> None:
         self._store, self._note_address = store, note_address
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._pid = 0
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._began: float | None = None  # the batch that is under way
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """From now on call those who wait in a loop: it is woken once a batch."""
+        """Call `done` in this loop from now on; it is woken once a batch."""
         self._loop = loop
 
     def submit(self, item: Item, done: Callable[[Result], None], seconds: float) -> None:
@@ -100,7 +89,7 @@ class Writer:
 
     def close(self) -> None:
         """Write what is queued, then stop; idempotent."""
-        with self._guard:
+        with self._lock:
             started = self._pid == os.getpid() and not self._closed
             self._closed = True
         if started:
@@ -109,7 +98,7 @@ class Writer:
 
     def _start(self) -> None:
         # A thread does not survive a fork, so each process starts its own at its first item.
-        with self._guard:
+        with self._lock:
             if self._pid != os.getpid():
                 self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
                 self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -145,7 +134,7 @@ class Writer:
         answers()
 
 
-def write_batch(store: Writes, batch: Sequence[tuple[float, Item]]) -> list[Result]:
+def write_batch(store: Store, batch: Sequence[tuple[float, Item]]) -> list[Result]:
     """Write those of (deadline, item) that somebody still waits for; return all results in order.
 
     Of what is left out nothing is lost: the sender tries again.
@@ -166,7 +155,7 @@ def answer(batch: Iterable[Waiting], results: Iterable[Result]) -> None:
     metrics.write_counts()
 
 
-def write_rejections(store: Writes) -> list[AddressCount]:
+def write_rejections(store: Store) -> list[AddressCount]:
     """Record what was rejected; nobody waits for that, and nothing it raises matters."""
     try:
         return store.write_rejections()
@@ -175,7 +164,7 @@ def write_rejections(store: Writes) -> list[AddressCount]:
         return []
 
 
-def _written(store: Writes, items: Sequence[Item]) -> list[Result]:
+def _written(store: Store, items: Sequence[Item]) -> list[Result]:
     try:
         results = store.write(items) if items else []
         if len(results) == len(items):

@@ -69,7 +69,7 @@ class Frames:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take what came; give the messages that are whole by now."""
+        """Take what came; yield the messages that are complete by now."""
         buffer, at = self._buffer, 0
         buffer += data
         while len(buffer) - at >= _LENGTH.size:
@@ -90,8 +90,8 @@ def framed(message: object) -> bytes:
 class RemoteWriter(asyncio.Protocol):
     """What `writer.Writer` is, for the process that writes; it lives on the worker's event loop.
 
-    What comes at one turn of the loop is sent as one message. path -- the process's socket.
-    keys -- are read anew when the writer has newer ones. note_address -- as there.
+    Items submitted within one turn of the loop are sent as one message. path -- the process's
+    socket. keys -- read anew when the writer has newer ones. note_address -- as of Writer.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class RemoteWriter(asyncio.Protocol):
         self._thread = 0
         self._queued: deque[Waiting] = deque()
         self._sent: deque[Waiting] = deque()
-        self._is_due = False  # to be sent at the next turn of the loop
+        self._is_scheduled = False  # whether the loop will call `_send`
         self._transport: asyncio.Transport | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Future[None] | None = None
@@ -123,9 +123,10 @@ class RemoteWriter(asyncio.Protocol):
         if self.waiting >= writer.MAX_WAITING:
             raise StoreUnavailable("too many are waiting to be stored")
         self._queued.append(Waiting(time.monotonic() + seconds, item, done))
-        # First it is queued, then looked at what is due; `_send` does it the other way round.
-        if not self._is_due:
-            self._is_due = True
+        # Queued before the flag is read, and `_send` clears it before it reads the queue: else an
+        # item could be queued in between and wait for the next one.
+        if not self._is_scheduled:
+            self._is_scheduled = True
             if threading.get_ident() == self._thread:
                 self._loop.call_soon(self._send)
             else:
@@ -149,7 +150,7 @@ class RemoteWriter(asyncio.Protocol):
         self._loop = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send what has come meanwhile."""
+        """Send what was queued meanwhile."""
         self._transport, self._frames = transport, Frames()  # type: ignore[assignment]
         self._send()
 
@@ -170,7 +171,7 @@ class RemoteWriter(asyncio.Protocol):
         self._send()
 
     def _send(self) -> None:
-        self._is_due = False
+        self._is_scheduled = False
         if not self._queued or self._loop is None:
             return
         if self._transport is None:
@@ -219,11 +220,11 @@ class _Worker:
         return [item for frame in self._frames.feed(data) for item in _read_items(frame)]
 
     def reply(self, reply: Reply) -> None:
-        """Send it; a worker that is gone needs none, and one that takes none is disconnected.
+        """Send a reply; disconnect a worker that does not take it.
 
-        Waiting for one that was stopped would hold up all others. The connection is closed where
-        its end is read: closed here, it would stay registered, and the next worker that was given
-        the same descriptor could not be.
+        To wait for one that was stopped would hold up all others. The connection is shut down, and
+        closed in `run`, which reads its end: closed here, its descriptor would stay registered, and
+        a new worker with the same one could not be.
         """
         try:
             self.connection.sendall(framed(reply))
@@ -248,7 +249,7 @@ class WriterProcess:
         """Write until nobody is left who could send anything."""
         while True:
             batch: Items = []
-            ends: list[tuple[_Worker, int]] = []  # of its items in the batch
+            ends: list[tuple[_Worker, int]] = []  # where each worker's items end in the batch
             for key, _ in self._selector.select():
                 if key.fileobj == self._life:
                     return
@@ -291,7 +292,7 @@ class WriterProcess:
 
 
 def main(listener: int, life: int) -> None:
-    """Be the process that writes. listener, life -- descriptors: see `receiver.server`."""
+    """Run the process that writes. listener, life -- descriptors: see `receiver.server`."""
     # Whoever stops the server stops all of its processes; this one ends after the others.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)

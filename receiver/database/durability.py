@@ -3,7 +3,7 @@
 from sqlalchemy import func, select, text
 
 from receiver.database.engine import Database, database_time
-from receiver.database.models import Heartbeat, RefusedAddress
+from receiver.database.models import Heartbeat, RejectedAddress
 
 _SQLITE = ("journal_mode", "synchronous")
 _POSTGRESQL = ("fsync", "full_page_writes", "synchronous_commit", "server_version_num")
@@ -31,7 +31,7 @@ def last_beat(database: Database) -> int:
 
 def refusals_of(database: Database, peer: str | None) -> int:
     """Return how often an address was rejected in its window; None is all of them together."""
-    total = select(func.sum(RefusedAddress.count))
+    total = select(func.sum(RejectedAddress.count))
     with database.read() as session:
-        one = total if peer is None else total.where(RefusedAddress.peer == peer)
+        one = total if peer is None else total.where(RejectedAddress.peer == peer)
         return int(session.scalar(one) or 0)

@@ -43,7 +43,7 @@ from receiver.database.models import (
     Event,
     JobRow,
     RecordError,
-    RefusedAddress,
+    RejectedAddress,
     Rejection,
     RejectionCount,
     Submission,
@@ -321,7 +321,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "rejections": Kind(Rejection, lambda old: Rejection.at < old.bodies),
     "counts": Kind(RejectionCount, lambda old: RejectionCount.minute < old.bodies // MINUTE_MS),
-    "addresses": Kind(RefusedAddress, lambda old: RefusedAddress.since < old.addresses),
+    "addresses": Kind(RejectedAddress, lambda old: RejectedAddress.since < old.addresses),
     "events": Kind(
         Event,
         lambda old: (Event.n < old.events << NUMBER_BITS) & (Event.key != FORGOTTEN),

@@ -27,7 +27,7 @@ from receiver.errors import (
     ReceiverError,
     SignatureError,
     StoreError,
-    TooManyRefusals,
+    TooManyRejections,
     TooManyRequests,
     TooSlow,
     Unauthenticated,
@@ -69,7 +69,7 @@ _TABLE: dict[type[ReceiverError], _Row] = {
     SignatureError: _Row(
         401, "not_verified", "Not verified", "The signature does not prove this delivery."
     ),
-    TooManyRefusals: _Row(429, "rate_limited", "Too many rejected deliveries"),
+    TooManyRejections: _Row(429, "rate_limited", "Too many rejected deliveries"),
     TooManyRequests: _Row(429, "rate_limited", "Too many requests"),
     Overloaded: _Row(503, "overloaded", "Too busy"),
     Unauthenticated: _Row(401, "unauthenticated", "A valid token is needed"),

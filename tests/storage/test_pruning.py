@@ -88,7 +88,7 @@ def age(receiver, ms: int) -> None:
         session.execute(update(Event).values(last_received_at=Event.last_received_at - ms))
         for column, unit in (
             (tables.RejectionCount.minute, 60_000),
-            (tables.RefusedAddress.since, 1),
+            (tables.RejectedAddress.since, 1),
         ):
             session.execute(update(column.class_).values({column: column - ms // unit}))
         state = retention.lock_retention(session)

@@ -20,7 +20,7 @@ from receiver.callbacks.rejections import record_rejections
 from receiver.database.models import (
     Event,
     JobRow,
-    RefusedAddress,
+    RejectedAddress,
     Rejection,
     RejectionCount,
     StoredKey,
@@ -497,7 +497,7 @@ def test_refusals_are_counted_by_reason_and_known_instance(any_receiver):
             ("algorithm", "default"): 1,
             ("unknown_instance", ""): 2,
         }
-    assert rows(any_receiver, RefusedAddress.peer, RefusedAddress.count) == [("127.0.0.1", 7)]
+    assert rows(any_receiver, RejectedAddress.peer, RejectedAddress.count) == [("127.0.0.1", 7)]
     assert any_receiver.get("/summary").json["rejections_1h"] == 7
     assert count(any_receiver, Event) == 0
 
@@ -534,9 +534,9 @@ def test_a_refusal_is_quarantined_with_header_and_body_if_it_may_be_the_vendors(
 def test_the_addresses_of_one_ipv6_customer_count_as_one(any_receiver):
     for peer in ("2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1"):
         forged(any_receiver, peer=peer)
-    eventually(lambda: rows(any_receiver, func.sum(RefusedAddress.count)) == [(3,)])
+    eventually(lambda: rows(any_receiver, func.sum(RejectedAddress.count)) == [(3,)])
     assert rows(
-        any_receiver, RefusedAddress.peer, RefusedAddress.count, order=RefusedAddress.peer
+        any_receiver, RejectedAddress.peer, RejectedAddress.count, order=RejectedAddress.peer
     ) == [("2001:db8:0:1::/64", 1), ("2001:db8::/64", 2)]
 
 
@@ -558,7 +558,7 @@ def test_the_quarantine_is_bounded_in_rows_oldest_out(any_receiver, monkeypatch)
     for first in range(0, 60, 5):
         keep(any_receiver, [rejection(n, f"192.0.2.{n}") for n in range(first, first + 5)])
     assert quarantined(any_receiver) == list(range(40, 60))
-    assert count(any_receiver, RefusedAddress) == 60
+    assert count(any_receiver, RejectedAddress) == 60
 
 
 def test_one_address_cannot_drive_the_others_out_of_the_quarantine(any_receiver, monkeypatch):
@@ -590,7 +590,7 @@ def test_the_true_bounds_hold_for_a_flood_from_many_addresses(receiver):
 def test_over_the_limit_an_address_gets_429_from_every_receiver_but_a_right_signature_200(
     make_receiver, database_url
 ):
-    nodes = [make_receiver(database_url, refusals_a_minute=6) for _ in range(2)]
+    nodes = [make_receiver(database_url, rejections_a_minute=6) for _ in range(2)]
     codes = [forged(nodes[turn % 2], b"%d" % turn).status_code for turn in range(6)]
     assert codes == [401] * 6
     # Each knows its own count at once, and that of all nodes once theirs is written.
@@ -614,7 +614,7 @@ def test_over_the_limit_an_address_gets_429_from_every_receiver_but_a_right_sign
 
 def test_when_the_minute_is_over_an_address_is_listened_to_again(make_receiver, make_database):
     clock = Clock(NOW)
-    receiver = make_receiver(make_database("sqlite"), clock=clock, refusals_a_minute=2)
+    receiver = make_receiver(make_database("sqlite"), clock=clock, rejections_a_minute=2)
     codes = []
     for number in range(1, 5):
         codes.append(forged(receiver).status_code)

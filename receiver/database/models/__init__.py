@@ -366,7 +366,7 @@ class RejectionCount(Base):
     count: Mapped[int]
 
 
-class RefusedAddress(Base):
+class RejectedAddress(Base):
     """How often an address was refused since its window began; shared by all nodes."""
 
     __tablename__ = "refused_addresses"

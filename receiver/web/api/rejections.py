@@ -55,7 +55,7 @@ def verify_again(services: Services, request: ApiRequest[schemas.InstancesQuery]
     only = frozenset(named) if named else bearer.instances
     quarantine = Quarantine(services.database, services.intake.receive_again)
     again = quarantine.verify_again(only, partial(record_entry, services, bearer))
-    return json_response(schemas.VerifiedAgain(again.looked, again.taken))
+    return json_response(schemas.VerifiedAgain(again.checked, again.accepted))
 
 
 def read_keys(services: Services) -> AllKeys:
@@ -64,8 +64,8 @@ def read_keys(services: Services) -> AllKeys:
 
 
 def record_entry(
-    services: Services, bearer: Bearer, session: Session, refused: Rejection, event: str
+    services: Services, bearer: Bearer, session: Session, rejection: Rejection, event: str
 ) -> None:
     """Record in the audit who had a rejected delivery verified again, which is an event by now."""
-    subject, detail = f"{refused.instance}/{event}", f"rejected as {refused.reason}"
+    subject, detail = f"{rejection.instance}/{event}", f"rejected as {rejection.reason}"
     record_action(services, bearer, session, "refusal.verify", subject, detail=detail)

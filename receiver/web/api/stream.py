@@ -4,12 +4,13 @@
 it was sent. What is not sent though it should be is an event of its own, `missed`.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import msgspec
 
 from receiver.callbacks.events import EventRecord, event_number
-from receiver.callbacks.feed import Look, Reader
+from receiver.callbacks.feed import Reader
 from receiver.errors import BadParameter, NoStream
 from receiver.instances.tokens import find_bearer
 from receiver.jobs.queries import reachable
@@ -60,11 +61,12 @@ def stream_events(services: Services, request: ApiRequest[schemas.StreamQuery]) 
     return replace(response_to(problem, http.path), stream=stream)
 
 
-def event_messages(look: Look) -> list[tuple[int, str, bytes]]:
+def event_messages(
+    events: Iterable[tuple[EventRecord, bytes | None]],
+) -> list[tuple[int, str, bytes]]:
     """Write events as they are sent: (number, instance, message)."""
     return [
-        (event_number(record.id), record.instance, _event(record, body))
-        for record, body in look.events
+        (event_number(record.id), record.instance, _event(record, body)) for record, body in events
     ]
 
 

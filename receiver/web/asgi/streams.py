@@ -180,8 +180,8 @@ class Streams:
 
 
 def _look(reader: Reader, instances: Instances) -> tuple[list[tuple[int, str, bytes]], bool]:
-    look = reader.look(instances)
-    return event_messages(look), look.more
+    new = reader.read(instances)
+    return event_messages(new.events), new.more
 
 
 async def _disconnect(receive: Receive) -> None:

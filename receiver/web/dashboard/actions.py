@@ -202,7 +202,7 @@ def verify_again(services: Services, caller: Caller) -> Action:
 
     def run() -> str:
         again = _quarantine(services).verify_again(only, _entry(services, caller))
-        return f"{again.taken} of {again.looked} were verified and stored as events."
+        return f"{again.accepted} of {again.checked} were verified and stored as events."
 
     return Action(
         f"Verify the rejected deliveries {f'of {instance} ' if instance else ''}again",

@@ -5,9 +5,13 @@ from urllib.parse import urlencode
 from flask import Response
 from msgspec import UNSET, Struct, UnsetType
 
-from receiver.callbacks import rejections as store
 from receiver.callbacks.diagnosis import reason_words
-from receiver.callbacks.rejections import REASONS, RejectionFilters, list_rejections
+from receiver.callbacks.rejections import (
+    REASONS,
+    RejectionFilters,
+    find_rejection,
+    list_rejections,
+)
 from receiver.database.models import Rejection
 from receiver.errors import BodyGone, NotFound
 from receiver.jobs.summary import rejections_by_reason
@@ -72,7 +76,7 @@ def rejection(services: Services, caller: Caller, id: int) -> Response:
     return page(
         "rejection.html",
         rejection=record,
-        why=read_keys(services).explain(record).shown(caller.bearer.instances),
+        why=read_keys(services).explain(record).text_for(caller.bearer.instances),
         signature=None if record.signature is None else record.signature.decode("latin-1"),
         body=readable(record.body),
     )
@@ -91,7 +95,7 @@ def rejection_body(services: Services, caller: Caller, id: int) -> Response:
 def the_rejection(services: Services, caller: Caller, id_: int) -> Rejection:
     """Return a quarantined delivery that the token reaches. Raises NotFound."""
     with services.database.read() as session:
-        record = store.rejection(session, id_, caller.bearer.instances) if id_ < 2**63 else None
+        record = find_rejection(session, id_, caller.bearer.instances) if id_ < 2**63 else None
     if record is None:
         raise NotFound("This delivery is not in the quarantine, which keeps only the latest.")
     return record
