@@ -71,7 +71,8 @@ class Condition:
     """Something that needs a person. subject -- mostly an instance. count -- of what is affected.
 
     examples -- ids of some of what is affected. newest -- of what is affected, when the last one
-    became so, ms: a later one is news; 0 where no more of the same is.
+    became so, ms: a later one is news; 0 where no more of the same is. instance -- where the
+    subject is none, but it is about the jobs of one.
     """
 
     kind: str
@@ -80,6 +81,7 @@ class Condition:
     detail: str = ""
     examples: tuple[str, ...] = ()
     newest: int = 0
+    instance: str = ""
 
 
 def active_conditions(session: Session, settings: Settings, now: int) -> list[Condition]:
@@ -244,11 +246,14 @@ def schedule_conditions(verdicts: Iterable[Verdict]) -> Iterator[Condition]:
         about = f"{one.instance} ({one.object})" if one.object else one.instance
         if verdict.missed is not None:
             detail = f"no job of {about} started for {_due(one, verdict.missed)}"
-            yield Condition("schedule_missed", one.name, 1, detail, newest=verdict.missed)
+            yield Condition(
+                "schedule_missed", one.name, 1, detail, (), verdict.missed, one.instance
+            )
         if verdict.late is not None:
             detail = f"in progress for {about} since {_due(one, verdict.late)}"
             named = jobs[:MAX_EXAMPLES]
-            yield Condition("schedule_late", one.name, len(jobs), detail, named, verdict.late)
+            at = verdict.late
+            yield Condition("schedule_late", one.name, len(jobs), detail, named, at, one.instance)
 
 
 def _due(schedule: Schedule, at: int) -> str:

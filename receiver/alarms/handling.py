@@ -7,25 +7,16 @@ with the alarm, and its end is told in any case.
 
 from collections.abc import Sequence
 
-from sqlalchemy import Select, and_, exists, or_, select, tuple_
+from sqlalchemy import Select, select, tuple_
 from sqlalchemy.orm import Session
 
-from receiver.alarms.kinds import OF_SCHEDULES, OF_THE_RECEIVER
 from receiver.database import audit
 from receiver.database.models.alarms import Alarm
-from receiver.database.models.schedules import Schedule
 from receiver.errors import BadParameter, NotFound
 from receiver.lib.clock import DAY_MS, MINUTE_MS, iso
 
 MAX_SNOOZE_MS = 30 * DAY_MS
 MAX_NOTE = 500  # characters
-
-# Not of a later schedule of the same name, which may be of another instance.
-IS_OF_SCHEDULE = and_(
-    Alarm.kind.in_(OF_SCHEDULES),
-    Schedule.name == Alarm.subject,
-    Schedule.created_at <= Alarm.raised_at,
-)
 
 Visible = frozenset[str] | None  # instances whose alarms are reached; None is all alarms
 
@@ -91,8 +82,4 @@ def _record(session: Session, row: Alarm, action: str, detail: str) -> None:
 
 
 def _reached(visible: Visible) -> Select[Alarm]:
-    if visible is None:
-        return select(Alarm)
-    of_instance = Alarm.subject.in_(visible) & Alarm.kind.not_in(OF_THE_RECEIVER)
-    of_schedule = exists().where(IS_OF_SCHEDULE, Schedule.instance.in_(visible))
-    return select(Alarm).where(or_(of_instance, of_schedule))
+    return select(Alarm) if visible is None else select(Alarm).where(Alarm.instance.in_(visible))

@@ -21,8 +21,7 @@ class Kind:
     runbook -- an entry of docs/runbook.md, which names the alarm. page -- of the dashboard. In
     these, `{}` stands for the subject. severity -- `critical`: act now, or something is lost for
     good; `warning`: it can wait until the morning. examples -- what its examples are the ids of:
-    jobs, events or nodes. of_instance -- whether its subject is an instance, and those see it whose
-    token reaches that.
+    jobs, events or nodes. of_instance -- whether its subject is an instance.
     """
 
     title: str
@@ -205,7 +204,6 @@ KINDS: Mapping[str, Kind] = {
         more="See what was said of the job with `receiver job ID --timeline`.",
         runbook="an-expected-job-did-not-end-in-time",
         page="/schedules#{}",
-        examples="",
         of_instance=False,
     ),
 }
@@ -217,5 +215,6 @@ def kind_of(name: str) -> Kind:
     return KINDS.get(name, unknown)
 
 
-OF_SCHEDULES = ("schedule_missed", "schedule_late")  # the subject is a schedule's name
-OF_THE_RECEIVER = [name for name, kind in KINDS.items() if not kind.of_instance]
+def instance_of(kind: str, subject: str) -> str:
+    """Return the instance that a subject is; '' if it is none."""
+    return subject if kind_of(kind).of_instance else ""

@@ -15,13 +15,12 @@ from sqlalchemy.orm import Session
 
 from receiver.alarms.channels import Report, has_channel, messages
 from receiver.alarms.conditions import Condition, active_conditions, schedule_conditions
-from receiver.alarms.handling import IS_OF_SCHEDULE, MAX_SNOOZE_MS, reopen
-from receiver.alarms.kinds import OF_SCHEDULES, OF_THE_RECEIVER
+from receiver.alarms.handling import MAX_SNOOZE_MS, reopen
+from receiver.alarms.kinds import instance_of
 from receiver.alarms.shown import shown
 from receiver.database.engine import Database, affected, database_time
 from receiver.database.leases import claim, is_due, is_steady
 from receiver.database.models.alarms import Alarm, Fetch, Node, Watch
-from receiver.database.models.schedules import Schedule
 from receiver.errors import StoreError
 from receiver.jobs.usual_times import learn_all_usual_times
 from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS
@@ -153,12 +152,16 @@ def update_alarms(session: Session, conditions: Iterable[Condition], now: int) -
     That is what was raised or cleared, is open when its snooze ends, or has new jobs or events.
     """
     still_open = select(Alarm).where(Alarm.cleared_at.is_(None)).with_for_update()
-    open_alarms = {(row.kind, row.subject): row for row in session.scalars(still_open)}
+    open_alarms = {
+        (row.kind, row.subject, row.instance): row for row in session.scalars(still_open)
+    }
     changed = []
     for condition in conditions:
-        row = open_alarms.get((condition.kind, condition.subject))
+        kind, subject = condition.kind, condition.subject
+        instance = condition.instance or instance_of(kind, subject)
+        row = open_alarms.get((kind, subject, instance))
         if row is None:
-            row = make_alarm(condition.kind, condition.subject, now, condition.detail)
+            row = make_alarm(kind, subject, now, condition.detail, instance)
             session.add(row)
             changed.append(row)
             row.news_newest = condition.newest
@@ -187,11 +190,14 @@ def _is_news(row: Alarm, condition: Condition, now: int) -> bool:
     return True
 
 
-def make_alarm(kind: str, subject: str, now: int, detail: str) -> Alarm:
-    """Make an alarm that is in no database."""
+def make_alarm(
+    kind: str, subject: str, now: int, detail: str, instance: str | None = None
+) -> Alarm:
+    """Make an alarm that is in no database. instance -- None: as the subject says."""
     return Alarm(
         kind=kind,
         subject=subject,
+        instance=instance_of(kind, subject) if instance is None else instance,
         raised_at=now,
         last_seen_at=now,
         news_at=now,
@@ -247,13 +253,10 @@ def delete_old(session: Session, now: int, keep: int) -> None:
 
 
 def _tell_subscriptions(session: Session, alarm: Alarm, now: int) -> None:
-    instance = None if alarm.kind in OF_THE_RECEIVER else alarm.subject
-    if alarm.kind in OF_SCHEDULES:
-        of_schedule = select(Schedule.instance).join(Alarm, IS_OF_SCHEDULE)
-        instance = session.scalar(of_schedule.where(Alarm.id == alarm.id))
     type_: Type = "alarm.raised" if alarm.cleared_at is None else "alarm.resolved"
     change = f"{alarm.id}/{alarm.news_at}" if _is_again(alarm) else str(alarm.id)
-    queue_alarm(session.connection(), type_, (change, instance), shown(alarm), now)
+    place = change, alarm.instance or None
+    queue_alarm(session.connection(), type_, place, shown(alarm), now)
 
 
 def _log(alarm: Alarm) -> None:

@@ -11,7 +11,8 @@ NODE_GONE_MS = 120_000  # nodes say that they are alive every half minute
 class Alarm(Base):
     """Something wrong, from when it was first seen until it was gone. At most one of each is open.
 
-    subject -- an instance's name, or what else is wrong. count -- the most that were so at once.
+    subject -- an instance's name, or what else is wrong. instance -- whose tokens and subscriptions
+    it is for; '' if it is of the receiver itself. count -- the most that were so at once.
     newest -- when the newest of its jobs or events became one of them, ms; news_newest -- of those
     that are no news any more. news_at -- when it was last news. notified_at, clear_notified_at --
     when messages about it were put into the outbound queue. handled_at, handled_by, note -- of who
@@ -22,6 +23,7 @@ class Alarm(Base):
     id: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
     kind: Mapped[str] = mapped_column(String(32))
     subject: Mapped[str] = mapped_column(String(64))
+    instance: Mapped[InstanceName]
     raised_at: Mapped[int]
     last_seen_at: Mapped[int]
     count: Mapped[int]
@@ -38,7 +40,9 @@ class Alarm(Base):
     note: Mapped[str | None]
     snoozed_until: Mapped[int | None]
     __table_args__ = (
-        partial_index("alarms_open", "cleared_at IS NULL", "kind", "subject", unique=True),
+        partial_index(
+            "alarms_open", "cleared_at IS NULL", "kind", "subject", "instance", unique=True
+        ),
         Index("alarms_by_time", "raised_at", "id"),
     )
 

@@ -159,5 +159,5 @@ def problem(row: Alarm) -> Problem:
 
 def _page_of(kind: Kind, row: Alarm, example: str) -> str | None:
     if kind.examples == "jobs":
-        return f"/jobs/{quote(example, safe='')}?{urlencode({'instance': row.subject})}"
+        return f"/jobs/{quote(example, safe='')}?{urlencode({'instance': row.instance})}"
     return f"/events/{quote(example, safe='')}" if kind.examples == "events" else None

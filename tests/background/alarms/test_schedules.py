@@ -138,9 +138,9 @@ def test_jobs_of_the_object_count_from_when_the_vendor_made_them(
             remove_schedule(session, "n")
 
 
-def test_its_alarm_is_for_tokens_and_subscriptions_of_its_instance_alone(
-    make_receiver, make_database
-):
+@pytest.fixture
+def two(make_receiver, make_database):
+    """Two instances, each with a subscription to its alarms; at night, a job of one is expected."""
     keys = (Fernet.generate_key().decode(),)
     ward = Ward(make_receiver, make_database("sqlite"), encryption_keys=keys)
     ward.now = to_ms("2026-11-01T12:00Z")
@@ -150,14 +150,33 @@ def test_its_alarm_is_for_tokens_and_subscriptions_of_its_instance_alone(
     for name in ("default", "other"):
         crm = {"name": name, "url": "https://crm.invalid/", "instances": [name], "on": ["alarm"]}
         assert ask(ward, "POST", "/subscriptions", crm).status_code == 200
-    look_at(ward, "2026-11-02T02:30Z")
-    queued = ask(ward, "GET", "/deliveries").json["deliveries"]
-    assert [each["subscription"] for each in queued] == ["default"]
-    assert (visible(ward, "default"), visible(ward, "other")) == (["schedule_missed"], [])
-    assert ask(ward, "DELETE", "/schedules/nightly").status_code == 200
-    ward.later(1)
-    expect(ward, instance="other")
-    assert (visible(ward, "default"), visible(ward, "other")) == ([], [])
+    return ward
+
+
+def test_its_alarm_is_for_tokens_and_subscriptions_of_its_instance_alone(two):
+    look_at(two, "2026-11-02T02:30Z")
+    assert queued(two, "default") == ["alarm.raised"]
+    assert queued(two, "other") == []
+    assert (visible(two, "default"), visible(two, "other")) == (["schedule_missed"], [])
+
+
+def test_the_alarm_of_a_schedule_that_was_removed_is_resolved_for_its_instance_alone(two):
+    look_at(two, "2026-11-02T02:30Z")
+    assert ask(two, "DELETE", "/schedules/nightly").status_code == 200
+    expect(two, instance="other", cron="31 2 * * *", start_grace="1m")
+    look_at(two, "2026-11-02T02:32Z")
+    assert queued(two, "default") == ["alarm.raised"]
+    look_at(two, "2026-11-02T02:35Z")
+    assert queued(two, "default") == ["alarm.resolved", "alarm.raised"]
+    assert queued(two, "other") == ["alarm.raised"]
+    for instance in ("default", "other"):
+        assert visible(two, instance) == ["schedule_missed"]
+
+
+def queued(ward, subscription):
+    """What was queued for a subscription, the latest first."""
+    deliveries = ask(ward, "GET", f"/deliveries?subscription={subscription}").json["deliveries"]
+    return [each["type"] for each in deliveries]
 
 
 def visible(ward, instance):

@@ -81,6 +81,7 @@ def _make_tables() -> None:
         sa.Column("id", _ROW_NUMBER, autoincrement=True, nullable=False),
         sa.Column("kind", sa.String(length=32), nullable=False),
         sa.Column("subject", sa.String(length=64), nullable=False),
+        sa.Column("instance", _NAME, nullable=False),
         sa.Column("raised_at", sa.BigInteger(), nullable=False),
         sa.Column("last_seen_at", sa.BigInteger(), nullable=False),
         sa.Column("count", sa.BigInteger(), nullable=False),
@@ -100,7 +101,11 @@ def _make_tables() -> None:
     )
     op.create_index("alarms_by_time", "alarms", ["raised_at", "id"])
     op.create_index(
-        "alarms_open", "alarms", ["kind", "subject"], unique=True, **_where("cleared_at IS NULL")
+        "alarms_open",
+        "alarms",
+        ["kind", "subject", "instance"],
+        unique=True,
+        **_where("cleared_at IS NULL"),
     )
     op.create_table(
         "audit",
