@@ -104,7 +104,7 @@ def _app(
         health.beat(database, alive=intake.writer.alive)
         reconciler.beat()
 
-    def look() -> bool:  # though the writer stands still, and its batches tell nothing
+    def observe() -> bool:  # here, and not with each batch, since a writer that hangs has none
         QUEUE_LENGTH.set(intake.writer.waiting)
         database.watch_file()
         return False
@@ -115,7 +115,7 @@ def _app(
         Task(reconciler.check_queues, pause=CHECK_SECONDS),
         Task(sender.step),
         Task(retention.step, pause=LOOK_SECONDS),
-        Task(look),
+        Task(observe),
         # At once, or the dashboard would say after each start that alarms are not checked.
         Task(watcher.look, pause=PERIOD_SECONDS, close=watcher.release, at_once=True),
     ]

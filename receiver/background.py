@@ -45,7 +45,7 @@ class Background:
 
     def __init__(self, tasks: Iterable[Task], beat: Callable[[], None]) -> None:
         self.tasks, self.beat = tuple(tasks), beat
-        self._closed, self._waiting = threading.Event(), _Waiting()
+        self._closed, self._outage = threading.Event(), _Outage()
         self._pid = 0
 
     def start(self) -> None:
@@ -68,19 +68,19 @@ class Background:
         threading.Thread(target=work, args=args, name="background", daemon=True).start()
 
     def _work(self, task: Task) -> None:
-        run, more = _Guarded(task.run, self._waiting), task.at_once
+        run, more = _Guarded(task.run, self._outage), task.at_once
         while not self._closed.wait(0 if more else task.pause):
             more = run()
 
     def _beats(self) -> None:
-        beat = _Guarded(self.beat, self._waiting)
+        beat = _Guarded(self.beat, self._outage)
         while not self._closed.is_set():
             beat()
             self._closed.wait(BEAT_SECONDS)
 
 
-class _Waiting:
-    """Which work waits for the database, and why: an outage is a line, and its end another."""
+class _Outage:
+    """Which work waits for the database, and why: start and end of an outage are one line each."""
 
     def __init__(self) -> None:
         self._causes: dict[object, str] = {}
@@ -104,8 +104,8 @@ class _Waiting:
 class _Guarded:
     """Work whose errors are logged, and end nothing."""
 
-    def __init__(self, work: Callable[[], bool | None], waiting: _Waiting) -> None:
-        self._work, self._waiting = work, waiting
+    def __init__(self, work: Callable[[], bool | None], outage: _Outage) -> None:
+        self._work, self._outage = work, outage
 
     def __call__(self) -> bool:
         """Work; return whether there is more at once."""
@@ -116,18 +116,18 @@ class _Guarded:
             cause = str(error)
         except Exception as error:  # noqa: BLE001 - one odd row must not end all later work
             log.error("background work failed", error=type(error).__name__)  # noqa: TRY400
-        self._waiting.note(self, cause)
+        self._outage.note(self, cause)
         return more
 
 
 class Health:
-    """How this process answers callbacks. clock -- ms since the epoch. why -- not, if it failed.
+    """How this process answers callbacks. clock -- ms since the epoch. why -- returns why it fails.
 
-    What failed is over at the next callback that was taken. Where none comes, being able to write
-    again is enough for a database that failed, but not for a fault of our own.
+    It has recovered at the next callback that is stored. Where none comes, a heartbeat that can be
+    written is enough after an outage of the database, but not after a fault of our own.
     """
 
-    def __init__(self, clock: Callable[[], int], why: Callable[[], str] = str) -> None:
+    def __init__(self, clock: Callable[[], int], why: Callable[[], str] = lambda: "") -> None:
         self._clock, self._why = clock, why
         self._since: int | None = None
         self._last, self._failures, self._fault = 0, 0, False

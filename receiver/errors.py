@@ -19,7 +19,7 @@ ReceiverError
 │   ├── TooManyRequests         one token asked, or one address failed, too often
 │   └── Overloaded              no place or no room for this request now
 ├── CredentialError             a key, secret or token cannot be taken or used
-├── QueryError                  a question to the API that has no answer
+├── QueryError                  a request to the API that cannot be answered
 │   ├── Unauthenticated
 │   ├── Forbidden
 │   ├── NotFound
@@ -134,7 +134,7 @@ class CredentialError(ReceiverError, reason="credential"):
 
 
 class QueryError(ReceiverError):
-    """A question to the API that has no answer; the text says why."""
+    """A request to the API that cannot be answered; the text says why."""
 
 
 class Unauthenticated(QueryError, reason="unauthenticated"):
@@ -170,7 +170,7 @@ class AlreadyThere(QueryError, reason="already_there"):
 
 
 class BadParameter(QueryError, reason="bad_parameter"):
-    """A parameter is unknown or has no sense."""
+    """A parameter is unknown or has an invalid value."""
 
 
 class NoStream(QueryError, reason="no_stream"):
@@ -178,7 +178,7 @@ class NoStream(QueryError, reason="no_stream"):
 
 
 class TooSlow(QueryError, reason="too_slow"):
-    """The answer would take longer than a question may hold up the database."""
+    """The query takes longer than one may."""
 
 
 class UpstreamError(ReceiverError, reason="upstream"):

@@ -137,7 +137,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
         super().load_wsgi()
         connections = self.cfg.worker_connections
-        self.wsgi: Any = Application(self.wsgi, THREADS, connections, self._look_round)
+        self.wsgi: Any = Application(self.wsgi, THREADS, connections, self._check_master)
         # What is loaded stays: no collection need look at it again.
         gc.collect()
         gc.freeze()
@@ -158,8 +158,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         """Stop at SIGQUIT too, which gunicorn sends when it is interrupted."""
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def _look_round(self) -> None:
-        # uvicorn beats by a clock that may be put back; then gunicorn would kill the worker.
+    def _check_master(self) -> None:
+        # uvicorn's heartbeat goes by a clock that may be put back: gunicorn would kill the worker.
         self.notify()
         if os.getppid() != self.ppid and not self._is_orphan:
             # The master is gone, which would stop it, and end it in time whatever hangs.
@@ -170,13 +170,13 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
 
 class ServerLog(glogging.Logger):  # type: ignore[misc]
-    """gunicorn's logger; what it is told is one line, JSON unless on a terminal."""
+    """gunicorn's logger, which writes lines as all others are: JSON, or text on a terminal."""
 
     def setup(self, cfg: object) -> None:
         """Do as gunicorn does, then write as we do."""
         super().setup(cfg)
-        for each in (*self.error_log.handlers, *self.access_log.handlers):
-            each.setFormatter(logs.formatter())
+        for handler in (*self.error_log.handlers, *self.access_log.handlers):
+            handler.setFormatter(logs.formatter())
         logging.getLogger("uvicorn.error").addFilter(_is_news)
 
     def exception(self, msg: object, *args: object, **kwargs: object) -> None:
@@ -190,18 +190,18 @@ def _is_news(record: logging.LogRecord) -> bool:
     return record.msg != "ASGI callable returned without completing response."
 
 
-def announce(server: Arbiter) -> None:
-    """Write down what has started, and with which settings."""
+def log_start(server: Arbiter) -> None:
+    """Log what has started, and with which settings."""
     logs.configure()
     with contextlib.suppress(SettingsError):  # of which each worker tells
-        settings = Settings.from_env(os.environ).shown()
+        settings = Settings.from_env(os.environ).without_secrets()
         log.info("started", version=__version__, workers=server.cfg.workers, settings=settings)
     for name, meant in misspelled(os.environ).items():
         log.warning("this variable is no setting", name=name, did_you_mean=meant)
 
 
-def take_leave(_server: object) -> None:
-    """Write down that it has stopped."""
+def log_stop(_server: object) -> None:
+    """Log that it has stopped."""
     log.info("stopped", version=__version__)
 
 
@@ -220,8 +220,8 @@ OPTIONS: dict[str, Any] = {
     "limit_request_field_size": 4096,
     "control_socket_disable": True,
     "logger_class": "receiver.server.ServerLog",
-    "when_ready": announce,
-    "on_exit": take_leave,
+    "when_ready": log_start,
+    "on_exit": log_stop,
     "worker_tmp_dir": str(_MEMORY) if _MEMORY.is_dir() else None,
     "preload_app": False,
 }
@@ -249,7 +249,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
 
 class _Master(Arbiter):  # type: ignore[misc]
-    """gunicorn's master, which also sees to the process that writes."""
+    """gunicorn's master, which also starts the process that writes, again if it ends."""
 
     def __init__(self, app: _Server, writer: "_Writer | None") -> None:
         super().__init__(app)
@@ -265,8 +265,8 @@ class _Master(Arbiter):  # type: ignore[misc]
 class _Writer:
     """The process that writes for all workers, from the master's side.
 
-    It ends once no process is left that holds the writing end of a pipe: workers do, as they are
-    forked, and so does the master. path -- of its socket; who connects while it is away waits.
+    It ends once no process holds the writing end of a pipe any more: the master does, and the
+    workers inherit it. path -- of its socket; who connects while it is restarted waits.
     """
 
     def __init__(self, path: str) -> None:
@@ -274,7 +274,7 @@ class _Writer:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(path)
         self._listener.listen()
-        self._life, self._held = os.pipe()
+        self._life, self._held_open = os.pipe()
         self._process: subprocess.Popen[bytes] | None = None
         self._began = 0.0
 

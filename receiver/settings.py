@@ -162,7 +162,7 @@ def _yes_or_no(text: str) -> bool:
     return text == "yes"
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
+def _integer(least: int, most: int) -> Callable[[str], int]:
     def convert(text: str) -> int:
         if not re.fullmatch("[0-9]{1,12}", text) or not least <= int(text) <= most:
             raise ValueError(f"must be a whole number from {least} to {most}")
@@ -218,9 +218,9 @@ class Settings:
         "RECEIVER_ENCRYPTION_KEYS", _fernet_keys, (), secret=True
     )
     public_url: str | None = _env("RECEIVER_PUBLIC_URL", _web_url, None)
-    max_body_bytes: int = _env("RECEIVER_MAX_BODY_BYTES", _whole(1, 2**30), 2**20)
-    max_upload_bytes: int = _env("RECEIVER_MAX_UPLOAD_BYTES", _whole(1, 2**40), 2**30)
-    trusted_proxies: int = _env("RECEIVER_TRUSTED_PROXIES", _whole(0, 16), 0)
+    max_body_bytes: int = _env("RECEIVER_MAX_BODY_BYTES", _integer(1, 2**30), 2**20)
+    max_upload_bytes: int = _env("RECEIVER_MAX_UPLOAD_BYTES", _integer(1, 2**40), 2**30)
+    trusted_proxies: int = _env("RECEIVER_TRUSTED_PROXIES", _integer(0, 16), 0)
     vendor_url: str = _env("OPEN_CONNECTORS_URL", vendor_url, DEFAULT_OPEN_CONNECTORS_URL)
     vendor_retry_seconds: tuple[int, ...] = _env(
         "OPEN_CONNECTORS_RETRY_SECONDS", _retry_seconds, (8, 64, 512, 4096, 32768)
@@ -232,7 +232,7 @@ class Settings:
     forward_allow: frozenset[str] = _env("RECEIVER_FORWARD_ALLOW", _hosts, frozenset[str]())
     answer_within: int = 4_000
     rejections_a_minute: int = 600
-    api_rate: int = _env("RECEIVER_API_RATE", _whole(1, 10**9), 600_000)
+    api_rate: int = _env("RECEIVER_API_RATE", _integer(1, 10**9), 600_000)
     failed_tokens_a_minute: int = 120
     # Its path may be a secret.
     alarm_url: str | None = _env("RECEIVER_ALARM_URL", _alarm_url, None, secret=True)
@@ -241,7 +241,7 @@ class Settings:
     alarm_mail_from: str | None = _env("RECEIVER_ALARM_MAIL_FROM", _mail_address, None)
     smtp_url: str | None = _env("RECEIVER_SMTP_URL", _smtp_url, None)
     smtp_password: str | None = _env("RECEIVER_SMTP_PASSWORD", str, None, secret=True)
-    alarm_failing_percent: int = _env("RECEIVER_ALARM_FAILING_PERCENT", _whole(1, 100), 5)
+    alarm_failing_percent: int = _env("RECEIVER_ALARM_FAILING_PERCENT", _integer(1, 100), 5)
     log_requests: bool = _env("RECEIVER_LOG_REQUESTS", _yes_or_no, default=False)
 
     @classmethod
@@ -269,8 +269,8 @@ class Settings:
         """For how long our answers may fail before it is an alarm, ms."""
         return self.vendor_retries_ms * self.alarm_failing_percent // 100
 
-    def shown(self) -> dict[str, object]:
-        """Return the settings without secrets, for the log."""
+    def without_secrets(self) -> dict[str, object]:
+        """Return the settings that may be logged."""
         plain = {field_.name: getattr(self, field_.name) for field_ in fields(self) if field_.repr}
         return {
             "database": database_name(self.database_url),
@@ -298,7 +298,7 @@ def misspelled(environment: Mapping[str, str]) -> dict[str, str | None]:
         for name in sorted(environment.keys() - names)
         if not _KUBERNETES.match(name)
     }
-    return {name: it for name, it in found.items() if it or name.startswith(_PREFIXES)}
+    return {name: meant for name, meant in found.items() if meant or name.startswith(_PREFIXES)}
 
 
 def _check_alarms(settings: Settings) -> None:

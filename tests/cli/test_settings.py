@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.errors import SettingsError
-from receiver.server import announce
+from receiver.server import log_start
 from receiver.settings import (
     FOREVER,
     Settings,
@@ -370,7 +370,7 @@ def test_the_server_warns_of_misspelled_settings_and_not_of_kubernetes_variables
         "PATH": "/bin",
     }
     monkeypatch.setattr("os.environ", environment)
-    announce(SimpleNamespace(cfg=SimpleNamespace(workers=2)))
+    log_start(SimpleNamespace(cfg=SimpleNamespace(workers=2)))
     lines = map(json.loads, capsys.readouterr().err.splitlines())
     assert [(line["name"], line["did_you_mean"]) for line in lines if "name" in line] == [
         ("OPEN_CONECTORS_URL", "OPEN_CONNECTORS_URL"),

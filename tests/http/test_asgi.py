@@ -193,5 +193,5 @@ def test_a_worker_beats_each_second_whatever_the_clock_says():
     worker = SimpleNamespace(
         notify=lambda: beats.append(1), _must_stop=False, _is_orphan=False, ppid=os.getppid()
     )
-    Worker._look_round(worker)
+    Worker._check_master(worker)
     assert beats == [1]
