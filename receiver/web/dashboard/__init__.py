@@ -9,6 +9,7 @@ from receiver.web.dashboard import (
     job,
     jobs,
     rejections,
+    runbook,
     schedules,
     subscriptions,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "job",
     "jobs",
     "rejections",
+    "runbook",
     "schedules",
     "subscriptions",
 ]

@@ -45,6 +45,7 @@ def paths(dashboard) -> dict[str, str]:
         "retire_key": f"/instances/gooddata/keys/{key}/retire",
         "verify_again": "/rejections/verify",
         "verify_one": f"/rejections/{rejection}/verify",
+        "runbook": "/runbook",
         "schedules": "/schedules",
         "subscriptions": "/subscriptions",
         "subscription": "/subscriptions/crm",

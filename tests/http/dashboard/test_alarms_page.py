@@ -59,7 +59,7 @@ def test_the_overview_says_first_what_is_wrong_and_what_to_do(any_receiver):
     for told in ("critical", "Callbacks are not accepted", "callbacks", "5 min ago"):
         assert told in first
     assert "What to do: Run receiver doctor on every node" in first
-    assert "docs/runbook.md #the-database-is-down" in first
+    assert "Runbook: The database is down" in first
     for told in ("warning", "Jobs are overdue", "default", "12 affected", "receiver reconcile"):
         assert told in second
     assert 'href="/jobs?show=overdue&amp;instance=default"' in problems[1]

@@ -156,7 +156,7 @@ def test_every_page_weighs_less_than_100_kilobytes(dashboard, visit):
     visitor = visit(dashboard).sign_in()
     job = f"/jobs/{dashboard.showcase.story}"
     pages = ("/?period=30d", "/jobs", job, f"{job}/errors", "/events", "/rejections", "/alarms")
-    paths = ("/static/dashboard.css", "/static/dashboard.js", *pages, "/instances")
+    paths = ("/static/dashboard.css", "/static/dashboard.js", *pages, "/instances", "/runbook")
     sizes = {path: len(visitor.context.request.get(dashboard.url + path).body()) for path in paths}
     css, js, *sizes = sizes.values()
     assert css + js + max(sizes) < 100_000
@@ -287,7 +287,7 @@ def test_everything_works_without_javascript(own_dashboard, visit):
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/jobs", "/jobs/story", "/rejections", "/instances", "/events"]
+    "path", ["/", "/jobs", "/jobs/story", "/rejections", "/instances", "/events", "/runbook"]
 )
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(dashboard, visit, path):
     visitor = visit(dashboard, viewport=PHONE, has_touch=True, is_mobile=True).sign_in()

@@ -40,7 +40,11 @@ def test_the_overview_names_the_cause_and_the_next_command(number, make_database
     client.post("/sign-in", data={"token": tokens["operate"]}, headers=origin)
     with FAULTS[incident.fault](night):
         page = re.sub(r'<p id="gone".*?</p>', "", client.get("/").text, flags=re.DOTALL)
+        runbook = client.get("/runbook").text
     night.close()
     told = re.sub(r"\s+", " ", re.sub("<[^>]*>", "", page))
     assert incident.cause in told
     assert re.search(rf"<code>{incident.command}\b", page)
+    entries = set(re.findall(r'href="/runbook#(.*?)"', page))
+    assert entries
+    assert entries <= set(re.findall(r'<h2 id="(.*?)"', runbook))

@@ -3,10 +3,12 @@
 import ipaddress
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from zipfile import ZipFile
 
 import debian
 import pytest
@@ -40,14 +42,33 @@ def test_hadolint_finds_nothing():
 def test_what_the_image_is_made_of_is_there_and_nothing_else_gets_into_the_build():
     allowed = re.findall("^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
     assert "*" in (ROOT / ".dockerignore").read_text().splitlines()
-    sources = {
-        source
-        for name, words in INSTRUCTIONS
-        if name == "COPY" and not words.startswith("--from")
-        for source in words.split()[:-1]
-    }
+    sources = {source for copied, _ in copies() for source in copied}
     assert sources == set(allowed)
     assert all((ROOT / source).exists() for source in sources)
+
+
+def copies() -> list[tuple[list[str], str]]:
+    """What is copied into the build, and where to."""
+    found = [words.split() for name, words in INSTRUCTIONS if name == "COPY"]
+    return [(copied, to) for *copied, to in found if not copied[0].startswith("--from")]
+
+
+def test_the_image_has_all_files_of_the_package(tmp_path):
+    for copied, to in copies():
+        (tmp_path / to).mkdir(exist_ok=True)
+        for source in map(ROOT.joinpath, copied):
+            if source.is_file():
+                shutil.copy(source, tmp_path / to)
+            else:
+                shutil.copytree(source, tmp_path / to, symlinks=True, dirs_exist_ok=True)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--wheel-dir", tmp_path / "made", "."], cwd=tmp_path, check=True)
+    (wheel,) = (tmp_path / "made").iterdir()
+    with ZipFile(wheel) as packed:
+        names = {name for name in packed.namelist() if name.startswith("receiver/")}
+        assert packed.read("receiver/web/runbook.md") == (ROOT / "docs/runbook.md").read_bytes()
+    listed = subprocess.check_output(["git", "ls-files", "receiver"], cwd=ROOT, text=True).split()
+    assert names == {name for name in listed if not name.endswith(".mako")}  # for developers
 
 
 def test_the_image_runs_as_nobody_in_particular_and_cannot_build():
