@@ -5,12 +5,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import httpx
 import structlog
 from flask import Flask
+from msgspec.structs import replace
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from receiver.alarms import channels

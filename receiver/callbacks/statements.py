@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from receiver.database.models import NUMBER_BITS
 from receiver.errors import LostRace
 from receiver.jobs.projection import JobValues
+from receiver.outbound.queue import NewRow
 
 _RACES = ("23505", "40001", "40P01")  # a row was there already, serialization, deadlock
 
@@ -201,10 +202,15 @@ _EVENT = {
     "note": "text",
     "body": "bytea",
 }
-_TYPES = {str: "text", int: "int8", bool: "bool"}
-_JOB = {
-    name: _TYPES[(get_args(kind) or (kind,))[0]] for name, kind in get_type_hints(JobValues).items()
-}
+_TYPES = {str: "text", int: "int8", bool: "bool", bytes: "bytea"}
+
+
+def _columns(row: type[NamedTuple]) -> dict[str, str]:
+    hints = get_type_hints(row)
+    return {name: _TYPES[(get_args(kind) or (kind,))[0]] for name, kind in hints.items()}
+
+
+_JOB = _columns(JobValues)
 _CHANGED = ", ".join(
     f"{name} = excluded.{name}" for name in JobValues._fields if name not in _JOB_KEY
 )
@@ -260,4 +266,8 @@ COUNTS = _insert(
     {"facet": "int8", "hour": "int8", "slot": "int8", "n": "int8"},
     "ON CONFLICT (facet, hour, slot) DO UPDATE SET n = counts.n + excluded.n",
 )
-_WRITTEN = (NEW_JOBS, CHANGED_JOBS, NEW_EVENTS, REPEATED_EVENTS, NEW_ENTRIES, NEW_FACETS, COUNTS)
+NEW_DELIVERIES = _insert("outbound_deliveries", _columns(NewRow))
+_WRITTEN = (
+    *(NEW_JOBS, CHANGED_JOBS, NEW_EVENTS, REPEATED_EVENTS, NEW_ENTRIES, NEW_FACETS, COUNTS),
+    NEW_DELIVERIES,
+)

@@ -60,8 +60,9 @@ from receiver.jobs.projection import (
 )
 from receiver.lib.clock import MINUTE_MS
 from receiver.openconnectors.notifications import Notification
-from receiver.subscriptions.changes import queue_changes, queue_forwards
-from receiver.subscriptions.registry import Subscriptions
+from receiver.outbound.queue import Message
+from receiver.subscriptions.changes import messages_of, queue_forwards
+from receiver.subscriptions.registry import Subscription, Subscriptions
 
 MAX_FACETS = 10_000  # of an instance; all beyond share one for each outcome
 MAX_REMEMBERED = 50_000  # facets, in one process
@@ -180,11 +181,10 @@ class Store:
         writing.read(jobs)
         writing.merge()
         self._add_facets(connection, writing)
-        writing.write(self._facets, self._slot)
+        subscriptions = self._subscriptions.at(connection, start.version)
+        writing.write(self._facets, self._slot, subscriptions)
         self._note_use(connection, writing)
         queue_forwards(connection, writing.states.values(), start.now)
-        if subscriptions := self._subscriptions.at(connection, start.version):
-            queue_changes(connection, subscriptions, writing.changed, start.now)
         return writing
 
     def _rejudge(
@@ -285,16 +285,20 @@ class _Writing:
                 self._apply_absence(item)
         self.changed += [(state, state.facet()) for state in self.states.values() if state.changed]
 
-    def write(self, facets: Mapping[FacetKey, int], slot: int) -> None:
-        """Write all of it."""
+    def write(
+        self, facets: Mapping[FacetKey, int], slot: int, subscriptions: Sequence[Subscription]
+    ) -> None:
+        """Write all of it, and what subscriptions are to be sent of it."""
         tally: Tally = defaultdict(int)
         new: list[JobValues] = []
         changed: list[JobValues] = []
+        messages: list[Message] = []
         for state, key in self.changed:
             number = facets.get(key)
             values = state.values(self.facets[key] if number is None else number, self.now)
             count(tally, state.counted, values)
             (new if state.counted is None else changed).append(values)
+            messages += messages_of(subscriptions, state, key, values, self.now)
         counts = [(facet, hour, slot, n) for (facet, hour), n in sorted(tally.items()) if n]
         self.run.write(
             (
@@ -304,6 +308,7 @@ class _Writing:
                 (sql.REPEATED_EVENTS, [(more, self.now, n) for n, more in self._repeated.items()]),
                 (sql.NEW_ENTRIES, self._entries),
                 (sql.COUNTS, counts),
+                (sql.NEW_DELIVERIES, [message.row(self.now) for message in messages]),
             )
         )
 

@@ -22,19 +22,12 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+@lru_cache(maxsize=1024)  # most of a job's times are those of its batch
 def iso(ms: int | None) -> str | None:
     """Write a time as `2026-11-22T05:49:00.000Z`; None stays None."""
     if ms is None:
         return None
-    days, rest = divmod(ms, DAY_MS)
-    seconds, thousandths = divmod(rest, 1000)
-    minutes, seconds = divmod(seconds, 60)
-    return f"{_date(days)}T{minutes // 60:02}:{minutes % 60:02}:{seconds:02}.{thousandths:03}Z"
-
-
-@lru_cache(maxsize=1024)
-def _date(days: int) -> str:
-    return (_EPOCH + timedelta(days=days)).date().isoformat()
+    return f"{(_EPOCH + ms * _MS).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
 
 
 def to_ms(text: str) -> int:

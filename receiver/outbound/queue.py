@@ -4,14 +4,15 @@ A message is delivered at least once. Its state and its next turn are in the dat
 survive a restart, and what a dead process was sending is sent again by another.
 """
 
-import json
 import secrets
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from operator import attrgetter
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
+import msgspec
 from sqlalchemy import Connection, exists, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
@@ -32,32 +33,50 @@ MAX_PER_HOST = 2  # attempts under way at once in a process
 Result: TypeAlias = Literal["delivered", "waiting", "failed"]
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """What one recipient is sent. See OutboundDelivery."""
 
     kind: str
     target: str
     body: bytes
-    webhook_id: str = field(default_factory=lambda: f"msg_{secrets.token_hex(12)}")
-    headers: Mapping[str, str] = field(default_factory=dict)
+    webhook_id: str = msgspec.field(default_factory=lambda: f"msg_{secrets.token_hex(12)}")
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     instance: str | None = None
     job: str | None = None
     subscription: str | None = None
     type: str | None = None
-    order_key: str | None = None
 
     @property
     def host(self) -> str:
         """What attempts are counted by."""
-        return (urlsplit(self.target).hostname or MAIL_HOST)[:255]
+        return _host_of(self.target)
+
+    def row(self, now: int) -> "NewRow":
+        """Return the row that has it sent from now on, ms."""
+        headers = msgspec.json.encode(self.headers).decode()
+        return NewRow._make((*_facts(self), self.host, headers, now, "waiting", 0, now))
 
 
-# What a message and its row have alike.
-_FACTS = (
-    *("kind", "target", "body", "webhook_id"),
-    *("instance", "job", "subscription", "type", "order_key"),
-)
+class NewRow(NamedTuple):
+    """A row of OutboundDelivery; what it has in common with its message comes first."""
+
+    kind: str
+    target: str
+    body: bytes
+    webhook_id: str
+    instance: str | None
+    job: str | None
+    subscription: str | None
+    type: str | None
+    host: str
+    headers: str
+    at: int
+    state: str
+    tries: int
+    next_at: int
+
+
+_FACTS = NewRow._fields[: NewRow._fields.index("host")]
 
 _facts = attrgetter(*_FACTS)
 
@@ -89,16 +108,7 @@ class Attempt:
 
 def enqueue(connection: Connection, messages: Iterable[Message], now: int) -> None:
     """Add messages to the queue. One whose webhook_id is there already is the same: it is not."""
-    waiting = {"at": now, "state": "waiting", "tries": 0, "next_at": now}
-    rows = [
-        {
-            **dict(zip(_FACTS, _facts(message), strict=True)),
-            "host": message.host,
-            "headers": json.dumps(dict(message.headers)),
-            **waiting,
-        }
-        for message in messages
-    ]
+    rows = [message.row(now)._asdict() for message in messages]
     if rows:
         dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
         connection.execute(dialect.insert(OutboundDelivery).on_conflict_do_nothing(), rows)
@@ -123,7 +133,9 @@ def due(
         .limit(limit)
     )
     in_turn = ~exists().where(
-        before.order_key == row.order_key, before.id < row.id, before.next_at.is_not(None)
+        *(before.job == row.job, before.instance == row.instance),
+        before.subscription == row.subscription,
+        *(before.id < row.id, before.next_at.is_not(None)),
     )
     rows: list[OutboundDelivery] = []
     for host, _ in session.execute(hosts).all():
@@ -140,7 +152,7 @@ def claim_delivery(session: Session, row: OutboundDelivery, now: int) -> Claimed
     if not claim(session, OutboundDelivery, {"id": row.id}, seen, lease):
         return None
     facts = dict(zip(_FACTS, _facts(row), strict=True))
-    message = Message(headers=json.loads(row.headers), **facts)
+    message = Message(headers=msgspec.json.decode(row.headers), **facts)
     return Claimed(row.id, row.tries + 1, message)
 
 
@@ -174,6 +186,11 @@ def record(
                 answer=attempt.answer,
             )
         )
+
+
+@lru_cache
+def _host_of(target: str) -> str:
+    return (urlsplit(target).hostname or MAIL_HOST)[:255]
 
 
 def _pause_ms(tries: int, retry_after: int) -> int:

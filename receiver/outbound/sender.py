@@ -6,10 +6,10 @@ import time
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from email.utils import parsedate_to_datetime
 
 import structlog
+from msgspec.structs import replace
 from sqlalchemy.orm import Session
 
 from receiver import metrics

@@ -17,7 +17,7 @@ from receiver.database.models.outbound import OutboundDelivery
 from receiver.database.page import Selection
 from receiver.jobs.first_word import FirstWord
 from receiver.jobs.job import UNDER_WAY, Job, Outcome
-from receiver.jobs.projection import FacetKey, Forward, JobState, cut
+from receiver.jobs.projection import FacetKey, Forward, JobState, JobValues, cut
 from receiver.jobs.queries import JobRecord, get_job, overdue_jobs
 from receiver.jobs.shown import as_shown
 from receiver.lib.clock import iso
@@ -33,7 +33,6 @@ Type: TypeAlias = Literal[
     "alarm.raised",
     "alarm.resolved",
 ]
-Changed: TypeAlias = tuple[JobState | FirstWord, FacetKey]
 
 MAX_OVERDUE = 500  # jobs of one look, for a subscription
 
@@ -47,29 +46,31 @@ class Body(msgspec.Struct, omit_defaults=True):
     replay: bool = False
 
 
-def queue_changes(
-    connection: Connection,
+def messages_of(
     subscriptions: Sequence[Subscription],
-    changed: Iterable[Changed],
+    state: JobState | FirstWord,
+    key: FacetKey,
+    values: JobValues,
     now: int,
-) -> None:
-    """Queue that jobs ended, or are not what they were when they had. now -- ms."""
-    messages: list[Message] = []
-    for state, key in changed:
-        wanted = [one for one in subscriptions if _is_about(one, key.instance, key.object)]
-        if not wanted or (change := _change(state, key)) is None:
-            continue
-        type_, outcomes = change
-        name = type_.removeprefix("job.")
-        wanted = [
-            one
-            for one in wanted
-            if name in one.choice.on
-            if not one.choice.outcomes or not outcomes.isdisjoint(one.choice.outcomes)
-        ]
-        if wanted:
-            messages += _messages(wanted, type_, _record(state, key, now), now)
-    enqueue(connection, messages, now)
+) -> Sequence[Message]:
+    """Say that a job ended, or is not what it was when it had. values -- its new row. now -- ms."""
+    if not subscriptions or (change := _change(state, key)) is None:
+        return ()
+    type_, outcomes = change
+    wanted = [
+        one
+        for one in subscriptions
+        if type_.removeprefix("job.") in one.choice.on
+        if not one.choice.outcomes or not outcomes.isdisjoint(one.choice.outcomes)
+        if _is_about(one, key.instance, key.object)
+    ]
+    if not wanted:
+        return ()
+    shown = as_shown(_record(state.job, key, values), now, 0)
+    body = msgspec.json.encode(Body(type_, iso(now), shown))
+    place = values.instance, values.id
+    this = values.updated_at, str(values.revision)
+    return [_message(one, type_, body, place, this) for one in wanted]
 
 
 def _change(state: JobState | FirstWord, key: FacetKey) -> tuple[Type, set[str]] | None:
@@ -96,9 +97,8 @@ def _facts(job: Job) -> tuple[object, ...]:
     return job.status, job.outcome, *counts, job.ended_at, job.conflict
 
 
-def _record(state: JobState | FirstWord, key: FacetKey, now: int) -> JobRecord:
+def _record(job: Job, key: FacetKey, values: JobValues) -> JobRecord:
     """Return a job as it is read once this is committed."""
-    values, job = state.values(0, now), state.job
     return JobRecord(
         values.id,
         values.instance,
@@ -117,31 +117,30 @@ def _record(state: JobState | FirstWord, key: FacetKey, now: int) -> JobRecord:
     )
 
 
-def _messages(
-    wanted: Iterable[Subscription], type_: Type, record: JobRecord, now: int
-) -> Iterator[Message]:
-    body = msgspec.json.encode(Body(type_, iso(now), as_shown(record, now, 0)))
-    for one in wanted:
-        place = record.instance, record.id
-        yield _message(one, type_, body, place, str(record.revision))
-
-
 def _message(
-    to: Subscription, type_: str, body: bytes, place: tuple[str | None, str | None], change: str
+    to: Subscription,
+    type_: str,
+    body: bytes,
+    place: tuple[str | None, str | None],
+    change: tuple[int, str],
 ) -> Message:
-    instance, job = place
-    named = "\0".join((to.name, type_, instance or "", job or "", change))
+    """Make a message. change -- when it was, ms, and what it is named by.
+
+    Ids begin with the time, so that new ones are neighbours in the index: in no order, each would
+    change a page of its own, which made a delivery twice as dear.
+    """
+    (instance, job), (at, named_by) = place, change
+    named = "\0".join((to.name, type_, instance or "", job or "", named_by))
     return Message(
         KIND,
         to.url,
         body,
-        webhook_id=f"msg_{hashlib.sha256(named.encode()).hexdigest()[:32]}",
+        webhook_id=f"msg_{at:012x}{hashlib.sha256(named.encode()).hexdigest()[:20]}",
         headers=JSON,
         instance=instance,
         job=job,
         subscription=to.name,
         type=type_,
-        order_key=f"{to.name}/{instance}/{job}" if job else None,
     )
 
 
@@ -165,9 +164,9 @@ def queue_overdue(connection: Connection, overdue_after: int, now: int) -> None:
                 record = get_job(connection, row.id, row.instance)
                 if record is not None and record.overdue_by(now, overdue_after) is not None:
                     body = Body("job.overdue", iso(now), as_shown(record, now, overdue_after))
-                    place, since = (record.instance, record.id), str(record.first_seen_at)
-                    encoded = msgspec.json.encode(body)
-                    messages.append(_message(one, "job.overdue", encoded, place, since))
+                    place, since = (record.instance, record.id), record.first_seen_at
+                    encoded, this = msgspec.json.encode(body), (since, str(since))
+                    messages.append(_message(one, "job.overdue", encoded, place, this))
             enqueue(connection, messages, now)
 
 
@@ -202,7 +201,8 @@ def queue_alarm(
         if "alarm" in one.choice.on
         if not one.choice.instances or instance in one.choice.instances
     ]
-    messages = [_message(one, type_, body, (instance, None), change) for one in wanted]
+    # Whichever node is first: its time is no part of the id.
+    messages = [_message(one, type_, body, (instance, None), (0, change)) for one in wanted]
     enqueue(connection, messages, now)
 
 
@@ -213,7 +213,7 @@ def test_message(to: Subscription, now: int) -> Message:
     """Make a message that is sent at once, past the queue."""
     body = Body(TEST, iso(now), {"subscription": to.name})
     once = secrets.token_hex(12)
-    return _message(to, TEST, msgspec.json.encode(body), (None, None), once)
+    return _message(to, TEST, msgspec.json.encode(body), (None, None), (now, once))
 
 
 def wanted_replays(
@@ -240,7 +240,7 @@ def queue_replays(
     for one, record in wanted:
         body = Body("job.ended", iso(now), as_shown(record, now, 0), replay=True)
         place, once = (record.instance, record.id), secrets.token_hex(12)
-        messages.append(_message(one, "job.ended", msgspec.json.encode(body), place, once))
+        messages.append(_message(one, "job.ended", msgspec.json.encode(body), place, (now, once)))
     enqueue(connection, messages, now)
 
 

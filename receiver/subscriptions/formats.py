@@ -5,10 +5,10 @@ webhooks, PagerDuty's Events API v2.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from receiver.outbound.queue import Message
 

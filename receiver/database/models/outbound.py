@@ -5,15 +5,13 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from receiver.database.models import Base, InstanceName, JobId, RowNumber, partial_index
 
-_WAITING = "next_at IS NOT NULL"
-
 
 class OutboundDelivery(Base):
     """One message to one recipient. Its webhook_id is the same at each attempt.
 
     kind -- callback, alarm or subscription. subscription, type -- whose it is and of what it tells,
     if it is the last. target -- an http, https or mailto URL. host -- what attempts are counted by,
-    so that one that hangs holds up no other. order_key -- of those that have the same, one waits
+    so that one that hangs holds up no other. Of those about one job for one subscription, one waits
     until those before it are done. headers -- JSON object.
     """
 
@@ -25,7 +23,6 @@ class OutboundDelivery(Base):
     instance: Mapped[InstanceName | None]
     job: Mapped[JobId | None]
     webhook_id: Mapped[str] = mapped_column(String(64), unique=True)
-    order_key: Mapped[str | None] = mapped_column(String(350))
     target: Mapped[str]
     host: Mapped[str] = mapped_column(String(255))
     headers: Mapped[str]
@@ -35,8 +32,7 @@ class OutboundDelivery(Base):
     tries: Mapped[int]
     next_at: Mapped[int | None]  # None: delivered or given up
     __table_args__ = (
-        partial_index("outbound_waiting", _WAITING, "host", "next_at", "kind"),
-        partial_index("outbound_in_order", _WAITING, "order_key", "id"),
+        partial_index("outbound_waiting", "next_at IS NOT NULL", "host", "next_at", "kind"),
         Index("outbound_by_job", "job", "instance"),
         partial_index(
             "outbound_by_subscription", "subscription IS NOT NULL", "subscription", "state", "id"

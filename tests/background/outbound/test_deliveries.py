@@ -301,16 +301,19 @@ def test_what_a_bad_target_does_is_on_record(make_receiver, make_database, monke
         assert re.match("no answer within 1 s|the connection failed|.* not HTTP", error)
 
 
-def test_messages_of_one_order_key_are_sent_one_after_the_other(made, client):
+def test_messages_of_one_job_to_one_subscription_are_sent_one_after_the_other(made, client):
     client.statuses = [500]
-    made.add(*(made.message(client.url, order_key="job 1") for _ in range(3)))
+    of_job = {"subscription": "crm", "instance": "a", "job": "1"}
+    made.add(*(made.message(client.url, **of_job) for _ in range(3)))
     made.sender().drain()
-    made.add(made.message(client.url, order_key="job 2"), made.message(client.url))
+    for other in ("subscription", "instance", "job"):
+        made.add(made.message(client.url, **{**of_job, other: "another"}))
+    made.add(made.message(client.url))
     made.sender().drain()
-    assert sorted(int(body) for body, _ in client.posted) == [0, 3, 4]
+    assert sorted(int(body) for body, _ in client.posted) == [0, 3, 4, 5, 6]
     made.now += 6_000
     made.sender().drain()
-    assert [int(body) for body, _ in client.posted][3:] == [0, 1, 2]
+    assert [int(body) for body, _ in client.posted][5:] == [0, 1, 2]
 
 
 def test_a_clock_that_was_ahead_for_a_moment_holds_nothing_up(made, client):

@@ -391,7 +391,6 @@ def _make_tables() -> None:
 
 
 def _make_outbound_tables() -> None:
-    waiting = sa.text("next_at IS NOT NULL")
     op.create_table(
         "outbound_deliveries",
         sa.Column("id", _ROW_NUMBER, autoincrement=True, nullable=False),
@@ -401,7 +400,6 @@ def _make_outbound_tables() -> None:
         sa.Column("instance", _NAME),
         sa.Column("job", _JOB),
         sa.Column("webhook_id", sa.String(64), nullable=False),
-        sa.Column("order_key", sa.String(350)),
         sa.Column("target", sa.Text(), nullable=False),
         sa.Column("host", sa.String(255), nullable=False),
         sa.Column("headers", sa.Text(), nullable=False),
@@ -413,13 +411,12 @@ def _make_outbound_tables() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("webhook_id"),
     )
-    for name, columns in (
-        ("outbound_waiting", ["host", "next_at", "kind"]),
-        ("outbound_in_order", ["order_key", "id"]),
-    ):
-        op.create_index(
-            name, "outbound_deliveries", columns, sqlite_where=waiting, postgresql_where=waiting
-        )
+    op.create_index(
+        "outbound_waiting",
+        "outbound_deliveries",
+        ["host", "next_at", "kind"],
+        **_where("next_at IS NOT NULL"),
+    )
     op.create_index("outbound_by_job", "outbound_deliveries", ["job", "instance"])
     op.create_index(
         "outbound_by_subscription",
