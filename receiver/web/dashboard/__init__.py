@@ -3,14 +3,12 @@
 from receiver.web.dashboard import (
     actions,
     alarms,
-    events,
+    callbacks,
     home,
     instances,
     job,
     jobs,
-    rejections,
     runbook,
-    schedules,
     subscriptions,
 )
 from receiver.web.dashboard.pages import blueprint
@@ -19,13 +17,11 @@ __all__ = [
     "actions",
     "alarms",
     "blueprint",
-    "events",
+    "callbacks",
     "home",
     "instances",
     "job",
     "jobs",
-    "rejections",
     "runbook",
-    "schedules",
     "subscriptions",
 ]

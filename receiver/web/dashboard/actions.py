@@ -16,10 +16,10 @@ from receiver.web import Services
 from receiver.web.api.jobs import close_job
 from receiver.web.api.rejections import record_entry
 from receiver.web.auth import record_action, require_instance
+from receiver.web.dashboard.callbacks import the_rejection
 from receiver.web.dashboard.instances import InstanceView, the_instance
 from receiver.web.dashboard.job import the_job
 from receiver.web.dashboard.pages import Caller, blueprint, page
-from receiver.web.dashboard.rejections import the_rejection
 from receiver.web.dashboard.sign_in import flash, redirect_to, require_operator
 
 MAX_WAIT_MS = 5_000  # for a turn to ask the vendor; it holds a thread

@@ -1,4 +1,4 @@
-"""/alarms: open problems, those recently resolved, and acknowledging or snoozing one."""
+"""/alarms: what is wrong, and what is done about it; /schedules: whether expected jobs came."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -10,19 +10,32 @@ from flask import Response, request, url_for
 from receiver.alarms.handling import get_open_alarm, list_alarms
 from receiver.alarms.kinds import KINDS, Kind, kind_of
 from receiver.alarms.shown import State, state_of
-from receiver.database.engine import Session
+from receiver.database.engine import Session, database_time
 from receiver.database.models.alarms import Alarm
 from receiver.errors import BadParameter
+from receiver.schedules.registry import Schedule
+from receiver.schedules.registry import State as OfSchedule
+from receiver.schedules.shown import next_due
+from receiver.schedules.times import local_time
 from receiver.settings import duration_ms
 from receiver.web import Services
 from receiver.web.api.alarms import handle
+from receiver.web.api.schedules import reached
 from receiver.web.dashboard.actions import Action, action_page
 from receiver.web.dashboard.pages import Caller, blueprint, page
-from receiver.web.dashboard.sign_in import require_session
+from receiver.web.dashboard.sign_in import require_operator, require_session
 
 MAX_ALARMS = 100
 CAUSES = [KINDS[name] for name in ("failing", "vendor", "queued", "refused")]
 SNOOZES = {"2h": "2 hours", "24h": "24 hours"}
+# How each state looks, and its words.
+_STATES: dict[OfSchedule, tuple[str, str]] = {
+    "on_time": ("succeeded", "on time"),
+    "waiting": ("pending", "waiting"),
+    "late_to_start": ("partial", "late to start"),
+    "running_late": ("partial", "running late"),
+    "missed": ("failed", "missed"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,3 +174,30 @@ def _page_of(kind: Kind, row: Alarm, example: str) -> str | None:
     if kind.examples == "jobs":
         return f"/jobs/{quote(example, safe='')}?{urlencode({'instance': row.instance})}"
     return f"/events/{quote(example, safe='')}" if kind.examples == "events" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A schedule in the list. icon, state -- of its state. next_due -- ms; local -- in its zone."""
+
+    schedule: Schedule
+    icon: str
+    state: str
+    next_due: int | None
+    local: str
+
+
+@blueprint.get("/schedules")
+@require_operator
+def schedules(services: Services, caller: Caller) -> Response:
+    """List schedules."""
+    with services.database.read() as session:
+        now = database_time(session, services.clock)
+        rows = [_entry(one, now) for one in reached(session, caller.bearer)]
+    return page("schedules.html", rows=rows)
+
+
+def _entry(one: Schedule, now: int) -> Entry:
+    due = next_due(one, now)
+    local = "" if due is None else f"{local_time(due, one.tz):%a %d %b %Y %H:%M %Z}"
+    return Entry(one, *_STATES[one.state], due, local)
