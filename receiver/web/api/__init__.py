@@ -9,11 +9,9 @@ from functools import cache
 from receiver.jobs.shown import Job
 from receiver.jobs.summary import Summary
 from receiver.web import Services
-from receiver.web.api import events, instances, jobs, rejections, schemas, stream
-from receiver.web.api.alarms import ALARM_ROUTES
-from receiver.web.api.openapi import Document, describe
-from receiver.web.api.routes import Operation, Route, route
-from receiver.web.api.schedules import SCHEDULE_ROUTES
+from receiver.web.api import callbacks, instances, jobs, schemas, stream
+from receiver.web.api.alarms import ALARM_ROUTES, SCHEDULE_ROUTES
+from receiver.web.api.routes import Document, Operation, Route, describe, route
 from receiver.web.api.subscriptions import SUBSCRIPTION_ROUTES
 from receiver.web.http import Request, Response, json_response, parameters
 
@@ -41,14 +39,14 @@ _DOCUMENTED = (
         "/submissions/{id}/dismiss", instances.dismiss, schemas.Submission, 403, 404, method="POST"
     ),
     route("/instances", instances.list_instances, schemas.Instances),
-    route("/events", events.list_events, schemas.EventPage, 403),
-    route("/events/{id}", events.show_event, schemas.StoredEvent, 404, 410),
-    route("/events/{id}/body", events.show_body, None, 404, 410),
+    route("/events", callbacks.list_events, schemas.EventPage, 403),
+    route("/events/{id}", callbacks.show_event, schemas.StoredEvent, 404, 410),
+    route("/events/{id}/body", callbacks.show_body, None, 404, 410),
     route("/stream", stream.stream_events, None, 403, 501, media_type=stream.MEDIA_TYPE),
-    route("/rejections", rejections.list_rejections, schemas.RejectionPage, 403),
+    route("/rejections", callbacks.list_rejections, schemas.RejectionPage, 403),
     route(
         "/rejections/verify-again",
-        rejections.verify_again,
+        callbacks.verify_again,
         schemas.VerifiedAgain,
         403,
         method="POST",

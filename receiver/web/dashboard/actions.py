@@ -13,8 +13,8 @@ from receiver.instances import keys as signature_keys
 from receiver.jobs.job import UNDER_WAY
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES
 from receiver.web import Services
+from receiver.web.api.callbacks import record_entry
 from receiver.web.api.jobs import close_job
-from receiver.web.api.rejections import record_entry
 from receiver.web.auth import record_action, require_instance
 from receiver.web.dashboard.callbacks import the_rejection
 from receiver.web.dashboard.instances import InstanceView, the_instance

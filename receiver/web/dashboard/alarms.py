@@ -19,8 +19,7 @@ from receiver.schedules.shown import next_due
 from receiver.schedules.times import local_time
 from receiver.settings import duration_ms
 from receiver.web import Services
-from receiver.web.api.alarms import handle
-from receiver.web.api.schedules import reached
+from receiver.web.api.alarms import handle, reached
 from receiver.web.dashboard.actions import Action, action_page
 from receiver.web.dashboard.pages import Caller, blueprint, page
 from receiver.web.dashboard.sign_in import require_operator, require_session

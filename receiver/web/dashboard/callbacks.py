@@ -20,8 +20,7 @@ from receiver.jobs.summary import rejections_by_reason
 from receiver.openconnectors.notifications import Kind
 from receiver.web import Services
 from receiver.web.api import schemas
-from receiver.web.api.events import event_filters
-from receiver.web.api.rejections import read_keys
+from receiver.web.api.callbacks import event_filters, read_keys
 from receiver.web.auth import require_instance
 from receiver.web.dashboard.formatting import readable
 from receiver.web.dashboard.pages import Caller, blueprint, download, filled_parameters, link, page

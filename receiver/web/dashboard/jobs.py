@@ -21,7 +21,7 @@ from receiver.jobs.shown import Job, as_shown
 from receiver.lib.clock import DAY_MS, iso
 from receiver.web import Services
 from receiver.web.api import schemas
-from receiver.web.api.events import SEARCHED_MS
+from receiver.web.api.callbacks import SEARCHED_MS
 from receiver.web.api.jobs import job_filters
 from receiver.web.auth import require_instance
 from receiver.web.dashboard.formatting import cell
