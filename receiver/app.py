@@ -41,8 +41,7 @@ from receiver.web import Services, callbacks, ops, problems, request_log
 from receiver.web.api import ROUTES, routes
 from receiver.web.dashboard import blueprint as dashboard
 from receiver.web.ops import Measurements
-from receiver.web.relay import results
-from receiver.web.relay.relay import Relay
+from receiver.web.relay import relay
 
 APP_LOAD_ERROR = 4  # gunicorn gives up on this exit code of a worker, instead of trying for ever
 
@@ -153,9 +152,9 @@ def _flask(services: Services) -> Flask:
     app.url_map.converters["anything"] = callbacks.AnythingConverter
     app.extensions["receiver"] = services
     api = routes.blueprint(ROUTES)
-    for blueprint in (callbacks.blueprint, api, results.blueprint, ops.blueprint(), dashboard):
+    for blueprint in (callbacks.blueprint, api, relay.blueprint, ops.blueprint(), dashboard):
         app.register_blueprint(blueprint)
-    Relay(services).register(app)
+    relay.Relay(services).register(app)
     problems.register(app)
     request_log.register(app)
     hops = services.settings.trusted_proxies

@@ -1,17 +1,25 @@
-"""Reading the raw body of Flask's current request, whole.
+"""Reading the raw body of Flask's current request, whole, and what an upload's says of its file.
 
 Neither Werkzeug nor the server can be left to it: a chunked body above MAX_CONTENT_LENGTH is
 silently cut, and one that breaks off arrives shorter, without an error.
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import IO
 
 from flask import request
+from werkzeug.datastructures import Headers
+from werkzeug.exceptions import HTTPException
+from werkzeug.http import parse_options_header
+from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
 from receiver.errors import BodyTooLarge, BodyTruncated
+from receiver.lib.records import UnclearDialect, count_records
 
 PIECE = 64 * 2**10  # bytes
+MAX_PARTS = 100  # of a form
+MAX_FIELD = 64 * 2**10  # bytes of a form field that is read
 
 
 def body_pieces(limit: int) -> Iterator[bytes]:
@@ -43,3 +51,68 @@ def _read() -> bytes:
         return request.stream.read(PIECE)
     except Exception:  # noqa: BLE001 - each server has its own errors for broken chunks
         raise BodyTruncated("the body did not arrive whole") from None
+
+
+def count_upload(body: IO[bytes], headers: Headers) -> int | None:
+    """Count the records of an upload's file, in a form or as the body itself; None if unclear."""
+    if headers.get("Content-Encoding", "identity") != "identity":
+        return None
+    if not headers.get("Content-Type", "").lower().startswith("multipart/"):
+        return count_records(lambda: pieces(body))
+    return count_records(lambda: file_pieces(body, headers))
+
+
+def form_field(body: IO[bytes] | None, headers: Headers, name: str) -> str | None:
+    """Return a field of a form in the body, None if it is missing."""
+    boundary = _boundary(headers)
+    if body is None or boundary is None:
+        return None
+    try:
+        for event, data in _parts(body, boundary):
+            if isinstance(event, Field) and event.name == name and len(data) <= MAX_FIELD:
+                return data.decode("utf-8", "replace")
+    except UnclearDialect:
+        pass
+    return None
+
+
+def _boundary(headers: Headers) -> bytes | None:
+    content_type, options = parse_options_header(headers.get("Content-Type", ""))
+    if content_type != "multipart/form-data" or "boundary" not in options:
+        return None
+    return options["boundary"].encode("latin-1", "replace")
+
+
+def file_pieces(body: IO[bytes], headers: Headers) -> Iterator[bytes]:
+    """Yield a form's only file, in pieces. Raises UnclearDialect if there is none, or another."""
+    boundary = _boundary(headers)
+    if boundary is None:
+        raise UnclearDialect("there is no form")
+    seen: Field | File | None = None
+    for event, data in _parts(body, boundary):
+        if isinstance(event, File):
+            if seen not in (None, event):
+                raise UnclearDialect("there are several files")
+            seen = event
+            yield data
+    if seen is None:
+        raise UnclearDialect("there is no file")
+
+
+def _parts(body: IO[bytes], boundary: bytes) -> Iterator[tuple[Field | File, bytes]]:
+    """Yield each piece of data with the part that it belongs to. Raises UnclearDialect."""
+    decoder = MultipartDecoder(boundary, max_parts=MAX_PARTS)
+    part: Field | File | None = None
+    try:
+        for piece in chain(pieces(body), (None,)):
+            decoder.receive_data(piece)
+            while not isinstance(event := decoder.next_event(), (NeedData, Epilogue)):
+                if isinstance(event, (Field, File)):
+                    part = event
+                elif isinstance(event, Data) and part is not None:
+                    yield part, event.data
+            if isinstance(event, Epilogue):
+                return
+    except (HTTPException, ValueError) as error:
+        raise UnclearDialect("the form cannot be read") from error
+    raise UnclearDialect("the form is not whole")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from werkzeug.datastructures import Headers
 
 from receiver.lib.records import UnclearDialect, count_records, json_lines, rows, select_records
-from receiver.web.relay.uploads import count_upload
+from receiver.web.bodies import count_upload
 
 # Neither NUL, which no CSV file holds, nor what UTF-8 cannot write; no row of blanks alone.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)

@@ -14,7 +14,8 @@ from nodes import outcome_of
 
 from receiver.errors import BodyTruncated
 from receiver.server import FairLoop, Worker
-from receiver.web.asgi import Application, messages, probes
+from receiver.web import ops
+from receiver.web.asgi import Application, messages
 from receiver.web.asgi.threads import MAX_WHOLE_BYTES
 from receiver.web.ops import PROBES, READYZ
 
@@ -135,7 +136,7 @@ def test_readiness_is_answered_before_the_database_answers(receiver, monkeypatch
         return look(services)
 
     monkeypatch.setitem(PROBES, READYZ, waiting)
-    monkeypatch.setattr(probes, "ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(ops, "ANSWER_SECONDS", 0.01)
 
     async def statuses() -> list[int]:
         application = Application(receiver.app, threads=1)
@@ -149,7 +150,7 @@ def test_readiness_is_answered_before_the_database_answers(receiver, monkeypatch
             while await status() != 200:
                 pass
         slow = await status()  # as the look before has seen
-        monkeypatch.setattr(probes, "LOOK_SECONDS", 0)
+        monkeypatch.setattr(ops, "LOOK_SECONDS", 0)
         away = await status()
         turns.release()
         return [before, slow, away]

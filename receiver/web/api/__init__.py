@@ -56,7 +56,7 @@ _DOCUMENTED = (
     *SCHEDULE_ROUTES,
     route("/summary", instances.show_summary, Summary),
 )
-RESULT = Operation(  # which web/relay/results.py answers, piece by piece
+RESULT = Operation(  # which web/relay/relay.py answers, piece by piece
     *("GET", "/jobs/{id}/result", "show_result"),
     "Give the file of a finished download in its own format, or in the one `Accept` names.",
     *(schemas.InstanceQuery, None, (*_OF_A_JOB, 502)),

@@ -37,13 +37,12 @@ from receiver.web.asgi.messages import (
     replay,
     send_response,
 )
-from receiver.web.asgi.probes import Probes
 from receiver.web.asgi.streams import Streams
 from receiver.web.asgi.threads import FlaskThreads
 from receiver.web.callbacks import PREFIX as CALLBACKS
 from receiver.web.callbacks import answer_receipt
 from receiver.web.http import Request, Response
-from receiver.web.ops import PROBES
+from receiver.web.ops import PROBES, Probes
 from receiver.web.problems import response_to
 
 T = TypeVar("T")

@@ -25,13 +25,13 @@ from receiver.openconnectors.shapes import MEDIA_TYPES, Format
 from receiver.web import Services
 from receiver.web.api import schemas
 from receiver.web.auth import require_instance
+from receiver.web.bodies import file_pieces
 from receiver.web.dashboard.formatting import cell, overdue_by
 from receiver.web.dashboard.jobs import CSV_PAGE, csv_text
 from receiver.web.dashboard.pages import Caller, blueprint, download, page
 from receiver.web.dashboard.sign_in import require_session
 from receiver.web.http import optional, parameters
 from receiver.web.relay.exchange import spooled, upload_place
-from receiver.web.relay.uploads import file_pieces
 
 MAX_ENTRIES = 500
 ERRORS_A_PAGE = 50

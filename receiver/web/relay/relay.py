@@ -2,6 +2,7 @@
 
 A request goes on as it came, so a client of the vendor's API need only change hosts and secrets.
 What is read of it, and of its answer, is read from a copy. `interface.md` says what is added.
+The file of a finished download, which the API has a path for, comes the same way.
 """
 
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from flask import Flask, Response, request
+from flask import Blueprint, Flask, Response, request
 from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.routing import Rule
 
@@ -23,6 +24,7 @@ from receiver.errors import (
     StoreError,
     Unauthenticated,
     UpstreamNonsense,
+    UpstreamRefused,
     UpstreamUnreachable,
 )
 from receiver.instances import registry
@@ -32,9 +34,14 @@ from receiver.jobs.projection import NewObservation, facts_of
 from receiver.jobs.queries import Filters, JobRecord, find_jobs, list_jobs, open_jobs
 from receiver.openconnectors import client, shapes
 from receiver.openconnectors.notifications import Notification, document, json_text
+from receiver.openconnectors.shapes import Route
 from receiver.reconcile import claims
-from receiver.web import Services
-from receiver.web.auth import authenticate, record_action, require_scope
+from receiver.web import Services, services
+from receiver.web.api import RESULT, schemas
+from receiver.web.api.jobs import jobs_called, the_one
+from receiver.web.api.routes import BASE, ApiRequest, current_request
+from receiver.web.auth import authenticate, bearer_token, record_action, require, require_scope
+from receiver.web.http import optional, parameters
 from receiver.web.relay import exchange
 from receiver.web.relay.exchange import Caller, Question, Reply, json_page, json_response, respond
 from receiver.web.relay.submissions import Submitter, note_fetched, observe, read_status
@@ -243,3 +250,42 @@ class Relay:
             stored = open_jobs(session, instance, [str(status.job)]).get(str(status.job))
         if (stored and stored.conflict) or is_news(poll, stored, self._services.clock()):
             observe(self._services, NewObservation(instance, poll, note))
+
+
+# Not with the API's other routes: the answer has any length.
+blueprint = Blueprint("result", __name__)
+
+
+@blueprint.get(BASE + RESULT.path.replace("{id}", "<string:job>"), provide_automatic_options=False)
+def show_result(job: str) -> Response:
+    """Give a job's file in its own format, or in the one that `Accept` names."""
+    api_request = replace(current_request(), id=job)
+    bearer = require(authenticate(services(), api_request.peer, bearer_token(api_request)))
+    query = parameters(api_request.query, schemas.InstanceQuery)
+    named = optional(query.instance)
+    record = the_one(jobs_called(services(), ApiRequest(api_request, bearer, query), named), job)
+    object_name, ended = record.job.text("object"), record.job.ended
+    if not ended or not object_name:
+        missing = "does not tell its object" if ended else "has not ended"
+        raise NotFound(f"job {job} {missing}, so there is no file to fetch")
+    with services().database.read() as session:
+        secrets = registry.vendor_secrets(session, services().secret_box, record.instance)
+    if secrets is None:
+        raise NotFound(f"{record.instance} has no vendor secrets to fetch a file with")
+    accept = request.headers.get("Accept", "*/*")
+    for accepted in client.ACCEPTED if accept == "*/*" else (accept,):
+        question = Question(
+            Caller(record.instance, bearer, secrets),
+            Route("result", job, object_name),
+            "GET",
+            client.result(job, object_name, accepted, secrets.hub).path,
+            [(b"Accept", accepted.encode("latin-1", "replace"))],
+        )
+        reply = exchange.send(services().vendor, question)
+        if reply.status not in client.WRONG_FORMAT:
+            break
+    if not reply.ok:
+        message = client.error_message(reply.body) or f"the vendor answered {reply.status}"
+        raise UpstreamRefused(message, reply.status)
+    note = partial(note_fetched, services(), record.instance, job)
+    return exchange.respond(reply, question, note)

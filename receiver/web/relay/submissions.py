@@ -25,9 +25,9 @@ from receiver.reconcile import claims
 from receiver.reconcile.submissions import begin_submission, end_submission
 from receiver.web import Services
 from receiver.web.auth import record_action
+from receiver.web.bodies import count_upload, form_field
 from receiver.web.relay import exchange
 from receiver.web.relay.exchange import Caller, Question, respond
-from receiver.web.relay.uploads import count_upload, form_field
 
 log = structlog.get_logger()
 
