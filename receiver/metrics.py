@@ -113,7 +113,7 @@ STORED: Mapping[str, tuple[str | None, str]] = {
     "open_alarms": ("severity", "Open alarms, those acknowledged or snoozed too"),
     "schedules": (
         "state",
-        "Expected schedules by state: on_time, waiting, late_to_start, running_late or missed",
+        "Expected schedules: on_time, waiting, late_to_start, running_late, missed, broken",
     ),
     "oldest_delivery_seconds": (
         "subscription",

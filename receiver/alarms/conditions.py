@@ -244,6 +244,9 @@ def schedule_conditions(verdicts: Iterable[Verdict]) -> Iterator[Condition]:
     for verdict in verdicts:
         one, jobs = verdict.schedule, tuple(verdict.jobs)
         about = f"{one.instance} ({one.object})" if one.object else one.instance
+        if verdict.broken is not None:
+            broken = verdict.broken
+            yield Condition("schedule_broken", one.name, 1, broken, instance=one.instance)
         if verdict.missed is not None:
             detail = f"no job of {about} started for {_due(one, verdict.missed)}"
             yield Condition(

@@ -206,6 +206,19 @@ KINDS: Mapping[str, Kind] = {
         page="/schedules#{}",
         of_instance=False,
     ),
+    "schedule_broken": Kind(
+        title="a schedule cannot be judged",
+        resolved="the schedule is judged again, or was removed",
+        meaning="Its time zone or cron expression is not known any more, so that it is not seen"
+        " whether its jobs start. Other schedules are judged.",
+        action="See which zone: `receiver schedules show {}`.",
+        more="Restore it by the package tzdata on every node, or remove the schedule and add it"
+        " with another zone.",
+        runbook="a-schedule-cannot-be-judged",
+        page="/schedules#{}",
+        examples="",
+        of_instance=False,
+    ),
 }
 
 

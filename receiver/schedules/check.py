@@ -18,6 +18,7 @@ from receiver.database.leases import is_steady
 from receiver.database.models import IS_UNDER_WAY, Facet, JobRow
 from receiver.database.models.schedules import Schedule as Row
 from receiver.database.page import MAX_TIME, Column, Selection, least
+from receiver.errors import BadParameter
 from receiver.jobs.job import Registers
 from receiver.jobs.queries import HAS_NO_END, register
 from receiver.lib.clock import DAY_MS
@@ -34,7 +35,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What a check found of a schedule.
 
     missed -- the due time for which no job started, though its start grace is over. late -- the due
-    time whose run grace is over, though `jobs` that started for it have not ended.
+    time whose run grace is over, though `jobs` that started for it have not ended. broken -- why it
+    cannot be judged.
     """
 
     schedule: Schedule
@@ -42,12 +44,13 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     missed: int | None
     late: int | None
     jobs: Sequence[str]
+    broken: str | None = None
 
 
 def judge_schedules(session: Session, now: int) -> list[Verdict]:
     """Judge each schedule; nothing is written."""
     steady = is_steady(session, now)
-    return [_judge(session, one, _held(one, now, steady)) for one in list_schedules(session)]
+    return [_verdict(session, one, _held(one, now, steady)) for one in list_schedules(session)]
 
 
 def save(session: Session, verdicts: Iterable[Verdict]) -> None:
@@ -62,6 +65,17 @@ def _held(schedule: Schedule, now: int, steady: bool) -> int:
     """Return the time to judge a schedule by."""
     ahead = schedule.judged_at - now
     return schedule.judged_at if ahead > 0 and (ahead <= DAY_MS or not steady) else now
+
+
+def _verdict(session: Session, one: Schedule, at: int) -> Verdict:
+    try:
+        return _judge(session, one, at)
+    except BadParameter as error:  # of this one alone: the others are judged
+        after = replace(one, state="broken")
+        changed, why = after != one, str(error)
+        return Verdict(
+            schedule=after, is_changed=changed, missed=None, late=None, jobs=[], broken=why
+        )
 
 
 def _judge(session: Session, one: Schedule, at: int) -> Verdict:

@@ -14,7 +14,9 @@ from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from receiver.schedules import times
 from receiver.settings import DEFAULT_INSTANCE, INSTANCE_NAME, Settings, duration_ms
 
-State: TypeAlias = Literal["on_time", "waiting", "late_to_start", "running_late", "missed"]
+State: TypeAlias = Literal[
+    "on_time", "waiting", "late_to_start", "running_late", "missed", "broken"
+]
 
 MAX_SCHEDULES = 100
 STATES: tuple[State, ...] = get_args(State)

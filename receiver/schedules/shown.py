@@ -3,6 +3,7 @@
 import msgspec
 from msgspec import Struct
 
+from receiver.errors import BadParameter
 from receiver.jobs.shown import Time
 from receiver.lib.clock import iso
 from receiver.schedules.registry import Schedule, State, written
@@ -43,5 +44,8 @@ def as_shown(schedule: Schedule, now: int) -> ShownSchedule:
 
 
 def next_due(schedule: Schedule, now: int) -> int | None:
-    """Return the due time that comes next, ms."""
-    return next(due_times(schedule.cron, schedule.tz, now), None)
+    """Return the due time that comes next, ms; None if none does, or it cannot be known."""
+    try:
+        return next(due_times(schedule.cron, schedule.tz, now), None)
+    except BadParameter:
+        return None

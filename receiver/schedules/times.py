@@ -1,7 +1,9 @@
 """Due times of a cron expression in a time zone, as Debian's cron has them.
 
 A fixed time in the hour that does not exist is due when that hour would have begun, and one in the
-hour that comes twice is due in the first of them. Times are ms since the epoch.
+hour that comes twice is due in the first of them. Times are ms since the epoch. What an expression
+or a zone is needed for raises BadParameter if it is none, also one that was when it was added: an
+update of the system may take a zone away.
 """
 
 from collections.abc import Iterator
@@ -27,12 +29,16 @@ _MAX_REPEATED_MS = 180 * MINUTE_MS
 
 def local_time(ms: int, tz: str) -> datetime:
     """Return a time as it is in a time zone."""
-    return (_EPOCH + ms * _MS).astimezone(ZoneInfo(tz))
+    try:
+        zone = ZoneInfo(tz)
+    except (KeyError, ValueError, OSError):
+        raise _no_zone(tz) from None
+    return (_EPOCH + ms * _MS).astimezone(zone)
 
 
 def due_times(cron: str, tz: str, after: int) -> Iterator[int]:
     """Yield the due times after a time, earliest first."""
-    later = map(_ms, CronSim(cron, local_time(after, tz)))
+    later = map(_ms, _simulate(cron, local_time(after, tz)))
     return (due for due in later if due > after)
 
 
@@ -40,7 +46,7 @@ def last_due(cron: str, tz: str, at: int) -> int | None:
     """Return the latest due time that is not after `at`; None if none was within 50 years."""
     # In an hour that comes again, whatever is due in it was due in its first passage.
     start = at + 1000 + _MAX_REPEATED_MS * local_time(at, tz).fold
-    earlier = map(_ms, CronSim(cron, local_time(start, tz), reverse=True))
+    earlier = map(_ms, _simulate(cron, local_time(start, tz), reverse=True))
     return next((due for due in earlier if due <= at), None)
 
 
@@ -69,9 +75,17 @@ def _check(cron: str, tz: str) -> None:
         raise BadParameter(f"cron {cron[:MAX_CRON]!r}: five fields are needed: {names}")
     # Whatever a machine has beside the zones that all have is none of them.
     if tz not in available_timezones() - {"localtime"}:
-        raise BadParameter(f"tz {tz!r}: there is no such time zone; one is Europe/Berlin")
+        raise _no_zone(tz)
+    _simulate(cron, _EPOCH)
+
+
+def _no_zone(tz: str) -> BadParameter:
+    return BadParameter(f"tz {tz!r}: there is no such time zone; one is Europe/Berlin")
+
+
+def _simulate(cron: str, start: datetime, *, reverse: bool = False) -> CronSim:
     try:
-        CronSim(cron, _EPOCH)
+        return CronSim(cron, start, reverse)
     except (CronSimError, ValueError) as error:
         never = ", or one that no such month has" if "day-of-month" in str(error) else ""
         raise BadParameter(f"cron {cron!r}: {str(error).lower()}{never}") from None

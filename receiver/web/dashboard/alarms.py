@@ -34,6 +34,7 @@ _STATES: dict[OfSchedule, tuple[str, str]] = {
     "late_to_start": ("partial", "late to start"),
     "running_late": ("partial", "running late"),
     "missed": ("failed", "missed"),
+    "broken": ("failed", "cannot be judged"),
 }
 
 

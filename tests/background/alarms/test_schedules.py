@@ -8,7 +8,7 @@ from builders import bulk, examples
 from cryptography.fernet import Fernet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 from watched import Ward
 
 from receiver.alarms.handling import list_alarms
@@ -191,6 +191,28 @@ def test_after_an_outage_or_a_step_forward_only_the_latest_due_time_counts(night
     assert alarms(night) == []
     look_at(night, "2027-06-02T09:00Z")
     assert alarms(night) == ["schedule_missed"]
+
+
+def test_a_schedule_whose_zone_is_gone_is_said_and_the_others_are_judged(night):
+    expect(night, name="another", cron="0 1 * * *", tz="Europe/Berlin")
+    gone = update(Schedule).where(Schedule.name == "nightly").values(tz="Europe/Gone")
+    with night.database.write() as session:
+        session.execute(gone)
+    look_at(night, "2026-11-02T02:30Z")
+    assert alarms(night, only_open=True) == ["schedule_broken"]
+    assert ("schedule_missed", "another", 1) in night.alarms()
+    states = {
+        each["name"]: (each["state"], each["next_due_at"])
+        for each in night.receiver.get("/schedules").json["schedules"]
+    }
+    assert states == {
+        "another": ("missed", "2026-11-03T00:00:00.000Z"),
+        "nightly": ("broken", None),
+    }
+    with night.database.write() as session:
+        session.execute(gone.values(tz="UTC"))
+    look_at(night, "2026-11-02T02:31Z", "2026-11-02T02:36Z")
+    assert (state(night), alarms(night, only_open=True)) == ("missed", ["schedule_missed"])
 
 
 @pytest.mark.parametrize("back", [10 * MINUTE_MS, 20 * HOUR_MS])
