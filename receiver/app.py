@@ -40,6 +40,7 @@ from receiver.subscriptions import registry as subscriptions
 from receiver.web import Services, callbacks, ops, problems, request_log
 from receiver.web.api import ROUTES, routes
 from receiver.web.dashboard import blueprint as dashboard
+from receiver.web.dashboard.pages import compile_templates
 from receiver.web.ops import Measurements
 from receiver.web.relay import relay
 
@@ -70,6 +71,7 @@ def create_app(
     except SettingsError as error:
         sys.stderr.write(f"receiver: {error}\n")
         raise SystemExit(APP_LOAD_ERROR) from None
+    compile_templates(app)
     background.start()
     return app
 
