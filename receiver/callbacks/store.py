@@ -47,7 +47,7 @@ from receiver.errors import (
     StoreUnavailable,
 )
 from receiver.instances.keys import KEY_PREFIX, Keys
-from receiver.jobs.first_word import FirstWord
+from receiver.jobs.first_callback import FirstCallback
 from receiver.jobs.projection import (
     FacetKey,
     Forward,
@@ -56,7 +56,7 @@ from receiver.jobs.projection import (
     NewAbsence,
     NewObservation,
     Tally,
-    count,
+    update_tally,
 )
 from receiver.lib.clock import MINUTE_MS
 from receiver.openconnectors.notifications import Notification
@@ -203,7 +203,7 @@ class Store:
 
     def _add_facets(self, connection: Connection, writing: "_Writing") -> None:
         """Insert those facets of a batch's jobs that this process has not seen before."""
-        unseen = {key for _, key in writing.changed} - self._facets.keys()
+        unseen = {key for _, key in writing.changed_jobs} - self._facets.keys()
         for key in sorted(unseen, key=FacetKey.number):
             used = key
             of_instance = select(func.count()).where(Facet.instance == key.instance)
@@ -234,7 +234,7 @@ class _Writing:
         self.run, self.now, self._n, self._items = run, start.now, start.n, items
         self.results: list[Result] = [None] * len(items)
         self.states: dict[JobKey, JobState] = {}
-        self.changed: list[tuple[JobState | FirstWord, FacetKey]] = []
+        self.changed_jobs: list[tuple[JobState | FirstCallback, FacetKey]] = []
         self.facets: dict[FacetKey, int] = {}  # those that are new to this process
         self.keys: set[str] = set()
         self.noted: dict[str, int] = {}
@@ -283,7 +283,9 @@ class _Writing:
                 self._apply_observation(item)
             elif isinstance(item, NewAbsence):
                 self._apply_absence(item)
-        self.changed += [(state, state.facet()) for state in self.states.values() if state.changed]
+        self.changed_jobs += [
+            (state, state.facet()) for state in self.states.values() if state.needs_write
+        ]
 
     def write(
         self, facets: Mapping[FacetKey, int], slot: int, subscriptions: Sequence[Subscription]
@@ -293,10 +295,10 @@ class _Writing:
         new: list[JobValues] = []
         changed: list[JobValues] = []
         messages: list[Message] = []
-        for state, key in self.changed:
+        for state, key in self.changed_jobs:
             number = facets.get(key)
             values = state.values(self.facets[key] if number is None else number, self.now)
-            count(tally, state.counted, values)
+            update_tally(tally, state.counted, values)
             (new if state.counted is None else changed).append(values)
             messages += messages_of(subscriptions, state, key, values, self.now)
         counts = [(facet, hour, slot, n) for (facet, hour), n in sorted(tally.items()) if n]
@@ -333,9 +335,9 @@ class _Writing:
         changed: str | None = None
         note: str | None = None
         if key in self._alone:
-            word = FirstWord(delivery.instance, notification, self.now)
-            self.changed.append((word, word.facet()))
-            changed = word.changed
+            first = FirstCallback(delivery.instance, notification, self.now)
+            self.changed_jobs.append((first, first.facet()))
+            changed = first.changes
         elif key in self.states:
             state = self.states[key]
             changed, note = state.apply_callback(

@@ -26,7 +26,7 @@ from receiver.cli.serve import open_database, record_action
 from receiver.database.engine import Database, Session, database_time
 from receiver.instances.encryption import SecretBox
 from receiver.jobs.job import OUTCOMES, Outcome
-from receiver.jobs.queries import ENDED, Filters, JobRecord, find_jobs, list_jobs, place_of
+from receiver.jobs.queries import ENDED, Filters, JobRecord, find_jobs, list_jobs, position_of
 from receiver.lib.clock import iso, now_ms
 from receiver.lib.safe_http import SafeClient
 from receiver.outbound.mail import Mailer
@@ -286,7 +286,7 @@ def _pages(database: Database, filters: Filters) -> Iterator[list[JobRecord]]:
     page = list_jobs(database, filters, PAGE)
     while page:
         yield page
-        page = list_jobs(database, filters, PAGE, place_of(page[-1]))
+        page = list_jobs(database, filters, PAGE, position_of(page[-1]))
 
 
 def _row(record: log.DeliveryRecord) -> dict[str, object]:

@@ -12,7 +12,7 @@ from receiver.database.models import Instance, StoredKey
 from receiver.database.models.outbound import Subscription
 from receiver.errors import CredentialError
 from receiver.instances.encryption import SecretBox
-from receiver.instances.registry import SECRETS, place_of
+from receiver.instances.registry import SECRETS, position_of
 
 
 class Encrypted(NamedTuple):
@@ -95,7 +95,7 @@ def _secrets(session: Session, name: str) -> Iterator[Encrypted]:
         return
     for column in SECRETS:
         if ciphertext := getattr(instance, column):
-            yield Encrypted(instance, column, place_of(instance, column), ciphertext)
+            yield Encrypted(instance, column, position_of(instance, column), ciphertext)
     for key in session.scalars(select(StoredKey).where(StoredKey.instance == name)):
         yield Encrypted(key, "sealed", (name, key.id), key.sealed)
 

@@ -52,7 +52,7 @@ def change_instance(
 def _set_options(row: Instance, secret_box: SecretBox, options: VendorOptions) -> None:
     for column, value in options.items():
         if isinstance(value, bytes):
-            setattr(row, column, secret_box.encrypt(place_of(row, column), value))
+            setattr(row, column, secret_box.encrypt(position_of(row, column), value))
         elif value is not None:
             setattr(row, column, value)
 
@@ -114,14 +114,14 @@ def list_instances_with_secrets(session: Session) -> list[str]:
 
 
 def _decrypt(row: Instance, secret_box: SecretBox, column: str) -> str:
-    secret = secret_box.decrypt(place_of(row, column), getattr(row, column))
+    secret = secret_box.decrypt(position_of(row, column), getattr(row, column))
     text = secret.decode("ascii", "replace")
     if not text.isascii() or not text.isprintable():
         raise CredentialError("a vendor secret holds bytes that no header can carry")
     return text
 
 
-def place_of(row: Instance, column: str) -> tuple[str, str]:
+def position_of(row: Instance, column: str) -> tuple[str, str]:
     """Return the place that a secret is encrypted for."""
     return row.name, column.replace("_", " ")
 

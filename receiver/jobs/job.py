@@ -98,7 +98,7 @@ class Job:
         status, best, worst = self.registers.status, self.registers.best, self.registers.worst
         attempt = status[0][0] if status else 0
         conflict = bool(best and worst and best[0] == attempt and best[1] != -worst[1])
-        status, counts = _decisive(self.registers, attempt if conflict else None)
+        status, counts = _deciding_status(self.registers, attempt if conflict else None)
         freeze = partial(object.__setattr__, self)  # as a frozen dataclass has it done
         freeze("attempt", attempt)
         freeze("conflict", conflict)
@@ -147,7 +147,7 @@ class Job:
         """What became of it, in one word of ours."""
         word = canonical(self.status or "CREATED")
         if word == "COMPLETED":
-            return self._how_well()
+            return self._completed_outcome()
         if word == "CANCELLED":
             return "cancelled"
         if word in ENDINGS:
@@ -213,7 +213,7 @@ class Job:
         at = self.registers.erased
         return None if at is None else -at
 
-    def _how_well(self) -> Outcome:
+    def _completed_outcome(self) -> Outcome:
         failed, loaded, submitted = self.failed or 0, self.loaded, self.submitted
         if failed and (loaded == 0 or (submitted is not None and failed >= submitted)):
             return "failed"
@@ -262,7 +262,7 @@ def erase(job: Job, at: int) -> Job:
     return join(job, Job(Registers(erased=-at)))
 
 
-def must_ask(before: Job, after: Job, notification: Notification) -> bool | None:
+def must_poll(before: Job, after: Job, notification: Notification) -> bool | None:
     """Whether the vendor must be asked about endings that contradict each other.
 
     True: a callback contradicts, or the first poll that does. False: a poll has answered, or the
@@ -301,8 +301,8 @@ def changes(before: Job, after: Job, notification: Notification) -> tuple[list[s
     return changed, "nothing new"
 
 
-def _decisive(registers: Registers, contested: int | None) -> tuple[Status | None, Counts]:
-    """Return the status and the counts that show.
+def _deciding_status(registers: Registers, contested: int | None) -> tuple[Status | None, Counts]:
+    """Return the status that holds, and the counts that belong to it.
 
     contested -- the attempt of which different endings were reported: the latest poll decides.
     """

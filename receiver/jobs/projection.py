@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from receiver.jobs.job import UNDER_WAY, Job, Outcome, changes, encode, join, must_ask
+from receiver.jobs.job import UNDER_WAY, Job, Outcome, changes, encode, join, must_poll
 from receiver.lib.clock import HOUR_MS
 from receiver.openconnectors.notifications import Notification
 from receiver.openconnectors.shapes import JobFacts, write
@@ -106,8 +106,9 @@ class JobState:
 
     counted -- the facet and the hour it is counted under, as stored. before, was_closed -- what it
     was, as stored; None if it is new. contested -- its endings contradict each other, and the
-    vendor has not answered since. forwards -- what its client is to be sent; None stands for all
-    callbacks there were so far.
+    vendor has not answered since. is_revised -- whether what people see of it changed; needs_write
+    -- whether anything did. forwards -- what its client is to be sent; None stands for all earlier
+    callbacks.
     """
 
     instance: str
@@ -130,8 +131,8 @@ class JobState:
     counted: Counted | None = None
     before: Job | None = None
     was_closed: bool = False
-    touched: bool = False
-    changed: bool = False
+    is_revised: bool = False
+    needs_write: bool = False
     submissions: list[str] = field(default_factory=list)
     forwards: list[Forward | None] = field(default_factory=list)
 
@@ -167,7 +168,7 @@ class JobState:
     ) -> tuple[str, str | None]:
         """Merge a new event; return what that changed (JSON array of names), or why nothing."""
         self.events += 1
-        self.callback_due = self.touched = self.changed = True
+        self.callback_due = self.is_revised = self.needs_write = True
         self._forward([forward])
         return self._merge(notification, now)
 
@@ -176,14 +177,16 @@ class JobState:
         before = self.job
         changed, note = self._merge(observation.notification, now)
         if observation.callback_due and not self.callback_due:
-            self.callback_due = self.changed = True
+            self.callback_due = self.needs_write = True
         if observation.submission is not None:
             self.submissions.append(observation.submission)
         if observation.client_url is not None and self.client_url is None:
-            self.client_url, self.changed = observation.client_url, True
-            self._forward([None] if self.events else [_learnt(self)] if self.job.ended else [])
+            self.client_url, self.needs_write = observation.client_url, True
+            self._forward(
+                [None] if self.events else [_missed_callback(self)] if self.job.ended else []
+            )
         elif self.job.ended and not before.ended:
-            self._forward([_learnt(self)])
+            self._forward([_missed_callback(self)])
         return changed, observation.note or note
 
     def apply_absence(self, absence: NewAbsence, now: int) -> tuple[str, str | None]:
@@ -205,9 +208,9 @@ class JobState:
             self.closed_at, self.contested, self.poll_at = now, False, None
         else:
             self.poll_at = now + MISSING_MS // (MAX_MISSES - 1)
-        self.changed = True
+        self.needs_write = True
         names = ["outcome"] if self.outcome != outcome else []
-        self.touched |= bool(names)
+        self.is_revised |= bool(names)
         return msgspec.json.encode(names).decode(), note
 
     @property
@@ -227,10 +230,10 @@ class JobState:
         lost = self.callback_due and job.learnt_by == "poll" and not job.called_back
         return FacetKey(
             self.instance,
-            cut(job.status),
+            truncate(job.status),
             self.outcome,
-            cut(job.text("object")),
-            cut(job.text("direction")),
+            truncate(job.text("object")),
+            truncate(job.text("direction")),
             lost,
         )
 
@@ -242,8 +245,8 @@ class JobState:
             id=self.id,
             facet=facet,
             # Never backwards, or a page by newest change could show a job twice.
-            updated_at=max(self.updated_at, now) if self.touched else self.updated_at,
-            revision=self.revision + self.touched,
+            updated_at=max(self.updated_at, now) if self.is_revised else self.updated_at,
+            revision=self.revision + self.is_revised,
             events=self.events,
             first_seen_at=self.first_seen_at,
             files_expire_at=job.files_expire_at,
@@ -269,9 +272,9 @@ class JobState:
             names, note = [*names, "outcome"], "the job was closed, and is open again"
         if self.missing_since is not None:
             self.misses, self.missing_since, self.closed_at = 0, None, None
-            self.changed = True
-        self.touched |= bool(names)
-        self.changed |= self.job != before or bool(names)
+            self.needs_write = True
+        self.is_revised |= bool(names)
+        self.needs_write |= self.job != before or bool(names)
         self._note_errors(before, now)
         self._note_polling(before, notification, now)
         return msgspec.json.encode(names).decode(), note
@@ -286,10 +289,10 @@ class JobState:
 
     def _note_polling(self, before: Job, notification: Notification, now: int) -> None:
         """Have the vendor asked at once where endings contradict each other, until it answers."""
-        ask = must_ask(before, self.job, notification)
+        ask = must_poll(before, self.job, notification)
         if ask is not None:
             self.contested, self.poll_at, self.polls = ask, now if ask else None, 0
-            self.changed = True
+            self.needs_write = True
         if before.status is not None and before.attempt < self.job.attempt and not self.job.ended:
             # It runs again: how long it takes counts from now on.
             self.first_seen_at, self.poll_at, self.polls = now, None, 0
@@ -299,8 +302,8 @@ class JobState:
             self.forwards += forwards
 
 
-def count(tally: Tally, before: Counted | None, values: JobValues) -> None:
-    """Note what a job's new row changes of the counts of jobs, by facet and hour."""
+def update_tally(tally: Tally, before: Counted | None, values: JobValues) -> None:
+    """Add what a job's new row changes in the counts of jobs, by facet and hour."""
     counted = values.facet, _hour(values.files_expire_at)
     if counted == before:
         return
@@ -320,7 +323,7 @@ def _hour(files_expire_at: int | None) -> int | None:
     return None if files_expire_at is None else files_expire_at // HOUR_MS
 
 
-def cut(text: str | None) -> str | None:
+def truncate(text: str | None) -> str | None:
     """Return as much of a text as lists filter by."""
     return text and text[:MAX_FACET_TEXT]
 
@@ -341,8 +344,8 @@ def facts_of(job_id: str, job: Job) -> JobFacts:
     )
 
 
-def _learnt(state: JobState) -> Forward:
-    """Write the notification that the vendor should have sent, as bulk v2 has it."""
+def _missed_callback(state: JobState) -> Forward:
+    """Write the callback that the vendor should have sent, in the shape of bulk v2."""
     body = write(facts_of(state.id, state.job), "v2")
     if (payload := state.job.text("callback_payload")) is not None:
         body["callback-payload"] = msgspec.Raw(payload.encode())

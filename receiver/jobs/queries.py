@@ -43,7 +43,7 @@ ENDED: tuple[Outcome, ...] = ("succeeded", "partial", "failed", "cancelled")
 
 Instances: TypeAlias = frozenset[str] | None  # what a token may see; None is all
 Show: TypeAlias = Literal["overdue", "expiring", "lost"]
-Place: TypeAlias = tuple[int, str, str]  # (time, instance, id) of a job in a list
+Position: TypeAlias = tuple[int, str, str]  # (time, instance, id) of a job in a list
 
 
 class Filters(Struct, frozen=True, kw_only=True):
@@ -69,7 +69,7 @@ class Filters(Struct, frozen=True, kw_only=True):
     visible: Instances = None
 
     def values(self) -> dict[str, Any]:
-        """Name the values of what is asked."""
+        """Return the values of the filters that are set, by the names of their parameters."""
         instances = sorted(reachable(self.instances, self.visible) or ())
         lists: dict[str, Any] = {
             "instance": instances,
@@ -137,14 +137,14 @@ def list_jobs(
     database: Database,
     filters: Filters,
     limit: int,
-    after: Place | None = None,
+    after: Position | None = None,
     *,
-    before: Place | None = None,
+    before: Position | None = None,
 ) -> list[JobRecord]:
-    """Read jobs, newest change first, or most pressing first if some are to be shown.
+    """Read jobs, newest change first; with filters.show, most pressing first.
 
-    after -- `place_of` the last job that was seen. before -- of the first one: for the jobs that
-    stand right before it, in the same order.
+    after -- the position of the last job seen. before -- of the first job seen: read the page right
+    before it, in the same order.
     """
     values = filters.values()
     if filters.visible is not None and "instance" not in values:
@@ -157,7 +157,7 @@ def list_jobs(
     )
     with database.snapshot() as connection:
         if _FACETS.keys() & values:
-            matching = _matching(frozenset(values).intersection(_FACETS), plan.sqlite)
+            matching = _matching_facets(frozenset(values).intersection(_FACETS), plan.sqlite)
             facets = connection.execute(matching, values).all()
             if not facets:
                 return []
@@ -176,8 +176,8 @@ def list_jobs(
     return records[::-1] if plan.backwards else records
 
 
-def place_of(record: JobRecord, show: Show | None = None) -> Place:
-    """Return where a job stands in a list."""
+def position_of(record: JobRecord, show: Show | None = None) -> Position:
+    """Return a job's position in a list: what the list is sorted by."""
     time = getattr(record, _TIMES.get(show, "updated_at"))
     return time, record.instance, record.id
 
@@ -285,7 +285,7 @@ _COLUMNS = (
 
 
 @lru_cache
-def _matching(names: frozenset[str], sqlite: bool) -> Selection:
+def _matching_facets(names: frozenset[str], sqlite: bool) -> Selection:
     """Select the facets whose jobs may match."""
     where = []
     for name in sorted(names):
@@ -322,7 +322,7 @@ def _jobs(plan: _Plan, names: frozenset[str], *, few: bool) -> Selection:
     same = and_(_JOBS.c.instance == keys.c.instance, _JOBS.c.id == keys.c.id)
     by = [keys.c[name], keys.c.instance, keys.c.id]
     sorted_by = [column if plan.ascending else column.desc() for column in by]
-    return _whole(keys.join(_JOBS, same)).order_by(*sorted_by)
+    return _with_facets(keys.join(_JOBS, same)).order_by(*sorted_by)
 
 
 def _conditions(plan: _Plan, names: frozenset[str], *, few: bool) -> list[Any]:
@@ -335,9 +335,9 @@ def _conditions(plan: _Plan, names: frozenset[str], *, few: bool) -> list[Any]:
         if name != "expires_before" and plan.show not in _TIMES:
             continue
         # No other index shall look useful than that by which the page is read.
-        shown: Column = column if few else hidden(column)
+        operand: Column = column if few else hidden(column)
         bound = bindparam(name, type_=column.type)
-        where.append(shown > bound if name.endswith("after") else shown < bound)
+        where.append(operand > bound if name.endswith("after") else operand < bound)
     texts: dict[str, Column] = {"text": JobRow.id, "file": register("file", sqlite=plan.sqlite)}
     where += [contains(texts[n], n, sqlite=plan.sqlite) for n in sorted(texts.keys() & names)]
     if "others" in names:
@@ -360,8 +360,8 @@ def register(name: str, *, sqlite: bool) -> Column:
     return func.substr(value, literal("1"), literal(str(MAX_FACET_TEXT)), type_=Facet.status.type)
 
 
-def _whole(jobs: FromClause) -> Selection:
-    """Add what is known of jobs by their facets. jobs -- the table, joined or not."""
+def _with_facets(jobs: FromClause) -> Selection:
+    """Select jobs with their facets and usual times. jobs -- the table, joined or not."""
     of_facet = jobs.join(Facet, Facet.facet == _JOBS.c.facet)
     columns = *_COLUMNS, Facet.outcome, Facet.callback_lost, UsualTime.ms.label("usual_ms")
     return select(*columns).select_from(of_facet.outerjoin(UsualTime, _IS_USUAL))
@@ -384,8 +384,8 @@ IS_LATE: Column = JobRow.first_seen_at <= _NOW - _EXPECTED_MS
 OVERDUE_SINCE: Column = JobRow.first_seen_at + _EXPECTED_MS
 IS_OVERDUE = (HAS_NO_END, IS_UNDER_WAY, IS_LATE)
 _ID = JobRow.id == bindparam("id")
-_ONE = _whole(_JOBS).where(_ID, JobRow.instance == bindparam("instance"))
-_ANYWHERE = _whole(_JOBS).where(_ID, JobRow.instance.in_(distinct_values(Facet.instance)))
+_ONE = _with_facets(_JOBS).where(_ID, JobRow.instance == bindparam("instance"))
+_ANYWHERE = _with_facets(_JOBS).where(_ID, JobRow.instance.in_(distinct_values(Facet.instance)))
 _EXPIRING = select(func.count()).select_from(
     select(literal("1"))
     .where(JobRow.files_expire_at < bindparam("expires_before"))

@@ -45,7 +45,7 @@ from receiver.jobs.queries import ENDED, Instances, overdue_jobs
 from receiver.jobs.shown import Time
 from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS, iso
 
-MAX_COUNTED = 100  # overdue jobs on the front page: how many more there are nobody needs to know
+MAX_COUNTED = 100  # overdue jobs that the front page counts; beyond, it says that there are more
 
 
 class Summary(Struct, kw_only=True):
@@ -62,8 +62,8 @@ class Summary(Struct, kw_only=True):
     last_callback_at: Time | None
 
 
-class Refusing(Struct, frozen=True):
-    """An instance whose deliveries are rejected since its last callback. since -- ms."""
+class Rejecting(Struct, frozen=True):
+    """How an instance's deliveries are rejected since its last callback. since -- ms."""
 
     since: int
     count: int
@@ -73,14 +73,14 @@ class Overview(Struct, kw_only=True):
     """What the front page shows; times are ms.
 
     summary -- its overdue jobs are counted up to MAX_COUNTED + 1. ended -- {(start of stretch,
-    outcome): n}. last_callbacks, refusing -- by instance, of all of them. failing_since -- as in
+    outcome): n}. last_callbacks, rejecting -- by instance, of all of them. failing_since -- as in
     `failing_since`.
     """
 
     summary: Summary
     ended: Mapping[tuple[int, str], int]
     last_callbacks: Mapping[str, int]
-    refusing: Mapping[str, Refusing]
+    rejecting: Mapping[str, Rejecting]
     failing_since: int | None
 
 
@@ -97,8 +97,8 @@ class Gauges(Struct, kw_only=True):
     alarms: Mapping[str, int]
 
 
-class Vendor(Struct, frozen=True):
-    """How the vendor held up when it was last asked for an instance; times are ms."""
+class VendorHealth(Struct, frozen=True):
+    """How requests to the vendor went lately for an instance; times are ms."""
 
     failures: int
     blocked_until: int
@@ -109,7 +109,7 @@ class Vendor(Struct, frozen=True):
 def summary(database: Database, visible: Instances, now: int, overdue_after: int) -> Summary:
     """Count what an operator looks at first. overdue_after -- ms."""
     with database.snapshot() as connection:
-        return _Read(connection, visible, now, overdue_after).summary()
+        return _Reader(connection, visible, now, overdue_after).summary()
 
 
 def overview(  # noqa: PLR0917 - what the page asks
@@ -117,23 +117,23 @@ def overview(  # noqa: PLR0917 - what the page asks
     visible: Instances,
     now: int,
     overdue_after: int,
-    since: int,
-    width: int,
-    back: int,
+    chart_start: int,
+    bar_ms: int,
+    rejected_within: int,
 ) -> Overview:
     """Read the front page.
 
-    since, width -- where the chart of what ended starts, and its stretches, ms: hours or days.
-    back -- for rejections, ms.
+    chart_start -- ms. bar_ms -- what one bar of the chart covers: whole hours. rejected_within --
+    how far back rejections count, ms.
     """
     with database.snapshot() as connection:
-        read = _Read(connection, visible, now, overdue_after)
+        reader = _Reader(connection, visible, now, overdue_after)
         last = last_callbacks(connection)
         return Overview(
-            summary=read.summary(last, max_overdue=MAX_COUNTED + 1),
-            ended=read.ended(since, width),
+            summary=reader.summary(last, max_overdue=MAX_COUNTED + 1),
+            ended=reader.ended(chart_start, bar_ms),
             last_callbacks=last,
-            refusing=refusing(connection, now - back, last),
+            rejecting=rejecting(connection, now - rejected_within, last),
             failing_since=failing_since(connection, now),
         )
 
@@ -141,9 +141,9 @@ def overview(  # noqa: PLR0917 - what the page asks
 def gauges(database: Database, now: int, overdue_after: int) -> Gauges:
     """Read what the metrics show, of all instances."""
     with database.snapshot() as connection:
-        read, last = _Read(connection, None, now, overdue_after), last_callbacks(connection)
+        reader, last = _Reader(connection, None, now, overdue_after), last_callbacks(connection)
         return Gauges(
-            summary=read.summary(last),
+            summary=reader.summary(last),
             oldest_under_way=connection.execute(_OLDEST).scalar(),
             last_callbacks=last,
             alarms={kind: int(n) for kind, n in connection.execute(_OPEN_ALARMS)},
@@ -155,17 +155,17 @@ def last_callbacks(connection: Connection) -> dict[str, int]:
     return {name: n >> NUMBER_BITS for name, n in connection.execute(_LAST_CALLBACKS)}
 
 
-def refusing(connection: Connection, since: int, last: Mapping[str, int]) -> dict[str, Refusing]:
+def rejecting(connection: Connection, since: int, last: Mapping[str, int]) -> dict[str, Rejecting]:
     """Return which instances' deliveries are rejected since their last callback.
 
     since -- how far to look back, ms. last -- as `last_callbacks` has it.
     """
-    refusing: dict[str, Refusing] = {}
+    rejecting: dict[str, Rejecting] = {}
     for name, minute, count in connection.execute(_REJECTED, {"since": since // MINUTE_MS}):
         if minute * MINUTE_MS > last.get(name, 0):
-            before = refusing.get(name, Refusing(minute * MINUTE_MS, 0))
-            refusing[name] = Refusing(before.since, before.count + int(count))
-    return refusing
+            before = rejecting.get(name, Rejecting(minute * MINUTE_MS, 0))
+            rejecting[name] = Rejecting(before.since, before.count + int(count))
+    return rejecting
 
 
 def failing_since(connection: Connection, now: int) -> int | None:
@@ -184,10 +184,10 @@ def rejections_by_reason(session: Session, visible: Instances, now: int) -> dict
     return {reason: int(n) for reason, n in rows}
 
 
-def vendors(session: Session) -> dict[str, Vendor]:
-    """Return how the vendor held up, by instance."""
+def vendor_health(session: Session) -> dict[str, VendorHealth]:
+    """Return how requests to the vendor went lately, by instance."""
     return {
-        row.instance: Vendor(row.failures, row.blocked_until, row.queued, row.queued_asked_at)
+        row.instance: VendorHealth(row.failures, row.blocked_until, row.queued, row.queued_asked_at)
         for row in session.scalars(select(Pace))
     }
 
@@ -203,7 +203,7 @@ def under_way(session: Session, names: Sequence[str]) -> dict[str, tuple[int, in
     return {name: (count, int(oldest)) for name, count, oldest in session.execute(statement)}
 
 
-class _Read:
+class _Reader:
     """Counts of one snapshot, of the instances that a token sees."""
 
     def __init__(

@@ -13,7 +13,7 @@ MIN_USUAL_MS = 1_000
 
 
 def learn_all_usual_times(database: Database) -> None:
-    """Learn of the instances that have jobs under way."""
+    """Learn the usual times of all instances that have jobs under way."""
     waiting = select(JobRow.instance).where(IS_UNDER_WAY).distinct()
     for row in database.rows(waiting):
         learn_usual_times(database, row.instance)
@@ -22,8 +22,7 @@ def learn_all_usual_times(database: Database) -> None:
 def learn_usual_times(database: Database, instance: str) -> None:
     """Learn from the latest ended jobs of an instance how long those of each object take.
 
-    Nineteen of twenty ended within half of the time that is learnt; a job that we heard of when it
-    was over tells nothing.
+    It is twice the 95th percentile. A job that was over when first heard of does not count.
     """
     times: dict[str, list[int]] = {}
     latest = Filters(instances=[instance], outcomes=ENDED)
@@ -35,7 +34,7 @@ def learn_usual_times(database: Database, instance: str) -> None:
         {
             "instance": instance,
             "object": name,
-            "ms": max(MIN_USUAL_MS, 2 * _slowest_but_few(took)),
+            "ms": max(MIN_USUAL_MS, 2 * _percentile_95(took)),
         }
         for name, took in sorted(times.items())
         if len(took) >= ENOUGH_TO_LEARN
@@ -49,5 +48,5 @@ def learn_usual_times(database: Database, instance: str) -> None:
             session.execute(statement, rows)
 
 
-def _slowest_but_few(durations: list[int]) -> int:
+def _percentile_95(durations: list[int]) -> int:
     return sorted(durations)[(len(durations) - 1) * 19 // 20]

@@ -15,9 +15,9 @@ from sqlalchemy import Connection, exists, select, update
 from receiver.database.models import Event, Facet, JobRow, Submission
 from receiver.database.models.outbound import OutboundDelivery
 from receiver.database.page import Selection
-from receiver.jobs.first_word import FirstWord
+from receiver.jobs.first_callback import FirstCallback
 from receiver.jobs.job import UNDER_WAY, Job, Outcome
-from receiver.jobs.projection import FacetKey, Forward, JobState, JobValues, cut
+from receiver.jobs.projection import FacetKey, Forward, JobState, JobValues, truncate
 from receiver.jobs.queries import JobRecord, get_job, overdue_jobs
 from receiver.jobs.shown import as_shown
 from receiver.lib.clock import iso
@@ -48,7 +48,7 @@ class Body(msgspec.Struct, omit_defaults=True):
 
 def messages_of(
     subscriptions: Sequence[Subscription],
-    state: JobState | FirstWord,
+    state: JobState | FirstCallback,
     key: FacetKey,
     values: JobValues,
     now: int,
@@ -73,7 +73,7 @@ def messages_of(
     return [_message(one, type_, body, place, this) for one in wanted]
 
 
-def _change(state: JobState | FirstWord, key: FacetKey) -> tuple[Type, set[str]] | None:
+def _change(state: JobState | FirstCallback, key: FacetKey) -> tuple[Type, set[str]] | None:
     """Return what is sent of a job, and the outcomes it has and had; None if nothing is."""
     before = state.before
     if key.outcome == "lost":
@@ -222,7 +222,7 @@ def wanted_replays(
     """Return what is sent again, and where: jobs that ended, as far as they are wanted."""
     for record in records:
         for one in subscriptions:
-            choice, object_ = one.choice, cut(record.job.text("object"))
+            choice, object_ = one.choice, truncate(record.job.text("object"))
             if (
                 record.job.ended
                 and "ended" in choice.on

@@ -13,7 +13,7 @@ from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from oracle import DAY, TEXTS, Said, by_law, key
 
-from receiver.jobs.job import OUTCOMES, Job, changes, encode, erase, is_ending, join, must_ask
+from receiver.jobs.job import OUTCOMES, Job, changes, encode, erase, is_ending, join, must_poll
 from receiver.lib.clock import iso
 from receiver.openconnectors.notifications import MAX_TIME_MS
 
@@ -400,7 +400,7 @@ OTHER_POLL = POLL.replace(status="ABORTED", asked_at=900)
 )
 def test_the_vendor_is_asked_when_endings_contradict_each_other_until_it_answers(told, late, ask):
     before = fold(told)
-    assert must_ask(before, merge(before, late), late) is ask
+    assert must_poll(before, merge(before, late), late) is ask
 
 
 def test_who_told_of_an_ending_first_is_who_received_it_earliest():

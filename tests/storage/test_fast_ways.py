@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-from receiver.jobs.first_word import FirstWord
+from receiver.jobs.first_callback import FirstCallback
 from receiver.jobs.projection import Forward, JobState
 from receiver.openconnectors import notifications
 from receiver.openconnectors.notifications import Notification, parse, parse_any
@@ -73,12 +73,12 @@ def change(chance: random.Random, body: bytearray) -> None:
 
 def first_words(notification: Notification, now: int) -> tuple[object, object]:
     """What is stored of a job of which this is the first word: written out, and by the law."""
-    word = FirstWord("default", notification, now)
+    word = FirstCallback("default", notification, now)
     state = JobState("default", str(notification.job), now, now)
     changed, note = state.apply_callback(notification, Forward(b""), now)
     values = state.values(7, now)
     assert (note, state.forwards, state.submissions) == (None, [], [])
-    return (word.facet(), word.changed, word.values(7, now)), (state.facet(), changed, values)
+    return (word.facet(), word.changes, word.values(7, now)), (state.facet(), changed, values)
 
 
 @pytest.mark.parametrize("seed", range(4))

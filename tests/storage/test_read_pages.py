@@ -20,7 +20,7 @@ from receiver.database.models import NUMBER_BITS, Event, Facet, JobRow, Retentio
 from receiver.errors import StoreError, TooSlow
 from receiver.jobs.job import Job, encode
 from receiver.jobs.projection import MAX_FACET_TEXT
-from receiver.jobs.queries import Filters, find_jobs, list_jobs, place_of
+from receiver.jobs.queries import Filters, find_jobs, list_jobs, position_of
 from receiver.jobs.timeline import timeline
 from receiver.lib.clock import DAY_MS
 from receiver.openconnectors.notifications import Notification
@@ -195,7 +195,7 @@ def test_pages_give_each_job_that_fits_once_and_in_order_both_ways(
                 all(record.overdue_by(NOW, OVERDUE_AFTER) is not None for record in page)
                 or wanted.show != "overdue"
             )
-            seen += [place_of(record, wanted.show) for record in page]
+            seen += [position_of(record, wanted.show) for record in page]
             if len(page) < limit:
                 break
         assert seen == expected
@@ -203,7 +203,7 @@ def test_pages_give_each_job_that_fits_once_and_in_order_both_ways(
         last = seen[-1:]
         while last:
             page = list_jobs(filled, wanted, limit, before=last[0])
-            back = [place_of(record, wanted.show) for record in page] + back
+            back = [position_of(record, wanted.show) for record in page] + back
             last = back[:1] if len(page) == limit else []
         assert back == expected[:-1]
 

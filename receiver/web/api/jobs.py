@@ -47,7 +47,7 @@ def list_jobs(services: Services, request: ApiRequest[schemas.JobsQuery]) -> Res
         records,
         query.limit,
         show=_shown_now(services),
-        position=queries.place_of,
+        position=queries.position_of,
     )
 
 

@@ -82,7 +82,7 @@ def home(services: Services, caller: Caller) -> Response:
         since=iso(first - 1),
         problems=by_severity(join_alike([*problems, *_unalarmed(stats, problems)])),
         silences=silences(
-            settings, caller.instances, stats.last_callbacks, stats.refusing, stats.failing_since
+            settings, caller.instances, stats.last_callbacks, stats.rejecting, stats.failing_since
         ),
         chart=_chart(stats.ended, first, period),
         period=period,

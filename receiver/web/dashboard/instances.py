@@ -11,7 +11,7 @@ from receiver.errors import NotFound
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry
 from receiver.jobs import summary
-from receiver.jobs.summary import Refusing, Vendor
+from receiver.jobs.summary import Rejecting, VendorHealth
 from receiver.settings import DEFAULT_INSTANCE, Settings
 from receiver.web import Services
 from receiver.web.auth import require_instance
@@ -31,7 +31,7 @@ class Silence:
 
     name: str
     last_callback_at: int | None
-    rejecting: Refusing | None
+    rejecting: Rejecting | None
     failing_since: int | None
     gives_up_at: int | None
 
@@ -44,7 +44,7 @@ class InstanceView:
     hub: str | None = None
     vendor_secrets: bool = False
     keys: Sequence[dict[str, Any]] = field(default_factory=list)
-    vendor: Vendor | None = None
+    vendor: VendorHealth | None = None
     under_way: int = 0
     oldest: int | None = None
 
@@ -82,7 +82,7 @@ def silences(
     settings: Settings,
     names: Sequence[str],
     last: Mapping[str, int],
-    rejecting: Mapping[str, Refusing],
+    rejecting: Mapping[str, Rejecting],
     failing_since: int | None,
 ) -> list[Silence]:
     """Return when the last callbacks of instances came; the facts as `jobs.summary` has them.
@@ -104,7 +104,9 @@ def _silences(services: Services, names: Sequence[str]) -> list[Silence]:
     now, settings = services.clock(), services.settings
     with services.database.snapshot() as connection:
         last = summary.last_callbacks(connection)
-        rejecting = summary.refusing(connection, now - SCHEDULES * settings.vendor_retries_ms, last)
+        rejecting = summary.rejecting(
+            connection, now - SCHEDULES * settings.vendor_retries_ms, last
+        )
         failing = summary.failing_since(connection, now)
     return silences(settings, names, last, rejecting, failing)
 
@@ -114,7 +116,7 @@ def _views(services: Services, session: Session, names: Sequence[str]) -> list[I
     hubs = {str(row["name"]): str(row["hub"]) for row in rows if row["hub"]}
     with_secrets = {row["name"] for row in rows if row["vendor_secrets"]}
     keys = signature_keys.list_keys(session) + _default_keys(services.settings)
-    vendors, under_way = summary.vendors(session), summary.under_way(session, names)
+    vendors, under_way = summary.vendor_health(session), summary.under_way(session, names)
     return [
         InstanceView(
             silence,

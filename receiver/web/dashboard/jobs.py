@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType
 from receiver.errors import TooSlow
 from receiver.jobs import queries
 from receiver.jobs.job import OUTCOMES
-from receiver.jobs.queries import JobRecord, Place, Show, list_jobs, place_of
+from receiver.jobs.queries import JobRecord, Position, Show, list_jobs, position_of
 from receiver.jobs.shown import Job, as_shown
 from receiver.lib.clock import DAY_MS, iso
 from receiver.web import Services
@@ -144,12 +144,12 @@ def jobs(services: Services, caller: Caller) -> Response:
         times=TIMES,
         days=[
             (day * DAY_MS, list(group))
-            for day, group in groupby(rows, lambda row: place_of(row, show)[0] // DAY_MS)
+            for day, group in groupby(rows, lambda row: position_of(row, show)[0] // DAY_MS)
         ],
         count=len(rows),
         order=ORDERS.get(show, NEWEST),
-        older=filters.url(cursor=write_cursor(place_of(rows[-1], show))) if has_older else None,
-        newer=filters.url(newer=write_cursor(place_of(rows[0], show))) if has_newer else None,
+        older=filters.url(cursor=write_cursor(position_of(rows[-1], show))) if has_older else None,
+        newer=filters.url(newer=write_cursor(position_of(rows[0], show))) if has_newer else None,
         newest=filters.url() if has_newer or "cursor" in request.args else None,
     )
 
@@ -202,7 +202,7 @@ def jobs_csv(services: Services, caller: Caller) -> Response:
     return download(rows, "jobs.csv", "text/csv")
 
 
-def _csv(services: Services, wanted: queries.Filters, after: Place | None) -> Iterator[str]:
+def _csv(services: Services, wanted: queries.Filters, after: Position | None) -> Iterator[str]:
     yield csv_text([_COLUMNS])
     while True:
         rows = list_jobs(services.database, wanted, CSV_PAGE, after)
@@ -210,7 +210,7 @@ def _csv(services: Services, wanted: queries.Filters, after: Place | None) -> It
         yield csv_text([cell(read(job)) for read in _COLUMNS.values()] for job in shown)
         if len(rows) < CSV_PAGE:
             return
-        after = place_of(rows[-1], wanted.show)
+        after = position_of(rows[-1], wanted.show)
 
 
 _COLUMNS: Mapping[str, Callable[[Job], object]] = {

@@ -1,6 +1,6 @@
-"""A job after its first word, written out: most jobs are new, and one callback tells of their end.
+"""A new job after its only callback, without the general merge: most jobs are like that.
 
-What `projection.JobState` makes of it, by the law, is the very same; a test holds the two together.
+The result is the one of `projection.JobState`; a test compares the two.
 """
 
 from functools import lru_cache
@@ -19,20 +19,20 @@ from receiver.jobs.job import (
     encode,
     registers_of,
 )
-from receiver.jobs.projection import Counted, FacetKey, JobValues, cut
+from receiver.jobs.projection import Counted, FacetKey, JobValues, truncate
 from receiver.openconnectors.notifications import MAX_TIME_MS, Notification
 
 
-class FirstWord:
+class FirstCallback:
     """A job of which nothing is known but a callback, received `now`, ms.
 
-    changed -- what that changed: JSON array of the names of facts.
+    changes -- what that changed: JSON array of the names of facts.
     """
 
     counted: Counted | None = None  # under nothing yet
     before: Job | None = None
     was_closed = False
-    __slots__ = ("_callback", "_expires_at", "_key", "_now", "_outcome", "_registers", "changed")
+    __slots__ = ("_callback", "_expires_at", "_key", "_now", "_outcome", "_registers", "changes")
 
     def __init__(self, instance: str, callback: Notification, now: int) -> None:
         self._callback, self._now = callback, now
@@ -41,9 +41,14 @@ class FirstWord:
         self._outcome = outcome = _outcome(registers, callback)
         at = (callback.completed_at or now) + FILES_MS
         self._expires_at = min(at, MAX_TIME_MS) if ended else None
-        words = cut(callback.status), outcome, cut(callback.object), cut(callback.direction)
+        words = (
+            truncate(callback.status),
+            outcome,
+            truncate(callback.object),
+            truncate(callback.direction),
+        )
         self._key = FacetKey(instance, *words, callback_lost=False)
-        self.changed = _changed(
+        self.changes = _changes(
             outcome != "pending",
             registers.counts is not None,
             callback.message is not None,
@@ -106,7 +111,7 @@ def _rank(registers: Registers) -> int | None:
 
 
 @lru_cache
-def _changed(*facts: bool) -> str:
+def _changes(*facts: bool) -> str:
     names = ("outcome", "records", "message", "object", "direction", "created_at", "ended")
     there = {
         "status",
