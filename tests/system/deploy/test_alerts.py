@@ -12,6 +12,26 @@ from prometheus_client.metrics import MetricWrapperBase
 
 import receiver
 from receiver import metrics
+from receiver.alarms.kinds import KINDS
+
+# What the receiver alarms of as well, by the name it has there; and what only Prometheus sees.
+ALARMS = {
+    "ReceiverDatabaseDown": "failing",
+    "CallbacksStopped": "silent",
+    "CallbacksRefused": "refused",
+    "CallbacksAnsweredWithErrors": "failing",
+    "JobTooOld": "overdue",
+    "DeliveriesWait": "undeliverable",
+    "ScheduledJobMissed": "schedule_missed",
+    "ScheduledJobLate": "schedule_late",
+    "JobsOverdue": "overdue",
+    "CallbacksLost": "lost",
+    "EventsUnreadable": "unreadable",
+    "JobsFailed": "failed",
+    "FilesExpire": "expiring",
+}
+OTHERS = {"ReceiverNotScraped", "ReceiverNodeDown", "QueueGrows", "CommitsSlow", "DiskAlmostFull"}
+ANY_CRITICAL = "CriticalAlarmOpen"
 
 ROOT = Path(receiver.__file__).parents[1]
 ALERTS = ROOT / "deploy/prometheus/alerts.yaml"
@@ -75,6 +95,14 @@ def test_an_alert_that_does_not_fire_would_be_seen(tmp_path):
     tested = promtool("test", "rules", tmp_path / "test.yaml")
     assert tested.returncode != 0
     assert "QueueGrows" in tested.stdout + tested.stderr
+
+
+def test_an_alert_is_as_severe_as_the_alarm_of_the_same():
+    severities = {rule["alert"]: rule["labels"]["severity"] for rule in rules()}
+    assert severities.keys() == ALARMS.keys() | OTHERS | {ANY_CRITICAL}
+    alike = {alert: KINDS[kind].severity for alert, kind in ALARMS.items()}
+    assert {alert: severities[alert] for alert in ALARMS} == alike
+    assert set(severities.values()) == {"critical", "warning"}
 
 
 def test_there_is_a_case_for_each_alert():
