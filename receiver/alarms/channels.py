@@ -9,7 +9,7 @@ from email.utils import formatdate
 import msgspec
 from msgspec import Struct
 
-from receiver.alarms.shown import Alarm, shown
+from receiver.alarms.handling import Alarm, shown
 from receiver.database.models.alarms import Alarm as AlarmRow
 from receiver.errors import BadParameter
 from receiver.lib.clock import iso

@@ -15,9 +15,8 @@ from sqlalchemy.orm import Session
 
 from receiver.alarms.channels import Report, has_channel, messages
 from receiver.alarms.conditions import Condition, active_conditions, schedule_conditions
-from receiver.alarms.handling import MAX_SNOOZE_MS, reopen
+from receiver.alarms.handling import MAX_SNOOZE_MS, reopen, shown
 from receiver.alarms.kinds import instance_of
-from receiver.alarms.shown import shown
 from receiver.database.engine import Database, affected, database_time
 from receiver.database.leases import claim, is_due, is_steady
 from receiver.database.models.alarms import Alarm, Fetch, Node, Watch

@@ -10,7 +10,7 @@ from msgspec import convert, to_builtins
 from msgspec.structs import asdict
 
 from receiver.alarms import channels, handling
-from receiver.alarms.shown import Alarm, shown
+from receiver.alarms.handling import Alarm, shown
 from receiver.alarms.watcher import PERIOD_SECONDS, Watcher
 from receiver.cli.output import (
     OK,
@@ -31,8 +31,7 @@ from receiver.lib.safe_http import SafeClient
 from receiver.outbound.mail import Mailer
 from receiver.outbound.sender import Sender
 from receiver.schedules import registry
-from receiver.schedules.registry import Terms
-from receiver.schedules.shown import as_shown
+from receiver.schedules.registry import Terms, as_shown
 from receiver.settings import duration_ms
 
 _SCHEDULES = ("name", "instance", "object", "cron", "tz", "state", "next_due_local", "job")

@@ -41,7 +41,7 @@ from receiver.lib.clock import iso, now_ms
 from receiver.lib.http_client import check_environment
 from receiver.openconnectors.client import Upstream
 from receiver.reconcile.reconciler import Reconciler
-from receiver.reconcile.report import Report
+from receiver.reconcile.results import Report
 from receiver.settings import INSTANCE_NAME, Settings, duration_ms
 
 _EVERY = click.IntRange(1, 86_400)

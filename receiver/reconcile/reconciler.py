@@ -41,8 +41,7 @@ from receiver.openconnectors.notifications import Notification
 from receiver.reconcile import claims
 from receiver.reconcile.claims import Claim
 from receiver.reconcile.pacing import PacedVendor, Pacer, answer_of
-from receiver.reconcile.report import Report
-from receiver.reconcile.results import NotSaved, save_result
+from receiver.reconcile.results import NotSaved, Report, save_result
 from receiver.reconcile.submissions import link, list_unclear
 from receiver.settings import Settings
 

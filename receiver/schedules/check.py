@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from receiver.database.leases import is_steady
 from receiver.database.models import IS_UNDER_WAY, Facet, JobRow
-from receiver.database.models.schedules import Schedule as Row
+from receiver.database.models.alarms import Schedule as Row
 from receiver.database.page import MAX_TIME, Column, Selection, least
 from receiver.errors import BadParameter
 from receiver.jobs.job import Registers

@@ -1,4 +1,4 @@
-"""Expected schedules: of which instance and object a job is to start when, and to end by when."""
+"""Expected schedules: whose job is to start when, and to end by when; kept, and shown."""
 
 import re
 from typing import Literal, TypeAlias, get_args
@@ -8,9 +8,10 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from receiver.database.models import Instance
-from receiver.database.models.schedules import Schedule as Row
+from receiver.database.models.alarms import Schedule as Row
 from receiver.errors import AlreadyThere, BadParameter, NotFound
-from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS
+from receiver.jobs.shown import Time
+from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS, iso
 from receiver.schedules import times
 from receiver.settings import DEFAULT_INSTANCE, INSTANCE_NAME, Settings, duration_ms
 
@@ -75,8 +76,8 @@ def make_schedule(terms: Terms, now: int) -> Schedule:
     for name, grace in (("start", start_grace), ("run", run_grace)):
         if grace >= shortest:
             raise BadParameter(
-                f"the {name} grace is {written(grace)} and must be shorter than"
-                f" {written(shortest)}, after which a job is due again: shorten it, or let cron be"
+                f"the {name} grace is {_written(grace)} and must be shorter than"
+                f" {_written(shortest)}, after which a job is due again: shorten it, or let cron be"
                 " due less often"
             )
     if run_grace < start_grace:
@@ -93,7 +94,7 @@ def _grace(name: str, text: str) -> int:
         raise BadParameter(f"the {name} {text!r} {error}, and above zero") from None
 
 
-def written(ms: int) -> str:
+def _written(ms: int) -> str:
     """Write a duration as it is read: `30m`, `2h`."""
     unit = next(unit for unit, length in _UNITS.items() if ms % length == 0)
     return f"{ms // _UNITS[unit]}{unit}"
@@ -142,3 +143,44 @@ def count_by_state(session: Session) -> dict[str, float]:
 
 
 _COLUMNS = tuple(getattr(Row, name) for name in Schedule.__struct_fields__)
+
+
+class ShownSchedule(msgspec.Struct):
+    """A schedule; `due_at`, `job` and `started_at` are of the latest due time that was fulfilled.
+
+    `next_due_local` is the next due time in the schedule's own zone.
+    """
+
+    name: str
+    instance: str
+    object: str | None
+    cron: str
+    tz: str
+    start_grace: str
+    run_grace: str
+    state: State
+    next_due_at: Time | None
+    next_due_local: Time | None
+    due_at: Time | None
+    job: str | None
+    started_at: Time | None
+    created_at: Time
+
+
+def as_shown(schedule: Schedule, now: int) -> ShownSchedule:
+    """Show a schedule as it is now, ms."""
+    due = next_due(schedule, now)
+    facts = msgspec.structs.asdict(schedule)
+    moments = {name: iso(facts[name]) for name in ("due_at", "started_at", "created_at")}
+    graces = {name: _written(facts[name]) for name in ("start_grace", "run_grace")}
+    local = None if due is None else times.local_time(due, schedule.tz).isoformat()
+    coming = {"next_due_at": iso(due), "next_due_local": local}
+    return msgspec.convert(facts | moments | graces | coming, ShownSchedule)
+
+
+def next_due(schedule: Schedule, now: int) -> int | None:
+    """Return the due time that comes next, ms; None if none does, or it cannot be known."""
+    try:
+        return next(times.due_times(schedule.cron, schedule.tz, now), None)
+    except BadParameter:
+        return None

@@ -41,7 +41,7 @@ from receiver.openconnectors.notifications import Notification
 from receiver.reconcile import claims, pacing
 from receiver.reconcile import reconciler as reconciling
 from receiver.reconcile.reconciler import MAX_LIST_PAGES, Reconciler
-from receiver.reconcile.report import Report
+from receiver.reconcile.results import Report
 from receiver.settings import Settings
 
 STATUSES = "GET /bulk/{id}/status"

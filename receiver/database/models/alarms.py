@@ -1,4 +1,4 @@
-"""The tables of alarms, of the watch for them, and of what conditions are found in."""
+"""The tables of alarms, schedules, the watch for both, and of what conditions are found in."""
 
 from sqlalchemy import Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
@@ -75,3 +75,26 @@ class Fetch(Base):
     instance: Mapped[InstanceName] = mapped_column(primary_key=True)
     at: Mapped[int]
     __table_args__ = (Index("fetches_by_time", "at"),)
+
+
+class Schedule(Base):
+    """When jobs are expected, and what the last check found; times and graces are ms.
+
+    object -- None is any. due_at, job, started_at -- the latest due time that was fulfilled, by
+    which job, and when that started. judged_at -- the time by which any of that changed last.
+    """
+
+    __tablename__ = "schedules"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    instance: Mapped[InstanceName]
+    object: Mapped[str | None]
+    cron: Mapped[str]
+    tz: Mapped[str]
+    start_grace: Mapped[int]
+    run_grace: Mapped[int]
+    created_at: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16))
+    due_at: Mapped[int | None]
+    job: Mapped[JobId | None]
+    started_at: Mapped[int | None]
+    judged_at: Mapped[int]

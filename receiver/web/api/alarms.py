@@ -9,15 +9,13 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from receiver.alarms import handling
-from receiver.alarms.handling import MAX_NOTE, MAX_SNOOZE_MS
-from receiver.alarms.shown import Alarm, shown
+from receiver.alarms.handling import MAX_NOTE, MAX_SNOOZE_MS, Alarm, shown
 from receiver.database.engine import Session, database_time
 from receiver.errors import NotFound
 from receiver.instances.tokens import Bearer
 from receiver.lib.clock import MINUTE_MS
 from receiver.schedules import registry
-from receiver.schedules.registry import Schedule, Terms
-from receiver.schedules.shown import ShownSchedule, as_shown
+from receiver.schedules.registry import Schedule, ShownSchedule, Terms, as_shown
 from receiver.web import Services
 from receiver.web.api.routes import ApiRequest, route
 from receiver.web.api.schemas import Cursor, Limit, NoQuery

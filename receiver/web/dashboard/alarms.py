@@ -7,15 +7,13 @@ from urllib.parse import quote, urlencode
 
 from flask import Response, request, url_for
 
-from receiver.alarms.handling import get_open_alarm, list_alarms
+from receiver.alarms.handling import State, get_open_alarm, list_alarms, state_of
 from receiver.alarms.kinds import KINDS, Kind, kind_of
-from receiver.alarms.shown import State, state_of
 from receiver.database.engine import Session, database_time
 from receiver.database.models.alarms import Alarm
 from receiver.errors import BadParameter
-from receiver.schedules.registry import Schedule
+from receiver.schedules.registry import Schedule, next_due
 from receiver.schedules.registry import State as OfSchedule
-from receiver.schedules.shown import next_due
 from receiver.schedules.times import local_time
 from receiver.settings import duration_ms
 from receiver.web import Services

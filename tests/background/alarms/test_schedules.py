@@ -12,7 +12,7 @@ from sqlalchemy import delete, update
 from watched import Ward
 
 from receiver.alarms.handling import list_alarms
-from receiver.database.models.schedules import Schedule
+from receiver.database.models.alarms import Schedule
 from receiver.instances.registry import add_instance
 from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS, now_ms, to_ms
 from receiver.schedules.check import judge_schedules, save
