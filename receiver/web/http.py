@@ -36,10 +36,8 @@ _WORDS = (
     (" matching regex ", " that matches "),
     ("`", ""),
 )
-_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = (
-    0.05,
-    0.5,
-)  # between looks; growing, so that long waits are cheap
+_PAUSE_SECONDS = 0.05  # before the first answer of a Hold; growing, so that long waits are cheap
+_MAX_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +61,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer. hold -- how to have a better one, where this one need not be sent at once.
+    """An answer. hold -- if it need not be sent at once: how to have a later one.
 
-    stream -- what to send instead, where the server can send for as long as the client stays.
+    stream -- what to send instead, if the server can send for as long as the client stays.
     """
 
     status: int
@@ -77,13 +75,13 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """What is asked for has not happened yet: `look` again, for `seconds` at most."""
+    """What is asked for has not happened yet: `answer` again, for `seconds` at most."""
 
-    look: Callable[[], Response]
+    answer: Callable[[], Response]
     seconds: float
 
     def pauses(self) -> Iterator[float]:
-        """Yield the seconds to wait before each look, until the time is over."""
+        """Yield the seconds to wait before each answer, until the time is over."""
         deadline, pause = time.monotonic() + self.seconds, _PAUSE_SECONDS
         while (left := deadline - time.monotonic()) > 0:
             yield min(pause, left)
@@ -139,11 +137,11 @@ def read_json(request: Request, model: type[Q]) -> Q:
 
 
 def _in_words(error: Exception, model: type[Struct]) -> str:
-    """Say what msgspec found wrong: which field, in words of no program, and what it may be."""
+    """Return msgspec's message without its terms: which field is wrong, and what it may be."""
     text, _, path = str(error).partition(" - at `$.")
     name = path.rstrip("`").partition("[")[0]
-    for its, ours in _WORDS:
-        text = text.replace(its, ours)
+    for term, words in _WORDS:
+        text = text.replace(term, words)
     if text.startswith("Invalid enum value"):
         of_field = next(field.type for field in fields(model) if field.name == name)
         value = text.removeprefix("Invalid enum value ")

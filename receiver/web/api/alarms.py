@@ -118,22 +118,26 @@ class Schedules(Struct):
 def reached(session: Session, bearer: Bearer) -> list[Schedule]:
     """Return the schedules that a token reaches. Raises Forbidden."""
     require_scope(bearer, "operate")
-    return [one for one in registry.list_schedules(session) if bearer.may_see(one.instance)]
+    return [
+        schedule
+        for schedule in registry.list_schedules(session)
+        if bearer.may_see(schedule.instance)
+    ]
 
 
 def list_schedules(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """List schedules, each with its state and its next due time."""
     with services.database.read() as session:
         now = database_time(session, services.clock)
-        schedules = [as_shown(one, now) for one in reached(session, request.bearer)]
+        schedules = [as_shown(schedule, now) for schedule in reached(session, request.bearer)]
     return json_response(Schedules(schedules))
 
 
 def show_schedule(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """Show a schedule."""
     with services.database.read() as session:
-        one = _the_schedule(session, request)
-        return json_response(as_shown(one, database_time(session, services.clock)))
+        schedule = _the_schedule(session, request)
+        return json_response(as_shown(schedule, database_time(session, services.clock)))
 
 
 def add_schedule(services: Services, request: ApiRequest[NoQuery]) -> Response:
@@ -143,27 +147,27 @@ def add_schedule(services: Services, request: ApiRequest[NoQuery]) -> Response:
     require_instance(request.bearer, [terms.instance])
     with services.database.write() as session:
         now = database_time(session, services.clock)
-        one = registry.make_schedule(terms, now)
-        registry.add_schedule(session, one, services.settings)
-        record_action(services, request.bearer, session, "schedule.add", one.name)
-    return json_response(as_shown(one, now))
+        schedule = registry.make_schedule(terms, now)
+        registry.add_schedule(session, schedule, services.settings)
+        record_action(services, request.bearer, session, "schedule.add", schedule.name)
+    return json_response(as_shown(schedule, now))
 
 
 def remove_schedule(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """Remove a schedule: its jobs are expected no longer, and its alarms are resolved."""
     with services.database.write() as session:
-        one = _the_schedule(session, request)
-        registry.remove_schedule(session, one.name)
-        record_action(services, request.bearer, session, "schedule.remove", one.name)
-        return json_response(as_shown(one, database_time(session, services.clock)))
+        schedule = _the_schedule(session, request)
+        registry.remove_schedule(session, schedule.name)
+        record_action(services, request.bearer, session, "schedule.remove", schedule.name)
+        return json_response(as_shown(schedule, database_time(session, services.clock)))
 
 
 def _the_schedule(session: Session, request: ApiRequest[NoQuery]) -> Schedule:
     require_scope(request.bearer, "operate")
-    one = registry.get_schedule(session, request.http.id)
-    if not request.bearer.may_see(one.instance):
-        raise NotFound(f"there is no schedule {one.name}")
-    return one
+    schedule = registry.get_schedule(session, request.http.id)
+    if not request.bearer.may_see(schedule.instance):
+        raise NotFound(f"there is no schedule {schedule.name}")
+    return schedule
 
 
 ALARM_ROUTES = (

@@ -14,7 +14,7 @@ from receiver.lib.clock import DAY_MS, iso
 from receiver.web import Services
 from receiver.web.api import schemas
 from receiver.web.api.routes import ApiRequest
-from receiver.web.api.schemas import shown
+from receiver.web.api.schemas import from_record
 from receiver.web.auth import record_action, require_instance, require_scope
 from receiver.web.http import (
     Response,
@@ -61,7 +61,7 @@ def list_events(services: Services, request: ApiRequest[schemas.EventsQuery]) ->
         "events",
         records,
         query.limit,
-        show=lambda record: shown(record, schemas.Event),
+        show=lambda record: from_record(record, schemas.Event),
         position=lambda record: (record.id,),
     )
 
@@ -119,7 +119,7 @@ def list_rejections(services: Services, request: ApiRequest[schemas.RejectionsQu
         "rejections",
         records,
         query.limit,
-        show=lambda record: schemas.shown(
+        show=lambda record: schemas.from_record(
             record, schemas.Rejection, id=str(record.id), diagnosis=cause[record.id]
         ),
         position=lambda record: (record.at, record.id),

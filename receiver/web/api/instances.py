@@ -9,7 +9,7 @@ from receiver.settings import DEFAULT_INSTANCE
 from receiver.web import Services
 from receiver.web.api import schemas
 from receiver.web.api.routes import ApiRequest
-from receiver.web.api.schemas import shown
+from receiver.web.api.schemas import from_record
 from receiver.web.auth import record_action, require_instance, require_scope
 from receiver.web.http import Response, json_response
 
@@ -29,7 +29,7 @@ def list_submissions(services: Services, request: ApiRequest[schemas.InstancesQu
     require_instance(request.bearer, request.query.instance)
     reached = queries.reachable(request.query.instance, request.bearer.instances)
     rows = submissions.list_unclear(services.database, services.settings, services.clock, reached)
-    return json_response({"submissions": [shown(row, schemas.Submission) for row in rows]})
+    return json_response({"submissions": [from_record(row, schemas.Submission) for row in rows]})
 
 
 def dismiss(services: Services, request: ApiRequest[schemas.NoQuery]) -> Response:
@@ -42,7 +42,7 @@ def dismiss(services: Services, request: ApiRequest[schemas.NoQuery]) -> Respons
             raise NotFound(f"no open submission {id_}")
         subject = f"{row.instance}/{id_}"
         record_action(services, bearer, session, "submission.dismiss", subject)
-    return json_response(shown(row, schemas.Submission))
+    return json_response(from_record(row, schemas.Submission))
 
 
 def show_summary(services: Services, request: ApiRequest[schemas.NoQuery]) -> Response:

@@ -18,7 +18,7 @@ from receiver.jobs.timeline import timeline
 from receiver.web import Services
 from receiver.web.api import schemas
 from receiver.web.api.routes import ApiRequest
-from receiver.web.api.schemas import shown
+from receiver.web.api.schemas import from_record
 from receiver.web.auth import record_action, require_instance, require_scope
 from receiver.web.http import (
     JSON,
@@ -77,16 +77,16 @@ def show_job(services: Services, request: ApiRequest[schemas.JobQuery]) -> Respo
     """Show a job; `wait` holds the answer until it has ended or the seconds are over."""
     instance, wait = optional(request.query.instance), request.query.wait
 
-    def look() -> Response:
+    def answer() -> Response:
         records = jobs_called(services, request, instance)
-        hold = None if not wait or _is_settled(records) else Hold(look, wait)
+        hold = None if not wait or _is_settled(records) else Hold(answer, wait)
         try:
             record = the_one(records, request.http.id)
             return _job_response(record, request.http, hold, _shown_now(services))
         except NotFound as error:
             return response_to(error, request.http.path, hold)
 
-    return look()
+    return answer()
 
 
 def jobs_called(
@@ -129,7 +129,7 @@ def show_timeline(services: Services, request: ApiRequest[schemas.InstanceQuery]
     """Tell what happened to a job: what each callback, poll and submission changed, or why not."""
     job = the_one(jobs_called(services, request, optional(request.query.instance)), request.http.id)
     entries = timeline(services.database, job.id, job.instance)
-    return json_response({"timeline": [shown(row, schemas.TimelineEntry) for row in entries]})
+    return json_response({"timeline": [from_record(row, schemas.TimelineEntry) for row in entries]})
 
 
 def close_one(services: Services, request: ApiRequest[schemas.InstanceQuery]) -> Response:

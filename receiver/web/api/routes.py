@@ -152,7 +152,7 @@ def _held(response: Response, places: threading.BoundedSemaphore) -> Response:
     try:
         for pause in response.hold.pauses():
             time.sleep(pause)
-            response = response.hold.look()
+            response = response.hold.answer()
             if response.hold is None:
                 break
     finally:

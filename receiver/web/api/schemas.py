@@ -297,10 +297,10 @@ class Instances(Struct):
     instances: list[Instance]
 
 
-def shown(record: object, model: type[M], **others: object) -> M:
-    """Show a record by a model whose names it has, its times (ms) as the API writes them.
+def from_record(record: object, model: type[M], **others: object) -> M:
+    """Make a model of a record with the same names, its times (ms) as the API writes them.
 
-    others -- the fields that it has otherwise, or not at all.
+    others -- the fields that differ, or that the record does not have.
     """
     for field in fields(model):
         if field.name not in others:
@@ -311,12 +311,12 @@ def shown(record: object, model: type[M], **others: object) -> M:
 
 def stored_event(record: EventRecord) -> StoredEvent:
     """Show an event with what came with its body."""
-    return shown(record, StoredEvent, headers=_headers(record))
+    return from_record(record, StoredEvent, headers=_headers(record))
 
 
 def streamed_event(record: EventRecord, body: bytes) -> StreamedEvent:
     """Show an event with all that came."""
-    return shown(record, StreamedEvent, headers=_headers(record), body=body)
+    return from_record(record, StreamedEvent, headers=_headers(record), body=body)
 
 
 def _headers(record: EventRecord) -> dict[str, str] | None:

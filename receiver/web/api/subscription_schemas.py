@@ -12,7 +12,7 @@ from receiver.settings import INSTANCE_NAME
 from receiver.subscriptions import registry
 from receiver.subscriptions.log import DeliveryRecord
 from receiver.subscriptions.registry import Format, Subject
-from receiver.web.api.schemas import Cursor, Limit, Moment, Word, shown
+from receiver.web.api.schemas import Cursor, Limit, Moment, Word, from_record
 
 Subjects = Annotated[list[Subject], Meta(min_length=1)]
 # Each callback is compared with all of them, and a database takes so many values at once.
@@ -139,12 +139,12 @@ class Retried(Struct):
     deliveries: int
 
 
-def show(one: registry.Subscription) -> Subscription:
+def show(subscription: registry.Subscription) -> Subscription:
     """Show a subscription."""
-    return shown(one, Subscription, **asdict(one.choice))
+    return from_record(subscription, Subscription, **asdict(subscription.choice))
 
 
 def show_delivery(record: DeliveryRecord) -> Delivery:
     """Show a delivery to a subscription."""
-    attempts = [shown(attempt, Attempt) for attempt in record.attempts]
-    return shown(record, Delivery, id=str(record.id), attempts=attempts)
+    attempts = [from_record(attempt, Attempt) for attempt in record.attempts]
+    return from_record(record, Delivery, id=str(record.id), attempts=attempts)

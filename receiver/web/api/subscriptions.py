@@ -30,29 +30,33 @@ from receiver.web.http import (
 )
 
 
-def may_reach(bearer: Bearer, one: Subscription) -> bool:
+def may_reach(bearer: Bearer, subscription: Subscription) -> bool:
     """Whether a token reaches a subscription: all of its instances."""
-    names = one.choice.instances
+    names = subscription.choice.instances
     return bearer.instances is None or (bool(names) and bearer.instances.issuperset(names))
 
 
 def reached(session: Session, bearer: Bearer) -> list[Subscription]:
     """Return the subscriptions that a token reaches. Raises Forbidden."""
     require_scope(bearer, "operate")
-    return [one for one in registry.list_subscriptions(session) if may_reach(bearer, one)]
+    return [
+        subscription
+        for subscription in registry.list_subscriptions(session)
+        if may_reach(bearer, subscription)
+    ]
 
 
 def the_subscription(session: Session, bearer: Bearer, name: str) -> Subscription:
     """Return one that a token reaches. Raises Forbidden, NotFound."""
     require_scope(bearer, "operate")
-    one = registry.get_subscription(session, name)
-    if not may_reach(bearer, one):
+    subscription = registry.get_subscription(session, name)
+    if not may_reach(bearer, subscription):
         raise NotFound(f"there is no subscription {name}")
-    return one
+    return subscription
 
 
-def _require_reach(bearer: Bearer, one: Subscription) -> None:
-    if not may_reach(bearer, one):
+def _require_reach(bearer: Bearer, subscription: Subscription) -> None:
+    if not may_reach(bearer, subscription):
         raise Forbidden("limit the subscription to instances that the token reaches")
 
 
@@ -66,8 +70,8 @@ def list_subscriptions(services: Services, request: ApiRequest[NoQuery]) -> Resp
 def show_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """Show a subscription."""
     with services.database.read() as session:
-        one = the_subscription(session, request.bearer, request.http.id)
-    return json_response(shapes.show(one))
+        subscription = the_subscription(session, request.bearer, request.http.id)
+    return json_response(shapes.show(subscription))
 
 
 def add_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
@@ -77,15 +81,15 @@ def add_subscription(services: Services, request: ApiRequest[NoQuery]) -> Respon
     with services.database.write() as session:
         now = database_time(session, services.clock)
         choice = msgspec.convert(sent, registry.Choice, from_attributes=True)
-        one = Subscription(
+        subscription = Subscription(
             name=sent.name, url=sent.url, format=sent.format, choice=choice, created_at=now
         )
-        _require_reach(request.bearer, one)
+        _require_reach(request.bearer, subscription)
         key = sent.routing_key.encode() if sent.routing_key else None
         used = services.secret_box, services.safe_http
-        secret = registry.add_subscription(session, *used, one, key)
-        record_action(services, request.bearer, session, "subscription.add", one.name)
-    shown = asdict(shapes.show(one))
+        secret = registry.add_subscription(session, *used, subscription, key)
+        record_action(services, request.bearer, session, "subscription.add", subscription.name)
+    shown = asdict(shapes.show(subscription))
     return json_response(shapes.NewSecret(**shown, secret=secret or None))
 
 
@@ -93,20 +97,22 @@ def change_subscription(services: Services, request: ApiRequest[NoQuery]) -> Res
     """Change what is sent named of a subscription; `enabled` has it send again, or no more."""
     sent = read_json(request.http, shapes.SubscriptionChange)
     with services.database.write() as session:
-        one = the_subscription(session, request.bearer, request.http.id)
+        subscription = the_subscription(session, request.bearer, request.http.id)
         named = {field: value for field, value in asdict(sent).items() if value is not UNSET}
         changed = ", ".join(sorted(named))
         enabled, url = named.pop("enabled", None), named.pop("url", None)
-        choice = msgspec.structs.replace(one.choice, **named)
-        _require_reach(request.bearer, msgspec.structs.replace(one, choice=choice))
+        choice = msgspec.structs.replace(subscription.choice, **named)
+        _require_reach(request.bearer, msgspec.structs.replace(subscription, choice=choice))
         if named or url is not None:
-            registry.change_subscription(session, services.safe_http, one.name, choice, url)
+            registry.change_subscription(
+                session, services.safe_http, subscription.name, choice, url
+            )
         if enabled is not None:
-            switch(services, session, one.name, enabled=enabled)
+            switch(services, session, subscription.name, enabled=enabled)
         action = "subscription.change"
-        record_action(services, request.bearer, session, action, one.name, detail=changed)
-        one = registry.get_subscription(session, one.name)
-    return json_response(shapes.show(one))
+        record_action(services, request.bearer, session, action, subscription.name, detail=changed)
+        subscription = registry.get_subscription(session, subscription.name)
+    return json_response(shapes.show(subscription))
 
 
 def switch(services: Services, session: Session, name: str, *, enabled: bool) -> None:
@@ -120,27 +126,27 @@ def switch(services: Services, session: Session, name: str, *, enabled: bool) ->
 def remove_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """Remove a subscription; what waits for it is cancelled."""
     with services.database.write() as session:
-        one = the_subscription(session, request.bearer, request.http.id)
-        registry.remove_subscription(session, one.name)
-        record_action(services, request.bearer, session, "subscription.remove", one.name)
-    return json_response(shapes.show(one))
+        subscription = the_subscription(session, request.bearer, request.http.id)
+        registry.remove_subscription(session, subscription.name)
+        record_action(services, request.bearer, session, "subscription.remove", subscription.name)
+    return json_response(shapes.show(subscription))
 
 
 def rotate_secret(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """Make a new secret, shown this once; for 24 hours the one before it signs, too."""
     with services.database.write() as session:
-        one = the_subscription(session, request.bearer, request.http.id)
+        subscription = the_subscription(session, request.bearer, request.http.id)
         now = database_time(session, services.clock)
-        secret = registry.rotate_secret(session, services.secret_box, one.name, now)
-        record_action(services, request.bearer, session, "subscription.rotate", one.name)
-    return json_response(shapes.NewSecret(**asdict(shapes.show(one)), secret=secret))
+        secret = registry.rotate_secret(session, services.secret_box, subscription.name, now)
+        record_action(services, request.bearer, session, "subscription.rotate", subscription.name)
+    return json_response(shapes.NewSecret(**asdict(shapes.show(subscription)), secret=secret))
 
 
 def test_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """Send a signed test message now, and give the answer to it."""
     with services.database.read() as session:
-        one = the_subscription(session, request.bearer, request.http.id)
-    attempt = services.sender.test(test_message(one, services.clock()))
+        subscription = the_subscription(session, request.bearer, request.http.id)
+    attempt = services.sender.test(test_message(subscription, services.clock()))
     answer = attempt.answer.decode("utf-8", "replace")
     return json_response(shapes.Tested(attempt.delivered, attempt.status, attempt.error, answer))
 
@@ -202,7 +208,7 @@ def _named(session: Session, bearer: Bearer, name: str | UnsetType) -> list[str]
     named = optional(name)
     if named is not None:
         return [the_subscription(session, bearer, named).name]
-    return [one.name for one in reached(session, bearer)]
+    return [subscription.name for subscription in reached(session, bearer)]
 
 
 _ONE = "/subscriptions/{id}"

@@ -173,7 +173,7 @@ class Application:
     async def _callback(self, scope: Scope, receive: Receive) -> Response:
         headers, peer = scope["headers"], self._peer(scope)
         try:
-            body = await self._whole_body(headers, receive, self.max_body_bytes)
+            body = await self._read_body(headers, receive, self.max_body_bytes)
         except BodyError as error:
             self.services.intake.count_rejection(peer, error.reason)
             raise
@@ -200,7 +200,7 @@ class Application:
             raise StoreUnavailable("not committed in time") from None
 
     @staticmethod
-    async def _whole_body(headers: Headers, receive: Receive, limit: int) -> bytes:
+    async def _read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
         # The server has refused what is no number.
         announced = int(header(headers, b"content-length") or 0)
         return await read_body(receive, limit, announced)
@@ -225,7 +225,7 @@ class Application:
     async def _answered(self, answer: Callable[[], Response]) -> Response:
         response = await self._read(answer)
         if response.stream is not None:
-            self._streams.check_room()
+            self._streams.check_capacity()
             return replace(response, status=200, headers=STREAM_HEADERS)
         if response.hold is None or self._held >= MAX_HELD:
             return response
@@ -234,7 +234,7 @@ class Application:
             for pause in response.hold.pauses():
                 if response.hold is None or await self._stops_within(pause):
                     break
-                response = await self._read(response.hold.look)
+                response = await self._read(response.hold.answer)
         finally:
             self._held -= 1
         return response
@@ -260,7 +260,7 @@ class Application:
     async def _form(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Have Flask answer once the body is here: it must not hold a thread while it arrives."""
         try:
-            body = await self._whole_body(scope["headers"], receive, MAX_FORM_BYTES)
+            body = await self._read_body(scope["headers"], receive, MAX_FORM_BYTES)
         except BodyError as error:
             await self._respond(scope, _raised(error), send)
         else:

@@ -1,6 +1,6 @@
 """One client's connection: uvicorn's, with the bounds that it has not.
 
-What is no request is answered once, after what is due before it, and ends the connection.
+An invalid request gets one answer, after those still due, and ends the connection.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ def _head(status: int, *fields: tuple[str, str]) -> bytes:
 
 
 class Refused(Exception):
-    """What was read is refused. status -- of the answer."""
+    """The request is invalid. status -- of the answer."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -77,8 +77,8 @@ class BoundedConnection(HttpToolsProtocol):
         self._in_message = False
         self._head_bytes = self._trailers = self._chunks = self._body_bytes = self._drained = 0
         self._begun = 0  # requests, in what was received last
-        self._before = self.cycle  # of the request before the newest
-        self._is_deaf = False  # what follows is not a request
+        self._previous = self.cycle  # of the request before the newest
+        self._ignores_input = False  # what follows is not a request
         self._has_ended = False  # the client has sent its last byte
         self._refusal: int | None = None  # due once all before it is answered
         self._is_stopping = False
@@ -100,7 +100,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on."""
-        if self._is_deaf:
+        if self._ignores_input:
             self._drain(len(data))
             return
         self._begun = 0
@@ -112,7 +112,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._refuse(self._status_of(error, data))
         if self._in_head:
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and not self._is_deaf:
+            if self._head_bytes > MAX_HEAD_BYTES and not self._ignores_input:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def _status_of(self, error: HttpParserError, data: bytes) -> int:
@@ -135,7 +135,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Answer a client that has closed its own side only; by itself uvicorn would not."""
-        self._is_deaf = self._has_ended = True
+        self._ignores_input = self._has_ended = True
         if not self.is_busy():
             return False
         cut = BodyTruncated("the body broke off")
@@ -161,7 +161,7 @@ class BoundedConnection(HttpToolsProtocol):
         """Drop the newest request if it waits for those before it; return whether it did."""
         if self.pipeline:
             self.pipeline.popleft()
-            self.cycle = self._before
+            self.cycle = self._previous
             return True
         return False
 
@@ -190,7 +190,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._is_stopping = True
         if self.is_busy():
             self.cycle.keep_alive = False
-        elif not self._is_deaf:
+        elif not self._ignores_input:
             self._since = self.loop.time()
 
     def expire(self, now: float) -> None:
@@ -208,7 +208,7 @@ class BoundedConnection(HttpToolsProtocol):
             self.transport.close()
 
     def _is_late(self, waited: float) -> bool:
-        if self._is_deaf:
+        if self._ignores_input:
             return waited > LINGER_SECONDS
         if self._is_in_body():
             return waited > BODY_SECONDS
@@ -220,7 +220,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        if self._is_deaf:
+        if self._ignores_input:
             raise Refused(HTTPStatus.BAD_REQUEST)
         super().on_message_begin()
         self._begun += 1
@@ -249,7 +249,7 @@ class BoundedConnection(HttpToolsProtocol):
         """Begin to answer it."""
         # To WSGI, a name with underscores is the same as one with dashes, which a proxy has set.
         self.headers[:] = [field for field in self.headers if b"_" not in field[0]]
-        self._before = self.cycle
+        self._previous = self.cycle
         super().on_headers_complete()
         if self._is_stopping:
             self.cycle.keep_alive = False
@@ -321,10 +321,10 @@ class BoundedConnection(HttpToolsProtocol):
             self._write_refusal(self._refusal)
 
     def _refuse(self, status: int) -> None:
-        """Answer what is no request, after all that was one."""
-        if self._is_deaf:
+        """Answer an invalid request, after the valid ones before it."""
+        if self._ignores_input:
             return
-        self._is_deaf = True
+        self._ignores_input = True
         if not self.is_busy():
             self._write_refusal(status)
         elif not self._is_in_body() or self._unqueue():
@@ -347,7 +347,7 @@ class BoundedConnection(HttpToolsProtocol):
     def end(self) -> None:
         """Close it, but read on until the client has: unread bytes would reset the answer away."""
         self._since = self.loop.time()
-        if self._is_deaf and not self._has_ended and self.transport.can_write_eof():
+        if self._ignores_input and not self._has_ended and self.transport.can_write_eof():
             self.flow.resume_reading()
             self.transport.write_eof()
         else:

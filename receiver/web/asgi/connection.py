@@ -117,7 +117,7 @@ class Connection(BoundedConnection):
             return False
         self._application.services.intake.count_rejection(callback.peer, error.reason)
         callback.keep_alive = False
-        self._is_deaf = True
+        self._ignores_input = True
         self._answer(callback, answer_receipt(error))
         return True
 

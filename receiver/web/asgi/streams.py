@@ -41,7 +41,7 @@ class _Client:
         self.ended = asyncio.Event()
         self._waiting: list[tuple[int, bytes]] = []
         self._bytes = 0
-        self._come = asyncio.Event()
+        self._has_messages = asyncio.Event()
 
     def wants(self, instance: str) -> bool:
         return self.stream.instances is None or instance in self.stream.instances
@@ -52,15 +52,15 @@ class _Client:
             self.ended.set()
             return
         self._waiting.append((number, message))
-        self._come.set()
+        self._has_messages.set()
 
     async def take(self) -> list[tuple[int, bytes]]:
         """Return all that waits; nothing if nothing comes before the next heartbeat is due."""
         with suppress(TimeoutError):
             async with asyncio.timeout(HEARTBEAT_SECONDS):
-                await self._come.wait()
+                await self._has_messages.wait()
         taken, self._waiting, self._bytes = self._waiting, [], 0
-        self._come.clear()
+        self._has_messages.clear()
         return taken
 
 
@@ -74,7 +74,7 @@ class Streams:
         self._polls = asyncio.Event()  # set once that has begun
         self._is_stopping = False
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         """Raise Overloaded or StoreUnavailable if no other stream can be sent."""
         if self._is_stopping:
             raise StoreUnavailable("the server stops")
@@ -96,9 +96,9 @@ class Streams:
         if self._poller is None or self._poller.done():
             self._reader = Reader(self._services.database, self._services.clock)
             self._poller = asyncio.create_task(self._poll())
-        ways: list[Coroutine[None, None, object]]
-        ways = [self._send(client, send), _disconnect(receive), client.ended.wait()]
-        tasks = [asyncio.create_task(way) for way in ways]
+        ends: list[Coroutine[None, None, object]]  # whichever of these is first ends it
+        ends = [self._send(client, send), _disconnect(receive), client.ended.wait()]
+        tasks = [asyncio.create_task(end) for end in ends]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -21,7 +21,7 @@ from werkzeug.datastructures import Headers
 from receiver.errors import AnswerCut
 from receiver.web.asgi.messages import Message, Receive, Scope, Send, raise_on_disconnect
 
-MAX_WHOLE_BYTES = 64 * 1024  # of an answer that is handed to the event loop whole
+MAX_SHORT_BYTES = 64 * 1024  # of an answer that is handed to the event loop whole
 _OF_A_BODY = frozenset((b"content-length", b"transfer-encoding"))
 _MAX_PIECES = 10  # handed over and not sent: a slow client holds up its own thread
 
@@ -59,7 +59,7 @@ class FlaskThreads:
     ) -> Iterable[bytes]:
         environ["wsgi.input_terminated"] = True  # or Werkzeug takes a chunked body for none
         environ["wsgi.errors"] = sys.stderr
-        return _while_wanted(self._flask(environ, start_response), _GONE.get())
+        return _until_disconnect(self._flask(environ, start_response), _GONE.get())
 
 
 async def _no_body() -> Message:
@@ -73,12 +73,12 @@ async def _watch(receive: Receive, gone: threading.Event) -> None:
 
 
 class _Responder(WSGIResponder):
-    """Brings a short answer to the event loop all at once.
+    """Hands a short answer to the event loop all at once.
 
     a2wsgi waits for the loop at each piece, head and end included: three times for a page, which
-    took as long as to make it. An answer of no known length comes in pieces as before: the next one
-    may be long in coming. So does one to a request with a body: it is not to wait for what is done
-    about the rest of that.
+    took as long as to make it. An answer of unknown length still goes in pieces, since the next one
+    may take long; so does the answer to a request with a body, which must not wait for the rest of
+    that body.
     """
 
     def __init__(self, app: WSGIApp, executor: ThreadPoolExecutor, send_queue_size: int) -> None:
@@ -100,7 +100,7 @@ class _Responder(WSGIResponder):
     ) -> WriteCallable:
         """Take the head, in the thread."""
         length = Headers(response_headers).get("Content-Length", "")
-        self._is_short = self._is_get and length.isdecimal() and int(length) <= MAX_WHOLE_BYTES
+        self._is_short = self._is_get and length.isdecimal() and int(length) <= MAX_SHORT_BYTES
         return super().start_response(status, response_headers, exc_info)
 
     def send(self, message: SendEvent | None) -> None:
@@ -111,8 +111,8 @@ class _Responder(WSGIResponder):
             super().send(message)
 
 
-def _while_wanted(pieces: Iterable[bytes], gone: threading.Event) -> Iterator[bytes]:
-    """Pass on an answer, no further than there is a client for it."""
+def _until_disconnect(pieces: Iterable[bytes], gone: threading.Event) -> Iterator[bytes]:
+    """Yield the pieces of an answer until the client has left."""
     with ExitStack() as stack:
         if close := getattr(pieces, "close", None):
             stack.callback(close)

@@ -27,15 +27,15 @@ MAX_WAIT_MS = 5_000  # for a turn to ask the vendor; it holds a thread
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What is confirmed first. says -- what will happen. back -- the page it belongs to.
+    """What is confirmed first. effects -- what will happen. url -- of the page it belongs to.
 
     run -- does it; returns the notice to show there, or another response.
     """
 
     title: str
     button: str
-    back: str
-    says: tuple[str, ...]
+    url: str
+    effects: tuple[str, ...]
     run: Callable[[], str | Response]
     danger: bool = False
 
@@ -56,7 +56,7 @@ def action_page(rule: str) -> Callable[[Callable[..., Action]], Callable[..., Ac
             if isinstance(result, Response):
                 return result
             flash(services, caller, result)
-            return redirect_to(action.back)
+            return redirect_to(action.url)
 
         blueprint.add_url_rule(rule, make.__name__, require_operator(view), methods=["GET", "POST"])
         return make

@@ -93,13 +93,13 @@ def acknowledge_alarm(services: Services, caller: Caller, id: str) -> Action:
         handle(services, id, caller.bearer)
         return "The alarm is acknowledged."
 
-    says = (
+    effects = (
         "The alarm stays in the list, with your token's name.",
         "What it is about by now is reported no more; new jobs are, at most once an hour.",
         "Its end is reported in any case.",
     )
     url = url_for("dashboard.alarms")
-    return Action(f"Acknowledge: {title}", "Acknowledge", url, says, run)
+    return Action(f"Acknowledge: {title}", "Acknowledge", url, effects, run)
 
 
 @action_page("/alarms/<string:id>/snooze")
@@ -113,12 +113,12 @@ def snooze_alarm(services: Services, caller: Caller, id: str) -> Action:
         alarm = handle(services, id, caller.bearer, ms=duration_ms(name))
         return f"The alarm is snoozed until {alarm.snoozed_until}."
 
-    says = (
+    effects = (
         f"Nothing of this alarm is reported for {SNOOZES[name]}, but its end.",
         "If it is still open after that, it is reported again.",
     )
     url = url_for("dashboard.alarms")
-    return Action(f"Snooze for {SNOOZES[name]}: {title}", "Snooze", url, says, run)
+    return Action(f"Snooze for {SNOOZES[name]}: {title}", "Snooze", url, effects, run)
 
 
 def _title(services: Services, caller: Caller, id_: str) -> str:
@@ -134,27 +134,27 @@ def open_problems(session: Session, caller: Caller) -> list[Problem]:
 
 
 def by_severity(problems: Iterable[Problem]) -> list[Problem]:
-    """Sort problems: those that nobody handles first, critical ones, causes before what they do."""
+    """Sort problems: unhandled ones first, then critical ones, then causes before their effects."""
     return sorted(
         problems,
-        key=lambda one: (
-            one.is_handled,
-            one.kind.severity != "critical",
-            one.kind not in CAUSES,
+        key=lambda problem: (
+            problem.is_handled,
+            problem.kind.severity != "critical",
+            problem.kind not in CAUSES,
         ),
     )
 
 
 def join_alike(problems: Iterable[Problem]) -> list[Problem]:
-    """Make one of those that are alike but for their subjects."""
+    """Join problems that differ in their subjects alone."""
     alike: dict[tuple[Kind, str, State], list[Problem]] = {}
-    for each in problems:
-        alike.setdefault((each.kind, each.detail, each.state), []).append(each)
+    for problem in problems:
+        alike.setdefault((problem.kind, problem.detail, problem.state), []).append(problem)
     return [
         replace(
             first,
-            others=[each.subject for each in others],
-            count=sum(each.count for each in (first, *others)),
+            others=[problem.subject for problem in others],
+            count=sum(problem.count for problem in (first, *others)),
         )
         for first, *others in alike.values()
     ]
@@ -191,11 +191,11 @@ def schedules(services: Services, caller: Caller) -> Response:
     """List schedules."""
     with services.database.read() as session:
         now = database_time(session, services.clock)
-        rows = [_entry(one, now) for one in reached(session, caller.bearer)]
+        rows = [_entry(schedule, now) for schedule in reached(session, caller.bearer)]
     return page("schedules.html", rows=rows)
 
 
-def _entry(one: Schedule, now: int) -> Entry:
-    due = next_due(one, now)
-    local = "" if due is None else f"{local_time(due, one.tz):%a %d %b %Y %H:%M %Z}"
-    return Entry(one, *_STATES[one.state], due, local)
+def _entry(schedule: Schedule, now: int) -> Entry:
+    due = next_due(schedule, now)
+    local = "" if due is None else f"{local_time(due, schedule.tz):%a %d %b %Y %H:%M %Z}"
+    return Entry(schedule, *_STATES[schedule.state], due, local)

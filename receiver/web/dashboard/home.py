@@ -14,7 +14,7 @@ from receiver.web import Services
 from receiver.web.dashboard.alarms import Problem, by_severity, join_alike, open_problems
 from receiver.web.dashboard.instances import SCHEDULES, silences
 from receiver.web.dashboard.pages import Caller, blueprint, page
-from receiver.web.dashboard.sign_in import local, redirect_to, require_session
+from receiver.web.dashboard.sign_in import local_path, redirect_to, require_session
 
 CHART_HEIGHT = 100
 _STEPS = (1, 2, 3, 4, 5, 6, 8)
@@ -22,12 +22,12 @@ _STEPS = (1, 2, 3, 4, 5, 6, 8)
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """What the numbers are of. width -- of a bar, ms; places -- how many; each -- its name."""
+    """What the chart shows. width -- of a bar, ms. bars -- how many. bar_name -- of its width."""
 
     name: str
     width: int
-    places: int
-    each: str
+    bars: int
+    bar_name: str
     form: str
 
 
@@ -63,12 +63,12 @@ class Chart:
 @require_session
 def home(services: Services, caller: Caller) -> Response:
     """Show open problems, then the jobs of a period and when callbacks came."""
-    if following := local(request.args.get("next")):  # signed in meanwhile
+    if following := local_path(request.args.get("next")):  # signed in meanwhile
         return redirect_to(following)
     wanted = request.args.get("period", "")
     period = PERIODS.get(wanted, PERIODS["24h"])
     now, settings = services.clock(), services.settings
-    first = now - now % period.width - (period.places - 1) * period.width
+    first = now - now % period.width - (period.bars - 1) * period.width
     stats = overview(
         *(services.database, caller.bearer.instances, now, settings.overdue_after),
         *(first, period.width, SCHEDULES * settings.vendor_retries_ms),
@@ -80,7 +80,7 @@ def home(services: Services, caller: Caller) -> Response:
         counts=stats.summary,
         ended={name: sum(_ended(stats, name)) for name in ENDED},
         since=iso(first - 1),
-        problems=by_severity(join_alike([*problems, *_unalarmed(stats, problems)])),
+        problems=by_severity(join_alike([*problems, *_problems_without_alarm(stats, problems)])),
         silences=silences(
             settings, caller.instances, stats.last_callbacks, stats.rejecting, stats.failing_since
         ),
@@ -94,7 +94,7 @@ def home(services: Services, caller: Caller) -> Response:
     )
 
 
-def _unalarmed(stats: Overview, problems: Sequence[Problem]) -> list[Problem]:
+def _problems_without_alarm(stats: Overview, problems: Sequence[Problem]) -> list[Problem]:
     """Return what is wrong by the counts alone, where no alarm says so: nobody may be checking."""
     counts = stats.summary
     wrong = {
@@ -113,7 +113,7 @@ def _ended(stats: Overview, outcome: str) -> list[int]:
 
 
 def _chart(ended: Mapping[tuple[int, str], int], first: int, period: Period) -> Chart:
-    starts = range(first, first + period.places * period.width, period.width)
+    starts = range(first, first + period.bars * period.width, period.width)
     counts: dict[int, dict[str, int]] = {
         start: {name: ended.get((start, name), 0) for name in ENDED} for start in starts
     }

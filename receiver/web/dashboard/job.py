@@ -31,7 +31,7 @@ from receiver.web.dashboard.jobs import CSV_PAGE, csv_text
 from receiver.web.dashboard.pages import Caller, blueprint, download, page
 from receiver.web.dashboard.sign_in import require_session
 from receiver.web.http import optional, parameters
-from receiver.web.relay.exchange import spooled, upload_place
+from receiver.web.relay.exchange import spooled, upload_slot
 
 MAX_ENTRIES = 500
 ERRORS_A_PAGE = 50
@@ -227,7 +227,7 @@ def failed_rows(services: Services, caller: Caller, id: str) -> Response:
         return page("failed_rows.html", 200 if request.method == "GET" else 409, **shown)
     request.max_content_length = None  # `spooled` has the bound of uploads
     with ExitStack() as stack:
-        stack.enter_context(upload_place())
+        stack.enter_context(upload_slot())
         body = stack.enter_context(spooled(services.settings.max_upload_bytes))
 
         def pieces() -> Iterator[bytes]:

@@ -133,7 +133,7 @@ def jobs(services: Services, caller: Caller) -> Response:
     """List jobs, newest change first, by day."""
     filters = read_filters(services, caller)
     rows, has_newer, has_older = _page(services, filters)
-    if not rows and (instead := _instead(services, filters)):
+    if not rows and (instead := _alternative_url(services, filters)):
         return redirect_to(instead)
     show = filters.show
     return page(
@@ -166,7 +166,7 @@ def _page(services: Services, filters: Filters) -> tuple[Sequence[JobRecord], bo
     return rows[-limit:], len(rows) > limit, True
 
 
-def _instead(services: Services, filters: Filters) -> str | None:
+def _alternative_url(services: Services, filters: Filters) -> str | None:
     """Return the URL of the jobs whose object or file is what was searched for, if there are any.
 
     Files are looked for in what changed lately, since no index has them.

@@ -124,7 +124,7 @@ def sign_in_page(status: int = 200, error: str | None = None) -> Response:
 
     A link on another site holds back a strict cookie: then the page loads itself once more.
     """
-    following = local(request.values.get("next"))
+    following = local_path(request.values.get("next"))
     crossing = request.method == "GET" and request.headers.get("Sec-Fetch-Site") == "cross-site"
     return page("sign_in.html", status, error=error, following=following, crossing=crossing)
 
@@ -143,7 +143,7 @@ def sign_in() -> Response:
         limits.note_failure(peer)
         log.warning("sign-in rejected", peer=peer)
         return sign_in_page(401, "This token is unknown, expired or revoked.")
-    response = redirect_to(local(request.form.get("next")) or url_for("dashboard.home"))
+    response = redirect_to(local_path(request.form.get("next")) or url_for("dashboard.home"))
     response.set_cookie(
         *(_cookie(), session_id, sessions.MAX_AGE_MS // 1000),
         secure=_is_tls(),
@@ -186,8 +186,8 @@ def take_notice(caller: Caller) -> str | None:
     return caller.notice
 
 
-def local(path: str | None) -> str | None:
-    """Return a path if it leads nowhere but to our own pages."""
+def local_path(path: str | None) -> str | None:
+    """Return a path if it leads to our own pages alone; else None."""
     if path is None or not _LOCAL.fullmatch(path) or len(path) > 4000:
         return None
     parts = urlsplit(path)

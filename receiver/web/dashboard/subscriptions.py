@@ -86,8 +86,8 @@ def test_subscription(services: Services, caller: Caller, name: str) -> Action:
         detail = attempt.error or f"The answer was {attempt.status}."
         return page("error.html", 502, title="The test message was not accepted", detail=detail)
 
-    says = ("A signed message of the type subscription.test is sent now, once.",)
-    return Action(f"Test {name}", "Send", _page(name), says, run)
+    effects = ("A signed message of the type subscription.test is sent now, once.",)
+    return Action(f"Test {name}", "Send", _page(name), effects, run)
 
 
 @action_page("/subscriptions/<string:name>/switch")
@@ -104,13 +104,13 @@ def switch_subscription(services: Services, caller: Caller, name: str) -> Action
             record_action(services, caller.bearer, session, f"subscription.{verb}", name)
         return f"{name} is {verb}d."
 
-    says = (
+    effects = (
         ("What happens from now on is sent.", "What failed or was cancelled is not sent by that.")
         if enables
         else ("Nothing more is sent or queued.", "What waits is cancelled, and can be sent later.")
     )
     title = verb.capitalize()
-    return Action(f"{title} {name}", title, _page(name), says, run, danger=not enables)
+    return Action(f"{title} {name}", title, _page(name), effects, run, danger=not enables)
 
 
 @action_page("/subscriptions/<string:name>/retry")
@@ -129,11 +129,11 @@ def retry_failed(services: Services, caller: Caller, name: str) -> Action:
             record_action(services, caller.bearer, session, "delivery.retry", name, detail=detail)
         return f"Sent again: {counted(sent, *_NOUN)}."
 
-    says = (
+    effects = (
         f"Failed or cancelled within a week: {counted(number, *_NOUN)}.",
         "Each is sent again with the same webhook-id, unless the subscription is disabled.",
     )
-    return Action(f"Send again what failed for {name}", "Send again", _page(name), says, run)
+    return Action(f"Send again what failed for {name}", "Send again", _page(name), effects, run)
 
 
 @action_page("/subscriptions/<string:name>/deliveries/<int:id>/retry")
@@ -150,8 +150,8 @@ def retry_one(services: Services, caller: Caller, name: str, id: int) -> Action:
             record_action(services, caller.bearer, session, "delivery.retry", str(id))
         return f"Delivery {id} is sent again."
 
-    says = ("It is sent with the same webhook-id, to the URL of now.",)
-    return Action(f"Send delivery {id} again", "Send again", _page(name), says, run)
+    effects = ("It is sent with the same webhook-id, to the URL of now.",)
+    return Action(f"Send delivery {id} again", "Send again", _page(name), effects, run)
 
 
 def _page(name: str) -> str:

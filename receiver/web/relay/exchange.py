@@ -88,14 +88,14 @@ class Question:
 
 @dataclass(slots=True)
 class Reply:
-    """The vendor's answer. body -- what was read of it; whole -- whether that is all of it."""
+    """The vendor's answer. body -- what was read of it. is_complete -- whether that is all."""
 
     status: int
     headers: Headers
     answer: httpx.Response
     rest: Iterator[bytes]
     body: bytes = b""
-    whole: bool = False
+    is_complete: bool = False
 
     @property
     def ok(self) -> bool:
@@ -107,7 +107,7 @@ class Reply:
         for name in ("content-encoding", "content-length", "content-type"):
             self.headers.pop(name, None)
         self.headers["content-type"] = "application/json"
-        self.body, self.whole = body, True
+        self.body, self.is_complete = body, True
 
 
 def target() -> str:
@@ -151,8 +151,8 @@ def has_body() -> bool:
 
 
 @contextmanager
-def upload_place() -> Iterator[None]:
-    """Hold one of the places for uploads. Raises Overloaded where all are taken."""
+def upload_slot() -> Iterator[None]:
+    """Take one of MAX_UPLOADS slots. Raises Overloaded if none is free."""
     if not _uploads.acquire(blocking=False):
         raise Overloaded("as many uploads as are taken at once", UPLOAD_RETRY_AFTER)
     try:
@@ -222,7 +222,7 @@ def read(reply: Reply, question: Question, seconds: float | None = None) -> byte
 
     What is read is whole, decoded, and quotes none of our secrets. Raises UpstreamError.
     """
-    if reply.whole:
+    if reply.is_complete:
         return reply.body
     deadline = time.monotonic() + (seconds or SECONDS)
     body = bytearray()
@@ -233,7 +233,7 @@ def read(reply: Reply, question: Question, seconds: float | None = None) -> byte
             return None
         if time.monotonic() > deadline:
             raise UpstreamNonsense("the vendor's answer takes too long", 504)
-    reply.body, reply.whole = bytes(body), True
+    reply.body, reply.is_complete = bytes(body), True
     plain = _decoded(reply.body, reply.headers.get("content-encoding", ""))
     if plain is None:
         return None
@@ -247,7 +247,7 @@ def read(reply: Reply, question: Question, seconds: float | None = None) -> byte
 
 def respond(reply: Reply, question: Question, done: Callable[[], None] | None = None) -> Response:
     """Answer as the vendor did. done -- called once the whole answer was passed on."""
-    if reply.whole:
+    if reply.is_complete:
         reply.answer.close()
         response = Response(reply.body, reply.status)
     else:
@@ -255,7 +255,7 @@ def respond(reply: Reply, question: Question, done: Callable[[], None] | None = 
         response.call_on_close(reply.answer.close)
     # All of them at once, or Flask would add a type where there is none.
     response.headers = reply.headers
-    if reply.whole and question.method != "HEAD":
+    if reply.is_complete and question.method != "HEAD":
         response.headers["content-length"] = str(len(reply.body))
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     return response

@@ -92,7 +92,7 @@ class Relay:
         require_scope(caller.bearer, "read" if route.kind in _FOR_READERS else "operate")
         with ExitStack() as stack:
             if route.kind in _CREATING:
-                stack.enter_context(exchange.upload_place())
+                stack.enter_context(exchange.upload_slot())
             question = Question(caller, route, request.method, target, exchange.headers())
             if exchange.has_body():
                 limit = self._services.settings.max_upload_bytes

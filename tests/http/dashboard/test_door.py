@@ -11,7 +11,7 @@ from visiting import Guest
 
 from receiver.errors import StoreUnavailable
 from receiver.instances import sessions, tokens
-from receiver.web.dashboard.sign_in import local
+from receiver.web.dashboard.sign_in import local_path
 
 PAGES = (
     *("/jobs", "/jobs/1", "/jobs.csv", "/events", "/alarms", "/rejections"),
@@ -61,7 +61,7 @@ def test_a_stranger_is_sent_to_the_door_and_back_where_they_wanted_to_go(receive
     ],
 )
 def test_nobody_is_sent_elsewhere_after_the_door(receiver, path):
-    assert local(path) is None
+    assert local_path(path) is None
     assert Guest(receiver).sign_in(next=path).headers["Location"] == "/"
 
 
