@@ -34,7 +34,7 @@ REJECTIONS = Counter(
 )
 THROTTLED = Counter(
     "receiver_throttled",
-    "Requests to the API that were too many, by what was counted: a token's, or an address's",
+    "Requests to the API that were too many, by what was counted: a token's, an address's, streams",
     ("what",),
 )
 ANSWERS = Counter(
@@ -54,6 +54,11 @@ QUEUE_LENGTH = Gauge(
     "receiver_queue_length",
     "Items that wait to be written",
     # Each worker has a queue of its own, and that of a dead one is gone with it.
+    multiprocess_mode="livesum",
+)
+STREAMS = Gauge(
+    "receiver_streams",
+    "Streams of events that are open, of at most 64 in a process",
     multiprocess_mode="livesum",
 )
 LEARNT_SECONDS = Histogram(
@@ -103,7 +108,7 @@ STORED: Mapping[str, tuple[str | None, str]] = {
     "oldest_job_seconds": (None, "Age of the oldest job in progress; 0 if there is none"),
     "lost_callbacks": (None, "Jobs whose end was detected by polling though a callback was due"),
     "unreadable_events": (None, "Verified events that could not be read"),
-    "expiring_files": (None, "Jobs whose files the vendor will drop within a day"),
+    "expiring_files": (None, "Jobs, uploads too, whose files the vendor deletes within a day"),
     "rejections_hour": (None, "Deliveries rejected within the last hour"),
     "queued_at_vendor": (None, "Deliveries that the vendor holds back for us"),
     "unclear_submissions": (None, "Uploads with unknown result"),

@@ -263,14 +263,25 @@ def test_a_server_that_cannot_stream_says_so(receiver):
 
 def test_streams_are_bounded_and_end_with_the_server(receiver, follow, monkeypatch):
     monkeypatch.setattr(streams, "MAX_STREAMS", 2)
+    opened, rejected = measured(receiver)
     one, other = follow(receiver), follow(receiver)
     refused = follow(receiver)
     assert (refused.status, json.loads(refused.sent)["code"]) == (503, "overloaded")
+    assert measured(receiver) == (opened + 2, rejected + 1)
     one.leave()
+    assert measured(receiver)[0] == opened + 1
     assert follow(receiver).status == 200
     other.stop()
     other.future.result(DEADLINE)
     assert follow(receiver).status == 503
+
+
+def measured(receiver):
+    """How many streams are open, and were rejected so far, by the metrics."""
+    text = receiver.client.get("/metrics").text
+    names = "receiver_streams", 'receiver_throttled_total{what="streams"}'
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines())
+    return tuple(float(values.get(name, 0)) for name in names)
 
 
 def test_a_client_that_takes_nothing_is_cut_off_and_a_revoked_token_too(

@@ -6,6 +6,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Protocol, TypeVar
 
+from receiver import metrics
 from receiver.callbacks.feed import Reader
 from receiver.errors import ClockStepped, Overloaded, ReceiverError, StoreUnavailable, TooSlow
 from receiver.jobs.queries import Instances
@@ -79,6 +80,7 @@ class Streams:
         if self._is_stopping:
             raise StoreUnavailable("the server stops")
         if len(self._clients) >= MAX_STREAMS:
+            metrics.THROTTLED.labels("streams").inc()
             raise Overloaded(f"{MAX_STREAMS} streams are sent already by this process", 5)
 
     def stop(self) -> None:
@@ -93,6 +95,7 @@ class Streams:
         """Send a stream until its client leaves, its token ends, or the server stops."""
         client = _Client(stream)
         self._clients.add(client)
+        metrics.STREAMS.inc()
         if self._poller is None or self._poller.done():
             self._reader = Reader(self._services.database, self._services.clock)
             self._poller = asyncio.create_task(self._poll())
@@ -103,6 +106,7 @@ class Streams:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._clients.discard(client)
+            metrics.STREAMS.dec()
             for task in tasks:
                 task.cancel()
         for task in done:
