@@ -1,6 +1,7 @@
 """What the pages tell, without a browser."""
 
 import csv
+import html
 import io
 import json
 import re
@@ -17,6 +18,7 @@ from receiver.instances import keys as signature_keys
 from receiver.instances import registry, tokens
 from receiver.jobs.failed_records import replace_failed_records
 from receiver.jobs.projection import NewObservation
+from receiver.lib.clock import DAY_MS, now_ms
 from receiver.openconnectors.notifications import Notification
 from receiver.openconnectors.signatures import SignatureKey
 from receiver.reconcile.claims import Claim, end_errors
@@ -351,6 +353,17 @@ def test_what_was_refused_lately_is_counted_by_reason(guest):
         guest.receiver.client.post(f"/callbacks/{instance}", data=b"x", headers=headers)
     told = "In the last hour: 3 deliveries, of which 2 unknown instance, 1 missing."
     eventually(lambda: told in re.sub("<.*?>", "", guest.get("/rejections").text))
+
+
+def test_files_that_expire_are_those_of_uploads_too_and_the_overview_says_so(guest):
+    ended = now_ms() - 5 * DAY_MS // 2
+    for direction in ("UPLOAD", "DOWNLOAD"):
+        call(guest.receiver, id=direction, completionTime=ended, jobDirection=direction, **DONE)
+    assert "2 jobs' files expire within a day, of uploads too" in html.unescape(guest.get("/").text)
+    assert sorted(rows(guest.get("/jobs?show=expiring").text)) == [
+        "default/DOWNLOAD",
+        "default/UPLOAD",
+    ]
 
 
 def test_a_search_for_an_objects_name_finds_its_jobs(guest):
