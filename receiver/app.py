@@ -29,7 +29,7 @@ from receiver.lib.http_client import check_environment
 from receiver.lib.ratelimit import Limits, client_address
 from receiver.lib.safe_http import SafeClient
 from receiver.metrics import QUEUE_LENGTH, Stored
-from receiver.openconnectors.client import Upstream
+from receiver.openconnectors.client import VendorClient
 from receiver.openconnectors.signatures import HEADER, SHORT_KEY_BYTES, sign
 from receiver.outbound.mail import Mailer
 from receiver.outbound.queue import Message
@@ -87,7 +87,7 @@ def _app(
     secret_box = SecretBox(settings.encryption_keys)
     keys = Keys(secret_box, settings.default_keys)
     intake = Intake(settings, database, keys, clock, writer)
-    vendor = Upstream(settings.vendor_url, transport)
+    vendor = VendorClient(settings.vendor_url, transport)
     safe_http = SafeClient(settings.forward_allow)
     reconciler = Reconciler(settings, database, intake, vendor, clock=clock)
     signers = {

@@ -31,12 +31,12 @@ ReceiverError
 │   ├── BadParameter
 │   ├── NoStream
 │   └── TooSlow
-├── UpstreamError               the vendor did not do what it was asked
-│   ├── UpstreamRefused         it said no, and why
-│   ├── UpstreamUnreachable     it cannot be reached or is failing; nothing was taken
+├── VendorError                 the vendor did not do what it was asked
+│   ├── VendorRefused           it said no, and why
+│   ├── VendorUnreachable       it cannot be reached or is failing; nothing was taken
 │   │   └── CircuitOpen         it is not asked for this instance now
-│   ├── UpstreamUnclear         the answer was cut off: it may have been taken
-│   └── UpstreamNonsense        its answer is none of the vendor's
+│   ├── VendorUnclear           the answer was cut off: it may have been taken
+│   └── VendorNonsense          its answer is none of the vendor's
 ├── AnswerCut                   an answer to a client that cannot be completed
 └── StoreError                  not in the database
     ├── StoreUnavailable        now; the same again later may work
@@ -181,7 +181,7 @@ class TooSlow(QueryError, reason="too_slow"):
     """The query takes longer than one may."""
 
 
-class UpstreamError(ReceiverError, reason="upstream"):
+class VendorError(ReceiverError, reason="upstream"):
     """The vendor did not do what it was asked.
 
     status -- what to answer a client of ours that wanted it. retry_after -- seconds before which
@@ -194,23 +194,23 @@ class UpstreamError(ReceiverError, reason="upstream"):
         self.status, self.retry_after = status, retry_after
 
 
-class UpstreamRefused(UpstreamError, reason="upstream_refused"):
+class VendorRefused(VendorError, reason="upstream_refused"):
     """The vendor said no (4xx): `status` is its own, the text its message."""
 
 
-class UpstreamUnreachable(UpstreamError, reason="upstream_unreachable"):
+class VendorUnreachable(VendorError, reason="upstream_unreachable"):
     """The vendor cannot be reached, or says that it is failing."""
 
 
-class CircuitOpen(UpstreamUnreachable, reason="circuit_open"):
+class CircuitOpen(VendorUnreachable, reason="circuit_open"):
     """It failed for this instance a short while ago, or too many wait to ask: nothing was sent."""
 
 
-class UpstreamUnclear(UpstreamError, reason="upstream_unclear"):
+class VendorUnclear(VendorError, reason="upstream_unclear"):
     """The connection broke before the answer: what was sent may have been taken."""
 
 
-class UpstreamNonsense(UpstreamError, reason="upstream_nonsense"):
+class VendorNonsense(VendorError, reason="upstream_nonsense"):
     """An answer that the vendor's API does not have: HTML, a redirect, too long, no id."""
 
 

@@ -67,7 +67,7 @@ LEARNT_SECONDS = Histogram(
     ("by",),
     buckets=_LONG,
 )
-UPSTREAM_SECONDS = Histogram(
+VENDOR_SECONDS = Histogram(
     "receiver_upstream_seconds",
     "Calls to the vendor, each try, by call and class of status ('none': no answer)",
     ("call", "status"),

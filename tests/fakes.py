@@ -19,7 +19,7 @@ from receiver.instances import keys as signature_keys
 from receiver.instances import registry, tokens
 from receiver.instances.keys import Keys
 from receiver.lib.clock import now_ms
-from receiver.openconnectors.client import Upstream
+from receiver.openconnectors.client import VendorClient
 from receiver.openconnectors.sandbox.command import running
 from receiver.openconnectors.sandbox.faults import Faults, Options
 from receiver.openconnectors.signatures import SignatureKey
@@ -205,7 +205,7 @@ def made_elsewhere(receiver: Between, instance: str = "gooddata", rows: bytes = 
     return str(answer.json()["id"])
 
 
-def impatient(receiver: Receiver) -> Upstream:
+def impatient(receiver: Receiver) -> VendorClient:
     """Have the receiver's vendor client repeat without pauses."""
     vendor = receiver.services.vendor
     vendor._retrying.sleep = lambda _: None

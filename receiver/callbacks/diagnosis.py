@@ -7,7 +7,7 @@ from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 
 from receiver.errors import CredentialError, SignatureError
-from receiver.openconnectors.notifications import MAX_DEPTH, MAX_ID, document
+from receiver.openconnectors.notifications import MAX_DEPTH, MAX_ID, parse_json
 from receiver.openconnectors.shapes import STATUS
 from receiver.openconnectors.signatures import SignatureKey, sign, verify
 
@@ -50,7 +50,7 @@ def reason_words(reason: str) -> str:
 def why_unreadable(body: bytes) -> str:
     """Say why a verified body is an event of kind `unreadable`, with the place in its bytes."""
     try:
-        value = document(body)
+        value = parse_json(body)
     except UnicodeDecodeError as error:
         return f"byte {error.start} is {body[error.start]:#04x}, which is not UTF-8 there"
     except json.JSONDecodeError as error:

@@ -28,7 +28,7 @@ from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import InstanceKeys, Keys
 from receiver.instances.reencryption import find_outdated
 from receiver.lib.clock import now_ms
-from receiver.lib.http_client import why
+from receiver.lib.http_client import failure_reason
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES, SignatureKey
 from receiver.settings import Settings, database_name
 
@@ -294,7 +294,7 @@ def public_url(context: Context) -> Finding:
     try:
         sent = send_signed(f"{base}/callbacks/{instance}", instance, key, now_ms())
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        text = f"{base} does not answer: {why(error)}"
+        text = f"{base} does not answer: {failure_reason(error)}"
         return fail(text, "look at DNS, firewall, the proxy and `receiver serve`")
     if sent.event is None:
         advice = {

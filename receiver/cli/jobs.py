@@ -29,7 +29,7 @@ from receiver.client.flows import Parameter
 from receiver.errors import SignatureError
 from receiver.jobs.job import Outcome
 from receiver.jobs.record_errors import row_of
-from receiver.lib.http_client import construct, why
+from receiver.lib.http_client import failure_reason, make_client
 from receiver.openconnectors.notifications import Kind
 
 T = TypeVar("T")
@@ -304,7 +304,7 @@ def listen(
     """
     client.instances(instance)
     timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
-    with construct(lambda: httpx.Client(timeout=timeout, trust_env=False)) as local:
+    with make_client(lambda: httpx.Client(timeout=timeout, trust_env=False)) as local:
         for event in client.events(
             instance=instance,
             types=types,
@@ -339,7 +339,7 @@ def _forward(local: httpx.Client, url: str, event: Callback) -> str:
             return "not sent: one of its headers is not valid HTTP"
         except httpx.TransportError as error:
             if pause < 0.5:
-                click.echo(f"no answer from {url}: {why(error)}; trying again", err=True)
+                click.echo(f"no answer from {url}: {failure_reason(error)}; trying again", err=True)
         time.sleep(pause)
         pause = min(pause * 2, MAX_PAUSE_SECONDS)
 

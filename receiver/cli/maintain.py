@@ -39,7 +39,7 @@ from receiver.jobs.erasure import erase_job
 from receiver.jobs.queries import find_jobs
 from receiver.lib.clock import iso, now_ms
 from receiver.lib.http_client import check_environment
-from receiver.openconnectors.client import Upstream
+from receiver.openconnectors.client import VendorClient
 from receiver.reconcile.reconciler import Reconciler
 from receiver.reconcile.results import Report
 from receiver.settings import INSTANCE_NAME, Settings, duration_ms
@@ -84,7 +84,7 @@ def reconcile(
     with open_database(must_answer=every is None) as (settings, database):
         keys = Keys(SecretBox(settings.encryption_keys), settings.default_keys)
         intake = Intake(settings, database, keys, now_ms)
-        vendor = Upstream(settings.vendor_url)
+        vendor = VendorClient(settings.vendor_url)
         reconciler = Reconciler(settings, database, intake, vendor, actor=actor())
         try:
             while True:

@@ -13,7 +13,7 @@ from receiver.client import flows
 from receiver.client.errors import ClientError, Unreachable
 from receiver.client.flows import Flow, Pause, Request
 from receiver.client.stream import Event, EventChoice, EventStream
-from receiver.lib.http_client import construct, why
+from receiver.lib.http_client import failure_reason, make_client
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -82,7 +82,7 @@ class Client(_Access):
 
     def __init__(self, url: str, token: str) -> None:
         super().__init__(url, token)
-        self._http = construct(lambda: httpx.Client(base_url=url))
+        self._http = make_client(lambda: httpx.Client(base_url=url))
 
     def __enter__(self) -> Self:
         return self
@@ -151,7 +151,7 @@ class AsyncClient(_Access):
 
     def __init__(self, url: str, token: str) -> None:
         super().__init__(url, token)
-        self._http = construct(lambda: httpx.AsyncClient(base_url=url))
+        self._http = make_client(lambda: httpx.AsyncClient(base_url=url))
 
     async def __aenter__(self) -> Self:
         return self
@@ -229,5 +229,5 @@ def check_url(url: str) -> None:
 
 def unreachable(url: str, error: Exception) -> Unreachable:
     """Return the error for a request that got no answer: why, in the system's own words."""
-    text = f"no answer from {url}: {why(error)}; is the receiver running there?"
+    text = f"no answer from {url}: {failure_reason(error)}; is the receiver running there?"
     return Unreachable(text, "unreachable")

@@ -5,7 +5,7 @@ Without the database, which the command line need not load for it.
 
 import re
 
-from receiver.openconnectors.notifications import UNSTORABLE, Number, document
+from receiver.openconnectors.notifications import UNSTORABLE, Number, parse_json
 
 MAX_DIGITS = 18  # of a row's number that is written as text
 MAX_MESSAGE = 500
@@ -21,7 +21,7 @@ _VARIABLE = re.compile(r"(?<![^\s@\"'<>])[^\s@\"'<>]++@[^\s@\"'<>]++|\"[^\"]*+\"
 
 def cause(entry: str) -> str:
     """Return the message of an entry (JSON text), without what differs between records."""
-    value = document(entry.encode())
+    value = parse_json(entry.encode())
     words = [value.get(name) for name in _MESSAGES] if isinstance(value, dict) else [value]
     texts = (word for word in words if isinstance(word, str) and not isinstance(word, Number))
     message = next(filter(None, texts), None)

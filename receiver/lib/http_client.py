@@ -15,7 +15,7 @@ _PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
-def construct(make: Callable[[], C]) -> C:
+def make_client(make: Callable[[], C]) -> C:
     """Return the client that `make` makes.
 
     Raises SettingsError, which names the variable that cannot be used.
@@ -35,10 +35,10 @@ def check_environment() -> None:
     Without loading the machine's certificates: a worker that only receives needs none.
     """
     verify = any(os.environ.get(name) for name in _CERTIFICATES)
-    construct(lambda: httpx.Client(verify=verify)).close()
+    make_client(lambda: httpx.Client(verify=verify)).close()
 
 
-def why(error: BaseException) -> str:
+def failure_reason(error: BaseException) -> str:
     """Return why a request failed: neither a class name, nor an error number, nor a line of C."""
     if isinstance(error, httpx.TimeoutException):
         return "it took too long"

@@ -20,7 +20,7 @@ import httpcore
 import httpx
 
 from receiver.errors import BadParameter
-from receiver.lib.http_client import why
+from receiver.lib.http_client import failure_reason
 
 ATTEMPT_SECONDS = 15.0  # from the look-up of the name to the head of the answer
 CONNECT_SECONDS = 5.0  # to one of a host's addresses
@@ -163,7 +163,7 @@ def _reasons() -> Iterator[None]:
     except socket.gaierror as error:
         raise OSError("the host name cannot be resolved") from error
     except httpcore.NetworkError as error:
-        raise ConnectionError(f"the connection failed: {why(error)}"[:200]) from error
+        raise ConnectionError(f"the connection failed: {failure_reason(error)}"[:200]) from error
     except (httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
         raise ConnectionError("the answer is not HTTP/1.1") from error
 

@@ -20,19 +20,19 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from receiver import metrics
 from receiver.errors import (
-    UpstreamError,
-    UpstreamNonsense,
-    UpstreamRefused,
-    UpstreamUnclear,
-    UpstreamUnreachable,
+    VendorError,
+    VendorNonsense,
+    VendorRefused,
+    VendorUnclear,
+    VendorUnreachable,
 )
-from receiver.lib.http_client import construct, why
+from receiver.lib.http_client import failure_reason, make_client
 from receiver.openconnectors.notifications import (
     Notification,
-    document,
     json_text,
     parse,
     parse_all,
+    parse_json,
 )
 from receiver.openconnectors.shapes import (
     DELIVERIES,
@@ -83,75 +83,75 @@ class Answer:
     next_page: str | None
 
 
-def segment(text: str) -> str:
-    """Write an id, an object or a hub as one segment of a path. Raises UpstreamRefused.
+def quote_segment(text: str) -> str:
+    """Write an id, an object or a hub as one segment of a path. Raises VendorRefused.
 
     A segment of dots would lead out of its place, to whatever else our secrets open.
     """
     if text in (".", ".."):
-        raise UpstreamRefused("there is no such thing", 404)
+        raise VendorRefused("there is no such thing", 404)
     return quote(text, safe="")
 
 
-def status(job: str, hub: str | None = None) -> Call:
-    """Ask where a job stands."""
-    path = f"{_hub(hub)}/bulk/{segment(job)}/status"
+def status_call(job: str, hub: str | None = None) -> Call:
+    """Return the request for a job's status."""
+    path = f"{_hub(hub)}/bulk/{quote_segment(job)}/status"
     return Call(method="GET", path=path, name="status")
 
 
-def errors(job: str, hub: str | None = None) -> Call:
-    """Ask for a job's failed records."""
-    path = f"{_hub(hub)}/bulk/{segment(job)}/errors"
+def errors_call(job: str, hub: str | None = None) -> Call:
+    """Return the request for a job's failed records."""
+    path = f"{_hub(hub)}/bulk/{quote_segment(job)}/errors"
     return Call(method="GET", path=path, name="errors")
 
 
-def jobs(hub: str | None = None) -> Call:
-    """Ask for the job list."""
+def jobs_call(hub: str | None = None) -> Call:
+    """Return the request for the job list."""
     return Call(method="GET", path=f"{_hub(hub)}/bulk/jobs", name="jobs")
 
 
-def result(job: str, object_name: str, accept: str, hub: str | None = None) -> Call:
-    """Ask for a job's file."""
-    path = f"{_hub(hub)}/bulk/{segment(job)}/{segment(object_name)}"
+def result_call(job: str, object_name: str, accept: str, hub: str | None = None) -> Call:
+    """Return the request for a job's file."""
+    path = f"{_hub(hub)}/bulk/{quote_segment(job)}/{quote_segment(object_name)}"
     headers = {"Accept": accept}
     return Call(method="GET", path=path, name="result", headers=headers)
 
 
-def queued(*, resend: bool = False) -> Call:
-    """Ask which deliveries the vendor holds back for us, or to send them again."""
+def queue_call(*, resend: bool = False) -> Call:
+    """Return the request for the deliveries that the vendor holds back, or to send them again."""
     method = "PUT" if resend else "GET"
     name = "resend" if resend else "queue"
     return Call(method=method, path=DELIVERIES, name=name, params={"where": QUEUED})
 
 
 def read_status(body: bytes, job: str | None = None) -> Notification:
-    """Read where a job stands; job -- the id that was asked for. Raises UpstreamNonsense."""
+    """Read where a job stands; job -- the id that was asked for. Raises VendorNonsense."""
     status = parse(body, job)
     if status.kind != "bulk_job" or job not in (None, status.job):
-        raise UpstreamNonsense("the vendor's answer is no status of this job")
+        raise VendorNonsense("the vendor's answer is no status of this job")
     return status
 
 
 def read_jobs(body: bytes) -> list[Notification]:
-    """Read a page of the job list. Raises UpstreamNonsense."""
+    """Read a page of the job list. Raises VendorNonsense."""
     entries = parse_all(body)
     if entries is None:
-        raise UpstreamNonsense("the vendor's answer is no list of jobs")
+        raise VendorNonsense("the vendor's answer is no list of jobs")
     return [entry for entry in entries if entry.kind == "bulk_job"]
 
 
 def read_entries(body: bytes) -> list[str]:
-    """Read an array; return its entries as JSON text. Raises UpstreamNonsense."""
+    """Read an array; return its entries as JSON text. Raises VendorNonsense."""
     try:
-        entries = document(body)
+        entries = parse_json(body)
     except (ValueError, RecursionError):
         entries = None
     if not isinstance(entries, list):
-        raise UpstreamNonsense("the vendor's answer is no array")
+        raise VendorNonsense("the vendor's answer is no array")
     return [json_text(entry) for entry in entries]
 
 
-class Upstream:
+class VendorClient:
     """Sends calls to the vendor; thread-safe. base_url -- ending in /elements/api-v2."""
 
     def __init__(self, base_url: str, transport: httpx.BaseTransport | None = None) -> None:
@@ -169,7 +169,7 @@ class Upstream:
         # Not before it is needed: in a worker that only receives it would be 3 MB of certificates.
         # No cookies: what the vendor sets for one instance is not sent for another.
         cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-        return construct(
+        return make_client(
             lambda: httpx.Client(
                 transport=self._transport, timeout=_TIMEOUT, follow_redirects=False, cookies=cookies
             )
@@ -181,7 +181,7 @@ class Upstream:
         """Send a call that may be repeated, again if the vendor failed.
 
         authorization -- the value of the header of that name. turn -- waits before each repetition
-        until there may be one. Raises UpstreamError.
+        until there may be one. Raises VendorError.
         """
         retrying = self._retrying.copy(before_sleep=lambda _: turn() if turn else None)
         return retrying(self._send, authorization, call)
@@ -190,16 +190,16 @@ class Upstream:
     def stream(self, authorization: str, call: Call) -> Iterator[tuple[str, Iterator[bytes]]]:
         """Yield the content type and the pieces of an answer of any length."""
         with (
-            _vendors_faults(call),
+            _raise_vendor_errors(call),
             _measured(call) as measure,
             self._client.stream(**self._request(authorization, call)) as answer,
         ):
             measure.status = answer.status_code
             if not answer.is_success:
-                raise _refusal(answer, unquoted(_capped(answer), authorization))
+                raise _refusal(answer, redact_secrets(_read_capped(answer), authorization))
             content_type = answer.headers.get("content-type", "application/octet-stream")
             if content_type.startswith("text/html"):
-                raise UpstreamNonsense("the vendor's answer is a page of HTML, not a file")
+                raise VendorNonsense("the vendor's answer is a page of HTML, not a file")
             yield content_type, answer.iter_bytes()
 
     def pages(
@@ -221,7 +221,7 @@ class Upstream:
         """Send a request as it came; return the answer, whose body is still to be read and closed.
 
         target -- path and query below the base URL, percent-encoded. headers -- all that are sent,
-        but Host. seconds -- without a byte of an answer. Raises UpstreamError.
+        but Host. seconds -- without a byte of an answer. Raises VendorError.
         """
         base = urlsplit(self._base_url)
         request = httpx.Request(
@@ -235,15 +235,15 @@ class Upstream:
                 "timeout": httpx.Timeout(seconds, connect=min(seconds, 5)).as_dict(),
             },
         )
-        with _vendors_faults(call), _measured(call) as measure:
+        with _raise_vendor_errors(call), _measured(call) as measure:
             answer = self._client.send(request, stream=True, auth=_NO_AUTH)
             measure.status = answer.status_code
         return answer
 
     @staticmethod
     def pieces(answer: httpx.Response, call: Call) -> Iterator[bytes]:
-        """Yield the body of an answer as it comes, undecoded. Raises UpstreamError."""
-        with _vendors_faults(call):
+        """Yield the body of an answer as it comes, undecoded. Raises VendorError."""
+        with _raise_vendor_errors(call):
             yield from answer.iter_raw()
 
     def close(self) -> None:
@@ -253,12 +253,12 @@ class Upstream:
 
     def _send(self, authorization: str, call: Call) -> Answer:
         with (
-            _vendors_faults(call),
+            _raise_vendor_errors(call),
             _measured(call) as measure,
             self._client.stream(**self._request(authorization, call)) as answer,
         ):
             measure.status = answer.status_code
-            body = unquoted(_capped(answer), authorization)
+            body = redact_secrets(_read_capped(answer), authorization)
         if not answer.is_success:
             raise _refusal(answer, body)
         return Answer(body, answer.headers.get(NEXT_PAGE_HEADER))
@@ -294,42 +294,42 @@ def _measured(call: Call) -> Iterator[_Measure]:
     finally:
         status = f"{measure.status // 100}xx" if measure.status else "none"
         took = time.perf_counter() - began
-        metrics.UPSTREAM_SECONDS.labels(call.name, status).observe(took)
+        metrics.VENDOR_SECONDS.labels(call.name, status).observe(took)
 
 
 @contextmanager
-def _vendors_faults(call: Call) -> Iterator[None]:
+def _raise_vendor_errors(call: Call) -> Iterator[None]:
     try:
         yield
     except _NOT_SENT as error:
-        raise UpstreamUnreachable(f"the vendor cannot be reached: {why(error)}") from None
+        raise VendorUnreachable(f"the vendor cannot be reached: {failure_reason(error)}") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         timed_out = isinstance(error, httpx.TimeoutException)
         # Not the error's own text, which may quote a header.
         reason = "it took too long" if timed_out else "the connection broke"
         status = 504 if timed_out else 502
         if call.safe:
-            raise UpstreamUnreachable(f"the vendor did not answer: {reason}", status) from None
-        raise UpstreamUnclear(f"the vendor's answer was cut off: {reason}", status) from None
+            raise VendorUnreachable(f"the vendor did not answer: {reason}", status) from None
+        raise VendorUnclear(f"the vendor's answer was cut off: {reason}", status) from None
 
 
 def _may_be_repeated(error: BaseException) -> bool:
     """Whether a safe call may be sent again at once: the vendor named no time for it."""
-    limited = isinstance(error, UpstreamError) and (error.retry_after or error.status == 429)
-    return isinstance(error, UpstreamUnreachable) and not limited
+    limited = isinstance(error, VendorError) and (error.retry_after or error.status == 429)
+    return isinstance(error, VendorUnreachable) and not limited
 
 
-def _capped(answer: httpx.Response) -> bytes:
+def _read_capped(answer: httpx.Response) -> bytes:
     body = bytearray()
     for piece in answer.iter_bytes():
         body += piece
         if len(body) > MAX_ANSWER:
-            raise UpstreamNonsense(f"the vendor's answer has more than {MAX_ANSWER} bytes")
+            raise VendorNonsense(f"the vendor's answer has more than {MAX_ANSWER} bytes")
     return bytes(body)
 
 
-def unquoted(body: bytes, authorization: str) -> bytes:
-    """Take our secrets out of an answer that quotes them: it goes to clients, logs and tables."""
+def redact_secrets(body: bytes, authorization: str) -> bytes:
+    """Mask our secrets in an answer that quotes them: it goes to clients, logs and tables."""
     for secret in _SECRET.findall(authorization):
         if len(secret) >= _MIN_SECRET:
             for written in (secret, json.dumps(secret)[1:-1], quote(secret, safe="")):
@@ -337,15 +337,15 @@ def unquoted(body: bytes, authorization: str) -> bytes:
     return body
 
 
-def _refusal(answer: httpx.Response, body: bytes) -> UpstreamError:
+def _refusal(answer: httpx.Response, body: bytes) -> VendorError:
     status = answer.status_code
     if status in (408, 429) or status >= 500:
         retry_after = read_retry_after(answer.headers.get("retry-after", ""), time.time())
         message = error_message(body) or f"the vendor answered {status}"
-        return UpstreamUnreachable(message, status, retry_after)
+        return VendorUnreachable(message, status, retry_after)
     if status < 400:
-        return UpstreamNonsense(f"the vendor answered {status}, which is not followed")
-    return UpstreamRefused(error_message(body) or f"the vendor answered {status}", status)
+        return VendorNonsense(f"the vendor answered {status}, which is not followed")
+    return VendorRefused(error_message(body) or f"the vendor answered {status}", status)
 
 
 def error_message(body: bytes) -> str | None:
@@ -358,4 +358,4 @@ def error_message(body: bytes) -> str | None:
 
 
 def _hub(hub: str | None) -> str:
-    return f"/hubs/{segment(hub)}" if hub else ""
+    return f"/hubs/{quote_segment(hub)}" if hub else ""

@@ -101,7 +101,7 @@ def parse(body: bytes, asked_for: str | None = None) -> Notification:
 def parse_any(body: bytes, asked_for: str | None = None) -> Notification:
     """Do as `parse`, which reads faster what the vendor usually sends and must say the same."""
     try:
-        value = document(body)
+        value = parse_json(body)
     except (ValueError, RecursionError):
         return Notification("unreadable")
     return _read(value, asked_for) if isinstance(value, dict) else Notification("other")
@@ -110,7 +110,7 @@ def parse_any(body: bytes, asked_for: str | None = None) -> Notification:
 def parse_all(body: bytes) -> list[Notification] | None:
     """Read an array of such bodies, as the job list is one; None if it is no array."""
     try:
-        entries = document(body)
+        entries = parse_json(body)
     except (ValueError, RecursionError):
         return None
     if not isinstance(entries, list):
@@ -118,7 +118,7 @@ def parse_all(body: bytes) -> list[Notification] | None:
     return [_read(entry) for entry in entries if isinstance(entry, dict)]
 
 
-def document(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
+def parse_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
     """Read UTF-8 JSON, its numbers as `Number`s. Raises ValueError (or RecursionError)."""
     text = body.decode("utf-8")
     if _deeper_than(text, MAX_DEPTH):
@@ -175,42 +175,42 @@ def _read_usual(body: bytes) -> Notification | None:
     if not body.isascii() or b"\\u" in body or body.count(b"[") + body.count(b"{") > MAX_DEPTH:
         return None
     try:
-        said = _decode_usual(body)
+        usual = _decode_usual(body)
     except (msgspec.MsgspecError, RecursionError):
         return None
-    job = said.id if type(said.id) is str else str(said.id)
-    status = said.status or said.jobStatus or said.job_state
+    job = usual.id if type(usual.id) is str else str(usual.id)
+    status = usual.status or usual.jobStatus or usual.job_state
     if not status or not _ID.fullmatch(job):
         return None
     # Each in the order of its names above: the first that is there.
-    reported = said.recordsCount
+    reported = usual.recordsCount
     if reported is None:
-        reported = _first_of(said.recordCount, said.record_count, said.numOfLeadsProcessed)
-    failed = said.recordsFailedCount
+        reported = _first_of(usual.recordCount, usual.record_count, usual.numOfLeadsProcessed)
+    failed = usual.recordsFailedCount
     if failed is None:
-        failed = _first_of(said.errorCount, said.error_count, said.numOfRowsFailed)
-    message = said.error
+        failed = _first_of(usual.errorCount, usual.error_count, usual.numOfRowsFailed)
+    message = usual.error
     if message is None:
-        message = _first_of(said.message, said.infoMessage, said.statusMessage)
-    completed_at = said.completionTime
+        message = _first_of(usual.message, usual.infoMessage, usual.statusMessage)
+    completed_at = usual.completionTime
     if completed_at is None:
-        completed_at = _first_of(said.completion_time, said.bulk_finish_time)
-    created_at = said.createdDate
-    attempt = said.job_reset_attempt
-    name, direction = said.objectName, said.jobDirection
+        completed_at = _first_of(usual.completion_time, usual.bulk_finish_time)
+    created_at = usual.createdDate
+    attempt = usual.job_reset_attempt
+    name, direction = usual.objectName, usual.jobDirection
     return Notification(
         "bulk_job",
         job,
         status,
-        (said.jobResetAttempt if attempt is None else attempt) or 0,
+        (usual.jobResetAttempt if attempt is None else attempt) or 0,
         completed_at or None,
         reported,
         failed,
         message,
-        said.object_name if name is None else name,
-        said.job_direction if direction is None else direction,
-        said.bulk_start_time if created_at is None else created_at,
-        _payload(said.dashed_payload, said.callbackPayload, said.callback_payload),
+        usual.object_name if name is None else name,
+        usual.job_direction if direction is None else direction,
+        usual.bulk_start_time if created_at is None else created_at,
+        _payload(usual.dashed_payload, usual.callbackPayload, usual.callback_payload),
     )
 
 
@@ -322,7 +322,7 @@ def _bulk_job(document: Mapping[str, Any], job: str, status: str) -> Notificatio
         completed_at=_first(document, COMPLETED_AT, _time) or None,
         reported=_first(document, REPORTED, _count),
         failed=_first(document, FAILED, _count),
-        message=_first(document, MESSAGE, _words),
+        message=_first(document, MESSAGE, _text_or_json),
         object=_first(document, OBJECT, _text),
         direction=_first(document, DIRECTION, _text),
         created_at=_first(document, CREATED_AT, _time),
@@ -354,7 +354,7 @@ def _text(value: object) -> str | None:
     return UNSTORABLE.sub("\ufffd", value)
 
 
-def _words(value: object) -> str | None:
+def _text_or_json(value: object) -> str | None:
     return json_text(value) if (text := _text(value)) is None else text
 
 

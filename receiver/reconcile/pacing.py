@@ -15,10 +15,10 @@ from sqlalchemy.orm import Session
 from receiver.database.engine import Database, database_time, upsert
 from receiver.database.leases import is_due
 from receiver.database.models import Pace
-from receiver.errors import CircuitOpen, UpstreamError
+from receiver.errors import CircuitOpen, VendorError
 from receiver.instances.registry import VendorSecrets
 from receiver.lib.clock import HOUR_MS, iso
-from receiver.openconnectors.client import Answer, Call, Upstream, queued, read_entries
+from receiver.openconnectors.client import Answer, Call, VendorClient, queue_call, read_entries
 
 MAX_WAITING = 100  # turns taken ahead of time; one further ahead was taken under a wrong clock
 MIN_BLOCK_MS = 10_000
@@ -102,7 +102,7 @@ class PacedVendor:
 
     instance: str
     secrets: VendorSecrets
-    vendor: Upstream
+    vendor: VendorClient
     pacer: Pacer
     max_wait: int | None = None
 
@@ -123,11 +123,11 @@ class PacedVendor:
 
     def count_queued(self) -> int:
         """Ask how many deliveries the vendor holds back."""
-        return len(read_entries(self._ask_queue(queued()).body))
+        return len(read_entries(self._ask_queue(queue_call()).body))
 
     def resend_queued(self) -> None:
         """Ask the vendor to send them."""
-        self._ask_queue(queued(resend=True))
+        self._ask_queue(queue_call(resend=True))
 
     def _ask_queue(self, call: Call) -> Answer:
         self.wait()
@@ -151,7 +151,7 @@ def _left_alone(reason: str, until: int) -> str:
     return f"{reason}; for this instance it is left alone until {iso(until)}"
 
 
-def answer_of(error: UpstreamError) -> str:
+def answer_of(error: VendorError) -> str:
     """Return what the vendor did, with the status where the text is a message of its own."""
     text = str(error)
     return text if text.startswith("the vendor") else f"the vendor answered {error.status}: {text}"

@@ -23,8 +23,8 @@ from receiver.errors import (
     CircuitOpen,
     CredentialError,
     StoreError,
-    UpstreamError,
-    UpstreamRefused,
+    VendorError,
+    VendorRefused,
 )
 from receiver.instances import registry
 from receiver.instances.encryption import SecretBox
@@ -36,7 +36,7 @@ from receiver.jobs.record_errors import cause
 from receiver.jobs.usual_times import learn_usual_times
 from receiver.lib.clock import iso, now_ms
 from receiver.openconnectors import client
-from receiver.openconnectors.client import Upstream
+from receiver.openconnectors.client import VendorClient
 from receiver.openconnectors.notifications import Notification
 from receiver.reconcile import claims
 from receiver.reconcile.claims import Claim
@@ -65,7 +65,7 @@ class _Visit(PacedVendor):
 
     report: Report = field(default_factory=Report)
     failures: int = 0
-    failure: UpstreamError | None = None
+    failure: VendorError | None = None
     answered: bool = False
 
 
@@ -80,7 +80,7 @@ class Reconciler:
         settings: Settings,
         database: Database,
         intake: Intake,
-        vendor: Upstream,
+        vendor: VendorClient,
         *,
         clock: Callable[[], int] = now_ms,
         sleep: Callable[[float], None] = time.sleep,
@@ -153,7 +153,7 @@ class Reconciler:
     def ask(self, instance: str, job: str, by: str, max_wait: int) -> Notification:
         """Ask the vendor where a job stands, and record the answer. by -- who wants to know.
 
-        max_wait -- ms until its turn. Raises UpstreamError (CircuitOpen where it is not its turn
+        max_wait -- ms until its turn. Raises VendorError (CircuitOpen where it is not its turn
         in time), CredentialError, StoreError.
         """
         visit = self._visit(instance, max_wait)
@@ -196,7 +196,7 @@ class Reconciler:
             self.pacer.close_circuit(instance)
         except CircuitOpen as error:
             why = str(error)
-        except UpstreamError as error:
+        except VendorError as error:
             log.warning("the vendor failed", instance=instance, error=str(error))
             why = self.pacer.open_circuit(instance, answer_of(error), error.retry_after)
         except (CredentialError, StoreError) as error:
@@ -212,14 +212,14 @@ class Reconciler:
     def _apart(self, visit: _Visit, question: str, job: str = "") -> Iterator[None]:
         """Go on after the fault of one question; raise what is the instance's.
 
-        A refusal is an answer. Raises UpstreamError.
+        A refusal is an answer. Raises VendorError.
         """
         try:
             yield
         except CircuitOpen:
             raise
-        except UpstreamError as error:
-            refused = isinstance(error, UpstreamRefused)
+        except VendorError as error:
+            refused = isinstance(error, VendorRefused)
             visit.failures, visit.failure = 0 if refused else visit.failures + 1, error
             visit.answered |= refused
             of_all = error.status in OF_THE_INSTANCE or error.retry_after is not None
@@ -253,9 +253,9 @@ class Reconciler:
     ) -> Notification:
         """Ask for a job in the turn that was waited for, and record what is said of it."""
         try:
-            answer = visit.send(client.status(job, visit.secrets.hub))
+            answer = visit.send(client.status_call(job, visit.secrets.hub))
             notification = client.read_status(answer.body, job)
-        except UpstreamRefused as error:
+        except VendorRefused as error:
             if error.status in NOT_THERE:
                 self._intake.record_absence(NewAbsence(visit.instance, job))
             raise
@@ -272,7 +272,7 @@ class Reconciler:
         """Learn from the newest pages of the job list what nobody reported."""
         with self._apart(visit, "job list"):
             at = visit.wait()
-            first = client.jobs(visit.secrets.hub)
+            first = client.jobs_call(visit.secrets.hub)
             for number, answer in enumerate(visit.pages(first), start=1):
                 news = self._learn(visit, client.read_jobs(answer.body), at)
                 if not news or number >= MAX_LIST_PAGES:
@@ -318,12 +318,12 @@ class Reconciler:
     def _fetch_errors_of(self, visit: _Visit, fetch: Claim) -> None:
         entries: list[str] = []
         try:
-            for page in visit.pages(client.errors(fetch.job, visit.secrets.hub)):
+            for page in visit.pages(client.errors_call(fetch.job, visit.secrets.hub)):
                 entries += client.read_entries(page.body)
                 with self._write() as (session, now):
                     if not claims.renew_errors(session, now, fetch):
                         return  # another node's by now, or the job was reset
-        except UpstreamRefused as error:
+        except VendorRefused as error:
             if error.status not in OF_THE_INSTANCE:
                 with self._database.write() as session:
                     claims.end_errors(session, fetch)  # the vendor has them no longer

@@ -5,7 +5,7 @@ import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from receiver.errors import StoreUnavailable, UpstreamRefused
+from receiver.errors import StoreUnavailable, VendorRefused
 from receiver.openconnectors import client
 from receiver.openconnectors.shapes import MEDIA_TYPES
 from receiver.reconcile.pacing import PacedVendor
@@ -57,19 +57,23 @@ class NotSaved(Exception):
 def save_result(vendor: PacedVendor, job: str, object_: str | None, folder: Path) -> bool:
     """Save a job's file below `folder`, in its own format; False if it is there.
 
-    Raises UpstreamError, NotSaved, and StoreUnavailable where the folder takes no more.
+    Raises VendorError, NotSaved, and StoreUnavailable where the folder takes no more.
     """
     stem = _stem(vendor.instance, job)
     if any((folder / f"{stem}.{suffix}").exists() for suffix in (*MEDIA_TYPES, "bin")):
         return False
     if not object_:
         raise NotSaved("its object is not known")
-    refusal: UpstreamRefused | None = None
+    refusal: VendorRefused | None = None
     for accepted in client.ACCEPTED:
         vendor.wait()
         try:
-            _save(vendor, client.result(job, object_, accepted, vendor.secrets.hub), folder / stem)
-        except UpstreamRefused as error:
+            _save(
+                vendor,
+                client.result_call(job, object_, accepted, vendor.secrets.hub),
+                folder / stem,
+            )
+        except VendorRefused as error:
             if error.status not in client.WRONG_FORMAT:
                 raise NotSaved(str(error)) from None
             refusal = error

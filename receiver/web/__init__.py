@@ -13,7 +13,7 @@ from receiver.instances.encryption import SecretBox
 from receiver.lib.ratelimit import Limits
 from receiver.lib.safe_http import SafeClient
 from receiver.metrics import Stored
-from receiver.openconnectors.client import Upstream
+from receiver.openconnectors.client import VendorClient
 from receiver.outbound.sender import Sender
 from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings
@@ -28,7 +28,7 @@ class Services:
     intake: Intake
     limits: Limits
     secret_box: SecretBox
-    vendor: Upstream
+    vendor: VendorClient
     safe_http: SafeClient
     clock: Callable[[], int]
     health: Health

@@ -31,7 +31,7 @@ from receiver.errors import (
     TooManyRequests,
     TooSlow,
     Unauthenticated,
-    UpstreamError,
+    VendorError,
 )
 from receiver.lib import logs
 from receiver.openconnectors import shapes
@@ -84,7 +84,7 @@ _TABLE: dict[type[ReceiverError], _Row] = {
     NoStream: _Row(501, "no_stream", "No streams here"),
     TooSlow: _Row(503, "too_slow", "This question takes too long"),
     CredentialError: _Row(503, "store_unavailable", "Not possible now"),
-    UpstreamError: _Row(502, "upstream", "The vendor rejected the request"),
+    VendorError: _Row(502, "upstream", "The vendor rejected the request"),
     StoreError: _Row(503, "store_unavailable", "Cannot be stored or read now", "Try again later."),
 }
 
@@ -98,7 +98,7 @@ def register(app: Flask) -> None:
 def problem_of(error: ReceiverError) -> Problem:
     """Return an error of ours as it is answered."""
     row = next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
-    status = error.status if isinstance(error, UpstreamError) else row.status
+    status = error.status if isinstance(error, VendorError) else row.status
     return Problem(row.title, status, row.code, row.detail or str(error))
 
 

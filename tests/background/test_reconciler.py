@@ -36,7 +36,7 @@ from receiver.instances.encryption import SecretBox
 from receiver.jobs.projection import NewObservation
 from receiver.jobs.usual_times import ENOUGH_TO_LEARN
 from receiver.lib.clock import now_ms
-from receiver.openconnectors.client import Upstream
+from receiver.openconnectors.client import VendorClient
 from receiver.openconnectors.notifications import Notification
 from receiver.reconcile import claims, pacing
 from receiver.reconcile import reconciler as reconciling
@@ -284,7 +284,9 @@ def test_jobs_that_nobody_told_us_of_are_found_in_the_job_list(relay):
     assert relay.reconciler().one_pass().found == 0
 
 
-def answering(relay: Between, answer: Callable[[httpx.Request], httpx.Response | None]) -> Upstream:
+def answering(
+    relay: Between, answer: Callable[[httpx.Request], httpx.Response | None]
+) -> VendorClient:
     """A way to the stand-in on which some requests are answered by somebody else."""
     onward = httpx.HTTPTransport()
 
@@ -295,13 +297,13 @@ def answering(relay: Between, answer: Callable[[httpx.Request], httpx.Response |
         def close(self) -> None:
             onward.close()
 
-    vendor = Upstream(relay.services.settings.vendor_url, Detour())
+    vendor = VendorClient(relay.services.settings.vendor_url, Detour())
     vendor._retrying.sleep = lambda _: None
     return vendor
 
 
 @contextmanager
-def odd_vendor(relay: Between, path: str, **answer) -> Iterator[Upstream]:
+def odd_vendor(relay: Between, path: str, **answer) -> Iterator[VendorClient]:
     """A vendor that answers a path oddly, and otherwise as it should."""
     vendor = answering(
         relay,

@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from receiver.errors import SettingsError
-from receiver.lib.http_client import check_environment, construct
+from receiver.lib.http_client import check_environment, make_client
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,6 @@ def test_a_variable_that_no_client_can_be_made_of_is_named(monkeypatch, name, va
     check_environment()
     monkeypatch.setenv(name, value)
     httpx._transports.default.create_ssl_context.cache_clear()  # of tests/conftest.py
-    for make in (check_environment, lambda: construct(httpx.Client)):
+    for make in (check_environment, lambda: make_client(httpx.Client)):
         with pytest.raises(SettingsError, match=f"{name} cannot be used: "):
             make()

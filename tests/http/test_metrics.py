@@ -10,10 +10,10 @@ from nodes import DEADLINE
 from prometheus_client.parser import text_string_to_metric_families
 
 from receiver.database.engine import Database
-from receiver.errors import StoreUnavailable, UpstreamError
+from receiver.errors import StoreUnavailable, VendorError
 from receiver.lib.clock import MINUTE_MS, now_ms
 from receiver.openconnectors import client as upstream
-from receiver.openconnectors.client import Call, Upstream
+from receiver.openconnectors.client import Call, VendorClient
 from receiver.openconnectors.signatures import HEADER
 from receiver.web import ops
 
@@ -159,10 +159,10 @@ def test_calls_to_the_vendor_are_measured(receiver):
         return httpx.Response(404, json={"message": "no"})
 
     before = counted(receiver)
-    vendor = Upstream("http://v", httpx.MockTransport(answer))
+    vendor = VendorClient("http://v", httpx.MockTransport(answer))
     cancel = Call(method="PUT", path="/bulk/1/cancel", name="cancel")
     for call in (cancel, upstream.status("1")):
-        with contextlib.suppress(UpstreamError):
+        with contextlib.suppress(VendorError):
             vendor.send("x", call)
     told = counted(receiver)
     made = {

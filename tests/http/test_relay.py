@@ -28,7 +28,7 @@ from receiver.database.models import JobRow, Submission
 from receiver.database.models.outbound import OutboundDelivery
 from receiver.instances import tokens
 from receiver.openconnectors import sandbox
-from receiver.openconnectors.client import Upstream
+from receiver.openconnectors.client import VendorClient
 from receiver.web.relay.exchange import MAX_READ
 
 CALLBACK = "Elements-Async-Callback-Url"
@@ -770,6 +770,6 @@ def test_an_instance_added_while_running_is_served_at_the_next_request(relay):
 
 
 def test_a_vendor_client_that_is_closed_twice_stays_closed():
-    vendor = Upstream("https://vendor.example.com/elements/api-v2")
+    vendor = VendorClient("https://vendor.example.com/elements/api-v2")
     vendor.close()
     vendor.close()

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.errors import (
-    UpstreamError,
-    UpstreamNonsense,
-    UpstreamRefused,
-    UpstreamUnclear,
-    UpstreamUnreachable,
+    VendorError,
+    VendorNonsense,
+    VendorRefused,
+    VendorUnclear,
+    VendorUnreachable,
 )
 from receiver.openconnectors import client as upstream
-from receiver.openconnectors.client import MAX_ANSWER, MAX_PAGES, TRIES, Call, Upstream
+from receiver.openconnectors.client import MAX_ANSWER, MAX_PAGES, TRIES, Call, VendorClient
 from receiver.openconnectors.shapes import QUEUED
 
 BASE = "https://vendor.example.com/elements/api-v2"
@@ -36,7 +36,7 @@ CALLS = [
 Answering = Callable[[httpx.Request], httpx.Response]
 
 
-def vendor(answering: Answering) -> tuple[Upstream, list[httpx.Request]]:
+def vendor(answering: Answering) -> tuple[VendorClient, list[httpx.Request]]:
     """A vendor that answers like this, and the requests that it got."""
     got: list[httpx.Request] = []
 
@@ -44,7 +44,7 @@ def vendor(answering: Answering) -> tuple[Upstream, list[httpx.Request]]:
         got.append(request)
         return answering(request)
 
-    made = Upstream(BASE, httpx.MockTransport(answer))
+    made = VendorClient(BASE, httpx.MockTransport(answer))
     made._retrying.sleep = lambda _: None
     return made, got
 
@@ -74,7 +74,7 @@ def in_turn(*answers: httpx.Response | Exception) -> Answering:
     return answer
 
 
-def upload(sender: Upstream) -> None:
+def upload(sender: VendorClient) -> None:
     headers = [(b"Authorization", SECRETS.encode())]
     sender.relay(UPLOAD, "/bulk/contact", headers, [b"email"], 1).close()
 
@@ -135,7 +135,7 @@ def test_a_segment_of_dots_is_refused_for_it_would_lead_to_what_else_our_secrets
         lambda: upstream.result("1", dots, "*/*"),
         lambda: upstream.result(dots, "instances", "*/*"),
     ):
-        with pytest.raises(UpstreamRefused) as refusal:
+        with pytest.raises(VendorRefused) as refusal:
             ask()
         assert refusal.value.status == 404
 
@@ -164,7 +164,7 @@ def test_a_relayed_body_is_read_piece_by_piece():
             largest.extend(map(len, request.stream))
             return httpx.Response(200, stream=httpx.ByteStream(b"{}"))
 
-    sender = Upstream(BASE, Counting())
+    sender = VendorClient(BASE, Counting())
     sender.relay(UPLOAD, "/bulk/contact", [], pieces(), 1).close()
     assert (sum(largest), max(largest)) == (20 * 2**20, 2**16)
 
@@ -199,7 +199,7 @@ def test_no_cookie_of_the_vendors_is_kept():
 )
 def test_the_time_that_the_vendor_names_is_read_and_bounded(header, seconds):
     sender, got = vendor(always(429, {}, Retry_After=header))
-    with pytest.raises(UpstreamUnreachable) as failure:
+    with pytest.raises(VendorUnreachable) as failure:
         sender.send(SECRETS, upstream.status("1"))
     assert (failure.value.retry_after, len(got)) == (seconds, 1)
 
@@ -207,7 +207,7 @@ def test_the_time_that_the_vendor_names_is_read_and_bounded(header, seconds):
 def test_a_date_of_the_vendors_is_seconds_from_now():
     at = format_datetime(datetime.now(UTC) + timedelta(minutes=5), usegmt=True)
     sender, _ = vendor(always(503, {}, Retry_After=at))
-    with pytest.raises(UpstreamUnreachable) as failure:
+    with pytest.raises(VendorUnreachable) as failure:
         sender.send(SECRETS, upstream.status("1"))
     assert 200 < failure.value.retry_after <= 301
 
@@ -241,7 +241,7 @@ def test_ids_are_text_whether_they_come_as_text_or_numbers():
     ],
 )
 def test_what_is_no_status_of_that_job_is_nonsense(body):
-    with pytest.raises(UpstreamNonsense):
+    with pytest.raises(VendorNonsense):
         upstream.read_status(body, "1234")
 
 
@@ -259,7 +259,7 @@ def test_a_page_of_the_job_list_gives_its_jobs_and_leaves_out_what_is_none():
 @pytest.mark.parametrize("body", [b"{}", b"<html>", b"", b"7", b"[" * 5000])
 def test_what_is_no_array_is_nonsense(body):
     for read in (upstream.read_jobs, upstream.read_entries):
-        with pytest.raises(UpstreamNonsense):
+        with pytest.raises(VendorNonsense):
             read(body)
 
 
@@ -277,7 +277,7 @@ def test_entries_are_kept_digit_for_digit():
 @pytest.mark.parametrize("to", ["http://169.254.169.254/latest", "https://vendor.example.com/x"])
 def test_no_redirect_is_followed_and_the_secrets_go_out_once(status, to):
     sender, got = vendor(always(status, b"", Location=to))
-    with pytest.raises(UpstreamNonsense, match=str(status)):
+    with pytest.raises(VendorNonsense, match=str(status)):
         sender.send(SECRETS, upstream.status("1"))
     assert [request.url.host for request in got] == ["vendor.example.com"]
 
@@ -285,7 +285,7 @@ def test_no_redirect_is_followed_and_the_secrets_go_out_once(status, to):
 def test_a_redirected_file_is_not_followed_either():
     sender, got = vendor(always(302, b"", Location="http://169.254.169.254/"))
     call = upstream.result("1", "contact", "text/csv")
-    with pytest.raises(UpstreamNonsense), sender.stream(SECRETS, call):
+    with pytest.raises(VendorNonsense), sender.stream(SECRETS, call):
         pytest.fail("a redirect gave a file")
     assert len(got) == 1
 
@@ -303,7 +303,7 @@ def test_a_failing_vendor_is_asked_again_for_what_is_safe(status):
 @pytest.mark.parametrize("status", [502, 503])
 def test_a_vendor_that_goes_on_failing_is_given_up(status):
     sender, got = vendor(always(status, {"requestId": "1", "message": "the provider failed"}))
-    with pytest.raises(UpstreamUnreachable, match="the provider failed") as failure:
+    with pytest.raises(VendorUnreachable, match="the provider failed") as failure:
         sender.send(SECRETS, upstream.status("1"))
     assert (len(got), failure.value.status) == (TRIES, status)
 
@@ -311,7 +311,7 @@ def test_a_vendor_that_goes_on_failing_is_given_up(status):
 def test_before_each_repetition_a_turn_is_waited_for():
     sender, got = vendor(always(503))
     turns = []
-    with pytest.raises(UpstreamUnreachable):
+    with pytest.raises(VendorUnreachable):
         sender.send(SECRETS, upstream.status("1"), lambda: turns.append(len(got)))
     assert turns == [1, 2]
 
@@ -319,7 +319,7 @@ def test_before_each_repetition_a_turn_is_waited_for():
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 406, 409, 415])
 def test_a_refusal_is_not_tried_again_and_keeps_the_vendors_status_and_words(status):
     sender, got = vendor(always(status, {"requestId": "1", "message": "no such job"}))
-    with pytest.raises(UpstreamRefused, match="no such job") as refusal:
+    with pytest.raises(VendorRefused, match="no such job") as refusal:
         sender.send(SECRETS, upstream.status("1"))
     assert (len(got), refusal.value.status) == (1, status)
 
@@ -327,7 +327,7 @@ def test_a_refusal_is_not_tried_again_and_keeps_the_vendors_status_and_words(sta
 @pytest.mark.parametrize("body", [b"<h1>no</h1>", b"[]", b'{"message": 7}', b"[" * 9999, b"\xff"])
 def test_a_refusal_without_words_names_its_status(body):
     sender, _ = vendor(always(403, body))
-    with pytest.raises(UpstreamRefused, match="the vendor answered 403"):
+    with pytest.raises(VendorRefused, match="the vendor answered 403"):
         sender.send(SECRETS, upstream.status("1"))
 
 
@@ -335,7 +335,7 @@ def test_an_answer_may_be_large_but_not_larger_than_the_cap():
     sender, _ = vendor(always(200, b"x" * MAX_ANSWER))
     assert len(sender.send(SECRETS, upstream.jobs()).body) == MAX_ANSWER
     sender, got = vendor(always(200, b"x" * (MAX_ANSWER + 1)))
-    with pytest.raises(UpstreamNonsense, match="more than"):
+    with pytest.raises(VendorNonsense, match="more than"):
         sender.send(SECRETS, upstream.jobs())
     assert len(got) == 1
 
@@ -350,7 +350,7 @@ def test_an_answer_without_end_is_left_at_the_cap():
                 yield b"x" * 2**16
 
     sender, _ = vendor(lambda _: httpx.Response(200, stream=Endless()))
-    with pytest.raises(UpstreamNonsense, match="more than"):
+    with pytest.raises(VendorNonsense, match="more than"):
         sender.send(SECRETS, upstream.jobs())
     assert Endless.given <= MAX_ANSWER + 2 * 2**16
 
@@ -368,7 +368,7 @@ CUT_OFF = [
 @pytest.mark.parametrize("error", NOT_SENT, ids=lambda error: type(error).__name__)
 def test_what_never_left_was_not_taken(error):
     sender, got = vendor(failing(error))
-    with pytest.raises(UpstreamUnreachable):
+    with pytest.raises(VendorUnreachable):
         upload(sender)
     assert len(got) == 1
 
@@ -376,7 +376,7 @@ def test_what_never_left_was_not_taken(error):
 @pytest.mark.parametrize("error", CUT_OFF, ids=lambda error: type(error).__name__)
 def test_a_cut_off_answer_leaves_the_fate_unclear_and_nothing_is_repeated(error):
     sender, got = vendor(failing(error))
-    with pytest.raises(UpstreamUnclear) as unclear:
+    with pytest.raises(VendorUnclear) as unclear:
         upload(sender)
     expected = 504 if isinstance(error, httpx.TimeoutException) else 502
     assert (len(got), unclear.value.status) == (1, expected)
@@ -430,7 +430,7 @@ def test_a_file_is_passed_on_in_pieces_with_its_type():
 def test_a_page_of_html_is_no_file():
     sender, _ = vendor(always(200, b"<h1>Sign in</h1>", content_type="text/html; charset=utf-8"))
     call = upstream.result("1", "contact", "text/csv")
-    with pytest.raises(UpstreamNonsense), sender.stream(SECRETS, call):
+    with pytest.raises(VendorNonsense), sender.stream(SECRETS, call):
         pytest.fail("HTML passed for a file")
 
 
@@ -448,7 +448,7 @@ def test_no_error_and_no_repr_holds_a_secret():
             sender, _ = vendor(behaviour)
             try:
                 ask(sender)
-            except UpstreamError as error:
+            except VendorError as error:
                 told += [str(error), repr(error), repr(error.args), repr(error.__cause__)]
             told.append(repr(sender))
     assert len(told) > 80

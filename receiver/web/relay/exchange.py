@@ -20,11 +20,11 @@ import structlog
 from flask import Response, request
 from werkzeug.datastructures import Headers
 
-from receiver.errors import AnswerCut, NotFound, Overloaded, UpstreamError, UpstreamNonsense
+from receiver.errors import AnswerCut, NotFound, Overloaded, VendorError, VendorNonsense
 from receiver.instances.registry import VendorSecrets
 from receiver.instances.tokens import Bearer
 from receiver.openconnectors import shapes
-from receiver.openconnectors.client import Call, Upstream, unquoted
+from receiver.openconnectors.client import Call, VendorClient, redact_secrets
 from receiver.openconnectors.shapes import Route
 from receiver.web.bodies import body_pieces, pieces
 from receiver.web.problems import error_body
@@ -187,8 +187,8 @@ def _spool(piece: bytes, spool: tempfile.SpooledTemporaryFile[bytes], announced:
         raise Overloaded("the disk does not take this body", DISK_RETRY_AFTER) from None
 
 
-def send(vendor: Upstream, question: Question, seconds: float | None = None) -> Reply:
-    """Ask the vendor. Raises UpstreamError, and for what is none of the vendor's answers, too.
+def send(vendor: VendorClient, question: Question, seconds: float | None = None) -> Reply:
+    """Ask the vendor. Raises VendorError, and for what is none of the vendor's answers, too.
 
     seconds -- without a byte of an answer; None: SECONDS.
     """
@@ -206,11 +206,11 @@ def send(vendor: Upstream, question: Question, seconds: float | None = None) -> 
     reply = Reply(answer.status_code, _headers_of(answer), answer, vendor.pieces(answer, call))
     if 300 <= reply.status < 400 and reply.status != 304:
         answer.close()  # where it leads may be another host
-        raise UpstreamNonsense(f"the vendor answered {reply.status}, which is not followed")
+        raise VendorNonsense(f"the vendor answered {reply.status}, which is not followed")
     if reply.headers.get("content-type", "").lower().startswith("text/html"):
         answer.close()  # a stranger's page is not shown under our own address
         if reply.ok:
-            raise UpstreamNonsense("the vendor's answer is a page of HTML")
+            raise VendorNonsense("the vendor's answer is a page of HTML")
         reply.replace_body(error_body(f"the vendor answered {reply.status}, with a page of HTML"))
     elif not reply.ok or _is_short(reply):
         read(reply, question, seconds)
@@ -220,7 +220,7 @@ def send(vendor: Upstream, question: Question, seconds: float | None = None) -> 
 def read(reply: Reply, question: Question, seconds: float | None = None) -> bytes | None:
     """Read an answer that is no longer than MAX_READ; None for a longer one.
 
-    What is read is whole, decoded, and quotes none of our secrets. Raises UpstreamError.
+    What is read is whole, decoded, and quotes none of our secrets. Raises VendorError.
     """
     if reply.is_complete:
         return reply.body
@@ -232,12 +232,12 @@ def read(reply: Reply, question: Question, seconds: float | None = None) -> byte
             reply.body = bytes(body)
             return None
         if time.monotonic() > deadline:
-            raise UpstreamNonsense("the vendor's answer takes too long", 504)
+            raise VendorNonsense("the vendor's answer takes too long", 504)
     reply.body, reply.is_complete = bytes(body), True
     plain = _decoded(reply.body, reply.headers.get("content-encoding", ""))
     if plain is None:
         return None
-    without = unquoted(plain, question.caller.secrets.authorization)
+    without = redact_secrets(plain, question.caller.secrets.authorization)
     if without != plain:
         reply.headers.pop("content-encoding", None)
         reply.headers.pop("content-length", None)
@@ -291,7 +291,7 @@ def _passing(reply: Reply, question: Question, done: Callable[[], None] | None) 
         yield reply.body
     try:
         yield from reply.rest
-    except UpstreamError as error:
+    except VendorError as error:
         about = {"instance": question.instance, "job": question.job}
         log.warning("an answer broke off", path=question.route.kind, **about, error=str(error))
         # An answer that just ended here would look whole.

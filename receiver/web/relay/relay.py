@@ -23,9 +23,9 @@ from receiver.errors import (
     Overloaded,
     StoreError,
     Unauthenticated,
-    UpstreamNonsense,
-    UpstreamRefused,
-    UpstreamUnreachable,
+    VendorNonsense,
+    VendorRefused,
+    VendorUnreachable,
 )
 from receiver.instances import registry
 from receiver.jobs.failed_records import list_failed_records
@@ -33,7 +33,7 @@ from receiver.jobs.job import is_news
 from receiver.jobs.projection import NewObservation, facts_of
 from receiver.jobs.queries import Filters, JobRecord, find_jobs, list_jobs, open_jobs
 from receiver.openconnectors import client, shapes
-from receiver.openconnectors.notifications import Notification, document, json_text
+from receiver.openconnectors.notifications import Notification, json_text, parse_json
 from receiver.openconnectors.shapes import Route
 from receiver.reconcile import claims
 from receiver.web import Services, services
@@ -137,7 +137,7 @@ class Relay:
                 if response := self._ask(question):
                     return response
                 record = self._stored(question) or self._wait_until_stored(question)
-        except UpstreamUnreachable:
+        except VendorUnreachable:
             if record is None:
                 raise
         if record is not None:
@@ -158,7 +158,7 @@ class Relay:
     def _ask(self, question: Question) -> Response | None:
         """Ask the vendor for a status; None if it was asked for this job a moment ago.
 
-        Raises UpstreamError, or UpstreamUnreachable where it is not this instance's turn soon.
+        Raises VendorError, or VendorUnreachable where it is not this instance's turn soon.
         """
         pacer, instance = self._services.reconciler.pacer, question.instance
         claim = partial(claims.claim_question, key={"instance": instance, "id": question.job})
@@ -166,7 +166,7 @@ class Relay:
             return None
         reply, status = self._learn(question, "asked for by a client", STATUS_SECONDS)
         if status is not None:
-            both = shapes.both_vocabularies(document(reply.body))
+            both = shapes.both_vocabularies(parse_json(reply.body))
             reply.replace_body(json_text(both).encode())
         elif reply.status in (429, 503):
             left = shapes.read_retry_after(reply.headers.get("retry-after", ""), time.time())
@@ -206,11 +206,11 @@ class Relay:
         try:
             reply = self._send(question)
             body = exchange.read(reply, question) if reply.ok else None
-        except UpstreamUnreachable:
+        except VendorUnreachable:
             with suppress(ValueError):
                 return self._stored_jobs(question)
             raise
-        with suppress(UpstreamNonsense):
+        with suppress(VendorNonsense):
             for job in client.read_jobs(body or b""):
                 self._observe_news(question, job, "found in the vendor's job list", asked_at)
         return respond(reply, question)
@@ -278,7 +278,7 @@ def show_result(job: str) -> Response:
             Caller(record.instance, bearer, secrets),
             Route("result", job, object_name),
             "GET",
-            client.result(job, object_name, accepted, secrets.hub).path,
+            client.result_call(job, object_name, accepted, secrets.hub).path,
             [(b"Accept", accepted.encode("latin-1", "replace"))],
         )
         reply = exchange.send(services().vendor, question)
@@ -286,6 +286,6 @@ def show_result(job: str) -> Response:
             break
     if not reply.ok:
         message = client.error_message(reply.body) or f"the vendor answered {reply.status}"
-        raise UpstreamRefused(message, reply.status)
+        raise VendorRefused(message, reply.status)
     note = partial(note_fetched, services(), record.instance, job)
     return exchange.respond(reply, question, note)

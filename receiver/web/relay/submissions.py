@@ -12,14 +12,14 @@ from receiver.errors import (
     BodyTooLarge,
     CredentialError,
     StoreError,
-    UpstreamError,
-    UpstreamNonsense,
-    UpstreamUnclear,
+    VendorError,
+    VendorNonsense,
+    VendorUnclear,
 )
 from receiver.jobs.projection import NewObservation
 from receiver.openconnectors import client, shapes
 from receiver.openconnectors.client import UPLOAD_SECONDS
-from receiver.openconnectors.notifications import UNSTORABLE, Notification, document
+from receiver.openconnectors.notifications import UNSTORABLE, Notification, parse_json
 from receiver.openconnectors.shapes import CALLBACK_URL_HEADER
 from receiver.reconcile import claims
 from receiver.reconcile.submissions import begin_submission, end_submission
@@ -70,11 +70,11 @@ class Submitter:
             elif not reply.ok and reply.status != 504:
                 state = "refused"
             return respond(reply, question)
-        except (UpstreamUnclear, UpstreamNonsense) as error:
+        except (VendorUnclear, VendorNonsense) as error:
             advice = "look at GET /bulk/jobs before you send again"
             message = f"{error}; the job may have been created: {advice}"
-            raise UpstreamUnclear(message, error.status) from None
-        except UpstreamError:
+            raise VendorUnclear(message, error.status) from None
+        except VendorError:
             state = "refused"
             raise
         finally:
@@ -168,7 +168,7 @@ def read_status(body: bytes | None, job: str | None = None) -> Notification | No
     """Read where a job stands; None if an answer does not tell, or is no answer to that."""
     try:
         return client.read_status(body or b"", job)
-    except UpstreamNonsense:
+    except VendorNonsense:
         return None
 
 
@@ -184,7 +184,7 @@ def _with_notification_url(question: Question, url: str) -> tuple[Question, dict
     if len(content) > MAX_JSON:
         raise BodyTooLarge(f"a download's order has more than {MAX_JSON} bytes")
     try:
-        order = document(content)
+        order = parse_json(content)
         members = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
     except (ValueError, RecursionError):
         return question, {}
