@@ -138,7 +138,7 @@ def callback_signer(keys: Keys, database: Database) -> Signer:
 
     def sign_callback(message: Message, _now: int) -> Message:
         # Read anew: what a retired key signs proves nothing any more.
-        of_instance = keys.fresh(database).instances.get(message.instance or "")
+        of_instance = keys.refresh(database).instances.get(message.instance or "")
         if of_instance is None or not of_instance.keys:
             return message
         signature = sign(message.body, of_instance.keys[0])

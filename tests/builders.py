@@ -118,7 +118,7 @@ class Stored:
     def __post_init__(self) -> None:
         self.keys = Keys(SecretBox(self.encryption_keys), (KEY,))
         self.store = Store(self.database, self.keys, lambda: self.now)
-        self.keys.fresh(self.database)
+        self.keys.refresh(self.database)
 
     @classmethod
     def opened(cls, url: str, **options) -> "Stored":

@@ -40,7 +40,7 @@ def send_test(
     """
     if settings.public_url is None:
         raise CredentialError("RECEIVER_PUBLIC_URL is not set, so there is no way to test")
-    of_instance = Keys(secret_box, settings.default_keys).fresh(database).instances.get(instance)
+    of_instance = Keys(secret_box, settings.default_keys).refresh(database).instances.get(instance)
     if of_instance is None or not of_instance.keys:
         raise CredentialError(f"there is no usable key of {instance} to sign with")
     target = f"{settings.public_url}/callbacks/{instance}"

@@ -200,7 +200,7 @@ class RemoteWriter(asyncio.Protocol):
 
     def _read_keys(self) -> None:
         with suppress(StoreError):  # the writer judges again meanwhile
-            self._keys.fresh(self._database)
+            self._keys.refresh(self._database)
 
 
 class _Worker:

@@ -298,7 +298,7 @@ def _key(instance: str, key_file: str | None) -> SignatureKey:
         return settings.default_keys[0]
     with open_database() as (_, database):
         keys = Keys(SecretBox(settings.encryption_keys), settings.default_keys)
-        instances = keys.fresh(database).instances
+        instances = keys.refresh(database).instances
     of_instance = instances.get(instance)
     if of_instance is None:
         raise no_instance(instance, instances)

@@ -79,7 +79,7 @@ Check: TypeAlias = Callable[[Context], Finding]
 
 def durable(context: Context) -> Finding:
     """Whether what was answered with 200 survives a power cut."""
-    promised, file = durability.promises(context.database), context.database.file
+    promised, file = durability.durability_settings(context.database), context.database.file
     return _postgresql(promised) if file is None else _sqlite(promised, filesystem_of(file))
 
 
@@ -137,7 +137,7 @@ def schema(context: Context) -> Finding:
     if revision == needed:
         return ok(f"at {revision}, as this release needs")
     text = f"at {revision or 'nothing'}, but this release needs {needed}"
-    if not migrations.is_ours(revision):
+    if not migrations.is_known(revision):
         return fail(text, "look at RECEIVER_DATABASE_URL, or install a later release")
     return fail(text, "run `receiver db upgrade`")
 
@@ -247,7 +247,7 @@ def workers(_context: Context) -> Finding:
 
 def _keys(context: Context) -> Mapping[str, InstanceKeys]:
     keys = Keys(context.secret_box, context.settings.default_keys)
-    return keys.fresh(context.database).instances
+    return keys.refresh(context.database).instances
 
 
 def _unreadable_secrets(context: Context) -> list[str]:
@@ -318,7 +318,7 @@ def proxies(context: Context) -> Finding:
     if base is None:
         return warn("not tested", "set RECEIVER_PUBLIC_URL")
     forged = f"198.18.{secrets.randbelow(256)}.{secrets.randbelow(256)}"  # nobody's, by RFC 2544
-    rejections_of = partial(durability.refusals_of, context.database)
+    rejections_of = partial(durability.count_rejections, context.database)
     before = rejections_of(None)
     headers = {"X-Forwarded-For": ", ".join([forged] * MAX_PROXIES)}
     try:

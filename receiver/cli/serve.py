@@ -109,7 +109,7 @@ def serve(bind: str, workers: int | None) -> None:
 def _warn_without_keys(settings: Settings, database: Database) -> None:
     keys = Keys(SecretBox(settings.encryption_keys), settings.default_keys)
     with suppress(StoreError):  # it may be there later
-        if not any(held.keys for held in keys.fresh(database).instances.values()):
+        if not any(held.keys for held in keys.refresh(database).instances.values()):
             log.warning("there is no signature key: every callback is rejected", remedy=_ADD_KEY)
 
 

@@ -9,7 +9,7 @@ _SQLITE = ("journal_mode", "synchronous")
 _POSTGRESQL = ("fsync", "full_page_writes", "synchronous_commit", "server_version_num")
 
 
-def promises(database: Database) -> dict[str, str]:
+def durability_settings(database: Database) -> dict[str, str]:
     """Return the settings that durability depends on, as the database names and writes them."""
     with database.read() as session:
         if database.is_sqlite:
@@ -29,8 +29,8 @@ def last_beat(database: Database) -> int:
         return session.scalar(select(Heartbeat.at)) or 0
 
 
-def refusals_of(database: Database, peer: str | None) -> int:
-    """Return how often an address was rejected in its window; None is all of them together."""
+def count_rejections(database: Database, peer: str | None) -> int:
+    """Return how often an address was rejected in its window. peer -- None is all addresses."""
     total = select(func.sum(RejectedAddress.count))
     with database.read() as session:
         one = total if peer is None else total.where(RejectedAddress.peer == peer)

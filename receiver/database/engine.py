@@ -33,7 +33,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from receiver.database import refusals
+from receiver.database import driver_errors
 from receiver.database.models import Base, KeyVersion
 from receiver.database.sqlite_file import LOCK_SECONDS, FileLock, SQLiteFile
 from receiver.errors import SettingsError, StatementRefused, StoreRefused, StoreUnavailable, TooSlow
@@ -74,16 +74,16 @@ class Database:
             self._file = SQLiteFile(self.file) if self.file else None
             self.engine = self._make_engine(parsed, connections)
             # Readers have a pool of their own: however many of them wait, who writes does not.
-            self._reading = self._make_engine(parsed, connections, READ_SECONDS)
+            self._read_engine = self._make_engine(parsed, connections, READ_SECONDS)
         except (ArgumentError, ValueError):
             raise SettingsError("RECEIVER_DATABASE_URL is not a database's URL") from None
         self._name = database_name(url)
         self._driver = self.engine.dialect.loaded_dbapi
         self._errors = (DBAPIError, self._driver.Error)  # the hot path's come straight from it
-        self._writing = self.engine.execution_options(writes=True)
-        self._asking = self._reading.execution_options(single=True)
+        self._write_engine = self.engine.execution_options(writes=True)
+        self._single_engine = self._read_engine.execution_options(single=True)
         self._lock = FileLock(self.file) if self.file else None
-        self._batches: Connection | None = None  # of who writes batches, while they come
+        self._batch: Connection | None = None  # its connection, kept for the next one
 
     def _make_engine(self, url: URL, connections: int, deadline: float | None = None) -> Engine:
         """Make a pool of connections; with a deadline (seconds for a statement) they only read."""
@@ -127,7 +127,7 @@ class Database:
         return self._rows(statement, values)  # the server had closed the connection meanwhile
 
     def _rows(self, statement: Executable, values: Mapping[str, Any] | None) -> Sequence[Any]:
-        with self._store_errors(), _slowness(), self._asking.connect() as connection:
+        with self._store_errors(), _raise_too_slow(), self._single_engine.connect() as connection:
             return connection.execute(statement, values).all()
 
     @contextmanager
@@ -136,18 +136,18 @@ class Database:
 
         Each statement may take READ_SECONDS. Raises TooSlow or StoreUnavailable.
         """
-        with self._store_errors(), _slowness(), self._begun() as connection:
+        with self._store_errors(), _raise_too_slow(), self._begin_read() as connection:
             yield connection
 
-    def _begun(self) -> Connection:
-        connection = self._reading.connect()
+    def _begin_read(self) -> Connection:
+        connection = self._read_engine.connect()
         try:
             connection.begin()
         except self._driver.Error:  # the server closed it meanwhile, and most likely the others too
             connection.invalidate()
             connection.close()
-            self._reading.dispose()
-            connection = self._reading.connect()
+            self._read_engine.dispose()
+            connection = self._read_engine.connect()
             connection.begin()
         return connection
 
@@ -171,11 +171,11 @@ class Database:
 
     @contextmanager
     def transaction(self, timeout: float | None = LOCK_SECONDS) -> Iterator[Connection]:
-        """As `write`, without a session: that takes longer to make than a callback to merge."""
+        """As `write`, without a session: to make one takes longer than to merge a callback."""
         with (
             self._store_errors(),
             self._exclusive(timeout),
-            self._writing.connect() as connection,
+            self._write_engine.connect() as connection,
         ):
             with self._fresh_primary(connection), connection.begin():
                 if self._file:
@@ -192,34 +192,34 @@ class Database:
         as writing four callbacks.
         """
         with self._store_errors(), self._exclusive(None):
-            connection = self._batch_connection()
+            connection = self._connect_for_batch()
             try:
                 with self._fresh_primary(connection), connection.begin():
                     if self._file:
                         self._file.begin_check()
                     yield connection
             except BaseException:
-                self._close_batches()
+                self._close_batch()
                 raise
             connection.info["used_at"] = time.monotonic()
             if self._file:
                 self._file.check()
 
-    def _batch_connection(self) -> Connection:
-        if self._batches and not self.is_sqlite:
+    def _connect_for_batch(self) -> Connection:
+        if self._batch and not self.is_sqlite:
             try:
-                self._ping(self._batches.connection.driver_connection, self._batches)
+                self._ping(self._batch.connection.driver_connection, self._batch)
             except InvalidatePoolError:
-                self._batches.invalidate()
-                self._close_batches()
-        if self._batches is None:
-            self._batches = self._writing.connect()
-        return self._batches
+                self._batch.invalidate()
+                self._close_batch()
+        if self._batch is None:
+            self._batch = self._write_engine.connect()
+        return self._batch
 
-    def _close_batches(self) -> None:
-        if self._batches:
-            self._batches.close()
-        self._batches = None
+    def _close_batch(self) -> None:
+        if self._batch:
+            self._batch.close()
+        self._batch = None
 
     def prepare(self) -> None:
         """Put an SQLite file into WAL mode, once and for good; nothing else may use it then."""
@@ -265,9 +265,9 @@ class Database:
         """Close all connections; idempotent."""
         if self._file is None or self._file.is_open:  # no lock is made where there is no file
             with self._exclusive(LOCK_SECONDS):
-                self._close_batches()
+                self._close_batch()
                 self.engine.dispose()
-                self._reading.dispose()
+                self._read_engine.dispose()
         if self._file:
             self._file.close()
 
@@ -306,16 +306,15 @@ class Database:
             raise StoreRefused("the database cannot hold this text") from error
         except self._errors as error:
             original = _original(error)
-            if not self.is_sqlite and (reason := refusals.connecting(original)):
+            if not self.is_sqlite and (reason := driver_errors.connection_failure(original)):
                 raise StoreUnavailable(f"cannot connect to {self._name}: {reason}") from error
-            code = refusals.code(original)
-            if refusals.is_content(original, self._driver.DataError):
+            code = driver_errors.code(original)
+            if driver_errors.is_content(original, self._driver.DataError):
                 raise StoreRefused(f"the database rejects what this holds: {code}") from error
-            if refusals.is_statement(original):
-                lacks = ", its role lacks a permission" if code == "42501" else ""
-                words = f"the database rejects a statement: {code}{lacks}"
-                raise StatementRefused(words) from error
-            cause = refusals.cause(original)
+            if driver_errors.is_statement(original):
+                hint = ", its role lacks a permission" if code == "42501" else ""
+                raise StatementRefused(f"the database rejects a statement: {code}{hint}") from error
+            cause = driver_errors.cause(original)
             raise StoreUnavailable(f"the database cannot do this now: {cause}") from error
 
     @contextmanager
@@ -324,7 +323,7 @@ class Database:
         try:
             yield
         except self._errors as error:
-            if refusals.code(_original(error)) == "25006":
+            if driver_errors.code(_original(error)) == "25006":
                 used.invalidate()
             raise
 
@@ -363,11 +362,11 @@ def _set_deadline(connection: Connection, *_statement: object) -> None:
 
 
 @contextmanager
-def _slowness() -> Iterator[None]:
+def _raise_too_slow() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if refusals.code(_original(error)) in _TOO_SLOW:
+        if driver_errors.code(_original(error)) in _TOO_SLOW:
             raise TooSlow("it takes too long: name a time (updated_after) or a filter") from error
         raise
 
@@ -392,7 +391,7 @@ def database_time(session: Session, clock: Callable[[], int]) -> int:
 
 
 def upsert(session: Session, table: type[Base]) -> sqlite_dialect.Insert:
-    """Return the dialect's INSERT, the one that knows ON CONFLICT."""
+    """Return the dialect's INSERT, which has ON CONFLICT."""
     if session.get_bind().dialect.name == "sqlite":
         return sqlite_dialect.insert(table)
     return cast("sqlite_dialect.Insert", postgresql.insert(table))  # which has the same methods

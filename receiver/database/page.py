@@ -36,7 +36,7 @@ LOWER: Any = bindparam("lower", type_=BigInteger)
 UPPER: Any = bindparam("upper", type_=BigInteger)
 
 
-def _visible(name: str) -> BindParameter[int]:
+def _inlined(name: str) -> BindParameter[int]:
     # PostgreSQL would rather sort all rows for a number that its planner does not see.
     return bindparam(name, type_=Integer, literal_execute=True)
 
@@ -49,17 +49,17 @@ def page_values(
     upper: int = MAX_TIME,
     ascending: bool = False,
 ) -> dict[str, object]:
-    """Name the values that each page has.
+    """Return the values that each page's statement has, by the names of its parameters.
 
-    after -- the last row before the page, as `order` has it. lower, upper -- of its times.
+    after -- the last row before the page, as `order` has it. lower, upper -- bounds of its times.
     """
-    places = {f"after_{place}": value for place, value in enumerate(after or ())}
+    position = {f"after_{n}": value for n, value in enumerate(after or ())}
     if after is not None:  # one bound on each side, or the wrong one might lead
         lower, upper = (max(lower, after[0]), upper) if ascending else (lower, min(upper, after[0]))
     depths = (1, isqrt(limit), limit)
-    looks = {f"depth_{n}": depth - 1 for n, depth in enumerate(depths)}
+    offsets = {f"depth_{n}": depth - 1 for n, depth in enumerate(depths)}
     ranks = {f"rank_{n}": -(-limit // depth) - 1 for n, depth in enumerate(depths)}
-    return {"limit": limit, "lower": lower, "upper": upper, **looks, **ranks, **places}
+    return {"limit": limit, "lower": lower, "upper": upper, **offsets, **ranks, **position}
 
 
 def page(
@@ -85,7 +85,7 @@ def page(
     by = [_sorted(column, ascending) for column in order]
     if ranges is None:
         bounds = time >= lower, time <= UPPER
-        return select(*order).where(*bounds, *conditions).order_by(*by).limit(_visible("limit"))
+        return select(*order).where(*bounds, *conditions).order_by(*by).limit(_inlined("limit"))
     column, name = ranges
     values = _json_values(name) if sqlite else _unnested(name, column)
     of_range = column == values.c.value
@@ -98,12 +98,12 @@ def page(
         bounds = time >= greatest([lower, *ends], sqlite=sqlite), time <= upper
     rows = select(*order).where(of_range, *bounds, *conditions)
     if sqlite:
-        return rows.order_by(*by).limit(_visible("limit"))
+        return rows.order_by(*by).limit(_inlined("limit"))
     # Each range in its order and limit, or PostgreSQL would rather read the list in its order.
-    first = rows.order_by(*by).limit(_visible("limit")).correlate(values).lateral("of_range")
+    first = rows.order_by(*by).limit(_inlined("limit")).correlate(values).lateral("of_range")
     merged = [_sorted(first.c[str(column.key)], ascending) for column in order]
     joined = select(first).select_from(values.join(first, true()))
-    return joined.order_by(*merged).limit(_visible("limit"))
+    return joined.order_by(*merged).limit(_inlined("limit"))
 
 
 def among(column: Column, name: str, *, sqlite: bool) -> Column:
@@ -114,7 +114,7 @@ def among(column: Column, name: str, *, sqlite: bool) -> Column:
 
 
 def hidden(column: Column) -> Column:
-    """A column of numbers, said so that no index of it looks useful."""
+    """Write a column of numbers so that the planner takes no index of it."""
     return column + literal_column("0")
 
 
@@ -124,7 +124,7 @@ def contains(column: Column, name: str, *, sqlite: bool) -> Column:
 
 
 def distinct_values(column: Column) -> Selection:
-    """Select the values that an index begins with, by one look for each: many rows share one."""
+    """Select the distinct values of an index's first column, by one index search for each."""
     first: Any = select(func.min(column).label("value"))
     values = first.cte("distinct_values", recursive=True)
     following = first.where(column > values.c.value).correlate(values).scalar_subquery()
@@ -150,10 +150,10 @@ def _end(in_range: Selection, values: FromClause, n: int, ascending: bool) -> Co
     most of them, as many of it as the page has.
     """
     furthest: Column = literal_column(str(MAX_TIME if ascending else MIN_TIME))
-    last: Any = in_range.limit(1).offset(_visible(f"depth_{n}")).correlate(values)
+    last: Any = in_range.limit(1).offset(_inlined(f"depth_{n}")).correlate(values)
     end = func.coalesce(last.scalar_subquery(), furthest).label("end")
     ends = select(end).select_from(values).order_by(_sorted(end, ascending))
-    best = ends.limit(1).offset(_visible(f"rank_{n}")).correlate(None)
+    best = ends.limit(1).offset(_inlined(f"rank_{n}")).correlate(None)
     return func.coalesce(best.scalar_subquery(), furthest)
 
 

@@ -84,7 +84,7 @@ def install(engine: Engine, hung: float | None, read_seconds: float | None) -> N
     """
     reads = read_seconds is not None
     limits = {"statement_timeout": round((read_seconds or 0) * 1000), **_READING}
-    chosen = _ours(limits if reads else _WRITING, engine.url)
+    chosen = _not_overridden(limits if reads else _WRITING, engine.url)
     begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     local = "; ".join(f"SET LOCAL {name} = {value}" for name, value in chosen.items())
 
@@ -117,7 +117,7 @@ def install(engine: Engine, hung: float | None, read_seconds: float | None) -> N
             driver.execute(begin)
 
 
-def _ours(settings: Mapping[str, object], url: URL) -> dict[str, object]:
+def _not_overridden(settings: Mapping[str, object], url: URL) -> dict[str, object]:
     """Leave out the settings that the `options` of a URL have."""
     options = str(url.query.get("options", ""))
     return {name: value for name, value in settings.items() if name not in options}
@@ -160,7 +160,7 @@ _EMPTY = Struct("!iiI").pack
 _LENGTH = Struct("!i").pack
 _INTEGER = Struct("!iq").pack
 _NULL = _LENGTH(-1)
-_TRUTH = {False: b"\0\0\0\1\0", True: b"\0\0\0\1\1"}
+_BOOLEAN = {False: b"\0\0\0\1\0", True: b"\0\0\0\1\1"}
 
 
 class Integers(list[int | None]):
@@ -175,7 +175,7 @@ class Blobs(list[bytes | None]):
     """To be sent as bytea[]."""
 
 
-class Truths(list[bool | None]):
+class Booleans(list[bool | None]):
     """To be sent as boolean[]."""
 
 
@@ -216,9 +216,9 @@ def _register(
 _register(Integers, 1016, 20, _integer)
 _register(Texts, 1009, 25, _text)
 _register(Blobs, 1001, 17, _blob)
-_register(Truths, 1000, 16, _TRUTH.__getitem__)
+_register(Booleans, 1000, 16, _BOOLEAN.__getitem__)
 
-_ARRAYS = {"int8": Integers, "text": Texts, "bytea": Blobs, "bool": Truths}
+_ARRAYS = {"int8": Integers, "text": Texts, "bytea": Blobs, "bool": Booleans}
 
 
 def arrays(types: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Any]:

@@ -99,9 +99,9 @@ Step: TypeAlias = Callable[[Session, models.Retention, Cutoffs, Condition], Batc
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of rows. expired -- which are. step -- deletes a batch where that alone will not do.
+    """A kind of rows. expired -- the condition. step -- deletes a batch, if a DELETE will not do.
 
-    It never commits. The marks `…_before` of the state spare it rows that are done with.
+    A step never commits. It begins at the state's `…_before`, up to which nothing is left to do.
     """
 
     table: type[Base]
@@ -166,12 +166,12 @@ class Retention:
         deleted = dict.fromkeys(KINDS, 0)
         for kind in KINDS:
             while True:
-                batch, took = self._delete_batch(kind, old, claimed=claimed)
+                batch, seconds = self._delete_batch(kind, old, claimed=claimed)
                 deleted[kind] += batch.rows
                 yield kind, batch.rows
                 if not batch.more:
                     break
-                self._sleep(max(MIN_REST_SECONDS, REST * took))
+                self._sleep(max(MIN_REST_SECONDS, REST * seconds))
         self._end_pass(began, deleted, claimed=claimed)
 
     def count_expired(self, older_than: int | None = None) -> dict[str, int]:

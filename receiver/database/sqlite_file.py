@@ -157,9 +157,9 @@ class SQLiteFile:
 class FileLock:
     """A lock for a database's file, held across processes, that nobody takes twice while one waits.
 
-    The kernel gives a lock to whoever asks first after its release, which is most often who has
-    just let it go: others would wait for seconds. So who wants it stands in a gate, a second lock,
-    until it is his; who let it go finds the gate taken.
+    The kernel gives a lock to whoever asks first after its release: mostly to the one that has just
+    released it, while others wait for seconds. So each takes a second lock, the gate, and holds it
+    until it has the first: who has released the first finds the gate taken.
 
     The inner lock comes first: under gevent, a greenlet that waited in flock would stop the very
     greenlet that holds it.

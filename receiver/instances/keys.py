@@ -73,17 +73,17 @@ def _reject_unknown(body: bytes, signature: str | None) -> str:
 
 
 class Keys:
-    """The newest snapshot that this process has read.
+    """The newest snapshot of the keys that this process has read.
 
-    Nobody tells a process of a change: whoever writes reads the version in the same transaction,
-    and judges by a snapshot of that version.
+    No process is notified of a change: whoever writes reads the version in its transaction, and
+    judges by a snapshot of that version.
     """
 
     def __init__(self, secret_box: SecretBox, default_keys: Sequence[SignatureKey]) -> None:
         self._secret_box, self._default_keys = secret_box, tuple(default_keys)
         self.current = KeySnapshot(-1, {})
 
-    def fresh(self, database: Database) -> KeySnapshot:
+    def refresh(self, database: Database) -> KeySnapshot:
         """Return a snapshot of the keys as they are now. Raises StoreUnavailable."""
         with database.read() as session:
             if key_version(session) == self.current.version:
@@ -112,7 +112,9 @@ class Keys:
                 broken.add(instance)
         if version != self.current.version >= 0:
             log.info("instances or keys were changed", version=version)
-        instances = {name: InstanceKeys(tuple(ks), name in broken) for name, ks in keys.items()}
+        instances = {name: InstanceKeys(tuple(own), name in broken) for name, own in keys.items()}
+        # Threads may load at once, and the older snapshot win: whoever judges by it reads the
+        # version in its transaction, and loads again.
         self.current = KeySnapshot(version, instances)
         return self.current
 
@@ -134,6 +136,7 @@ def add_key(session: Session, secret_box: SecretBox, instance: str, secret: byte
     """
     SignatureKey("in this file", secret)
     key_id = KEY_PREFIX + secrets.token_hex(4)
+    # Locked, or two that add a key at once would both count fewer than MAX_ACTIVE_KEYS.
     if session.get(Instance, instance, with_for_update=True) is None:
         if instance != DEFAULT_INSTANCE:
             raise CredentialError(f"there is no instance {instance}")

@@ -33,7 +33,7 @@ class Report:
 
 
 def find_outdated(database: Database, secret_box: SecretBox) -> Report:
-    """Return what `reencrypt` would do."""
+    """Count what `reencrypt` would do; nothing is changed."""
     report = Report()
     with database.read() as session:
         names = session.scalars(select(Instance.name).order_by(Instance.name)).all()

@@ -284,7 +284,7 @@ def test_no_free_connection_is_an_outage_that_passes(make_receiver, url):
 def test_more_readers_than_connections_all_get_an_answer(make_receiver, url, monkeypatch):
     receiver = make_receiver(url)
     database = receiver.services.database
-    for engine in (database.engine, database._reading):
+    for engine in (database.engine, database._read_engine):
         monkeypatch.setattr(engine.pool, "_timeout", DEADLINE)  # a busy machine takes longer
 
     def ask(number: int) -> int:
@@ -529,7 +529,7 @@ def test_no_reader_waits_longer_than_ten_seconds_for_a_database_that_hangs(
     assert database._PING_SECONDS + connecting <= 10
     assert driver.STATEMENT_SECONDS <= 10
     used = make_receiver(postgresql.url).services.database
-    connection = used._reading.raw_connection()
+    connection = used._read_engine.raw_connection()
     assert connection.driver_connection.timeout == database._HUNG_READ_SECONDS
     connection.close()
     with used.read() as session:

@@ -218,9 +218,9 @@ def plans(database: Database, ask: Callable[[], object]) -> list[str]:
     def note(_connection, _cursor, statement, parameters, *_):
         asked.append((statement, parameters))
 
-    event.listen(database._reading, "before_cursor_execute", note)
+    event.listen(database._read_engine, "before_cursor_execute", note)
     ask()
-    event.remove(database._reading, "before_cursor_execute", note)
+    event.remove(database._read_engine, "before_cursor_execute", note)
     words = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
     with database.snapshot() as connection:
         if not database.is_sqlite:  # which would rather read a small table than an index

@@ -536,7 +536,7 @@ def test_no_object_shows_a_secret_it_holds(secrets, tmp_path):
             secret_box,
         ),
         *(sealed, VendorSecrets(secrets["element"], secrets["user"], None)),
-        *(keys.fresh(services.database), keys, vars(keys)),
+        *(keys.refresh(services.database), keys, vars(keys)),
         *(Client("http://127.0.0.1:1", secrets["user"]), [settings], {"x": key}),
         Delivery("default", BODY, sign(BODY, key), None, "192.0.2.1"),
     ]

@@ -107,7 +107,7 @@ class Nodes:
     def commit(self, node: int, instance: str, bodies: list[bytes]) -> None:
         """Deliver all in one transaction, at START."""
         database, keys = self.services[node].database, Keys(self.secret_box, ())
-        keys.fresh(database)
+        keys.refresh(database)
         deliveries = [Delivery(instance, body, sign(body, KEY), None, "::1") for body in bodies]
         items = [judge(keys.current, delivery) for delivery in deliveries]
         Store(database, keys, lambda: START).write(items)

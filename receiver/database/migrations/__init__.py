@@ -30,7 +30,7 @@ def open_database(url: str, *, must_answer: bool = False) -> Database:
     """
     database = Database(url)
     try:
-        _upgrade_if_ours(database)
+        _bring_up_to_date(database)
     except SettingsError:
         database.close()
         raise
@@ -43,12 +43,12 @@ def open_database(url: str, *, must_answer: bool = False) -> Database:
     return database
 
 
-def _upgrade_if_ours(database: Database) -> None:
+def _bring_up_to_date(database: Database) -> None:
     database.prepare()
     revision = current(database)
     if revision == newest():
         return
-    _require_ours(revision)
+    _require_known(revision)
     if not database.is_sqlite:
         raise SettingsError("the database's schema is old: run `receiver db upgrade`")
     upgrade(database)
@@ -71,12 +71,12 @@ def upgrade(database: Database) -> None:
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        _require_ours(_revision(session))
+        _require_known(_revision(session))
         alembic_upgrade(_config(connection), "head")
 
 
-def _require_ours(revision: str | None) -> None:
-    if not is_ours(revision):
+def _require_known(revision: str | None) -> None:
+    if not is_known(revision):
         raise SettingsError(f"the database's schema, {revision!r}, is not one of this receiver's")
 
 
@@ -109,8 +109,8 @@ def _revision(session: Session) -> str | None:
     return revision
 
 
-def is_ours(revision: str | None) -> bool:
-    """Whether it is one of this release's, or none at all."""
+def is_known(revision: str | None) -> bool:
+    """Whether this release has a migration to that revision; None is an empty database."""
     return revision is None or revision in _revisions()
 
 

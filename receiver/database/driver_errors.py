@@ -1,4 +1,4 @@
-"""Why a database refused a statement: for what a row holds, or for a fault of ours.
+"""What an error of a database means: a row it will never take, a fault of ours, or an outage.
 
 Decided by exact code, never by class: 22 holds faults of a pooler (22P03), 42 the statements that
 it lost (42P05) and permissions, and psycopg says OperationalError, the class of passing faults, of
@@ -44,7 +44,7 @@ def is_statement(error: BaseException) -> bool:
     return code(error).startswith(_SQLITE_STATEMENT)
 
 
-def connecting(error: BaseException) -> str | None:
+def connection_failure(error: BaseException) -> str | None:
     """Return why no connection could be made, in libpq's words; None if it is another error."""
     if _sent_code(error) is not None:
         return None
