@@ -61,7 +61,14 @@ TRACE = "the fsync trace"
 BUILDS = (
     Build(
         "answers before the commit",
-        (Edit("receiver/callbacks/intake.py", r"RemoteWriter\(writer,", "_Hasty(writer,", HASTY),),
+        (
+            Edit(
+                "receiver/callbacks/intake.py",
+                r"RemoteWriter\(writer_path,",
+                "_Hasty(writer_path,",
+                HASTY,
+            ),
+        ),
         "acknowledged, not stored",
         killed=True,
     ),
@@ -108,7 +115,7 @@ BUILDS = (
         "class 42 as content",
         (
             Edit(
-                "receiver/database/refusals.py",
+                "receiver/database/driver_errors.py",
                 r"    return _sent_code\(error\) in CONTENT$",
                 '    return str(_sent_code(error)).startswith("42")',
             ),
