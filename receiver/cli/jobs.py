@@ -67,6 +67,8 @@ def _paged(command: Callable[..., T]) -> Callable[..., T]:
     help="Only of this outcome; repeatable.",
 )
 @click.option("--object", multiple=True, help="Only of this object, e.g. contact; repeatable.")
+@click.option("--file", metavar="TEXT", help="Only with this in the file's name.")
+@click.option("--updated-after", metavar="TIME", help="E.g. 2026-01-31T00:00Z.")
 @_paged
 def jobs(client: Client, json_: bool, **filters: Parameter) -> None:
     """List jobs, newest change first."""

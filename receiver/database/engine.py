@@ -367,7 +367,10 @@ def _raise_too_slow() -> Iterator[None]:
         yield
     except DBAPIError as error:
         if driver_errors.code(_original(error)) in _TOO_SLOW:
-            raise TooSlow("it takes too long: name a time (updated_after) or a filter") from error
+            raise TooSlow(
+                "narrow it by another filter, or by a time: updated_after, or of events"
+                " received_after"
+            ) from error
         raise
 
 

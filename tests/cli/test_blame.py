@@ -13,6 +13,8 @@ from nodes import eventually
 from sqlalchemy import update
 
 from receiver.cli.commands import run
+from receiver.database import engine
+from receiver.database.engine import Database
 from receiver.database.models import Instance, Pace
 from receiver.openconnectors.signatures import SignatureKey
 
@@ -53,6 +55,22 @@ def test_the_vendors_credentials_are_not_taken_for_our_token(line, status, comma
     relay.faults()
     code, said = command(f"{line} --instance gooddata", "wrong")
     assert (code, said.startswith("receiver: A valid token is needed")) == (5, True)
+
+
+def test_a_search_that_takes_too_long_says_which_option_narrows_it(command, relay, monkeypatch):
+    monkeypatch.setattr(engine, "READ_SECONDS", -1)
+    monkeypatch.setattr(engine, "_PROGRESS_STEPS", 1)
+    database = relay.services.database
+    hurried = Database(relay.services.settings.database_url)
+    monkeypatch.setattr(database, "snapshot", hurried.snapshot)
+    code, said = command("jobs --file x")
+    assert said == (
+        "receiver: This question takes too long: narrow it by another filter, or by a time:"
+        " updated_after, or of events received_after"
+    )
+    assert code == 6
+    monkeypatch.undo()
+    hurried.close()
 
 
 def test_an_upload_without_our_public_url_says_what_to_set(command, relay, tmp_path, monkeypatch):
