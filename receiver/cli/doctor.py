@@ -24,9 +24,8 @@ from receiver.database import durability, migrations
 from receiver.database.engine import Database
 from receiver.errors import CredentialError, StoreError
 from receiver.instances import registry
-from receiver.instances.encryption import SecretBox
+from receiver.instances.encryption import SecretBox, find_outdated
 from receiver.instances.keys import InstanceKeys, Keys
-from receiver.instances.reencryption import find_outdated
 from receiver.lib.clock import now_ms
 from receiver.lib.http_client import failure_reason
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES, SignatureKey

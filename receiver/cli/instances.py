@@ -30,8 +30,7 @@ from receiver.database.engine import Session
 from receiver.errors import SettingsError
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry, tokens
-from receiver.instances.encryption import SecretBox
-from receiver.instances.reencryption import reencrypt
+from receiver.instances.encryption import SecretBox, reencrypt
 from receiver.lib.clock import iso, now_ms
 from receiver.openconnectors.notifications import MAX_TIME_MS
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES

@@ -9,9 +9,8 @@ from sqlalchemy.orm import Session
 from receiver.database.engine import affected
 from receiver.database.models import Instance, KeyVersion, StoredKey
 from receiver.errors import CredentialError
-from receiver.instances.encryption import SecretBox
+from receiver.instances.encryption import SecretBox, position_of
 
-SECRETS = ("element_token", "user_secret", "organization_secret")  # columns
 HAS_VENDOR_SECRETS = and_(Instance.element_token.is_not(None), Instance.user_secret.is_not(None))
 
 
@@ -119,11 +118,6 @@ def _decrypt(row: Instance, secret_box: SecretBox, column: str) -> str:
     if not text.isascii() or not text.isprintable():
         raise CredentialError("a vendor secret holds bytes that no header can carry")
     return text
-
-
-def position_of(row: Instance, column: str) -> tuple[str, str]:
-    """Return the place that a secret is encrypted for."""
-    return row.name, column.replace("_", " ")
 
 
 def key_version(connection: Connection | Session) -> int:

@@ -15,8 +15,7 @@ from receiver.database.engine import Database, affected
 from receiver.database.models.outbound import OutboundDelivery
 from receiver.database.models.outbound import Subscription as Row
 from receiver.errors import AlreadyThere, BadParameter, NotFound
-from receiver.instances.encryption import SecretBox
-from receiver.instances.reencryption import subscription_place
+from receiver.instances.encryption import SecretBox, subscription_place
 from receiver.instances.registry import count_change
 from receiver.jobs.job import Outcome
 from receiver.lib.clock import DAY_MS
