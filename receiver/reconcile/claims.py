@@ -29,6 +29,7 @@ from receiver.database.models import (
     Question,
 )
 from receiver.database.models.alarms import Fetch
+from receiver.instances.registry import HAS_VENDOR_SECRETS
 from receiver.jobs.job import Job
 from receiver.jobs.queries import HAS_NO_END, IS_LATE, JOBS_AND_USUAL
 from receiver.lib.clock import HOUR_MS, MINUTE_MS
@@ -71,12 +72,12 @@ def due_polls(
 
 
 def count_due(
-    session: Session, now: int, overdue_after: int, *, everything: bool, but: Sequence[str]
+    session: Session, now: int, overdue_after: int, *, everything: bool, excluded: Sequence[str]
 ) -> dict[str, int]:
-    """Count the jobs that should be asked for, by instance. but -- instances to leave out."""
+    """Count the jobs that should be asked for, by instance. excluded -- instances."""
     due = IS_UNDER_WAY if everything else and_(IS_UNDER_WAY, _due_poll(now))
     jobs = select(Facet.instance, func.count()).select_from(JOBS_AND_USUAL)
-    jobs = jobs.where(due, Facet.instance.not_in(but))
+    jobs = jobs.where(due, Facet.instance.not_in(excluded))
     rows = session.execute(
         jobs.group_by(Facet.instance), {"now": now, "overdue_after": overdue_after}
     )
@@ -95,17 +96,17 @@ def poll_pause(overdue_after: int, tries: int) -> int:
 
 
 def claim_poll(session: Session, now: int, poll: Claim, pause: int) -> bool:
-    """Take a poll for `pause` ms; False if another node did, or nothing is left to ask."""
+    """Claim a poll for `pause` ms; False if another node did, or nothing is left to ask."""
     claim_question(session, now, poll.key)  # clients who ask just after are answered by the store
     lease = {"poll_at": now + pause, "polls": poll.tries + 1}
     return claim(session, JobRow, poll.key, {"polls": poll.tries}, lease, IS_UNDER_WAY)
 
 
 def claim_question(session: Session, now: int, key: Mapping[str, str]) -> bool:
-    """Take the asking where a job stands, stored or not; False if it was taken lately.
+    """Claim the question where a job stands, stored or not; False if it was claimed lately.
 
-    key -- the job's. What was taken is not given back, so many who want to know of a job cost the
-    vendor one question in QUESTION_MS, whatever it answers and whichever nodes they ask.
+    key -- the job's. A claim is not released, so that many clients cost the vendor one question in
+    QUESTION_MS for a job, whatever it answers and whichever nodes they ask.
     """
     # Other nodes may have read the time after this one, and been first all the same.
     lately = Question.at.between(now - QUESTION_MS + 1, now + QUESTION_MS)
@@ -119,11 +120,10 @@ def claim_question(session: Session, now: int, key: Mapping[str, str]) -> bool:
 
 def instances_with_due_errors(session: Session, now: int) -> list[str]:
     """Name the instances with failed records to fetch, and vendor secrets to fetch them with."""
-    can = Instance.element_token.is_not(None) & Instance.user_secret.is_not(None)
     # For each instance one look into the index: asked for the instances of such jobs, SQLite would
     # read all jobs there are.
     due = exists().where(JobRow.instance == Instance.name, *_errors_due(now))
-    return list(session.scalars(select(Instance.name).where(can, due)))
+    return list(session.scalars(select(Instance.name).where(HAS_VENDOR_SECRETS, due)))
 
 
 def due_errors(session: Session, instance: str, now: int) -> list[Claim]:
@@ -134,7 +134,7 @@ def due_errors(session: Session, instance: str, now: int) -> list[Claim]:
 
 
 def claim_errors(session: Session, now: int, fetch: Claim) -> bool:
-    """Take the fetching of a job's failed records; False if another node did."""
+    """Claim the fetching of a job's failed records; False if another node did."""
     pause = min(MAX_FETCH_PAUSE_MS, LEASE_MS * 2 ** min(fetch.tries, 20))
     seen, pending = {"errors_tries": fetch.tries}, JobRow.errors_at.is_not(None)
     lease = {"errors_at": now + pause, "errors_tries": fetch.tries + 1}
@@ -194,9 +194,9 @@ def due_queues(session: Session, instances: Sequence[str], now: int) -> list[str
 
 
 def note_queued(session: Session, instance: str, now: int, queued: int | None = None) -> bool:
-    """Record how many deliveries the vendor holds back; without a number, take the asking.
+    """Record how many deliveries the vendor holds back; without a number, claim the question.
 
-    False if another node took that lately.
+    False if another node claimed it lately.
     """
     values = {"queued_asked_at": now, **({} if queued is None else {"queued": queued})}
     turn = {"instance": instance, "next_at": 0, "failures": 0, "blocked_until": 0}

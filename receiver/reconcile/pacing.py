@@ -138,12 +138,12 @@ def _refusal(session: Session, instance: str, now: int, wait: int) -> CircuitOpe
     pace = session.scalars(select(Pace).where(Pace.instance == instance)).one()
     blocked_until, next_at = pace.blocked_until, pace.next_at
     open_ = now < blocked_until <= now + MAX_BLOCK_MS
-    left = max(1, -(-((blocked_until if open_ else next_at - wait) - now) // 1000))
-    if not open_:
-        why = f"others wait to ask for this instance: it is left alone for {left} s"
+    seconds = max(1, -(-((blocked_until if open_ else next_at - wait) - now) // 1000))
+    if open_:
+        text = _left_alone(pace.reason or "the vendor failed for this instance", blocked_until)
     else:
-        why = _left_alone(pace.reason or "the vendor failed for this instance", blocked_until)
-    return CircuitOpen(why, 503, left)
+        text = f"others wait to ask for this instance: it is left alone for {seconds} s"
+    return CircuitOpen(text, 503, seconds)
 
 
 def _left_alone(reason: str, until: int) -> str:
@@ -151,7 +151,7 @@ def _left_alone(reason: str, until: int) -> str:
     return f"{reason}; for this instance it is left alone until {iso(until)}"
 
 
-def answer_of(error: VendorError) -> str:
-    """Return what the vendor did, with the status where the text is a message of its own."""
+def describe_failure(error: VendorError) -> str:
+    """Say what the vendor did: its status too, where the error's text is its own message."""
     text = str(error)
     return text if text.startswith("the vendor") else f"the vendor answered {error.status}: {text}"

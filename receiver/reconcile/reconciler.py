@@ -40,7 +40,7 @@ from receiver.openconnectors.client import VendorClient
 from receiver.openconnectors.notifications import Notification
 from receiver.reconcile import claims
 from receiver.reconcile.claims import Claim
-from receiver.reconcile.pacing import PacedVendor, Pacer, answer_of
+from receiver.reconcile.pacing import PacedVendor, Pacer, describe_failure
 from receiver.reconcile.results import NotSaved, Report, save_result
 from receiver.reconcile.submissions import link, list_unclear
 from receiver.settings import Settings
@@ -51,16 +51,15 @@ CHECK_SECONDS = 60  # between two looks for queues that are to be looked at
 MAX_INSTANCES = 8  # asked at once
 MAX_LIST_PAGES = 5  # of the job list, newest first, looked through for jobs nobody reported
 MAX_FAILURES = 3  # questions in a row, of whatever jobs: then it is the instance
-OF_THE_INSTANCE = (401, 403, 429)
-NOT_THERE = (404, 410)
+INSTANCE_STATUSES = (401, 403, 429)  # that concern all of an instance, whatever was asked
+UNKNOWN_STATUSES = (404, 410)  # the vendor does not know the job
 
 
 @dataclass(slots=True)
 class _Visit(PacedVendor):
-    """An instance while it is worked for.
+    """One instance's part of a pass.
 
-    failures -- of questions in a row, and the last. answered -- whether any question was, in all of
-    the visit.
+    failures -- questions in a row that failed. failure -- the last. answered -- whether any was.
     """
 
     report: Report = field(default_factory=Report)
@@ -101,7 +100,7 @@ class Reconciler:
             names = registry.list_instances_with_secrets(session)
         work: list[Work] = [
             partial(self._poll, everything=everything),
-            self._find,
+            self._discover_jobs,
             self._fetch_errors,
             partial(self._check_queue, redeliver=redeliver),
         ]
@@ -114,7 +113,7 @@ class Reconciler:
                 report.add(done)
         late = self._settings.overdue_after
         with self._read() as (session, now):
-            due = claims.count_due(session, now, late, everything=everything, but=names)
+            due = claims.count_due(session, now, late, everything=everything, excluded=names)
         report.unasked = [
             {"instance": name, "why": f"jobs to ask for: {jobs}; no vendor secrets"}
             for name, jobs in due.items()
@@ -157,7 +156,7 @@ class Reconciler:
         in time), CredentialError, StoreError.
         """
         visit = self._visit(instance, max_wait)
-        return self._ask(visit, job, visit.wait(), f"asked for by {by}")
+        return self._ask_status(visit, job, visit.wait(), f"asked for by {by}")
 
     def resend(self, instance: str, max_wait: int) -> int:
         """Ask the vendor to send what it holds back; return how many deliveries that were.
@@ -198,7 +197,7 @@ class Reconciler:
             why = str(error)
         except VendorError as error:
             log.warning("the vendor failed", instance=instance, error=str(error))
-            why = self.pacer.open_circuit(instance, answer_of(error), error.retry_after)
+            why = self.pacer.open_circuit(instance, describe_failure(error), error.retry_after)
         except (CredentialError, StoreError) as error:
             log.warning("no work for an instance", instance=instance, error=str(error))
             why = str(error)
@@ -209,10 +208,10 @@ class Reconciler:
         return report
 
     @contextmanager
-    def _apart(self, visit: _Visit, question: str, job: str = "") -> Iterator[None]:
-        """Go on after the fault of one question; raise what is the instance's.
+    def _contain_failure(self, visit: _Visit, question: str, job: str = "") -> Iterator[None]:
+        """Go on after the failure of one question; raise one that concerns the whole instance.
 
-        A refusal is an answer. Raises VendorError.
+        A refusal is an answer, and no failure. Raises VendorError.
         """
         try:
             yield
@@ -222,7 +221,7 @@ class Reconciler:
             refused = isinstance(error, VendorRefused)
             visit.failures, visit.failure = 0 if refused else visit.failures + 1, error
             visit.answered |= refused
-            of_all = error.status in OF_THE_INSTANCE or error.retry_after is not None
+            of_all = error.status in INSTANCE_STATUSES or error.retry_after is not None
             if of_all or visit.failures >= MAX_FAILURES:
                 raise
             place = {"instance": visit.instance, "job": job, "why": f"{question}: {error}"}
@@ -241,14 +240,14 @@ class Reconciler:
             )
         for poll in due:
             pause = claims.poll_pause(overdue_after, poll.tries)
-            with self._apart(visit, "status", poll.job):
+            with self._contain_failure(visit, "status", poll.job):
                 at = visit.wait(partial(claims.claim_poll, poll=poll, pause=pause))
                 if at is not None:
                     visit.report.asked += 1
-                    notification = self._ask(visit, poll.job, at)
+                    notification = self._ask_status(visit, poll.job, at)
                     visit.report.ended += is_ending(notification.status)
 
-    def _ask(
+    def _ask_status(
         self, visit: _Visit, job: str, at: int | None, note: str | None = None
     ) -> Notification:
         """Ask for a job in the turn that was waited for, and record what is said of it."""
@@ -256,7 +255,7 @@ class Reconciler:
             answer = visit.send(client.status_call(job, visit.secrets.hub))
             notification = client.read_status(answer.body, job)
         except VendorRefused as error:
-            if error.status in NOT_THERE:
+            if error.status in UNKNOWN_STATUSES:
                 self._intake.record_absence(NewAbsence(visit.instance, job))
             raise
         self._record(visit, notification, at, note)
@@ -268,17 +267,17 @@ class Reconciler:
         polled = notification.replace(source="poll", asked_at=at)
         self._intake.observe(NewObservation(visit.instance, polled, note))
 
-    def _find(self, visit: _Visit) -> None:
+    def _discover_jobs(self, visit: _Visit) -> None:
         """Learn from the newest pages of the job list what nobody reported."""
-        with self._apart(visit, "job list"):
+        with self._contain_failure(visit, "job list"):
             at = visit.wait()
             first = client.jobs_call(visit.secrets.hub)
             for number, answer in enumerate(visit.pages(first), start=1):
-                news = self._learn(visit, client.read_jobs(answer.body), at)
+                news = self._record_listed(visit, client.read_jobs(answer.body), at)
                 if not news or number >= MAX_LIST_PAGES:
                     return
 
-    def _learn(self, visit: _Visit, listed: Sequence[Notification], at: int | None) -> bool:
+    def _record_listed(self, visit: _Visit, listed: Sequence[Notification], at: int | None) -> bool:
         """Record what is new of listed jobs; return whether anything was."""
         unclear = list(self._unclear(visit.instance))
         with self._read() as (session, now):
@@ -311,7 +310,7 @@ class Reconciler:
         with self._read() as (session, now):
             due = claims.due_errors(session, visit.instance, now)
         for fetch in due:
-            with self._apart(visit, "errors", fetch.job):
+            with self._contain_failure(visit, "errors", fetch.job):
                 if visit.wait(partial(claims.claim_errors, fetch=fetch)) is not None:
                     self._fetch_errors_of(visit, fetch)
 
@@ -324,7 +323,7 @@ class Reconciler:
                     if not claims.renew_errors(session, now, fetch):
                         return  # another node's by now, or the job was reset
         except VendorRefused as error:
-            if error.status not in OF_THE_INSTANCE:
+            if error.status not in INSTANCE_STATUSES:
                 with self._database.write() as session:
                     claims.end_errors(session, fetch)  # the vendor has them no longer
             raise
@@ -340,7 +339,7 @@ class Reconciler:
             visit.resend_queued()
             visit.report.redelivered += queued
 
-        with self._apart(visit, "queue"):
+        with self._contain_failure(visit, "queue"):
             visit.report.queued += self._look_at_queue(visit, resend if redeliver else None)
 
     def _look_at_queue(self, visit: _Visit, resend: Callable[[int], None] | None) -> int:
@@ -362,7 +361,7 @@ class Reconciler:
         with self._read() as (session, now):
             downloads = claims.downloads(session, visit.instance, now)
         for job, object_ in downloads:
-            with self._apart(visit, "result", job):
+            with self._contain_failure(visit, "result", job):
                 try:
                     if save_result(visit, job, object_, folder):
                         visit.report.results += 1

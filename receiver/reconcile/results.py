@@ -23,7 +23,7 @@ class Report:
     errors, queued, redelivered, results -- records, deliveries, files. unsaved -- results that
     cannot be had, and why. failed -- jobs the vendor failed for, and why. unfinished -- instances
     left out or not finished, and why. unasked -- those that have jobs to ask for and nothing to ask
-    with. unclear -- submissions of unknown fate.
+    with. unclear -- submissions with unknown result.
     """
 
     asked: int = 0

@@ -40,7 +40,7 @@ def list_unclear(
     clock: Callable[[], int],
     instances: Collection[str] | None = None,
 ) -> Sequence[Submission]:
-    """Return submissions whose fate nobody knows: cut off, or their node died while sending.
+    """Return submissions with unknown result: cut off, or their node died while sending.
 
     instances -- None is all.
     """
@@ -56,7 +56,7 @@ def list_unclear(
 def dismiss_submission(
     session: Session, submission_id: str, instances: Collection[str] | None
 ) -> Submission | None:
-    """Look no longer for the job of a submission; None if its fate is known, or out of reach.
+    """Look no longer for the job of a submission; None if its result is known, or out of reach.
 
     instances -- that are in reach; None is all.
     """
@@ -72,7 +72,7 @@ def dismiss_submission(
 
 
 def link(submission: Submission, notification: Notification) -> NewObservation | None:
-    """Return what says that a listed job is that of an unclear submission; None if it is not."""
+    """Return the observation that links a listed job to an unclear submission; None: another's."""
     if submission.object is None or submission.object != notification.object:
         return None
     if notification.file is not None and notification.file != submission.file:
