@@ -297,9 +297,10 @@ def _select_failed_rows(
             select_records(lambda: _pieces(Path(source)), numbers, submitted),
         )
     except WrongFile as error:
+        first = shlex.join(["--failed-rows", "retried.csv", "--upload", source])
         message = (
-            f"{source}: {error}; is it the file that was uploaded? Of a retry, that is what"
-            " `receiver job FIRST --failed-rows FILE` writes"
+            f"{source}: {error}; name the file that was uploaded. If the job was itself a retry, of"
+            f" a job FIRST: `receiver job FIRST {first}` writes it, then --upload retried.csv"
         )
         raise Failure(USAGE, "other_upload", message) from None
     except UnclearDialect as error:

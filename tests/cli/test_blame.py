@@ -1,5 +1,6 @@
 """A command names what is at fault: our token, the vendor's credentials, a file, a signature."""
 
+import json
 import os
 import re
 import threading
@@ -118,13 +119,21 @@ def test_a_file_that_cannot_be_written_is_named(command, relay):
     assert command(f"{line} nodir/x") == (2, "receiver: nodir/x: No such file or directory")
 
 
-def test_of_a_retry_the_file_that_was_sent_is_named(command, relay, tmp_path):
-    job = relay.uploaded(BAD_ROWS)
-    relay.ended(job)
+def test_what_failed_twice_is_sent_a_third_time_as_the_message_says(command, relay):
+    first = relay.uploaded(BAD_ROWS)
+    relay.ended(first)
     relay.reconciler().one_pass()
-    (tmp_path / "whole.csv").write_bytes(BAD_ROWS + BAD_ROWS.partition(b"\n")[2])
-    code, said = command(f"submit --retry-failed {job} --instance gooddata --upload whole.csv")
-    assert (code, "Of a retry, that is what `receiver job FIRST --failed" in said) == (2, True)
+    retry = "submit --instance gooddata --json --retry-failed"
+    code, said = command(f"{retry} {first} --upload rows.csv")
+    assert code == 0
+    second = json.loads(said)["id"]
+    relay.ended(second)
+    relay.reconciler().one_pass()
+    code, said = command(f"{retry.replace('--json ', '')} {second} --upload rows.csv")
+    assert (code, "name the file that was uploaded. If the job was itself" in said) == (2, True)
+    advice = re.search("`receiver (.*?)` writes it, then (.*)", said)
+    command(advice[1].replace("FIRST", first) + " --instance gooddata --errors")
+    assert command(f"{retry} {second} {advice[2]}")[0] == 0
 
 
 def test_a_download_takes_no_device_or_link_away(command, relay, tmp_path):
