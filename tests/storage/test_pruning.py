@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from itertools import count as counter
@@ -12,7 +14,7 @@ from builders import Clock, bulk, examples
 from hypothesis import event as note
 from hypothesis import given
 from hypothesis import strategies as st
-from nodes import eventually
+from nodes import eventually, own_environment
 from prometheus_client import REGISTRY
 from sqlalchemy import func, select, update
 from structlog.testing import capture_logs
@@ -46,7 +48,8 @@ from receiver.openconnectors.signatures import SignatureKey
 from receiver.outbound.queue import Message, enqueue
 from receiver.settings import FOREVER, Settings
 
-DAY = 24 * 3_600_000
+MINUTE = 60_000
+DAY = 24 * 60 * MINUTE
 EVER = 1_000 * DAY
 
 
@@ -559,6 +562,29 @@ def test_a_pass_planned_by_a_clock_that_was_ahead_is_made_now(receiver):
     assert steps(node(receiver, clock)) == len(retention.KINDS)
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+@pytest.mark.parametrize("server", [True, False], ids=["server", "command"])
+def test_a_node_whose_clock_is_an_hour_wrong_deletes_by_the_databases(
+    make_receiver, make_database, tmp_path, hours, server
+):
+    """By its own, the fresh body would be too old an hour ahead, the other too young behind."""
+    url, keep, wrong = make_database("postgresql18"), 45 * MINUTE, hours * 60 * MINUTE
+    receiver = make_receiver(url)
+    receiver.call_back(bulk("1"))
+    age(receiver, 90 * MINUTE)
+    fresh = receiver.call_back(bulk("fresh")).json["event"]
+    if server:
+        assert steps(node(receiver, Clock(now_ms() + wrong), keep_bodies=keep))
+    else:
+        clock = f"import time\nnow = time.time_ns\ntime.time_ns = lambda: now() + {wrong * 10**6}\n"
+        (tmp_path / "sitecustomize.py").write_text(clock)
+        command = [sys.executable, "-m", "receiver", "prune", "--older-than", "45m", "--yes"]
+        variables = own_environment(RECEIVER_DATABASE_URL=url, PYTHONPATH=str(tmp_path))
+        subprocess.run(command, env=variables, check=True, cwd=tmp_path)
+    assert (bodies(receiver), count(receiver, Event)) == (1, 2)
+    assert receiver.get(f"/events/{fresh}/body").status_code == 200
+
+
 def test_a_step_that_nobody_undoes_for_a_day_is_believed(any_receiver):
     passed = [0.0]
     guard = ClockGuard(lambda: passed[0] + 1)
@@ -580,7 +606,6 @@ def test_a_step_that_nobody_undoes_for_a_day_is_believed(any_receiver):
 
 # -- the law: pruning changes no answer and no outcome ---------------------------------------------
 
-MINUTE = 60_000
 WORDS = ("CREATED", "RUNNING", "COMPLETED", "ERROR")
 deliveries = st.tuples(st.just("deliver"), st.integers(0, 7), st.just(0))
 prunings = st.tuples(st.just("prune"), st.integers(0, 3), st.integers(0, 3))

@@ -68,6 +68,7 @@ def _restart(storm: Storm, number: int, tree: Path | None = None) -> None:
 
 
 def _answers(storm: Storm, what: str, began: float) -> dict[int, int]:
+    storm.judge_probes(what)
     tries = storm.stage.sender.log.during(began, time.monotonic())
     codes = Counter(each.status for each in tries if each.to == "balancer")
     others = sum(count for code, count in codes.items() if not 200 <= code < 300)

@@ -29,8 +29,7 @@ class Fault:
     """name -- in one or two words. kinds -- on which databases it makes sense.
 
     hold -- how long it lasts, seconds, from and to. small, full -- how often in a run of that size.
-    outage -- nothing can be stored meanwhile, and that must be said within 5 s. restarts -- a node
-    is started anew, and whoever connects meanwhile waits for that.
+    outage -- nothing can be stored meanwhile, and that must be said within 5 s.
     """
 
     name: str
@@ -40,7 +39,6 @@ class Fault:
     small: int = 1
     full: int = 1
     outage: bool = False
-    restarts: bool = False
 
 
 @contextmanager
@@ -297,9 +295,9 @@ DATABASE_RESTARTS = (
 FAULTS = (
     Fault("worker killed", worker_killed, full=15),
     Fault("writer killed", writer_killed, LITE, full=6),
-    Fault("master killed", master_killed, full=15, restarts=True),
+    Fault("master killed", master_killed, full=15),
     Fault("killed after commit", killed_between, full=6),
-    Fault("node restarted", node_restarted, full=15, restarts=True),
+    Fault("node restarted", node_restarted, full=15),
     *DATABASE_RESTARTS,
     Fault("backend killed", backend_killed, PG, full=2),
     Fault("database frozen", database_frozen, PG, (11, 14), full=2, outage=True),
@@ -335,7 +333,6 @@ def schedule(stage: Stage, size: str) -> tuple[list[Fault], list[str]]:
     wanted = [fault for fault in FAULTS if stage.layout.kind in fault.kinds]
     absent = {
         "disk full": not stage.disk.own,
-        "clock stepped": stage.layout.faketime is None,
         "pooler restarted": stage.pooler is None,
     }
     times: dict[str, Callable[[Fault], int]] = {

@@ -30,6 +30,7 @@ class Node:
     """One receiver. tree -- whose code it runs, from its next start on.
 
     settings -- its environment. inside -- words before its command. down -- stopped on purpose.
+    changed -- when it was last started, or told to end, on the monotonic clock.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Node:
     port: int = field(default_factory=free_port)
     down: bool = True
     starts: int = 0
+    changed: float = 0.0
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -51,7 +53,8 @@ class Node:
         if "PYTHONPATH" in self.settings:
             env["PYTHONPATH"] = f"{self.settings['PYTHONPATH']}{os.pathsep}{self.tree}"
         self.process = start(argv, self.log, env=env, cwd=self.tree)
-        self.down, self.starts = False, self.starts + 1
+        self.log.with_suffix(".pid").write_text(str(self.process.pid))
+        self.down, self.starts, self.changed = False, self.starts + 1, time.monotonic()
 
     @property
     def master(self) -> int:
@@ -78,7 +81,7 @@ class Node:
     def terminate(self) -> None:
         """Ask it to finish what it does and end, and wait for that."""
         if self.process is not None:
-            self.down = True
+            self.down, self.changed = True, time.monotonic()
             end(self.process)
 
     def restart(self, tree: Path | None = None) -> None:
@@ -91,7 +94,9 @@ class Node:
         """Kill the master outright; give the seconds until all that it started have ended."""
         orphans = children(self.master)
         tell([self.master], signal.SIGKILL)
-        return until(lambda: not any(map(is_running, orphans)), "the end of orphaned workers")
+        seconds = until(lambda: not any(map(is_running, orphans)), "the end of orphaned workers")
+        self.changed = time.monotonic()  # those were ready, which says nothing of their successors
+        return seconds
 
     def log_tail(self) -> str:
         """The last that it said."""

@@ -9,6 +9,8 @@ from typing import Any
 from processes import say
 from storm import RECOVERY, Storm, Stroke
 
+SHOWN = 5  # of the slowest probes; the JSON has all from `SLOW` on
+
 
 @dataclass
 class Account:
@@ -27,6 +29,7 @@ class Account:
     injected: dict[str, int] = field(default_factory=dict)
     probes: int = 0
     worst_probe: float = 0.0  # seconds, of those answered 200
+    slow_probes: list[dict[str, Any]] = field(default_factory=list)
 
     def take(self, storm: Storm) -> None:
         """Note what a storm has seen so far."""
@@ -39,6 +42,11 @@ class Account:
             len(seen),
             max((one.seconds for one in seen if one.status == 200), default=0.0),
         )
+        self.slow_probes = [
+            {"during": during, "after": probe.began - storm.began, "shown": str(probe)}
+            | probe._asdict()
+            for during, probe in sorted(storm.slow, key=lambda one: -one[1].seconds)
+        ]
         happened = stage.faults / "happened"
         if happened.exists():
             self.injected = dict(Counter(happened.read_text().split()))
@@ -55,6 +63,8 @@ def show(account: Account) -> None:
     answers = ", ".join(f"{code or 'none'}: {n:,}" for code, n in sorted(account.answers.items()))
     say(f"  {account.callbacks:,} callbacks; tries by answer {answers}")
     say(f"  {account.probes:,} probes, the slowest good one {account.worst_probe:.2f} s")
+    for one in account.slow_probes[:SHOWN]:
+        say(f"    {one['during']}, {one['shown']}")
     for what, codes in account.deploys.items():
         told = ", ".join(f"{code or 'none'}: {n:,}" for code, n in sorted(codes.items()))
         say(f"  {what}: {told}")

@@ -27,15 +27,13 @@ from receiver.openconnectors.signatures import SignatureKey
 
 INJECTED = Path(__file__).with_name("injected")
 BOUNDARY = "chaos"
+HOUR = 3600  # seconds
 FERNET = "Y2hhb3MgY2hhb3MgY2hhb3MgY2hhb3MgY2hhb3MgISE="
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What is set up. kind -- `postgresql` or `sqlite`. tree -- whose code runs at first.
-
-    faketime -- a library that skews the last node's clock by an hour; None: no skew.
-    """
+    """What is set up. kind -- `postgresql` or `sqlite`. tree -- whose code runs at first."""
 
     kind: str
     folder: Path
@@ -44,7 +42,6 @@ class Layout:
     workers: int
     connections: int
     tree: Path = ROOT
-    faketime: Path | None = None
 
 
 @dataclass
@@ -90,7 +87,7 @@ class Stage:
             self.until_ready(node)
         self._turns = {what: self._rounds() for what in ("kill", "restart", "freeze")}
         self.supervisor = Supervisor(self.nodes)
-        self.prober = Prober(self.nodes)
+        self.prober = Prober(self.nodes, folder)
 
     @property
     def server(self) -> Postgres:
@@ -158,8 +155,8 @@ class Stage:
 
     def skew(self) -> None:
         """Have the clock of the last node an hour ahead, or if it was, an hour behind."""
-        offset = "-1h" if self.clock.exists() and self.clock.read_text() == "+1h" else "+1h"
-        self.clock.write_text(offset)
+        ahead = not (self.clock.exists() and int(self.clock.read_text()) > 0)
+        self.clock.write_text(str(-HOUR if ahead else HOUR))
 
     def close(self) -> None:
         """End everything."""
@@ -206,10 +203,8 @@ class Stage:
     def _node(self, number: int) -> Node:
         settings = self._settings(self._database_ports(number))
         settings |= {"CHAOS_FAULTS": str(self.faults), "PYTHONPATH": str(INJECTED)}
-        if self.layout.faketime and self.primary and number == self.layout.nodes - 1:
-            settings |= {"LD_PRELOAD": str(self.layout.faketime), "NO_FAKE_STAT": "1"}
-            settings |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_CACHE_DURATION": "1"}
-            settings |= {"FAKETIME_TIMESTAMP_FILE": str(self.clock)}
+        if self.primary and number == self.layout.nodes - 1:
+            settings |= {"CHAOS_CLOCK": str(self.clock)}
         return Node(
             f"node-{number}",
             self.tree,
@@ -247,8 +242,3 @@ class Stage:
             "OPEN_CONNECTORS_URL": self.vendor.url,
             "OPEN_CONNECTORS_RATE": "200",
         }
-
-
-def faketime() -> Path | None:
-    """The library that skews clocks, if Debian's libfaketime is installed."""
-    return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 
 from faults import Fault
 from http_client import Lost, Request
+from probes import Probe
 from processes import ChaosError, say
 from stage import Stage
 
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 
 RECOVERY, FIRST_REFUSAL, ANSWER = 30.0, 5.0, 10.0  # seconds; what is promised
-PROBE = 3.0  # a second is promised, and the slowest is told; all of this shares two processors
+SLOW = 0.5  # seconds; of probes that take longer it is told where the time went
 PROBES = 4  # accepted in a row by each node, which has several workers
 GIVE_UP = 90.0  # seconds; then the run ends
 
@@ -40,9 +41,11 @@ class Storm:
 
     stage: Stage
     portion: int
+    probe: float = 3.0  # seconds that one may take
     began: float = field(default_factory=time.monotonic)
     strokes: list[Stroke] = field(default_factory=list)
     forged: list[tuple[str, bytes]] = field(default_factory=list)
+    slow: list[tuple[str, Probe]] = field(default_factory=list)  # and what happened meanwhile
     _judged: int = 0  # probes
 
     def strike(self, fault: Fault) -> None:
@@ -76,6 +79,15 @@ class Storm:
             for node in self.stage.nodes:
                 for _ in range(PROBES):
                     self._forge(node.name, key)
+
+    def judge_probes(self, during: str) -> None:
+        """Judge the probes since the last time. during -- what happened meanwhile."""
+        probes = self.stage.prober.seen[self._judged :]
+        self._judged += len(probes)
+        self.slow += [(during, probe) for probe in probes if probe.seconds >= SLOW]
+        self.stage.violations += [
+            f"{during}: {probe}" for probe in probes if probe.seconds >= self.probe
+        ]
 
     def _forge(self, to: str, key: SignatureKey) -> None:
         body = f'{{"id": "forged", "status": "COMPLETED", "n": "{secrets.token_hex(8)}"}}'.encode()
@@ -145,11 +157,7 @@ class Storm:
             self.stage.violations.append(f"{told}: recovered only after {stroke.recovered:.1f} s")
         if stroke.worst > ANSWER:
             self.stage.violations.append(f"{told}: an answer took {stroke.worst:.1f} s")
-        probes = self.stage.prober.seen[self._judged :]
-        self._judged += len(probes)
-        for probe in probes if not fault.restarts else ():
-            if probe.seconds > PROBE:
-                self.stage.violations.append(f"{told}: {probe.what} took {probe.seconds:.2f} s")
+        self.judge_probes(told)
         # Who waits for a shorter outage to pass, and then accepts, has done better than to refuse.
         first = stroke.held if stroke.first_refusal is None else stroke.first_refusal
         if fault.outage and first > FIRST_REFUSAL:
