@@ -118,7 +118,7 @@ def _app(
         Task(retention.step, pause=LOOK_SECONDS),
         Task(observe),
         # At once, or the dashboard would say after each start that alarms are not checked.
-        Task(watcher.look, pause=PERIOD_SECONDS, close=watcher.release, at_once=True),
+        Task(watcher.check, pause=PERIOD_SECONDS, close=watcher.release, at_once=True),
     ]
     background = Background(tasks, beat)
     if any(len(key.secret) < SHORT_KEY_BYTES for key in settings.default_keys):

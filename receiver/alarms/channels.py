@@ -40,7 +40,7 @@ class Content(Struct):
 
 
 def has_channel(settings: Settings) -> bool:
-    """Whether anybody is to be told of alarms."""
+    """Whether a destination for alarms is configured."""
     return bool(settings.alarm_url or settings.alarm_mail_to)
 
 
@@ -79,7 +79,7 @@ def signer(settings: Settings) -> Signer:
 
 
 def contents(report: Report, receiver: str | None) -> Content:
-    """Say what a report says, bounded however many alarms there are."""
+    """Return a report's content: at most MAX_ALARMS of each sort."""
     left_out = sum(max(0, len(some) - MAX_ALARMS) for some in (report.raised, report.cleared))
     return Content(
         receiver=receiver,
@@ -111,7 +111,7 @@ def text(content: Content) -> str:
             f"    {entry.meaning}",
             f"    What to do: {entry.action}",
             f"    Runbook: {entry.runbook}",
-            *_handled(entry),
+            *_acknowledgement(entry),
             "",
         ]
     lines += [
@@ -124,7 +124,7 @@ def text(content: Content) -> str:
     return "\n".join([*lines, "", f"Open alarms: {content.open} (`receiver alarms`)", ""])
 
 
-def _handled(alarm: Alarm) -> Iterator[str]:
+def _acknowledgement(alarm: Alarm) -> Iterator[str]:
     if alarm.handled_by:
         note = f": {alarm.note}" if alarm.note else ""
         yield f"    Acknowledged by {alarm.handled_by} at {alarm.handled_at}{note}"

@@ -1,8 +1,8 @@
 """Alarms as people see and handle them: shown, listed, acknowledged, snoozed.
 
-Acknowledged: what is affected by now is no news any more; what comes later is. Snoozed: nothing is
-news until then, and it is told again if it is still open. Each takes the other's place; both end
-with the alarm, and its end is told in any case.
+Acknowledged: what is affected by now is not reported again; what is later is. Snoozed: nothing is
+reported until then; if it is still open, it is reported again. The one replaces the other, both end
+with the alarm, and its end is reported in any case.
 """
 
 import json
@@ -17,6 +17,7 @@ from receiver.alarms.kinds import Severity, kind_of
 from receiver.database import audit
 from receiver.database.models.alarms import Alarm as AlarmRow
 from receiver.errors import BadParameter, NotFound
+from receiver.jobs.queries import Instances
 from receiver.jobs.shown import Time
 from receiver.lib.clock import DAY_MS, MINUTE_MS, iso
 
@@ -25,7 +26,6 @@ MAX_SNOOZE_MS = 30 * DAY_MS
 MAX_NOTE = 500  # characters
 
 State: TypeAlias = Literal["open", "acknowledged", "snoozed", "resolved"]
-Visible = frozenset[str] | None  # instances whose alarms are reached; None is all alarms
 
 
 class Alarm(Struct, kw_only=True):
@@ -99,7 +99,7 @@ def printable(words: str) -> str:
 
 def list_alarms(
     session: Session,
-    visible: Visible,
+    visible: Instances,
     *,
     only_open: bool,
     limit: int = 50,
@@ -107,7 +107,7 @@ def list_alarms(
 ) -> Sequence[AlarmRow]:
     """Return alarms, newest first. after -- time raised and number of the last one of before."""
     statement = (
-        _reached(visible).order_by(AlarmRow.raised_at.desc(), AlarmRow.id.desc()).limit(limit)
+        _visible(visible).order_by(AlarmRow.raised_at.desc(), AlarmRow.id.desc()).limit(limit)
     )
     if only_open:
         statement = statement.where(AlarmRow.cleared_at.is_(None))
@@ -116,11 +116,11 @@ def list_alarms(
     return session.scalars(statement).all()
 
 
-def get_open_alarm(session: Session, id_: str, visible: Visible) -> AlarmRow:
+def get_open_alarm(session: Session, id_: str, visible: Instances) -> AlarmRow:
     """Return an open alarm, locked until the end of the transaction. Raises NotFound."""
     if id_.isascii() and id_.isdecimal() and int(id_) < 2**63:
         is_it = AlarmRow.id == int(id_), AlarmRow.cleared_at.is_(None)
-        if row := session.scalar(_reached(visible).where(*is_it).with_for_update()):
+        if row := session.scalar(_visible(visible).where(*is_it).with_for_update()):
             return row
     raise NotFound(f"there is no open alarm {id_}")
 
@@ -137,7 +137,7 @@ def acknowledge(
 def snooze(
     session: Session, row: AlarmRow, by: str, now: int, *, ms: int, note: str | None = None
 ) -> None:
-    """Tell nothing of an alarm for so long. Raises BadParameter."""
+    """Report nothing of an alarm for `ms`. Raises BadParameter."""
     if not MINUTE_MS <= ms <= MAX_SNOOZE_MS:
         raise BadParameter("an alarm is snoozed for 1 minute at least, and 30 days at most")
     _handle(row, by, now, note, now + ms)
@@ -161,7 +161,7 @@ def _record(session: Session, row: AlarmRow, action: str, detail: str) -> None:
     audit.record(session, at=at, actor=actor, action=action, subject=subject, detail=detail)
 
 
-def _reached(visible: Visible) -> Select[AlarmRow]:
+def _visible(visible: Instances) -> Select[AlarmRow]:
     return (
         select(AlarmRow)
         if visible is None

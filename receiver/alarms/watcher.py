@@ -1,8 +1,7 @@
-"""Watching for alarms: look, raise or clear, report. Any number of nodes may; one at a time does.
+"""Checking for alarms: raise or clear them, and report. One node at a time does.
 
-Of all who watch one holds the lease in `watch` and writes, so nothing is raised or reported twice.
-It renews the lease with each look, and so is the one to speak for all when the database itself,
-where everything else is agreed on, is what fails.
+It holds the lease in `watch`, so nothing is raised or reported twice, and renews it with each
+check. When the database itself fails, the last holder reports that for all.
 """
 
 import json
@@ -30,19 +29,19 @@ from receiver.subscriptions.changes import Type, queue_alarm, queue_overdue
 
 PERIOD_SECONDS = 20
 LEASE_PERIODS = 2  # a holder that died is followed within three periods
-CALM_MS = 5 * MINUTE_MS  # unseen for so long, an alarm is over; what flickers stays one
-INTERVAL_MS = 5 * MINUTE_MS  # between two reports, which hold all that came meanwhile
-AGAIN_MS = HOUR_MS  # after which new jobs of an open alarm are news
+CLEAR_AFTER_MS = 5 * MINUTE_MS  # without its condition; what flickers stays one alarm
+REPORT_PERIOD_MS = 5 * MINUTE_MS  # between two reports, which hold all that came meanwhile
+RENOTIFY_AFTER_MS = HOUR_MS  # new jobs of an open alarm are news again
 LEARN_PERIOD_MS = 10 * MINUTE_MS
 
 log = structlog.get_logger()
 
 
 class Watcher:
-    """Looks for alarms and reports them. clock -- ms since the epoch; PostgreSQL's own if there.
+    """Checks for alarms and reports them. clock -- ms since the epoch; PostgreSQL's own if there.
 
     send -- sends a message at once, for when the queue cannot be reached. period -- seconds between
-    two looks.
+    two checks.
     """
 
     def __init__(
@@ -57,37 +56,38 @@ class Watcher:
         self._send = send
         self._lease = 1000 * LEASE_PERIODS * period
         self._learn_at = 0
-        self._me = secrets.token_hex(12)
-        self._watches = False
-        self._lost: Alarm | None = None  # the database: an alarm that cannot be stored
-        self._informed: set[str] = set()  # who was sent that
+        self._holder = secrets.token_hex(12)
+        self._has_lease = False
+        # While the database cannot be used: the alarm of that, and the recipients it was sent to.
+        self._outage: Alarm | None = None
+        self._notified: set[str] = set()
 
-    def look(self, *, force: bool = False) -> bool:
+    def check(self, *, force: bool = False) -> bool:
         """Raise and clear alarms, and put a report of them into the outbound queue.
 
-        force -- look though another watches. Returns False: there is no more to do at once.
+        force -- check though another node has the lease. Returns False: nothing more is to be done.
         Raises StoreError, having reported it if need be.
         """
         try:
-            self._look(force=force)
+            self._check(force=force)
         except StoreError:
             self._report_loss()
             raise
-        self._lost, self._informed = None, set()
+        self._outage, self._notified = None, set()
         return False
 
     def release(self) -> None:
-        """Give the lease back, so that another may look at once. Raises StoreError."""
-        if self._watches:
-            self._watches = False
+        """Give the lease back, so that another node may check at once. Raises StoreError."""
+        if self._has_lease:
+            self._has_lease = False
             with self._database.write() as session:
-                claim(session, Watch, {}, {"holder": self._me}, {"holder": "", "until": 0})
+                claim(session, Watch, {}, {"holder": self._holder}, {"holder": "", "until": 0})
 
-    def _look(self, *, force: bool) -> None:
+    def _check(self, *, force: bool) -> None:
         with self._database.write() as session:
             now = database_time(session, self._clock)
-            self._watches = claim_watch(session, self._me, now, self._lease, force=force)
-        if not self._watches:
+            self._has_lease = claim_watch(session, self._holder, now, self._lease, force=force)
+        if not self._has_lease:
             return
         if not 0 < self._learn_at - now <= LEARN_PERIOD_MS:  # further ahead: a clock was wrong
             self._learn_at = now + LEARN_PERIOD_MS
@@ -96,15 +96,16 @@ class Watcher:
             verdicts = judge_schedules(session, now)
             conditions = active_conditions(session, self._settings, now)
         with self._database.write() as session:
-            if not still_watches(session, self._me):
+            # What was read took no lock: another node may have taken the lease meanwhile.
+            if not lock_watch(session, self._holder):
                 return
-            if self._lost is not None and self._informed:
-                store_alarm(session, self._lost)
+            if self._outage is not None and self._notified:
+                store_alarm(session, self._outage)
             save(session, verdicts)
             conditions += schedule_conditions(verdicts)
             for alarm in update_alarms(session, conditions, now):
                 _log(alarm)
-                _tell_subscriptions(session, alarm, now)
+                _queue_for_subscriptions(session, alarm, now)
             queue_overdue(session.connection(), self._settings.overdue_after, now)
             if has_channel(self._settings):
                 self._report(session, now)
@@ -120,17 +121,17 @@ class Watcher:
     def _report_loss(self) -> None:
         """Report a database that fails for too long, though nothing can be stored."""
         now = self._clock()
-        if self._lost is None:
-            self._lost = make_alarm("failing", "database", now, "the database cannot be used")
-        lost = self._lost
+        if self._outage is None:
+            self._outage = make_alarm("failing", "database", now, "the database cannot be used")
+        lost = self._outage
         lost.last_seen_at = now
-        if not self._watches or now - lost.raised_at < self._settings.failing_after:
+        if not self._has_lease or now - lost.raised_at < self._settings.failing_after:
             return
         # One and the same message at each attempt, by its id.
-        id_ = f"msg_{self._me}{lost.raised_at:x}"
+        id_ = f"msg_{self._holder}{lost.raised_at:x}"
         for message in messages(self._settings, Report([lost], [], 1), lost.raised_at, id_):
-            if message.target not in self._informed and self._send(message).delivered:
-                self._informed.add(message.target)
+            if message.target not in self._notified and self._send(message).delivered:
+                self._notified.add(message.target)
                 lost.notified_at = now
 
 
@@ -140,8 +141,8 @@ def claim_watch(session: Session, holder: str, now: int, lease: int, *, force: b
     return claim(session, Watch, {}, {}, {"holder": holder, "until": now + lease}, free)
 
 
-def still_watches(session: Session, holder: str) -> bool:
-    """Lock the watch until the end of the transaction; False if another has taken it."""
+def lock_watch(session: Session, holder: str) -> bool:
+    """Lock the lease until the end of the transaction; False if another node has taken it."""
     return claim(session, Watch, {}, {"holder": holder}, {"holder": holder})
 
 
@@ -172,16 +173,16 @@ def update_alarms(session: Session, conditions: Iterable[Condition], now: int) -
         row.detail, row.examples = condition.detail, json.dumps(condition.examples)
     session.flush()
     for row in open_alarms.values():
-        if abs(now - row.last_seen_at) >= CALM_MS:  # ahead of now: a clock was wrong
+        if abs(now - row.last_seen_at) >= CLEAR_AFTER_MS:  # ahead of now: a clock was wrong
             row.cleared_at = now
             changed.append(row)
     return changed
 
 
 def _is_news(row: Alarm, condition: Condition, now: int) -> bool:
-    """Whether an open alarm is to be told again; one whose snooze is over is open again."""
+    """Whether an open alarm is to be reported again; one whose snooze is over is open again."""
     if row.snoozed_until is None:
-        is_time = abs(now - row.news_at) >= AGAIN_MS  # ahead of now: a clock was wrong
+        is_time = abs(now - row.news_at) >= RENOTIFY_AFTER_MS  # ahead of now: a clock was wrong
         return is_time and condition.newest > row.news_newest
     if now < row.snoozed_until <= now + MAX_SNOOZE_MS:
         return False
@@ -224,7 +225,7 @@ def take_report(session: Session, now: int) -> Report | None:
     last = session.execute(
         select(func.max(Alarm.notified_at), func.max(Alarm.clear_notified_at))
     ).one()
-    if now - INTERVAL_MS < max((at or 0) for at in last) <= now:
+    if now - REPORT_PERIOD_MS < max((at or 0) for at in last) <= now:
         return None
     new = select(Alarm).where(Alarm.cleared_at.is_(None), Alarm.snoozed_until.is_(None))
     new = new.where(or_(Alarm.notified_at.is_(None), Alarm.notified_at < Alarm.news_at))
@@ -251,7 +252,7 @@ def delete_old(session: Session, now: int, keep: int) -> None:
     affected(session, delete(Fetch).where(Fetch.at < now - 4 * DAY_MS))  # files are kept for three
 
 
-def _tell_subscriptions(session: Session, alarm: Alarm, now: int) -> None:
+def _queue_for_subscriptions(session: Session, alarm: Alarm, now: int) -> None:
     type_: Type = "alarm.raised" if alarm.cleared_at is None else "alarm.resolved"
     change = f"{alarm.id}/{alarm.news_at}" if _is_again(alarm) else str(alarm.id)
     place = change, alarm.instance or None

@@ -66,7 +66,7 @@ def watch(once: bool, every: int) -> None:
         try:
             while True:
                 try:
-                    watcher.look(force=once)
+                    watcher.check(force=once)
                     delivered = sender.drain()
                 except StoreError as error:
                     if once:

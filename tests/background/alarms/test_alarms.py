@@ -300,7 +300,7 @@ def test_two_watchers_at_once_tell_once(ward, webhook):
     for _ in range(10):
         ward.later(1)
         for watcher in (*others, ward.watcher):
-            watcher.look(force=True)
+            watcher.check(force=True)
     assert told(webhook) == [("raised", "failed", "default", 1)]
 
 
@@ -488,7 +488,7 @@ def test_a_database_that_fails_for_long_is_told_of_once_and_so_is_its_return(
         ward.later(5)
         for watcher in (ward.watcher, other):
             with pytest.raises(StoreUnavailable):
-                watcher.look()
+                watcher.check()
     assert told(webhook) == [("raised", "failing", "database", 1)]
     monkeypatch.setattr(Database, "write", whole)
     ward.looks(10)

@@ -128,7 +128,7 @@ def test_two_nodes_tell_of_new_jobs_once_and_go_by_what_either_was_asked(
         for _ in range(minutes):
             for node in (one, other):
                 node.now = one.now + (MINUTE_MS if node is one else 0)
-                node.watcher.look(force=True)
+                node.watcher.check(force=True)
                 node.sender.drain()
 
     one.job("2", "RUNNING")

@@ -66,7 +66,7 @@ def test_a_job_that_never_starts_is_reported_once_over_all_nodes_and_once_it_has
     for minute in range(0, 60, 5):
         night.now = to_ms(f"2026-11-02T02:{minute:02}:00Z")
         for watcher in (night.watcher, other):
-            watcher.look(force=True)
+            watcher.check(force=True)
         night.sender.drain()
         assert state(night) == ("waiting" if minute < 30 else "missed")
     assert len(webhook.posted) == 1

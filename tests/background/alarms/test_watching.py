@@ -12,7 +12,7 @@ from nodes import eventually
 from sqlalchemy import select
 from watched import WRITTEN_SECRET, Ward
 
-from receiver.alarms.watcher import claim_watch, still_watches
+from receiver.alarms.watcher import claim_watch, lock_watch
 from receiver.app import _app
 from receiver.database.models.alarms import Fetch, Node, Watch
 from receiver.database.models.outbound import OutboundDelivery
@@ -105,7 +105,7 @@ def test_watchers_at_the_same_time_tell_once(make_receiver, database_url, told, 
     def watch(watcher):
         for _ in range(5):
             try:
-                watcher.look(force=True)
+                watcher.check(force=True)
             except StoreError:
                 continue  # two at once on SQLite: one waited for too long
 
@@ -121,11 +121,11 @@ def test_who_lost_the_watch_meanwhile_writes_nothing(ward):
     with ward.database.write() as session:
         assert claim_watch(session, "one", ward.now, 60_000, force=False)
         assert not claim_watch(session, "other", ward.now, 60_000, force=False)
-        assert still_watches(session, "one")
+        assert lock_watch(session, "one")
     with ward.database.write() as session:
         assert claim_watch(session, "other", ward.now, 60_000, force=True)
-        assert not still_watches(session, "one")
-        assert still_watches(session, "other")
+        assert not lock_watch(session, "one")
+        assert lock_watch(session, "other")
         assert claim_watch(session, "one", ward.now + 60_000, 60_000, force=False)
 
 

@@ -45,7 +45,7 @@ class Ward:
         self.now += round(minutes * MINUTE_MS)
 
     def look(self) -> None:
-        self.watcher.look()
+        self.watcher.check()
         self.sender.drain()
 
     def looks(self, minutes: int) -> None:

@@ -45,7 +45,7 @@ class Told:
         self.now += round(minutes * MINUTE_MS)
 
     def look(self) -> None:
-        self.watcher.look()
+        self.watcher.check()
         self.sender.drain()
 
     def ask(self, method: str, path: str, content: object = None, token: str | None = None):

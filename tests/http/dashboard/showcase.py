@@ -119,7 +119,7 @@ class Showcase:
         services = self.services
         watcher = Watcher(services.settings, services.database, [].append, lambda: self.at)
         for self.at in moments:
-            watcher.look(force=True)
+            watcher.check(force=True)
 
     def _acknowledge(self) -> None:
         """Have somebody work on one of the alarms."""
