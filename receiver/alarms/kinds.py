@@ -68,7 +68,7 @@ KINDS: Mapping[str, Kind] = {
         meaning="Jobs are in progress for longer than jobs of their kind usually take. Nothing is"
         " lost by waiting.",
         action="Ask the vendor about them: `receiver reconcile`.",
-        more="One that still is in progress then is slow at the vendor, or hangs there.",
+        more="One that is still in progress afterwards is slow at the vendor, or hangs there.",
         runbook="callbacks-stopped",
         page="/jobs?show=overdue&instance={}",
     ),
@@ -76,7 +76,8 @@ KINDS: Mapping[str, Kind] = {
         title="signatures are wrong",
         resolved="no signature was wrong for an hour",
         meaning="Callbacks are rejected because no key of the instance made their signature: either"
-        " it was changed at the vendor, which stops after some hours, or a stranger sends them.",
+        " it was changed at the vendor, which stops retrying after some hours, or a stranger sends"
+        " them.",
         action="See who sent what: `receiver rejections --instance {}`.",
         more="If the key was changed at the vendor: `receiver keys add {} --file FILE`, then"
         " `receiver rejections --instance {} --verify-again` takes what was rejected.",
@@ -189,8 +190,8 @@ KINDS: Mapping[str, Kind] = {
         resolved="a job started, or the schedule was removed",
         meaning="A job was due by its schedule, and none started within the start grace.",
         action="See what it waits for: `receiver schedules show {}`.",
-        more="See why the load did not start where it is started from, and run it now if its data"
-        " is needed.",
+        more="Find out at the system that starts the load why it did not, and run it now if its"
+        " data is needed.",
         runbook="an-expected-job-did-not-start",
         page="/schedules#{}",
         examples="",

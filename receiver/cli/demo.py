@@ -210,7 +210,9 @@ def _until(condition: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not condition():
         if time.monotonic() > deadline:
-            raise Failure(UNREACHABLE, "demo_failed", f"{what} did not come in {START_SECONDS} s")
+            raise Failure(
+                UNREACHABLE, "demo_failed", f"{what} did not answer within {START_SECONDS} s"
+            )
         time.sleep(0.1)
 
 

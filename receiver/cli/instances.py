@@ -232,9 +232,10 @@ def retire_key(key: tuple[str, ...]) -> None:
     if len(named) > 1:
         raise click.UsageError("name one key, with or without its instance")
     instance = named[0] if named else None
-    with open_database() as (_, database), database.write() as session:
+    with open_database() as (settings, database), database.write() as session:
         signature_keys.retire_key(session, key_id, instance, now_ms())
         record_action(session, "key.retire", key_id)
+        warn_of_none_left(session, settings, key_id)
     click.echo(f"{key_id} retired")
 
 
@@ -341,6 +342,18 @@ def warn_of_unknown(session: Session, settings: Settings, instances: Sequence[st
     names |= {DEFAULT_INSTANCE} if settings.default_keys else set()
     for name in sorted(set(instances) - names):
         warn(no_instance(name, names).message)
+
+
+def warn_of_none_left(session: Session, settings: Settings, key_id: str) -> None:
+    """Warn that the instance of a retired key has no key in use."""
+    rows = signature_keys.list_keys(session)
+    instance = next(row["instance"] for row in rows if row["id"] == key_id)
+    in_use = any(row["instance"] == instance and row["retired_at"] is None for row in rows)
+    if not in_use and not (instance == DEFAULT_INSTANCE and settings.default_keys):
+        warn(
+            f"{instance} has no signature key left: its callbacks are rejected until"
+            f" `receiver keys add {instance} --file FILE`"
+        )
 
 
 def warn_of_key(key: bytes, others: list[str]) -> None:

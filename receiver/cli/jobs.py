@@ -290,7 +290,9 @@ def _local_url(_context: click.Context, _param: click.Parameter, value: str | No
     type=click.Choice(["event.received"]),
     help="Only events of this type; repeatable.",
 )
-@click.option("--after", metavar="ID", help="Begin behind this event; else with what comes now.")
+@click.option(
+    "--after", metavar="ID", help="Start after this event; by default, with the next one."
+)
 @pass_client
 def listen(
     client: Client,

@@ -50,7 +50,11 @@ def subscriptions() -> None:
 
 @subscriptions.command("add")
 @click.argument("name")
-@click.option("--url", required=True, help="Where to POST to; https, and a public address.")
+@click.option(
+    "--url",
+    required=True,
+    help="Where to POST to: https and a public address, or a host of RECEIVER_FORWARD_ALLOW.",
+)
 @click.option("--instance", "instances", multiple=True, help="Of this instance only; repeatable.")
 @click.option("--object", "objects", multiple=True, help="Of this object only; repeatable.")
 @click.option(

@@ -91,7 +91,9 @@ class SafeClient:
         if not host or not plain or "@" in parts.netloc or parsed.host != host:
             raise BadParameter(f"the {noun} must have a host and no user name")
         if parts.scheme != "https" and not (parts.scheme == "http" and host in self._allowed):
-            raise BadParameter(f"the {noun} must be https")
+            raise BadParameter(
+                f"the {noun} must be https, or its host be named in RECEIVER_FORWARD_ALLOW"
+            )
         if host not in self._allowed and _is_private(host):
             raise BadParameter(f"the {noun} has an address that is not public")
         return parsed
@@ -174,7 +176,7 @@ class _PinnedNetwork(httpcore.NetworkBackend):
     def __init__(self, network: httpcore.NetworkBackend, *, private: bool) -> None:
         self._network, self._private = network, private
         self._deadline = time.monotonic() + ATTEMPT_SECONDS
-        self._received = 0
+        self.received = 0
 
     def allow_at_most(self, seconds: float) -> None:
         """Bring the deadline forward."""
@@ -182,8 +184,8 @@ class _PinnedNetwork(httpcore.NetworkBackend):
 
     def count(self, received: int) -> None:
         """Count bytes. Raises httpcore.RemoteProtocolError above MAX_RECEIVED_BYTES."""
-        self._received += received
-        if self._received > MAX_RECEIVED_BYTES:
+        self.received += received
+        if self.received > MAX_RECEIVED_BYTES:
             raise httpcore.RemoteProtocolError
 
     def left(self) -> float:
@@ -231,6 +233,8 @@ class _Stream(httpcore.NetworkStream):
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
         """See httpcore."""
         piece = self._stream.read(max_bytes, self._network.left())
+        if not piece and not self._network.received:
+            raise httpcore.ReadError("it was closed without an answer")
         self._network.count(len(piece))
         return piece
 

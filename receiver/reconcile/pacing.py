@@ -148,7 +148,7 @@ def _refusal(session: Session, instance: str, now: int, wait: int) -> CircuitOpe
 
 def _left_alone(reason: str, until: int) -> str:
     """Return why a vendor is not asked, and until when (ms)."""
-    return f"{reason}; for this instance it is left alone until {iso(until)}"
+    return f"{reason}; not asked again for this instance before {iso(until)}"
 
 
 def describe_failure(error: VendorError) -> str:

@@ -160,14 +160,20 @@ def test_reconcile_says_why_an_instance_was_not_asked_and_what_to_do(command, re
     for _ in range(2):  # the second time nobody asks, and the reason is the same
         code, said = command("reconcile --all", errors=False)
         assert code == 6
-        assert re.search("freshbooks: the vendor answered 401: .*left alone until 20", said)
+        assert re.search(
+            "freshbooks: the vendor answered 401: .*not asked again for this instance before 20",
+            said,
+        )
     relay.faults()
     monkeypatch.setenv("OPEN_CONNECTORS_URL", "http://127.0.0.1:1/elements/api-v2")
     change = update(Pace).values(blocked_until=0)
     with relay.services.database.write() as session:
         session.execute(change)
     said = command("reconcile --all", errors=False)[1]
-    assert "freshbooks: the vendor cannot be reached: connection refused; for this inst" in said
+    assert (
+        "freshbooks: the vendor cannot be reached: connection refused; not asked again for this inst"
+        in said
+    )
     for secret, expected in (
         (b"garbage", "freshbooks: a secret was encrypted with a key that is not in RECEIVER_"),
         (

@@ -290,6 +290,18 @@ def test_what_is_set_on_an_instance_leaves_its_keys_and_the_rest(offline):
     assert "element token, user secret" in offline("audit").stdout
 
 
+def test_who_retires_the_last_key_is_warned(offline):
+    for name in ("one", "two"):
+        offline.file(name, f"{name} key, long enough".encode())
+    offline("instances", "add", "i", "--signature-key-file", "one")
+    offline("keys", "add", "i", "--file", "two")
+    rows = json.loads(offline("keys", "list", "--json").stdout)["keys"]
+    first, last = (offline("keys", "retire", row["id"]) for row in rows)
+    assert (first.returncode, first.stderr) == (0, "")
+    warning = "warning: i has no signature key left: its callbacks are rejected until "
+    assert (last.returncode, last.stderr.startswith(warning)) == (0, True)
+
+
 def test_nothing_or_an_empty_secret_is_not_set(offline):
     offline("instances", "add", "i")
     empty = offline.file("empty", b"\n")

@@ -97,6 +97,10 @@ def hang(_: socket.socket, closing: threading.Event) -> None:
     closing.wait(60)
 
 
+def close(_: socket.socket, _closing: threading.Event) -> None:
+    """Say nothing at all."""
+
+
 def reset(connection: socket.socket, _: threading.Event) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
 

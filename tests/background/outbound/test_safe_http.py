@@ -306,6 +306,14 @@ def test_what_a_stranger_answers_without_end_is_not_read(behave, monkeypatch):
     assert set(answer.body) == set(b"x")
 
 
+def test_an_endpoint_that_closes_without_an_answer_is_said_to():
+    with (
+        servers.odd(servers.close) as server,
+        pytest.raises(ConnectionError, match="closed without an answer"),
+    ):
+        SafeClient(LOOPBACK).post(server.url, b"{}", {})
+
+
 @pytest.mark.parametrize("behave", [servers.endless_head, servers.interim_answers])
 def test_what_comes_before_an_answer_has_an_end(behave):
     with (
