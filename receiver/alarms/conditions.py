@@ -44,7 +44,7 @@ from receiver.schedules.check import Verdict
 from receiver.schedules.registry import Schedule
 from receiver.schedules.times import local_time
 from receiver.settings import Settings
-from receiver.subscriptions.log import waiting
+from receiver.subscriptions.log import count_waiting
 from receiver.subscriptions.registry import list_subscriptions
 
 RECENT_MS = 60 * MINUTE_MS
@@ -218,7 +218,7 @@ def _undeliverable(session: Session, now: int) -> Iterator[Condition]:
             detail = f"disabled since {since}: {reasons[row.disabled_for]}"
             yield Condition("undeliverable", row.name, 1, detail)
         elif row.failing_since is not None and row.failing_since <= now - RECENT_MS:
-            count, answer = waiting(session, row.name)
+            count, answer = count_waiting(session, row.name)
             minutes = (now - row.failing_since) // MINUTE_MS
             detail = f"nothing was accepted for {minutes} minutes: {answer}"
             yield Condition("undeliverable", row.name, count, detail)

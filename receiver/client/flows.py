@@ -33,7 +33,7 @@ API = "/api/v1"
 TIMEOUT_SECONDS = 10
 TRANSFER_SECONDS = 600
 MAX_WAIT_SECONDS = 60  # the API holds an answer no longer
-PAUSE_SECONDS = 1.0  # where the receiver has no place left to wait at
+PAUSE_SECONDS = 1.0  # between requests that the receiver does not hold
 PAGE = 1000
 
 T = TypeVar("T")
@@ -100,7 +100,7 @@ def submit(
             "files": {"file": (name, content, media_type)},
             "timeout": TRANSFER_SECONDS,
         }
-        return (yield from _created(f"/bulk/{_quoted(object)}", instance, hub, order))
+        return (yield from _create_job(f"/bulk/{_quoted(object)}", instance, hub, order))
 
 
 def download(
@@ -115,12 +115,12 @@ def download(
     """Order a file of records; once its job has ended, `result` fetches it. format -- e.g. csv."""
     if query:
         params = {"q": query, "fileFormat": format}
-        return _created("/bulk/query", instance, hub, {"params": params, "timeout": 60})
+        return _create_job("/bulk/query", instance, hub, {"params": params, "timeout": 60})
     # The vendor's word for CSV is its own.
     words = {**_TYPES, ".csv": "txt/csv"}
     facts = {"objectName": object, "where": where, "format": words.get(f".{format}")}
     facts = {name: value for name, value in facts.items() if value is not None}
-    return _created("/bulk/download", instance, hub, {"json": facts, "timeout": 60})
+    return _create_job("/bulk/download", instance, hub, {"json": facts, "timeout": 60})
 
 
 def wait(
@@ -204,7 +204,7 @@ def result(
     media_type: str | None = None,
 ) -> Flow[None]:
     """Write the file of a finished download to `file`, in its own format or in another."""
-    path, instance = _named(job, instance)
+    path, instance = _locate(job, instance)
     require_success(
         (
             yield Request(
@@ -221,13 +221,13 @@ def result(
 
 def close_job(job: JobLike, *, instance: str | None = None) -> Flow[Job]:
     """Give a job up: it is `lost` until the vendor reports it."""
-    path, instance = _named(job, instance)
+    path, instance = _locate(job, instance)
     return (yield from _of_job(path, instance, post(f"{path}/close", Job, instance=instance)))
 
 
 def objects(*, instance: str, hub: str | None = None) -> Flow[list[str]]:
     """Return the names of the objects that can be uploaded."""
-    answer = yield from _vendor("GET", f"{_hub(hub)}/objects", instance, {})
+    answer = yield from _ask_vendor("GET", f"{_hub(hub)}/objects", instance, {})
     return _read(answer, list[str])
 
 
@@ -248,19 +248,19 @@ def post(path: str, shape: type[T], **params: Parameter) -> Flow[T]:
 
 
 def instances(named: Parameter = None) -> Flow[dict[str, dict[str, Any]]]:
-    """Return all instances by name; none are asked for where none is named.
+    """Return all instances by name, if any is named; else ask nothing, and return none.
 
-    Raises NoSuchInstance if one of those named is not there.
+    Raises NoSuchInstance if one of those named does not exist.
     """
     names = (named,) if isinstance(named, str) else named
     if not isinstance(names, Sequence) or not names:
         return {}
     listed = yield from _list("/instances", dict[str, list[dict[str, Any]]], {})
-    there = {instance["name"]: instance for instance in listed["instances"]}
+    existing = {instance["name"]: instance for instance in listed["instances"]}
     for name in names:
-        if name not in there:
-            raise NoSuchInstance(name, there)
-    return there
+        if name not in existing:
+            raise NoSuchInstance(name, existing)
+    return existing
 
 
 def _list(path: str, shape: type[T], filters: Mapping[str, Parameter]) -> Flow[T]:
@@ -279,7 +279,7 @@ def _call(path: str, shape: type[T], params: Mapping[str, Parameter], hold: floa
 
 
 def _job(job: JobLike, instance: str | None, hold: int = 0) -> Flow[Job]:
-    path, instance = _named(job, instance)
+    path, instance = _locate(job, instance)
     params: dict[str, Parameter] = {"instance": instance, "wait": hold}
     return (yield from _of_job(path, instance, _call(path, Job, params, hold)))
 
@@ -294,7 +294,7 @@ def _of_job(path: str, instance: str | None, flow: Flow[Job]) -> Flow[Job]:
 
 
 def _all_errors(job: Job) -> Flow[ErrorPage]:
-    path, instance = _named(job, None)
+    path, instance = _locate(job, None)
     entries: list[Any] = []
     cursor = None
     while True:
@@ -306,9 +306,9 @@ def _all_errors(job: Job) -> Flow[ErrorPage]:
             return ErrorPage(entries, page.groups)
 
 
-def _created(path: str, instance: str, hub: str | None, order: "_Order") -> Flow[Submission]:
+def _create_job(path: str, instance: str, hub: str | None, order: "_Order") -> Flow[Submission]:
     """Have the vendor create a job; read its id in whatever shape the vendor says it."""
-    answer = yield from _vendor("POST", f"{_hub(hub)}{path}", instance, order)
+    answer = yield from _ask_vendor("POST", f"{_hub(hub)}{path}", instance, order)
     notification = parse(answer.content)
     if notification.kind != "bulk_job" or notification.job is None:
         raise UnclearSubmission(
@@ -319,15 +319,15 @@ def _created(path: str, instance: str, hub: str | None, order: "_Order") -> Flow
     return Submission(notification.job, instance, notification.status, answer.json())
 
 
-def _vendor(method: str, path: str, instance: str, order: "_Order") -> Flow[httpx.Response]:
+def _ask_vendor(method: str, path: str, instance: str, order: "_Order") -> Flow[httpx.Response]:
     """Ask on one of the vendor's own paths, as a client of the vendor would."""
     answer = yield Request(method=method, path=BASE + path, instance=instance, **order)
     if answer.status_code in (401, 403):
         raise (yield from _vendor_rejected(instance, answer))
     if answer.status_code == 429 and "X-Receiver-Source" not in answer.headers:
         code, text = _problem(answer)
-        when = answer.headers.get("Retry-After")
-        later = f"; try again in {when} s" if when else ""
+        seconds = answer.headers.get("Retry-After")
+        later = f"; try again in {seconds} s" if seconds else ""
         raise VendorRejected(f"the vendor answered 429: {text}{later}", code)
     require_success(answer)
     return answer
@@ -338,15 +338,15 @@ def _vendor_rejected(instance: str, answer: httpx.Response) -> Flow[ClientError]
     code, text = _problem(answer)
     if "X-Receiver-Source" not in answer.headers:
         return VendorRejected(f"the vendor answered {answer.status_code}: {text}", code)
-    there = yield from instances(instance)
-    if answer.status_code == 401 and not there[instance]["vendor_secrets"]:
+    existing = yield from instances(instance)
+    if answer.status_code == 401 and not existing[instance]["vendor_secrets"]:
         remedy = f"`receiver instances set {instance}` with --element-token-file and"
         text = f"{instance} has no vendor secrets: {remedy} --user-secret-file adds them"
         return RequestRejected(text, "no_vendor_secrets")
     return CredentialsRejected(text, code)
 
 
-def _named(job: JobLike, instance: str | None) -> tuple[str, str | None]:
+def _locate(job: JobLike, instance: str | None) -> tuple[str, str | None]:
     """Return a job's path and instance. Raises ValueError if the id is empty."""
     id_, instance = (job, instance) if isinstance(job, str) else (job.id, job.instance)
     if not id_:

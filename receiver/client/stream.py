@@ -61,7 +61,7 @@ class EventStream:
             self._on_begin()
 
     def feed(self, piece: bytes) -> Iterator[Event]:
-        """Take some of the answer; yield the events that are whole by now, each once."""
+        """Take a piece of the answer; yield the events that are complete by now, each once."""
         self._buffer += piece
         while (end := self._buffer.find(b"\n\n")) >= 0:
             lines = bytes(self._buffer[:end]).split(b"\n")
@@ -75,7 +75,7 @@ class EventStream:
                 yield msgspec.json.decode(fields[b"data"], type=shape)
 
     def pause(self, trouble: ClientError | None) -> float:
-        """Return for how many seconds to wait before the next try. Raises what hits the first.
+        """Return the seconds to wait before the next try. Raises the trouble if none succeeded yet.
 
         trouble -- None if the receiver ended the stream.
         """

@@ -107,7 +107,7 @@ class Sums:
     """Of lines that say the same, the first of each minute, and then how many there were."""
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._counts: dict[tuple[str, ...], int] = {}
         self._lines: dict[tuple[str, ...], tuple[Any, str, dict[str, Any]]] = {}
         self._until = 0.0
@@ -117,7 +117,7 @@ class Sums:
     ) -> None:
         """Write a line, unless there was one that is the `same` a short while ago."""
         self.flush()
-        with self._guard:
+        with self._lock:
             key = (event, *same)
             if key not in self._counts and len(self._counts) >= MAX_KEYS:
                 key, facts = (event,), {"of": "many"}
@@ -129,7 +129,7 @@ class Sums:
 
     def flush(self, *, at_once: bool = False) -> None:
         """Log how many lines were left out, once a period is over."""
-        with self._guard:
+        with self._lock:
             now = time.monotonic()
             if now < self._until and not at_once:
                 return

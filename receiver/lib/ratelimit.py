@@ -1,7 +1,7 @@
-"""How often one token may ask, and one address may come with a wrong token; who an address is.
+"""Limits on requests of one token and on wrong tokens of one address; which address a client has.
 
 Counted in this process alone: a read must not cost a write. Under N workers, a client that reaches
-all of them gets up to N times as far. Who is over a limit is refused, whatever the token.
+all of them may do up to N times as much. Who is over a limit is refused, whatever the token.
 """
 
 import re
@@ -62,26 +62,26 @@ class Limiter:
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._pause, self._clock = WINDOW_SECONDS / limit, clock
-        self._guard = threading.Lock()
-        # For each name the time at which all that it did would be paid for, at an even pace.
+        self._lock = threading.Lock()
+        # For each name the time up to which its requests use up the limit, at an even pace (GCRA).
         self._paid: dict[str, float] = {}
 
     def wait(self, name: str) -> float:
-        """Return for how many seconds nothing more is taken of a name; 0 is now."""
+        """Return for how many seconds a name has to wait; 0 is not at all."""
         ahead = self._paid.get(name, 0.0) - self._clock() if self._paid else 0.0
         wait = ahead + self._pause - WINDOW_SECONDS
         return wait if wait > _ROUNDING else 0.0
 
     def take(self, name: str) -> float:
         """Count one for a name unless it has to wait; return for how long, as `wait` does."""
-        with self._guard:
+        with self._lock:
             wait = self.wait(name)
             if not wait:
-                self._make_room()
+                self._evict()
                 self._paid[name] = max(self._paid.get(name, 0.0), self._clock()) + self._pause
         return wait
 
-    def _make_room(self) -> None:
+    def _evict(self) -> None:
         if len(self._paid) >= MAX_NAMES:
             now = self._clock()
             live = {name: paid for name, paid in self._paid.items() if paid > now}

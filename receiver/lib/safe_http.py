@@ -120,7 +120,7 @@ class SafeClient:
         }
         context = self._context if parsed.scheme == "https" else None
         with (
-            _reasons(),
+            _os_errors(),
             httpcore.HTTPConnection(target.origin, context, network_backend=network) as connection,
             connection.stream("POST", target, headers=[*sent.items()], content=body) as response,
         ):
@@ -157,7 +157,7 @@ _ERRORS = (
 
 
 @contextmanager
-def _reasons() -> Iterator[None]:
+def _os_errors() -> Iterator[None]:
     try:
         yield
     except httpcore.TimeoutException:

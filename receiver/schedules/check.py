@@ -50,7 +50,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 def judge_schedules(session: Session, now: int) -> list[Verdict]:
     """Judge each schedule; nothing is written."""
     steady = is_steady(session, now)
-    return [_verdict(session, one, _held(one, now, steady)) for one in list_schedules(session)]
+    return [
+        _verdict(session, schedule, _reference_time(schedule, now, steady))
+        for schedule in list_schedules(session)
+    ]
 
 
 def save(session: Session, verdicts: Iterable[Verdict]) -> None:
@@ -61,39 +64,39 @@ def save(session: Session, verdicts: Iterable[Verdict]) -> None:
             session.execute(update(Row).where(Row.name == verdict.schedule.name).values(**facts))
 
 
-def _held(schedule: Schedule, now: int, steady: bool) -> int:
+def _reference_time(schedule: Schedule, now: int, steady: bool) -> int:
     """Return the time to judge a schedule by."""
     ahead = schedule.judged_at - now
     return schedule.judged_at if ahead > 0 and (ahead <= DAY_MS or not steady) else now
 
 
-def _verdict(session: Session, one: Schedule, at: int) -> Verdict:
+def _verdict(session: Session, schedule: Schedule, at: int) -> Verdict:
     try:
-        return _judge(session, one, at)
+        return _judge(session, schedule, at)
     except BadParameter as error:  # of this one alone: the others are judged
-        after = replace(one, state="broken")
-        changed, why = after != one, str(error)
+        after = replace(schedule, state="broken")
+        changed, why = after != schedule, str(error)
         return Verdict(
             schedule=after, is_changed=changed, missed=None, late=None, jobs=[], broken=why
         )
 
 
-def _judge(session: Session, one: Schedule, at: int) -> Verdict:
-    graces = 0, one.start_grace, one.run_grace
-    due, start_due, run_due = (one.last_due(at - grace) for grace in graces)
-    after = one
-    if due is not None and due != one.due_at and (run := _run(session, one, due)):
-        after = replace(one, due_at=due, job=run.id, started_at=run.start)
-    jobs = [] if run_due is None else _late(session, one, run_due)
+def _judge(session: Session, schedule: Schedule, at: int) -> Verdict:
+    graces = 0, schedule.start_grace, schedule.run_grace
+    due, start_due, run_due = (schedule.last_due(at - grace) for grace in graces)
+    after = schedule
+    if due is not None and due != schedule.due_at and (run := _run(session, schedule, due)):
+        after = replace(schedule, due_at=due, job=run.id, started_at=run.start)
+    jobs = [] if run_due is None else _late(session, schedule, run_due)
     missed = None
     if start_due is not None and after.due_at not in (due, start_due):
-        missed = None if _first(session, one, start_due) else start_due
+        missed = None if _first(session, schedule, start_due) else start_due
     after = replace(after, state=_state(after, due, missed, jobs))
     # Each due time that is over counts as a change: no earlier one is judged after it.
-    before = (one.last_due(one.judged_at - grace) for grace in graces)
-    is_changed = after != one or [*before] != [due, start_due, run_due]
+    before = (schedule.last_due(schedule.judged_at - grace) for grace in graces)
+    is_changed = after != schedule or [*before] != [due, start_due, run_due]
     return Verdict(
-        schedule=replace(after, judged_at=at) if is_changed else one,
+        schedule=replace(after, judged_at=at) if is_changed else schedule,
         is_changed=is_changed,
         missed=missed,
         late=run_due if jobs else None,
@@ -101,53 +104,55 @@ def _judge(session: Session, one: Schedule, at: int) -> Verdict:
     )
 
 
-def _state(one: Schedule, due: int | None, missed: int | None, late: Sequence[str]) -> State:
+def _state(schedule: Schedule, due: int | None, missed: int | None, late: Sequence[str]) -> State:
     if missed is not None:
         return "missed"
     if late:
         return "running_late"
-    if due is None or one.due_at != due or one.started_at is None:
+    if due is None or schedule.due_at != due or schedule.started_at is None:
         return "waiting"
-    return "late_to_start" if one.started_at > due + one.start_grace else "on_time"
+    return "late_to_start" if schedule.started_at > due + schedule.start_grace else "on_time"
 
 
-def _run(session: Session, one: Schedule, due: int) -> SelectedRow[*tuple[str, int]] | None:
+def _run(session: Session, schedule: Schedule, due: int) -> SelectedRow[*tuple[str, int]] | None:
     """Return a job that started for a due time: one in time, if any did."""
-    return _first(session, one, due, due + one.start_grace) or _first(session, one, due)
+    return _first(session, schedule, due, due + schedule.start_grace) or _first(
+        session, schedule, due
+    )
 
 
-def _late(session: Session, one: Schedule, due: int) -> list[str]:
+def _late(session: Session, schedule: Schedule, due: int) -> list[str]:
     """Return the jobs that started for a due time and have not ended.
 
     Of a busy instance others are always in progress: where a job started in time, only such count.
     """
     is_open = HAS_NO_END, IS_UNDER_WAY
-    jobs = _started(session, one, due, due + one.run_grace).where(*is_open)
+    jobs = _started(session, schedule, due, due + schedule.run_grace).where(*is_open)
     rows = session.execute(jobs.order_by(JobRow.first_seen_at).limit(MAX_LATE)).all()
-    in_time = [row.id for row in rows if row.start <= due + one.start_grace]
-    if in_time or not rows or _first(session, one, due, due + one.start_grace):
+    in_time = [row.id for row in rows if row.start <= due + schedule.start_grace]
+    if in_time or not rows or _first(session, schedule, due, due + schedule.start_grace):
         return in_time
     return [row.id for row in rows]
 
 
 def _first(
-    session: Session, one: Schedule, since: int, until: int = MAX_TIME
+    session: Session, schedule: Schedule, since: int, until: int = MAX_TIME
 ) -> SelectedRow[*tuple[str, int]] | None:
     """Return a job that started between two times; None if none did."""
     # Whatever started since then has changed since then, and that is what there is an index of.
-    jobs = _started(session, one, since, until).where(JobRow.updated_at >= since - EARLY_MS)
+    jobs = _started(session, schedule, since, until).where(JobRow.updated_at >= since - EARLY_MS)
     return session.execute(jobs.limit(1)).first()
 
 
-def _started(session: Session, one: Schedule, since: int, until: int) -> Selection:
+def _started(session: Session, schedule: Schedule, since: int, until: int) -> Selection:
     sqlite = session.get_bind().dialect.name == "sqlite"
     start = _start(sqlite=sqlite)
     first = since - EARLY_MS
     jobs = select(JobRow.id, start.label("start")).join(Facet, Facet.facet == JobRow.facet)
-    jobs = jobs.where(Facet.instance == one.instance, JobRow.first_seen_at >= first)
-    if one.object is not None:
-        of_many = and_(Facet.other, register("object", sqlite=sqlite) == one.object)
-        jobs = jobs.where(or_(Facet.object == one.object, of_many))
+    jobs = jobs.where(Facet.instance == schedule.instance, JobRow.first_seen_at >= first)
+    if schedule.object is not None:
+        of_many = and_(Facet.other, register("object", sqlite=sqlite) == schedule.object)
+        jobs = jobs.where(or_(Facet.object == schedule.object, of_many))
     return jobs.where(start >= first, start <= until)
 
 

@@ -253,7 +253,7 @@ def queue_forwards(connection: Connection, jobs: Iterable[JobState], now: int) -
             connection.execute(taken.values(state="taken", job=state.id))
         forwards: list[Forward] = []
         for forward in state.forwards:
-            forwards += [forward] if forward else _so_far(connection, state)
+            forwards += [forward] if forward else _earlier_callbacks(connection, state)
         messages = [
             Message(
                 *("callback", state.client_url or "", forward.body),
@@ -266,7 +266,7 @@ def queue_forwards(connection: Connection, jobs: Iterable[JobState], now: int) -
         enqueue(connection, messages, now)
 
 
-def _so_far(connection: Connection, state: JobState) -> list[Forward]:
+def _earlier_callbacks(connection: Connection, state: JobState) -> list[Forward]:
     """Return the callbacks that overtook the answer to their own submission."""
     of_job = Event.instance == state.instance, Event.job == state.id, Event.body.is_not(None)
     rows = connection.execute(select(Event.body, Event.webhook_id).where(*of_job).order_by(Event.n))

@@ -161,7 +161,7 @@ def oldest_waiting(session: Session, now: int) -> dict[str, float]:
     return ages
 
 
-def waiting(session: Session, name: str) -> tuple[int, str]:
+def count_waiting(session: Session, name: str) -> tuple[int, str]:
     """Return how many deliveries of a subscription wait, and the last answer to the oldest."""
     row = OutboundDelivery
     mine = row.subscription == name, row.state == "waiting"

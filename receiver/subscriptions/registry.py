@@ -137,7 +137,7 @@ def add_subscription(
     session.add(row)
     session.flush()
     count_change(session)
-    return "" if routing_key else _written(secret)
+    return "" if routing_key else _encode_secret(secret)
 
 
 def change_subscription(
@@ -150,7 +150,7 @@ def change_subscription(
     if url is not None:
         http.check(url, "URL")
         row.url = url
-        moved = _waiting(name).values(target=url, host=Message(KIND, url, b"").host)
+        moved = _update_waiting(name).values(target=url, host=Message(KIND, url, b"").host)
         session.execute(moved)
     session.flush()
     count_change(session)
@@ -187,7 +187,7 @@ def rotate_secret(session: Session, secret_box: SecretBox, name: str, now: int) 
     row.previous_secret, row.previous_until = row.secret, now + OVERLAP_MS
     row.secret = secret_box.encrypt(subscription_place(name), secret)
     session.flush()
-    return _written(secret)
+    return _encode_secret(secret)
 
 
 def signer(database: Database, secret_box: SecretBox) -> Signer:
@@ -234,11 +234,11 @@ def note_attempt(session: Session, claimed: Claimed, attempt: Attempt, now: int)
 
 
 def _cancel(session: Session, name: str) -> None:
-    session.execute(_waiting(name).values(state="cancelled", next_at=None))
+    session.execute(_update_waiting(name).values(state="cancelled", next_at=None))
     count_change(session)
 
 
-def _waiting(name: str) -> Update:
+def _update_waiting(name: str) -> Update:
     row = OutboundDelivery
     return update(row).where(row.subscription == name, row.next_at.is_not(None))
 
@@ -275,5 +275,5 @@ def _subscription(row: SelectedRow[*tuple[Any, ...]]) -> Subscription:
     return msgspec.convert({**facts, "choice": lists}, Subscription)
 
 
-def _written(secret: bytes) -> str:
+def _encode_secret(secret: bytes) -> str:
     return PREFIX + b64encode(secret).decode()

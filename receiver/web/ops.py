@@ -96,13 +96,13 @@ class Measurements:
 
     def __init__(self, settings: Settings, database: Database, clock: Callable[[], int]) -> None:
         self._settings, self._database, self._clock = settings, database, clock
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._measured: Measured | None = None
         self._read_at = 0.0
 
     def read(self) -> Measured:
         """Return them; those who ask at the same time share one look."""
-        with self._guard:
+        with self._lock:
             if self._measured is None or time.monotonic() - self._read_at >= MAX_AGE_SECONDS:
                 self._measured = {
                     **self._stored(),
