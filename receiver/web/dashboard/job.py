@@ -33,11 +33,12 @@ from receiver.web.dashboard.sign_in import require_session
 from receiver.web.http import optional, parameters
 from receiver.web.relay.exchange import spooled, upload_slot
 
-MAX_ENTRIES = 500
+MAX_ENTRIES = 100  # of the timeline: a page weighs less than 100 KB
 ERRORS_A_PAGE = 50
 MAX_COLUMNS = 12  # on a page; the CSV has as many as there are, up to MAX_CSV_COLUMNS
 MAX_CSV_COLUMNS = 200
 
+_decode = json.JSONDecoder(parse_float=str).decode  # `loads` would make a decoder for each record
 _FORMATS: dict[str, Format] = {f".{name}": name for name in get_args(Format)}
 FACTS = {
     "records": "record counts",
@@ -167,10 +168,7 @@ def _fields(error: FailedRecord) -> dict[str, str]:
 
     "Row" stands first: the number of the row in the file, if the vendor tells it.
     """
-    try:
-        entry = json.loads(error.entry, parse_float=str)
-    except (ValueError, RecursionError):
-        entry = error.entry
+    entry = _entry(error)
     fields = {"Row": str(row_of(entry) or "")}
     if not isinstance(entry, dict):
         return {**fields, "record": _text(entry)}
@@ -180,6 +178,13 @@ def _fields(error: FailedRecord) -> dict[str, str]:
         elif _text(value) != fields["Row"]:
             fields[name] = _text(value)
     return fields
+
+
+def _entry(error: FailedRecord) -> object:
+    try:
+        return _decode(error.entry)
+    except (ValueError, RecursionError):
+        return error.entry
 
 
 def _text(value: object) -> str:
@@ -205,9 +210,13 @@ def _csv(services: Services, record: JobRecord) -> Iterator[str]:
 
 def _pages_of_fields(services: Services, record: JobRecord) -> Iterator[list[dict[str, str]]]:
     """Yield the fields of all failed records of a job, as text, some at a time."""
+    return ([_fields(error) for error in errors] for errors in _pages_of_errors(services, record))
+
+
+def _pages_of_errors(services: Services, record: JobRecord) -> Iterator[list[FailedRecord]]:
     start, of_job = 0, (services.database, record.id, record.instance)
     while records := list_failed_records(*of_job, CSV_PAGE, start):
-        yield [_fields(error) for error in records]
+        yield records
         start = records[-1].position + 1
 
 
@@ -216,12 +225,8 @@ def _pages_of_fields(services: Services, record: JobRecord) -> Iterator[list[dic
 def failed_rows(services: Services, caller: Caller, id: str) -> Response:
     """Return the rows of an uploaded file that failed in a job; the file is not kept."""
     record = the_job(services, caller, id)
-    numbers = {
-        int(fields["Row"])
-        for rows in _pages_of_fields(services, record)
-        for fields in rows
-        if fields["Row"]
-    }
+    pages = _pages_of_errors(services, record)
+    numbers = {row for errors in pages for error in errors if (row := row_of(_entry(error)))}
     shown = {"record": record, "count": len(numbers)}
     if request.method == "GET" or not numbers:
         return page("failed_rows.html", 200 if request.method == "GET" else 409, **shown)

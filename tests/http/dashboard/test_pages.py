@@ -418,6 +418,16 @@ def test_events_are_searched_for_a_text(guest):
     )
 
 
+def test_of_a_long_timeline_the_newest_entries_are_shown_and_where_the_rest_is(guest):
+    for number in range(130):
+        call(guest.receiver, status="RUNNING", error=f"step {number}")
+    page = guest.get("/jobs/1").text
+    assert page.count('<li class="from-callback') == 100
+    assert "30 older entries left out" in page
+    assert "receiver job 1 --instance default --timeline" in page
+    assert len(page) < 90_000
+
+
 STARTED = """
 from receiver.app import create_app
 from receiver.instances import tokens
