@@ -161,7 +161,7 @@ def test_calls_to_the_vendor_are_measured(receiver):
     before = counted(receiver)
     vendor = VendorClient("http://v", httpx.MockTransport(answer))
     cancel = Call(method="PUT", path="/bulk/1/cancel", name="cancel")
-    for call in (cancel, upstream.status("1")):
+    for call in (cancel, upstream.status_call("1")):
         with contextlib.suppress(VendorError):
             vendor.send("x", call)
     told = counted(receiver)

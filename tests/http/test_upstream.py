@@ -26,11 +26,11 @@ SECRETS = "Element top-secret-token, User top-secret-user"
 OBJECTS = ["activities", "contact"]
 UPLOAD = Call(method="POST", path="", safe=False)
 CALLS = [
-    upstream.status("1"),
-    upstream.errors("1"),
-    upstream.jobs(),
-    upstream.queued(),
-    upstream.queued(resend=True),
+    upstream.status_call("1"),
+    upstream.errors_call("1"),
+    upstream.jobs_call(),
+    upstream.queue_call(),
+    upstream.queue_call(resend=True),
 ]
 
 Answering = Callable[[httpx.Request], httpx.Response]
@@ -88,12 +88,12 @@ def answered(body: object) -> bytes:
 
 def test_calls_are_those_of_the_vendors_document():
     built = [
-        upstream.status("1234", "marketing"),
-        upstream.errors("1234"),
-        upstream.jobs("crm"),
-        upstream.result("1234", "contact", "text/csv"),
-        upstream.queued(),
-        upstream.queued(resend=True),
+        upstream.status_call("1234", "marketing"),
+        upstream.errors_call("1234"),
+        upstream.jobs_call("crm"),
+        upstream.result_call("1234", "contact", "text/csv"),
+        upstream.queue_call(),
+        upstream.queue_call(resend=True),
     ]
     deliveries = "/notifications/subscriptions/deliveries"
     held = {"where": "channel='webhook' and status='queued'"}
@@ -116,10 +116,10 @@ DOTS = {".", ".."}
 )
 def test_no_id_hub_or_object_reaches_out_of_its_place_in_the_path(odd):
     paths = {
-        upstream.status(odd, odd).path: 5,
-        upstream.errors(odd, odd).path: 5,
-        upstream.jobs(odd).path: 4,
-        upstream.result(odd, odd, "*/*", odd).path: 5,
+        upstream.status_call(odd, odd).path: 5,
+        upstream.errors_call(odd, odd).path: 5,
+        upstream.jobs_call(odd).path: 4,
+        upstream.result_call(odd, odd, "*/*", odd).path: 5,
     }
     assert {path: path.count("/") for path in paths} == paths
     assert [path for path in paths if set(path) & set("?#")] == []
@@ -128,12 +128,12 @@ def test_no_id_hub_or_object_reaches_out_of_its_place_in_the_path(odd):
 @pytest.mark.parametrize("dots", sorted(DOTS))
 def test_a_segment_of_dots_is_refused_for_it_would_lead_to_what_else_our_secrets_open(dots):
     for ask in (
-        lambda: upstream.jobs(dots),
-        lambda: upstream.status(dots),
-        lambda: upstream.status("1", dots),
-        lambda: upstream.errors(dots),
-        lambda: upstream.result("1", dots, "*/*"),
-        lambda: upstream.result(dots, "instances", "*/*"),
+        lambda: upstream.jobs_call(dots),
+        lambda: upstream.status_call(dots),
+        lambda: upstream.status_call("1", dots),
+        lambda: upstream.errors_call(dots),
+        lambda: upstream.result_call("1", dots, "*/*"),
+        lambda: upstream.result_call(dots, "instances", "*/*"),
     ):
         with pytest.raises(VendorRefused) as refusal:
             ask()
@@ -143,7 +143,7 @@ def test_a_segment_of_dots_is_refused_for_it_would_lead_to_what_else_our_secrets
 @pytest.mark.parametrize("odd", ["../../admin", "a/b", "a?b=c", "a#b", "é ", "%2e%2e", "..;x"])
 def test_the_url_that_is_sent_holds_the_id_as_one_segment(odd):
     sender, got = vendor(always(200, {"id": "1", "status": "RUNNING"}))
-    sender.send(SECRETS, upstream.status(odd))
+    sender.send(SECRETS, upstream.status_call(odd))
     prefix, suffix = b"/elements/api-v2/bulk/", b"/status"
     path = got[0].url.raw_path
     assert path.startswith(prefix)
@@ -180,8 +180,8 @@ def test_a_relayed_request_is_sent_as_it_came():
 
 def test_no_cookie_of_the_vendors_is_kept():
     sender, got = vendor(always(200, [], Set_Cookie="session=of-another; Path=/"))
-    sender.send(SECRETS, upstream.status("1"))
-    sender.send(SECRETS, upstream.status("2"))
+    sender.send(SECRETS, upstream.status_call("1"))
+    sender.send(SECRETS, upstream.status_call("2"))
     assert "cookie" not in got[1].headers
 
 
@@ -200,7 +200,7 @@ def test_no_cookie_of_the_vendors_is_kept():
 def test_the_time_that_the_vendor_names_is_read_and_bounded(header, seconds):
     sender, got = vendor(always(429, {}, Retry_After=header))
     with pytest.raises(VendorUnreachable) as failure:
-        sender.send(SECRETS, upstream.status("1"))
+        sender.send(SECRETS, upstream.status_call("1"))
     assert (failure.value.retry_after, len(got)) == (seconds, 1)
 
 
@@ -208,7 +208,7 @@ def test_a_date_of_the_vendors_is_seconds_from_now():
     at = format_datetime(datetime.now(UTC) + timedelta(minutes=5), usegmt=True)
     sender, _ = vendor(always(503, {}, Retry_After=at))
     with pytest.raises(VendorUnreachable) as failure:
-        sender.send(SECRETS, upstream.status("1"))
+        sender.send(SECRETS, upstream.status_call("1"))
     assert 200 < failure.value.retry_after <= 301
 
 
@@ -278,13 +278,13 @@ def test_entries_are_kept_digit_for_digit():
 def test_no_redirect_is_followed_and_the_secrets_go_out_once(status, to):
     sender, got = vendor(always(status, b"", Location=to))
     with pytest.raises(VendorNonsense, match=str(status)):
-        sender.send(SECRETS, upstream.status("1"))
+        sender.send(SECRETS, upstream.status_call("1"))
     assert [request.url.host for request in got] == ["vendor.example.com"]
 
 
 def test_a_redirected_file_is_not_followed_either():
     sender, got = vendor(always(302, b"", Location="http://169.254.169.254/"))
-    call = upstream.result("1", "contact", "text/csv")
+    call = upstream.result_call("1", "contact", "text/csv")
     with pytest.raises(VendorNonsense), sender.stream(SECRETS, call):
         pytest.fail("a redirect gave a file")
     assert len(got) == 1
@@ -304,7 +304,7 @@ def test_a_failing_vendor_is_asked_again_for_what_is_safe(status):
 def test_a_vendor_that_goes_on_failing_is_given_up(status):
     sender, got = vendor(always(status, {"requestId": "1", "message": "the provider failed"}))
     with pytest.raises(VendorUnreachable, match="the provider failed") as failure:
-        sender.send(SECRETS, upstream.status("1"))
+        sender.send(SECRETS, upstream.status_call("1"))
     assert (len(got), failure.value.status) == (TRIES, status)
 
 
@@ -312,7 +312,7 @@ def test_before_each_repetition_a_turn_is_waited_for():
     sender, got = vendor(always(503))
     turns = []
     with pytest.raises(VendorUnreachable):
-        sender.send(SECRETS, upstream.status("1"), lambda: turns.append(len(got)))
+        sender.send(SECRETS, upstream.status_call("1"), lambda: turns.append(len(got)))
     assert turns == [1, 2]
 
 
@@ -320,7 +320,7 @@ def test_before_each_repetition_a_turn_is_waited_for():
 def test_a_refusal_is_not_tried_again_and_keeps_the_vendors_status_and_words(status):
     sender, got = vendor(always(status, {"requestId": "1", "message": "no such job"}))
     with pytest.raises(VendorRefused, match="no such job") as refusal:
-        sender.send(SECRETS, upstream.status("1"))
+        sender.send(SECRETS, upstream.status_call("1"))
     assert (len(got), refusal.value.status) == (1, status)
 
 
@@ -328,15 +328,15 @@ def test_a_refusal_is_not_tried_again_and_keeps_the_vendors_status_and_words(sta
 def test_a_refusal_without_words_names_its_status(body):
     sender, _ = vendor(always(403, body))
     with pytest.raises(VendorRefused, match="the vendor answered 403"):
-        sender.send(SECRETS, upstream.status("1"))
+        sender.send(SECRETS, upstream.status_call("1"))
 
 
 def test_an_answer_may_be_large_but_not_larger_than_the_cap():
     sender, _ = vendor(always(200, b"x" * MAX_ANSWER))
-    assert len(sender.send(SECRETS, upstream.jobs()).body) == MAX_ANSWER
+    assert len(sender.send(SECRETS, upstream.jobs_call()).body) == MAX_ANSWER
     sender, got = vendor(always(200, b"x" * (MAX_ANSWER + 1)))
     with pytest.raises(VendorNonsense, match="more than"):
-        sender.send(SECRETS, upstream.jobs())
+        sender.send(SECRETS, upstream.jobs_call())
     assert len(got) == 1
 
 
@@ -351,7 +351,7 @@ def test_an_answer_without_end_is_left_at_the_cap():
 
     sender, _ = vendor(lambda _: httpx.Response(200, stream=Endless()))
     with pytest.raises(VendorNonsense, match="more than"):
-        sender.send(SECRETS, upstream.jobs())
+        sender.send(SECRETS, upstream.jobs_call())
     assert Endless.given <= MAX_ANSWER + 2 * 2**16
 
 
@@ -385,7 +385,7 @@ def test_a_cut_off_answer_leaves_the_fate_unclear_and_nothing_is_repeated(error)
 @pytest.mark.parametrize("error", NOT_SENT + CUT_OFF, ids=lambda error: type(error).__name__)
 def test_a_question_that_was_cut_off_is_asked_again(error):
     sender, got = vendor(in_turn(error, httpx.Response(200, json=OBJECTS)))
-    assert json.loads(sender.send(SECRETS, upstream.jobs()).body) == OBJECTS
+    assert json.loads(sender.send(SECRETS, upstream.jobs_call()).body) == OBJECTS
     assert len(got) == 2
 
 
@@ -401,7 +401,7 @@ def test_pages_are_asked_for_until_there_is_no_token():
         return httpx.Response(200, json=[], headers=headers)
 
     sender, got = vendor(page)
-    assert len(list(sender.pages(SECRETS, upstream.queued()))) == 3
+    assert len(list(sender.pages(SECRETS, upstream.queue_call()))) == 3
     assert [request.url.params["where"] for request in got] == [QUEUED] * 3
 
 
@@ -413,7 +413,7 @@ def test_tokens_that_go_in_circles_come_to_an_end(cycle):
             200, json=[], headers={"elements-next-page-token": cycle[next(count) % len(cycle)]}
         )
     )
-    pages = list(sender.pages(SECRETS, upstream.errors("1")))
+    pages = list(sender.pages(SECRETS, upstream.errors_call("1")))
     assert len(pages) == len(got) == len(cycle) + 1
 
 
@@ -422,14 +422,17 @@ def test_tokens_that_go_in_circles_come_to_an_end(cycle):
 
 def test_a_file_is_passed_on_in_pieces_with_its_type():
     sender, got = vendor(always(200, b"email\na@example.com\n", content_type="text/csv"))
-    with sender.stream(SECRETS, upstream.result("1", "contact", "text/csv")) as (type_, pieces):
+    with sender.stream(SECRETS, upstream.result_call("1", "contact", "text/csv")) as (
+        type_,
+        pieces,
+    ):
         assert (type_, b"".join(pieces)) == ("text/csv", b"email\na@example.com\n")
     assert got[0].headers["Accept"] == "text/csv"
 
 
 def test_a_page_of_html_is_no_file():
     sender, _ = vendor(always(200, b"<h1>Sign in</h1>", content_type="text/html; charset=utf-8"))
-    call = upstream.result("1", "contact", "text/csv")
+    call = upstream.result_call("1", "contact", "text/csv")
     with pytest.raises(VendorNonsense), sender.stream(SECRETS, call):
         pytest.fail("HTML passed for a file")
 
@@ -444,7 +447,7 @@ def test_no_error_and_no_repr_holds_a_secret():
     behaviours += map(failing, NOT_SENT + CUT_OFF)
     told = []
     for behaviour in behaviours:
-        for ask in (lambda it: it.send(SECRETS, upstream.status("1")), upload):
+        for ask in (lambda it: it.send(SECRETS, upstream.status_call("1")), upload):
             sender, _ = vendor(behaviour)
             try:
                 ask(sender)

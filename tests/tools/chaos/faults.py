@@ -94,7 +94,7 @@ def writer_fails(stage: Stage) -> Iterator[None]:
     already = happened.read_text().count("raise")
     path.write_text("0.05" if stage.layout.nodes < 3 else "0.01")
     while happened.read_text().count("raise") == already:
-        stage.sender.try_once(stage.plan.refresh())
+        stage.sender.try_once(stage.plan.fresh())
     yield
     path.unlink()
 
@@ -111,7 +111,7 @@ def wait_for_injected(stage: Stage, fault: str) -> None:
     path = stage.faults / fault
     path.touch()
     while path.exists():
-        stage.sender.try_once(stage.plan.refresh())
+        stage.sender.try_once(stage.plan.fresh())
 
 
 def stopped(how: str) -> Strike:

@@ -61,7 +61,7 @@ class Plan:
         """The next deliveries, shuffled: `size` new bodies, and some again or twice at once."""
         deliveries = []
         for _ in range(size):
-            new = self.refresh()
+            new = self.fresh()
             if len(self.nodes) > 1 and self.chance.random() < twins:
                 pair = self.chance.sample(self.nodes, 2)
                 deliveries += [replace(new, to=node) for node in pair]

@@ -56,7 +56,7 @@ class Storm:
         began = time.monotonic()
         with fault.strike(stage):
             if fault.outage:  # to each node itself: the balancer asks another before it says no
-                stage.sender.send([stage.plan.refresh(node.name) for node in stage.nodes])
+                stage.sender.send([stage.plan.fresh(node.name) for node in stage.nodes])
             self._hold(began + stage.chance.uniform(*fault.hold))
             ended = time.monotonic()
         # What a fault does as it ends (a database's start) is part of the fault.
@@ -103,7 +103,7 @@ class Storm:
         """Go on sending while a fault holds."""
         stage = self.stage
         while (left := until - time.monotonic()) > 0:
-            stage.sender.send([stage.plan.refresh()])
+            stage.sender.send([stage.plan.fresh()])
             time.sleep(min(left, 0.1))
 
     def _recovery(self, fault: Fault, ended: float) -> tuple[float, float]:
@@ -120,7 +120,7 @@ class Storm:
     def _accepted(self, to: str, times: int, deadline: float, fault: Fault) -> None:
         row = 0
         while row < times:
-            ok = 200 <= self.stage.sender.try_once(self.stage.plan.refresh(to)) < 300
+            ok = 200 <= self.stage.sender.try_once(self.stage.plan.fresh(to)) < 300
             row = row + 1 if ok else 0
             if not ok:
                 self._give_up(deadline, f"{to} accepts nothing", fault)

@@ -82,7 +82,7 @@ def _jobs_in_progress(stage: Stage) -> list[str]:
     jobs: list[str] = []
 
     def look() -> bool:
-        stage.sender.try_once(stage.plan.refresh())
+        stage.sender.try_once(stage.plan.fresh())
         answer = stage.ask(stage.nodes[0].name, path)
         jobs[:] = [str(job["id"]) for job in json.loads(answer.body)["jobs"]]
         return len(jobs) > 1
