@@ -9,7 +9,7 @@ from email.utils import formatdate
 import msgspec
 from msgspec import Struct
 
-from receiver.alarms.handling import Alarm, shown
+from receiver.alarms.handling import Alarm, public_alarm
 from receiver.database.models.alarms import Alarm as AlarmRow
 from receiver.errors import BadParameter
 from receiver.lib.clock import iso
@@ -83,8 +83,8 @@ def contents(report: Report, receiver: str | None) -> Content:
     left_out = sum(max(0, len(some) - MAX_ALARMS) for some in (report.raised, report.cleared))
     return Content(
         receiver=receiver,
-        raised=[shown(alarm) for alarm in report.raised[:MAX_ALARMS]],
-        cleared=[shown(alarm) for alarm in report.cleared[:MAX_ALARMS]],
+        raised=[public_alarm(alarm) for alarm in report.raised[:MAX_ALARMS]],
+        cleared=[public_alarm(alarm) for alarm in report.cleared[:MAX_ALARMS]],
         left_out=left_out,
         open=report.open,
     )

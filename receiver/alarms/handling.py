@@ -17,8 +17,8 @@ from receiver.alarms.kinds import Severity, kind_of
 from receiver.database import audit
 from receiver.database.models.alarms import Alarm as AlarmRow
 from receiver.errors import BadParameter, NotFound
+from receiver.jobs.public import Time
 from receiver.jobs.queries import Instances
-from receiver.jobs.shown import Time
 from receiver.lib.clock import DAY_MS, MINUTE_MS, iso
 
 MAX_EXAMPLE = 80  # characters
@@ -65,7 +65,7 @@ def state_of(row: AlarmRow) -> State:
     return "open" if row.handled_at is None else "acknowledged"
 
 
-def shown(row: AlarmRow) -> Alarm:
+def public_alarm(row: AlarmRow) -> Alarm:
     """Show an alarm."""
     kind, subject = kind_of(row.kind), printable(row.subject)
     return Alarm(

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from receiver.alarms.channels import Report, has_channel, messages
 from receiver.alarms.conditions import Condition, active_conditions, schedule_conditions
-from receiver.alarms.handling import MAX_SNOOZE_MS, reopen, shown
+from receiver.alarms.handling import MAX_SNOOZE_MS, public_alarm, reopen
 from receiver.alarms.kinds import instance_of
 from receiver.database.engine import Database, affected, database_time
 from receiver.database.leases import claim, is_due, is_steady
@@ -256,7 +256,7 @@ def _queue_for_subscriptions(session: Session, alarm: Alarm, now: int) -> None:
     type_: Type = "alarm.raised" if alarm.cleared_at is None else "alarm.resolved"
     change = f"{alarm.id}/{alarm.news_at}" if _is_again(alarm) else str(alarm.id)
     place = change, alarm.instance or None
-    queue_alarm(session.connection(), type_, place, shown(alarm), now)
+    queue_alarm(session.connection(), type_, place, public_alarm(alarm), now)
 
 
 def _log(alarm: Alarm) -> None:

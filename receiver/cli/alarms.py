@@ -10,7 +10,7 @@ from msgspec import convert, to_builtins
 from msgspec.structs import asdict
 
 from receiver.alarms import channels, handling
-from receiver.alarms.handling import Alarm, shown
+from receiver.alarms.handling import Alarm, public_alarm
 from receiver.alarms.watcher import PERIOD_SECONDS, Watcher
 from receiver.cli.output import (
     OK,
@@ -31,7 +31,7 @@ from receiver.lib.safe_http import SafeClient
 from receiver.outbound.mail import Mailer
 from receiver.outbound.sender import Sender
 from receiver.schedules import registry
-from receiver.schedules.registry import Terms, as_shown
+from receiver.schedules.registry import Terms, public_schedule
 from receiver.settings import duration_ms
 
 _SCHEDULES = ("name", "instance", "object", "cron", "tz", "state", "next_due_local", "job")
@@ -94,7 +94,7 @@ def alarms(context: click.Context, only_open: bool, limit: int, json_: bool) -> 
         return
     with open_database() as (_, database), database.read() as session:
         rows = handling.list_alarms(session, None, only_open=only_open, limit=limit)
-        listed = [shown(row) for row in rows]
+        listed = [public_alarm(row) for row in rows]
     contents = [asdict(alarm) for alarm in listed]
     show({"alarms": contents}, "\n".join([table(contents, _ALARMS), *_advice(listed)]), json_)
 
@@ -116,7 +116,7 @@ def ack(id_: str, note: str | None, json_: bool) -> None:
     with open_database() as (_, database), database.write() as session:
         row = handling.get_open_alarm(session, id_, None)
         handling.acknowledge(session, row, actor(), database_time(session, now_ms), note)
-        alarm = shown(row)
+        alarm = public_alarm(row)
     show(asdict(alarm), f"alarm {alarm.id} is acknowledged by {alarm.handled_by}", json_)
 
 
@@ -134,7 +134,7 @@ def snooze(id_: str, for_: str, note: str | None, json_: bool) -> None:
     with open_database() as (_, database), database.write() as session:
         row, now = handling.get_open_alarm(session, id_, None), database_time(session, now_ms)
         handling.snooze(session, row, actor(), now, ms=ms, note=note)
-        alarm = shown(row)
+        alarm = public_alarm(row)
     show(asdict(alarm), f"alarm {alarm.id} is snoozed until {alarm.snoozed_until}", json_)
 
 
@@ -159,8 +159,8 @@ def add(json_: bool, **terms: str | None) -> None:
         schedule = registry.make_schedule(convert(terms, Terms), now)
         registry.add_schedule(session, schedule, settings)
         record_action(session, "schedule.add", schedule.name)
-    shown = as_shown(schedule, now)
-    show(to_builtins(shown), f"{schedule.name} added; due next at {shown.next_due_local}", json_)
+    added = public_schedule(schedule, now)
+    show(to_builtins(added), f"{schedule.name} added; due next at {added.next_due_local}", json_)
 
 
 @schedules.command("list")
@@ -170,7 +170,7 @@ def list_(json_: bool) -> None:
     with open_database() as (_, database), database.read() as session:
         now = database_time(session, now_ms)
         listed = registry.list_schedules(session)
-        rows = [to_builtins(as_shown(schedule, now)) for schedule in listed]
+        rows = [to_builtins(public_schedule(schedule, now)) for schedule in listed]
     show({"schedules": rows}, table(rows, _SCHEDULES), json_)
 
 
@@ -181,7 +181,7 @@ def show_(name: str, json_: bool) -> None:
     """Show a schedule: its state, when it is due next, and the job that fulfilled it last."""
     with open_database() as (_, database), database.read() as session:
         now = database_time(session, now_ms)
-        facts = to_builtins(as_shown(registry.get_schedule(session, name), now))
+        facts = to_builtins(public_schedule(registry.get_schedule(session, name), now))
     lines = [f"{fact.replace('_', ' '):<16}{plain(value)}" for fact, value in facts.items()]
     show(facts, "\n".join(lines), json_)
 

@@ -111,7 +111,7 @@ def add(
 def list_(json_: bool) -> None:
     """List subscriptions, never their secrets."""
     with open_database() as (_, database), database.read() as session:
-        rows = with_iso_times([row.shown() for row in registry.list_subscriptions(session)])
+        rows = with_iso_times([row.as_dict() for row in registry.list_subscriptions(session)])
     show({"subscriptions": rows}, table(rows, _COLUMNS), json_)
 
 

@@ -41,8 +41,8 @@ from receiver.database.models import (
 from receiver.database.models.alarms import NODE_GONE_MS, Alarm, Node
 from receiver.database.page import Column, Selection, among, distinct_values
 from receiver.jobs.job import FILES_MS, OUTCOMES
+from receiver.jobs.public import Time
 from receiver.jobs.queries import ENDED, Instances, overdue_jobs
-from receiver.jobs.shown import Time
 from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS, iso
 
 MAX_COUNTED = 100  # overdue jobs that the front page counts; beyond, it says that there are more

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from receiver.database.models import Instance
 from receiver.database.models.alarms import Schedule as Row
 from receiver.errors import AlreadyThere, BadParameter, NotFound
-from receiver.jobs.shown import Time
+from receiver.jobs.public import Time
 from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS, iso
 from receiver.schedules import times
 from receiver.settings import DEFAULT_INSTANCE, INSTANCE_NAME, Settings, duration_ms
@@ -167,8 +167,8 @@ class ShownSchedule(msgspec.Struct):
     created_at: Time
 
 
-def as_shown(schedule: Schedule, now: int) -> ShownSchedule:
-    """Show a schedule as it is now, ms."""
+def public_schedule(schedule: Schedule, now: int) -> ShownSchedule:
+    """Return a schedule as the API and the command line have it, as it is now, ms."""
     due = next_due(schedule, now)
     facts = msgspec.structs.asdict(schedule)
     moments = {name: iso(facts[name]) for name in ("due_at", "started_at", "created_at")}

@@ -18,8 +18,8 @@ from receiver.database.page import Selection
 from receiver.jobs.first_callback import FirstCallback
 from receiver.jobs.job import UNDER_WAY, Job, Outcome
 from receiver.jobs.projection import FacetKey, Forward, JobState, JobValues, truncate
+from receiver.jobs.public import public_job
 from receiver.jobs.queries import JobRecord, get_job, overdue_jobs
-from receiver.jobs.shown import as_shown
 from receiver.lib.clock import iso
 from receiver.openconnectors.shapes import WEBHOOK_ID_HEADER
 from receiver.outbound.queue import Message, enqueue
@@ -66,7 +66,7 @@ def messages_of(
     ]
     if not wanted:
         return ()
-    shown = as_shown(_record(state.job, key, values), now, 0)
+    shown = public_job(_record(state.job, key, values), now, 0)
     body = msgspec.json.encode(Body(type_, iso(now), shown))
     place = values.instance, values.id
     this = values.updated_at, str(values.revision)
@@ -163,7 +163,7 @@ def queue_overdue(connection: Connection, overdue_after: int, now: int) -> None:
             for row in rows:
                 record = get_job(connection, row.id, row.instance)
                 if record is not None and record.overdue_by(now, overdue_after) is not None:
-                    body = Body("job.overdue", iso(now), as_shown(record, now, overdue_after))
+                    body = Body("job.overdue", iso(now), public_job(record, now, overdue_after))
                     place, since = (record.instance, record.id), record.first_seen_at
                     encoded, this = msgspec.json.encode(body), (since, str(since))
                     messages.append(_message(one, "job.overdue", encoded, place, this))
@@ -238,7 +238,7 @@ def queue_replays(
     """Queue jobs as they are now, marked as a replay; each is a message of its own."""
     messages = []
     for one, record in wanted:
-        body = Body("job.ended", iso(now), as_shown(record, now, 0), replay=True)
+        body = Body("job.ended", iso(now), public_job(record, now, 0), replay=True)
         place, once = (record.instance, record.id), secrets.token_hex(12)
         messages.append(_message(one, "job.ended", msgspec.json.encode(body), place, (now, once)))
     enqueue(connection, messages, now)

@@ -62,8 +62,8 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     disabled_for: str | None = None
     failing_since: int | None = None
 
-    def shown(self) -> dict[str, Any]:
-        """Return its facts, those of its choice among them."""
+    def as_dict(self) -> dict[str, Any]:
+        """Return its fields, with those of its choice among them."""
         facts = msgspec.structs.asdict(self)
         return msgspec.structs.asdict(facts.pop("choice")) | facts
 

@@ -27,8 +27,8 @@ from receiver.instances import keys as signature_keys
 from receiver.instances import registry
 from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
+from receiver.jobs.public import public_job as shown
 from receiver.jobs.queries import find_jobs
-from receiver.jobs.shown import as_shown as shown
 from receiver.jobs.timeline import timeline
 from receiver.lib.clock import iso
 from receiver.openconnectors.signatures import SignatureKey, sign

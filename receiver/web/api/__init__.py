@@ -6,7 +6,7 @@ response. It knows no web framework.
 
 from functools import cache
 
-from receiver.jobs.shown import Job
+from receiver.jobs.public import Job
 from receiver.jobs.summary import Summary
 from receiver.web import Services
 from receiver.web.api import callbacks, instances, jobs, schemas, stream

@@ -9,13 +9,13 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from receiver.alarms import handling
-from receiver.alarms.handling import MAX_NOTE, MAX_SNOOZE_MS, Alarm, shown
+from receiver.alarms.handling import MAX_NOTE, MAX_SNOOZE_MS, Alarm, public_alarm
 from receiver.database.engine import Session, database_time
 from receiver.errors import NotFound
 from receiver.instances.tokens import Bearer
 from receiver.lib.clock import MINUTE_MS
 from receiver.schedules import registry
-from receiver.schedules.registry import Schedule, ShownSchedule, Terms, as_shown
+from receiver.schedules.registry import Schedule, ShownSchedule, Terms, public_schedule
 from receiver.web import Services
 from receiver.web.api.routes import ApiRequest, route
 from receiver.web.api.schemas import Cursor, Limit, NoQuery
@@ -76,7 +76,7 @@ def list_alarms(services: Services, request: ApiRequest[AlarmsQuery]) -> Respons
         "alarms",
         found,
         query.limit,
-        show=shown,
+        show=public_alarm,
         position=lambda row: (row.raised_at, row.id),
     )
 
@@ -106,7 +106,7 @@ def handle(
             handling.acknowledge(session, row, bearer.name, now, note)
         else:
             handling.snooze(session, row, bearer.name, now, ms=ms, note=note)
-        return shown(row)
+        return public_alarm(row)
 
 
 class Schedules(Struct):
@@ -129,7 +129,9 @@ def list_schedules(services: Services, request: ApiRequest[NoQuery]) -> Response
     """List schedules, each with its state and its next due time."""
     with services.database.read() as session:
         now = database_time(session, services.clock)
-        schedules = [as_shown(schedule, now) for schedule in reached(session, request.bearer)]
+        schedules = [
+            public_schedule(schedule, now) for schedule in reached(session, request.bearer)
+        ]
     return json_response(Schedules(schedules))
 
 
@@ -137,7 +139,7 @@ def show_schedule(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """Show a schedule."""
     with services.database.read() as session:
         schedule = _the_schedule(session, request)
-        return json_response(as_shown(schedule, database_time(session, services.clock)))
+        return json_response(public_schedule(schedule, database_time(session, services.clock)))
 
 
 def add_schedule(services: Services, request: ApiRequest[NoQuery]) -> Response:
@@ -150,7 +152,7 @@ def add_schedule(services: Services, request: ApiRequest[NoQuery]) -> Response:
         schedule = registry.make_schedule(terms, now)
         registry.add_schedule(session, schedule, services.settings)
         record_action(services, request.bearer, session, "schedule.add", schedule.name)
-    return json_response(as_shown(schedule, now))
+    return json_response(public_schedule(schedule, now))
 
 
 def remove_schedule(services: Services, request: ApiRequest[NoQuery]) -> Response:
@@ -159,7 +161,7 @@ def remove_schedule(services: Services, request: ApiRequest[NoQuery]) -> Respons
         schedule = _the_schedule(session, request)
         registry.remove_schedule(session, schedule.name)
         record_action(services, request.bearer, session, "schedule.remove", schedule.name)
-        return json_response(as_shown(schedule, database_time(session, services.clock)))
+        return json_response(public_schedule(schedule, database_time(session, services.clock)))
 
 
 def _the_schedule(session: Session, request: ApiRequest[NoQuery]) -> Schedule:

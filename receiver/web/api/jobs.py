@@ -12,8 +12,8 @@ from receiver.instances.tokens import Bearer
 from receiver.jobs import failed_records, queries
 from receiver.jobs.job import UNDER_WAY
 from receiver.jobs.projection import NewAbsence
+from receiver.jobs.public import Job, public_job
 from receiver.jobs.queries import JobRecord
-from receiver.jobs.shown import Job, as_shown
 from receiver.jobs.timeline import timeline
 from receiver.web import Services
 from receiver.web.api import schemas
@@ -53,7 +53,7 @@ def list_jobs(services: Services, request: ApiRequest[schemas.JobsQuery]) -> Res
 
 def _shown_now(services: Services) -> Callable[[JobRecord], Job]:
     now, overdue_after = services.clock(), services.settings.overdue_after
-    return lambda record: as_shown(record, now, overdue_after)
+    return lambda record: public_job(record, now, overdue_after)
 
 
 def job_filters(query: schemas.JobsQuery, bearer: Bearer) -> queries.Filters:

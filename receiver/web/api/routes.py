@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from receiver import __version__
 from receiver.instances.tokens import Bearer
-from receiver.jobs.shown import Job
+from receiver.jobs.public import Job
 from receiver.web import Services, services
 from receiver.web.api.schemas import BYTES
 from receiver.web.auth import authenticate, bearer_token, require

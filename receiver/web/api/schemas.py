@@ -9,7 +9,7 @@ from msgspec.structs import fields
 
 from receiver.callbacks.events import EventRecord
 from receiver.jobs.job import Outcome
-from receiver.jobs.shown import Job, Time
+from receiver.jobs.public import Job, Time
 from receiver.lib.clock import iso
 from receiver.openconnectors.notifications import Kind, Source
 

@@ -7,7 +7,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import asdict
 
 from receiver.jobs.job import Outcome
-from receiver.jobs.shown import Time
+from receiver.jobs.public import Time
 from receiver.settings import INSTANCE_NAME
 from receiver.subscriptions import registry
 from receiver.subscriptions.log import DeliveryRecord

@@ -16,8 +16,8 @@ from msgspec import UNSET, UnsetType
 from receiver.errors import TooSlow
 from receiver.jobs import queries
 from receiver.jobs.job import OUTCOMES
+from receiver.jobs.public import Job, public_job
 from receiver.jobs.queries import JobRecord, Position, Show, list_jobs, position_of
-from receiver.jobs.shown import Job, as_shown
 from receiver.lib.clock import DAY_MS, iso
 from receiver.web import Services
 from receiver.web.api import schemas
@@ -206,7 +206,7 @@ def _csv(services: Services, wanted: queries.Filters, after: Position | None) ->
     yield csv_text([_COLUMNS])
     while True:
         rows = list_jobs(services.database, wanted, CSV_PAGE, after)
-        shown = (as_shown(row, wanted.now, wanted.overdue_after) for row in rows)
+        shown = (public_job(row, wanted.now, wanted.overdue_after) for row in rows)
         yield csv_text([cell(read(job)) for read in _COLUMNS.values()] for job in shown)
         if len(rows) < CSV_PAGE:
             return

@@ -1,4 +1,4 @@
-"""A job as everybody is shown it: by the API, and by what is sent to subscriptions."""
+"""A job as the API returns it and subscriptions are sent it."""
 
 from typing import Annotated, Any, Literal
 
@@ -48,27 +48,27 @@ class Job(Struct):
     events: int
 
 
-def as_shown(record: JobRecord, now: int, overdue_after: int) -> Job:
-    """Show a job as it is now, ms. overdue_after -- ms, where its usual time is not known."""
-    merged = record.job
-    payload = merged.text("callback_payload")
+def public_job(record: JobRecord, now: int, overdue_after: int) -> Job:
+    """Return a job as it is now, ms. overdue_after -- ms, where its usual time is not known."""
+    job = record.job
+    payload = job.text("callback_payload")
     return Job(
         record.id,
         record.instance,
-        merged.status,
+        job.status,
         record.outcome,
-        merged.text("object"),
-        merged.text("direction"),
-        merged.text("file"),
-        Records(merged.submitted, merged.loaded, merged.failed, merged.reported),
-        merged.text("message"),
+        job.text("object"),
+        job.text("direction"),
+        job.text("file"),
+        Records(job.submitted, job.loaded, job.failed, job.reported),
+        job.text("message"),
         record.learnt_by,
-        iso(merged.submitted_at),
-        iso(merged.created_at),
-        iso(merged.ended_at),
+        iso(job.submitted_at),
+        iso(job.created_at),
+        iso(job.ended_at),
         str(iso(record.updated_at)),
         iso(record.files_expire_at),
-        merged.conflict,
+        job.conflict,
         record.overdue_by(now, overdue_after) is not None,
         payload and msgspec.Raw(payload.encode()),
         record.events,
