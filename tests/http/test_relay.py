@@ -357,6 +357,17 @@ def test_the_answer_to_an_upload_may_have_a_number_for_its_id(relay):
     assert relay.job("987654321")["status"] == "CREATED"
 
 
+def test_what_the_vendor_says_of_a_job_that_ends_at_once_is_learnt(relay):
+    said = {"id": "4712", "status": "COMPLETED", "recordsCount": 0, "recordsFailedCount": 2}
+    said |= {"error": "there is no column Email", "bulk_finish_time": 1_790_000_000_000}
+    _answers(relay, httpx.Response(200, json=said))
+    assert relay.upload().json() == said
+    job = relay.job("4712")
+    assert (job["outcome"], job["message"]) == ("failed", "there is no column Email")
+    assert (job["records"]["failed"], job["ended_at"]) == (2, "2026-09-21T14:13:20.000Z")
+    assert (job["object"], job["file"]) == ("contact", "/sample.csv")
+
+
 def _answers(relay: Between, answer: httpx.Response) -> None:
     transport = httpx.MockTransport(
         lambda _: httpx.Response(

@@ -49,10 +49,11 @@ class Submitter:
             reply = exchange.send(self._services.vendor, question, UPLOAD_SECONDS)
             body = exchange.read(reply, question)
             if reply.ok and (created := read_status(body)):
-                created = facts.replace(
-                    job=created.job,
-                    status=created.status,
-                    attempt=created.attempt,
+                created = created.replace(
+                    source="submission",
+                    submitted=facts.submitted,
+                    submitted_at=facts.submitted_at,
+                    file=facts.file,
                     object=created.object or facts.object,
                     direction=created.direction or facts.direction,
                 )
