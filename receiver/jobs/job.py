@@ -276,15 +276,21 @@ def must_poll(before: Job, after: Job, notification: Notification) -> bool | Non
 
 
 def is_news(notification: Notification, job: Job | None, received_at: int) -> bool:
-    """Whether a poll tells of a job anything that was not known of it.
+    """Whether a poll says of a job anything that none of what is known of it said.
 
-    That it confirms a known ending is none.
+    That the vendor confirms an ending is news once: it decides if another ending is reported later.
     """
     if job is None:
         return True
     after = join(job, Job.of(notification.replace(source="poll"), received_at))
     # Registers, not what shows: a value that does not show may outlast one that comes later.
-    return replace(after.registers, polled=None) != replace(job.registers, polled=None)
+    return _without_poll_times(after.registers) != _without_poll_times(job.registers)
+
+
+def _without_poll_times(registers: Registers) -> tuple[Registers, object]:
+    polled = registers.polled
+    said = polled and (polled[0], polled[2][0], polled[3])
+    return replace(registers, polled=None), said
 
 
 def changes(before: Job, after: Job, notification: Notification) -> tuple[list[str], str | None]:

@@ -619,6 +619,20 @@ def test_all_that_the_vendor_says_is_learnt_though_the_word_is_the_same(relay, p
     assert [entry["source"] for entry in timeline].count("poll") == 1  # no news is no entry
 
 
+def test_an_ending_that_the_vendor_confirmed_outlasts_one_that_is_reported_later(relay):
+    ended = b'{"id": 4711, "status": "COMPLETED", "recordsCount": 2}'
+    relay.call_back(ended, "gooddata")
+    _answers(relay, httpx.Response(200, content=b"[%b]" % ended))
+    for _ in range(3):
+        assert relay.vendors("GET", "/bulk/jobs").content == b"[%b]" % ended
+    later = b'{"id": 4711, "status": "ERROR", "bulk_finish_time": 1790000000000}'
+    relay.call_back(later, "gooddata")
+    job = relay.job("4711")
+    assert (job["conflict"], job["status"], job["records"]["loaded"]) == (True, "COMPLETED", 2)
+    timeline = relay.get("/jobs/4711/events").json["timeline"]
+    assert [entry["source"] for entry in timeline] == ["callback", "poll", "callback"]
+
+
 @pytest.mark.parametrize("path", ["/bulk/{}/status", "/bulk/jobs"])
 def test_a_job_that_was_closed_is_open_again_when_the_vendor_speaks_of_it(relay, path):
     relay.call_back(b'{"id": 4711, "status": "RUNNING"}', "gooddata")
