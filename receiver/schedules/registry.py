@@ -148,7 +148,8 @@ _COLUMNS = tuple(getattr(Row, name) for name in Schedule.__struct_fields__)
 class ShownSchedule(msgspec.Struct):
     """A schedule; `due_at`, `job` and `started_at` are of the latest due time that was fulfilled.
 
-    `next_due_local` is the next due time in the schedule's own zone.
+    `next_due_local` is the next due time in the schedule's own zone, `last_due_at` the one before
+    it, fulfilled or not.
     """
 
     name: str
@@ -161,6 +162,7 @@ class ShownSchedule(msgspec.Struct):
     state: State
     next_due_at: Time | None
     next_due_local: Time | None
+    last_due_at: Time | None
     due_at: Time | None
     job: str | None
     started_at: Time | None
@@ -174,8 +176,9 @@ def public_schedule(schedule: Schedule, now: int) -> ShownSchedule:
     moments = {name: iso(facts[name]) for name in ("due_at", "started_at", "created_at")}
     graces = {name: _written(facts[name]) for name in ("start_grace", "run_grace")}
     local = None if due is None else times.local_time(due, schedule.tz).isoformat()
-    coming = {"next_due_at": iso(due), "next_due_local": local}
-    return msgspec.convert(facts | moments | graces | coming, ShownSchedule)
+    last = None if due is None else schedule.last_due(now)
+    dues = {"next_due_at": iso(due), "next_due_local": local, "last_due_at": iso(last)}
+    return msgspec.convert(facts | moments | graces | dues, ShownSchedule)
 
 
 def next_due(schedule: Schedule, now: int) -> int | None:

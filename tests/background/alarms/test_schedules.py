@@ -89,8 +89,9 @@ def test_a_job_that_does_not_end_is_reported_and_over_at_its_end(night):
     look_at(night, "2026-11-02T04:10Z", "2026-11-02T04:20Z")
     shown = night.receiver.get("/schedules/nightly").json
     assert (shown["state"], shown["job"]) == ("on_time", "1")
-    assert (shown["due_at"], shown["started_at"], shown["next_due_at"]) == tuple(
-        f"2026-11-{at}:00.000Z" for at in ("02T02:00", "02T02:10", "03T02:00")
+    names = ("due_at", "last_due_at", "started_at", "next_due_at")
+    assert tuple(shown[name] for name in names) == tuple(
+        f"2026-11-{at}:00.000Z" for at in ("02T02:00", "02T02:00", "02T02:10", "03T02:00")
     )
     assert alarms(night, only_open=True) == []
 
@@ -98,6 +99,8 @@ def test_a_job_that_does_not_end_is_reported_and_over_at_its_end(night):
 def test_the_next_due_time_that_is_fulfilled_ends_the_alarm_of_one_that_was_not(night):
     look_at(night, "2026-11-02T02:30Z", "2026-11-02T20:00Z", "2026-11-03T02:05Z")
     assert (state(night), alarms(night, only_open=True)) == ("missed", ["schedule_missed"])
+    shown = night.receiver.get("/schedules/nightly").json
+    assert (shown["due_at"], shown["last_due_at"]) == (None, "2026-11-03T02:00:00.000Z")
     night.job("1", "RUNNING")
     look_at(night, "2026-11-03T02:06Z", "2026-11-03T02:12Z")
     assert (state(night), alarms(night, only_open=True)) == ("on_time", [])
