@@ -49,7 +49,7 @@ def old_tree(folder: Path) -> Path | None:
     try:
         came_with = run([*git, *asked, "--", str(migrations[-1])]).strip()
         archive = subprocess.run(
-            [*git, "archive", f"{came_with}^", "receiver"],
+            [*git, "archive", f"{came_with}^", "receiver", "docs"],
             check=True,
             capture_output=True,
             timeout=60,
