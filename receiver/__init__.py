@@ -1,4 +1,4 @@
-"""The receiving end of SAP Open Connectors bulk jobs: verify, keep, merge, tell."""
+"""The receiving end of SAP Open Connectors bulk jobs: verify, store, merge, notify."""
 
 
 def __getattr__(name: str) -> str:

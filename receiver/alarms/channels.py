@@ -30,7 +30,7 @@ class Report:
 
 
 class Content(Struct):
-    """The `data` of a message. receiver -- our public URL, by which the reader knows who speaks."""
+    """The `data` of a message. receiver -- our public URL, which names the sender."""
 
     receiver: str | None
     raised: list[Alarm]

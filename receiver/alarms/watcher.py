@@ -246,7 +246,7 @@ def take_report(session: Session, now: int) -> Report | None:
 def delete_old(session: Session, now: int, keep: int) -> None:
     """Delete alarms that were over `keep` ms ago, nodes that are gone, downloads long over."""
     affected(session, delete(Alarm).where(Alarm.cleared_at < now - keep))
-    # The newest stays, to tell when all fell silent.
+    # The newest stays: it shows since when none is alive.
     newest = select(func.max(Node.at)).where(Node.at <= now).scalar_subquery()
     affected(session, delete(Node).where(Node.at < newest - DAY_MS))
     affected(session, delete(Fetch).where(Fetch.at < now - 4 * DAY_MS))  # files are kept for three

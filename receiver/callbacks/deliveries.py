@@ -71,8 +71,7 @@ class NewRejection(msgspec.Struct, frozen=True, array_like=True, tag="rejection"
 class Receipt(msgspec.Struct, frozen=True, array_like=True, tag="receipt"):
     """A delivery that is committed. n -- its event's number.
 
-    duplicate -- the body was there before. forgotten -- it came so late that hardly more than the
-    event's hash was left.
+    duplicate -- the body was there before. forgotten -- of its event little but the hash is left.
     """
 
     n: int
@@ -130,18 +129,14 @@ def judge(keys: KeySnapshot, delivery: Delivery, *, unrecorded: bool = False) ->
 
 def rejection_of(judged: Judged) -> NewRejection:
     """Return what is recorded of a delivery that is rejected."""
-    delivery = judged.delivery
+    delivery, signature = judged.delivery, judged.delivery.signature
+    facts = judged.reason, network_of(delivery.peer), len(delivery.body)
     if judged.reason == UnknownInstance.reason:
-        return NewRejection("", judged.reason, network_of(delivery.peer), len(delivery.body))
-    signature = delivery.signature
-    return NewRejection(
-        delivery.instance,
-        judged.reason,
-        network_of(delivery.peer),
-        len(delivery.body),
-        signature.encode("latin-1", "replace") if signature else None,
-        delivery.body if signature else None,
-    )
+        return NewRejection("", *facts)
+    if not signature:
+        return NewRejection(delivery.instance, *facts)
+    encoded = signature.encode("latin-1", "replace")
+    return NewRejection(delivery.instance, *facts, encoded, delivery.body)
 
 
 def write_headers(headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -116,7 +116,7 @@ class Intake:
         return result if isinstance(result, Receipt) else None
 
     def observe(self, observation: NewObservation) -> None:
-        """Store what a poll or a submission told; when this returns, it is committed.
+        """Store what a poll or a submission says; when this returns, it is committed.
 
         Raises StoreUnavailable.
         """
@@ -132,7 +132,7 @@ class Intake:
         network = network_of(peer)
         metrics.REJECTIONS.labels(reason).inc()
         metrics.callbacks("", "", "broken").inc()
-        logs.summed(log, "refused", reason, network, reason=reason, peer=network)
+        logs.warn_summed(log, "refused", reason, network, reason=reason, peer=network)
         if self._addresses.seconds_left(network) is None:
             with suppress(StoreUnavailable):  # the counter above has it
                 self.writer.submit(NewRejection("", reason, network), _ignore, MINUTE_MS / 1000)
@@ -197,7 +197,7 @@ class Intake:
         metrics.callbacks(instance, "", "refused").inc()
         facts = {"reason": reason, "peer": peer, "instance": instance}
         id_ = {"request_id": delivery.request} if delivery.request else {}
-        logs.summed(log, "refused", *facts.values(), **facts, **id_)
+        logs.warn_summed(log, "refused", *facts.values(), **facts, **id_)
         return _REJECTIONS[reason]("the delivery is not proven to be the vendor's")
 
 

@@ -139,7 +139,7 @@ class RejectionRecord(Struct, frozen=True):
 def list_rejections(
     database: Database, filters: RejectionFilters, limit: int, after: tuple[int, int] | None = None
 ) -> list[RejectionRecord]:
-    """Read quarantined deliveries, newest first, from behind the (at, id) `after`.
+    """Read quarantined deliveries, newest first. after -- (at, id) of the last one seen.
 
     They are a few thousand at most, and need no index but that of their order.
     """

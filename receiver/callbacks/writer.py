@@ -42,7 +42,7 @@ class Writer:
     """Commits batches in a thread of this process.
 
     Only `threading` and `queue` are used, looked up when called, so that it works in threads and in
-    gevent's greenlets. note_address -- is told how often an address was rejected.
+    gevent's greenlets. note_address -- called with how often an address was rejected.
     """
 
     def __init__(self, store: Store, note_address: Callable[[AddressCount], None]) -> None:

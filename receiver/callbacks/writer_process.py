@@ -63,7 +63,7 @@ _read_reply = msgspec.msgpack.Decoder(Reply).decode
 
 
 class Frames:
-    """Messages in a stream, each behind its length."""
+    """Messages in a stream, each preceded by its length."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -82,7 +82,7 @@ class Frames:
 
 
 def framed(message: object) -> bytes:
-    """Return a message behind its length."""
+    """Return a message, preceded by its length."""
     encoded = _encode(message)
     return _LENGTH.pack(len(encoded)) + encoded
 

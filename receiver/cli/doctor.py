@@ -232,7 +232,7 @@ def schedule(context: Context) -> Finding:
 
 
 def workers(_context: Context) -> Finding:
-    """Whether /metrics tells of all workers; `receiver serve` sees to it by itself."""
+    """Whether /metrics covers all workers, as `receiver serve` ensures."""
     name, advice = "PROMETHEUS_MULTIPROC_DIR", "under plain gunicorn, set it to an empty folder"
     folder = os.environ.get(name)
     several = os.environ.get("WEB_CONCURRENCY", "1") not in ("", "0", "1")

@@ -52,7 +52,7 @@ _TOO_SLOW = ("57014", "SQLITE_INTERRUPT")
 _PROGRESS_STEPS = 10_000  # of SQLite's machine between two looks at the clock; some 0.2 ms
 _BUSY_MS = 5000  # for others' locks on an SQLite file, which are short
 _PING_SECONDS = 2.0  # if there is no answer by then, a connection is made anew
-_FRESH_SECONDS = 0.05  # under load no batch should wait for a trip that tells nothing
+_FRESH_SECONDS = 0.05  # used so lately, a connection is not pinged: a batch would wait for that
 
 
 class Database:

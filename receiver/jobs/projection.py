@@ -21,8 +21,8 @@ MISSING_MS = HOUR_MS
 class NewObservation(msgspec.Struct, frozen=True, array_like=True, tag="observation"):
     """A poll or a submission, as `notification.source` says, to be merged like a callback.
 
-    callback_due -- whether the vendor was told to call us back. client_url -- where the client that
-    submitted the job wants to be told. submission -- the id of the row that waits for this job.
+    callback_due -- whether the vendor has our callback URL. client_url -- the callback URL of the
+    client that submitted the job. submission -- the id of the row that waits for this job.
     """
 
     instance: str
@@ -298,7 +298,7 @@ class JobState:
             self.first_seen_at, self.poll_at, self.polls = now, None, 0
 
     def _forward(self, forwards: Sequence[Forward | None]) -> None:
-        if self.client_url:  # '' once the job was erased: nobody is told any more
+        if self.client_url:  # '' once the job was erased
             self.forwards += forwards
 
 

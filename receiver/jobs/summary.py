@@ -211,7 +211,6 @@ class _Reader:
     ) -> None:
         self._connection = connection
         self._sqlite = connection.dialect.name == "sqlite"
-        self._limited = visible is not None
         self._visible = visible
         self._now, self._overdue_after = now, overdue_after
 
@@ -262,9 +261,9 @@ class _Reader:
     ) -> Sequence[Row[*tuple[Any, ...]]]:
         named: dict[str, object] = {**values, "now": self._now}
         named["overdue_after"] = self._overdue_after
-        if self._limited:
-            named["visible"] = sorted(self._visible or ())
-        statement = make(_Scope(self._limited, self._sqlite))
+        if self._visible is not None:
+            named["visible"] = sorted(self._visible)
+        statement = make(_Scope(self._visible is not None, self._sqlite))
         return self._connection.execute(statement, named).all()
 
 

@@ -112,10 +112,8 @@ class Sums:
         self._lines: dict[tuple[str, ...], tuple[Any, str, dict[str, Any]]] = {}
         self._until = 0.0
 
-    def line(
-        self, log: FilteringBoundLogger, event: str, same: tuple[str, ...], **facts: object
-    ) -> None:
-        """Write a line, unless there was one that is the `same` a short while ago."""
+    def warn(self, log: FilteringBoundLogger, event: str, *same: str, **facts: object) -> None:
+        """Write a warning, unless there was one of the `same` a short while ago."""
         self.flush()
         with self._lock:
             key = (event, *same)
@@ -128,7 +126,7 @@ class Sums:
             log.warning(event, **facts)
 
     def flush(self, *, at_once: bool = False) -> None:
-        """Log how many lines were left out, once a period is over."""
+        """Log how many lines were left out, once a period is over or `at_once`."""
         with self._lock:
             now = time.monotonic()
             if now < self._until and not at_once:
@@ -140,13 +138,4 @@ class Sums:
 
 
 _SUMS = Sums()
-
-
-def summed(log: FilteringBoundLogger, event: str, *same: str, **facts: object) -> None:
-    """Write a warning that may come in floods: `same` tells which of them are summed up."""
-    _SUMS.line(log, event, same, **facts)
-
-
-def flush(*, at_once: bool = False) -> None:
-    """Write the sums that are due; at_once -- all there are, at the end of a process."""
-    _SUMS.flush(at_once=at_once)
+warn_summed, flush = _SUMS.warn, _SUMS.flush  # of this process

@@ -2,7 +2,7 @@
 
 However long nobody looked, and however far a clock stepped on, the due times in between are over.
 No schedule is judged by a time before its last change: a clock that steps back fires nothing twice.
-A change that lies more than a day ahead was made by a wrong clock, unless it is now's that is.
+A change more than a day ahead of now was made under a wrong clock, unless now is the wrong one.
 """
 
 from collections.abc import Iterable, Sequence

@@ -119,7 +119,7 @@ class Measurements:
                 ages, schedules = oldest_waiting(session, now), count_by_state(session)
             stored = gauges(self._database, now, self._settings.overdue_after)
         except StoreError as error:
-            logs.summed(log, "metrics lack what the database knows", error=str(error))
+            logs.warn_summed(log, "metrics lack what the database knows", error=str(error))
             return {"database_up": 0}
         oldest, summary = stored.oldest_under_way, stored.summary
         return {

@@ -110,7 +110,9 @@ def response_to(error: Exception, path: str, hold: Hold | None = None) -> Respon
         fault = Problem("Internal error", 500, "internal", "This is a fault of the receiver.")
         return problem_response(fault, path)
     if isinstance(error, StoreError):
-        logs.summed(log, "the store failed", error.reason, reason=error.reason, error=str(error))
+        logs.warn_summed(
+            log, "the store failed", error.reason, reason=error.reason, error=str(error)
+        )
     problem = problem_of(error)
     headers = {}
     if retry_after := getattr(error, "retry_after", None):

@@ -46,7 +46,7 @@ def new_id() -> str:
 
 
 def note_answer(services_: Services, path: str, status: int) -> None:
-    """Count an answer, whoever gave it; those to callbacks tell how well we are."""
+    """Count an answer; those to callbacks also show this process's health."""
     room = _ROOMS.get(path.split("/", 2)[1], "dashboard")
     metrics.answers(room, status).inc()
     if room == "callbacks":

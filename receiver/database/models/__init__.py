@@ -40,7 +40,7 @@ IS_UNDER_WAY = text(f"jobs.{UNDER_WAY}")
 # An event's or timeline entry's `n` is its time, ms, and a number: its id and its place in lists.
 NUMBER_BITS = 20
 
-FORGOTTEN = ""  # key of an event of which hardly more than its identity is left
+FORGOTTEN = ""  # key of an event of which only identity and counts are left
 
 
 def partial_index(name: str, condition: str, *columns: str, unique: bool = False) -> Index:

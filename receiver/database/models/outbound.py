@@ -9,8 +9,8 @@ from receiver.database.models import Base, InstanceName, JobId, RowNumber, parti
 class OutboundDelivery(Base):
     """One message to one recipient. Its webhook_id is the same at each attempt.
 
-    kind -- callback, alarm or subscription. subscription, type -- whose it is and of what it tells,
-    if it is the last. target -- an http, https or mailto URL. host -- what attempts are counted by,
+    kind -- callback, alarm or subscription. subscription, type -- for the last: its name, and the
+    message's type. target -- an http, https or mailto URL. host -- what attempts are counted by,
     so that one that hangs holds up no other. Of those about one job for one subscription, one waits
     until those before it are done. headers -- JSON object.
     """

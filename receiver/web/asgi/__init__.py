@@ -27,7 +27,6 @@ from receiver.web.api import ROUTES
 from receiver.web.api.routes import find_route
 from receiver.web.api.stream import HEADERS as STREAM_HEADERS
 from receiver.web.asgi.messages import (
-    Headers,
     Receive,
     Scope,
     Send,
@@ -173,7 +172,7 @@ class Application:
     async def _callback(self, scope: Scope, receive: Receive) -> Response:
         headers, peer = scope["headers"], self._peer(scope)
         try:
-            body = await self._read_body(headers, receive, self.max_body_bytes)
+            body = await read_body(headers, receive, self.max_body_bytes)
         except BodyError as error:
             self.services.intake.count_rejection(peer, error.reason)
             raise
@@ -198,12 +197,6 @@ class Application:
                 return answer_receipt(await answer)
         except TimeoutError:
             raise StoreUnavailable("not committed in time") from None
-
-    @staticmethod
-    async def _read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
-        # The server has refused what is no number.
-        announced = int(header(headers, b"content-length") or 0)
-        return await read_body(receive, limit, announced)
 
     # --- the API
 
@@ -260,7 +253,7 @@ class Application:
     async def _form(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Have Flask answer once the body is here: it must not hold a thread while it arrives."""
         try:
-            body = await self._read_body(scope["headers"], receive, MAX_FORM_BYTES)
+            body = await read_body(scope["headers"], receive, MAX_FORM_BYTES)
         except BodyError as error:
             await self._respond(scope, _raised(error), send)
         else:

@@ -32,11 +32,9 @@ def header(headers: Headers, name: bytes) -> str | None:
     return b",".join(values).decode("latin-1") if values else None
 
 
-async def read_body(receive: Receive, limit: int, announced: int) -> bytes:
-    """Return a body. Raises BodyTooLarge, or BodyTruncated if it is not whole in BODY_SECONDS.
-
-    announced -- how many bytes its head says it has; 0 if it does not.
-    """
+async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
+    """Return a body. Raises BodyTooLarge; BodyTruncated if it is not complete in BODY_SECONDS."""
+    announced = int(header(headers, b"content-length") or 0)  # the server rejects other values
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):

@@ -155,7 +155,7 @@ class Streams:
                 if not more:
                     await asyncio.sleep(POLL_SECONDS)
         except ClockStepped:
-            pass  # who comes again behind an id of before is answered with what is missing
+            pass  # a client that resumes from an id of before is sent what is missing
         finally:
             self._polls.clear()
             for client in self._clients:

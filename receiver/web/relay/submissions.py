@@ -166,7 +166,7 @@ def note_fetched(services: Services, instance: str, job: str) -> None:
 
 
 def read_status(body: bytes | None, job: str | None = None) -> Notification | None:
-    """Read where a job stands; None if an answer does not tell, or is no answer to that."""
+    """Read a job's status; None if the answer has none."""
     try:
         return client.read_status(body or b"", job)
     except VendorNonsense:
