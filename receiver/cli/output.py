@@ -23,6 +23,7 @@ from receiver.errors import (
     NotFound,
     ReceiverError,
     SettingsError,
+    StoreRefused,
 )
 from receiver.lib.clock import iso
 
@@ -48,10 +49,19 @@ _BY_OUTCOME = {
     "unknown": STILL_RUNNING,
 }
 
+# What was typed may be a file's content; a path is shorter.
+_LONG_WORD = re.compile(r"(\S{200})\S{800,}")
 # Errors of nothing but writing; they name no file where that is standard output.
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
 # What whoever types the command has to put right.
-_MISTAKES = (SettingsError, CredentialError, AlreadyThere, BadParameter, NotFound)
+_MISTAKES = (
+    SettingsError,
+    CredentialError,
+    AlreadyThere,
+    BadParameter,
+    NotFound,
+    StoreRefused,
+)
 
 json_option = click.option("--json", "json_", is_flag=True, help="Print JSON.")
 yes_option = click.option("--yes", is_flag=True, help="Delete without asking.")
@@ -78,6 +88,8 @@ def explain(error: BaseException) -> Failure:
         return _system_failure(error)
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return Failure(INTERRUPTED, "interrupted", "interrupted")
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        error = click.UsageError("an argument is not valid UTF-8")
     if isinstance(error, click.ClickException):
         return Failure(USAGE, "usage", _usage(error))
     if isinstance(error, ReceiverError):
@@ -100,7 +112,7 @@ def _system_failure(error: OSError) -> Failure:
 
 def report(failure: Failure, *, json_: bool) -> None:
     """Print a failure: one line on standard error, or JSON on standard output."""
-    message = " ".join(failure.message.split())
+    message = plain(_LONG_WORD.sub(r"\1…", " ".join(failure.message.split())))
     if not message:
         return
     if json_:

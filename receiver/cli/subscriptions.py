@@ -8,7 +8,7 @@ from typing import get_args
 import click
 from msgspec.structs import asdict
 
-from receiver.cli.instances import warn_of_unknown
+from receiver.cli.instances import instance_names, warn_of_unknown
 from receiver.cli.output import (
     OK,
     UNREACHABLE,
@@ -21,8 +21,9 @@ from receiver.cli.output import (
     with_iso_times,
     yes_option,
 )
-from receiver.cli.remote import secret, secret_file
+from receiver.cli.remote import failure, no_instance, secret, secret_file
 from receiver.cli.serve import open_database, record_action
+from receiver.client import NoSuchJob
 from receiver.database.engine import Database, Session, database_time
 from receiver.instances.encryption import SecretBox
 from receiver.jobs.job import OUTCOMES, Outcome
@@ -202,7 +203,7 @@ def deliveries(
 
 
 @deliveries.command("retry")
-@click.argument("delivery", required=False, type=int)
+@click.argument("delivery", required=False, type=click.IntRange(0, 2**63 - 1))
 @click.option("--failed", is_flag=True, help="All that failed or were cancelled.")
 @click.option("--subscription", help="Of this subscription only.")
 @click.option("--since", metavar="DURATION", help="Queued within this time, e.g. 1d.")
@@ -227,7 +228,9 @@ def retry(
             click.echo(f"delivery {delivery} is sent again")
             return
         with database.read() as session:
-            names = [subscription] if subscription else _names(session)
+            if subscription is not None:
+                registry.get_subscription(session, subscription)
+            names = _names(session) if subscription is None else [subscription]
             after = database_time(session, now_ms) - _duration(since or "")
             number = log.count_failed(session, names, after)
         if dry_run or not number:
@@ -256,11 +259,12 @@ def replay(
     """
     if (job_id is None) == (since is None) or not (job_id or instance):
         raise click.UsageError("name --job, or --instance and --since")
-    with open_database() as (_, database):
+    with open_database() as (settings, database):
         with database.read() as session:
+            names = instance_names(session, settings)
             active = registry.load_active(session.connection())
             now = database_time(session, now_ms)
-        after = now - _duration(since) if since else None
+        after = None if since is None else now - _duration(since)
 
         def pages() -> Iterator[list[JobRecord]]:
             if job_id:
@@ -272,6 +276,10 @@ def replay(
                 )
 
         number = sum(1 for _ in wanted_replays(active, chain.from_iterable(pages())))
+        if not number and instance is not None and instance not in names:
+            raise no_instance(instance, names)
+        if not number and job_id is not None and not any(pages()):
+            raise failure(NoSuchJob(job_id, instance))
         if dry_run or not number:
             click.echo(f"{count(number, 'delivery')} would be sent")
             return

@@ -107,7 +107,48 @@ MISTAKES = [
     (f"submit nofile --object o --instance i {REMOTE}", 2, "[FILE]: File 'nofile' does not exist"),
     (f"submit {REMOTE}", 2, "name FILE, or --retry-failed with --upload"),
     (f"submit --retry-failed 1 {REMOTE}", 2, "--retry-failed and --upload go together"),
+    ("listen", 2, "--token-file is missing (or RECEIVER_TOKEN_FILE)"),
+    ("listen --token-file wrong --url {url}", 5, "A valid token is needed"),
+    (f"listen --token-file token --url {NOWHERE}", 6, f"no answer from {NOWHERE}: connection ref"),
+    (f"listen --instance nope {REMOTE}", 2, THERE),
+    (
+        "listen --instance gooddata --token-file limited --url {url}",
+        2,
+        "there is no instance gooddata; the instances are: default",
+    ),
+    (f"listen --forward-to ftp://x {REMOTE}", 2, "--forward-to: ftp://x: must be a URL like"),
+    (f"listen --types job.ended {REMOTE}", 2, "--types: 'job.ended' is not 'event.received'"),
+    (f"listen --after x {REMOTE}", 2, "last_event_id: must be text that matches"),
     # the database
+    ("alarms", 2, MISSING),
+    ("schedules list", 2, MISSING),
+    ("subscriptions list", 2, MISSING),
+    ("deliveries", 2, MISSING),
+    ("replay --job 1234", 2, MISSING),
+    ("keys remove key-0 --yes", 2, MISSING),
+    ("alarms ack", 2, "missing argument 'ID'; see `receiver alarms ack --help`"),
+    ("alarms ak 1", 2, "no such command 'ak'. Did you mean 'ack'?"),
+    ("{made} alarms ack 99999999999999999999", 2, "there is no open alarm 99999999999999999999"),
+    ("{made} alarms snooze 1 --for soon", 2, f"--for soon: {DURATION}"),
+    ("{made} schedules show nope", 2, "there is no schedule nope"),
+    ("{made} schedules remove nope", 2, f"Its jobs are expected no longer. {YES}"),
+    ("{made} subscriptions test nope", 2, "there is no subscription nope"),
+    ("{made} subscriptions remove nope", 2, f"What waits for it is not sent. {YES}"),
+    ("{made} deliveries retry 5", 2, "there is no delivery 5"),
+    ("{made} deliveries retry five", 2, "[DELIVERY]: 'five' is not a number"),
+    ("{made} deliveries retry 99999999999999999999", 2, "99999999999999999999 is not in the range"),
+    (
+        "{made} deliveries retry --failed --since 1d --subscription nope",
+        2,
+        "there is no subscription nope",
+    ),
+    ("{made} replay --job 1234", 2, "there is no job 1234: `receiver jobs` lists them"),
+    ("{made} replay --job 1234 --instance gooddata", 2, "there is no job 1234 of gooddata"),
+    ("{made} replay --job 1234 --instance nope", 2, THERE.replace("default, ", "")),
+    ("{made} replay --instance nope --since 1h", 2, THERE.replace("default, ", "")),
+    ("{made} replay --instance gooddata --since ''", 2, f"--since : {DURATION}"),
+    ("{made} keys remove key-0", 2, YES),
+    ("{made} keys remove key-0 --yes", 2, "there is no retired key key-0"),
     ("tokens list", 2, MISSING),
     ("prune", 2, MISSING),
     ("db current", 2, MISSING),
@@ -167,7 +208,14 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     app = create_app(Settings(database_url=made, default_keys=(KEY,)))
     with app.extensions["receiver"].database.write() as session:
         token = tokens.create_token(session, "test", "operate", 1)
-    contents = {"token": token, "wrong": "not the right one", "empty": "", "binary": "\x01\x02"}
+        limited = tokens.create_token(session, "limited", "read", 1, only=("default",))
+    contents = {
+        "token": token,
+        "limited": limited,
+        "wrong": "not the right one",
+        "empty": "",
+        "binary": "\x01\x02",
+    }
     for name, content in contents.items():
         (folder / name).write_text(content)
     with listening() as (url, answer_with), pytest.MonkeyPatch.context() as patch:
@@ -192,8 +240,9 @@ def typed(places, monkeypatch, capfd):
         if name.startswith(("RECEIVER_", "EVENT_", "OPEN_")):
             monkeypatch.delenv(name)
 
-    def run_line(line: str) -> tuple[int, str, str]:
+    def run_line(line: str, **instead: str) -> tuple[int, str, str]:
         words = [word.strip("'").format(**places) for word in line.split()]
+        words = [instead.get(word, word) for word in words]
         while words and re.match("[A-Z_]+=", words[0]):
             monkeypatch.setenv(*words.pop(0).split("=", 1))
         capfd.readouterr()
@@ -212,6 +261,31 @@ def test_a_mistake_is_one_line_that_says_what_to_do(line, code, says, typed, pla
     assert not FOREIGN.search(err)
     assert "hidden" not in err
     assert not Path("receiver.db").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{made} schedules show ODD",
+        "{made} alarms ack ODD",
+        "{made} keys remove ODD --yes",
+        "{made} subscriptions test ODD",
+        f"listen --instance ODD {REMOTE}",
+        f"listen --after ODD {REMOTE}",
+        f"listen --forward-to ODD {REMOTE}",
+    ],
+)
+@pytest.mark.parametrize(
+    "odd",
+    ["x" * 10_000, "a\nb", "a\u202eb", "a\udcffb"],
+    ids=["long", "two lines", "right to left", "no UTF-8"],
+)
+def test_what_is_typed_can_neither_flood_a_terminal_nor_steer_it(line, odd, typed):
+    code, out, err = typed(line, ODD=odd)
+    assert (code, out) == (2, ""), err
+    assert re.fullmatch("receiver: [^\n]{1,600}\n", err), err
+    assert err[:-1].isprintable()
+    assert "fault of the program" not in err
 
 
 def test_with_json_a_mistake_is_json(typed):
