@@ -97,8 +97,9 @@ def actor() -> str:
 def serve(bind: str, workers: int | None) -> None:
     """Run the receiver."""
     check_environment()
-    _check_bind(bind)
     # A wrong setting stops the start here, with one line, and not in each worker.
+    Settings.from_env(os.environ)
+    _check_bind(bind)
     with open_database(creates_file=True, must_answer=False) as opened:
         _warn_without_keys(*opened)
     from receiver import server  # gunicorn is large, and no other command needs it
