@@ -309,10 +309,10 @@ def test_who_watches_is_followed_within_a_minute_once_gone(ward):
     ward.look()
     ward.job("1", "ERROR")
     ward.later(0.5)
-    other.look()
+    other.check()
     assert ward.alarms() == []
     ward.later(0.5)
-    other.look()
+    other.check()
     assert ward.alarms() == [("failed", "default", 1)]
 
 
@@ -321,10 +321,10 @@ def test_who_stops_watching_is_followed_at_once(ward):
     ward.look()
     ward.job("1", "ERROR")
     other.release()  # of what it does not hold
-    other.look()
+    other.check()
     assert ward.alarms() == []
     ward.watcher.release()
-    other.look()
+    other.check()
     assert ward.alarms() == [("failed", "default", 1)]
 
 
@@ -477,7 +477,7 @@ def test_a_database_that_fails_for_long_is_told_of_once_and_so_is_its_return(
 ):
     ward.look()
     other = ward.another()
-    other.look()
+    other.check()
     whole = Database.write
 
     def broken(*_args, **_options):
@@ -513,7 +513,7 @@ def test_alarms_are_those_of_the_database_whatever_it_is(
         record_node(session, "n", 1, None, 0)
     for _ in range(2):
         ward.look()
-        ward.another().look(force=True)
+        ward.another().check(force=True)
     kinds = {kind for kind, *_ in ward.alarms()}
     assert kinds == {"failed", "unreadable", "refused", "overdue", "failing"}
     assert len(webhook.posted) == 1

@@ -54,10 +54,10 @@ def test_secrets_may_stand_in_files_and_are_never_shown(tmp_path):
         }
     )
     assert (settings.alarm_secret, settings.smtp_password) == (KEY, "canary")
-    for shown in (repr(settings), str(settings.shown())):
+    for shown in (repr(settings), str(settings.without_secrets())):
         assert "canary" not in shown
         assert SECRET not in shown
-    assert settings.shown()["alarm_url"] == "alarms.example.com"
+    assert settings.without_secrets()["alarm_url"] == "alarms.example.com"
 
 
 @pytest.mark.parametrize(
