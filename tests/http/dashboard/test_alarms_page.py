@@ -37,10 +37,12 @@ def test_open_alarms_are_shown_with_where_to_look_and_cleared_ones_below(any_rec
     raise_alarm(any_receiver, "overdue", count=1234, examples=["7", "a/b"])
     raise_alarm(any_receiver, "unreadable", examples=["0af1"])
     raise_alarm(any_receiver, "failing", "callbacks", examples=["node:1"])
+    raise_alarm(any_receiver, "schedule_late", "nightly", examples=["8"], instance="default")
     raise_alarm(any_receiver, "silent", cleared_at=any_receiver.services.clock())
     still, over = guest.get("/alarms").text.split('id="h-resolved"')
     assert 'href="/jobs?show=overdue&amp;instance=default"' in still
     assert 'href="/jobs/a%2Fb?instance=default"' in still
+    assert 'href="/jobs/8?instance=default"' in still
     assert 'href="/events/0af1"' in still
     for told in ("Jobs are overdue", "1,234", "Callbacks are not accepted", "node:1", "So it is"):
         assert told in plain(still)
