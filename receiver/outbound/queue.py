@@ -83,10 +83,14 @@ _facts = attrgetter(*_FACTS)
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A message that this process, and no other, is to send now. tries -- this one included."""
+    """A message that this process, and no other, is to send now. tries -- this one included.
+
+    at -- ms, by the time that all nodes agree on.
+    """
 
     id: int
     tries: int
+    at: int
     message: Message
 
 
@@ -153,7 +157,7 @@ def claim_delivery(session: Session, row: OutboundDelivery, now: int) -> Claimed
         return None
     facts = dict(zip(_FACTS, _facts(row), strict=True))
     message = Message(headers=msgspec.json.decode(row.headers), **facts)
-    return Claimed(row.id, row.tries + 1, message)
+    return Claimed(row.id, row.tries + 1, now, message)
 
 
 def result_of(claimed: Claimed, attempt: Attempt) -> Result:

@@ -105,10 +105,15 @@ class Sender:
         finally:
             self._tests.release()
 
-    def send(self, message: Message) -> Attempt:
-        """Send a message once, whether or not it is in the queue."""
+    def send(self, message: Message, now: int | None = None) -> Attempt:
+        """Send a message once, whether or not it is in the queue.
+
+        now -- ms; None is this machine's time, which may be wrong: recipients reject what was
+        signed minutes ago.
+        """
+        now = self._clock() if now is None else now
         try:
-            message = self._signers[message.kind](message, self._clock())
+            message = self._signers[message.kind](message, now)
             if message.target.startswith("mailto:"):
                 return self._mailer.send(message.target.removeprefix("mailto:"), message.body)
             answer = self._http.post(message.target, message.body, message.headers)
@@ -121,7 +126,7 @@ class Sender:
             status=answer.status,
             answer=answer.body,
             final=answer.status == _GONE,
-            retry_after=seconds_of(answer.retry_after, self._clock()),
+            retry_after=seconds_of(answer.retry_after, now),
         )
 
     def _run(self, claimed: Claimed) -> None:
@@ -138,7 +143,7 @@ class Sender:
     def _attempt(self, claimed: Claimed) -> bool:
         message, began = claimed.message, time.monotonic()
         try:
-            attempt = self.send(message)
+            attempt = self.send(message, claimed.at)
         except Exception as error:  # noqa: BLE001 - one odd row must not be tried for ever
             attempt = Attempt(delivered=False, error=f"a fault of ours: {type(error).__name__}")
         duration = round(1000 * (time.monotonic() - began))

@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+from collections.abc import Mapping
 from itertools import count
 
 import pytest
@@ -13,12 +14,13 @@ from sqlalchemy import select
 
 from receiver.database.models.outbound import OutboundAttempt, OutboundDelivery
 from receiver.lib import safe_http
+from receiver.lib.clock import now_ms
 from receiver.lib.safe_http import SafeClient
 from receiver.openconnectors.signatures import HEADER
 from receiver.outbound import queue
 from receiver.outbound.mail import Mailer
 from receiver.outbound.queue import LEASE_MS, PAUSES_SECONDS, Message
-from receiver.outbound.sender import Sender, seconds_of
+from receiver.outbound.sender import Sender, Signer, seconds_of
 from receiver.settings import Settings
 
 CALLBACK = "Elements-Async-Callback-Url"
@@ -136,9 +138,9 @@ class Queue:
     def message(self, target: str, **facts: object) -> Message:
         return Message("callback", target, b"%d" % next(self.numbers), **facts)
 
-    def sender(self) -> Sender:
+    def sender(self, signers: Mapping[str, Signer] | None = None) -> Sender:
         http = SafeClient(frozenset({"127.0.0.1", "127.0.0.2", "localhost"}))
-        signers = {"callback": lambda message, _: message}
+        signers = signers or {"callback": lambda message, _: message}
         return Sender(self.services.database, http, Mailer(Settings()), signers, lambda: self.now)
 
     def rows(self) -> list[OutboundDelivery]:
@@ -314,6 +316,21 @@ def test_messages_of_one_job_to_one_subscription_are_sent_one_after_the_other(ma
     made.now += 6_000
     made.sender().drain()
     assert [int(body) for body, _ in client.posted][5:] == [0, 1, 2]
+
+
+def test_a_node_whose_clock_is_wrong_signs_by_the_databases(make_receiver, make_database, client):
+    made, signed = Queue(make_receiver(make_database("postgresql18"))), []
+    made.add(made.message(client.url))
+
+    def sign(message: Message, now: int) -> Message:
+        signed.append(now)
+        return message
+
+    made.now = now_ms() + 3_600_000
+    sender = made.sender({"callback": sign})
+    sender.drain()
+    assert len(client.posted) == 1
+    assert abs(signed[0] - now_ms()) < 1_800_000
 
 
 def test_a_clock_that_was_ahead_for_a_moment_holds_nothing_up(made, client):

@@ -46,6 +46,7 @@ class Build:
 
     killed -- whether its workers must be killed while nothing can be committed. fault -- what must
     happen meanwhile, by its name. restarted -- whether it is restarted before that is over.
+    sent_on -- whether it is killed while it sends what subscriptions are sent.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Build:
     killed: bool = False
     fault: str = ""
     restarted: bool = False
+    sent_on: bool = False
 
 
 TRACE = "the fsync trace"
@@ -122,6 +124,18 @@ BUILDS = (
         ),
         "of a wrong kind",
         fault="table gone",
+    ),
+    Build(
+        "delivered before it is sent",
+        (
+            Edit(
+                "receiver/outbound/queue.py",
+                r'"next_at": now \+ LEASE_MS\}',
+                '"next_at": None, "state": "delivered"}',
+            ),
+        ),
+        "ended, not delivered",
+        sent_on=True,
     ),
 )
 

@@ -79,7 +79,7 @@ def check(storm: Storm) -> dict[str, int]:
 def _wrong_jobs(storm: Storm, stored: Iterable[Stored]) -> int:
     received = {(row.instance, row.sha256): row.received_at for row in stored}
     lawful = {key: _facts(facts) for key, facts in storm.stage.plan.jobs(received).items()}
-    shown = {(job["id"], job["instance"]): job for job in _jobs(storm)}
+    shown = {(job["id"], job["instance"]): job for job in list_jobs(storm)}
     known = {
         key: {name: shown[key][name] for name in lawful[key]} for key in lawful if key in shown
     }
@@ -100,7 +100,7 @@ def _facts(law: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _jobs(storm: Storm) -> list[dict[str, Any]]:
+def list_jobs(storm: Storm) -> list[dict[str, Any]]:
     """Every job, over all pages of the API."""
     jobs: list[dict[str, Any]] = []
     path = "/api/v1/jobs?limit=1000"

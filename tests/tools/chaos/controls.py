@@ -1,13 +1,16 @@
 """Whether the harness can see at all: broken builds and a tampered database must be noticed."""
 
+import json
 import shutil
 import signal
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import broken
 from checker import check
+from deliveries import kill_the_sender, subscribed, verdict
 from faults import FAULTS, file_locked
 from processes import PYTHON, ROOT, ChaosError, children, run, say, tell
 from stage import Layout, Stage
@@ -34,6 +37,14 @@ TAMPERED = {
     "of a wrong kind": 1,
     "merged not once": 2,
 }
+FORGED = {
+    "delivered, not committed": 1,
+    "delivered unlike its job": 1,
+    "not verified": 1,
+    "of another webhook-id": 1,
+    "of another body": 2,
+}
+CALM = 20.0  # seconds; longer than a lease, so what does not come then was dropped
 
 
 def run_controls(folder: Path, seed: int) -> dict[str, bool]:
@@ -43,7 +54,10 @@ def run_controls(folder: Path, seed: int) -> dict[str, bool]:
         raise ChaosError("strace is not installed")
     if not broken.is_traced(ROOT, folder / "traced"):
         raise ChaosError("the fsync trace fails without anything being broken")
-    caught = {"tampered with": _is_tampering_noticed(folder / "tampered", seed)}
+    caught = {
+        "tampered with": _is_tampering_noticed(folder / "tampered", seed),
+        "deliveries tampered with": _are_forgeries_noticed(folder / "forged", seed),
+    }
     for number, build in enumerate(broken.BUILDS):
         tree = broken.make(build, folder / f"broken-{number}")
         caught[build.name] = _is_caught(build, tree, folder / f"control-{number}", seed)
@@ -72,6 +86,29 @@ def _is_tampering_noticed(folder: Path, seed: int) -> bool:
         stage.close()
 
 
+def _are_forgeries_noticed(folder: Path, seed: int) -> bool:
+    """Note deliveries that never came beside one that did; the check must count just those."""
+    stage = Stage(Layout("sqlite", folder, seed, 1, 2, 24))
+    try:
+        storm = Storm(stage, 0)
+        with subscribed(stage) as targets:
+            kill_the_sender(storm, targets)
+            before = verdict(storm, targets)
+            one = targets[0].seen()[0]
+            forged = json.dumps({**json.loads(one.body), "data": {**one.data, "file": "forged"}})
+            stranger = json.dumps({"data": {**one.data, "id": "forged"}})
+            targets[0].note(
+                replace(one, id="another"),
+                replace(one, body=f"{one.body} "),
+                replace(one, body=forged),
+                replace(one, id="stranger", body=stranger),
+                replace(one, verified=False),
+            )
+            return not any(before.values()) and verdict(storm, targets) == {**before, **FORGED}
+    finally:
+        stage.close()
+
+
 def _is_caught(build: broken.Build, tree: Path, folder: Path, seed: int) -> bool:
     if build.caught_by == broken.TRACE:
         return not broken.is_traced(tree, folder)
@@ -80,6 +117,10 @@ def _is_caught(build: broken.Build, tree: Path, folder: Path, seed: int) -> bool
     stage = Stage(Layout(kind, folder, seed, 1, 2, 24, tree))
     try:
         storm = Storm(stage, 150)
+        if build.sent_on:
+            with subscribed(stage) as targets:
+                kill_the_sender(storm, targets)
+                return verdict(storm, targets, CALM)[build.caught_by] > 0
         stage.sender.send(stage.plan.portion(300))
         if build.killed:
             _kill_uncommitted(stage)

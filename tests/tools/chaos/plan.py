@@ -50,6 +50,8 @@ class Plan:
     nodes: list[str]
     told: dict[tuple[str, str], dict[bytes, Said]] = field(default_factory=dict)
     sent: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
+    max_words = 6  # about a job
+    ended = 0.5  # how often a word is an ending
 
     def __post_init__(self) -> None:
         self._jobs = count(1)
@@ -114,7 +116,7 @@ class Plan:
     def _story(self) -> list[tuple[str, bytes]]:
         job, instance = str(next(self._jobs)), self.chance.choice(INSTANCES)
         bodies = []
-        for _ in range(self.chance.randint(1, 6)):
+        for _ in range(self.chance.randint(1, self.max_words)):
             facts = self._facts()
             body = self._spelt(job, facts)
             sha256 = hashlib.sha256(body).digest()
@@ -125,7 +127,7 @@ class Plan:
     def _facts(self) -> dict[str, Any]:
         """One thing that the vendor could say of a job."""
         chance = self.chance
-        ended = chance.random() < 0.5
+        ended = chance.random() < self.ended
         facts: dict[str, Any] = {"status": chance.choice(ENDINGS if ended else UNDER_WAY)}
         if ended:
             facts["failed"] = chance.choice([None, 0, 1, 3])

@@ -2,9 +2,11 @@
 
     make chaos SIZE=small                  what CI runs, about four minutes
     make chaos SIZE=medium                 6,000 callbacks, 3 nodes
-    make chaos                             20,000 callbacks, 3 nodes; 20,000 more in deploys
+    make chaos                             20,000 callbacks, 3 nodes; 20,000 more in deploys, and
+                                           20,000 jobs that end, sent on to two subscriptions
     make chaos ARGS="--seeds 5"            the same with five seeds
     make chaos ARGS="--only 'failed over' --kind postgresql --seed 7"
+    make chaos ARGS="--deliveries-only"    only what is sent on
     make chaos-controls                    only the broken builds, each of which must be caught
 
 Each fault strikes while the sender sends; the next one follows when the service has recovered. A
@@ -40,6 +42,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))  # for the oracle and 
 import report
 from checker import check
 from controls import run_controls
+from deliveries import deliver
 from deploys import migrate, old_tree, roll
 from faults import FAULTS, schedule
 from processes import ROOT, ChaosError, end_all, say
@@ -54,6 +57,7 @@ KINDS = ("postgresql", "sqlite")
 class Size:
     """How much is done: nodes, connections, and callbacks, in the storm and in the restarts.
 
+    endings, rounds -- how many jobs end while what is sent of them is disturbed, how many times.
     probe -- seconds that one may take.
     """
 
@@ -62,13 +66,15 @@ class Size:
     callbacks: int
     restarts: int
     restart_callbacks: int
+    endings: int
+    rounds: int
     probe: float = 1.0
 
 
 SIZES = {
-    "small": Size(2, 24, 1500, 4, 1000, probe=3.0),
-    "medium": Size(3, 32, 6000, 8, 4000),
-    "full": Size(3, 48, 20_000, 20, 20_000),
+    "small": Size(2, 24, 1500, 4, 1000, 300, 1, probe=3.0),
+    "medium": Size(3, 32, 6000, 8, 4000, 4000, 2),
+    "full": Size(3, 48, 20_000, 20, 20_000, 20_000, 3),
 }
 
 
@@ -83,10 +89,13 @@ def main(words: list[str]) -> int:
     try:
         if not asked.controls_only:
             for seed in range(asked.seed, asked.seed + asked.seeds):
-                accounts += [
-                    _run(asked, folder / f"{seed}-{kind}", kind, seed) for kind in asked.kind
-                ]
-        if asked.controls_only or (asked.controls and not asked.only):
+                if not asked.deliveries_only:
+                    accounts += [
+                        _run(asked, folder / f"{seed}-{kind}", kind, seed) for kind in asked.kind
+                    ]
+            if not asked.only:
+                accounts += [_deliver(asked, folder, kind) for kind in asked.kind]
+        if asked.controls_only or (asked.controls and not asked.only and not asked.deliveries_only):
             controls = run_controls(folder, asked.seed)
     except ChaosError as error:
         say(f"chaos: {error}")
@@ -113,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", choices=names, metavar="FAULT", help=", ".join(names))
     parser.add_argument("--tree", type=Path, default=ROOT, help="whose `receiver` runs")
     parser.add_argument("--no-controls", dest="controls", action="store_false")
+    parser.add_argument("--deliveries-only", action="store_true")
     parser.add_argument("--controls-only", action="store_true")
     parser.add_argument(
         "--keep", action="store_true", help="the logs; they stay if a run is broken"
@@ -151,6 +161,27 @@ def _run(asked: argparse.Namespace, folder: Path, kind: str, seed: int) -> Accou
         stage.violations.append(str(error))
         account.take(storm)
     finally:
+        stage.close()
+    account.seconds = time.monotonic() - began
+    report.show(account)
+    return account
+
+
+def _deliver(asked: argparse.Namespace, folder: Path, kind: str) -> Account:
+    """Jobs that end, sent on to subscriptions, on one kind of database."""
+    size, began = SIZES[asked.size], time.monotonic()
+    account = Account(f"{kind}, sent on", asked.seed)
+    nodes, workers = (2, 2) if kind == "postgresql" else (1, 4)
+    tree, to = asked.tree.resolve(), folder / f"deliveries-{kind}"
+    say(f"{account.kind}, seed {asked.seed}: {nodes} nodes of {workers} workers")
+    stage = Stage(Layout(kind, to, asked.seed, nodes, workers, size.connections, tree))
+    storm = Storm(stage, 0, timed=False)  # the other storm is, by the same faults
+    try:
+        account.wrong = deliver(storm, size.endings, size.rounds)
+    except ChaosError as error:
+        stage.violations.append(str(error))
+    finally:
+        account.take(storm)
         stage.close()
     account.seconds = time.monotonic() - began
     report.show(account)

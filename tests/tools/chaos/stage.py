@@ -241,4 +241,5 @@ class Stage:
             "EVENT_NOTIFICATION_SIGNATURE_KEY": self.keys["default"].secret.decode(),
             "OPEN_CONNECTORS_URL": self.vendor.url,
             "OPEN_CONNECTORS_RATE": "200",
+            "RECEIVER_FORWARD_ALLOW": f"{HOST} localhost",
         }

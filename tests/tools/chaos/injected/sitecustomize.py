@@ -6,6 +6,8 @@ long; `die`, the next process to commit is killed between its commit and its ans
 noted in `happened`. The file CHAOS_CLOCK says by how many seconds this process's clock is wrong.
 
 libfaketime would do that for all of a process, and have it work fifty times as much for a probe.
+
+What is sent to others is tried again sooner, and more at once, or a run would take hours.
 """
 
 import contextlib
@@ -18,7 +20,7 @@ import sys
 import time
 from pathlib import Path
 
-WHERE, SECONDS = "receiver.callbacks.store", 15.0
+SECONDS = 15.0
 FAULTS = Path(os.environ.get("CHAOS_FAULTS", "/nonexistent"))
 
 
@@ -70,19 +72,39 @@ def failing(write):
     return write_or_fail
 
 
+def fail_batches(store):
+    store.Store.write = failing(store.Store.write)
+
+
+def try_soon(queue):
+    queue.PAUSES_SECONDS = (1, 1, 2, 2, *[4] * 20)
+    queue.LEASE_MS, queue.MAX_PER_HOST = 10_000, 8
+
+
+def give_up_soon(safe_http):
+    safe_http.ATTEMPT_SECONDS = 3.0  # a third of the lease, as it is in earnest
+
+
 class Injector(importlib.abc.MetaPathFinder):
-    """Finds the one module as usual, and has it changed once it is loaded."""
+    """Finds modules as usual, and has some changed once they are loaded."""
+
+    def __init__(self):
+        self.changes = {
+            "receiver.callbacks.store": fail_batches,
+            "receiver.outbound.queue": try_soon,
+            "receiver.lib.safe_http": give_up_soon,
+        }
 
     def find_spec(self, name, _path, _target=None):
-        if name != WHERE:
+        change = self.changes.pop(name, None)
+        if change is None:
             return None
-        sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         load = spec.loader.exec_module
 
         def exec_module(module):
             load(module)
-            module.Store.write = failing(module.Store.write)
+            change(module)
 
         spec.loader.exec_module = exec_module
         return spec
