@@ -78,7 +78,10 @@ _ROUTES: tuple[tuple[str, str, Kind], ...] = (  # the first that fits
     ("PUT", "/bulk/(?P<job>[^/]+)/cancel", "cancel"),
     ("GET", "/bulk/(?P<job>[^/]+)/(?P<object>[^/]+)", "result"),
 )
-_PART = re.compile(r"(element|user|organization)[ \t]+([!-+\--~]+)", re.IGNORECASE)
+_PART = re.compile(
+    r"(organization(?![^ \t])|(?:element|user)(?=[ \t]+[!-+\--~]+\Z))[ \t]*+(.*)",
+    re.IGNORECASE | re.DOTALL,
+)
 _AND = re.compile(r"(?<!\s)\s++and\s++", re.IGNORECASE)
 _CONDITION = re.compile(r"\s*(\w+)\s*=\s*(?:'([^']*)'|([0-9]+))\s*")
 _FROM = re.compile(r"\bfrom\s++([^\s,;()\[\]`\"']{1,200})", re.IGNORECASE)
@@ -169,9 +172,11 @@ def read_route(method: str, path: str) -> Route:
 def read_authorization(text: str) -> Mapping[str, str]:
     """Read `Element <token>, User <secret>[, Organization <secret>]`, in any order and case.
 
-    Return the values by lower-case name; none of them if anything else stands there.
+    Return the values by lower-case name; none of them if anything else stands there. What an
+    Organization part holds is not looked at.
     """
-    parts = [_PART.fullmatch(part.strip(" \t")) for part in text.split(",")]
+    given = [part.strip(" \t") for part in text.split(",")]
+    parts = [_PART.fullmatch(part) for part in given if part]
     named = {part[1].lower(): part[2] for part in parts if part}
     return named if len(named) == len(parts) else {}
 

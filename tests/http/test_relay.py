@@ -95,9 +95,11 @@ def test_any_order_of_the_authorizations_parts_is_taken(relay):
         f"element gooddata,user {relay.token}",
         f"User {relay.token}, Organization o-1, Element gooddata",
         f"ORGANIZATION  x ,Element\tgooddata ,  user {relay.token}",
+        f"Organization, Element gooddata, User {relay.token}",
+        f"Organization a b=\xe9/, Element gooddata, User {relay.token},",
     ):
-        answer = relay.http.get("/objects", headers={"Authorization": text})
-        assert answer.json() == OBJECTS
+        answer = relay.http.get("/objects", headers={"Authorization": text.encode("latin-1")})
+        assert answer.json() == OBJECTS, text
 
 
 def test_the_vendor_sees_its_own_secrets_and_never_ours(relay):
@@ -152,6 +154,7 @@ def test_a_status_comes_from_the_store_and_the_vendor_is_asked_for_unknown_jobs_
         "Element gooddata; User {token}",
         "Element gooddata, Element gooddata",
         "User {token}, Organization x",
+        "Element gooddata, Organizations x, User {token}",
         "Element gooddata, User {token}, Bearer x",
         "Element gooddata-element, User gooddata-secret",
         "Element \xe9, User {token}",
