@@ -58,6 +58,25 @@ def test_a_client_that_closes_its_own_side_after_its_request_gets_its_answer(fra
     assert framed.raw(asked, half_close=True) == (200, b'{"status":"ok"}')
 
 
+@pytest.mark.parametrize("body", ["Content-Length: 9\r\n\r\nxx", "Content-Length: 9\r\n\r\n"])
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("POST /callbacks/default HTTP/1.1", (400, "truncated")),
+        ("POST /callbacks/default/ HTTP/1.1", (400, "truncated")),
+        ("POST /callbacks/default?x HTTP/1.1", (400, "truncated")),
+        ("POST /callbacks/default HTTP/1.0", (400, "truncated")),
+        ("PUT /callbacks/default HTTP/1.1", (405, "method_not_allowed")),
+        ("GET //callbacks/default HTTP/1.1", (405, "method_not_allowed")),
+    ],
+)
+def test_a_body_that_breaks_off_is_answered_however_its_callback_is_written(
+    framed, line, expected, body
+):
+    status, answer = framed.raw(f"{line}\r\nHost: x\r\n{body}".encode(), half_close=True)
+    assert (status, json.loads(answer)["code"]) == expected
+
+
 # Who waited for clients before it ends would not end in time.
 PATIENT = (
     sys.executable,

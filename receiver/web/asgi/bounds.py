@@ -20,9 +20,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from receiver.errors import BodyError, BodyTruncated
-from receiver.openconnectors.shapes import BASE
 from receiver.web.asgi import Application
 from receiver.web.asgi.messages import BODY_SECONDS, MAX_DRAINED_BYTES
+from receiver.web.callbacks import PREFIX
 from receiver.web.http import Response
 from receiver.web.problems import Problem, problem_response, response_to
 
@@ -78,6 +78,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._head_bytes = self._trailers = self._chunks = self._body_bytes = self._drained = 0
         self._begun = 0  # requests, in what was received last
         self._previous = self.cycle  # of the request before the newest
+        self._is_behind = False  # the newest came while another's answer was due
         self._ignores_input = False  # what follows is not a request
         self._has_ended = False  # the client has sent its last byte
         self._refusal: int | None = None  # due once all before it is answered
@@ -140,8 +141,8 @@ class BoundedConnection(HttpToolsProtocol):
             return False
         cut = BodyTruncated("the body broke off")
         if self._is_in_body() and not self._unqueue() and not self.break_off(cut):
-            if not self.cycle.scope["path"].startswith(BASE):
-                return False  # it came behind another one, whose answer is all that is due
+            if self._is_behind:
+                return False  # the answer to the one before it is all that is due
             self._answer_instead(response_to(cut, self.cycle.scope["path"]))
         self.cycle.keep_alive = False
         return True
@@ -150,6 +151,8 @@ class BoundedConnection(HttpToolsProtocol):
         """Answer a request whose body broke off in the place of its task, which ends by that."""
         cycle = self.cycle
         begun = cycle.response_started
+        if self._callback_path() and cycle.scope["method"] != "POST":  # which is looked at first
+            response = self._refusal_of(HTTPStatus.METHOD_NOT_ALLOWED)
         # To its task the client is gone: nothing of the body goes on to the vendor.
         cycle.disconnected = cycle.response_complete = True
         cycle.message_event.set()
@@ -249,7 +252,7 @@ class BoundedConnection(HttpToolsProtocol):
         """Begin to answer it."""
         # To WSGI, a name with underscores is the same as one with dashes, which a proxy has set.
         self.headers[:] = [field for field in self.headers if b"_" not in field[0]]
-        self._previous = self.cycle
+        self._previous, self._is_behind = self.cycle, self.is_busy()
         super().on_headers_complete()
         if self._is_stopping:
             self.cycle.keep_alive = False
@@ -341,8 +344,12 @@ class BoundedConnection(HttpToolsProtocol):
         phrase = HTTPStatus(status).phrase
         code = phrase.lower().replace(" ", "_").replace("-", "_")
         problem = Problem(phrase, status, code, "This is not a request that is answered.")
-        allowed = {"Allow": "GET, POST"} if status == HTTPStatus.METHOD_NOT_ALLOWED else {}
+        methods = "POST" if self._callback_path() else "GET, POST"
+        allowed = {"Allow": methods} if status == HTTPStatus.METHOD_NOT_ALLOWED else {}
         return problem_response(problem, self.url.decode("latin-1"), allowed)
+
+    def _callback_path(self) -> bool:
+        return f"/{self.url.decode('latin-1').lstrip('/')}".startswith(PREFIX)
 
     def end(self) -> None:
         """Close it, but read on until the client has: unread bytes would reset the answer away."""
