@@ -222,13 +222,14 @@ class AllKeys:
 
         visible -- the instances that whoever asks may see.
         """
-        texts = []
-        for place, record in enumerate(records):
-            small = place < MAX_DIAGNOSED and record.size <= MAX_DIAGNOSED_BYTES
-            stored = find_rejection(session, record.id, None) if small else None
-            explanation = self.explain(stored) if stored else _explain_reason(record.reason)
-            texts.append(explanation.text_for(visible))
-        return texts
+        first = records[:MAX_DIAGNOSED]
+        small = [record.id for record in first if record.size <= MAX_DIAGNOSED_BYTES]
+        rows = session.scalars(select(Rejection).where(Rejection.id.in_(small)))
+        why = {row.id: self.explain(row) for row in rows}
+        return [
+            (why.get(record.id) or _explain_reason(record.reason)).text_for(visible)
+            for record in records
+        ]
 
 
 def _signed_by(keys: Sequence[DecryptedKey], body: bytes, header: str) -> DecryptedKey | None:

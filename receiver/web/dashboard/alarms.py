@@ -23,6 +23,7 @@ from receiver.web.dashboard.pages import Caller, blueprint, page
 from receiver.web.dashboard.sign_in import require_operator, require_session
 
 MAX_ALARMS = 100
+MAX_RESOLVED = 25  # on a page, which weighs less than 100 KB
 CAUSES = [KINDS[name] for name in ("failing", "vendor", "queued", "refused")]
 SNOOZES = {"2h": "2 hours", "24h": "24 hours"}
 # How each state looks, and its words.
@@ -79,7 +80,7 @@ def alarms(services: Services, caller: Caller) -> Response:
     with services.database.read() as session:
         latest = list_alarms(session, visible, only_open=False, limit=MAX_ALARMS)
         problems = open_problems(session, caller)
-    resolved = [problem(row) for row in latest if row.cleared_at is not None]
+    resolved = [problem(row) for row in latest if row.cleared_at is not None][:MAX_RESOLVED]
     ordered = by_severity(problems)
     return page("alarms.html", problems=ordered, resolved=resolved, snoozes=SNOOZES)
 

@@ -244,3 +244,13 @@ def test_the_list_follows_a_job_however_little_of_it_changes(guest):
         run = session.connection().exec_driver_sql
         run("UPDATE jobs SET registers = replace(registers, 'seen', 'mind')")
     assert "mind" in guest.get("/jobs").text
+
+
+def test_the_page_stays_light_however_many_alarms_were_resolved(guest):
+    for number in range(60):
+        raise_alarm(guest.receiver, "failed", f"i{number}", cleared_at=NOW)
+    raise_alarm(guest.receiver, "overdue")
+    page = guest.get("/alarms").text
+    assert "Jobs are overdue" in page
+    assert page.count('class="c-alarm"') == 25
+    assert "receiver alarms --limit" in page
