@@ -151,6 +151,7 @@ def update_alarms(session: Session, conditions: Iterable[Condition], now: int) -
 
     That is what was raised or cleared, is open when its snooze ends, or has new jobs or events.
     """
+    # Locked: people acknowledge and snooze the same rows meanwhile.
     still_open = select(Alarm).where(Alarm.cleared_at.is_(None)).with_for_update()
     open_alarms = {
         (row.kind, row.subject, row.instance): row for row in session.scalars(still_open)

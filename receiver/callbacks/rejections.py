@@ -260,44 +260,46 @@ class Reverified:
     accepted: int
 
 
-class Quarantine:
-    """Verifies rejected deliveries again. receive -- stores those that are right by now."""
+def reverify_all(
+    database: Database,
+    receive: Callable[[Delivery], Receipt | None],
+    instances: Instances,
+    record: Callable[..., None],
+) -> Reverified:
+    """Verify all quarantined deliveries again, or those of some instances; as `reverify`."""
+    checked = accepted = after = 0
+    while True:
+        with database.read() as session:
+            batch = _list_verifiable(session, instances, BATCH, after)
+        for rejection in batch:
+            checked += 1
+            accepted += reverify(database, receive, rejection, record)
+            after = rejection.id
+        if len(batch) < BATCH:
+            return Reverified(checked, accepted)
 
-    def __init__(self, database: Database, receive: Callable[[Delivery], Receipt | None]) -> None:
-        self._database, self._receive = database, receive
 
-    def verify_again(
-        self, instances: frozenset[str] | None, record: Callable[..., None]
-    ) -> Reverified:
-        """Verify all quarantined deliveries again, or those of some instances.
+def reverify(
+    database: Database,
+    receive: Callable[[Delivery], Receipt | None],
+    rejection: Rejection,
+    record: Callable[..., None],
+) -> bool:
+    """Verify a quarantined delivery again; if it is right by now, it leaves as an event.
 
-        Those whose signature is right by now are stored as events, like any, and leave the
-        quarantine. record -- called in the transaction that does it: (session, rejection, event).
-        """
-        checked = accepted = after = 0
-        while True:
-            with self._database.read() as session:
-                batch = _list_verifiable(session, instances, BATCH, after)
-            for rejection in batch:
-                checked += 1
-                accepted += self.verify_one(rejection, record)
-                after = rejection.id
-            if len(batch) < BATCH:
-                return Reverified(checked, accepted)
-
-    def verify_one(self, rejection: Rejection, record: Callable[..., None]) -> bool:
-        """Verify one again; return whether it is an event by now."""
-        if rejection.body is None or rejection.signature is None:
-            return False
-        header = rejection.signature.decode("latin-1")
-        delivery = Delivery(rejection.instance, rejection.body, header, None, rejection.peer)
-        receipt = self._receive(delivery)
-        if receipt is None:
-            return False
-        with self._database.write() as session:
-            session.execute(delete(Rejection).where(Rejection.id == rejection.id))
-            record(session, rejection, receipt.event)
-        return True
+    receive -- stores it if it is right. record -- called in the transaction that removes it from
+    the quarantine: (session, rejection, event). Returns whether it became an event.
+    """
+    if rejection.body is None or rejection.signature is None:
+        return False
+    header = rejection.signature.decode("latin-1")
+    receipt = receive(Delivery(rejection.instance, rejection.body, header, None, rejection.peer))
+    if receipt is None:
+        return False
+    with database.write() as session:
+        session.execute(delete(Rejection).where(Rejection.id == rejection.id))
+        record(session, rejection, receipt.event)
+    return True
 
 
 def _list_verifiable(

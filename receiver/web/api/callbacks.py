@@ -4,7 +4,7 @@ from functools import partial
 
 from receiver.callbacks import events, rejections
 from receiver.callbacks.events import EventRecord
-from receiver.callbacks.rejections import AllKeys, Quarantine
+from receiver.callbacks.rejections import AllKeys, reverify_all
 from receiver.database.engine import Session
 from receiver.database.models import Rejection
 from receiver.errors import BodyGone, EventGone, NotFound
@@ -133,8 +133,8 @@ def verify_again(services: Services, request: ApiRequest[schemas.InstancesQuery]
     require_scope(bearer, "operate")
     require_instance(bearer, named)
     only = frozenset(named) if named else bearer.instances
-    quarantine = Quarantine(services.database, services.intake.receive_again)
-    again = quarantine.verify_again(only, partial(record_entry, services, bearer))
+    record = partial(record_entry, services, bearer)
+    again = reverify_all(services.database, services.intake.receive_again, only, record)
     return json_response(schemas.VerifiedAgain(again.checked, again.accepted))
 
 

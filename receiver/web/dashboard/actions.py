@@ -6,7 +6,7 @@ from functools import partial, wraps
 
 from flask import Response, request, url_for
 
-from receiver.callbacks.rejections import Quarantine
+from receiver.callbacks.rejections import reverify, reverify_all
 from receiver.callbacks.trigger import send_test
 from receiver.errors import CredentialError, NotFound
 from receiver.instances import keys as signature_keys
@@ -201,7 +201,8 @@ def verify_again(services: Services, caller: Caller) -> Action:
     only = frozenset([instance]) if instance else caller.bearer.instances
 
     def run() -> str:
-        again = _quarantine(services).verify_again(only, _entry(services, caller))
+        record = partial(record_entry, services, caller.bearer)
+        again = reverify_all(services.database, services.intake.receive_again, only, record)
         return f"{again.accepted} of {again.checked} were verified and stored as events."
 
     return Action(
@@ -223,7 +224,9 @@ def verify_one(services: Services, caller: Caller, id: int) -> Action:
     rejection = the_rejection(services, caller, id)
 
     def run() -> str | Response:
-        if not _quarantine(services).verify_one(rejection, _entry(services, caller)):
+        record = partial(record_entry, services, caller.bearer)
+        receive = services.intake.receive_again
+        if not reverify(services.database, receive, rejection, record):
             return "The signature is still not right; nothing was changed."
         flash(services, caller, "Verified: the delivery is stored as an event.")
         return redirect_to(url_for("dashboard.rejections"))
@@ -274,11 +277,3 @@ def _page(instance: InstanceView) -> str:
 def _record(services: Services, caller: Caller, action: str, subject: str, detail: str) -> None:
     with services.database.write() as session:
         record_action(services, caller.bearer, session, action, subject, detail=detail)
-
-
-def _quarantine(services: Services) -> Quarantine:
-    return Quarantine(services.database, services.intake.receive_again)
-
-
-def _entry(services: Services, caller: Caller) -> Callable[..., None]:
-    return partial(record_entry, services, caller.bearer)
