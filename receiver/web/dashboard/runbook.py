@@ -18,6 +18,7 @@ from receiver.web.dashboard.sign_in import require_session
 # In a clone a link to the document, in a package a copy. Without either, nothing starts.
 _TEXT = (Path(__file__).parents[1] / "runbook.md").read_text(encoding="utf-8")
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
+_DOCUMENTS = re.compile(r'<a href="[^"]*\.md[^"]*">(.*?)</a>')  # which no page shows
 _NAMES = re.compile(r"<(em|code)>([^<]*)</\1>")
 
 
@@ -62,10 +63,10 @@ def _entries() -> Sequence[Entry]:
         to = links.get(name, "/" if tag == "em" else "")
         return f'<a href="{to}">{name}</a>' if to else match[0]
 
-    return [
-        Entry(title, _NAMES.sub(link, _MARKDOWN.render(text)), _anchor(title))
-        for title, _, text in parts
-    ]
+    def html(text: str) -> str:
+        return _NAMES.sub(link, _DOCUMENTS.sub(r"\1", _MARKDOWN.render(text)))
+
+    return [Entry(title, html(text), _anchor(title)) for title, _, text in parts]
 
 
 def _anchor(title: str) -> str:
