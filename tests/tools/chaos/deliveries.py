@@ -8,6 +8,7 @@ is no fault; that it comes with another `webhook-id` or another body is.
 """
 
 import random
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
@@ -30,7 +31,7 @@ from faults import (
 )
 from http_client import Request
 from plan import Plan
-from processes import HOST, say, until
+from processes import HOST, say, tell, until
 from stage import Stage
 from storm import Storm
 from target import Target
@@ -91,14 +92,15 @@ def deliver(storm: Storm, endings: int, rounds: int) -> dict[str, int]:
 
 
 def kill_the_sender(storm: Storm, targets: list[Target]) -> None:
-    """Kill the receiver while targets hang, with attempts under way."""
+    """Kill the workers of a receiver, which send, while targets hang: an attempt has just begun."""
     stage = storm.stage
     for target in targets:
         target.behave("hangs")
     stage.sender.send(stage.plan.portion(30))
     storm.settle()
-    until(lambda: all(target.seen() for target in targets), "attempts")
-    stage.nodes[0].kill_master()
+    before = len(targets[0].seen())
+    until(lambda: len(targets[0].seen()) > before, "an attempt")
+    tell(stage.nodes[0].worker_pids, signal.SIGKILL)
     for target in targets:
         target.behave("")
 
