@@ -33,7 +33,7 @@ from receiver.openconnectors.client import VendorClient
 from receiver.openconnectors.signatures import HEADER, SHORT_KEY_BYTES, sign
 from receiver.outbound.mail import Mailer
 from receiver.outbound.queue import Message
-from receiver.outbound.sender import Sender, Signer
+from receiver.outbound.sender import SEND_PAUSE_SECONDS, Sender, Signer
 from receiver.reconcile.reconciler import CHECK_SECONDS, Reconciler
 from receiver.settings import Settings
 from receiver.subscriptions import registry as subscriptions
@@ -114,7 +114,7 @@ def _app(
     tasks = [
         Task(reconciler.fetch_errors),
         Task(reconciler.check_queues, pause=CHECK_SECONDS),
-        Task(sender.step),
+        Task(sender.step, pause=SEND_PAUSE_SECONDS),
         Task(retention.step, pause=LOOK_SECONDS),
         Task(observe),
         # At once, or the dashboard would say after each start that alarms are not checked.
