@@ -27,13 +27,19 @@ class Spent(NamedTuple):
 
 
 def main(nodes: list[str]) -> None:
-    """Probe until the input ends."""
+    """Probe until the input ends, or a thread does: then nobody may take silence for health."""
+    threading.excepthook = _end
     with suppress(PermissionError):
         os.nice(NICE)
     for node in nodes:
         name, _, port = node.rpartition(":")
         threading.Thread(target=_watch, args=(name, int(port)), daemon=True).start()
     sys.stdin.read()
+
+
+def _end(failed: threading.ExceptHookArgs) -> None:
+    sys.__excepthook__(failed.exc_type, failed.exc_value or failed.exc_type(), failed.exc_traceback)
+    os._exit(1)
 
 
 def _watch(name: str, port: int) -> None:
@@ -77,7 +83,7 @@ def _probe(name: str, port: int, path: str, due: float) -> None:
 
 def _threads(name: str) -> list[Path]:
     """All threads of a node's processes, its master's left out."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # it ends, or is just being started
         master = Path(f"/proc/{int(Path(f'{name}.pid').read_text())}")
         children = (master / "task" / master.name / "children").read_text().split()
         return [thread for pid in children for thread in Path(f"/proc/{pid}/task").iterdir()]

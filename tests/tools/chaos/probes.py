@@ -57,6 +57,12 @@ class Prober:
         self._thread = threading.Thread(target=self._read, name="probes", daemon=True)
         self._thread.start()
 
+    def since(self, number: int) -> list[Probe]:
+        """What it has seen after so many. Raises ChaosError if it ended."""
+        if self._process.poll() is not None:
+            raise ChaosError("the prober ended")
+        return self.seen[number:]
+
     def close(self) -> None:
         """Stop probing."""
         end(self._process)
@@ -71,7 +77,7 @@ class Prober:
     def _note(self, probe: Probe) -> None:
         node = self._nodes[probe.node]
         changed = node.changed
-        if node.down or probe.began < changed:
+        if node.down or node.orphaned or probe.began < changed:
             return
         if (probe.path, probe.status) == ("/readyz", 200):
             self._ready[node.name] = changed

@@ -30,7 +30,8 @@ class Node:
     """One receiver. tree -- whose code it runs, from its next start on.
 
     settings -- its environment. inside -- words before its command. down -- stopped on purpose.
-    changed -- when it was last started, or told to end, on the monotonic clock.
+    changed -- when it was last started, or told to end, on the monotonic clock. orphaned -- what a
+    killed master started still runs, perhaps beside its successor.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Node:
     down: bool = True
     starts: int = 0
     changed: float = 0.0
+    orphaned: bool = False
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -92,10 +94,11 @@ class Node:
 
     def kill_master(self) -> float:
         """Kill the master outright; give the seconds until all that it started have ended."""
-        orphans = children(self.master)
+        orphans, self.orphaned = children(self.master), True
         tell([self.master], signal.SIGKILL)
         seconds = until(lambda: not any(map(is_running, orphans)), "the end of orphaned workers")
-        self.changed = time.monotonic()  # those were ready, which says nothing of their successors
+        # Those were ready, which says nothing of their successors.
+        self.changed, self.orphaned = time.monotonic(), False
         return seconds
 
     def log_tail(self) -> str:

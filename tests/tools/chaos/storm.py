@@ -83,7 +83,7 @@ class Storm:
 
     def judge_probes(self, during: str) -> None:
         """Judge the probes since the last time. during -- what happened meanwhile."""
-        probes = self.stage.prober.seen[self._judged :]
+        probes = self.stage.prober.since(self._judged)
         self._judged += len(probes)
         self.slow += [(during, probe) for probe in probes if probe.seconds >= SLOW]
         self.stage.violations += [
