@@ -19,7 +19,7 @@ from receiver.errors import (
 from receiver.jobs.projection import NewObservation
 from receiver.openconnectors import client, shapes
 from receiver.openconnectors.client import UPLOAD_SECONDS
-from receiver.openconnectors.notifications import UNSTORABLE, Notification, parse_json
+from receiver.openconnectors.notifications import UNSTORABLE, Notification, Number, parse_json
 from receiver.openconnectors.shapes import CALLBACK_URL_HEADER
 from receiver.reconcile import claims
 from receiver.reconcile.submissions import begin_submission, end_submission
@@ -107,8 +107,11 @@ class Submitter:
             object_ = name if isinstance(name, str) else None
         if client_url in (None, ours):
             return question, facts.replace(object=_storable(object_)), None
-        if not isinstance(client_url, str):
+        if not isinstance(client_url, str) or isinstance(client_url, Number):
             raise BadParameter("notificationUrl must be a URL")
+        if "://" not in client_url:  # the vendor's own clients send what it resolves within
+            log.info("a callback URL without a scheme is not called", instance=question.instance)
+            return question, facts.replace(object=_storable(object_)), None
         self._services.safe_http.check(client_url)
         return question, facts.replace(object=_storable(object_)), client_url
 
