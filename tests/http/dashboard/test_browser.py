@@ -306,7 +306,7 @@ def test_the_keyboard_reaches_everything_in_the_order_of_the_page(dashboard, vis
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.closest('main') !== null")
     seen = []
-    for _ in range(13):
+    for _ in range(14):
         seen.append(
             page.evaluate("document.activeElement.innerText || document.activeElement.name")
         )
@@ -316,9 +316,10 @@ def test_the_keyboard_reaches_everything_in_the_order_of_the_page(dashboard, vis
         )
         assert outline != "none", seen
         page.keyboard.press("Tab")
-    assert seen[:3] == ["Pause updates", "Export CSV", "q"]
-    assert seen[3:10] == ["outcome"] * 7
-    assert seen[10:12] == ["Apply", "More filters"]
+    assert seen[0].startswith("Runbook: ")
+    assert seen[1:4] == ["Pause updates", "Export CSV", "q"]
+    assert seen[4:11] == ["outcome"] * 7
+    assert seen[11:13] == ["Apply", "More filters"]
 
 
 def test_failed_rows_come_out_of_a_file_that_a_person_chooses(dashboard, visit, tmp_path):
