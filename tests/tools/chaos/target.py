@@ -99,7 +99,11 @@ class _Answer(BaseHTTPRequestHandler):
     server: "_Endpoint"
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if len(body) < length:  # who sent it was killed on the way
+            self.close_connection = True
+            return
         mode = self.server.mode
         self.server.note(dict(self.headers), body, accepted=not mode)
         if mode == "hangs":
