@@ -34,6 +34,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from receiver.database import driver_errors
+from receiver.database.lookup import LookUp
 from receiver.database.models import Base, KeyVersion
 from receiver.database.sqlite_file import LOCK_SECONDS, FileLock, SQLiteFile
 from receiver.errors import SettingsError, StatementRefused, StoreRefused, StoreUnavailable, TooSlow
@@ -117,7 +118,9 @@ class Database:
             install(engine, _HUNG_READ_SECONDS if reads else None, deadline)
         return engine
 
-    def rows(self, statement: Executable, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
+    def rows(
+        self, statement: Executable | LookUp, values: Mapping[str, Any] | None = None
+    ) -> Sequence[Any]:
         """Rows of one statement, by itself. Raises TooSlow or StoreUnavailable."""
         try:
             return self._rows(statement, values)
@@ -126,9 +129,14 @@ class Database:
                 raise
         return self._rows(statement, values)  # the server had closed the connection meanwhile
 
-    def _rows(self, statement: Executable, values: Mapping[str, Any] | None) -> Sequence[Any]:
-        with self._store_errors(), _raise_too_slow(), self._single_engine.connect() as connection:
-            return connection.execute(statement, values).all()
+    def _rows(
+        self, statement: Executable | LookUp, values: Mapping[str, Any] | None
+    ) -> Sequence[Any]:
+        with self._store_errors(), _raise_too_slow():
+            if isinstance(statement, LookUp):
+                return statement.fetch(self._single_engine, values or {}, _deadline())
+            with self._single_engine.connect() as connection:
+                return connection.execute(statement, values).all()
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
@@ -358,7 +366,11 @@ def _prepare_sqlite_reader(connection: sqlite3.Connection, record: ConnectionPoo
 
 
 def _set_deadline(connection: Connection, *_statement: object) -> None:
-    connection.info["deadline"] = time.monotonic() + READ_SECONDS
+    connection.info.update(_deadline())
+
+
+def _deadline() -> dict[str, float]:
+    return {"deadline": time.monotonic() + READ_SECONDS}
 
 
 @contextmanager

@@ -11,13 +11,14 @@ from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from receiver.database.engine import Database, affected
+from receiver.database.lookup import LookUp
 from receiver.database.models import Token
 from receiver.errors import CredentialError
 
 Scope: TypeAlias = Literal["read", "operate"]
 
 TOKEN_COLUMNS = (Token.name, Token.scope, Token.instances, Token.expires_at, Token.revoked_at)
-_BY_HASH = select(*TOKEN_COLUMNS).where(Token.sha256 == bindparam("sha256"))
+_BY_HASH = LookUp(select(*TOKEN_COLUMNS).where(Token.sha256 == bindparam("sha256")))
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,17 +103,17 @@ def _record(job: Job, key: FacetKey, values: JobValues) -> JobRecord:
         values.id,
         values.instance,
         job,
-        cast("Outcome", key.outcome),
         job.learnt_by,
         values.files_expire_at,
         values.revision,
         values.events,
         values.first_seen_at,
         values.updated_at,
-        key.callback_lost,
         values.polls,
         values.errors_at,
-        usual_ms=None,  # asked for only while it is under way
+        cast("Outcome", key.outcome),
+        None,  # its usual time is asked for only while it is under way
+        key.callback_lost,
     )
 
 

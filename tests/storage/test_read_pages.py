@@ -16,6 +16,7 @@ from sqlalchemy import event, insert, text, update
 from receiver.callbacks.events import EventFilters, get_event, list_events
 from receiver.database import engine
 from receiver.database.engine import Database
+from receiver.database.lookup import LookUp
 from receiver.database.models import NUMBER_BITS, Event, Facet, JobRow, Retention, UsualTime
 from receiver.errors import StoreError, TooSlow
 from receiver.jobs.job import Job, encode
@@ -218,8 +219,14 @@ def plans(database: Database, ask: Callable[[], object]) -> list[str]:
     def note(_connection, _cursor, statement, parameters, *_):
         asked.append((statement, parameters))
 
+    def by_sqlalchemy(self, engine, values, _info):
+        with engine.connect() as connection:
+            return connection.execute(self._statement, values).all()
+
     event.listen(database._read_engine, "before_cursor_execute", note)
-    ask()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LookUp, "fetch", by_sqlalchemy)  # past which `note` would see nothing
+        ask()
     event.remove(database._read_engine, "before_cursor_execute", note)
     words = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
     with database.snapshot() as connection:
@@ -271,6 +278,7 @@ def test_each_list_is_read_by_its_index(filled, monkeypatch):
 def test_a_job_and_its_timeline_are_looked_up_by_their_keys(filled):
     found = plans(filled, lambda: (find_jobs(filled, "001"), find_jobs(filled, "001", "a")))
     found += plans(filled, lambda: timeline(filled, "001", "a"))
+    assert len(found) == 3
     assert all(map(is_lazy, found)), found
     assert not re.search(r"SCAN (jobs|events|timeline)|events_by_", "\n".join(found))
 
@@ -378,6 +386,20 @@ def test_an_event_is_the_same_in_a_list_and_alone(with_events):
     assert forgotten.key == ""
 
 
+@pytest.mark.parametrize("rows", ["uneven"], indirect=True)
+def test_a_job_that_is_looked_up_is_the_one_of_the_list(filled):
+    listed = list_jobs(filled, Filters(), 1_000)
+    by_id = {(job.instance, job.id): job for job in listed}
+    for (instance, id_), job in by_id.items():
+        assert find_jobs(filled, id_, instance) == [job]
+        assert type(job.callback_lost) is bool
+    for id_ in {id_ for _, id_ in by_id}:
+        found = find_jobs(filled, id_)
+        assert {(job.instance, job.id): job for job in found} == {
+            place: job for place, job in by_id.items() if place[1] == id_
+        }
+
+
 # Time
 
 
@@ -395,6 +417,8 @@ def test_a_question_that_takes_too_long_is_503_and_says_so(any_receiver, monkeyp
     )
     with pytest.raises(TooSlow):
         hurried.rows(text(slow))
+    with pytest.raises(TooSlow):
+        hurried.rows(LookUp(text(slow)))
     with pytest.raises(TooSlow), hurried.snapshot() as connection:
         connection.execute(text(slow)).all()
     monkeypatch.undo()
@@ -417,9 +441,10 @@ def test_connections_that_the_server_closed_are_replaced_unnoticed(kind, make_da
         " WHERE pid <> pg_backend_pid() AND datname = current_database()"
     )
     for _ in range(3):
-        assert list_jobs(database, Filters(), 1) == []
+        assert list_jobs(database, Filters(), 1) == find_jobs(database, "1") == []
         with database.write() as session:
             session.execute(text(others))
+        assert find_jobs(database, "1") == []
     assert list_jobs(database, Filters(), 1) == []
     database.close()
 
