@@ -391,11 +391,10 @@ def test_a_job_that_is_looked_up_is_the_one_of_the_list(filled):
     listed = list_jobs(filled, Filters(), 1_000)
     by_id = {(job.instance, job.id): job for job in listed}
     for (instance, id_), job in by_id.items():
-        assert find_jobs(filled, id_, instance) == [job]
-        assert type(job.callback_lost) is bool
+        (found,) = find_jobs(filled, id_, instance)
+        assert (found, type(found.callback_lost)) == (job, bool)
     for id_ in {id_ for _, id_ in by_id}:
-        found = find_jobs(filled, id_)
-        assert {(job.instance, job.id): job for job in found} == {
+        assert {(job.instance, job.id): job for job in find_jobs(filled, id_)} == {
             place: job for place, job in by_id.items() if place[1] == id_
         }
 
