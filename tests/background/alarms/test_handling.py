@@ -47,6 +47,7 @@ def end(ward, *jobs):
     ward.looks(12)
 
 
+@pytest.mark.slow
 def test_new_jobs_of_an_open_alarm_are_told_at_most_each_hour(late, webhook):
     assert news(webhook) == [RAISED]
     late.job("2", "RUNNING")
@@ -87,6 +88,7 @@ def test_what_is_affected_when_an_alarm_is_acknowledged_is_no_news_and_what_come
     act(late, "acknowledge", status=404)  # it is resolved, and another came
 
 
+@pytest.mark.slow
 def test_a_snoozed_alarm_is_told_once_the_time_is_over_if_it_is_open_and_its_end_always(
     late, webhook
 ):

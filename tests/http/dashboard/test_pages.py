@@ -443,6 +443,7 @@ print(client.get("/").status)
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_has_started_reads_no_template_for_its_first_page(make_database):
     """Compiling them took ten times as long as the page."""
     environment = own_environment(RECEIVER_DATABASE_URL=make_database("sqlite"))
