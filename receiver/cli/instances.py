@@ -338,7 +338,7 @@ def revoke_token(token: str) -> None:
 
 def warn_of_unknown(session: Session, settings: Settings, instances: Sequence[str]) -> None:
     """Warn of names that no instance has."""
-    names = instance_names(session, settings)
+    names = registry.instance_names(session, settings)
     for name in sorted(set(instances) - names):
         warn(no_instance(name, names).message)
 
@@ -353,12 +353,6 @@ def warn_of_none_left(session: Session, settings: Settings, key_id: str) -> None
             f"{instance} has no signature key left: its callbacks are rejected until"
             f" `receiver keys add {instance} --file FILE`"
         )
-
-
-def instance_names(session: Session, settings: Settings) -> set[str]:
-    """Return the names of all instances, also of the one in the settings."""
-    names = {str(row["name"]) for row in registry.list_instances(session)}
-    return names | ({DEFAULT_INSTANCE} if settings.default_keys else set())
 
 
 def warn_of_key(key: bytes, others: list[str]) -> None:

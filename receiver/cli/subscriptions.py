@@ -8,7 +8,7 @@ from typing import get_args
 import click
 from msgspec.structs import asdict
 
-from receiver.cli.instances import instance_names, warn_of_unknown
+from receiver.cli.instances import warn_of_unknown
 from receiver.cli.output import (
     OK,
     UNREACHABLE,
@@ -26,6 +26,7 @@ from receiver.cli.serve import open_database, record_action
 from receiver.client import NoSuchJob
 from receiver.database.engine import Database, Session, database_time
 from receiver.instances.encryption import SecretBox
+from receiver.instances.registry import instance_names
 from receiver.jobs.job import OUTCOMES, Outcome
 from receiver.jobs.queries import ENDED, Filters, JobRecord, find_jobs, list_jobs, position_of
 from receiver.lib.clock import iso, now_ms

@@ -23,10 +23,11 @@ class LookUp:
     ) -> Sequence[Any]:
         """Return the rows. info -- for the connection's record, first. Raises DBAPIError."""
         pooled, driver = engine.raw_connection(), engine.dialect.loaded_dbapi
+        if getattr(pooled.driver_connection, "is_pooled", False):  # and is set up by BEGIN
+            pooled.close()  # or each reader would hold one connection and wait for a second
+            with engine.connect() as connection:
+                return connection.execute(self._statement, values).all()
         try:
-            if getattr(pooled.driver_connection, "is_pooled", False):  # and is set up by BEGIN
-                with engine.connect() as connection:
-                    return connection.execute(self._statement, values).all()
             pooled.info.update(info)
             cursor = pooled.cursor()
             cursor.execute(*self._call(engine.dialect, values))

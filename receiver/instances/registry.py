@@ -10,6 +10,7 @@ from receiver.database.engine import affected
 from receiver.database.models import Instance, KeyVersion, StoredKey
 from receiver.errors import CredentialError
 from receiver.instances.encryption import SecretBox, position_of
+from receiver.settings import DEFAULT_INSTANCE, Settings
 
 HAS_VENDOR_SECRETS = and_(Instance.element_token.is_not(None), Instance.user_secret.is_not(None))
 
@@ -21,6 +22,12 @@ class VendorOptions(TypedDict, total=False):
     element_token: bytes | None
     user_secret: bytes | None
     organization_secret: bytes | None
+
+
+def instance_names(session: Session, settings: Settings) -> set[str]:
+    """Return the names of all instances, also of the one in the settings."""
+    names = set(session.scalars(select(Instance.name)))
+    return names | ({DEFAULT_INSTANCE} if settings.default_keys else set())
 
 
 def add_instance(

@@ -7,13 +7,13 @@ import msgspec
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from receiver.database.models import Instance
 from receiver.database.models.alarms import Schedule as Row
 from receiver.errors import AlreadyThere, BadParameter, NotFound
+from receiver.instances.registry import instance_names
 from receiver.jobs.public import Time
 from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS, iso
 from receiver.schedules import times
-from receiver.settings import DEFAULT_INSTANCE, INSTANCE_NAME, Settings, duration_ms
+from receiver.settings import INSTANCE_NAME, Settings, duration_ms
 
 State: TypeAlias = Literal[
     "on_time", "waiting", "late_to_start", "running_late", "missed", "broken"
@@ -103,9 +103,7 @@ def _written(ms: int) -> str:
 def add_schedule(session: Session, schedule: Schedule, settings: Settings) -> None:
     """Add a schedule. Raises BadParameter, AlreadyThere."""
     name, instance = schedule.name, schedule.instance
-    names = set(session.scalars(select(Instance.name)))
-    names |= {DEFAULT_INSTANCE} if settings.default_keys else set()
-    if instance not in names:
+    if instance not in instance_names(session, settings):
         raise BadParameter(f"there is no instance {instance!r}: see `receiver instances list`")
     schedules = {one.name for one in list_schedules(session)}
     if name in schedules:

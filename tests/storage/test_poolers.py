@@ -18,6 +18,8 @@ from nodes import DEADLINE, eventually, free_port
 from sqlalchemy import make_url, text
 
 from receiver.cli.commands import run
+from receiver.database.engine import Database
+from receiver.jobs.queries import find_jobs
 
 SERVERS = 4
 CONFIGURATION = """
@@ -95,6 +97,12 @@ def test_through_a_pooler_of_transactions_all_callbacks_are_stored_and_read(pool
             assert {(path, one.result().status_code) for one in asked} == {(path, 200)}
     assert receiver.get("/summary").json["jobs"]["succeeded"] == 200
     assert receiver.get("/events?kind=unreadable").json["events"] == []
+
+
+def test_through_a_pooler_a_look_up_needs_one_connection(pooled):
+    database = Database(pooled, connections=1)
+    assert find_jobs(database, "1") == []
+    database.close()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql18", "postgresql15", "pooled"])
