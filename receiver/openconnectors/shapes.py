@@ -85,7 +85,7 @@ _PART = re.compile(
 _AND = re.compile(r"(?<!\s)\s++and\s++", re.IGNORECASE)
 _CONDITION = re.compile(r"\s*(\w+)\s*=\s*(?:'([^']*)'|([0-9]+))\s*")
 _FROM = re.compile(r"\bfrom\s++([^\s,;()\[\]`\"']{1,200})", re.IGNORECASE)
-_DIGITS = re.compile("[0-9]{1,15}")
+_DIGITS = re.compile("[0-9]{1,18}")  # what 64 bits hold
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -202,7 +202,7 @@ def read_page(args: Mapping[str, str], prefix: str = "") -> tuple[int, int]:
         raise ValueError(f"pageSize must be 1 to {MAX_PAGE_SIZE}")
     if "nextPage" in args:
         return _read_number(args, "nextPage", prefix=prefix), size
-    return size * max(_read_number(args, "page", "1") - 1, 0), size
+    return min(size * max(_read_number(args, "page", "1") - 1, 0), 10**18), size
 
 
 def page_headers(count: int, following: str | None) -> dict[str, str]:
