@@ -126,8 +126,18 @@ def _app(
     limits = Limits(settings.api_rate, settings.failed_tokens_a_minute)
     stored = Stored(Measurements(settings, database, clock).read)
     services = Services(
-        *(settings, database, intake, limits, secret_box, vendor, safe_http, clock),
-        *(health, stored, reconciler, sender),
+        settings=settings,
+        database=database,
+        intake=intake,
+        limits=limits,
+        secret_box=secret_box,
+        vendor=vendor,
+        safe_http=safe_http,
+        clock=clock,
+        health=health,
+        stored=stored,
+        reconciler=reconciler,
+        sender=sender,
     )
     atexit.register(_close, background, intake, database)
     return _flask(services), background

@@ -57,9 +57,13 @@ _DOCUMENTED = (
     route("/summary", instances.show_summary, Summary),
 )
 RESULT = Operation(  # which web/relay/relay.py answers, piece by piece
-    *("GET", "/jobs/{id}/result", "show_result"),
+    "GET",
+    "/jobs/{id}/result",
+    "show_result",
     "Give the file of a finished download in its own format, or in the one `Accept` names.",
-    *(schemas.InstanceQuery, None, (*_OF_A_JOB, 502)),
+    schemas.InstanceQuery,
+    None,
+    (*_OF_A_JOB, 502),
 )
 _OPEN = Route("GET", "/openapi.json", "show_document", "", schemas.NoQuery, None, (), show_document)
 ROUTES = (*_DOCUMENTED, _OPEN)

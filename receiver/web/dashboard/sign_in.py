@@ -145,7 +145,9 @@ def sign_in() -> Response:
         return sign_in_page(401, "This token is unknown, expired or revoked.")
     response = redirect_to(local_path(request.form.get("next")) or url_for("dashboard.home"))
     response.set_cookie(
-        *(_cookie(), session_id, sessions.MAX_AGE_MS // 1000),
+        _cookie(),
+        session_id,
+        sessions.MAX_AGE_MS // 1000,
         secure=_is_tls(),
         httponly=True,
         samesite="Strict",

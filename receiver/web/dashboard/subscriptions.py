@@ -41,7 +41,10 @@ def subscriptions(services: Services, caller: Caller) -> Response:
         ages = log.oldest_waiting(session, database_time(session, services.clock))
     rows = [
         Entry(
-            *(one.name, one.url, ", ".join(one.choice.on), one.disabled_for),
+            one.name,
+            one.url,
+            ", ".join(one.choice.on),
+            one.disabled_for,
             round(1000 * ages.get(one.name, 0)),
         )
         for one in visible
