@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import IO, Any, cast
+from wsgiref.types import WSGIEnvironment
 
 import httpx
 import msgspec
@@ -20,14 +21,20 @@ import structlog
 from flask import Response, request
 from werkzeug.datastructures import Headers
 
-from receiver.errors import AnswerCut, NotFound, Overloaded, VendorError, VendorNonsense
+from receiver.errors import (
+    AnswerCut,
+    NotFound,
+    Overloaded,
+    VendorError,
+    VendorUnclear,
+    VendorUnreachable,
+)
 from receiver.instances.registry import VendorSecrets
 from receiver.instances.tokens import Bearer
 from receiver.openconnectors import shapes
 from receiver.openconnectors.client import Call, VendorClient, redact_secrets
 from receiver.openconnectors.shapes import Route
 from receiver.web.bodies import body_pieces, pieces
-from receiver.web.problems import error_body
 
 log = structlog.get_logger()
 
@@ -46,7 +53,11 @@ _HOP_BY_HOP = frozenset(  # RFC 9110, 7.6.1; and what is for the next proxy alon
 )
 _OURS = frozenset({"authorization", "host", "cookie", "content-length"})
 _NOT_PASSED_BACK = _HOP_BY_HOP | {"set-cookie", "date"}  # our server writes the date
+# What a stranger answers stands under our own address: a browser shows it without a script, a
+# form, or our origin.
+_CONTAINED = ("Content-Security-Policy", "sandbox; default-src 'none'")
 _uploads = threading.BoundedSemaphore(MAX_UPLOADS)
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _ABSOLUTE = re.compile("https?://[^/?#]*", re.IGNORECASE)
 
 
@@ -88,7 +99,10 @@ class Question:
 
 @dataclass(slots=True)
 class Reply:
-    """The vendor's answer. body -- what was read of it. is_complete -- whether that is all."""
+    """The vendor's answer. body -- what was read of it. is_complete -- whether that is all.
+
+    plain -- the whole of it, decoded; None if it was not read to its end, or its coding is unknown.
+    """
 
     status: int
     headers: Headers
@@ -96,11 +110,18 @@ class Reply:
     rest: Iterator[bytes]
     body: bytes = b""
     is_complete: bool = False
+    plain: bytes | None = None
 
     @property
     def ok(self) -> bool:
         """Whether the vendor did what was asked."""
         return 200 <= self.status < 300
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it can be a job's file: no error, no redirect, no page to sign in at."""
+        content_type = self.headers.get("content-type", "").lower()
+        return self.ok and not content_type.startswith("text/html")
 
     def replace_body(self, body: bytes) -> None:
         """Answer with other JSON than the vendor's."""
@@ -188,31 +209,21 @@ def _spool(piece: bytes, spool: tempfile.SpooledTemporaryFile[bytes], announced:
 
 
 def send(vendor: VendorClient, question: Question, seconds: float | None = None) -> Reply:
-    """Ask the vendor. Raises VendorError, and for what is none of the vendor's answers, too.
+    """Ask the vendor; return whatever it answers. Raises VendorError where it does not.
 
     seconds -- without a byte of an answer; None: SECONDS.
     """
     seconds = seconds or SECONDS
-    safe = question.method in ("GET", "HEAD", "OPTIONS")
+    safe, authorization = question.method in _SAFE, question.caller.secrets.authorization
     call = Call(method=question.method, path="", name=question.route.kind, safe=safe)
-    sent = [
-        *question.headers,
-        (b"Authorization", question.caller.secrets.authorization.encode("latin-1")),
-    ]
+    sent = [*question.headers, (b"Authorization", authorization.encode("latin-1"))]
     if question.body is not None:
         sent.append((b"Content-Length", b"%d" % question.body.seek(0, 2)))
     body = pieces(question.body) if question.body else ()
     answer = vendor.relay(call, question.target, sent, body, seconds)
-    reply = Reply(answer.status_code, _headers_of(answer), answer, vendor.pieces(answer, call))
-    if 300 <= reply.status < 400 and reply.status != 304:
-        answer.close()  # where it leads may be another host
-        raise VendorNonsense(f"the vendor answered {reply.status}, which is not followed")
-    if reply.headers.get("content-type", "").lower().startswith("text/html"):
-        answer.close()  # a stranger's page is not shown under our own address
-        if reply.ok:
-            raise VendorNonsense("the vendor's answer is a page of HTML")
-        reply.replace_body(error_body(f"the vendor answered {reply.status}, with a page of HTML"))
-    elif not reply.ok or _is_short(reply):
+    given = _headers_of(answer, authorization)
+    reply = Reply(answer.status_code, given, answer, vendor.pieces(answer, call))
+    if not reply.ok or _is_short(reply):
         read(reply, question, seconds)
     return reply
 
@@ -223,7 +234,7 @@ def read(reply: Reply, question: Question, seconds: float | None = None) -> byte
     What is read is whole, decoded, and quotes none of our secrets. Raises VendorError.
     """
     if reply.is_complete:
-        return reply.body
+        return reply.plain
     deadline = time.monotonic() + (seconds or SECONDS)
     body = bytearray()
     for piece in reply.rest:
@@ -232,32 +243,44 @@ def read(reply: Reply, question: Question, seconds: float | None = None) -> byte
             reply.body = bytes(body)
             return None
         if time.monotonic() > deadline:
-            raise VendorNonsense("the vendor's answer takes too long", 504)
+            reply.answer.close()
+            late = VendorUnreachable if question.method in _SAFE else VendorUnclear
+            raise late("the vendor's answer takes too long", 504)
     reply.body, reply.is_complete = bytes(body), True
     plain = _decoded(reply.body, reply.headers.get("content-encoding", ""))
     if plain is None:
         return None
-    without = redact_secrets(plain, question.caller.secrets.authorization)
-    if without != plain:
+    reply.plain = redact_secrets(plain, question.caller.secrets.authorization)
+    if reply.plain != plain:
         reply.headers.pop("content-encoding", None)
         reply.headers.pop("content-length", None)
-        reply.body = without
-    return without
+        reply.body = reply.plain
+    return reply.plain
+
+
+class _AsItCame(Response):
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:  # noqa: ARG002 - Werkzeug's
+        """Return the headers as they are: Werkzeug would write `Location` anew."""
+        return self.headers
 
 
 def respond(reply: Reply, question: Question, done: Callable[[], None] | None = None) -> Response:
     """Answer as the vendor did. done -- called once the whole answer was passed on."""
     if reply.is_complete:
         reply.answer.close()
-        response = Response(reply.body, reply.status)
+        response = _AsItCame(reply.body, reply.status)
     else:
-        response = Response(_passing(reply, question, done), reply.status, direct_passthrough=True)
+        passing = _passing(reply, question, done)
+        response = _AsItCame(passing, reply.status, direct_passthrough=True)
         response.call_on_close(reply.answer.close)
     # All of them at once, or Flask would add a type where there is none.
     response.headers = reply.headers
-    if reply.is_complete and question.method != "HEAD":
+    if reply.status in (204, 304):  # which have no body, whatever length is announced
+        response.headers.pop("content-length", None)
+    elif reply.is_complete and question.method != "HEAD":
         response.headers["content-length"] = str(len(reply.body))
-    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.add(*_CONTAINED)  # beside the vendor's own, if there is one: both hold
+    response.headers["X-Content-Type-Options"] = "nosniff"
     return response
 
 
@@ -274,11 +297,16 @@ def json_page(entries: list[Any], start: int, size: int) -> Response:
     return response
 
 
-def _headers_of(answer: httpx.Response) -> Headers:
+def _headers_of(answer: httpx.Response, authorization: str) -> Headers:
     named = {name.strip() for name in answer.headers.get("connection", "").lower().split(",")}
     dropped = _NOT_PASSED_BACK | named
-    pairs = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in answer.headers.raw]
-    return Headers([(name, value) for name, value in pairs if name.lower() not in dropped])
+    return Headers(
+        [
+            (name.decode("latin-1"), redact_secrets(value, authorization).decode("latin-1"))
+            for name, value in answer.headers.raw
+            if name.decode("latin-1").lower() not in dropped
+        ]
+    )
 
 
 def _is_short(reply: Reply) -> bool:

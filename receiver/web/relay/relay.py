@@ -127,7 +127,7 @@ class Relay:
         """Pass on a job's file, and note that it was fetched."""
         reply = self._send(question)
         note = partial(note_fetched, self._services, question.instance, question.job)
-        return respond(reply, question, note if reply.ok else None)
+        return respond(reply, question, note if reply.is_file else None)
 
     def _status(self, question: Question) -> Response:
         """Answer where a job stands: from the store if ended, else as the vendor says now."""
@@ -166,7 +166,7 @@ class Relay:
             return None
         reply, status = self._learn(question, "asked for by a client", STATUS_SECONDS)
         if status is not None:
-            both = shapes.both_vocabularies(parse_json(reply.body))
+            both = shapes.both_vocabularies(parse_json(reply.plain or b""))
             reply.replace_body(json_text(both).encode())
         elif reply.status in (429, 503):
             left = shapes.read_retry_after(reply.headers.get("retry-after", ""), time.time())
@@ -183,8 +183,6 @@ class Relay:
         body = exchange.read(reply, question, seconds) if reply.ok else None
         status = read_status(body, question.job)
         if status is not None:
-            if body is not None and reply.body != body:
-                reply.replace_body(body)
             self._observe_news(question, status, note, asked_at)
         return reply, status
 
@@ -284,6 +282,10 @@ def show_result(job: str) -> Response:
         reply = exchange.send(services().vendor, question)
         if reply.status not in client.WRONG_FORMAT:
             break
+    if reply.status < 400 and not reply.is_file:
+        reply.answer.close()
+        kind = reply.headers.get("content-type", "no type")
+        raise VendorNonsense(f"the vendor answered {reply.status} and {kind}, which is no file")
     if not reply.ok:
         message = client.error_message(reply.body) or f"the vendor answered {reply.status}"
         raise VendorRefused(message, reply.status)

@@ -68,10 +68,10 @@ class Submitter:
                     ),
                 )
                 state = "taken"
-            elif not reply.ok and reply.status != 504:
+            elif reply.status >= 400 and reply.status != 504:
                 state = "refused"
             return respond(reply, question)
-        except (VendorUnclear, VendorNonsense) as error:
+        except VendorUnclear as error:
             advice = "look at GET /bulk/jobs before you send again"
             message = f"{error}; the job may have been created: {advice}"
             raise VendorUnclear(message, error.status) from None

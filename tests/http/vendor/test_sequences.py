@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import Any
 
 import httpx
@@ -198,6 +199,23 @@ def test_a_silent_vendor_leaves_the_stores_word(make_database):
         told = relay.vendors("GET", f"/bulk/{job}/status")
         assert (told.status_code, told.json()["status"]) == (200, "CREATED")
         assert relay.vendors("GET", "/bulk/nosuch/status").status_code == 502
+
+
+def test_an_answer_that_never_ends_leaves_the_stores_word(relay, monkeypatch):
+    monkeypatch.setattr("receiver.web.relay.relay.STATUS_SECONDS", 0.1)
+    job, asked = relay.uploaded(), []
+
+    class Endless(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            asked.append(1)
+            return repeat(b" ")
+
+    with httpx.Client(
+        transport=httpx.MockTransport(lambda _: httpx.Response(200, stream=Endless()))
+    ) as endless:
+        monkeypatch.setattr(relay.services.vendor, "_client", endless)
+        told = relay.vendors("GET", f"/bulk/{job}/status")
+    assert (told.status_code, told.json()["id"], asked) == (200, job, [1])
 
 
 def test_messages_are_errors_only_of_what_failed(relay):
