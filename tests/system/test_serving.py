@@ -202,6 +202,31 @@ def test_outside_a_clone_and_under_another_worker_no_header_changes_a_path(make_
         assert served.raw(signed(BODY))[0] == 200
 
 
+AROUND = {
+    **dict.fromkeys((b" ", b"\t", b" \t  \t"), 200),  # no part of a value: RFC 9110, 5.5
+    **dict.fromkeys((b"\x0b", b"\x0c", b"\x1f", b"\0"), 400),  # of no value
+    **dict.fromkeys((b"\x85", b"\xa0", b"\xc2\xa0", b",", b'"'), 401),  # of another value
+}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [SERVE, (sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "wsgi:app")],
+    ids=["serve", "wsgi:app"],
+)
+def test_blanks_around_a_signature_are_none_of_it_and_nothing_else_is_a_blank(
+    make_database, run, command
+):
+    value = f": {sign(BODY, KEY)}".encode()
+    with run(make_database("sqlite"), command) as served:
+        for version in (b"HTTP/1.1", b"HTTP/1.0"):
+            request = signed(BODY).replace(b"HTTP/1.1", version)
+            for odd, status in AROUND.items():
+                before, after = b":" + odd + value[2:], value + odd
+                sent = {served.raw(request.replace(value, each))[0] for each in (before, after)}
+                assert sent == {status}, (odd, version)
+
+
 @contextmanager
 def silent_vendor() -> Iterator[str]:
     """Takes connections and answers nothing; gives its base URL."""

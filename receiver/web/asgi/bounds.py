@@ -242,7 +242,9 @@ class BoundedConnection(HttpToolsProtocol):
         if len(name) + len(value) > MAX_FIELD_BYTES or len(self.headers) >= MAX_FIELDS:
             raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         if self._in_head:
-            super().on_header(name, value)
+            # The blanks around a value are none of it (RFC 9110, 5.5); the parser leaves those
+            # after it. No other character is a blank: a signature with one is not the vendor's.
+            super().on_header(name, value.strip(b" \t"))
         else:
             self._trailers += 1
             if self._trailers > MAX_FIELDS:

@@ -46,6 +46,8 @@ CASES = [
         post(b"Transfer-Encoding: chunked, chunked\r\n", body=IN_CHUNKS),
     ),
     Case("xchunked", "400", post(b"Transfer-Encoding: xchunked\r\n", LENGTH, body=IN_CHUNKS)),
+    Case("chunked before a blank", "200 405", post(CHUNKED[:-2] + b" \r\n", body=IN_CHUNKS)),
+    Case("chunked before a tab", "400 | 200 405", post(CHUNKED[:-2] + b"\t\r\n", body=IN_CHUNKS)),
     Case("chunked in capitals", "200 405", post(b"Transfer-Encoding: CHUNKED\r\n", body=IN_CHUNKS)),
     Case(
         "chunked after a vertical tab",
