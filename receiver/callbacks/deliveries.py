@@ -113,6 +113,8 @@ class AddressCount(msgspec.Struct, frozen=True, array_like=True, tag="address"):
 
 Item: TypeAlias = Judged | NewObservation | NewAbsence | NewRejection
 Result: TypeAlias = Receipt | Rejected | Failed | None
+JobKey: TypeAlias = tuple[str, str]  # (instance, id)
+Identity: TypeAlias = tuple[str, str, bytes]  # of an event: (instance, job or '', sha256)
 
 
 def judge(keys: KeySnapshot, delivery: Delivery, *, unrecorded: bool = False) -> Judged:
@@ -125,6 +127,23 @@ def judge(keys: KeySnapshot, delivery: Delivery, *, unrecorded: bool = False) ->
     return Judged(
         delivery, keys.version, key, "", hashlib.sha256(body).digest(), parse(body), unrecorded
     )
+
+
+def job_key_of(item: Item) -> JobKey | None:
+    """Return the job that an item is about."""
+    if isinstance(item, Judged):
+        return identity_of(item)[:2] if item.notification and item.notification.job else None
+    if isinstance(item, NewObservation):
+        return item.instance, str(item.notification.job)
+    if isinstance(item, NewAbsence):
+        return item.instance, item.job
+    return None
+
+
+def identity_of(item: Judged) -> Identity:
+    """Return what tells the event of a delivery from all others."""
+    job = (item.notification and item.notification.job) or ""
+    return item.delivery.instance, job, item.sha256
 
 
 def rejection_of(judged: Judged) -> NewRejection:

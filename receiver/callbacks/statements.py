@@ -55,7 +55,7 @@ class Statements(Protocol):
         """Return what is there of these rows."""
         ...
 
-    def write(self, writes: Iterable[tuple[Statement, Sequence[Row]]]) -> None:
+    def write(self, *writes: tuple[Statement, Sequence[Row]]) -> None:
         """Write rows, each kind in turn. Raises LostRace if another node was faster."""
         ...
 
@@ -84,7 +84,7 @@ class _SQLiteStatements:
         execute = self._cursor.execute
         return [row for each in rows for row in execute(statement.sqlite, each).fetchall()]
 
-    def write(self, writes: Iterable[tuple[Statement, Sequence[Row]]]) -> None:
+    def write(self, *writes: tuple[Statement, Sequence[Row]]) -> None:
         for statement, rows in writes:
             if rows:
                 self._cursor.executemany(statement.sqlite, rows)
@@ -115,7 +115,7 @@ class _PostgreSQLStatements:
         with self._races():
             return list(self._run(statement, rows).fetchall()) if rows else []
 
-    def write(self, writes: Iterable[tuple[Statement, Sequence[Row]]]) -> None:
+    def write(self, *writes: tuple[Statement, Sequence[Row]]) -> None:
         with self._races(), self._driver.pipeline():
             sent = [(self._run(statement, rows), len(rows)) for statement, rows in writes if rows]
         if any(cursor.rowcount != count for cursor, count in sent):

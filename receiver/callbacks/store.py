@@ -10,11 +10,12 @@ import os
 import socket
 import time
 import zlib
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import count
 from operator import itemgetter
-from typing import TypeAlias, TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import msgspec
 import structlog
@@ -25,12 +26,16 @@ from receiver.callbacks import statements as sql
 from receiver.callbacks.deliveries import (
     AddressCount,
     Failed,
+    Identity,
     Item,
+    JobKey,
     Judged,
     NewRejection,
     Receipt,
     Rejected,
     Result,
+    identity_of,
+    job_key_of,
     judge,
     rejection_of,
 )
@@ -55,14 +60,12 @@ from receiver.jobs.projection import (
     JobValues,
     NewAbsence,
     NewObservation,
-    Tally,
-    update_tally,
+    tally,
 )
 from receiver.lib.clock import MINUTE_MS
 from receiver.openconnectors.notifications import Notification
-from receiver.outbound.queue import Message
 from receiver.subscriptions.changes import messages_of, queue_forwards
-from receiver.subscriptions.registry import Subscription, Subscriptions
+from receiver.subscriptions.registry import Subscriptions
 
 MAX_FACETS = 10_000  # of an instance; all beyond share one for each outcome
 MAX_REMEMBERED = 50_000  # facets, in one process
@@ -72,8 +75,6 @@ MAX_WRITING_SECONDS = 8
 SLOTS = 16  # of counts: processes with a slot of their own do not wait for each other
 
 T = TypeVar("T")
-JobKey: TypeAlias = tuple[str, str]  # (instance, id)
-Identity: TypeAlias = tuple[str, str, bytes]  # of an event: (instance, job or '', sha256)
 
 log = structlog.get_logger()
 
@@ -94,7 +95,8 @@ class Store:
 
     def __init__(self, database: Database, keys: Keys, clock: Callable[[], int]) -> None:
         self._database, self._keys, self._clock = database, keys, clock
-        self._slot = 0 if database.is_sqlite else _slot()
+        process = zlib.crc32(socket.gethostname().encode()) + os.getpid()
+        self._slot = 0 if database.is_sqlite else process % SLOTS
         self._facets: dict[FacetKey, int] = {}  # that are committed
         self._used: dict[str, int] = {}  # when a key's use was last noted, ms
         self._rejections: list[NewRejection] = []
@@ -138,21 +140,21 @@ class Store:
             return []
 
     def _commit(self, batch: Sequence[Item]) -> list[Result]:
-        writing = retry_lost_races(lambda: self._write(batch))
-        self._rejections += writing.rejections
+        written = retry_lost_races(lambda: self._write(batch))
+        self._rejections += written.rejections
         if len(self._facets) > MAX_REMEMBERED:
             self._facets.clear()
-        self._facets |= writing.facets
-        self._used |= writing.noted
-        return writing.results
+        self._facets |= written.facets
+        self._used |= written.used
+        return written.results
 
-    def _write(self, batch: Sequence[Item]) -> "_Writing":
+    def _write(self, batch: Sequence[Item]) -> "Written":
         with self._database.batch() as connection:
             began = time.monotonic()
-            writing = self.write_in(connection, batch)
+            written = self.write_in(connection, batch)
             if time.monotonic() - began > MAX_WRITING_SECONDS:
                 raise StoreUnavailable("it took too long to write")
-            return writing
+            return written
 
     def _store_unreadable(self, item: Item) -> Result:
         """Store a verified body whose reading the database refuses, without a job."""
@@ -168,24 +170,42 @@ class Store:
 
     def write_in(
         self, connection: Connection, batch: Sequence[Item], start: Start | None = None
-    ) -> "_Writing":
+    ) -> "Written":
         """Write a batch in a transaction. start -- instead of the transaction's own."""
         run = statements(connection)
-        job_keys = _job_keys(batch)
-        began, jobs = run.start(self._clock, job_keys)
+        began, rows = run.start(self._clock, _job_keys(batch))
         start = start or began
+        now = start.now
         items = self._rejudge(connection, batch, start.version)
-        if items is not batch and (others := _job_keys(items)) != job_keys:
-            jobs = run.select(sql.JOBS, others)
-        writing = _Writing(run, start, items)
-        writing.read(jobs)
-        writing.merge()
-        self._add_facets(connection, writing)
+        if items is not batch:
+            rows = run.select(sql.JOBS, _job_keys(items))
+        merge = _Merge(start, *_find(run, items, rows, now))
+        results = merge.apply(items)
+        merged: list[JobState | FirstCallback] = [
+            *merge.first_callbacks,
+            *(state for state in merge.states.values() if state.needs_write),
+        ]
+        jobs = [(job, job.facet()) for job in merged]
+        facets = self._find_facets(connection, run, {key for _, key in jobs})
+        changes = [(job, key, job.values(facets[key], now)) for job, key in jobs]
         subscriptions = self._subscriptions.at(connection, start.version)
-        writing.write(self._facets, self._slot, subscriptions)
-        self._note_use(connection, writing)
-        queue_forwards(connection, writing.states.values(), start.now)
-        return writing
+        messages = [
+            message.row(now)
+            for change in changes
+            for message in messages_of(subscriptions, *change, now)
+        ]
+        run.write(
+            (sql.NEW_JOBS, sorted(row for job, _, row in changes if job.counted is None)),
+            (sql.CHANGED_JOBS, [row for job, _, row in changes if job.counted is not None]),
+            (sql.NEW_EVENTS, merge.events + sorted(merge.jobless, key=itemgetter(1, 3))),
+            (sql.REPEATED_EVENTS, [(more, now, n) for n, more in merge.repeated.items()]),
+            (sql.NEW_ENTRIES, merge.entries),
+            (sql.COUNTS, tally(((job.counted, row) for job, _, row in changes), self._slot)),
+            (sql.NEW_DELIVERIES, messages),
+        )
+        used = self._note_use(connection, items, now)
+        queue_forwards(connection, merge.states.values(), now)
+        return Written(results, merge.rejections, facets, used)
 
     def _rejudge(
         self, connection: Connection, batch: Sequence[Item], version: int
@@ -195,126 +215,89 @@ class Store:
             return batch
         keys = self._keys.load(connection)
         return [
-            item
-            if _is_judged(item, version) or not isinstance(item, Judged)
-            else judge(keys, item.delivery, unrecorded=item.unrecorded)
+            judge(keys, item.delivery, unrecorded=item.unrecorded)
+            if isinstance(item, Judged)
+            else item
             for item in batch
         ]
 
-    def _add_facets(self, connection: Connection, writing: "_Writing") -> None:
-        """Insert those facets of a batch's jobs that this process has not seen before."""
-        unseen = {key for _, key in writing.changed_jobs} - self._facets.keys()
-        for key in sorted(unseen, key=FacetKey.number):
+    def _find_facets(
+        self, connection: Connection, run: Statements, keys: set[FacetKey]
+    ) -> dict[FacetKey, int]:
+        """Return the facets' numbers; insert those that this process has not seen before."""
+        numbers = {key: self._facets[key] for key in keys if key in self._facets}
+        for key in sorted(keys - numbers.keys(), key=FacetKey.number):
             used = key
             of_instance = select(func.count()).where(Facet.instance == key.instance)
             # Not locked: nodes that add at once may go beyond the bound by a few.
-            if (connection.scalar(of_instance) or 0) >= MAX_FACETS and not writing.run.select(
+            if (connection.scalar(of_instance) or 0) >= MAX_FACETS and not run.select(
                 sql.FACETS, [(key.number(),)]
             ):
                 used = key.as_other()
-            writing.run.write([(sql.NEW_FACETS, [(used.number(), *used)])])
-            writing.facets[key] = used.number()
+            run.write((sql.NEW_FACETS, [(used.number(), *used)]))
+            numbers[key] = used.number()
+        return numbers
 
-    def _note_use(self, connection: Connection, writing: "_Writing") -> None:
+    def _note_use(self, connection: Connection, items: Sequence[Item], now: int) -> dict[str, int]:
         """Note when keys last matched, to the minute: more would be a write a callback."""
-        now = writing.now
-        for key in sorted(writing.keys):
-            if key.startswith(KEY_PREFIX) and self._used.get(key, 0) <= now - MINUTE_MS:
-                last = StoredKey.last_used_at
-                unnoted = or_(last.is_(None), last <= now - MINUTE_MS)
-                note = update(StoredKey).where(StoredKey.id == key, unnoted)
-                connection.execute(note.values(last_used_at=now))
-                writing.noted[key] = now
+        matched = {item.key for item in items if isinstance(item, Judged)}
+        used = [
+            key
+            for key in sorted(matched)
+            if key.startswith(KEY_PREFIX) and self._used.get(key, 0) <= now - MINUTE_MS
+        ]
+        for key in used:
+            last = StoredKey.last_used_at
+            unnoted = or_(last.is_(None), last <= now - MINUTE_MS)
+            note = update(StoredKey).where(StoredKey.id == key, unnoted)
+            connection.execute(note.values(last_used_at=now))
+        return dict.fromkeys(used, now)
 
 
-class _Writing:
-    """A batch while it is written."""
+class Written(NamedTuple):
+    """What is to be remembered of a batch once it is committed. used -- keys, and when, ms."""
 
-    def __init__(self, run: Statements, start: Start, items: Sequence[Item]) -> None:
-        self.run, self.now, self._n, self._items = run, start.now, start.n, items
-        self.results: list[Result] = [None] * len(items)
-        self.states: dict[JobKey, JobState] = {}
-        self.changed_jobs: list[tuple[JobState | FirstCallback, FacetKey]] = []
-        self.facets: dict[FacetKey, int] = {}  # those that are new to this process
-        self.keys: set[str] = set()
-        self.noted: dict[str, int] = {}
+    results: list[Result]
+    rejections: list[NewRejection]
+    facets: dict[FacetKey, int]
+    used: dict[str, int]
+
+
+class _Merge:
+    """Merges a batch's items into jobs, in memory; collects the rows that are to be written.
+
+    states -- of jobs. receipts -- of events that are there already. Both as `_find` returns them.
+    """
+
+    def __init__(
+        self, start: Start, states: dict[JobKey, JobState], receipts: dict[Identity, Receipt]
+    ) -> None:
+        self._now, self._numbers = start.now, count(start.n)
+        self.states, self._receipts = states, receipts
+        self.first_callbacks: list[FirstCallback] = []  # of new jobs, each of one item alone
+        self.events: list[Row] = []
+        self.jobless: list[Row] = []  # events that are not about a job
+        self.repeated: Counter[int] = Counter()  # by the event's number
+        self.entries: list[Row] = []  # of timelines
         self.rejections: list[NewRejection] = []
-        self._receipts: dict[Identity, Receipt] = {}
-        self._alone: set[JobKey] = set()  # new jobs, each of one item alone
-        self._events: list[Row] = []
-        self._jobless: list[Row] = []
-        self._repeated: dict[int, int] = {}
-        self._entries: list[Row] = []
 
-    def read(self, rows: Sequence[Row]) -> None:
-        """Take up the jobs that are there, and find the events that are. rows -- of the jobs.
-
-        A job that is not there has no event either: nothing ever deletes one.
-        """
-        about = Counter(key for item in self._items if (key := _job_key(item)))
-        job_keys = sorted(about)
-        stored = {(row[0], row[1]): JobState.from_row(JobValues._make(row)) for row in rows}
-        self._alone = {key for key in job_keys if about[key] == 1 and key not in stored}
-        self.states = {
-            key: stored.get(key) or JobState(*key, self.now, self.now)
-            for key in job_keys
-            if key not in self._alone
-        }
-        identities = sorted(
-            {
-                _identity(item)
-                for item in self._items
-                if isinstance(item, Judged) and item.key
-                if (key := _job_key(item)) is None or key in stored
-            }
-        )
-        for *identity, n, forgotten in self.run.select(sql.EVENTS, identities):
-            self._receipts[tuple(identity)] = Receipt(n, duplicate=True, forgotten=bool(forgotten))
-
-    def merge(self) -> None:
-        """Merge callbacks first: a submission looks for those that came before it."""
-        for index, item in enumerate(self._items):
-            if isinstance(item, Judged):
-                self.results[index] = self._apply_callback(item) if item.key else self._reject(item)
-            elif isinstance(item, NewRejection):
-                self.rejections.append(item)
-        for item in self._items:
+    def apply(self, items: Sequence[Item]) -> list[Result]:
+        """Apply callbacks first: a submission looks for those that came before it."""
+        results = [
+            self._apply_delivery(item) if isinstance(item, Judged) else None for item in items
+        ]
+        for item in items:
             if isinstance(item, NewObservation):
                 self._apply_observation(item)
             elif isinstance(item, NewAbsence):
                 self._apply_absence(item)
-        self.changed_jobs += [
-            (state, state.facet()) for state in self.states.values() if state.needs_write
-        ]
+            elif isinstance(item, NewRejection):
+                self.rejections.append(item)
+        return results
 
-    def write(
-        self, facets: Mapping[FacetKey, int], slot: int, subscriptions: Sequence[Subscription]
-    ) -> None:
-        """Write all of it, and what subscriptions are to be sent of it."""
-        tally: Tally = defaultdict(int)
-        new: list[JobValues] = []
-        changed: list[JobValues] = []
-        messages: list[Message] = []
-        for state, key in self.changed_jobs:
-            number = facets.get(key)
-            values = state.values(self.facets[key] if number is None else number, self.now)
-            update_tally(tally, state.counted, values)
-            (new if state.counted is None else changed).append(values)
-            messages += messages_of(subscriptions, state, key, values, self.now)
-        counts = [(facet, hour, slot, n) for (facet, hour), n in sorted(tally.items()) if n]
-        self.run.write(
-            (
-                (sql.NEW_JOBS, sorted(new)),
-                (sql.CHANGED_JOBS, changed),
-                (sql.NEW_EVENTS, self._events + sorted(self._jobless, key=itemgetter(1, 3))),
-                (sql.REPEATED_EVENTS, [(more, self.now, n) for n, more in self._repeated.items()]),
-                (sql.NEW_ENTRIES, self._entries),
-                (sql.COUNTS, counts),
-                (sql.NEW_DELIVERIES, [message.row(self.now) for message in messages]),
-            )
-        )
-
-    def _reject(self, item: Judged) -> Rejected | Failed:
+    def _apply_delivery(self, item: Judged) -> Receipt | Rejected | Failed:
+        if item.key:
+            return self._apply_callback(item)
         if item.reason == KeyUnusable.reason:
             return Failed("a key of this instance cannot be decrypted")
         if not item.unrecorded:
@@ -322,32 +305,28 @@ class _Writing:
         return Rejected(item.reason)
 
     def _apply_callback(self, item: Judged) -> Receipt:
-        self.keys.add(item.key)
-        identity = _identity(item)
+        identity = identity_of(item)
         receipt = self._receipts.get(identity)
         if receipt is not None:
-            self._repeated[receipt.n] = self._repeated.get(receipt.n, 0) + 1
+            self.repeated[receipt.n] += 1
             return receipt
         delivery, notification = item.delivery, cast("Notification", item.notification)
-        n = self._next()
+        n = next(self._numbers)
         body: bytes | None = delivery.body
-        key = identity[:2]
         changed: str | None = None
         note: str | None = None
-        if key in self._alone:
-            first = FirstCallback(delivery.instance, notification, self.now)
-            self.changed_jobs.append((first, first.facet()))
-            changed = first.changes
-        elif key in self.states:
-            state = self.states[key]
-            changed, note = state.apply_callback(
-                notification, Forward(delivery.body, delivery.webhook_id), self.now
-            )
+        if state := self.states.get(identity[:2]):
+            forward = Forward(delivery.body, delivery.webhook_id)
+            changed, note = state.apply_callback(notification, forward, self._now)
             if state.job.erased_at is not None:
                 body = None  # it came after its job was erased
-        (self._events if notification.job else self._jobless).append(
+        elif notification.job:
+            first = FirstCallback(delivery.instance, notification, self._now)
+            self.first_callbacks.append(first)
+            changed = first.changes
+        (self.events if notification.job else self.jobless).append(
             (
-                *(n, *identity, notification.kind, 1, self.now, item.key, len(delivery.body)),
+                *(n, *identity, notification.kind, 1, self._now, item.key, len(delivery.body)),
                 *(delivery.webhook_id, delivery.headers, delivery.peer),
                 *(notification.status, changed, note, body),
             )
@@ -356,48 +335,56 @@ class _Writing:
         return Receipt(n)
 
     def _apply_observation(self, item: NewObservation) -> None:
-        key = cast("JobKey", _job_key(item))
-        state = self.states.get(key) or JobState(*key, self.now, self.now)
-        self.states[key] = state
-        changes = state.apply_observation(item, self.now)
+        key = item.instance, str(item.notification.job)
+        state = self.states.setdefault(key, JobState(*key, self._now, self._now))
+        changes = state.apply_observation(item, self._now)
         self._record(state, item.notification.source, item.notification.status, changes)
 
     def _apply_absence(self, item: NewAbsence) -> None:
         state = self.states.get((item.instance, item.job))
         if state and state.job.status is not None:  # an absence creates no job
             source = "operator" if item.closed_by else "poll"
-            self._record(state, source, None, state.apply_absence(item, self.now))
+            self._record(state, source, None, state.apply_absence(item, self._now))
 
     def _record(
         self, state: JobState, source: str, status: str | None, changes: tuple[str, str | None]
     ) -> None:
-        self._entries.append((self._next(), state.instance, state.id, source, status, *changes))
+        row = next(self._numbers), state.instance, state.id, source, status, *changes
+        self.entries.append(row)
 
-    def _next(self) -> int:
-        self._n += 1
-        return self._n - 1
+
+def _find(
+    run: Statements, items: Sequence[Item], rows: Sequence[Row], now: int
+) -> tuple[dict[JobKey, JobState], dict[Identity, Receipt]]:
+    """Return the jobs to merge into, and the events that are there. rows -- of the jobs.
+
+    Of new jobs only those of several items are among them. A job that is not there has no event
+    either: nothing ever deletes one.
+    """
+    stored = {(row[0], row[1]): JobState.from_row(JobValues._make(row)) for row in rows}
+    about = Counter(key for item in items if (key := job_key_of(item)))
+    states = {
+        key: stored.get(key) or JobState(*key, now, now)
+        for key in sorted(about)
+        if about[key] > 1 or key in stored
+    }
+    identities = {
+        identity_of(item)
+        for item in items
+        if isinstance(item, Judged) and item.key
+        if (key := job_key_of(item)) is None or key in stored
+    }
+    events = run.select(sql.EVENTS, sorted(identities))
+    receipts = {
+        (instance, job, sha256): Receipt(n, duplicate=True, forgotten=bool(forgotten))
+        for instance, job, sha256, n, forgotten in events
+    }
+    return states, receipts
 
 
 def _job_keys(items: Iterable[Item]) -> list[JobKey]:
     """Return the jobs that items are about, in the order in which rows are touched."""
-    return sorted({key for item in items if (key := _job_key(item))})
-
-
-def _job_key(item: Item) -> JobKey | None:
-    """Return the job that an item is about: (instance, id)."""
-    if isinstance(item, Judged):
-        job = item.notification and item.notification.job
-        return (item.delivery.instance, job) if job else None
-    if isinstance(item, NewObservation):
-        return item.instance, str(item.notification.job)
-    if isinstance(item, NewAbsence):
-        return item.instance, item.job
-    return None
-
-
-def _identity(item: Judged) -> Identity:
-    job = (item.notification and item.notification.job) or ""
-    return item.delivery.instance, job, item.sha256
+    return sorted({key for item in items if (key := job_key_of(item))})
 
 
 def _is_judged(item: Item, version: int) -> bool:
@@ -405,8 +392,3 @@ def _is_judged(item: Item, version: int) -> bool:
     return not isinstance(item, Judged) or (
         item.version == version and item.reason != KeyUnusable.reason
     )
-
-
-def _slot() -> int:
-    """Return which counts this process adds to."""
-    return (zlib.crc32(socket.gethostname().encode()) + os.getpid()) % SLOTS

@@ -82,15 +82,8 @@ class FirstCallback:
             files_expire_at=self._expires_at,
             callback_due=True,
             learnt_by="callback" if ended else None,
-            client_url=None,
             under_way=self._outcome in UNDER_WAY,
-            poll_at=None,
-            polls=0,
-            misses=0,
-            missing_since=None,
-            closed_at=None,
             errors_at=now if ended and self._callback.failed else None,
-            errors_tries=0,
             registers=encode(self._registers),
         )
 

@@ -9,7 +9,6 @@ The rules are "The law of jobs"; every order is data below, not code.
 """
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal, TypeAlias, get_args
 
 import msgspec
@@ -80,7 +79,7 @@ _decode = msgspec.json.Decoder(Registers).decode
 _encoder = msgspec.json.Encoder()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Job:
     """A job as far as it is known: `Job()` is one of which nothing was said yet.
 
@@ -96,14 +95,10 @@ class Job:
     def __post_init__(self) -> None:
         # All other facts follow from these, so they are worked out once.
         status, best, worst = self.registers.status, self.registers.best, self.registers.worst
-        attempt = status[0][0] if status else 0
-        conflict = bool(best and worst and best[0] == attempt and best[1] != -worst[1])
-        status, counts = _deciding_status(self.registers, attempt if conflict else None)
-        freeze = partial(object.__setattr__, self)  # as a frozen dataclass has it done
-        freeze("attempt", attempt)
-        freeze("conflict", conflict)
-        freeze("_status", status)
-        freeze("_counts", counts)
+        self.attempt = status[0][0] if status else 0
+        self.conflict = bool(best and worst and best[0] == self.attempt and best[1] != -worst[1])
+        contested = self.attempt if self.conflict else None
+        self._status, self._counts = _deciding_status(self.registers, contested)
 
     @staticmethod
     def of(notification: Notification, received_at: int) -> "Job":
@@ -323,8 +318,6 @@ def _deciding_status(registers: Registers, contested: int | None) -> tuple[Statu
 
 
 def _facts(job: Job) -> tuple[object, ...]:
-    if job.registers is _NOTHING:
-        return _FACTS_OF_NOTHING
     return (
         job.status,
         job.outcome,
@@ -397,6 +390,3 @@ def _or_less(count: int | None) -> int:
 
 def _or_none(count: int) -> int | None:
     return None if count == -1 else count
-
-
-_FACTS_OF_NOTHING = _facts(Job(Registers()))

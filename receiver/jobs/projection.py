@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -49,7 +49,6 @@ class Forward(NamedTuple):
 
 
 Counted: TypeAlias = tuple[int, int | None]  # a facet, and the hour in which the files expire
-Tally: TypeAlias = defaultdict[tuple[int, int], int]  # by facet and hour
 
 
 class FacetKey(NamedTuple):
@@ -80,6 +79,7 @@ class JobValues(NamedTuple):
 
     instance: str
     id: str
+    registers: str
     facet: int
     updated_at: int
     revision: int
@@ -88,16 +88,15 @@ class JobValues(NamedTuple):
     files_expire_at: int | None
     callback_due: bool
     learnt_by: str | None
-    client_url: str | None
     under_way: bool
-    poll_at: int | None
-    polls: int
-    misses: int
-    missing_since: int | None
-    closed_at: int | None
-    errors_at: int | None
-    errors_tries: int
-    registers: str
+    errors_at: int | None = None
+    errors_tries: int = 0
+    client_url: str | None = None
+    poll_at: int | None = None
+    polls: int = 0
+    misses: int = 0
+    missing_since: int | None = None
+    closed_at: int | None = None
 
 
 @dataclass(slots=True)
@@ -302,17 +301,25 @@ class JobState:
             self.forwards += forwards
 
 
-def update_tally(tally: Tally, before: Counted | None, values: JobValues) -> None:
-    """Add what a job's new row changes in the counts of jobs, by facet and hour."""
-    counted = values.facet, _hour(values.files_expire_at)
-    if counted == before:
-        return
-    for place, by in ((before, -1), (counted, 1)):
-        if place is not None:
-            facet, hour = place
-            tally[facet, 0] += by
-            if hour is not None:
-                tally[facet, hour] += by
+def tally(
+    changes: Iterable[tuple[Counted | None, JobValues]], slot: int
+) -> list[tuple[int, int, int, int]]:
+    """Return what jobs' new rows change in the counts of jobs: (facet, hour, slot, by how many).
+
+    changes -- what each job was counted under, and its new row. Hour 0 stands for all.
+    """
+    numbers: defaultdict[tuple[int, int], int] = defaultdict(int)
+    for before, values in changes:
+        counted = values.facet, _hour(values.files_expire_at)
+        if counted == before:
+            continue
+        for place, by in ((before, -1), (counted, 1)):
+            if place is not None:
+                facet, hour = place
+                numbers[facet, 0] += by
+                if hour is not None:
+                    numbers[facet, hour] += by
+    return [(*place, slot, number) for place, number in sorted(numbers.items()) if number]
 
 
 def _ending(job: Job) -> tuple[object, ...]:
