@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -23,7 +24,7 @@ from receiver.cli.output import (
     table,
 )
 from receiver.cli.remote import describe, exit_with_outcome, pass_client
-from receiver.cli.submit import write_failed_rows
+from receiver.cli.submit import list_retries, write_failed_rows
 from receiver.client import Callback, Client, ClientError, ErrorPage, Missed, NoSuchJob, NotFound
 from receiver.client.flows import Parameter
 from receiver.errors import SignatureError
@@ -89,6 +90,7 @@ def jobs(client: Client, json_: bool, **filters: Parameter) -> None:
 @click.option(
     "--failed-rows", type=click.Path(dir_okay=False), help="Write those rows to this file."
 )
+@click.option("--force", is_flag=True, help="Let --failed-rows replace a file.")
 @click.option(
     "--upload",
     type=click.Path(exists=True, dir_okay=False),
@@ -109,6 +111,7 @@ def job(
     timeline: bool,
     errors: bool,
     failed_rows: str | None,
+    force: bool,
     upload: str | None,
     close: bool,
     json_: bool,
@@ -120,6 +123,9 @@ def job(
     """
     if not job_id:
         raise click.UsageError("the job's id is empty")
+    if failed_rows and Path(failed_rows).is_file() and not force:
+        message = f"--failed-rows {failed_rows}: the file is there already; --force replaces it"
+        raise Failure(USAGE, "file_exists", message)
     if close:
         record = client.close_job(job_id, instance=instance)
         show(to_builtins(record), describe(record), json_)
@@ -137,6 +143,9 @@ def job(
         failures = client.errors(record, wait=min(wait, FETCH_SECONDS))
         content |= {"errors": failures.errors, "groups": to_builtins(failures.groups)}
         text += "\n\n" + describe_errors(failures)
+        with suppress(ClientError):  # among very many jobs the search may take too long
+            content["retries"] = [retry.id for retry in list_retries(client, record)]
+            text += "".join(f"\nsent again as job {plain(id_)}" for id_ in content["retries"])
         if failed_rows:
             source, written = upload or Path(record.file or "").name, 0
             if failures.errors:

@@ -74,6 +74,7 @@ def objects(client: Client, instance: str, hub: str | None, json_: bool) -> None
     type=click.Path(exists=True, dir_okay=False),
     help="For --retry-failed: the file that was uploaded, its values corrected or not.",
 )
+@click.option("--again", is_flag=True, help="For --retry-failed: though it was done before.")
 @json_option
 @pass_client
 def submit(
@@ -85,6 +86,7 @@ def submit(
     wait: int,
     retry_failed: str | None,
     upload: str | None,
+    again: bool,
     json_: bool,
 ) -> None:
     """Upload a file as a bulk job; with --wait, exit as `receiver job` does.
@@ -96,12 +98,17 @@ def submit(
         raise click.UsageError("name FILE, or --retry-failed with --upload")
     if (upload is None) != (retry_failed is None):
         raise click.UsageError("--retry-failed and --upload go together")
+    if again and not retry_failed:
+        raise click.UsageError("--again goes with --retry-failed")
     source = Path("/dev/stdin" if file == "-" else upload or file or "")
     name = os.fsencode(source.name).decode("utf-8", "replace")
     with ExitStack() as stack:
         if retry_failed is not None:
             failed = client.job(retry_failed, instance=instance)
             object_name, instance = object_name or failed.object, failed.instance
+            if not again:
+                _raise_if_retried(client, failed)
+            name = f"{_retry_folder(failed)}/{name}"
             opened = _failed_rows(client, failed, str(source))
         else:
             opened = _seekable(source)
@@ -120,6 +127,26 @@ def submit(
     job = client.wait(created, timeout=wait, on_change=_report)
     show(to_builtins(job), describe(job), json_)
     exit_with_outcome(job, wait)
+
+
+def _retry_folder(job: Job) -> str:
+    # In the path of the upload: so both jobs show it, and nothing more is stored.
+    return f"retry-of-{job.id}"
+
+
+def list_retries(client: Client, job: Job) -> list[Job]:
+    """Return the jobs by which the failed rows of a job were sent again, newest change first."""
+    path, since = f"/{_retry_folder(job)}/", job.submitted_at
+    return client.jobs(instance=job.instance, file=path, updated_after=since).jobs
+
+
+def _raise_if_retried(client: Client, job: Job) -> None:
+    """Raise Failure if records of a job may be loaded already by another that sent them again."""
+    for retry in list_retries(client, job):
+        if retry.outcome != "failed" or retry.records.loaded != 0:
+            done = f"were sent again already, as job {plain(retry.id)} ({retry.outcome})"
+            message = f"the failed rows of job {plain(job.id)} {done}; --again sends them once more"
+            raise Failure(USAGE, "already_retried", message)
 
 
 @contextmanager

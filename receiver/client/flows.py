@@ -88,7 +88,7 @@ def submit(
     hub: str | None = None,
     name: str | None = None,
 ) -> Flow[Submission]:
-    """Upload a file as a bulk job. name -- what the file is called there; its type goes by it.
+    """Upload a file as a bulk job. name -- its path there; its type goes by it.
 
     After Unreachable or UnclearSubmission the job may exist: look before you submit again.
     """
@@ -97,7 +97,7 @@ def submit(
         media_type = _TYPES.get(Path(name).suffix.lower(), MEDIA_TYPES["csv"])
         order: _Order = {
             "params": {"path": f"/{name}"},
-            "files": {"file": (name, content, media_type)},
+            "files": {"file": (Path(name).name, content, media_type)},
             "timeout": TRANSFER_SECONDS,
         }
         return (yield from _create_job(f"/bulk/{_quoted(object)}", instance, hub, order))

@@ -119,6 +119,52 @@ def test_a_file_that_cannot_be_written_is_named(command, relay):
     assert command(f"{line} nodir/x") == (2, "receiver: nodir/x: No such file or directory")
 
 
+def test_failed_rows_are_sent_again_once_unless_it_is_said_and_leave_a_trace(command, relay):
+    job = relay.uploaded(BAD_ROWS)
+    relay.ended(job)
+    relay.reconciler().one_pass()
+    errors = f"job {job} --instance gooddata --errors --json"
+    assert json.loads(command(errors)[1])["retries"] == []
+    retry = f"submit --instance gooddata --json --upload rows.csv --retry-failed {job}"
+    ids = [json.loads(command(retry)[1])["id"]]
+    assert relay.ended(ids[0])["file"] == f"/retry-of-{job}/rows.csv"
+    # That loaded none, so that one more doubles nothing.
+    Path("rows.csv").write_bytes(BAD_ROWS.replace(b"\n,D", b"\nd@x.de,D"))
+    ids.append(json.loads(command(retry)[1])["id"])
+    before = relay.asked("POST /bulk/{objectName}")
+    for outcome in ("pending", "partial"):
+        if outcome == "partial":
+            assert relay.ended(ids[1])["records"]["loaded"] == 1
+        code, said = command(retry.replace("--json ", ""))
+        assert (code, f"sent again already, as job {ids[1]} (" in said, "--again" in said) == (
+            2,
+            True,
+            True,
+        )
+    assert relay.asked("POST /bulk/{objectName}") == before
+    ids.append(json.loads(command(f"{retry} --again")[1])["id"])
+    relay.ended(ids[2])
+    assert sorted(json.loads(command(errors)[1])["retries"]) == sorted(ids)
+    assert f"sent again as job {ids[2]}\n" in command(errors.replace(" --json", ""))[1]
+
+
+def test_a_file_of_failed_rows_is_replaced_only_if_it_is_said(command, relay):
+    job = relay.uploaded(BAD_ROWS)
+    relay.ended(job)
+    relay.reconciler().one_pass()
+    line = f"job {job} --instance gooddata --upload rows.csv --failed-rows out.csv"
+    assert command(line)[0] == 3
+    rows = Path("out.csv").read_bytes()
+    Path("out.csv").write_text("corrected by hand")
+    assert command(line) == (
+        2,
+        "receiver: --failed-rows out.csv: the file is there already; --force replaces it",
+    )
+    assert Path("out.csv").read_text() == "corrected by hand"
+    assert command(f"{line} --force")[0] == 3
+    assert Path("out.csv").read_bytes() == rows
+
+
 def test_what_failed_twice_is_sent_a_third_time_as_the_message_says(command, relay):
     first = relay.uploaded(BAD_ROWS)
     relay.ended(first)
