@@ -5,6 +5,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import httpx
@@ -114,7 +115,7 @@ def _app(
     tasks = [
         Task(reconciler.fetch_errors),
         Task(reconciler.check_queues, pause=CHECK_SECONDS),
-        Task(sender.step, pause=SEND_PAUSE_SECONDS),
+        Task(sender.step, pause=SEND_PAUSE_SECONDS, close=partial(sender.step, begin=False)),
         Task(retention.step, pause=LOOK_SECONDS),
         Task(observe),
         # At once, or the dashboard would say after each start that alarms are not checked.

@@ -31,7 +31,7 @@ class Task:
     at_once -- whether it first runs without that pause.
     """
 
-    run: Callable[[], bool]
+    run: Callable[[], bool | None]
     pause: float = 1.0
     close: Callable[[], None] = lambda: None
     at_once: bool = False

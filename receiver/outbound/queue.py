@@ -5,20 +5,31 @@ survive a restart, and what a dead process was sending is sent again by another.
 """
 
 import secrets
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
-from sqlalchemy import Connection, exists, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    LargeBinary,
+    Row,
+    Text,
+    bindparam,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
-from receiver.database.engine import affected
-from receiver.database.leases import claim, is_due
 from receiver.database.models.outbound import OutboundAttempt, OutboundDelivery
 from receiver.lib.clock import MINUTE_MS
 
@@ -110,6 +121,15 @@ class Attempt:
     retry_after: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An attempt that is over, and not recorded yet."""
+
+    claimed: Claimed
+    attempt: Attempt
+    duration_ms: int
+
+
 def enqueue(connection: Connection, messages: Iterable[Message], now: int) -> None:
     """Add messages to the queue. One whose webhook_id is there already is the same: it is not."""
     rows = [message.row(now)._asdict() for message in messages]
@@ -120,44 +140,32 @@ def enqueue(connection: Connection, messages: Iterable[Message], now: int) -> No
 
 def due(
     session: Session, kinds: Collection[str], now: int, busy: Mapping[str, int], limit: int
-) -> list[OutboundDelivery]:
-    """Return deliveries that are due, longest waiting first, some of each host.
+) -> list[int]:
+    """Return the ids of deliveries that are due, longest waiting first, some of each host.
 
     busy -- hosts to leave out, and hosts with attempts under way: how many more each may have.
     """
-    row, before = OutboundDelivery, aliased(OutboundDelivery)
+    connection = session.connection()
+    turn = {"now": now, "beyond": now + MAX_PAUSE_MS, "kinds": kinds}
     full = [host for host, free in busy.items() if free <= 0]
-    ready = (row.next_at.is_not(None), is_due(row.next_at, now, MAX_PAUSE_MS), row.kind.in_(kinds))
-    # Read from the index alone: 10,000 that wait for one dead host cost about a millisecond.
-    hosts = (
-        select(row.host, func.min(row.next_at))
-        .where(*ready, row.host.not_in(full))
-        .group_by(row.host)
-        .order_by(func.min(row.next_at))
-        .limit(limit)
-    )
-    in_turn = ~exists().where(
-        *(before.job == row.job, before.instance == row.instance),
-        before.subscription == row.subscription,
-        *(before.id < row.id, before.next_at.is_not(None)),
-    )
-    rows: list[OutboundDelivery] = []
-    for host, _ in session.execute(hosts).all():
-        first = select(row).where(*ready, row.host == host, in_turn)
-        order = first.order_by(row.next_at, row.id).limit(busy.get(host, MAX_PER_HOST))
-        rows += session.scalars(order)
-    return rows[:limit]
+    ids: list[int] = []
+    for host, _ in connection.execute(_HOSTS, {**turn, "full": full, "limit": limit}).all():
+        free = busy.get(host, MAX_PER_HOST)
+        ids += connection.scalars(_FIRST, {**turn, "of_host": host, "limit": free})
+    return ids[:limit]
 
 
-def claim_delivery(session: Session, row: OutboundDelivery, now: int) -> Claimed | None:
-    """Take a delivery that is due, for LEASE_MS; None if another process did."""
-    seen = {"tries": row.tries, "next_at": row.next_at}
-    lease = {"tries": row.tries + 1, "next_at": now + LEASE_MS}
-    if not claim(session, OutboundDelivery, {"id": row.id}, seen, lease):
-        return None
-    facts = dict(zip(_FACTS, _facts(row), strict=True))
-    message = Message(headers=msgspec.json.decode(row.headers), **facts)
-    return Claimed(row.id, row.tries + 1, now, message)
+def claim_due(session: Session, ids: Sequence[int], now: int) -> list[Claimed]:
+    """Take those deliveries that are still due, for LEASE_MS; others may look at the same time."""
+    turn = {"now": now, "beyond": now + MAX_PAUSE_MS}
+    lease = {"ids": ids, "lease_ends": now + LEASE_MS}
+    rows = session.connection().execute(_CLAIM, {**turn, **lease}).all()
+    return [Claimed(row.id, row.tries, now, _message(row)) for row in rows]
+
+
+def _message(row: Row[*tuple[Any, ...]]) -> Message:
+    facts = {name: getattr(row, name) for name in _FACTS}
+    return Message(headers=msgspec.json.decode(row.headers), **facts)
 
 
 def result_of(claimed: Claimed, attempt: Attempt) -> Result:
@@ -168,28 +176,29 @@ def result_of(claimed: Claimed, attempt: Attempt) -> Result:
     return "failed" if is_last else "waiting"
 
 
-def record(
-    session: Session, claimed: Claimed, attempt: Attempt, now: int, duration_ms: int
-) -> None:
-    """Record an attempt and give the lease back: the delivery is done, or has its next turn."""
+def record(session: Session, ended: Sequence[Ended], now: int) -> None:
+    """Record attempts and give their leases back: each delivery is done, or has its next turn."""
+    rows = [_record_of(one, now) for one in ended]
+    session.connection().execute(_RECORD, rows)
+    session.connection().execute(_RECORD_ATTEMPT, rows)
+
+
+def _record_of(ended: Ended, now: int) -> dict[str, object]:
+    claimed, attempt = ended.claimed, ended.attempt
     state, next_at = result_of(claimed, attempt), None
     if state == "waiting":
         next_at = now + _pause_ms(claimed.tries, attempt.retry_after)
-    # Not if it was erased meanwhile, or sent again by another process after the lease.
-    claimed_row = update(OutboundDelivery).where(
-        OutboundDelivery.id == claimed.id, OutboundDelivery.tries == claimed.tries
-    )
-    if affected(session, claimed_row.values(state=state, next_at=next_at)):
-        session.execute(
-            insert(OutboundAttempt).values(
-                delivery=claimed.id,
-                at=now - duration_ms,
-                duration_ms=duration_ms,
-                status=attempt.status,
-                error=attempt.error,
-                answer=attempt.answer,
-            )
-        )
+    return {
+        "of_id": claimed.id,
+        "of_tries": claimed.tries,
+        "new_state": state,
+        "new_turn": next_at,
+        "began": claimed.at,
+        "took": ended.duration_ms,
+        "status": attempt.status,
+        "error": attempt.error,
+        "answer": attempt.answer,
+    }
 
 
 @lru_cache
@@ -200,3 +209,55 @@ def _host_of(target: str) -> str:
 def _pause_ms(tries: int, retry_after: int) -> int:
     pause = 1000 * max(PAUSES_SECONDS[tries - 1], min(retry_after, PAUSES_SECONDS[-1]))
     return pause + secrets.randbelow(round(pause * JITTER))
+
+
+# Built once: to build one takes longer than to run it.
+_ROW, _BEFORE = OutboundDelivery, aliased(OutboundDelivery)
+_IS_DUE = (
+    _ROW.next_at.is_not(None),
+    or_(_ROW.next_at <= bindparam("now"), _ROW.next_at > bindparam("beyond")),
+)
+_READY = (*_IS_DUE, _ROW.kind.in_(bindparam("kinds", expanding=True)))
+# Read from the index alone: 10,000 that wait for one dead host cost about a millisecond.
+_HOSTS = (
+    select(_ROW.host, func.min(_ROW.next_at))
+    .where(*_READY, _ROW.host.not_in(bindparam("full", expanding=True)))
+    .group_by(_ROW.host)
+    .order_by(func.min(_ROW.next_at))
+    .limit(bindparam("limit"))
+)
+_IN_TURN = ~exists().where(
+    *(_BEFORE.job == _ROW.job, _BEFORE.instance == _ROW.instance),
+    _BEFORE.subscription == _ROW.subscription,
+    *(_BEFORE.id < _ROW.id, _BEFORE.next_at.is_not(None)),
+)
+_FIRST = (
+    select(_ROW.id)
+    .where(*_READY, _ROW.host == bindparam("of_host"), _IN_TURN)
+    .order_by(_ROW.next_at, _ROW.id)
+    .limit(bindparam("limit"))
+)
+_CLAIM = (
+    update(_ROW)
+    .where(_ROW.id.in_(bindparam("ids", expanding=True)), *_IS_DUE)
+    .values(tries=_ROW.tries + 1, next_at=bindparam("lease_ends"))
+    .returning(_ROW.id, _ROW.tries, _ROW.headers, *(getattr(_ROW, name) for name in _FACTS))
+)
+# Not those that were erased meanwhile, or sent again by another process after the lease.
+_CLAIMED = _ROW.id == bindparam("of_id"), _ROW.tries == bindparam("of_tries")
+_RECORD = (
+    update(_ROW)
+    .where(*_CLAIMED)
+    .values(state=bindparam("new_state"), next_at=bindparam("new_turn"))
+)
+_ATTEMPT = {
+    OutboundAttempt.delivery: _ROW.id,
+    OutboundAttempt.at: bindparam("began", type_=BigInteger),
+    OutboundAttempt.duration_ms: bindparam("took", type_=BigInteger),
+    OutboundAttempt.status: bindparam("status", type_=BigInteger),
+    OutboundAttempt.error: bindparam("error", type_=Text),
+    OutboundAttempt.answer: bindparam("answer", type_=LargeBinary),
+}
+_RECORD_ATTEMPT = insert(OutboundAttempt).from_select(
+    list(_ATTEMPT), select(*_ATTEMPT.values()).where(*_CLAIMED)
+)

@@ -5,7 +5,7 @@ import threading
 import time
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 
 import structlog
@@ -18,11 +18,11 @@ from receiver.errors import BadParameter, Overloaded, StoreError
 from receiver.lib.safe_http import SafeClient
 from receiver.outbound import queue
 from receiver.outbound.mail import Mailer
-from receiver.outbound.queue import MAX_PER_HOST, Attempt, Claimed, Message
+from receiver.outbound.queue import MAX_PER_HOST, Attempt, Claimed, Ended, Message
 
 MAX_ATTEMPTS = 16  # under way at once in a process
 # Between two looks, each of which begins MAX_PER_HOST for a host. Shorter, what many jobs queue at
-# once would take a processor from callbacks: an attempt costs 5 to 7 ms of it.
+# once would take a processor from callbacks: an attempt costs about 2 ms of it.
 SEND_PAUSE_SECONDS = 0.25
 MAX_TESTS = 4  # at once; each holds a thread that answers people for as long as its target hangs
 TEST_RETRY_AFTER = 15  # seconds
@@ -57,47 +57,79 @@ class Sender:
         self._observers = observers or {}
         self._database, self._http, self._mailer = database, http, mailer
         self._signers, self._clock = signers, clock
-        self._busy: Counter[str] = Counter()
+        self._busy: Counter[str] = Counter()  # attempts by host that are under way, or in `_ended`
+        self._ended: list[Ended] = []  # since the last step
         self._failures = 0
         self._changed = threading.Condition()
         self._tests = threading.BoundedSemaphore(MAX_TESTS)
 
-    def step(self) -> bool:
-        """Begin what is due and return whether anything was. Raises StoreError."""
+    def step(self, *, begin: bool = True) -> None:
+        """Record what has ended since the last step, and begin what is due. Raises StoreError.
+
+        What is not recorded is sent again after its lease. begin -- False as the process ends.
+        """
+        with self._changed:
+            ended, self._ended = self._ended, []
+            self._busy -= Counter(one.claimed.message.host for one in ended)
+        try:
+            # Each by itself, since it may disable its subscription, which locks much.
+            for one in ended:
+                if not one.attempt.delivered:
+                    with self._database.write() as session:
+                        self._record(session, [one])
+            delivered = [one for one in ended if one.attempt.delivered]
+            self._go_on(delivered, self._due() if begin else ())
+        except StoreError:
+            if ended:
+                log.warning("attempts are not recorded, and made again", count=len(ended))
+            raise
+
+    def _go_on(self, delivered: Sequence[Ended], ids: Sequence[int]) -> None:
+        """Record what was delivered and claim what is due, in one transaction, and begin it."""
+        if not ids and not delivered:
+            return
+        with self._database.write() as session:
+            now = self._record(session, delivered)
+            claimed = queue.claim_due(session, ids, now) if ids else []
+        for each in claimed:
+            with self._changed:
+                self._busy[each.message.host] += 1
+            # Not of a pool: its threads would be waited for when the process ends. What a process
+            # that ends leaves unrecorded is sent again.
+            threading.Thread(target=self._run, args=(each,), name="outbound", daemon=True).start()
+
+    def _record(self, session: Session, ended: Sequence[Ended]) -> int:
+        """Record attempts; return the time, ms."""
+        now = database_time(session, self._clock)
+        # Before the deliveries are: whoever disables a subscription locks in this order.
+        for one in sorted(ended, key=lambda one: one.claimed.message.subscription or ""):
+            if observe := self._observers.get(one.claimed.message.kind):
+                observe(session, one.claimed, one.attempt, now)
+        if ended:
+            queue.record(session, ended, now)
+        return now
+
+    def _due(self) -> Sequence[int]:
+        """Look without the lock that callbacks are written under: mostly, nothing is due."""
         with self._changed:
             free = MAX_ATTEMPTS - self._busy.total()
             busy = {host: MAX_PER_HOST - count for host, count in self._busy.items()}
         if free <= 0:
-            return False
-        # Looked for without the lock that callbacks are written under: mostly, nothing is due.
+            return ()
         with self._database.read() as session:
             now = database_time(session, self._clock)
-            rows = queue.due(session, tuple(self._signers), now, busy, free)
-            session.expunge_all()
-        if not rows:
-            return False
-        with self._database.write() as session:
-            now = database_time(session, self._clock)
-            claimed = [queue.claim_delivery(session, row, now) for row in rows]
-        for one in filter(None, claimed):
-            with self._changed:
-                self._busy[one.message.host] += 1
-            # Not of a pool: its threads would be waited for when the process ends. What a process
-            # that ends leaves unrecorded is sent again.
-            threading.Thread(target=self._run, args=(one,), name="outbound", daemon=True).start()
-        return True
+            return queue.due(session, tuple(self._signers), now, busy, free)
 
     def drain(self) -> bool:
         """Send all that is due, wait for it, and return whether all was accepted."""
         before = self._failures
         while True:
-            was_busy = bool(self._busy)  # what ends while it is looked lets another have its turn
-            if not self.step() and not was_busy:
-                break
+            was_busy = bool(self._busy)  # what is recorded now lets another have its turn
+            self.step()
+            if not was_busy and not self._busy:
+                return self._failures == before
             with self._changed:
-                if self._busy:
-                    self._changed.wait(1)
-        return self._failures == before
+                self._changed.wait_for(lambda: self._ended or not self._busy, 1)
 
     def test(self, message: Message) -> Attempt:
         """Do as `send` for whoever waits for it. Raises Overloaded if too many do."""
@@ -133,39 +165,22 @@ class Sender:
         )
 
     def _run(self, claimed: Claimed) -> None:
-        delivered = False
-        try:
-            delivered = self._attempt(claimed)
-        finally:  # or its host would count it as under way for ever
-            with self._changed:
-                self._failures += not delivered
-                self._busy[claimed.message.host] -= 1
-                self._busy += Counter()  # without hosts that have none under way
-                self._changed.notify_all()
-
-    def _attempt(self, claimed: Claimed) -> bool:
         message, began = claimed.message, time.monotonic()
         try:
             attempt = self.send(message, claimed.at)
         except Exception as error:  # noqa: BLE001 - one odd row must not be tried for ever
             attempt = Attempt(delivered=False, error=f"a fault of ours: {type(error).__name__}")
         duration = round(1000 * (time.monotonic() - began))
-        try:
-            with self._database.write() as session:
-                now = database_time(session, self._clock)
-                # Before the delivery is: whoever disables a subscription locks in this order.
-                if observe := self._observers.get(message.kind):
-                    observe(session, claimed, attempt, now)
-                queue.record(session, claimed, attempt, now, duration)
-        except StoreError as error:
-            log.warning("an attempt is not recorded, and made again", error=str(error))
+        with self._changed:
+            self._failures += not attempt.delivered
+            self._ended.append(Ended(claimed, attempt, duration))
+            self._changed.notify_all()
         if message.subscription:
             result = queue.result_of(claimed, attempt)
             metrics.DELIVERIES.labels(message.subscription, result).inc()
         if not attempt.delivered:
             reason = attempt.error or str(attempt.status)
             log.warning("delivery failed", kind=message.kind, host=message.host, reason=reason)
-        return attempt.delivered
 
 
 def standard_webhook(message: Message, now: int, *secrets: bytes) -> Message:

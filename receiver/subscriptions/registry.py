@@ -4,14 +4,15 @@ import json
 import secrets
 from base64 import b64encode
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import msgspec
-from sqlalchemy import Connection, Update, delete, select, update
+from sqlalchemy import Connection, Update, bindparam, delete, select, update
 from sqlalchemy import Row as SelectedRow
 from sqlalchemy.orm import Session
 
 from receiver.database.engine import Database, affected
+from receiver.database.lookup import LookUp
 from receiver.database.models.outbound import OutboundDelivery
 from receiver.database.models.outbound import Subscription as Row
 from receiver.errors import AlreadyThere, BadParameter, NotFound
@@ -190,12 +191,37 @@ def rotate_secret(session: Session, secret_box: SecretBox, name: str, now: int) 
     return _encode_secret(secret)
 
 
+class _Signing(NamedTuple):
+    """What a subscription's messages are written and signed by, at each attempt."""
+
+    url: str
+    format: Format
+    instances: str
+    disabled_at: int | None
+    secret: bytes
+    previous_secret: bytes | None
+    previous_until: int | None
+
+
+_SIGNING = LookUp(
+    select(*(getattr(Row, name) for name in _Signing._fields)).where(
+        Row.name == bindparam("of_name")
+    )
+)
+_ACCEPTED = (
+    update(Row)
+    .where(Row.name == bindparam("of_name"), Row.failing_since.is_not(None))
+    .values(failing_since=None)
+)
+
+
 def signer(database: Database, secret_box: SecretBox) -> Signer:
     """Write messages in their subscription's format, and sign them with its secrets of now."""
 
     def sign(message: Message, now: int) -> Message:
-        with database.read() as session:
-            row = session.get(Row, message.subscription or "")
+        name = message.subscription or ""
+        rows = [_Signing(*row) for row in database.rows(_SIGNING, {"of_name": name})]
+        row = rows[0] if rows else None
         if row is None or row.url != message.target:
             raise BadParameter("the subscription was removed, or has another URL")
         # It was queued while that was done; a test is what one enables after.
@@ -205,7 +231,7 @@ def signer(database: Database, secret_box: SecretBox) -> Signer:
         only = json.loads(row.instances)
         if only and message.instance not in only and message.type != TEST:
             raise BadParameter("the subscription is limited to other instances")
-        place = subscription_place(row.name)
+        place = subscription_place(name)
         keys = [secret_box.decrypt(place, row.secret)]
         if row.previous_secret and (row.previous_until or 0) > now:
             keys.append(secret_box.decrypt(place, row.previous_secret))
@@ -222,7 +248,7 @@ def note_attempt(session: Session, claimed: Claimed, attempt: Attempt, now: int)
     name = claimed.message.subscription
     this = update(Row).where(Row.name == name)
     if attempt.delivered:
-        session.execute(this.where(Row.failing_since.is_not(None)).values(failing_since=None))
+        session.connection().execute(_ACCEPTED, {"of_name": name})
     elif attempt.status == _GONE:
         disable(session, str(name), "gone", now)
     else:

@@ -232,13 +232,45 @@ def test_a_process_that_died_while_sending_leaves_it_to_another(made, client, mo
     made.add(made.message(client.url))
     with monkeypatch.context() as dying:
         dying.setattr(Sender, "_run", lambda *_: None)
-        assert made.sender().step() is True
+        made.sender().step()
+    assert [(row.tries, row.state) for row in made.rows()] == [(1, "waiting")]
     made.sender().drain()
     assert client.posted == []
     made.now += LEASE_MS
     made.sender().drain()
     assert [(row.tries, row.state) for row in made.rows()] == [(2, "delivered")]
     assert len(client.posted) == 1
+
+
+def test_what_was_sent_and_is_not_recorded_is_sent_again_after_its_lease(made, client):
+    made.add(made.message(client.url))
+    slow = made.sender()
+    slow.step()
+    until(lambda: client.posted)
+    made.sender().drain()
+    assert len(client.posted) == 1
+    made.now += LEASE_MS
+    made.sender().drain()
+    assert [body for body, _ in client.posted] == [b"0", b"0"]
+    slow.drain()  # too late: another has recorded it
+    assert [(row.tries, row.state) for row in made.rows()] == [(2, "delivered")]
+    assert attempts(made) == [(200, None, b"")]
+
+
+def test_what_ended_is_recorded_at_the_next_step_and_as_the_process_ends(made, client):
+    of_job = {"subscription": "crm", "instance": "a", "job": "1"}
+    made.add(*(made.message(client.url, **of_job) for _ in range(2)), made.message(client.url))
+    sender = made.sender()
+    sender.step()
+    until(lambda: len(client.posted) == 2)
+    assert attempts(made) == []
+    until(lambda: sender.step(begin=False) or len(attempts(made)) == 2)
+    assert sorted(body for body, _ in client.posted) == [b"0", b"2"]
+    sender.step()
+    until(lambda: len(client.posted) == 3)
+    assert len(attempts(made)) == 2
+    until(lambda: sender.step(begin=False) or len(attempts(made)) == 3)
+    assert [row.state for row in made.rows()] == 3 * ["delivered"]
 
 
 def test_of_many_processes_one_sends_each(make_receiver, database_url, client):
@@ -283,7 +315,7 @@ def test_one_that_hangs_holds_up_nobody_else(made, client, monkeypatch):
 
         until(sent)
         assert dead.begun == queue.MAX_PER_HOST
-    until(lambda: not sender._busy)
+    until(lambda: sender.step(begin=False) or not sender._busy)
 
 
 @pytest.mark.parametrize("behave", [servers.drip_head, servers.reset, servers.endless_body])
