@@ -7,7 +7,9 @@ and every row must have as many fields as the header. Records are the very bytes
 import codecs
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from functools import cache
 from itertools import chain
 from typing import Any, Literal, TypeAlias
 
@@ -22,6 +24,7 @@ Kind: TypeAlias = Literal["csv", "json", "jsonl"]
 Pieces: TypeAlias = Callable[[], Iterator[bytes]]
 
 _SEP = re.compile(rb"(?:\xef\xbb\xbf)?\"?sep=([,;\t|])\"?\s*", re.IGNORECASE)
+_QUOTED = re.compile(rb'"[^"]*+"')
 _SPACE = re.compile(r"[ \t\r\n]*+")
 _BLANK = b" \r\n"
 _END_OF_FILE = b"\x1a"  # DOS's, that some programs still write at the end
@@ -132,9 +135,9 @@ def _counts(pieces: Pieces) -> Iterator[int]:
     fitting = [named[1]] if named else [d for d in DELIMITERS if (_fields(header, d) or 0) > 1]
     for delimiter in fitting or [None]:
         columns = _fields(header, delimiter)
-        count = columns and _count_rows(pieces(), len(before), delimiter, columns)
-        if count is not None:
-            yield count
+        numbers = Counter(_fields(row, delimiter) for row in rows(pieces())[1])
+        if columns and numbers.keys() <= {columns}:
+            yield numbers[columns]
 
 
 def _header(joined: Iterator[bytes]) -> tuple[bytes, bytes]:
@@ -151,61 +154,19 @@ def _header(joined: Iterator[bytes]) -> tuple[bytes, bytes]:
 
 def _fields(row: bytes, delimiter: bytes | None) -> int | None:
     """Count the fields of a row; None if it is not one of RFC 4180."""
-    row = row.rstrip(b"\r\n")
-    if not re.fullmatch(_field(delimiter) + rb"(?:%b%b)*+" % _next_field(delimiter), row):
+    # A line without quotes is a row whatever it holds.
+    if (delimiter is None or b'"' in row) and not _row(delimiter).fullmatch(row):
         return None
     return 1 if delimiter is None else _QUOTED.sub(b"", row).count(delimiter) + 1
 
 
-_QUOTED = re.compile(rb'"[^"]*+"')
-
-
-def _field(delimiter: bytes | None) -> bytes:
-    ends = b"".join(map(re.escape, DELIMITERS if delimiter is None else [delimiter]))
-    return rb'(?:"[^"]*+(?:""[^"]*+)*+"|[^"\r\n%b]*+)' % ends
-
-
-def _next_field(delimiter: bytes | None) -> tuple[bytes, bytes]:
-    return re.escape(delimiter or b","), _field(delimiter)
-
-
-def _count_rows(
-    pieces: Iterator[bytes], start: int, delimiter: bytes | None, columns: int
-) -> int | None:
-    """Count the rows from byte `start` on; None unless each has that many fields.
-
-    Whole pieces are matched at once: a row at a time would take ten times as long.
-    """
-    row = _field(delimiter) + rb"(?:%b%b){%d}" % (*_next_field(delimiter), columns - 1)
-    some = re.compile(rb"(?:(?: *+|%b)(?:\r\n|\n|\r))*+" % row)
-    marks = (delimiter or b"") * (columns - 1) + b"\n"
-    others = bytes(set(range(256)) - set(marks))
-    count, rest = 0, b""
-
-    def take() -> None:
-        nonlocal count, rest
-        whole = rest[: rest.rfind(b"\n") + 1]
-        if columns > 1 and b'"' not in whole and whole.count(b"\r") == whole.count(b"\r\n"):
-            number = whole.count(b"\n")
-            if whole.translate(None, others) == marks * number:  # as most files are throughout
-                count, rest = count + number, rest[len(whole) :]
-                return
-        match = some.match(rest)
-        end = match.end() if match else 0
-        # What is quoted holds no line ends then; a row of nothing else is no blank line.
-        lines = _QUOTED.sub(b"q", rest[:end]).splitlines()
-        count += sum(1 for line in lines if line.strip(_BLANK))
-        rest = rest[end:]
-
-    for piece in pieces:
-        if b"\0" in piece or len(rest) > MAX_RECORD:
-            return None
-        rest += piece[start:]
-        start = max(start - len(piece), 0)
-        take()
-    rest = rest.removesuffix(_END_OF_FILE) + b"\n"
-    take()
-    return None if rest else count
+@cache
+def _row(delimiter: bytes | None) -> re.Pattern[bytes]:
+    """What is a row, with its end. Without a delimiter it is one field."""
+    ends = b"".join(map(re.escape, [delimiter] if delimiter else DELIMITERS))
+    field = rb'(?:"[^"]*+(?:""[^"]*+)*+"|[^"\r\n%b]*+)' % ends
+    more = rb"(?:%b%b)*+" % (re.escape(delimiter), field) if delimiter else b""
+    return re.compile(field + more + rb"[\r\n]*+")
 
 
 def _joined(lines: Iterator[bytes]) -> Iterator[bytes]:
