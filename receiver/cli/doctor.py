@@ -17,18 +17,21 @@ from urllib.parse import urlsplit
 import click
 import httpx
 
+from receiver.alarms.handling import list_alarms, public_alarm
 from receiver.callbacks.events import get_event
 from receiver.callbacks.trigger import TIMEOUT_SECONDS, send_signed
 from receiver.cli.output import JOB_FAILED, OK, count, json_option, show
 from receiver.database import durability, migrations
-from receiver.database.engine import Database
-from receiver.errors import CredentialError, StoreError
+from receiver.database.durability import filesystem_of
+from receiver.database.engine import Database, database_time
+from receiver.errors import StoreError
 from receiver.instances import registry
 from receiver.instances.encryption import SecretBox, find_outdated
-from receiver.instances.keys import InstanceKeys, Keys
-from receiver.lib.clock import now_ms
+from receiver.instances.keys import InstanceKeys, Keys, find_shared
+from receiver.lib.clock import MINUTE_MS, now_ms
 from receiver.lib.http_client import failure_reason
-from receiver.openconnectors.signatures import SHORT_KEY_BYTES, SignatureKey
+from receiver.openconnectors.signatures import SHORT_KEY_BYTES
+from receiver.reconcile import claims
 from receiver.settings import Settings, database_name
 
 MIB = 2**20
@@ -37,11 +40,11 @@ LOW_FREE = 1024 * MIB
 LOW_SHARE = 0.2  # of a disk
 CLOCK_WARNING_MS, CLOCK_FAILURE_MS = 5_000, 60_000
 MIN_POSTGRESQL = 150_000
-MOUNTS = Path("/proc/self/mountinfo")
 # File locks and syncs do not hold there what SQLite needs.
 NETWORKS = re.compile(r"nfs|cifs|smb|9p|ceph|lustre|afs|gluster|sshfs|fuse\.|ocfs2|gfs2")
 SYNCHRONOUS = {"2": "FULL", "3": "EXTRA"}
 HOUR_SECONDS = 3600
+UNASKED_MS = 10 * MINUTE_MS  # overdue for as long, and no `reconcile` has come by
 MAX_SCHEDULE_SECONDS = 14 * 24 * HOUR_SECONDS
 MAX_PROXIES = 16
 
@@ -108,17 +111,6 @@ def _sqlite(promised: dict[str, str], kind: str) -> Finding:
     return ok(f"SQLite: WAL, synchronous {SYNCHRONOUS[synchronous]}, on {kind}")
 
 
-def filesystem_of(file: Path) -> str:
-    """Return the type of the file system that a file lies on."""
-    best, kind = "", "unknown"
-    for line in MOUNTS.read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        mounted = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), before.split()[4])
-        if file.resolve().is_relative_to(mounted) and len(mounted) >= len(best):
-            best, kind = mounted, after.split()[0]
-    return kind
-
-
 def writable(context: Context) -> Finding:
     """Whether the database commits now, its lock included."""
     context.database.check_writable()
@@ -181,8 +173,9 @@ def disk(context: Context) -> Finding:
 def keys(context: Context) -> Finding:
     """Whether all keys and vendor secrets open, and none is easily guessed or shared."""
     instances = _keys(context)
-    undecrypted = [name for name, held in instances.items() if held.broken]
-    if broken := undecrypted + _unreadable_secrets(context):
+    with context.database.read() as session:
+        broken = registry.list_undecryptable(session, context.secret_box)
+    if broken := broken + [name for name, held in instances.items() if held.broken]:
         advice = "add the key that encrypted them to RECEIVER_ENCRYPTION_KEYS, or add them anew"
         return fail(f"secrets of {_join(broken)} cannot be decrypted", advice)
     outdated = find_outdated(context.database, context.secret_box)
@@ -201,7 +194,7 @@ def keys(context: Context) -> Finding:
     if short:
         text = f"shorter than {SHORT_KEY_BYTES} bytes: {', '.join(short)}"
         return warn(text, "choose a longer key at the vendor, and rotate it")
-    if shared := _shared(instances):
+    if shared := find_shared(instances):
         text = f"{' and '.join(shared)} have the same key"
         return warn(text, "give each a key of its own: bodies can be replayed across")
     return ok(f"{sum(len(held.keys) for held in instances.values())} in use, all can be decrypted")
@@ -249,33 +242,8 @@ def _keys(context: Context) -> Mapping[str, InstanceKeys]:
     return keys.refresh(context.database).instances
 
 
-def _unreadable_secrets(context: Context) -> list[str]:
-    broken = []
-    with context.database.read() as session:
-        for name in registry.list_instances_with_secrets(session):
-            try:
-                registry.vendor_secrets(session, context.secret_box, name)
-            except CredentialError:
-                broken.append(name)
-    return broken
-
-
-def _shared(instances: Mapping[str, InstanceKeys]) -> list[str]:
-    holders: dict[bytes, set[str]] = {}
-    for name, held in instances.items():
-        for key in held.keys:
-            holders.setdefault(key.secret, set()).add(name)
-    return sorted(next((names for names in holders.values() if len(names) > 1), set()))
-
-
 def _join(names: list[str]) -> str:
     return ", ".join(sorted(set(names)))
-
-
-def newest_key(context: Context) -> tuple[str, SignatureKey] | None:
-    """Return an instance and its newest key, to sign a test callback with."""
-    usable = [(name, held.keys[0]) for name, held in _keys(context).items() if held.keys]
-    return min(usable, default=None, key=lambda item: item[0])
 
 
 # --- the way of a callback, from the public URL to the database, proxies and all
@@ -283,15 +251,16 @@ def newest_key(context: Context) -> tuple[str, SignatureKey] | None:
 
 def public_url(context: Context) -> Finding:
     """Whether a signed callback gets through the public URL into this very database."""
-    base, signer = context.settings.public_url, newest_key(context)
+    base, keys = context.settings.public_url, _keys(context)
     if base is None:
         text = "RECEIVER_PUBLIC_URL is not set: uploads through us are rejected, this is not tested"
         return warn(text, "set it to the URL under which the vendor reaches us")
-    if signer is None:
+    instance = min((name for name, held in keys.items() if held.keys), default=None)
+    if instance is None:
         return warn("not tested: there is no usable key", "see the check `keys`")
-    instance, key = signer
+    url, newest = f"{base}/callbacks/{instance}", keys[instance].keys[0]
     try:
-        sent = send_signed(f"{base}/callbacks/{instance}", instance, key, now_ms())
+        sent = send_signed(url, instance, newest, now_ms())
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         text = f"{base} does not answer: {failure_reason(error)}"
         return fail(text, "look at DNS, firewall, the proxy and `receiver serve`")
@@ -339,6 +308,35 @@ def proxies(context: Context) -> Finding:
     return ok(f"{hops} trusted, and a forged X-Forwarded-For was not believed")
 
 
+# --- what needs a person
+
+
+def open_alarms(context: Context) -> Finding:
+    """Whether an alarm is open, as of the last check for alarms."""
+    with context.database.read() as session:
+        rows = list_alarms(session, None, only_open=True, limit=1000)
+        alarms = [public_alarm(row) for row in rows]
+    if not alarms:
+        return ok("none is open")
+    newest = f"{alarms[0].title} ({alarms[0].subject}, {alarms[0].severity})"
+    text = f"{len(alarms)} open, the newest since {alarms[0].raised_at}: {newest}"
+    return warn(text, "run `receiver alarms --open`")
+
+
+def reconcile(context: Context) -> Finding:
+    """Whether somebody asks where a callback is overdue: nothing else shows that it was lost."""
+    with context.database.read() as session:
+        before = database_time(session, context.clock) - UNASKED_MS
+        unasked = claims.count_unasked(session, before, context.settings.overdue_after)
+    if not unasked:
+        return ok("no overdue job waits to be asked for")
+    text = (
+        f"not looked for: {count(sum(unasked.values()), 'overdue job')} of {_join(list(unasked))}"
+    )
+    advice = "run `receiver reconcile --every 60` beside `serve`; it asks with vendor secrets"
+    return warn(f"{text} never asked for", advice)
+
+
 # --- the command
 
 CHECKS: dict[str, Check] = {
@@ -350,6 +348,8 @@ CHECKS: dict[str, Check] = {
     "instances": instances,
     "public url": public_url,
     "proxies": proxies,
+    "alarms": open_alarms,
+    "reconcile": reconcile,
 }
 OFFLINE: dict[str, Check] = {"schedule": schedule, "workers": workers}
 

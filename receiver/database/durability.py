@@ -1,10 +1,14 @@
-"""What a database itself says of how durable its commits are."""
+"""What a database, and the file system that it lies on, say of how durable its commits are."""
+
+import re
+from pathlib import Path
 
 from sqlalchemy import func, select, text
 
 from receiver.database.engine import Database, database_time
 from receiver.database.models import Heartbeat, RejectedAddress
 
+MOUNTS = Path("/proc/self/mountinfo")
 _SQLITE = ("journal_mode", "synchronous")
 _POSTGRESQL = ("fsync", "full_page_writes", "synchronous_commit", "server_version_num")
 
@@ -15,6 +19,17 @@ def durability_settings(database: Database) -> dict[str, str]:
         if database.is_sqlite:
             return {name: str(session.scalar(text(f"PRAGMA {name}"))) for name in _SQLITE}
         return {name: str(session.scalar(text(f"SHOW {name}"))) for name in _POSTGRESQL}
+
+
+def filesystem_of(file: Path) -> str:
+    """Return the type of the file system that a file lies on."""
+    best, kind = "", "unknown"
+    for line in MOUNTS.read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        mounted = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), before.split()[4])
+        if file.resolve().is_relative_to(mounted) and len(mounted) >= len(best):
+            best, kind = mounted, after.split()[0]
+    return kind
 
 
 def clock_of(database: Database, here: int) -> int:

@@ -169,6 +169,15 @@ def shared_with(session: Session, secret_box: SecretBox, instance: str, secret: 
     return sorted({key.instance for key in same} - {instance})
 
 
+def find_shared(instances: Mapping[str, InstanceKeys]) -> list[str]:
+    """Return the names of some instances that have one key; none if there are no such."""
+    holders: dict[bytes, set[str]] = {}
+    for name, held in instances.items():
+        for key in held.keys:
+            holders.setdefault(key.secret, set()).add(name)
+    return sorted(next((names for names in holders.values() if len(names) > 1), set()))
+
+
 def retire_key(session: Session, key_id: str, instance: str | None, now: int) -> None:
     """Accept a key no longer. Raises CredentialError if there is no such key in use."""
     statement = update(StoredKey).where(StoredKey.id == key_id, StoredKey.retired_at.is_(None))

@@ -119,6 +119,17 @@ def list_instances_with_secrets(session: Session) -> list[str]:
     return list(session.scalars(names.order_by(Instance.name)))
 
 
+def list_undecryptable(session: Session, secret_box: SecretBox) -> list[str]:
+    """Return the names of the instances whose vendor secrets cannot be decrypted."""
+    broken = []
+    for name in list_instances_with_secrets(session):
+        try:
+            vendor_secrets(session, secret_box, name)
+        except CredentialError:
+            broken.append(name)
+    return broken
+
+
 def _decrypt(row: Instance, secret_box: SecretBox, column: str) -> str:
     secret = secret_box.decrypt(position_of(row, column), getattr(row, column))
     text = secret.decode("ascii", "replace")

