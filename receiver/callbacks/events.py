@@ -105,13 +105,12 @@ def list_events(
         "body": filters.body and filters.body.encode("utf-8", "surrogatepass"),
         "header": filters.header,
         "file": filters.file,
-        **page_values(limit, last, lower=lower, upper=upper),
+        **page_values(last, lower=lower, upper=upper),
     }
     active = frozenset(name for name, value in values.items() if value)
     rare = "bulk_job" not in filters.kinds
-    statement = _events(active, rare, database.is_sqlite)
-    with database.snapshot() as connection:
-        return [_record(row) for row in connection.execute(statement, values)]
+    rows = database.rows(_events(limit, active, rare, database.is_sqlite), values)
+    return [_record(row) for row in rows]
 
 
 def get_event(database: Database, id_: str, visible: Instances = None) -> EventRecord | None:
@@ -200,7 +199,7 @@ _TEXTS: dict[str, Callable[..., Column]] = {
 
 
 @lru_cache
-def _events(active: frozenset[str], rare: bool, sqlite: bool) -> Selection:
+def _events(limit: int, active: frozenset[str], rare: bool, sqlite: bool) -> Selection:
     """Make the statement of a page. rare -- whether it is only of kinds that few events have."""
     # What is forgotten is older than what is not: nobody reads past all of it.
     kept = select(Retention.events_before * literal_column(str(1 << NUMBER_BITS))).scalar_subquery()
@@ -226,7 +225,7 @@ def _events(active: frozenset[str], rare: bool, sqlite: bool) -> Selection:
             where.append(among(operand, name, sqlite=sqlite))
     where += [_TEXTS[name](sqlite=sqlite) for name in _TEXTS if name in active]
     lower = greatest([LOWER, kept], sqlite=sqlite)
-    keys = page([n], where, ranges, lower=lower, after="after_0" in active, sqlite=sqlite)
+    keys = page(limit, [n], where, ranges, lower=lower, after="after_0" in active, sqlite=sqlite)
     numbers = keys.subquery("page")
     of_page = select(*_COLUMNS).join(numbers, numbers.c.n == Event.n)
     return of_page.order_by(numbers.c.n.desc())

@@ -155,11 +155,11 @@ def list_rejections(
     if filters.before is not None:
         where.append(Rejection.at < filters.before)
     order = [Rejection.at, Rejection.id]
-    keys = page(order, where, after=after is not None, sqlite=database.is_sqlite).subquery()
+    keys = page(limit, order, where, after=after is not None, sqlite=database.is_sqlite).subquery()
     columns = [getattr(Rejection, name) for name in RejectionRecord.__struct_fields__]
     of_page = select(*columns).join(keys, keys.c.id == Rejection.id)
     statement = of_page.order_by(keys.c.at.desc(), keys.c.id.desc())
-    return [RejectionRecord(*row) for row in database.rows(statement, page_values(limit, after))]
+    return [RejectionRecord(*row) for row in database.rows(statement, page_values(after))]
 
 
 def find_rejection(session: Session, id_: int, visible: Instances) -> Rejection | None:

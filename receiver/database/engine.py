@@ -134,7 +134,7 @@ class Database:
     ) -> Sequence[Any]:
         with self._store_errors(), _raise_too_slow():
             if isinstance(statement, LookUp):
-                return statement.fetch(self._single_engine, values or {}, _deadline())
+                return statement.fetch_alone(self._single_engine, values or {})
             with self._single_engine.connect() as connection:
                 return connection.execute(statement, values).all()
 
@@ -361,16 +361,15 @@ def _prepare_sqlite_reader(connection: sqlite3.Connection, record: ConnectionPoo
     def is_past_deadline() -> bool:
         return bool(time.monotonic() > info["deadline"])
 
-    info["deadline"] = float("inf")
+    def set_deadline() -> None:
+        info["deadline"] = time.monotonic() + READ_SECONDS
+
+    info.update(deadline=float("inf"), set_deadline=set_deadline)
     connection.set_progress_handler(is_past_deadline, _PROGRESS_STEPS)
 
 
 def _set_deadline(connection: Connection, *_statement: object) -> None:
-    connection.info.update(_deadline())
-
-
-def _deadline() -> dict[str, float]:
-    return {"deadline": time.monotonic() + READ_SECONDS}
+    connection.info["set_deadline"]()
 
 
 @contextmanager

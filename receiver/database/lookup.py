@@ -1,52 +1,79 @@
-"""Rows looked up by a key, past SQLAlchemy's reading of parameters and results.
+"""Statements that read, past SQLAlchemy's reading of parameters and results.
 
-Whose token it is and which job, every request of the API asks: that takes a database some 10 µs,
-and SQLAlchemy 90 to 110 around it. The connections, the pool and the statements are its own.
+A database takes 10 to 500 µs for what the API asks, and SQLAlchemy 90 to 300 around each statement,
+the more the more values it has. The connections, the pool and the statements are its own.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Dialect, Engine, Select
+from sqlalchemy import Connection, Dialect, Engine, PoolProxiedConnection
 from sqlalchemy.exc import DBAPIError
+
+from receiver.database.page import Selection
+
+NO_VALUES: Mapping[str, Any] = {}
 
 
 class LookUp:
-    """A statement whose rows come as the driver has them: SQLite's booleans are numbers."""
+    """A statement whose rows come as the driver has them: SQLite's booleans are numbers.
 
-    def __init__(self, statement: Select[*tuple[Any, ...]]) -> None:
+    Lists among its values are arrays on PostgreSQL, and JSON on SQLite.
+    """
+
+    def __init__(self, statement: Selection) -> None:
         self._statement = statement
         self._compiled: dict[str, Any] = {}  # by the dialect's name
 
     def fetch(
-        self, engine: Engine, values: Mapping[str, Any], info: Mapping[str, Any]
-    ) -> Sequence[Any]:
-        """Return the rows. info -- for the connection's record, first. Raises DBAPIError."""
-        pooled, driver = engine.raw_connection(), engine.dialect.loaded_dbapi
-        if getattr(pooled.driver_connection, "is_pooled", False):  # and is set up by BEGIN
-            pooled.close()  # or each reader would hold one connection and wait for a second
-            with engine.connect() as connection:
-                return connection.execute(self._statement, values).all()
+        self, connection: Connection, values: Mapping[str, Any] = NO_VALUES
+    ) -> Sequence[Sequence[Any]]:
+        """Return the rows as the connection's transaction sees them. Raises DBAPIError."""
+        return self._fetch(connection.connection, connection.dialect, values)
+
+    def fetch_alone(self, engine: Engine, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        """Return the rows, of a connection of the pool. Raises DBAPIError."""
+        pooled = engine.raw_connection()  # half of what an SQLAlchemy Connection takes
         try:
-            pooled.info.update(info)
-            cursor = pooled.cursor()
-            cursor.execute(*self._call(engine.dialect, values))
+            if not getattr(pooled.driver_connection, "is_pooled", False):
+                return self._fetch(pooled, engine.dialect, values)
+        finally:
+            pooled.close()  # or each reader would hold one connection and wait for a second
+        with engine.connect() as connection, connection.begin():  # which sets up a pooler's
+            return self.fetch(connection, values)
+
+    def _fetch(
+        self, pooled: PoolProxiedConnection, dialect: Dialect, values: Mapping[str, Any]
+    ) -> Sequence[Sequence[Any]]:
+        if set_deadline := pooled.info.get("set_deadline"):
+            set_deadline()
+        driver, cursor = dialect.loaded_dbapi, pooled.cursor()
+        try:
+            cursor.execute(*self._call(dialect, values))
             return cursor.fetchall()
         except driver.Error as error:
-            is_gone = engine.dialect.is_disconnect(error, pooled.driver_connection, None)
+            is_gone = dialect.is_disconnect(error, pooled.driver_connection, None)
             if is_gone:
                 pooled.invalidate(error)
             raise DBAPIError.instance(
                 None, None, error, driver.Error, connection_invalidated=is_gone
             ) from error
-        finally:
-            pooled.close()
 
     def _call(self, dialect: Dialect, values: Mapping[str, Any]) -> tuple[str, Any]:
         """Return the text and the parameters, as the driver takes them."""
-        compiled = self._compiled.get(dialect.name)
-        if compiled is None:
-            compiled = self._compiled[dialect.name] = self._statement.compile(dialect=dialect)
-        if compiled.positiontup is None:
-            return compiled.string, values
-        return compiled.string, [values[name] for name in compiled.positiontup]
+        if dialect.name not in self._compiled:
+            options = {
+                "render_postcompile": True
+            }  # constants in a list are parameters of their own
+            compiled = self._statement.compile(dialect=dialect, compile_kwargs=options)
+            self._compiled[dialect.name] = compiled.string, compiled.params, compiled.positiontup
+        text, constants, order = self._compiled[dialect.name]
+        named = {**constants, **values}
+        if order is None:
+            return text, named
+        return text, [_for_sqlite(named[name]) for name in order]
+
+
+def _for_sqlite(value: object) -> object:
+    return json.dumps(value) if isinstance(value, list) else value

@@ -2,7 +2,8 @@
 
 What is asked for by value has an index of (column, time): each value's rows are a range of it that
 is sorted already, and a page merges these ranges. Statements are made once for each shape of a
-question, and their values are named: a list of them by what it filters, the rest by `page_values`.
+question and each length of a page, and their values are named: a list of them by what it filters,
+the rest by `page_values`.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,10 +14,8 @@ from sqlalchemy import (
     ARRAY,
     JSON,
     BigInteger,
-    BindParameter,
     ColumnElement,
     FromClause,
-    Integer,
     Select,
     any_,
     bindparam,
@@ -36,13 +35,7 @@ LOWER: Any = bindparam("lower", type_=BigInteger)
 UPPER: Any = bindparam("upper", type_=BigInteger)
 
 
-def _inlined(name: str) -> BindParameter[int]:
-    # PostgreSQL would rather sort all rows for a number that its planner does not see.
-    return bindparam(name, type_=Integer, literal_execute=True)
-
-
 def page_values(
-    limit: int,
     after: Sequence[Any] | None,
     *,
     lower: int = MIN_TIME,
@@ -56,13 +49,11 @@ def page_values(
     position = {f"after_{n}": value for n, value in enumerate(after or ())}
     if after is not None:  # one bound on each side, or the wrong one might lead
         lower, upper = (max(lower, after[0]), upper) if ascending else (lower, min(upper, after[0]))
-    depths = (1, isqrt(limit), limit)
-    offsets = {f"depth_{n}": depth - 1 for n, depth in enumerate(depths)}
-    ranks = {f"rank_{n}": -(-limit // depth) - 1 for n, depth in enumerate(depths)}
-    return {"limit": limit, "lower": lower, "upper": upper, **offsets, **ranks, **position}
+    return {"lower": lower, "upper": upper, **position}
 
 
 def page(
+    limit: int,
     order: Sequence[Column],
     where: Sequence[Column],
     ranges: tuple[Column, str] | None = None,
@@ -75,35 +66,39 @@ def page(
 ) -> Selection:
     """Select the keys of a page's rows, in order.
 
+    limit -- how many at most; written into the statement, since PostgreSQL would rather sort all
+    rows for a number that its planner does not see.
     order -- a time, and what identifies a row among those of that time. where -- what is asked
     besides bounds of that time. ranges -- a column that has an index with that time, and the name
     of its values. lower, upper_of -- the bounds, the latter for a value of the ranges.
     after -- whether the page follows a row.
     """
     time, *_ = order
+    rows_of_page = _number(limit)
     conditions = [*where, *(_beyond(order, ascending) if after else ())]
     by = [_sorted(column, ascending) for column in order]
     if ranges is None:
         bounds = time >= lower, time <= UPPER
-        return select(*order).where(*bounds, *conditions).order_by(*by).limit(_inlined("limit"))
+        return select(*order).where(*bounds, *conditions).order_by(*by).limit(rows_of_page)
     column, name = ranges
     values = _json_values(name) if sqlite else _unnested(name, column)
     of_range = column == values.c.value
     upper = upper_of(values.c.value) if upper_of else UPPER
     in_range = select(time).where(of_range, time >= lower, time <= upper, *conditions)
-    ends = [_end(in_range.order_by(by[0]), values, n, ascending) for n in range(3)]
+    depths = (1, isqrt(limit), limit)
+    ends = [_end(in_range.order_by(by[0]), values, limit, depth, ascending) for depth in depths]
     if ascending:
         bounds = time >= lower, time <= least([upper, *ends], sqlite=sqlite)
     else:
         bounds = time >= greatest([lower, *ends], sqlite=sqlite), time <= upper
     rows = select(*order).where(of_range, *bounds, *conditions)
     if sqlite:
-        return rows.order_by(*by).limit(_inlined("limit"))
+        return rows.order_by(*by).limit(rows_of_page)
     # Each range in its order and limit, or PostgreSQL would rather read the list in its order.
-    first = rows.order_by(*by).limit(_inlined("limit")).correlate(values).lateral("of_range")
+    first = rows.order_by(*by).limit(rows_of_page).correlate(values).lateral("of_range")
     merged = [_sorted(first.c[str(column.key)], ascending) for column in order]
     joined = select(first).select_from(values.join(first, true()))
-    return joined.order_by(*merged).limit(_inlined("limit"))
+    return joined.order_by(*merged).limit(rows_of_page)
 
 
 def among(column: Column, name: str, *, sqlite: bool) -> Column:
@@ -142,19 +137,26 @@ def greatest(numbers: Sequence[Column], *, sqlite: bool) -> Column:
     return (func.max if sqlite else func.greatest)(*numbers)
 
 
-def _end(in_range: Selection, values: FromClause, n: int, ascending: bool) -> Column:
+def _end(
+    in_range: Selection, values: FromClause, limit: int, depth: int, ascending: bool
+) -> Column:
     """Select a time that a page surely does not end before.
 
-    Of d rows in each range, the r-th best of the last ones: r ranges hold r times d rows up to
-    there, which fill the page. If all have about as many, few rows of each are best; if one has
-    most of them, as many of it as the page has.
+    Of d (`depth`) rows in each range, the r-th best of the last ones: r ranges hold r times d rows
+    up to there, which fill the page. If all have about as many, few rows of each are best; if one
+    has most of them, as many of it as the page has.
     """
     furthest: Column = literal_column(str(MAX_TIME if ascending else MIN_TIME))
-    last: Any = in_range.limit(1).offset(_inlined(f"depth_{n}")).correlate(values)
+    last: Any = in_range.limit(_number(1)).offset(_number(depth - 1)).correlate(values)
     end = func.coalesce(last.scalar_subquery(), furthest).label("end")
     ends = select(end).select_from(values).order_by(_sorted(end, ascending))
-    best = ends.limit(1).offset(_inlined(f"rank_{n}")).correlate(None)
+    rank = -(-limit // depth)
+    best = ends.limit(_number(1)).offset(_number(rank - 1)).correlate(None)
     return func.coalesce(best.scalar_subquery(), furthest)
+
+
+def _number(value: int) -> Column:
+    return literal_column(str(value))
 
 
 def _beyond(order: Sequence[Column], ascending: bool) -> list[Column]:

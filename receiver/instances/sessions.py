@@ -13,6 +13,7 @@ from sqlalchemy import bindparam, delete, func, literal_column, select, update
 from sqlalchemy.orm import Session
 
 from receiver.database.engine import Database
+from receiver.database.lookup import LookUp
 from receiver.database.models import Instance, SignIn, Token
 from receiver.database.models.alarms import Watch
 from receiver.database.models.outbound import Subscription
@@ -34,7 +35,7 @@ _TO_ALARMS = (
     .scalar_subquery()
 )
 _SESSION = (SignIn.last_seen_at, SignIn.expires_at, SignIn.notice, _NAMES, _WATCHED, _TO_ALARMS)
-_SIGNED_IN = (
+_SIGNED_IN = LookUp(
     select(*_SESSION, *TOKEN_COLUMNS)
     .select_from(SignIn.__table__.join(Token.__table__, Token.id == SignIn.token))
     .where(SignIn.sha256 == bindparam("sha256"))

@@ -158,20 +158,18 @@ def list_jobs(
     with database.snapshot() as connection:
         if _FACETS.keys() & values:
             matching = _matching_facets(frozenset(values).intersection(_FACETS), plan.sqlite)
-            facets = connection.execute(matching, values).all()
+            facets = matching.fetch(connection, values)
             if not facets:
                 return []
-            values["facets"] = [row.facet for row in facets]
-            values["others"] = [row.facet for row in facets if row.other]
+            values["facets"] = [facet for facet, _ in facets]
+            values["others"] = [facet for facet, other in facets if other]
         few = (
             "expires_before" in values and plan.show not in _TIMES and _are_few(connection, values)
         )
         names = frozenset(name for name, value in values.items() if value != [])
         lower, upper = filters.times()
-        values |= page_values(
-            limit, before or after, lower=lower, upper=upper, ascending=plan.ascending
-        )
-        rows = connection.execute(_jobs(plan, names, few=few), values).all()
+        values |= page_values(before or after, lower=lower, upper=upper, ascending=plan.ascending)
+        rows = _jobs(limit, plan, names, few=few).fetch(connection, values)
     records = [_record(row) for row in rows]
     return records[::-1] if plan.backwards else records
 
@@ -197,8 +195,8 @@ def find_jobs(
 
 def get_job(connection: Connection, id_: str, instance: str) -> JobRecord | None:
     """Read a job as it is in this transaction."""
-    row = connection.execute(_ONE, {"id": id_, "instance": instance}).first()
-    return None if row is None else _record(row)
+    rows = _THE_ONE.fetch(connection, {"id": id_, "instance": instance})
+    return _record(rows[0]) if rows else None
 
 
 def reachable(instances: Sequence[str], visible: Instances) -> Instances:
@@ -285,21 +283,22 @@ _COLUMNS = (
 
 
 @lru_cache
-def _matching_facets(names: frozenset[str], sqlite: bool) -> Selection:
+def _matching_facets(names: frozenset[str], sqlite: bool) -> LookUp:
     """Select the facets whose jobs may match."""
     where = []
     for name in sorted(names):
         match = among(_FACETS[name], name, sqlite=sqlite)
         where.append(or_(Facet.other, match) if name in _REGISTERS else match)
-    return select(Facet.facet, Facet.instance, Facet.other).where(*where)
+    return LookUp(select(Facet.facet, Facet.other).where(*where))
 
 
 def _are_few(connection: Connection, values: dict[str, Any]) -> bool:
-    return connection.execute(_EXPIRING, values).scalar_one() < MAX_SORTED
+    ((number,),) = _EXPIRING.fetch(connection, values)
+    return bool(number < MAX_SORTED)
 
 
 @lru_cache(maxsize=256)
-def _jobs(plan: _Plan, names: frozenset[str], *, few: bool) -> Selection:
+def _jobs(limit: int, plan: _Plan, names: frozenset[str], *, few: bool) -> LookUp:
     """Make the statement of a page. few -- whether so few expire in time that they are sorted."""
     name = _TIMES.get(plan.show, "updated_at")
     time = getattr(JobRow, name)
@@ -310,6 +309,7 @@ def _jobs(plan: _Plan, names: frozenset[str], *, few: bool) -> Selection:
     elif "facets" in names:
         where.append(among(hidden(JobRow.facet), "facets", sqlite=plan.sqlite))
     keys = page(
+        limit,
         [hidden(time).label(name) if few else time, JobRow.instance, JobRow.id],
         where,
         ranges,
@@ -322,7 +322,7 @@ def _jobs(plan: _Plan, names: frozenset[str], *, few: bool) -> Selection:
     same = and_(_JOBS.c.instance == keys.c.instance, _JOBS.c.id == keys.c.id)
     by = [keys.c[name], keys.c.instance, keys.c.id]
     sorted_by = [column if plan.ascending else column.desc() for column in by]
-    return _with_facets(keys.join(_JOBS, same)).order_by(*sorted_by)
+    return LookUp(_with_facets(keys.join(_JOBS, same)).order_by(*sorted_by))
 
 
 def _conditions(plan: _Plan, names: frozenset[str], *, few: bool) -> list[Any]:
@@ -386,14 +386,15 @@ IS_LATE: Column = JobRow.first_seen_at <= _NOW - _EXPECTED_MS
 OVERDUE_SINCE: Column = JobRow.first_seen_at + _EXPECTED_MS
 IS_OVERDUE = (HAS_NO_END, IS_UNDER_WAY, IS_LATE)
 _ID = JobRow.id == bindparam("id")
-_ONE = _with_facets(_JOBS).where(_ID, JobRow.instance == bindparam("instance"))
-_THE_ONE = LookUp(_ONE)
+_THE_ONE = LookUp(_with_facets(_JOBS).where(_ID, JobRow.instance == bindparam("instance")))
 _ANYWHERE = LookUp(
     _with_facets(_JOBS).where(_ID, JobRow.instance.in_(distinct_values(Facet.instance)))
 )
-_EXPIRING = select(func.count()).select_from(
-    select(literal("1"))
-    .where(JobRow.files_expire_at < bindparam("expires_before"))
-    .limit(literal(str(MAX_SORTED)))
-    .subquery()
+_EXPIRING = LookUp(
+    select(func.count()).select_from(
+        select(literal("1"))
+        .where(JobRow.files_expire_at < bindparam("expires_before"))
+        .limit(literal(str(MAX_SORTED)))
+        .subquery()
+    )
 )

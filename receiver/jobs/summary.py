@@ -14,7 +14,6 @@ from sqlalchemy import (
     BigInteger,
     BindParameter,
     Connection,
-    Row,
     and_,
     bindparam,
     func,
@@ -25,6 +24,7 @@ from sqlalchemy import literal_column as literal
 from sqlalchemy.orm import Session
 
 from receiver.database.engine import Database
+from receiver.database.lookup import LookUp
 from receiver.database.models import (
     IS_UNDER_WAY,
     NOT_A_JOB,
@@ -144,15 +144,15 @@ def gauges(database: Database, now: int, overdue_after: int) -> Gauges:
         reader, last = _Reader(connection, None, now, overdue_after), last_callbacks(connection)
         return Gauges(
             summary=reader.summary(last),
-            oldest_under_way=connection.execute(_OLDEST).scalar(),
+            oldest_under_way=_OLDEST.fetch(connection)[0][0],
             last_callbacks=last,
-            alarms={kind: int(n) for kind, n in connection.execute(_OPEN_ALARMS)},
+            alarms={kind: int(n) for kind, n in _OPEN_ALARMS.fetch(connection)},
         )
 
 
 def last_callbacks(connection: Connection) -> dict[str, int]:
     """Return when each instance's newest event was received, ms."""
-    return {name: n >> NUMBER_BITS for name, n in connection.execute(_LAST_CALLBACKS)}
+    return {name: n >> NUMBER_BITS for name, n in _LAST_CALLBACKS.fetch(connection)}
 
 
 def rejecting(connection: Connection, since: int, last: Mapping[str, int]) -> dict[str, Rejecting]:
@@ -161,7 +161,7 @@ def rejecting(connection: Connection, since: int, last: Mapping[str, int]) -> di
     since -- how far to look back, ms. last -- as `last_callbacks` has it.
     """
     rejecting: dict[str, Rejecting] = {}
-    for name, minute, count in connection.execute(_REJECTED, {"since": since // MINUTE_MS}):
+    for name, minute, count in _REJECTED.fetch(connection, {"since": since // MINUTE_MS}):
         if minute * MINUTE_MS > last.get(name, 0):
             before = rejecting.get(name, Rejecting(minute * MINUTE_MS, 0))
             rejecting[name] = Rejecting(before.since, before.count + int(count))
@@ -170,7 +170,8 @@ def rejecting(connection: Connection, since: int, last: Mapping[str, int]) -> di
 
 def failing_since(connection: Connection, now: int) -> int | None:
     """Return since when a process that is alive answers callbacks with errors, ms."""
-    return connection.execute(_FAILING, {"now": now}).scalar()
+    ((since,),) = _FAILING.fetch(connection, {"now": now})
+    return since  # type: ignore[no-any-return]
 
 
 def rejections_by_reason(session: Session, visible: Instances, now: int) -> dict[str, int]:
@@ -224,7 +225,7 @@ class _Reader:
             by_outcome[outcome] += int(n)
             lost += int(n) * callback_lost
         first, end = -(-(now + 1) // HOUR_MS), (now + DAY_MS) // HOUR_MS  # whole hours
-        (counts,) = self._rows(
+        ((overdue, whole, begun, ending, rejections, queued, unclear, unreadable),) = self._rows(
             partial(_numbers, capped=max_overdue is not None),
             max_overdue=max_overdue,
             first=first,
@@ -238,13 +239,13 @@ class _Reader:
         seen = [at for name, at in last.items() if self._visible is None or name in self._visible]
         return Summary(
             jobs={outcome: by_outcome[outcome] for outcome in OUTCOMES},
-            overdue=int(counts.overdue),
-            expiring_24h=int(counts.whole or 0) + int(counts.begun) + int(counts.ending),
-            rejections_1h=int(counts.rejections or 0),
+            overdue=int(overdue),
+            expiring_24h=int(whole or 0) + int(begun) + int(ending),
+            rejections_1h=int(rejections or 0),
             lost_callbacks=lost,
-            queued_at_vendor=None if counts.queued is None else int(counts.queued),
-            unclear_submissions=int(counts.unclear),
-            unreadable_events=int(counts.unreadable),
+            queued_at_vendor=None if queued is None else int(queued),
+            unclear_submissions=int(unclear),
+            unreadable_events=int(unreadable),
             last_callback_at=iso(max(seen, default=None)),
         )
 
@@ -257,14 +258,14 @@ class _Reader:
         }
 
     def _rows(
-        self, make: Callable[["_Scope"], Selection], **values: int | None
-    ) -> Sequence[Row[*tuple[Any, ...]]]:
+        self, make: Callable[["_Scope"], LookUp], **values: int | None
+    ) -> Sequence[Sequence[Any]]:
         named: dict[str, object] = {**values, "now": self._now}
         named["overdue_after"] = self._overdue_after
         if self._visible is not None:
             named["visible"] = sorted(self._visible)
         statement = make(_Scope(self._visible is not None, self._sqlite))
-        return self._connection.execute(statement, named).all()
+        return statement.fetch(self._connection, named)
 
 
 class _Scope(Struct, frozen=True):
@@ -282,27 +283,28 @@ def _number(name: str) -> BindParameter[int]:
 
 
 @lru_cache
-def _jobs_by_outcome(scope: _Scope) -> Selection:
+def _jobs_by_outcome(scope: _Scope) -> LookUp:
     total = select(Facet.outcome, Facet.callback_lost, func.sum(Count.n))
     jobs = total.join_from(Count, Facet, Facet.facet == Count.facet)
     now = jobs.where(Count.hour == literal("0"), *scope.of(Facet.instance))
-    return now.group_by(Facet.outcome, Facet.callback_lost)
+    return LookUp(now.group_by(Facet.outcome, Facet.callback_lost))
 
 
 @lru_cache
-def _ended(scope: _Scope) -> Selection:
+def _ended(scope: _Scope) -> LookUp:
     stretch = (Count.hour // _number("hours")).label("stretch")
     hours = select(Count.facet, stretch, func.sum(Count.n).label("n"))
     ended = hours.where(Count.hour >= _number("hour")).group_by(Count.facet, stretch).subquery()
     jobs = select(Facet.outcome, ended.c.stretch, func.sum(ended.c.n)).join_from(
         ended, Facet, Facet.facet == ended.c.facet
     )
-    some = jobs.where(Facet.outcome.in_(ENDED), *scope.of(Facet.instance))
-    return some.group_by(Facet.outcome, ended.c.stretch)
+    outcomes: list[Column] = [literal(f"'{outcome}'") for outcome in ENDED]
+    some = jobs.where(Facet.outcome.in_(outcomes), *scope.of(Facet.instance))
+    return LookUp(some.group_by(Facet.outcome, ended.c.stretch))
 
 
 @lru_cache
-def _numbers(scope: _Scope, *, capped: bool) -> Selection:
+def _numbers(scope: _Scope, *, capped: bool) -> LookUp:
     now = _number("now")
     expires, hour = JobRow.files_expire_at, Count.hour
     instance = JobRow.instance.concat(literal("''"))  # which has an index, but not this one
@@ -328,7 +330,8 @@ def _numbers(scope: _Scope, *, capped: bool) -> Selection:
             literal(NOT_A_JOB), Event.n >= left, *scope.of(Event.instance)
         ),
     }
-    return select(*(number.scalar_subquery().label(name) for name, number in numbers.items()))
+    columns = (number.scalar_subquery().label(name) for name, number in numbers.items())
+    return LookUp(select(*columns))
 
 
 def _overdue(scope: _Scope, *, capped: bool) -> Selection:
@@ -339,19 +342,21 @@ def _overdue(scope: _Scope, *, capped: bool) -> Selection:
 
 _WITH_EVENTS = distinct_values(Event.instance).subquery("with_events")
 _NEWEST = select(func.max(Event.n)).where(Event.instance == _WITH_EVENTS.c.value).scalar_subquery()
-_LAST_CALLBACKS = select(_WITH_EVENTS.c.value, _NEWEST)
-_REJECTED = (
+_LAST_CALLBACKS = LookUp(select(_WITH_EVENTS.c.value, _NEWEST))
+_REJECTED = LookUp(
     select(RejectionCount.instance, RejectionCount.minute, func.sum(RejectionCount.count))
     .where(RejectionCount.minute >= _number("since"), RejectionCount.instance != literal("''"))
     .group_by(RejectionCount.instance, RejectionCount.minute)
     .order_by(RejectionCount.minute)
 )
-_OPEN_ALARMS = (
+_OPEN_ALARMS = LookUp(
     select(Alarm.kind, func.count()).where(Alarm.cleared_at.is_(None)).group_by(Alarm.kind)
 )
 # Of processes that are gone, nobody knows how they would answer.
-_FAILING = select(func.min(Node.failing_since)).where(
-    Node.at > _number("now") - literal(str(NODE_GONE_MS))
+_FAILING = LookUp(
+    select(func.min(Node.failing_since)).where(
+        Node.at > _number("now") - literal(str(NODE_GONE_MS))
+    )
 )
 _FIRST = select(func.min(JobRow.first_seen_at)).where(IS_UNDER_WAY, JobRow.facet == Facet.facet)
-_OLDEST = select(func.min(_FIRST.correlate(Facet).scalar_subquery())).select_from(Facet)
+_OLDEST = LookUp(select(func.min(_FIRST.correlate(Facet).scalar_subquery())).select_from(Facet))

@@ -219,13 +219,17 @@ def plans(database: Database, ask: Callable[[], object]) -> list[str]:
     def note(_connection, _cursor, statement, parameters, *_):
         asked.append((statement, parameters))
 
-    def by_sqlalchemy(self, engine, values, _info):
+    def by_sqlalchemy(self, connection, values=None):
+        return connection.execute(self._statement, values).all()
+
+    def by_itself(self, engine, values):
         with engine.connect() as connection:
-            return connection.execute(self._statement, values).all()
+            return by_sqlalchemy(self, connection, values)
 
     event.listen(database._read_engine, "before_cursor_execute", note)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LookUp, "fetch", by_sqlalchemy)  # past which `note` would see nothing
+        patch.setattr(LookUp, "fetch_alone", by_itself)
         ask()
     event.remove(database._read_engine, "before_cursor_execute", note)
     words = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
