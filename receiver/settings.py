@@ -61,7 +61,11 @@ def _retention(text: str) -> int:
 
 def _database_url(text: str) -> str:
     scheme, separator, rest = text.partition("://")
+    plain, question, _ = rest.partition("?")
     if separator and scheme in ("postgresql", "postgres", "postgresql+psycopg"):
+        port = re.search(":([0-9]+)(/|$)", plain.rpartition("@")[2])
+        if port and not 0 < int(port[1][:6]) < 2**16:
+            raise ValueError("must name a port from 1 to 65535")
         return f"postgresql+psycopg://{rest}"
     if (
         separator
@@ -70,6 +74,8 @@ def _database_url(text: str) -> str:
         and rest[0] == "/"
         and not rest.startswith(("/:memory:", "/file:"))
     ):
+        if question:  # they would be ignored: what the URL says is to hold
+            raise ValueError("must be sqlite:///PATH without parameters")
         return text
     raise ValueError("must be sqlite:///PATH or postgresql://USER@HOST/NAME")
 

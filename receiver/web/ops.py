@@ -1,6 +1,7 @@
 """Health and metrics: /healthz, /readyz, /metrics."""
 
 import asyncio
+import math
 import os
 import shutil
 import tempfile
@@ -39,6 +40,7 @@ READY_SECONDS = 0.5  # for SQLite's lock: a probe is to be answered within a sec
 ANSWER_SECONDS = 0.6  # a busy machine may take the rest of the second there and back
 LOOK_SECONDS = 4.0  # that a look at the database may take, if it is slow and not away
 READY_AGE_SECONDS = 30.0  # of a look that is answered with once more; probes come more often
+ROOM_BYTES = 2**20  # what callbacks take before who looks after the disk can do anything
 MAX_AGE_SECONDS = 5.0  # of what is measured when metrics are read
 
 log = structlog.get_logger()
@@ -50,13 +52,17 @@ def healthz(_services: Services) -> Response:
 
 
 def readyz(services: Services) -> Response:
-    """Say that callbacks can be committed now: writer, database and schema."""
+    """Say that callbacks can be committed now: writer, database, schema and disk."""
     if not services.intake.writer.alive:
         raise StoreUnavailable("the writer has stopped")
     try:
         migrations.check_ready(services.database, READY_SECONDS)
     except StoreError as error:
         raise StoreUnavailable(str(error)) from error
+    # What was just committed may fit into SQLite's log as it is, though no callback does.
+    free = _disks(services.database)["disk_free_bytes"].get("database", math.inf)
+    if free < ROOM_BYTES:
+        raise StoreUnavailable("the database's disk is full")
     return READY
 
 

@@ -98,6 +98,8 @@ BAD = {
     "RECEIVER_DATABASE_URL": [
         *("receiver.db", "sqlite://", "sqlite:///", "sqlite://receiver.db", "sqlite:///:memory:"),
         *("postgresql+psycopg2://u:pw@h/d", "postgresql+asyncpg://u:pw@h/d"),
+        *("postgresql://u:pw@h:65536/d", "postgresql://h:0", "postgresql://u:pw@[::1]:99999/d?x=1"),
+        *("sqlite:///receiver.db?mode=ro", "sqlite:////a/receiver.db?"),
     ],
     "RECEIVER_ENCRYPTION_KEYS": [
         *("pw", FERNET[0][:-1], f"{FERNET[0]} pw", "\u00e4" * 44, " "),

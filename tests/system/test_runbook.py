@@ -232,6 +232,7 @@ def test_the_disk_is_full(make_duty, tmp_path):
         duty.begin()
         duty.run(f"dd if=/dev/zero of={disk}/other bs=64k 2>/dev/null || true")
         eventually(lambda: duty.call_back("x" * 500_000) == 503, "the full disk")
+        eventually(lambda: duty.readiness() == 503, "readiness that knows of it")
         told = duty.run(steps["look"], code=1)
         assert "0 MiB free for the database" in told
         duty.run(f"rm {disk}/other")
