@@ -52,6 +52,10 @@ EXPIRES_SOON_MS = 24 * 60 * MINUTE_MS
 MIN_SILENCE_MS = 15 * MINUTE_MS
 USUAL_TIMES_TO_SILENCE = 2
 MAX_EXAMPLES = 5
+# So many right callbacks within so long to one wrong: the key is right, the wrong one a stray.
+RIGHT_TO_ONE_STRAY = 10
+STRAY_MS = 15 * MINUTE_MS
+MAX_RIGHT = 1000  # that are read; where there would have to be more, nothing is a stray
 MIN_VENDOR_FAILURES = 3  # of all work for an instance, in a row
 
 Id = TypeVar("Id", str, int)
@@ -151,9 +155,9 @@ def _expiring(session: Session, now: int) -> Iterator[Condition]:
 
 
 def _refused(session: Session, now: int) -> Iterator[Condition]:
-    total = func.sum(RejectionCount.count)
+    total, newest = func.sum(RejectionCount.count), func.max(RejectionCount.minute)
     recent = (
-        select(RejectionCount.instance, RejectionCount.reason, total)
+        select(RejectionCount.instance, RejectionCount.reason, total, newest)
         .where(
             RejectionCount.minute > (now - RECENT_MS) // MINUTE_MS, RejectionCount.instance != ""
         )
@@ -161,11 +165,31 @@ def _refused(session: Session, now: int) -> Iterator[Condition]:
         .order_by(total.desc(), RejectionCount.reason)
     )
     by_instance: dict[str, dict[str, int]] = {}
-    for instance, reason, count in session.execute(recent):
+    last_wrong: dict[str, int] = {}
+    for instance, reason, count, minute in session.execute(recent):
         by_instance.setdefault(instance, {})[reason] = int(count)
+        last_wrong[instance] = max(minute, last_wrong.get(instance, 0))
     for instance, reasons in sorted(by_instance.items()):
-        detail = ", ".join(f"{reason_words(reason)}: {count}" for reason, count in reasons.items())
-        yield Condition("refused", instance, sum(reasons.values()), f"within an hour, {detail}")
+        wrong = sum(reasons.values())
+        if not _is_key_right(session, instance, wrong, last_wrong[instance], now):
+            parts = [f"{reason_words(reason)}: {count}" for reason, count in reasons.items()]
+            yield Condition("refused", instance, wrong, f"within an hour, {', '.join(parts)}")
+
+
+def _is_key_right(session: Session, instance: str, wrong: int, last_wrong: int, now: int) -> bool:
+    """Whether right callbacks came in a later minute than the last wrong one, or far more of them.
+
+    Those of jobs alone: test callbacks of our own have a right signature whatever the vendor's key
+    is. last_wrong -- a minute since the epoch.
+    """
+    many = RIGHT_TO_ONE_STRAY * wrong
+    of_jobs = Event.instance == instance, Event.kind == "bulk_job"
+    right = select(Event.n).where(*of_jobs, Event.n > (now - RECENT_MS) << NUMBER_BITS)
+    right = right.order_by(Event.n.desc()).limit(min(many, MAX_RIGHT))
+    times = [n >> NUMBER_BITS for n in session.scalars(right)]
+    if times and times[0] // MINUTE_MS > last_wrong:
+        return True
+    return len(times) == many and times[-1] > now - STRAY_MS
 
 
 def _silent(session: Session, now: int) -> Iterator[Condition]:

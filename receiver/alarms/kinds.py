@@ -74,7 +74,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "refused": Kind(
         title="signatures are wrong",
-        resolved="no signature was wrong for an hour",
+        resolved="signatures are right again, or none was wrong for an hour",
         meaning="Callbacks are rejected because no key of the instance made their signature: either"
         " it was changed at the vendor, which stops retrying after some hours, or a stranger sends"
         " them.",

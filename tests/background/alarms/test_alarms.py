@@ -210,6 +210,46 @@ def test_an_alarm_is_told_once_when_its_cause_is_there_and_once_when_it_is_gone(
     assert len(office.mails) == len(webhook.posted)
 
 
+def test_wrong_signatures_are_over_soon_after_right_ones_come_again(ward, webhook):
+    wrong_signature(ward)
+    assert ward.alarms() == [("refused", "default", 1)]
+    assert ward.receiver.call_back(b'{"receiver_test": {}}').status_code == 200  # signed by us
+    ward.looks(10)
+    assert ward.alarms() == [("refused", "default", 1)]
+    ward.reject()
+    ward.job("1", "COMPLETED", recordsCount=1, recordsFailedCount=0)  # which of them was first?
+    ward.looks(10)
+    assert ward.alarms() == [("refused", "default", 2)]
+    ward.job("2", "COMPLETED", recordsCount=1, recordsFailedCount=0)
+    ward.looks(6)
+    assert told(webhook)[-1] == ("cleared", "refused", "default", 2)
+    ward.reject()
+    ward.looks(1)
+    assert ("refused", "default", 3) in ward.alarms()
+
+
+def test_a_stray_wrong_delivery_beside_many_right_ones_is_no_alarm(ward):
+    def right(number: int) -> None:
+        ward.job(f"{ward.now}-{number}", "COMPLETED", recordsCount=1, recordsFailedCount=0)
+
+    for number in range(10):
+        right(number)
+    ward.reject()
+    ward.look()
+    assert ward.alarms() == []
+    ward.reject()  # two to ten are no strays
+    ward.look()
+    assert ward.alarms() == [("refused", "default", 2)]
+    for number in range(10, 20):
+        right(number)
+    ward.looks(6)
+    assert ward.alarms() == []
+    ward.looks(10)  # what was right is long ago
+    ward.reject()
+    ward.look()
+    assert ward.alarms() == [("refused", "default", 3)]
+
+
 def test_silence_is_measured_by_how_long_an_instance_usually_waits(ward):
     for job in range(5):  # of fewer nothing is learnt
         ward.job(str(job), "RUNNING")

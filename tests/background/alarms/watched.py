@@ -68,9 +68,13 @@ class Ward:
     def reject(self) -> None:
         """Send a callback with a wrong signature; return once it is recorded."""
         wrong = {HEADER: "sha256=" + 43 * "A" + "="}
+        before = self.rejections()
         answer = self.receiver.client.post("/callbacks/default", data=b"x", headers=wrong)
         assert answer.status_code == 401
-        eventually(lambda: self.receiver.get("/rejections").json["rejections"])
+        eventually(lambda: self.rejections() > before)
+
+    def rejections(self) -> int:
+        return len(self.receiver.get("/rejections?limit=1000").json["rejections"])
 
     def job(self, id_: str, status: str, **facts) -> None:
         answer = self.receiver.call_back(
