@@ -16,7 +16,9 @@ from receiver.cli.output import (
     OK,
     UNREACHABLE,
     confirm,
+    duration,
     json_option,
+    limit_option,
     plain,
     show,
     table,
@@ -32,7 +34,6 @@ from receiver.outbound.mail import Mailer
 from receiver.outbound.sender import Sender
 from receiver.schedules import registry
 from receiver.schedules.registry import Terms, public_schedule
-from receiver.settings import duration_ms
 
 _SCHEDULES = ("name", "instance", "object", "cron", "tz", "state", "next_due_local", "job")
 _ALARMS = ("id", "severity", "state", "kind", "subject", "count", "detail", "raised_at")
@@ -83,9 +84,7 @@ def watch(once: bool, every: int) -> None:
 
 @click.group(invoke_without_command=True)
 @click.option("--open", "only_open", is_flag=True, help="Leave out those that are resolved.")
-@click.option(
-    "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many."
-)
+@limit_option
 @json_option
 @click.pass_context
 def alarms(context: click.Context, only_open: bool, limit: int, json_: bool) -> None:
@@ -127,10 +126,7 @@ def ack(id_: str, note: str | None, json_: bool) -> None:
 @json_option
 def snooze(id_: str, for_: str, note: str | None, json_: bool) -> None:
     """Report nothing of an alarm for so long, but its end; then again, if it is still open."""
-    try:
-        ms = duration_ms(for_)
-    except ValueError as error:
-        raise click.UsageError(f"--for {for_}: {error}") from None
+    ms = duration("--for", for_)
     with open_database() as (_, database), database.write() as session:
         row, now = handling.get_open_alarm(session, id_, None), database_time(session, now_ms)
         handling.snooze(session, row, actor(), now, ms=ms, note=note)

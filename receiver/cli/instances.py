@@ -16,6 +16,7 @@ from receiver.cli.output import (
     Failure,
     confirm,
     count,
+    duration,
     json_option,
     plain,
     show,
@@ -34,7 +35,7 @@ from receiver.instances.encryption import SecretBox, reencrypt
 from receiver.lib.clock import iso, now_ms
 from receiver.openconnectors.notifications import MAX_TIME_MS
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES
-from receiver.settings import DEFAULT_INSTANCE, INSTANCE_NAME, Settings, duration_ms
+from receiver.settings import DEFAULT_INSTANCE, INSTANCE_NAME, Settings
 
 # Not `cli:`, which tells the command line's users from tokens in the audit log.
 _TOKEN_NAME = re.compile(r"(?!cli:)[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,100}")
@@ -297,10 +298,7 @@ def create_token(
         raise click.UsageError(
             f"{plain(name)}: a name is 1 to 100 printable characters and does not begin with `cli:`"
         )
-    try:
-        expires_at = None if expires is None else now + duration_ms(expires)
-    except ValueError as error:
-        raise click.UsageError(f"--expires {expires}: {error}") from None
+    expires_at = None if expires is None else now + duration("--expires", expires)
     if expires_at is not None and expires_at > MAX_TIME_MS:
         raise click.UsageError(f"--expires {expires}: is beyond the year 9999")
     with open_database(creates_file=True) as (settings, database), database.write() as session:

@@ -19,6 +19,7 @@ from receiver.cli.output import (
     Failure,
     count,
     json_option,
+    limit_option,
     plain,
     show,
     table,
@@ -51,11 +52,8 @@ _instances = click.option("--instance", multiple=True, help="Only of this instan
 
 def _paged(command: Callable[..., T]) -> Callable[..., T]:
     """Add the options that every list has."""
-    limit = click.option(
-        "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many."
-    )
     cursor = click.option("--cursor", help="`next` of the page before.")
-    return limit(cursor(json_option(pass_client(command))))
+    return limit_option(cursor(json_option(pass_client(command))))
 
 
 @click.command()
@@ -292,7 +290,7 @@ def _local_url(_context: click.Context, _param: click.Parameter, value: str | No
 @click.option(
     "--forward-to", metavar="URL", callback=_local_url, help="POST each there, as it came."
 )
-@click.option("--instance", multiple=True, help="Only of this instance; repeatable.")
+@_instances
 @click.option(
     "--types",
     multiple=True,

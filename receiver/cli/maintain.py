@@ -20,6 +20,7 @@ from receiver.cli.output import (
     Failure,
     confirm,
     count,
+    duration,
     is_plain_terminal,
     json_option,
     plain,
@@ -28,7 +29,9 @@ from receiver.cli.output import (
     warn,
     yes_option,
 )
+from receiver.cli.remote import failure
 from receiver.cli.serve import actor, open_database, record_action
+from receiver.client import NoSuchJob
 from receiver.database import audit as audit_log
 from receiver.database.engine import Database, database_time
 from receiver.database.retention import Retention
@@ -42,7 +45,7 @@ from receiver.lib.http_client import check_environment
 from receiver.openconnectors.client import VendorClient
 from receiver.reconcile.reconciler import Reconciler
 from receiver.reconcile.results import Report
-from receiver.settings import INSTANCE_NAME, Settings, duration_ms
+from receiver.settings import INSTANCE_NAME, Settings
 
 _EVERY = click.IntRange(1, 86_400)
 _ENTRY = ("id", "at", "actor", "action", "subject", "detail", "request")
@@ -149,10 +152,7 @@ def prune(older_than: str | None, dry_run: bool, yes: bool, json_: bool) -> None
     each hour by itself; both may run at once, and what was interrupted goes on where it stood. Asks
     on a terminal; elsewhere --yes is needed for less time than those settings say.
     """
-    try:
-        age = duration_ms(older_than) if older_than is not None else None
-    except ValueError as error:
-        raise click.UsageError(f"--older-than {older_than}: {error}") from None
+    age = None if older_than is None else duration("--older-than", older_than)
     with open_database() as (settings, database):
         retention = Retention(settings, database, now_ms, actor=actor())
         if dry_run:
@@ -195,7 +195,7 @@ def erase(job_id: str, instance: str | None, yes: bool, json_: bool) -> None:
             if erased is not None:
                 record_action(session, "erase", f"{name}/{job_id}", f"{_counts(erased)} erased")
         if erased is None:
-            raise _no_job(job_id, name)
+            raise failure(NoSuchJob(job_id, name))
         if not _is_log_empty(database):
             warn("the database's log may still hold it until it is overwritten")
     show({"job": job_id, "instance": name, **erased}, f"{_counts(erased)} erased", json_)
@@ -209,21 +209,15 @@ def _is_log_empty(database: Database) -> bool:
 
 
 def _instance_of(database: Database, job_id: str, instance: str | None) -> str:
-    if "\0" in job_id or (instance is not None and not INSTANCE_NAME.fullmatch(instance)):
-        raise _no_job(job_id, instance)
-    rows = find_jobs(database, job_id, instance)
+    is_name = "\0" not in job_id and (instance is None or INSTANCE_NAME.fullmatch(instance))
+    rows = find_jobs(database, job_id, instance) if is_name else []
     if not rows:
-        raise _no_job(job_id, instance)
+        raise failure(NoSuchJob(job_id, instance))
     if len(rows) > 1:
         names = ", ".join(sorted(row.instance for row in rows))
         text = f"job {job_id} exists in {names}: name one with --instance"
         raise Failure(USAGE, "ambiguous_job", text)
     return rows[0].instance
-
-
-def _no_job(job_id: str, instance: str | None) -> Failure:
-    place = "" if instance is None else f" of {plain(instance)}"
-    return Failure(USAGE, "not_found", f"there is no job {plain(job_id)}{place}")
 
 
 @click.command()

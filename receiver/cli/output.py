@@ -26,6 +26,7 @@ from receiver.errors import (
     StoreRefused,
 )
 from receiver.lib.clock import iso
+from receiver.settings import duration_ms
 
 OK = 0
 JOB_FAILED = 1
@@ -65,6 +66,9 @@ _MISTAKES = (
 
 json_option = click.option("--json", "json_", is_flag=True, help="Print JSON.")
 yes_option = click.option("--yes", is_flag=True, help="Delete without asking.")
+limit_option = click.option(
+    "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many."
+)
 
 
 class Failure(Exception):
@@ -139,6 +143,14 @@ def _usage(error: click.ClickException) -> str:
 def is_plain_terminal() -> bool:
     """Whether a terminal is to get text alone: no colours, no line that is written over."""
     return "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+
+
+def duration(option: str, text: str) -> int:
+    """Read a duration that was typed; return ms. Raises click.UsageError."""
+    try:
+        return duration_ms(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option} {plain(text)}: {error}") from None
 
 
 def warn(message: str) -> None:

@@ -14,7 +14,9 @@ from receiver.cli.output import (
     UNREACHABLE,
     confirm,
     count,
+    duration,
     json_option,
+    limit_option,
     plain,
     show,
     table,
@@ -33,7 +35,6 @@ from receiver.lib.clock import iso, now_ms
 from receiver.lib.safe_http import SafeClient
 from receiver.outbound.mail import Mailer
 from receiver.outbound.sender import Sender
-from receiver.settings import duration_ms
 from receiver.subscriptions import log, registry
 from receiver.subscriptions.changes import queue_replays, test_message, wanted_replays
 from receiver.subscriptions.registry import Choice, Format, Subject, Subscription
@@ -185,9 +186,7 @@ def remove(name: str, yes: bool) -> None:
 @click.group(invoke_without_command=True)
 @click.option("--subscription", help="Of this one only; it may have been removed.")
 @click.option("--failed", is_flag=True, help="Those only that are not sent again by themselves.")
-@click.option(
-    "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many."
-)
+@limit_option
 @json_option
 @click.pass_context
 def deliveries(
@@ -232,7 +231,7 @@ def retry(
             if subscription is not None:
                 registry.get_subscription(session, subscription)
             names = _names(session) if subscription is None else [subscription]
-            after = database_time(session, now_ms) - _duration(since or "")
+            after = database_time(session, now_ms) - duration("--since", since or "")
             number = log.count_failed(session, names, after)
         if dry_run or not number:
             click.echo(f"{count(number, 'delivery')} would be sent again")
@@ -265,7 +264,7 @@ def replay(
             names = instance_names(session, settings)
             active = registry.load_active(session.connection())
             now = database_time(session, now_ms)
-        after = None if since is None else now - _duration(since)
+        after = None if since is None else now - duration("--since", since)
 
         def pages() -> Iterator[list[JobRecord]]:
             if job_id:
@@ -316,13 +315,6 @@ def _row(record: log.DeliveryRecord) -> dict[str, object]:
 
 def _names(session: Session) -> list[str]:
     return [subscription.name for subscription in registry.list_subscriptions(session)]
-
-
-def _duration(text: str) -> int:
-    try:
-        return duration_ms(text)
-    except ValueError as error:
-        raise click.UsageError(f"--since {plain(text)}: {error}") from None
 
 
 COMMANDS = (subscriptions, deliveries, replay)
