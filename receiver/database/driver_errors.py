@@ -20,6 +20,7 @@ CAUSES = {
     **dict.fromkeys(("53100", "SQLITE_FULL"), "the disk is full"),
     **dict.fromkeys(("25006", "SQLITE_READONLY"), "it is read-only"),
     **dict.fromkeys(("SQLITE_BUSY", "SQLITE_LOCKED"), "another process holds its lock"),
+    "SQLITE_NOTADB": "its file is not SQLite's",
     "53300": "all its connections are taken",
 }
 _NOT_CONNECTED = re.compile(r"connection timeout|failed to resolve")

@@ -8,7 +8,7 @@ transaction and each closing holds one lock, across threads and processes.
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
+from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
@@ -49,11 +50,10 @@ READ_SECONDS = 3.0  # for one statement that only reads
 # For a server that hangs and so does not end a statement itself. A statement is sent at most twice,
 # with a connection made in between, and whoever asks shall have an answer within 10 s.
 _HUNG_READ_SECONDS = READ_SECONDS + 0.4
+_READ_ONLY = "25006"
 _TOO_SLOW = ("57014", "SQLITE_INTERRUPT")
 _PROGRESS_STEPS = 10_000  # of SQLite's machine between two looks at the clock; some 0.2 ms
 _BUSY_MS = 5000  # for others' locks on an SQLite file, which are short
-_PING_SECONDS = 2.0  # if there is no answer by then, a connection is made anew
-_FRESH_SECONDS = 0.05  # used so lately, a connection is not pinged: a batch would wait for that
 
 
 class Database:
@@ -113,8 +113,6 @@ class Database:
             if reads:
                 event.listen(engine, "before_cursor_execute", _set_deadline)
         else:
-            event.listen(engine, "checkin", _note_use)
-            event.listen(engine, "checkout", self._ping)
             install(engine, _HUNG_READ_SECONDS if reads else None, deadline)
         return engine
 
@@ -184,13 +182,9 @@ class Database:
             self._store_errors(),
             self._exclusive(timeout),
             self._write_engine.connect() as connection,
+            self._committed(connection),
         ):
-            with self._fresh_primary(connection), connection.begin():
-                if self._file:
-                    self._file.begin_check()
-                yield connection
-            if self._file:
-                self._file.check()  # or what was committed to a file that is gone is acknowledged
+            yield connection
 
     @contextmanager
     def batch(self) -> Iterator[Connection]:
@@ -202,21 +196,35 @@ class Database:
         with self._store_errors(), self._exclusive(None):
             connection = self._connect_for_batch()
             try:
-                with self._fresh_primary(connection), connection.begin():
-                    if self._file:
-                        self._file.begin_check()
+                with self._committed(connection):
                     yield connection
             except BaseException:
                 self._close_batch()
                 raise
             connection.info["used_at"] = time.monotonic()
-            if self._file:
-                self._file.check()
+
+    @contextmanager
+    def _committed(self, connection: Connection) -> Iterator[None]:
+        """Begin, and commit at the end, unless an error gets out."""
+        try:
+            with connection.begin():
+                if self._file:
+                    self._file.begin_check()
+                yield
+        except self._errors as error:
+            # After a failover the old primary refuses writes on connections that look well.
+            if driver_errors.code(_original(error)) == _READ_ONLY:
+                connection.invalidate()
+            raise
+        if self._file:
+            self._file.check()  # or what was committed to a file that is gone is acknowledged
 
     def _connect_for_batch(self) -> Connection:
         if self._batch and not self.is_sqlite:
+            from receiver.database.postgresql import ping
+
             try:
-                self._ping(self._batch.connection.driver_connection, self._batch)
+                ping(self.engine, self._batch.connection.driver_connection, self._batch.info)
             except InvalidatePoolError:
                 self._batch.invalidate()
                 self._close_batch()
@@ -232,24 +240,16 @@ class Database:
     def prepare(self) -> None:
         """Put an SQLite file into WAL mode, once and for good; nothing else may use it then."""
         if self.is_sqlite:
-            with self._store_errors(), self._exclusive(LOCK_SECONDS):
-                try:
-                    connection = self.engine.raw_connection()
-                    cursor = connection.cursor()
-                    # Half as many pages go into the log for a batch; only an empty file takes it.
-                    cursor.execute("PRAGMA page_size=8192")
-                    cursor.execute("PRAGMA journal_mode=WAL").close()
-                    connection.close()
-                except sqlite3.Error as error:
-                    raise StoreUnavailable(f"the file cannot be used: {error}") from None
+            with self._sqlite_cursor() as cursor:
+                # Half as many pages go into the log for a batch; only an empty file takes it.
+                cursor.execute("PRAGMA page_size=8192")
+                cursor.execute("PRAGMA journal_mode=WAL").close()
 
     def truncate_wal(self) -> bool:
         """Leave nothing in SQLite's log that was overwritten; False while others read it."""
         if not self.is_sqlite:
             return True
-        with self._store_errors(), self._exclusive(LOCK_SECONDS):
-            connection = self.engine.raw_connection()
-            cursor = connection.cursor()
+        with self._sqlite_cursor() as cursor:
             try:
                 # All who write wait meanwhile; a backup may be reading for minutes.
                 cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS // 20}")
@@ -257,7 +257,15 @@ class Database:
                 return not busy
             finally:
                 cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
-                connection.close()
+
+    @contextmanager
+    def _sqlite_cursor(self) -> Iterator[DBAPICursor]:
+        with (
+            self._store_errors(),
+            self._exclusive(LOCK_SECONDS),
+            closing(self.engine.raw_connection()) as connection,
+        ):
+            yield connection.cursor()
 
     def check_writable(self) -> None:
         """Commit a write that changes nothing. Raises StoreError if that cannot be done."""
@@ -290,18 +298,6 @@ class Database:
         finally:
             self._lock.release()
 
-    def _ping(self, connection: Any, record: Any, _proxy: object = None) -> None:  # noqa: ANN401
-        """Before a connection is used, see that it still works, unless it did a moment ago."""
-        used_at = record.info.get("used_at")
-        if used_at is not None and time.monotonic() - used_at > _FRESH_SECONDS:
-            from receiver.database.postgresql import deadline
-
-            try:
-                with deadline(connection, _PING_SECONDS):
-                    self.engine.dialect.do_ping(connection)
-            except self._driver.Error as error:
-                raise InvalidatePoolError("the database was away") from error
-
     @contextmanager
     def _store_errors(self) -> Iterator[None]:
         try:
@@ -324,20 +320,6 @@ class Database:
                 raise StatementRefused(f"the database rejects a statement: {code}{hint}") from error
             cause = driver_errors.cause(original)
             raise StoreUnavailable(f"the database cannot do this now: {cause}") from error
-
-    @contextmanager
-    def _fresh_primary(self, used: Session | Connection) -> Iterator[None]:
-        """After a failover the old primary refuses writes (25006) on connections that look well."""
-        try:
-            yield
-        except self._errors as error:
-            if driver_errors.code(_original(error)) == "25006":
-                used.invalidate()
-            raise
-
-
-def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:
-    record.info["used_at"] = time.monotonic()
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:

@@ -9,10 +9,11 @@ proxy stuck before it) looks alive to TCP, and libpq would wait for it for ever.
 the writer have deadlines of their own, but the connection would stay stuck, and so would a reader.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from struct import Struct
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import psycopg
 from psycopg import adapters
@@ -20,13 +21,14 @@ from psycopg.abc import RV, PQGen
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from receiver.errors import WrongEncoding
 
-T = TypeVar("T")
-
 STATEMENT_SECONDS = 7.5  # for one statement; a little longer than the server's own timeout
-
+PING_SECONDS = 2.0  # if there is no answer by then, a connection is made anew
+FRESH_SECONDS = 0.05  # used so lately, a connection is not pinged: a batch would wait for that
 
 # Of libpq, where the URL says nothing else.
 _DEFAULTS = {
@@ -116,6 +118,28 @@ def install(engine: Engine, hung: float | None, read_seconds: float | None) -> N
         elif reads and not connection.get_execution_options().get("single"):
             driver.execute(begin)
 
+    @event.listens_for(engine, "checkin")
+    def note_use(_driver: object, record: ConnectionPoolEntry) -> None:
+        record.info["used_at"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def check(driver: object, record: ConnectionPoolEntry, _proxy: object) -> None:
+        ping(engine, driver, record.info)
+
+
+def ping(engine: Engine, driver: Any, info: Mapping[str, Any]) -> None:  # noqa: ANN401 - SQLAlchemy's
+    """See that a connection still works, unless it did a moment ago.
+
+    Raises InvalidatePoolError.
+    """
+    used_at = info.get("used_at")
+    if used_at is not None and time.monotonic() - used_at > FRESH_SECONDS:
+        try:
+            with deadline(driver, PING_SECONDS):
+                engine.dialect.do_ping(driver)
+        except psycopg.Error as error:
+            raise InvalidatePoolError("the database was away") from error
+
 
 def _not_overridden(settings: Mapping[str, object], url: URL) -> dict[str, object]:
     """Leave out the settings that the `options` of a URL have."""
@@ -163,22 +187,6 @@ _NULL = _LENGTH(-1)
 _BOOLEAN = {False: b"\0\0\0\1\0", True: b"\0\0\0\1\1"}
 
 
-class Integers(list[int | None]):
-    """To be sent as int8[]."""
-
-
-class Texts(list[str | None]):
-    """To be sent as text[]."""
-
-
-class Blobs(list[bytes | None]):
-    """To be sent as bytea[]."""
-
-
-class Booleans(list[bool | None]):
-    """To be sent as boolean[]."""
-
-
 def _blob(value: bytes) -> bytes:
     return _LENGTH(len(value)) + value
 
@@ -191,34 +199,38 @@ def _integer(value: int) -> bytes:
     return _INTEGER(8, value)
 
 
-def _register(
-    array: type[list[T | None]], type_: int, element: int, write: Callable[[T], bytes]
-) -> None:
-    """Have arrays sent in binary. type_, element -- PostgreSQL's numbers of their types.
+def _array(
+    type_: int, element: int, write: Callable[[Any], bytes]
+) -> Callable[[Iterable[Any]], list[Any]]:
+    """Make a list that is sent in binary. type_, element -- PostgreSQL's numbers of their types.
 
     write -- writes an element, its length first.
     """
+
+    class Array(list[Any]):
+        pass
 
     class ArrayDumper(Dumper):
         format = Format.BINARY
         oid = type_
 
-        def dump(self, obj: list[T | None]) -> bytes:
+        def dump(self, obj: list[Any]) -> bytes:
             """Write an array."""
             if not obj:
                 return _EMPTY(0, 0, element)
             elements = [_NULL if value is None else write(value) for value in obj]
             return _HEADER(1, 1, element, len(obj), 1) + b"".join(elements)
 
-    adapters.register_dumper(array, ArrayDumper)
+    adapters.register_dumper(Array, ArrayDumper)
+    return Array
 
 
-_register(Integers, 1016, 20, _integer)
-_register(Texts, 1009, 25, _text)
-_register(Blobs, 1001, 17, _blob)
-_register(Booleans, 1000, 16, _BOOLEAN.__getitem__)
-
-_ARRAYS = {"int8": Integers, "text": Texts, "bytea": Blobs, "bool": Booleans}
+_ARRAYS = {
+    "int8": _array(1016, 20, _integer),
+    "text": _array(1009, 25, _text),
+    "bytea": _array(1001, 17, _blob),
+    "bool": _array(1000, 16, _BOOLEAN.__getitem__),
+}
 
 
 def arrays(types: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Any]:

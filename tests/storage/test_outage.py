@@ -456,7 +456,7 @@ def test_terminated_connections_lose_nothing_that_was_acknowledged(make_receiver
 def test_connections_that_were_ended_while_nobody_used_them_are_replaced_unseen(
     make_receiver, postgresql, monkeypatch
 ):
-    monkeypatch.setattr("receiver.database.engine._FRESH_SECONDS", -1)  # none was used just now
+    monkeypatch.setattr("receiver.database.postgresql.FRESH_SECONDS", -1)  # none was used just now
     receiver = make_receiver(postgresql.url)
     for turn in range(3):
         assert receiver.call_back(bulk(str(turn))).status_code == 200
@@ -523,10 +523,10 @@ def test_no_reader_waits_longer_than_ten_seconds_for_a_database_that_hangs(
     make_receiver, postgresql, monkeypatch
 ):
     """Whether all of it hangs, so that no connection can be made, or those that are open do."""
-    monkeypatch.setattr(database, "_FRESH_SECONDS", -1)  # what lay idle is looked at
+    monkeypatch.setattr(driver, "FRESH_SECONDS", -1)  # what lay idle is looked at
     connecting = driver._DEFAULTS["connect_timeout"]
     assert 2 * database._HUNG_READ_SECONDS + connecting <= 10
-    assert database._PING_SECONDS + connecting <= 10
+    assert driver.PING_SECONDS + connecting <= 10
     assert driver.STATEMENT_SECONDS <= 10
     used = make_receiver(postgresql.url).services.database
     connection = used._read_engine.raw_connection()
