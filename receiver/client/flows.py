@@ -267,8 +267,9 @@ def _list(path: str, shape: type[T], filters: Mapping[str, Parameter]) -> Flow[T
     """Ask for a list, which every receiver has."""
     try:
         return (yield from _call(path, shape, filters))
-    except NotFound as error:
-        raise Unreachable(f"{error}; is it a receiver? Check the URL", "not_a_receiver") from None
+    except NotFound:
+        text = "the answer is 404 Not Found: is it a receiver? Check the URL"
+        raise Unreachable(text, "not_a_receiver") from None
 
 
 def _call(path: str, shape: type[T], params: Mapping[str, Parameter], hold: float = 0) -> Flow[T]:

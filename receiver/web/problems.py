@@ -88,6 +88,9 @@ _TABLE: dict[type[ReceiverError], _Row] = {
     StoreError: _Row(503, "store_unavailable", "Cannot be stored or read now", "Try again later."),
 }
 
+# Werkzeug's own talk to whoever types a URL into a browser.
+_HTTP_DETAILS = {404: "There is no such path.", 405: "This method is not allowed here."}
+
 
 def register(app: Flask) -> None:
     """Register the handlers that answer every error as a problem document."""
@@ -130,11 +133,17 @@ def _respond(error: Exception) -> flask.Response:
     return flask_response(response_to(error, flask.request.path))
 
 
-def respond_to_http_exception(error: HTTPException) -> flask.Response:
-    """Respond to an error that Flask met before any view did, or that a view raised as Flask's."""
+def problem_of_http_exception(error: HTTPException) -> Problem:
+    """Return an error that Flask met before any view did, or that a view raised as Flask's."""
     status = error.code or 500
     code = error.name.lower().replace(" ", "_")
-    problem = Problem(error.name, status, code, error.description or error.name)
+    detail = _HTTP_DETAILS.get(status) or error.description or error.name
+    return Problem(error.name, status, code, detail)
+
+
+def respond_to_http_exception(error: HTTPException) -> flask.Response:
+    """Respond to an error of Flask's as a problem document."""
+    problem = problem_of_http_exception(error)
     passed_on = ("Allow", "Location", "Retry-After")
     headers = {name: value for name, value in error.get_headers() if name in passed_on}
     return flask_response(problem_response(problem, flask.request.path, headers))

@@ -85,7 +85,7 @@ MISTAKES = [
     ("jobs --token-file token --url http://[", 2, "--url http://[: is not a URL"),
     ("jobs --token-file token --url {url}/api/v1", 2, "leave /api/v1 out, {url} is enough"),
     ("jobs --token-file token --url https://{taken}", 6, "TLS failed; is it http instead of"),
-    ("jobs --token-file token --url {url}/nowhere", 6, "is it a receiver? Check the URL"),
+    ("jobs --token-file token --url {url}/nowhere", 6, "404 Not Found: is it a receiver?"),
     (f"jobs {REMOTE} --cursor nonsense", 2, "cursor"),
     (f"job 1234 {REMOTE}", 2, "there is no job 1234: `receiver jobs` lists them"),
     (f"job 1234 --instance default {REMOTE}", 2, "there is no job 1234 of default"),

@@ -461,9 +461,11 @@ def test_what_is_not_there_is_a_problem(receiver):
         "/no",
     ]:
         assert problem(receiver.get(path), 404)
+    assert receiver.get("/no").json["detail"] == "There is no such path."
     for method in ["POST", "PUT", "DELETE", "ANY"]:
         answer = receiver.client.open("/api/v1/jobs", method=method)
         assert problem(answer, 405)
+        assert answer.json["detail"] == "This method is not allowed here."
         assert "GET" in answer.headers["Allow"]
 
 
@@ -492,7 +494,9 @@ def test_a_job_not_yet_known_is_waited_for(any_receiver):
 
 
 def test_an_id_of_several_instances_is_409_without_waiting(receiver_of_two):
-    assert problem(receiver_of_two.get("/jobs/1"), 409)
+    answer = receiver_of_two.get("/jobs/1")
+    assert problem(answer, 409)
+    assert answer.json["detail"] == "job 1 is known to default, null: name the instance"
     assert problem(receiver_of_two.get("/jobs/1/events"), 409)
     come = waiting(receiver_of_two, "/jobs/1?wait=5")
     early = come(3)

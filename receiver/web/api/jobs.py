@@ -121,7 +121,7 @@ def the_one(records: Sequence[JobRecord], job_id: str) -> JobRecord:
         raise NotFound(f"no job {job_id} is known")
     if len(records) > 1:
         names = ", ".join(sorted(record.instance for record in records))
-        raise Ambiguous(f"job {job_id} is known to {names}: name one with ?instance=")
+        raise Ambiguous(f"job {job_id} is known to {names}: name the instance")
     return records[0]
 
 

@@ -147,8 +147,8 @@ def _respond_to_ours(error: ReceiverError) -> Response:
 @blueprint.errorhandler(HTTPException)
 def respond_to_http_exception(error: HTTPException) -> Response:
     """Answer an error of Flask's with a page."""
-    status = error.code or 500
-    response = page("error.html", status, title=error.name, detail=error.description)
+    problem = problems.problem_of_http_exception(error)
+    response = page("error.html", problem.status, title=problem.title, detail=problem.detail)
     for name, value in error.get_headers():
         if name in ("Allow", "Location", "Retry-After"):
             response.headers[name] = value
