@@ -286,6 +286,12 @@ def _local_url(_context: click.Context, _param: click.Parameter, value: str | No
     return value
 
 
+def _event_id(_context: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not re.fullmatch("[0-7][0-9a-f]{15}", value):
+        raise click.BadParameter(f"{value}: must be the id of an event: `receiver events` lists it")
+    return value
+
+
 @click.command()
 @click.option(
     "--forward-to", metavar="URL", callback=_local_url, help="POST each there, as it came."
@@ -298,7 +304,10 @@ def _local_url(_context: click.Context, _param: click.Parameter, value: str | No
     help="Only events of this type; repeatable.",
 )
 @click.option(
-    "--after", metavar="ID", help="Start after this event; by default, with the next one."
+    "--after",
+    metavar="ID",
+    callback=_event_id,
+    help="Start after this event; by default, with the next one.",
 )
 @pass_client
 def listen(

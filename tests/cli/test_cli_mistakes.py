@@ -118,7 +118,8 @@ MISTAKES = [
     ),
     (f"listen --forward-to ftp://x {REMOTE}", 2, "--forward-to: ftp://x: must be a URL like"),
     (f"listen --types job.ended {REMOTE}", 2, "--types: 'job.ended' is not 'event.received'"),
-    (f"listen --after x {REMOTE}", 2, "last_event_id: must be text that matches"),
+    (f"listen --after x {REMOTE}", 2, "--after: x: must be the id of an event"),
+    (f"listen --after 8000000000000000 {REMOTE}", 2, "--after: 8000000000000000: must be the id"),
     # the database
     ("alarms", 2, MISSING),
     ("schedules list", 2, MISSING),
