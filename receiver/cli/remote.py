@@ -28,6 +28,7 @@ from receiver.client import (
     NoSuchInstance,
     RequestRejected,
 )
+from receiver.client.clients import check_token
 from receiver.client.clients import check_url as check
 from receiver.settings import secret_from_file
 
@@ -101,11 +102,13 @@ def pass_client(command: Callable[..., T]) -> Callable[..., T]:
 
 
 def _token(path: str) -> str:
-    token = (secret(path) or b"").decode("ascii", "backslashreplace").strip()
+    token = (secret(path) or b"").decode("utf-8", "surrogateescape").strip()
     if not token:
         raise click.UsageError(f"--token-file {path}: the file is empty")
-    if not token.isprintable() or "\\" in token:
-        raise click.UsageError(f"--token-file {path}: there is no token in it")
+    try:
+        check_token(token)
+    except ValueError:
+        raise click.UsageError(f"--token-file {path}: there is no token in it") from None
     return token
 
 

@@ -57,6 +57,7 @@ class _Access:
 
     def __init__(self, url: str, token: str) -> None:
         check_url(url)
+        check_token(token)
         self._url, self._token = url, token
 
     def _options(self, request: Request) -> dict[str, Any]:
@@ -208,6 +209,12 @@ class AsyncClient(_Access):
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return partial(flow.throw, unreachable(self._url, error))
         return partial(flow.send, answer)
+
+
+def check_token(token: str) -> None:
+    """Raise ValueError, which does not show it, if that cannot be a token: httpx would show it."""
+    if not token or not token.isascii() or not token.isprintable() or token != token.strip():
+        raise ValueError("the token is empty, has a blank or line end around it, or is not ASCII")
 
 
 def check_url(url: str) -> None:

@@ -184,3 +184,11 @@ def test_the_examples_of_the_page_run(served, tmp_path, monkeypatch, capsys):
         for block in blocks:
             thread.submit(exec, compile(block, PAGE.name, "exec"), names).result()
     assert capsys.readouterr().out == "succeeded 2 of 2\n['succeeded', 'succeeded']\n"
+
+
+@pytest.mark.parametrize("made", [Client, AsyncClient])
+@pytest.mark.parametrize("token", ["", "canary\n", " canary", "canary\r\nX: y", "canary\u00e4"])
+def test_what_cannot_be_a_token_is_rejected_and_not_shown(made, token):
+    with pytest.raises(ValueError, match="the token is empty, has a blank") as failure:
+        made("http://127.0.0.1:1", token)
+    assert "anary" not in str(failure.value)

@@ -134,7 +134,7 @@ def _fault(stage: Stage) -> Response | None:
         message = "The sandbox answers so because of a fault that was set."
         response = _failure(answer.status, message)
         if answer.retry_after or answer.status == HTTPStatus.TOO_MANY_REQUESTS:
-            response.headers["Retry-After"] = answer.retry_after or "1"
+            response.headers["Retry-After"] = str(answer.retry_after or 1)
         return response
     if faults.use("html"):
         return Response(_PAGE_OF_HTML, content_type="text/html; charset=utf-8")

@@ -25,7 +25,7 @@ class Answer(msgspec.Struct, forbid_unknown_fields=True):
 
     status: Annotated[int, Meta(ge=400, le=599)]
     times: _Times
-    retry_after: str | None = None
+    retry_after: int | str | None = None
 
 
 class Redirect(msgspec.Struct, forbid_unknown_fields=True):

@@ -99,6 +99,12 @@ def test_the_next_answers_can_be_errors(client, status):
     assert [job["id"] for job in client.http.get("/bulk/jobs").json()] == [1234]
 
 
+@pytest.mark.parametrize("pause", [30, "30", "Sat, 28 Nov 2026 12:00:00 GMT"])
+def test_an_error_can_say_when_to_come_again(client, pause):
+    client.faults(answer={"status": 503, "times": 1, "retry_after": pause})
+    assert client.http.get("/objects").headers["retry-after"] == str(pause)
+
+
 def test_the_next_answers_can_be_html_and_redirects(client):
     client.faults(html=1, redirect={"to": "http://127.0.0.1:1/x", "times": 1})
     answer = client.http.get("/objects")
