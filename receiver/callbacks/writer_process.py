@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import TypeAlias
 
 import msgspec
@@ -248,8 +249,7 @@ class WriterProcess:
     def run(self) -> None:
         """Write until nobody is left who could send anything."""
         while True:
-            batch: Items = []
-            ends: list[tuple[_Worker, int]] = []  # where each worker's items end in the batch
+            batch: list[tuple[_Worker, Items]] = []
             for key, _ in self._selector.select():
                 if key.fileobj == self._life:
                     return
@@ -257,25 +257,21 @@ class WriterProcess:
                     self._accept()
                     continue
                 worker: _Worker = key.data
-                received = worker.received()
-                if received is None:
+                items = worker.received()
+                if items is None:
                     self._selector.unregister(worker.connection)
                     worker.connection.close()
-                elif received:
-                    batch += received
-                    ends.append((worker, len(batch)))
-            self._reply(ends, self._results(batch))
+                elif items:
+                    batch.append((worker, items))
+            results = iter(self._results([item for _, items in batch for item in items]))
+            for worker, items in batch:
+                version = self._keys.current.version
+                worker.reply(Reply(version, list(islice(results, len(items)))))
             self._write_rejections()
 
-    def _results(self, batch: Items) -> list[Result]:
-        parts = (batch[start : start + MAX_BATCH] for start in range(0, len(batch), MAX_BATCH))
+    def _results(self, items: Items) -> list[Result]:
+        parts = (items[start : start + MAX_BATCH] for start in range(0, len(items), MAX_BATCH))
         return [result for part in parts for result in write_batch(self._store, part)]
-
-    def _reply(self, ends: list[tuple[_Worker, int]], results: list[Result]) -> None:
-        start, version = 0, self._keys.current.version
-        for worker, end in ends:
-            worker.reply(Reply(version, results[start:end]))
-            start = end
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()

@@ -2,16 +2,16 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 from urllib.parse import urlencode
 
-import msgspec
 from flask import Response, request, stream_with_context
 from msgspec import UNSET, UnsetType
+from msgspec.structs import asdict, replace
 
 from receiver.errors import TooSlow
 from receiver.jobs import queries
@@ -118,7 +118,7 @@ def read_filters(services: Services, caller: Caller) -> Filters:
     pairs = filled_parameters()
     query = parameters(urlencode(pairs), JobsQuery)
     require_instance(caller.bearer, query.instance)
-    wanted = msgspec.structs.replace(
+    wanted = replace(
         job_filters(query, caller.bearer),
         show=optional(query.show),
         now=services.clock(),
@@ -181,7 +181,7 @@ def _alternative_url(services: Services, filters: Filters) -> str | None:
         ({"file": text, "updated_after": since}, {"file": text, **bound}),
     )
     for changed, named in instead:
-        wanted = msgspec.structs.replace(filters.wanted, text=None, **changed)
+        wanted = replace(filters.wanted, text=None, **changed)
         with suppress(TooSlow):
             if list_jobs(services.database, wanted, 1):
                 return filters.url(drop=("q", text), **named)
@@ -207,33 +207,23 @@ def _csv(services: Services, wanted: queries.Filters, after: Position | None) ->
     while True:
         rows = list_jobs(services.database, wanted, CSV_PAGE, after)
         shown = (public_job(row, wanted.now, wanted.overdue_after) for row in rows)
-        yield csv_text([cell(read(job)) for read in _COLUMNS.values()] for job in shown)
+        yield csv_text(map(_cells, shown))
         if len(rows) < CSV_PAGE:
             return
         after = position_of(rows[-1], wanted.show)
 
 
-_COLUMNS: Mapping[str, Callable[[Job], object]] = {
-    "id": lambda job: job.id,
-    "instance": lambda job: job.instance,
-    "outcome": lambda job: job.outcome,
-    "status": lambda job: job.status,
-    "object": lambda job: job.object,
-    "direction": lambda job: job.direction,
-    "file": lambda job: job.file,
-    "submitted": lambda job: job.records.submitted,
-    "loaded": lambda job: job.records.loaded,
-    "failed": lambda job: job.records.failed,
-    "message": lambda job: job.message,
-    "learnt_by": lambda job: job.learnt_by,
-    "conflict": lambda job: "yes" if job.conflict else "no",
-    "overdue": lambda job: "yes" if job.overdue else "no",
-    "created_at": lambda job: job.created_at,
-    "submitted_at": lambda job: job.submitted_at,
-    "ended_at": lambda job: job.ended_at,
-    "updated_at": lambda job: job.updated_at,
-    "files_expire_at": lambda job: job.files_expire_at,
-}
+_COLUMNS = (
+    *("id", "instance", "outcome", "status", "object", "direction", "file"),
+    *("submitted", "loaded", "failed", "message", "learnt_by", "conflict", "overdue"),
+    *("created_at", "submitted_at", "ended_at", "updated_at", "files_expire_at"),
+)
+
+
+def _cells(job: Job) -> list[str]:
+    facts = {**asdict(job), **asdict(job.records)}
+    facts |= {name: "yes" if facts[name] else "no" for name in ("conflict", "overdue")}
+    return [cell(facts[name]) for name in _COLUMNS]
 
 
 def csv_text(rows: Iterable[Iterable[str]]) -> str:
