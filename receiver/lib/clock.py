@@ -22,12 +22,14 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@lru_cache(maxsize=1024)  # most of a job's times are those of its batch
 def iso(ms: int | None) -> str | None:
     """Write a time as `2026-11-22T05:49:00.000Z`; None stays None."""
-    if ms is None:
-        return None
-    return f"{(_EPOCH + ms * _MS).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
+    return None if ms is None else f"{_second(ms // 1000)}.{ms % 1000:03}Z"
+
+
+@lru_cache(maxsize=1024)  # jobs whose callbacks come together began and ended within few seconds
+def _second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat()
 
 
 def to_ms(text: str) -> int:

@@ -57,10 +57,11 @@ def messages_of(
     if not subscriptions or (change := _change(state, key)) is None:
         return ()
     type_, outcomes = change
+    subject = type_.removeprefix("job.")
     wanted = [
         one
         for one in subscriptions
-        if type_.removeprefix("job.") in one.choice.on
+        if subject in one.choice.on
         if not one.choice.outcomes or not outcomes.isdisjoint(one.choice.outcomes)
         if _is_about(one, key.instance, key.object)
     ]
@@ -68,9 +69,8 @@ def messages_of(
         return ()
     shown = public_job(_record(state.job, key, values), now, 0)
     body = msgspec.json.encode(Body(type_, iso(now), shown))
-    place = values.instance, values.id
-    this = values.updated_at, str(values.revision)
-    return [_message(one, type_, body, place, this) for one in wanted]
+    place, named_by = (values.instance, values.id), f"{values.updated_at} {values.revision}"
+    return [_message(one, type_, body, place, named_by) for one in wanted]
 
 
 def _change(state: JobState | FirstCallback, key: FacetKey) -> tuple[Type, set[str]] | None:
@@ -122,20 +122,16 @@ def _message(
     type_: str,
     body: bytes,
     place: tuple[str | None, str | None],
-    change: tuple[int, str],
+    named_by: str,
 ) -> Message:
-    """Make a message. change -- when it was, ms, and what it is named by.
-
-    Ids begin with the time, so that new ones are neighbours in the index: in no order, each would
-    change a page of its own, which made a delivery twice as dear.
-    """
-    (instance, job), (at, named_by) = place, change
+    """Make a message. named_by -- what tells its webhook_id from others about the same."""
+    instance, job = place
     named = "\0".join((to.name, type_, instance or "", job or "", named_by))
     return Message(
         KIND,
         to.url,
         body,
-        webhook_id=f"msg_{at:012x}{hashlib.sha256(named.encode()).hexdigest()[:20]}",
+        webhook_id=f"msg_{hashlib.sha256(named.encode()).hexdigest()[:32]}",
         headers=JSON,
         instance=instance,
         job=job,
@@ -164,9 +160,9 @@ def queue_overdue(connection: Connection, overdue_after: int, now: int) -> None:
                 record = get_job(connection, row.id, row.instance)
                 if record is not None and record.overdue_by(now, overdue_after) is not None:
                     body = Body("job.overdue", iso(now), public_job(record, now, overdue_after))
-                    place, since = (record.instance, record.id), record.first_seen_at
-                    encoded, this = msgspec.json.encode(body), (since, str(since))
-                    messages.append(_message(one, "job.overdue", encoded, place, this))
+                    place, since = (record.instance, record.id), str(record.first_seen_at)
+                    encoded = msgspec.json.encode(body)
+                    messages.append(_message(one, "job.overdue", encoded, place, since))
             enqueue(connection, messages, now)
 
 
@@ -202,7 +198,7 @@ def queue_alarm(
         if not one.choice.instances or instance in one.choice.instances
     ]
     # Whichever node is first: its time is no part of the id.
-    messages = [_message(one, type_, body, (instance, None), (0, change)) for one in wanted]
+    messages = [_message(one, type_, body, (instance, None), change) for one in wanted]
     enqueue(connection, messages, now)
 
 
@@ -213,7 +209,7 @@ def test_message(to: Subscription, now: int) -> Message:
     """Make a message that is sent at once, past the queue."""
     body = Body(TEST, iso(now), {"subscription": to.name})
     once = secrets.token_hex(12)
-    return _message(to, TEST, msgspec.json.encode(body), (None, None), (now, once))
+    return _message(to, TEST, msgspec.json.encode(body), (None, None), once)
 
 
 def wanted_replays(
@@ -240,7 +236,7 @@ def queue_replays(
     for one, record in wanted:
         body = Body("job.ended", iso(now), public_job(record, now, 0), replay=True)
         place, once = (record.instance, record.id), secrets.token_hex(12)
-        messages.append(_message(one, "job.ended", msgspec.json.encode(body), place, (now, once)))
+        messages.append(_message(one, "job.ended", msgspec.json.encode(body), place, once))
     enqueue(connection, messages, now)
 
 

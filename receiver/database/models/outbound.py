@@ -13,6 +13,9 @@ class OutboundDelivery(Base):
     message's type. target -- an http, https or mailto URL. host -- what attempts are counted by,
     so that one that hangs holds up no other. Of those about one job for one subscription, one waits
     until those before it are done. headers -- JSON object.
+
+    What several nodes may find at once is queued once, by its webhook_id. What a callback changes
+    is not: who queues it holds the job's row.
     """
 
     __tablename__ = "outbound_deliveries"
@@ -22,7 +25,7 @@ class OutboundDelivery(Base):
     type: Mapped[str | None] = mapped_column(String(32))
     instance: Mapped[InstanceName | None]
     job: Mapped[JobId | None]
-    webhook_id: Mapped[str] = mapped_column(String(64), unique=True)
+    webhook_id: Mapped[str] = mapped_column(String(64))
     target: Mapped[str]
     host: Mapped[str] = mapped_column(String(255))
     headers: Mapped[str]
@@ -34,6 +37,9 @@ class OutboundDelivery(Base):
     __table_args__ = (
         partial_index("outbound_waiting", "next_at IS NOT NULL", "host", "next_at", "kind"),
         Index("outbound_by_job", "job", "instance"),
+        partial_index(
+            "outbound_once", "job IS NULL OR type = 'job.overdue'", "webhook_id", unique=True
+        ),
         partial_index(
             "outbound_by_subscription", "subscription IS NOT NULL", "subscription", "state", "id"
         ),

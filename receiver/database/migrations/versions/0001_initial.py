@@ -409,7 +409,6 @@ def _make_outbound_tables() -> None:
         sa.Column("tries", sa.BigInteger(), nullable=False),
         sa.Column("next_at", sa.BigInteger()),
         sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("webhook_id"),
     )
     op.create_index(
         "outbound_waiting",
@@ -418,6 +417,13 @@ def _make_outbound_tables() -> None:
         **_where("next_at IS NOT NULL"),
     )
     op.create_index("outbound_by_job", "outbound_deliveries", ["job", "instance"])
+    op.create_index(
+        "outbound_once",
+        "outbound_deliveries",
+        ["webhook_id"],
+        unique=True,
+        **_where("job IS NULL OR type = 'job.overdue'"),
+    )
     op.create_index(
         "outbound_by_subscription",
         "outbound_deliveries",
