@@ -144,6 +144,7 @@ class Database:
         """
         with self._store_errors(), _raise_too_slow(), self._begin_read() as connection:
             yield connection
+            connection.commit()  # at a rollback, psycopg forgets all that it has prepared
 
     def _begin_read(self) -> Connection:
         connection = self._read_engine.connect()

@@ -4,9 +4,8 @@ What could be many is counted in the transaction that changes it, the rest by an
 the same with a million jobs.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
@@ -72,9 +71,9 @@ class Rejecting(Struct, frozen=True):
 class Overview(Struct, kw_only=True):
     """What the front page shows; times are ms.
 
-    summary -- its overdue jobs are counted up to MAX_COUNTED + 1. ended -- {(start of stretch,
-    outcome): n}. last_callbacks, rejecting -- by instance, of all of them. failing_since -- as in
-    `failing_since`.
+    summary -- its overdue jobs are counted up to MAX_COUNTED + 1, and last_callback_at is left out.
+    ended -- {(start of stretch, outcome): n}. last_callbacks, rejecting -- by instance, of all of
+    them. failing_since -- as in `failing_since`. open_alarms -- how many the token sees.
     """
 
     summary: Summary
@@ -82,6 +81,7 @@ class Overview(Struct, kw_only=True):
     last_callbacks: Mapping[str, int]
     rejecting: Mapping[str, Rejecting]
     failing_since: int | None
+    open_alarms: int
 
 
 class Gauges(Struct, kw_only=True):
@@ -108,8 +108,7 @@ class VendorHealth(Struct, frozen=True):
 
 def summary(database: Database, visible: Instances, now: int, overdue_after: int) -> Summary:
     """Count what an operator looks at first. overdue_after -- ms."""
-    with database.snapshot() as connection:
-        return _Reader(connection, visible, now, overdue_after).summary()
+    return _Reader(database.rows, visible, now, overdue_after, sqlite=database.is_sqlite).summary()
 
 
 def overview(  # noqa: PLR0917 - what the page asks
@@ -127,25 +126,25 @@ def overview(  # noqa: PLR0917 - what the page asks
     how far back rejections count, ms.
     """
     with database.snapshot() as connection:
-        reader = _Reader(connection, visible, now, overdue_after)
-        last = last_callbacks(connection)
+        reader = _reader(connection, visible, now, overdue_after)
+        last, counts = last_callbacks(connection), reader.counts(front=True)
         return Overview(
-            summary=reader.summary(last, max_overdue=MAX_COUNTED + 1),
+            summary=_summary(counts),
             ended=reader.ended(chart_start, bar_ms),
             last_callbacks=last,
             rejecting=rejecting(connection, now - rejected_within, last),
-            failing_since=failing_since(connection, now),
+            failing_since=counts["failing_since"],
+            open_alarms=counts["open_alarms"],
         )
 
 
 def gauges(database: Database, now: int, overdue_after: int) -> Gauges:
     """Read what the metrics show, of all instances."""
     with database.snapshot() as connection:
-        reader, last = _Reader(connection, None, now, overdue_after), last_callbacks(connection)
         return Gauges(
-            summary=reader.summary(last),
+            summary=_reader(connection, None, now, overdue_after).summary(),
             oldest_under_way=_OLDEST.fetch(connection)[0][0],
-            last_callbacks=last,
+            last_callbacks=last_callbacks(connection),
             alarms={kind: int(n) for kind, n in _OPEN_ALARMS.fetch(connection)},
         )
 
@@ -204,68 +203,74 @@ def under_way(session: Session, names: Sequence[str]) -> dict[str, tuple[int, in
     return {name: (count, int(oldest)) for name, count, oldest in session.execute(statement)}
 
 
+def _reader(connection: Connection, visible: Instances, now: int, overdue_after: int) -> "_Reader":
+    def rows(statement: LookUp, values: Mapping[str, Any]) -> Sequence[Any]:
+        return statement.fetch(connection, values)
+
+    sqlite = connection.dialect.name == "sqlite"
+    return _Reader(rows, visible, now, overdue_after, sqlite=sqlite)
+
+
 class _Reader:
-    """Counts of one snapshot, of the instances that a token sees."""
+    """Counts, of the instances that a token sees. rows -- gives those of a statement."""
 
     def __init__(
-        self, connection: Connection, visible: Instances, now: int, overdue_after: int
+        self,
+        rows: Callable[[LookUp, Mapping[str, Any]], Sequence[Any]],
+        visible: Instances,
+        now: int,
+        overdue_after: int,
+        *,
+        sqlite: bool,
     ) -> None:
-        self._connection = connection
-        self._sqlite = connection.dialect.name == "sqlite"
-        self._visible = visible
-        self._now, self._overdue_after = now, overdue_after
+        self._rows, self._now, self._overdue_after = rows, now, overdue_after
+        self._scope = _Scope(visible is not None, sqlite)
+        self._visible = {"visible": sorted(visible or ())}
 
-    def summary(
-        self, last: Mapping[str, int] | None = None, max_overdue: int | None = None
-    ) -> Summary:
+    def summary(self) -> Summary:
+        return _summary(self.counts())
+
+    def counts(self, *, front: bool = False) -> dict[str, Any]:
+        """Return what `_counts` selects, by name."""
         now = self._now
-        by_outcome: Counter[str] = Counter()
-        lost = 0
-        for outcome, callback_lost, n in self._rows(_jobs_by_outcome):
-            by_outcome[outcome] += int(n)
-            lost += int(n) * callback_lost
         first, end = -(-(now + 1) // HOUR_MS), (now + DAY_MS) // HOUR_MS  # whole hours
-        ((overdue, whole, begun, ending, rejections, queued, unclear, unreadable),) = self._rows(
-            partial(_numbers, capped=max_overdue is not None),
-            max_overdue=max_overdue,
-            first=first,
-            end=end,
-            first_ms=first * HOUR_MS,
-            end_ms=end * HOUR_MS,
-            tomorrow=now + DAY_MS,
-            hour_ago=(now - HOUR_MS) // MINUTE_MS,
-        )
-        last = last_callbacks(self._connection) if last is None else last
-        seen = [at for name, at in last.items() if self._visible is None or name in self._visible]
-        return Summary(
-            jobs={outcome: by_outcome[outcome] for outcome in OUTCOMES},
-            overdue=int(overdue),
-            expiring_24h=int(whole or 0) + int(begun) + int(ending),
-            rejections_1h=int(rejections or 0),
-            lost_callbacks=lost,
-            queued_at_vendor=None if queued is None else int(queued),
-            unclear_submissions=int(unclear),
-            unreadable_events=int(unreadable),
-            last_callback_at=iso(max(seen, default=None)),
-        )
+        values = {
+            "now": now,
+            "overdue_after": self._overdue_after,
+            "first": first,
+            "end": end,
+            "first_ms": first * HOUR_MS,
+            "end_ms": end * HOUR_MS,
+            "tomorrow": now + DAY_MS,
+            "hour_ago": (now - HOUR_MS) // MINUTE_MS,
+            "max_overdue": MAX_COUNTED + 1,
+        }
+        names, statement = _counts(self._scope, front=front)
+        (row,) = self._rows(statement, {**values, **self._visible})
+        return dict(zip(names, row, strict=True))
 
     def ended(self, since: int, width: int) -> dict[tuple[int, str], int]:
         # The counts name the hour in which the files expire, whole days after the end.
-        hour, hours = (since + FILES_MS) // HOUR_MS, width // HOUR_MS
+        hours = {"hour": (since + FILES_MS) // HOUR_MS, "hours": width // HOUR_MS}
         return {
             (stretch * width - FILES_MS, outcome): int(n)
-            for outcome, stretch, n in self._rows(_ended, hour=hour, hours=hours)
+            for outcome, stretch, n in self._rows(_ended(self._scope), {**hours, **self._visible})
         }
 
-    def _rows(
-        self, make: Callable[["_Scope"], LookUp], **values: int | None
-    ) -> Sequence[Sequence[Any]]:
-        named: dict[str, object] = {**values, "now": self._now}
-        named["overdue_after"] = self._overdue_after
-        if self._visible is not None:
-            named["visible"] = sorted(self._visible)
-        statement = make(_Scope(self._visible is not None, self._sqlite))
-        return statement.fetch(self._connection, named)
+
+def _summary(counts: Mapping[str, Any]) -> Summary:
+    newest, queued = counts.get("newest"), counts["queued"]
+    return Summary(
+        jobs={outcome: int(counts[outcome] or 0) for outcome in OUTCOMES},
+        overdue=counts["overdue"],
+        expiring_24h=int(counts["whole"] or 0) + counts["begun"] + counts["ending"],
+        rejections_1h=int(counts["rejections"] or 0),
+        lost_callbacks=int(counts["lost_callbacks"] or 0),
+        queued_at_vendor=None if queued is None else int(queued),
+        unclear_submissions=counts["unclear"],
+        unreadable_events=counts["unreadable"],
+        last_callback_at=iso(None if newest is None else newest >> NUMBER_BITS),
+    )
 
 
 class _Scope(Struct, frozen=True):
@@ -283,14 +288,6 @@ def _number(name: str) -> BindParameter[int]:
 
 
 @lru_cache
-def _jobs_by_outcome(scope: _Scope) -> LookUp:
-    total = select(Facet.outcome, Facet.callback_lost, func.sum(Count.n))
-    jobs = total.join_from(Count, Facet, Facet.facet == Count.facet)
-    now = jobs.where(Count.hour == literal("0"), *scope.of(Facet.instance))
-    return LookUp(now.group_by(Facet.outcome, Facet.callback_lost))
-
-
-@lru_cache
 def _ended(scope: _Scope) -> LookUp:
     stretch = (Count.hour // _number("hours")).label("stretch")
     hours = select(Count.facet, stretch, func.sum(Count.n).label("n"))
@@ -304,7 +301,8 @@ def _ended(scope: _Scope) -> LookUp:
 
 
 @lru_cache
-def _numbers(scope: _Scope, *, capped: bool) -> LookUp:
+def _counts(scope: _Scope, *, front: bool) -> tuple[Sequence[str], LookUp]:
+    """Select all counts as one row. front -- as the front page has them."""
     now = _number("now")
     expires, hour = JobRow.files_expire_at, Count.hour
     instance = JobRow.instance.concat(literal("''"))  # which has an index, but not this one
@@ -317,7 +315,7 @@ def _numbers(scope: _Scope, *, capped: bool) -> LookUp:
     forgotten = and_(Submission.state == "sending", Submission.at < now - _number("overdue_after"))
     unclear = select(func.count()).where(or_(Submission.state == "unclear", forgotten))
     numbers = {
-        "overdue": _overdue(scope, capped=capped),
+        "overdue": _overdue(scope, capped=front),
         "whole": whole,
         "begun": expiring.where(expires > now, expires < _number("first_ms")),
         "ending": expiring.where(expires >= _number("end_ms"), expires < _number("tomorrow")),
@@ -330,8 +328,26 @@ def _numbers(scope: _Scope, *, capped: bool) -> LookUp:
             literal(NOT_A_JOB), Event.n >= left, *scope.of(Event.instance)
         ),
     }
-    columns = (number.scalar_subquery().label(name) for name, number in numbers.items())
-    return LookUp(select(*columns))
+    if front:
+        is_open = Alarm.cleared_at.is_(None), *scope.of(Alarm.instance)
+        numbers |= {
+            "failing_since": _FAILING_SINCE,
+            "open_alarms": select(func.count()).where(*is_open),
+        }
+    else:
+        newest = select(func.max(_NEWEST)).select_from(_WITH_EVENTS)
+        numbers["newest"] = newest.where(*scope.of(_WITH_EVENTS.c.value))
+    jobs = _by_outcome(scope).subquery("by_outcome")
+    columns = [number.scalar_subquery().label(name) for name, number in numbers.items()]
+    return [*jobs.c.keys(), *numbers], LookUp(select(*jobs.c, *columns))
+
+
+def _by_outcome(scope: _Scope) -> Selection:
+    total, is_of = func.sum(Count.n), Facet.outcome
+    outcomes = [total.filter(is_of == literal(f"'{it}'")).label(it) for it in OUTCOMES]
+    lost = total.filter(Facet.callback_lost).label("lost_callbacks")
+    jobs = select(*outcomes, lost).join_from(Count, Facet, Facet.facet == Count.facet)
+    return jobs.where(Count.hour == literal("0"), *scope.of(Facet.instance))
 
 
 def _overdue(scope: _Scope, *, capped: bool) -> Selection:
@@ -341,7 +357,8 @@ def _overdue(scope: _Scope, *, capped: bool) -> Selection:
 
 
 _WITH_EVENTS = distinct_values(Event.instance).subquery("with_events")
-_NEWEST = select(func.max(Event.n)).where(Event.instance == _WITH_EVENTS.c.value).scalar_subquery()
+_OF_ONE = select(func.max(Event.n)).where(Event.instance == _WITH_EVENTS.c.value)
+_NEWEST = _OF_ONE.correlate(_WITH_EVENTS).scalar_subquery()
 _LAST_CALLBACKS = LookUp(select(_WITH_EVENTS.c.value, _NEWEST))
 _REJECTED = LookUp(
     select(RejectionCount.instance, RejectionCount.minute, func.sum(RejectionCount.count))
@@ -353,10 +370,9 @@ _OPEN_ALARMS = LookUp(
     select(Alarm.kind, func.count()).where(Alarm.cleared_at.is_(None)).group_by(Alarm.kind)
 )
 # Of processes that are gone, nobody knows how they would answer.
-_FAILING = LookUp(
-    select(func.min(Node.failing_since)).where(
-        Node.at > _number("now") - literal(str(NODE_GONE_MS))
-    )
+_FAILING_SINCE = select(func.min(Node.failing_since)).where(
+    Node.at > _number("now") - literal(str(NODE_GONE_MS))
 )
+_FAILING = LookUp(_FAILING_SINCE)
 _FIRST = select(func.min(JobRow.first_seen_at)).where(IS_UNDER_WAY, JobRow.facet == Facet.facet)
 _OLDEST = LookUp(select(func.min(_FIRST.correlate(Facet).scalar_subquery())).select_from(Facet))

@@ -452,6 +452,19 @@ def test_connections_that_the_server_closed_are_replaced_unnoticed(kind, make_da
     database.close()
 
 
+@pytest.mark.parametrize("kind", ["postgresql18"])
+def test_what_is_asked_often_stays_prepared(kind, make_database):
+    database = Database(make_database(kind), connections=1)
+    for _ in range(10):
+        list_jobs(database, Filters(instances=["a"]), 1)
+        find_jobs(database, "1")
+    prepared = "SELECT statement FROM pg_prepared_statements"
+    statements = [row.statement for row in database.rows(text(prepared))]
+    database.close()
+    assert any("FROM facets" in statement for statement in statements)
+    assert any("jobs.id = $" in statement for statement in statements)
+
+
 def test_readers_cannot_write(database_url):
     database = Database(database_url)
     for write in ("DELETE FROM jobs", "UPDATE retention SET next_at = 1"):

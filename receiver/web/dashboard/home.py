@@ -73,8 +73,10 @@ def home(services: Services, caller: Caller) -> Response:
         *(services.database, caller.bearer.instances, now, settings.overdue_after),
         *(first, period.width, SCHEDULES * settings.vendor_retries_ms),
     )
-    with services.database.read() as session:
-        problems = open_problems(session, caller)
+    problems: list[Problem] = []
+    if stats.open_alarms:
+        with services.database.read() as session:
+            problems = open_problems(session, caller)
     return page(
         "home.html",
         counts=stats.summary,
