@@ -5,9 +5,8 @@ An invalid request gets one answer, after those still due, and ends the connecti
 
 import asyncio
 import re
-from functools import lru_cache
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 from httptools import (
     HttpParserError,
@@ -41,14 +40,7 @@ SEND_SECONDS = 60  # for a client to take some of its answer
 LINGER_SECONDS = 5  # for a client to close its side after the last answer
 
 _METHOD = re.compile(rb"[A-Za-z]+ ")
-_CODING = b"transfer-encoding"
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
-
-
-@lru_cache(256)
-def _head(status: int, *fields: tuple[str, str]) -> bytes:
-    lines = [f"{name}: {value}\r\n".encode() for name, value in fields]
-    return b"".join((STATUS_LINE[status], *lines))
 
 
 class Refused(Exception):
@@ -73,8 +65,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._application: Application = self.config.loaded_app
         self.url = b""  # of the newest request
         self._since = self.loop.time()  # what is waited for now: idle, head, body
-        self._in_head = True  # a new connection is to send one
-        self._in_message = False
+        self._reading: Literal["head", "body", ""] = "head"  # a new connection is to send one
         self._head_bytes = self._trailers = self._chunks = self._body_bytes = self._drained = 0
         self._begun = 0  # requests, in what was received last
         self._previous = self.cycle  # of the request before the newest
@@ -111,7 +102,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._ignore_upgrade(data[upgrade.args[0] :])
         except HttpParserError as error:
             self._refuse(self._status_of(error, data))
-        if self._in_head:
+        if self._reading == "head":
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self._ignores_input:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -140,7 +131,7 @@ class BoundedConnection(HttpToolsProtocol):
         if not self.is_busy():
             return False
         cut = BodyTruncated("the body broke off")
-        if self._is_in_body() and not self._unqueue() and not self.break_off(cut):
+        if self._reading == "body" and not self._unqueue() and not self.break_off(cut):
             if self._is_behind:
                 return False  # the answer to the one before it is all that is due
             self._answer_instead(response_to(cut, self.cycle.scope["path"]))
@@ -205,7 +196,7 @@ class BoundedConnection(HttpToolsProtocol):
         elif not self._is_late(now - self._since):
             return
         elif self.is_busy():
-            if self._is_in_body():
+            if self._reading == "body":
                 self.break_off(BodyTruncated(f"not whole after {BODY_SECONDS} s"))
         else:
             self.transport.close()
@@ -213,11 +204,11 @@ class BoundedConnection(HttpToolsProtocol):
     def _is_late(self, waited: float) -> bool:
         if self._ignores_input:
             return waited > LINGER_SECONDS
-        if self._is_in_body():
+        if self._reading == "body":
             return waited > BODY_SECONDS
         if self._is_stopping:
             return waited > STOP_SECONDS
-        return waited > (HEAD_SECONDS if self._in_head else KEEP_ALIVE_SECONDS)
+        return waited > (HEAD_SECONDS if self._reading == "head" else KEEP_ALIVE_SECONDS)
 
     # --- from the parser
 
@@ -227,7 +218,7 @@ class BoundedConnection(HttpToolsProtocol):
             raise Refused(HTTPStatus.BAD_REQUEST)
         super().on_message_begin()
         self._begun += 1
-        self._in_head = self._in_message = True
+        self._reading = "head"
         self._head_bytes = self._chunks = self._body_bytes = 0
         self._since = self.loop.time()
 
@@ -241,7 +232,7 @@ class BoundedConnection(HttpToolsProtocol):
         """Take a field; those of a trailer are counted and left out."""
         if len(name) + len(value) > MAX_FIELD_BYTES or len(self.headers) >= MAX_FIELDS:
             raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        if self._in_head:
+        if self._reading == "head":
             # The blanks around a value are none of it (RFC 9110, 5.5); the parser leaves those
             # after it. No other character is a blank: a signature with one is not the vendor's.
             super().on_header(name, value.strip(b" \t"))
@@ -263,19 +254,15 @@ class BoundedConnection(HttpToolsProtocol):
 
     def check_head(self) -> None:
         """Refuse what two readers could take for different requests. Raises Refused."""
-        self._in_head, self._trailers = False, 0
+        self._reading, self._trailers = "body", 0
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
             raise Refused(HTTPStatus.BAD_REQUEST)
         if self.parser.get_method() == b"CONNECT":
             raise Refused(HTTPStatus.METHOD_NOT_ALLOWED)
-        names = [name for name, _ in self.headers]
-        if names.count(b"host") > 1:
-            raise Refused(HTTPStatus.BAD_REQUEST)
-        codings = []
-        if _CODING in names:
-            codings = [value.lower() for name, value in self.headers if name == _CODING]
-        if codings and version == "1.0":
+        hosts = [value for name, value in self.headers if name == b"host"]
+        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if len(hosts) > 1 or (codings and version == "1.0"):
             raise Refused(HTTPStatus.BAD_REQUEST)
         if codings not in ([], [b"chunked"]):
             raise Refused(HTTPStatus.NOT_IMPLEMENTED)
@@ -296,7 +283,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Note that it is whole."""
-        self._in_message = False
+        self._reading = ""
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
@@ -304,15 +291,13 @@ class BoundedConnection(HttpToolsProtocol):
 
     def write(self, response: Response, *, keep_alive: bool) -> None:
         """Write a response."""
-        parts = [_head(response.status, *response.headers.items())]
+        parts = [STATUS_LINE[response.status]]
+        parts += [f"{name}: {value}\r\n".encode() for name, value in response.headers.items()]
         parts += [b"%b: %b\r\n" % field for field in self.server_state.default_headers]
         if not keep_alive and "Connection" not in response.headers:
             parts.append(b"connection: close\r\n")
         parts.append(b"content-length: %d\r\n\r\n%b" % (len(response.body), response.body))
         self.transport.write(b"".join(parts))
-
-    def _is_in_body(self) -> bool:
-        return self._in_message and not self._in_head
 
     def is_busy(self) -> bool:
         """Whether an answer is due: the newest request's is the last."""
@@ -332,7 +317,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._ignores_input = True
         if not self.is_busy():
             self._write_refusal(status)
-        elif not self._is_in_body() or self._unqueue():
+        elif self._reading != "body" or self._unqueue():
             self._refusal = status  # after what is due
         elif not self.break_off(BodyTruncated("the chunks broke off")):
             self._answer_instead(self._refusal_of(status))
