@@ -64,6 +64,16 @@ def _vendor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _warn_of_half(session: Session, name: str, given: registry.VendorOptions) -> None:
+    """Say that the vendor is not asked with one of its secrets alone, if one was given."""
+    is_given = given["element_token"] or given["user_secret"]
+    if is_given and name not in registry.list_instances_with_secrets(session):
+        warn(
+            f"{name} has only one of element token and user secret, so the vendor is not asked"
+            f" until `receiver instances set {name}` adds the other"
+        )
+
+
 def _read_vendor_options(
     hub: str | None,
     element_token_file: str | None,
@@ -114,6 +124,7 @@ def add_instance(
         now = now_ms()
         with database.write() as session:
             registry.add_instance(session, secret_box, name, now, **options)
+            _warn_of_half(session, name, options)
             if key is not None:
                 key_id = signature_keys.add_key(session, secret_box, name, key, now)
                 warn_of_key(key, signature_keys.shared_with(session, secret_box, name, key))
@@ -147,6 +158,7 @@ def set_instance(name: str, **vendors: str | None) -> None:
         raise click.UsageError("nothing to set: name an option, such as --hub")
     with open_database() as (settings, database), database.write() as session:
         registry.change_instance(session, SecretBox(settings.encryption_keys), name, **options)
+        _warn_of_half(session, name, options)
         record_action(session, "instance.set", name, named)
     click.echo(f"{name}: {named} set")
 

@@ -290,6 +290,19 @@ def test_what_is_set_on_an_instance_leaves_its_keys_and_the_rest(offline):
     assert "element token, user secret" in offline("audit").stdout
 
 
+def test_one_vendor_secret_without_the_other_is_warned_of(offline):
+    for name in ("key", "t", "u"):
+        offline.file(name, f"{name}, which is long enough".encode())
+    half = "i has only one of element token and user secret"
+    added = offline("instances", "add", "i", "--element-token-file", "t")
+    again = offline("instances", "set", "i", "--element-token-file", "t")
+    assert [done.returncode for done in (added, again)] == [0, 0]
+    assert half in added.stderr
+    assert half in again.stderr
+    assert offline("instances", "set", "i", "--hub", "crm").stderr == ""
+    assert offline("instances", "set", "i", "--user-secret-file", "u").stderr == ""
+
+
 def test_who_retires_the_last_key_is_warned(offline):
     for name in ("one", "two"):
         offline.file(name, f"{name} key, long enough".encode())
