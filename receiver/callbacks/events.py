@@ -14,6 +14,7 @@ from sqlalchemy import (
     Row,
     bindparam,
     delete,
+    exists,
     func,
     literal,
     literal_column,
@@ -182,13 +183,7 @@ def _body_contains(*, sqlite: bool) -> Column:
 def _file_contains(*, sqlite: bool) -> Column:
     of_event = JobRow.instance == Event.instance, JobRow.id == Event.job
     found = contains(register("file", sqlite=sqlite), "file", sqlite=sqlite)
-    return (
-        select(literal_column("1"))
-        .select_from(JobRow)
-        .where(*of_event, found)
-        .correlate(Event)
-        .exists()
-    )
+    return exists().where(*of_event, found).correlate(Event)
 
 
 _TEXTS: dict[str, Callable[..., Column]] = {

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -364,11 +365,8 @@ def doctor(json_: bool) -> None:
     """
     settings = Settings.from_env(os.environ)
     secret_box = SecretBox(settings.encryption_keys)
-    context = Context(settings, Database(settings.database_url), secret_box)
-    try:
-        findings = dict(run_checks(context))
-    finally:
-        context.database.close()
+    with closing(Database(settings.database_url)) as database:
+        findings = dict(run_checks(Context(settings, database, secret_box)))
     text = "\n".join(_line(name, finding) for name, finding in findings.items())
     shown = [{"check": name, **asdict(finding)} for name, finding in findings.items()]
     show({"checks": shown}, text, json_)

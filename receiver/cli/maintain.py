@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -87,9 +88,8 @@ def reconcile(
     with open_database(must_answer=every is None) as (settings, database):
         keys = Keys(SecretBox(settings.encryption_keys), settings.default_keys)
         intake = Intake(settings, database, keys, now_ms)
-        vendor = VendorClient(settings.vendor_url)
-        reconciler = Reconciler(settings, database, intake, vendor, actor=actor())
-        try:
+        with closing(VendorClient(settings.vendor_url)) as vendor, closing(intake.writer):
+            reconciler = Reconciler(settings, database, intake, vendor, actor=actor())
             while True:
                 try:
                     done = reconciler.one_pass(
@@ -103,9 +103,6 @@ def reconcile(
                 if every is None:
                     break
                 time.sleep(every)
-        finally:
-            vendor.close()
-            intake.writer.close()
     sys.exit(UNREACHABLE if done.blocked else OK)
 
 

@@ -6,7 +6,7 @@ import re
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -45,10 +45,8 @@ def open_database(
     database = migrations.open_database(settings.database_url, must_answer=must_answer)
     if missing:
         log.info("a new database was made", file=str(missing))
-    try:
+    with closing(database):
         yield settings, database
-    finally:
-        database.close()
 
 
 def missing_file(settings: Settings) -> Path | None:
@@ -148,13 +146,10 @@ def db_upgrade() -> None:
     """Bring the schema up to date."""
     settings = Settings.from_env(os.environ)
     missing = missing_file(settings)
-    database = Database(settings.database_url)
-    try:
+    with closing(Database(settings.database_url)) as database:
         migrations.upgrade(database)
         place = f" of the new database {missing}" if missing else ""
         click.echo(f"the schema{place} is at {migrations.current(database)}")
-    finally:
-        database.close()
 
 
 @db.command("current")
@@ -164,11 +159,8 @@ def db_current(json_: bool) -> None:
     settings = Settings.from_env(os.environ)
     if missing := missing_file(settings):
         raise no_database(missing)
-    database = Database(settings.database_url)
-    try:
+    with closing(Database(settings.database_url)) as database:
         revision, needed = migrations.current(database), migrations.newest()
-    finally:
-        database.close()
     text = f"the database is at {revision or 'nothing'}, this release needs {needed}"
     show({"current": revision, "needed": needed}, text, json_)
     sys.exit(0 if revision == needed else USAGE)

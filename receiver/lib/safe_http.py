@@ -125,7 +125,8 @@ class SafeClient:
             connection.stream("POST", target, headers=[*sent.items()], content=body) as response,
         ):
             network.allow_at_most(BODY_SECONDS)
-            return Answer(response.status, _start(response), _retry_after(response))
+            retry_after = httpx.Headers(response.headers).get("Retry-After")
+            return Answer(response.status, _start(response), retry_after)
 
 
 def _start(response: httpcore.Response) -> bytes:
@@ -139,13 +140,6 @@ def _start(response: httpcore.Response) -> bytes:
     except _ERRORS:
         pass
     return start[:MAX_ANSWER_BYTES]
-
-
-def _retry_after(response: httpcore.Response) -> str | None:
-    for name, value in response.headers:
-        if name.lower() == b"retry-after":
-            return value.decode("latin-1")
-    return None
 
 
 _ERRORS = (
