@@ -32,6 +32,7 @@ _COMMAND_LINE = {"RECEIVER_URL", "RECEIVER_TOKEN"}
 _PREFIXES = ("RECEIVER_", "OPEN_CONNECTORS_", "EVENT_NOTIFICATION_")
 _KUBERNETES = re.compile(r"RECEIVER_(SERVICE_(HOST|PORT)|PORT(\Z|_[0-9]))")
 
+_SQLITE_FILE = re.compile("sqlite:///(?!:memory:|file:).", re.DOTALL)
 _FERNET_KEY = re.compile("[A-Za-z0-9_-]{43}=")
 _HOST = re.compile(r"[a-z0-9._:-]{1,253}")
 _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}")
@@ -51,12 +52,11 @@ def duration_ms(text: str) -> int:
 
 
 def _retention(text: str) -> int:
-    try:
-        return FOREVER if text == "forever" else duration_ms(text)
-    except ValueError:
-        raise ValueError(
-            "must be `forever`, or a whole number and s, m, h or d, like 90d"
-        ) from None
+    if text == "forever":
+        return FOREVER
+    if not _DURATION.fullmatch(text):
+        raise ValueError("must be `forever`, or a whole number and s, m, h or d, like 90d")
+    return duration_ms(text)
 
 
 def _database_url(text: str) -> str:
@@ -67,13 +67,7 @@ def _database_url(text: str) -> str:
         if port and not 0 < int(port[1][:6]) < 2**16:
             raise ValueError("must name a port from 1 to 65535")
         return f"postgresql+psycopg://{rest}"
-    if (
-        separator
-        and scheme == "sqlite"
-        and len(rest) > 1
-        and rest[0] == "/"
-        and not rest.startswith(("/:memory:", "/file:"))
-    ):
+    if _SQLITE_FILE.match(text):
         if question:  # they would be ignored: what the URL says is to hold
             raise ValueError("must be sqlite:///PATH without parameters")
         return text
