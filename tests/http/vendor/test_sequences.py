@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
 from typing import Any
 
 import httpx
@@ -201,21 +200,25 @@ def test_a_silent_vendor_leaves_the_stores_word(make_database):
         assert relay.vendors("GET", "/bulk/nosuch/status").status_code == 502
 
 
-def test_an_answer_that_never_ends_leaves_the_stores_word(relay, monkeypatch):
-    monkeypatch.setattr("receiver.web.relay.relay.STATUS_SECONDS", 0.1)
-    job, asked = relay.uploaded(), []
+def test_an_answer_that_never_ends_leaves_the_stores_word(make_database, monkeypatch):
+    asked, stop = [], threading.Event()
 
     class Endless(httpx.SyncByteStream):
         def __iter__(self) -> Iterator[bytes]:
             asked.append(1)
-            return repeat(b" ")
+            while not stop.wait(0.2):
+                yield b" "
 
-    with httpx.Client(
-        transport=httpx.MockTransport(lambda _: httpx.Response(200, stream=Endless()))
-    ) as endless:
-        monkeypatch.setattr(relay.services.vendor, "_client", endless)
+    endless = httpx.MockTransport(lambda _: httpx.Response(200, stream=Endless()))
+    with (
+        between(make_database("sqlite"), job_seconds=60) as relay,
+        httpx.Client(transport=endless) as client,
+    ):
+        job = relay.uploaded()
+        monkeypatch.setattr(relay.services.vendor, "_client", client)
         told = relay.vendors("GET", f"/bulk/{job}/status")
-    assert (told.status_code, told.json()["id"], asked) == (200, job, [1])
+        stop.set()
+    assert (told.status_code, told.json()["status"], asked) == (200, "CREATED", [1])
 
 
 def test_messages_are_errors_only_of_what_failed(relay):
