@@ -186,7 +186,6 @@ class Intake:
             log.warning("stale replay", instance=instance, kept_as=receipt.event)
 
     def _reject(self, delivery: Delivery, reason: str) -> ReceiverError:
-        metrics.REJECTIONS.labels(reason).inc()
         peer = network_of(delivery.peer)
         if (seconds := self._addresses.count(peer)) is not None:
             metrics.REJECTIONS.labels(TooManyRejections.reason).inc()
@@ -194,6 +193,7 @@ class Intake:
             message = f"too many rejected deliveries; try again in {seconds} s"
             return TooManyRejections(message, seconds)
         instance = "" if reason == UnknownInstance.reason else delivery.instance
+        metrics.REJECTIONS.labels(reason).inc()
         metrics.callbacks(instance, "", "refused").inc()
         facts = {"reason": reason, "peer": peer, "instance": instance}
         id_ = {"request_id": delivery.request} if delivery.request else {}

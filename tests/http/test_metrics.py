@@ -76,6 +76,18 @@ def test_each_answer_to_a_callback_is_counted(receiver, monkeypatch):
     assert told["receiver_refusals_total", ("reason", "too_large")] == 1
 
 
+def test_a_refusal_is_counted_by_one_reason(make_receiver, database_url):
+    receiver = make_receiver(database_url, rejections_a_minute=2)
+    before = counted(receiver)
+    for _ in range(5):
+        receiver.client.post("/callbacks/stranger", data=b"x", headers=WRONG)
+    told = grown(before, counted(receiver))
+    assert {key[1][1]: value for key, value in told.items() if "refusals" in key[0]} == {
+        "unknown_instance": 2,
+        "rate_limited": 3,
+    }
+
+
 def test_strangers_make_no_labels(receiver):
     for number in range(30):
         receiver.client.post(f"/callbacks/made-up-{number}", data=b"x", headers=WRONG)
