@@ -3,6 +3,7 @@
 import json
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import pairwise
 from urllib.parse import quote
 
@@ -94,6 +95,7 @@ def span(ms: int) -> str:
 
 
 @blueprint.app_template_filter()
+@lru_cache(maxsize=1024)  # the bars of a chart begin where they did on the page before
 def moment(ms: int, form: str = "full") -> Markup:
     """Write a time in UTC. form -- how much of it is seen; all of it is in the title."""
     at = _EPOCH + timedelta(milliseconds=ms)

@@ -39,24 +39,17 @@ PERIODS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
-    """What ended in a stretch of time. start -- ms.
+class Chart:
+    """What ended in stretches of time, and the number that is as high as the chart.
 
-    pieces -- (outcome, y, height), from the bottom up, of CHART_HEIGHT.
+    bars -- (start, ms; how many of each outcome). width -- of a stretch, ms. shapes -- of each
+    outcome, as SVG draws it: a bar is 1 wide, the chart CHART_HEIGHT high.
     """
 
-    start: int
-    counts: Mapping[str, int]
-    pieces: Sequence[tuple[str, float, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """Bars, and the number that is as high as the chart. width -- of each bar, ms."""
-
-    bars: Sequence[Bar]
+    bars: Sequence[tuple[int, Mapping[str, int]]]
     width: int
     top: int
+    shapes: Mapping[str, str]
 
 
 @blueprint.get("/")
@@ -116,22 +109,19 @@ def _ended(stats: Overview, outcome: str) -> list[int]:
 
 def _chart(ended: Mapping[tuple[int, str], int], first: int, period: Period) -> Chart:
     starts = range(first, first + period.bars * period.width, period.width)
-    counts: dict[int, dict[str, int]] = {
-        start: {name: ended.get((start, name), 0) for name in ENDED} for start in starts
-    }
-    top = _scale(max(sum(parts.values()) for parts in counts.values()))
-    bars = [Bar(start, parts, _pieces(parts, top)) for start, parts in counts.items()]
-    return Chart(bars, period.width, top)
-
-
-def _pieces(counts: Mapping[str, int], top: int) -> list[tuple[str, float, float]]:
-    pieces, floor = [], float(CHART_HEIGHT)
-    for name, count in counts.items():
-        height = CHART_HEIGHT * count / top
-        floor -= height
-        if count:
-            pieces.append((name, round(floor, 2), round(height, 2)))
-    return pieces
+    bars: list[tuple[int, dict[str, int]]] = [
+        (start, {name: ended.get((start, name), 0) for name in ENDED}) for start in starts
+    ]
+    top = _scale(max(sum(counts.values()) for _, counts in bars))
+    shapes: dict[str, str] = dict.fromkeys(ENDED, "")
+    for n, (_, counts) in enumerate(bars):
+        floor = float(CHART_HEIGHT)
+        for name, count in counts.items():
+            if count:
+                height = CHART_HEIGHT * count / top
+                floor -= height
+                shapes[name] += f"M{n + 0.11:.2f} {floor:.2f}h.78v{height:.2f}h-.78z"
+    return Chart(bars, period.width, top, shapes)
 
 
 def _scale(highest: int) -> int:
