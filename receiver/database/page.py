@@ -118,9 +118,12 @@ def contains(column: Column, name: str, *, sqlite: bool) -> Column:
     return (func.instr if sqlite else func.strpos)(column, bindparam(name)) > 0
 
 
-def distinct_values(column: Column) -> Selection:
-    """Select the distinct values of an index's first column, by one index search for each."""
-    first: Any = select(func.min(column).label("value"))
+def distinct_values(column: Column, *condition: Column) -> Selection:
+    """Select the distinct values of an index's first column, by one index search for each.
+
+    condition -- the index's own, if it is of some rows only.
+    """
+    first: Any = select(func.min(column).label("value")).where(*condition)
     values = first.cte("distinct_values", recursive=True)
     following = first.where(column > values.c.value).correlate(values).scalar_subquery()
     values = values.union_all(select(following).where(values.c.value.is_not(None)))
