@@ -112,7 +112,7 @@ def summary(database: Database, visible: Instances, now: int, overdue_after: int
 
 
 def overview(  # noqa: PLR0917 - what the page asks
-    database: Database,
+    connection: Connection,
     visible: Instances,
     now: int,
     overdue_after: int,
@@ -125,17 +125,16 @@ def overview(  # noqa: PLR0917 - what the page asks
     chart_start -- ms. bar_ms -- what one bar of the chart covers: whole hours. rejected_within --
     how far back rejections count, ms.
     """
-    with database.snapshot() as connection:
-        reader = _reader(connection, visible, now, overdue_after)
-        last, counts = last_callbacks(connection), reader.counts(front=True)
-        return Overview(
-            summary=_summary(counts),
-            ended=reader.ended(chart_start, bar_ms),
-            last_callbacks=last,
-            rejecting=rejecting(connection, now - rejected_within, last),
-            failing_since=counts["failing_since"],
-            open_alarms=counts["open_alarms"],
-        )
+    reader = _reader(connection, visible, now, overdue_after)
+    last, counts = last_callbacks(connection), reader.counts(front=True)
+    return Overview(
+        summary=_summary(counts),
+        ended=reader.ended(chart_start, bar_ms),
+        last_callbacks=last,
+        rejecting=rejecting(connection, now - rejected_within, last),
+        failing_since=counts["failing_since"],
+        open_alarms=counts["open_alarms"],
+    )
 
 
 def gauges(database: Database, now: int, overdue_after: int) -> Gauges:

@@ -130,7 +130,8 @@ def test_overdue_goes_by_the_usual_time_of_an_object_be_it_longer_or_shorter(rec
 
 
 def front(receiver: Receiver, since: int, width: int = HOUR_MS, visible=None, now: int = NOW):
-    return overview(receiver.services.database, visible, now, 10, since, width, HOUR_MS)
+    with receiver.services.database.snapshot() as connection:
+        return overview(connection, visible, now, 10, since, width, HOUR_MS)
 
 
 def test_the_front_page_counts_what_ended_by_hour_and_by_day(receiver):

@@ -62,14 +62,12 @@ def home(services: Services, caller: Caller) -> Response:
     period = PERIODS.get(wanted, PERIODS["24h"])
     now, settings = services.clock(), services.settings
     first = now - now % period.width - (period.bars - 1) * period.width
-    stats = overview(
-        *(services.database, caller.bearer.instances, now, settings.overdue_after),
-        *(first, period.width, SCHEDULES * settings.vendor_retries_ms),
-    )
-    problems: list[Problem] = []
-    if stats.open_alarms:
-        with services.database.read() as session:
-            problems = open_problems(session, caller)
+    with services.database.read() as session:
+        stats = overview(
+            *(session.connection(), caller.bearer.instances, now, settings.overdue_after),
+            *(first, period.width, SCHEDULES * settings.vendor_retries_ms),
+        )
+        problems = open_problems(session, caller) if stats.open_alarms else []
     return page(
         "home.html",
         counts=stats.summary,
