@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from flask import Flask
 from flask.testing import FlaskClient
@@ -43,6 +44,12 @@ def is_valid(body: bytes, header: str | None, keys: list[SignatureKey]) -> bool:
     except SignatureError:
         return False
     return True
+
+
+def content_of(url: str) -> bytes:
+    """All bytes of an SQLite database: its file, and the log beside it."""
+    file = Path(url.removeprefix("sqlite:///"))
+    return b"".join(path.read_bytes() for path in file.parent.glob(f"{file.name}*"))
 
 
 class Clock:

@@ -61,6 +61,12 @@ def expect(finding: Finding, level: str, words: str) -> None:
 # --- the machine
 
 
+@pytest.fixture
+def sqlite_folder(tmp_path: Path) -> Path:
+    """On a disk: what is in memory is a finding."""
+    return tmp_path
+
+
 def test_of_a_healthy_receiver_every_check_is_ok(database_url, syncing, monkeypatch):
     syncing(database_url)
     monkeypatch.setattr(doctor, "LOW_SHARE", 0)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import commands
 import pytest
+from builders import content_of
 from cryptography.fernet import Fernet
 from fakes import add_instance
 from sqlalchemy import select, text
@@ -236,12 +237,13 @@ def test_another_instances_job_of_the_same_id_keeps_all_its_bodies(make_receiver
     ]
 
 
-def test_no_byte_of_it_is_left_in_an_sqlite_file(make_receiver, make_database, tmp_path):
-    receiver = make_receiver(make_database("sqlite"))
+def test_no_byte_of_it_is_left_in_an_sqlite_file(make_receiver, make_database):
+    url = make_database("sqlite")
+    receiver = make_receiver(url)
     fill(receiver)
     erased(receiver)
     receiver.close()  # which takes the log into the file
-    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
+    kept = content_of(url)
     assert b"COMPLETED" in kept
     assert ADA.encode() not in kept
 
@@ -271,13 +273,13 @@ def test_the_command_erases_a_job_and_says_what_went(both):
 
 
 def test_the_command_leaves_no_byte_of_it_in_an_sqlite_file_that_is_in_use(
-    make_receiver, make_database, tmp_path
+    make_receiver, make_database
 ):
     url = make_database("sqlite")
     fill(make_receiver(url))
-    assert ADA.encode() in b"".join(path.read_bytes() for path in tmp_path.glob("*.db*"))
+    assert ADA.encode() in content_of(url)
     assert run(url, "erase", "--yes", "--job", "1")[0] == 0
-    assert ADA.encode() not in b"".join(path.read_bytes() for path in tmp_path.glob("*.db*"))
+    assert ADA.encode() not in content_of(url)
 
 
 def test_a_log_that_somebody_reads_is_left_and_emptied_another_time(make_receiver, make_database):

@@ -360,8 +360,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(cluster_folder: Path) -> Iterator[Server]:
-    server = Server(cluster_folder / f"outage-{os.urandom(4).hex()}")
+def server(database_folder: Path) -> Iterator[Server]:
+    server = Server(database_folder / f"outage-{os.urandom(4).hex()}")
     yield server
     server.delete()
 

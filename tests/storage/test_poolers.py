@@ -39,10 +39,10 @@ READ += ("/events?kind=bulk_job&job=1", "/rejections", "/submissions", "/summary
 
 
 @pytest.fixture
-def pooled(make_database, cluster_folder: Path) -> Iterator[str]:
+def pooled(make_database, database_folder: Path) -> Iterator[str]:
     """The URL of Debian's PgBouncer before a database, which gives out servers by transaction."""
     url, port = make_url(make_database("postgresql18")), free_port()
-    folder = cluster_folder / f"pgbouncer-{os.urandom(4).hex()}"
+    folder = database_folder / f"pgbouncer-{os.urandom(4).hex()}"
     folder.mkdir()
     owner = Path(str(url.query["host"])).owner()  # nobody else may use the server's socket
     shutil.chown(folder, owner)

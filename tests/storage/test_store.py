@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
-from builders import NOW, Clock, Stored, bulk
+from builders import NOW, Clock, Stored, bulk, content_of
 from cryptography.fernet import Fernet
 from nodes import eventually
 from sqlalchemy import func, select, update
@@ -761,12 +761,13 @@ def test_a_lost_encryption_key_is_an_outage_of_that_instance_and_not_a_rejection
     assert forged(without, instance="gooddata", header=None).status_code == 401
 
 
-def test_secrets_lie_in_no_table_and_no_file(make_receiver, make_database, tmp_path):
-    receiver = make_receiver(make_database("sqlite"), encryption_keys=(FERNET,))
+def test_secrets_lie_in_no_table_and_no_file(make_receiver, make_database):
+    url = make_database("sqlite")
+    receiver = make_receiver(url, encryption_keys=(FERNET,))
     add_instance(receiver, "gooddata", *KEYS[:2])
     codes(receiver, *KEYS[:2])
     receiver.close()
-    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
+    kept = content_of(url)
     assert b"gooddata" in kept
     secrets = [key.secret for key in (*KEYS[:2], *receiver.services.settings.default_keys)]
     assert [secret for secret in (*secrets, receiver.token.encode()) if secret in kept] == []
