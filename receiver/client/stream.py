@@ -37,7 +37,7 @@ class EventStream:
         self._last, self._start = choice.get("after"), b""
         self._on_trouble, self._on_begin = choice.get("on_trouble"), choice.get("on_begin")
         self._ids: dict[bytes, None] = {}
-        self._has_begun = False
+        self._has_begun = self._goes_on = False
         self._failures = 0
 
     def request(self) -> Request:
@@ -84,11 +84,13 @@ class EventStream:
             raise trouble
         if self._on_trouble and not self._failures:
             self._on_trouble(trouble)
+        self._goes_on = True
         self._failures += 1
         return float(min(2.0**self._failures / 4, MAX_PAUSE_SECONDS))
 
     def _has_had(self, id_: bytes) -> bool:
-        if not id_ or id_ in self._ids or id_ < self._start:
+        # On the first connection, an id from before the start is of what was committed since.
+        if not id_ or id_ in self._ids or (self._goes_on and id_ < self._start):
             return bool(id_)
         self._ids[id_] = None
         if len(self._ids) > MAX_REMEMBERED:

@@ -15,7 +15,8 @@ from fakes import BAD_ROWS, ROWS, between
 from nodes import outcome_of, own_environment
 
 import receiver.client
-from receiver.client import AsyncClient, Client, Job, Records, flows
+from receiver.client import AsyncClient, Callback, Client, Job, Records, flows
+from receiver.client.stream import EventStream
 
 PAGE = Path(__file__).parents[2] / "docs/client.md"
 
@@ -142,6 +143,23 @@ def test_a_wait_goes_on_while_the_receiver_is_away(call, served):
     served.answer_with(away)
     assert call("wait", job_id, instance="gooddata", on_trouble=come_back).ended
     assert troubles == ["not_a_receiver"]
+
+
+def test_what_is_committed_late_is_given_though_it_has_a_number_from_before_the_start():
+    def sent(number: int) -> bytes:
+        event = Callback(f"{number:016x}", "gooddata", "bulk_job", "1", "", None, None, b"")
+        content = msgspec.json.encode(event)
+        return b"id: %016x\nevent: event.received\ndata: %b\n\n" % (number, content)
+
+    stream = EventStream()
+    stream.request()
+    position = b":\nid: %016x\n\n" % 5
+    assert [event.id[-1] for event in stream.feed(position + sent(4) + sent(6))] == ["4", "6"]
+    stream.begin(httpx.Response(200))
+    stream.pause(None)
+    stream.request()
+    # What was there before the start is sent once more, and was not asked for.
+    assert [event.id[-1] for event in stream.feed(sent(3) + sent(4) + sent(7))] == ["7"]
 
 
 def test_a_job_has_the_fields_of_the_api(served):
