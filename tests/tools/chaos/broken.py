@@ -128,10 +128,11 @@ BUILDS = (
     Build(
         "delivered before it is sent",
         (
+            Edit("receiver/outbound/queue.py", r"now \+ LEASE_MS", "None"),
             Edit(
                 "receiver/outbound/queue.py",
-                r'"next_at": now \+ LEASE_MS\}',
-                '"next_at": None, "state": "delivered"}',
+                r'next_at=bindparam\("lease_ends"\)',
+                r'\g<0>, state="delivered"',
             ),
         ),
         "ended, not delivered",
