@@ -88,7 +88,7 @@ def jobs(client: Client, json_: bool, **filters: Parameter) -> None:
 @click.option(
     "--failed-rows", type=click.Path(dir_okay=False), help="Write those rows to this file."
 )
-@click.option("--force", is_flag=True, help="Let --failed-rows replace a file.")
+@click.option("--force", is_flag=True, help="Let --failed-rows replace a file that is not empty.")
 @click.option(
     "--upload",
     type=click.Path(exists=True, dir_okay=False),
@@ -121,7 +121,7 @@ def job(
     """
     if not job_id:
         raise click.UsageError("the job's id is empty")
-    if failed_rows and Path(failed_rows).is_file() and not force:
+    if failed_rows and not force and (file := Path(failed_rows)).is_file() and file.stat().st_size:
         message = f"--failed-rows {failed_rows}: the file is there already; --force replaces it"
         raise Failure(USAGE, "file_exists", message)
     if close:

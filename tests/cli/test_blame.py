@@ -163,6 +163,9 @@ def test_a_file_of_failed_rows_is_replaced_only_if_it_is_said(command, relay):
     assert Path("out.csv").read_text() == "corrected by hand"
     assert command(f"{line} --force")[0] == 3
     assert Path("out.csv").read_bytes() == rows
+    Path("out.csv").write_bytes(b"")  # as `mktemp` leaves it
+    assert command(line)[0] == 3
+    assert Path("out.csv").read_bytes() == rows
 
 
 def test_what_failed_twice_is_sent_a_third_time_as_the_message_says(command, relay):
