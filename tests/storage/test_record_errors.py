@@ -117,6 +117,7 @@ class LongWord(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_a_message_of_millions_of_letters_holds_nothing_up(make_receiver, make_database):
     url = make_database("sqlite")
     receiver = make_receiver(url, encryption_keys=(ENCRYPTION_KEY,))

@@ -174,6 +174,7 @@ def alone(tmp_path: Path, make_database: Any, run: Any) -> Iterator[World]:
         yield made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql18"])
 def test_the_seeds_curls_work_for_both_instances(tmp_path, make_database, run, kind):
     with world(tmp_path, make_database(kind), run) as made:

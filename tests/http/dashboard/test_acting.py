@@ -392,6 +392,7 @@ def test_who_may_only_look_sees_no_buttons_and_cannot_act(desk):
     assert keys_of(desk.receiver)[0]["retired_at"] is None
 
 
+@pytest.mark.slow
 def test_an_operator_presses_buttons_in_a_browser(desk, visit):
     job = made_elsewhere(desk.receiver)
     desk.receiver.ended_at_vendor(job)

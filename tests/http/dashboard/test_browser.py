@@ -215,6 +215,7 @@ def test_a_receiver_that_does_not_answer_is_told_of_and_nothing_is_lost_from_the
     visitor.faults.clear()  # the browser says that it was offline
 
 
+@pytest.mark.slow
 def test_numbers_on_the_overview_lead_to_what_they_count(dashboard, visit):
     visitor = visit(dashboard).sign_in()
     for name in ("In progress", "Partial", "Failed", "Cancelled", "expire within", "lost so far"):
@@ -264,6 +265,7 @@ def test_the_picture_of_outcomes_says_what_its_table_says(dashboard, visit):
     assert total > 1
 
 
+@pytest.mark.slow
 def test_everything_works_without_javascript(own_dashboard, visit):
     visitor = visit(own_dashboard, java_script_enabled=False).sign_in()
     page = visitor.page

@@ -364,6 +364,7 @@ def elsewhere() -> Iterator[int]:
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_a_browser_on_another_site_changes_nothing(dashboard, visit, elsewhere, host):
     """Another port of the same host is the same site, to which even strict cookies go."""

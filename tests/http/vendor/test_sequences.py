@@ -200,6 +200,7 @@ def test_a_silent_vendor_leaves_the_stores_word(make_database):
         assert relay.vendors("GET", "/bulk/nosuch/status").status_code == 502
 
 
+@pytest.mark.slow
 def test_an_answer_that_never_ends_leaves_the_stores_word(make_database, monkeypatch):
     asked, stop = [], threading.Event()
 
