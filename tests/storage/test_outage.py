@@ -556,8 +556,20 @@ def test_a_locked_table_is_an_outage_that_passes(make_receiver, postgresql):
         connection.execute(text("LOCK TABLE events IN ACCESS EXCLUSIVE MODE"))
         answer = receiver.call_back(bulk("during"))
         assert (answer.status_code, alive(receiver)) == (503, 200)
+        assert in_time(lambda: ready(receiver)) == 503
         connection.execute(text("ROLLBACK"))
     expect_recovered(receiver, bulk("during"))
+
+
+def test_a_table_that_is_gone_is_an_outage_until_it_is_back(any_receiver):
+    def rename(old: str, new: str) -> None:
+        with any_receiver.services.database.write() as session:
+            session.execute(text(f"ALTER TABLE {old} RENAME TO {new}"))
+
+    rename("events", "events_of_before")
+    expect_away(any_receiver, bulk("during"))
+    rename("events_of_before", "events")
+    expect_recovered(any_receiver, bulk("during"))
 
 
 def set_read_only(server: Server, value: str) -> None:

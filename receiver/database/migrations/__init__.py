@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, inspect, text, update
+from sqlalchemy import Connection, false, inspect, select, text, update
 from sqlalchemy.orm import Session
 
 from receiver.database.engine import Database, affected
-from receiver.database.models import KeyVersion
+from receiver.database.models import Event, JobRow, KeyVersion
 from receiver.errors import SettingsError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -88,12 +88,16 @@ def is_current(database: Database) -> bool:
 def check_ready(database: Database, timeout: float) -> None:
     """Commit a write that changes nothing, in one trip where the schema is current.
 
+    Of the tables of callbacks nothing is read, but one that is locked or gone fails it.
     timeout -- as in `Database.write`. Raises StoreError.
     """
-    nothing = update(KeyVersion).values(version=KeyVersion.version)
+    nothing = update(KeyVersion).values(version=KeyVersion.version).where(*_NO_ROWS)
     with database.write(timeout) as session:
         if not affected(session, nothing.where(_AT_REVISION.bindparams(revision=newest()))):
             raise StoreUnavailable("the schema is not the one of this release")
+
+
+_NO_ROWS = [~select(table.instance).where(false()).exists() for table in (Event, JobRow)]
 
 
 def current(database: Database) -> str | None:
