@@ -31,7 +31,7 @@ _PREVIOUS_KEY = f"{_KEY}_PREVIOUS"
 _COMMAND_LINE = {"RECEIVER_URL", "RECEIVER_TOKEN"}
 _PREFIXES = ("RECEIVER_", "OPEN_CONNECTORS_", "EVENT_NOTIFICATION_")
 _KUBERNETES = re.compile(r"RECEIVER_(SERVICE_(HOST|PORT)|PORT(\Z|_[0-9]))")
-
+_PORT = re.compile(":([0-9]+)(/|$)")
 _SQLITE_FILE = re.compile("sqlite:///(?!:memory:|file:).", re.DOTALL)
 _FERNET_KEY = re.compile("[A-Za-z0-9_-]{43}=")
 _HOST = re.compile(r"[a-z0-9._:-]{1,253}")
@@ -63,7 +63,7 @@ def _database_url(text: str) -> str:
     scheme, separator, rest = text.partition("://")
     plain, question, _ = rest.partition("?")
     if separator and scheme in ("postgresql", "postgres", "postgresql+psycopg"):
-        port = re.search(":([0-9]+)(/|$)", plain.rpartition("@")[2])
+        port = _PORT.search(plain.rpartition("@")[2])
         if port and not 0 < int(port[1][:6]) < 2**16:
             raise ValueError("must name a port from 1 to 65535")
         return f"postgresql+psycopg://{rest}"

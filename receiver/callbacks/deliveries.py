@@ -132,7 +132,8 @@ def judge(keys: KeySnapshot, delivery: Delivery, *, unrecorded: bool = False) ->
 def job_key_of(item: Item) -> JobKey | None:
     """Return the job that an item is about."""
     if isinstance(item, Judged):
-        return identity_of(item)[:2] if item.notification and item.notification.job else None
+        job = item.notification and item.notification.job
+        return (item.delivery.instance, job) if job else None
     if isinstance(item, NewObservation):
         return item.instance, str(item.notification.job)
     if isinstance(item, NewAbsence):

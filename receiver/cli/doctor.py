@@ -316,11 +316,11 @@ def open_alarms(context: Context) -> Finding:
     """Whether an alarm is open, as of the last check for alarms."""
     with context.database.read() as session:
         rows = list_alarms(session, None, only_open=True, limit=1000)
-        alarms = [public_alarm(row) for row in rows]
-    if not alarms:
-        return ok("none is open")
-    newest = f"{alarms[0].title} ({alarms[0].subject}, {alarms[0].severity})"
-    text = f"{len(alarms)} open, the newest since {alarms[0].raised_at}: {newest}"
+        if not rows:
+            return ok("none is open")
+        newest = public_alarm(rows[0])
+    about = f"{newest.title} ({newest.subject}, {newest.severity})"
+    text = f"{len(rows)} open, the newest since {newest.raised_at}: {about}"
     return warn(text, "run `receiver alarms --open`")
 
 

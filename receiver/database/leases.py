@@ -9,7 +9,7 @@ the monotonic clock, which nobody sets.
 import time
 from collections.abc import Callable, Mapping
 
-from sqlalchemy import ColumnElement, ColumnExpressionArgument, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, ColumnExpressionArgument, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from receiver.database.engine import affected
@@ -35,7 +35,7 @@ def claim(
 
 def is_due(
     at: ColumnElement[int | None] | InstrumentedAttribute[int] | InstrumentedAttribute[int | None],
-    now: int,
+    now: int | BindParameter[int],
     longest: int,
 ) -> ColumnElement[bool]:
     """Whether a stored turn has come.

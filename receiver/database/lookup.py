@@ -63,9 +63,8 @@ class LookUp:
     def _call(self, dialect: Dialect, values: Mapping[str, Any]) -> tuple[str, Any]:
         """Return the text and the parameters, as the driver takes them."""
         if dialect.name not in self._compiled:
-            options = {
-                "render_postcompile": True
-            }  # constants in a list are parameters of their own
+            # Constants in a list become parameters of their own.
+            options = {"render_postcompile": True}
             compiled = self._statement.compile(dialect=dialect, compile_kwargs=options)
             self._compiled[dialect.name] = compiled.string, compiled.params, compiled.positiontup
         text, constants, order = self._compiled[dialect.name]

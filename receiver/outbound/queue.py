@@ -30,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
+from receiver.database.leases import is_due
 from receiver.database.models.outbound import OutboundAttempt, OutboundDelivery
 from receiver.database.page import distinct_values
 from receiver.lib.clock import MINUTE_MS
@@ -147,7 +148,7 @@ def due(
     busy -- hosts to leave out, and hosts with attempts under way: how many more each may have.
     """
     connection = session.connection()
-    turn = {"now": now, "beyond": now + MAX_PAUSE_MS, "kinds": kinds}
+    turn = {"now": now, "kinds": kinds}
     full = [host for host, free in busy.items() if free <= 0]
     ids: list[int] = []
     for host in connection.scalars(_HOSTS, {**turn, "full": full, "limit": limit}).all():
@@ -158,9 +159,8 @@ def due(
 
 def claim_due(session: Session, ids: Sequence[int], now: int) -> list[Claimed]:
     """Take those deliveries that are still due, for LEASE_MS; others may look at the same time."""
-    turn = {"now": now, "beyond": now + MAX_PAUSE_MS}
-    lease = {"ids": ids, "lease_ends": now + LEASE_MS}
-    rows = session.connection().execute(_CLAIM, {**turn, **lease}).all()
+    lease = {"now": now, "ids": ids, "lease_ends": now + LEASE_MS}
+    rows = session.connection().execute(_CLAIM, lease).all()
     return [Claimed(row.id, row.tries, now, _message(row)) for row in rows]
 
 
@@ -214,37 +214,33 @@ def _pause_ms(tries: int, retry_after: int) -> int:
 
 # Built once: to build one takes longer than to run it.
 _ROW, _BEFORE = OutboundDelivery, aliased(OutboundDelivery)
-_IS_DUE = (
-    _ROW.next_at.is_not(None),
-    or_(_ROW.next_at <= bindparam("now"), _ROW.next_at > bindparam("beyond")),
-)
-_READY = (*_IS_DUE, _ROW.kind.in_(bindparam("kinds", expanding=True)))
+_NOW = bindparam("now", type_=BigInteger)
+_IS_DUE = _ROW.next_at.is_not(None), is_due(_ROW.next_at, _NOW, MAX_PAUSE_MS)
+_OF_KINDS = _ROW.kind.in_(bindparam("kinds", expanding=True))
 # By a few searches of the index for each host, however many wait.
 _WAITING = distinct_values(_ROW.host, _ROW.next_at.is_not(None)).subquery()
-_OF_HOST = (
-    _ROW.host == _WAITING.c.value,
-    _ROW.next_at.is_not(None),
-    _ROW.kind.in_(bindparam("kinds", expanding=True)),
-)
+_OF_HOST = _ROW.host == _WAITING.c.value, _ROW.next_at.is_not(None), _OF_KINDS
 _earliest = select(func.min(_ROW.next_at)).where(*_OF_HOST).scalar_subquery()
 _latest = select(func.max(_ROW.next_at)).where(*_OF_HOST).scalar_subquery()
 _HOSTS = (
     select(_WAITING.c.value)
     .where(
         _WAITING.c.value.not_in(bindparam("full", expanding=True)),
-        or_(_earliest <= bindparam("now"), _latest > bindparam("beyond")),
+        or_(_earliest <= _NOW, _latest > _NOW + MAX_PAUSE_MS),
     )
     .order_by(_earliest)
     .limit(bindparam("limit"))
 )
 _IN_TURN = ~exists().where(
-    *(_BEFORE.job == _ROW.job, _BEFORE.instance == _ROW.instance),
+    _BEFORE.job == _ROW.job,
+    _BEFORE.instance == _ROW.instance,
     _BEFORE.subscription == _ROW.subscription,
-    *(_BEFORE.id < _ROW.id, _BEFORE.next_at.is_not(None)),
+    _BEFORE.id < _ROW.id,
+    _BEFORE.next_at.is_not(None),
 )
 _FIRST = (
     select(_ROW.id)
-    .where(*_READY, _ROW.host == bindparam("of_host"), _IN_TURN)
+    .where(*_IS_DUE, _OF_KINDS, _ROW.host == bindparam("of_host"), _IN_TURN)
     .order_by(_ROW.next_at, _ROW.id)
     .limit(bindparam("limit"))
 )

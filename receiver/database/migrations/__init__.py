@@ -97,9 +97,6 @@ def check_ready(database: Database, timeout: float) -> None:
             raise StoreUnavailable("the schema is not the one of this release")
 
 
-_NO_ROWS = [~select(table.instance).where(false()).exists() for table in (Event, JobRow)]
-
-
 def current(database: Database) -> str | None:
     """The revision a database is at; None if it was never upgraded."""
     with database.read() as session:
@@ -129,6 +126,7 @@ def _revisions() -> set[str]:
 
 _HERE = Path(__file__).parent
 _AT_REVISION = text("EXISTS (SELECT 1 FROM alembic_version WHERE version_num = :revision)")
+_NO_ROWS = [~select(table.instance).where(false()).exists() for table in (Event, JobRow)]
 
 
 def _config(connection: Connection) -> "Config":

@@ -64,8 +64,13 @@ def home(services: Services, caller: Caller) -> Response:
     first = now - now % period.width - (period.bars - 1) * period.width
     with services.database.read() as session:
         stats = overview(
-            *(session.connection(), caller.bearer.instances, now, settings.overdue_after),
-            *(first, period.width, SCHEDULES * settings.vendor_retries_ms),
+            session.connection(),
+            caller.bearer.instances,
+            now,
+            settings.overdue_after,
+            first,
+            period.width,
+            SCHEDULES * settings.vendor_retries_ms,
         )
         problems = open_problems(session, caller) if stats.open_alarms else []
     return page(
