@@ -21,7 +21,7 @@ _LONG = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 72 * 3600
 CALLBACKS = Counter(
     "receiver_callbacks",
     "Callbacks, by connector instance ('' if unknown), kind ('' if not read) and answer:"
-    " new, duplicate, refused, ignored, broken or unavailable",
+    " new, duplicate, rejected, ignored, broken or unavailable",
     ("connector", "kind", "answer"),
 )
 STALE_REPLAYS = Counter(
@@ -30,7 +30,7 @@ STALE_REPLAYS = Counter(
     ("connector",),
 )
 REJECTIONS = Counter(
-    "receiver_refusals", "Deliveries that were not taken, by the reason", ("reason",)
+    "receiver_rejections", "Deliveries that were not taken, by the reason", ("reason",)
 )
 THROTTLED = Counter(
     "receiver_throttled",

@@ -95,7 +95,7 @@ def active_conditions(session: Session, settings: Settings, now: int) -> list[Co
         *_failed(session, now),
         *_unreadable(session, now),
         *_expiring(session, now),
-        *_refused(session, now),
+        *_rejected(session, now),
         *_silent(session, now),
         *_queued(session),
         *_failing(session, settings.failing_after, now),
@@ -154,7 +154,7 @@ def _expiring(session: Session, now: int) -> Iterator[Condition]:
         yield Condition("expiring", instance, count, detail, ids, newest)
 
 
-def _refused(session: Session, now: int) -> Iterator[Condition]:
+def _rejected(session: Session, now: int) -> Iterator[Condition]:
     total, newest = func.sum(RejectionCount.count), func.max(RejectionCount.minute)
     recent = (
         select(RejectionCount.instance, RejectionCount.reason, total, newest)
@@ -173,7 +173,7 @@ def _refused(session: Session, now: int) -> Iterator[Condition]:
         wrong = sum(reasons.values())
         if not _is_key_right(session, instance, wrong, last_wrong[instance], now):
             parts = [f"{reason_words(reason)}: {count}" for reason, count in reasons.items()]
-            yield Condition("refused", instance, wrong, f"within an hour, {', '.join(parts)}")
+            yield Condition("rejected", instance, wrong, f"within an hour, {', '.join(parts)}")
 
 
 def _is_key_right(session: Session, instance: str, wrong: int, last_wrong: int, now: int) -> bool:

@@ -72,7 +72,7 @@ KINDS: Mapping[str, Kind] = {
         runbook="callbacks-stopped",
         page="/jobs?show=overdue&instance={}",
     ),
-    "refused": Kind(
+    "rejected": Kind(
         title="signatures are wrong",
         resolved="signatures are right again, or none was wrong for an hour",
         meaning="Callbacks are rejected because no key of the instance made their signature: either"

@@ -132,7 +132,7 @@ class Intake:
         network = network_of(peer)
         metrics.REJECTIONS.labels(reason).inc()
         metrics.callbacks("", "", "broken").inc()
-        logs.warn_summed(log, "refused", reason, network, reason=reason, peer=network)
+        logs.warn_summed(log, "rejected", reason, network, reason=reason, peer=network)
         if self._addresses.seconds_left(network) is None:
             with suppress(StoreUnavailable):  # the counter above has it
                 self.writer.submit(NewRejection("", reason, network), _ignore, MINUTE_MS / 1000)
@@ -194,10 +194,10 @@ class Intake:
             return TooManyRejections(message, seconds)
         instance = "" if reason == UnknownInstance.reason else delivery.instance
         metrics.REJECTIONS.labels(reason).inc()
-        metrics.callbacks(instance, "", "refused").inc()
+        metrics.callbacks(instance, "", "rejected").inc()
         facts = {"reason": reason, "peer": peer, "instance": instance}
         id_ = {"request_id": delivery.request} if delivery.request else {}
-        logs.warn_summed(log, "refused", *facts.values(), **facts, **id_)
+        logs.warn_summed(log, "rejected", *facts.values(), **facts, **id_)
         return _REJECTIONS[reason]("the delivery is not proven to be the vendor's")
 
 

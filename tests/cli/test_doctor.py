@@ -324,7 +324,7 @@ def test_what_nobody_recorded_says_nothing_of_the_proxies(healthy, monkeypatch):
 def test_open_alarms_are_counted_and_the_newest_is_named(healthy):
     expect(doctor.open_alarms(healthy), "ok", "none is open")
     with healthy.database.write() as session:
-        for at, kind in enumerate(("failed", "refused")):
+        for at, kind in enumerate(("failed", "rejected")):
             store_alarm(session, make_alarm(kind, "gooddata", 1_700_000_000_000 + at, "why"))
     found = doctor.open_alarms(healthy)
     expect(found, "warn", "2 open, the newest since 2023-11-14T22:13:20.001Z: ")

@@ -96,13 +96,13 @@ class _Log:
 def test_of_lines_that_say_the_same_the_first_is_written_and_then_their_number():
     log, sums = _Log(), logs.Sums()
     for _ in range(1000):
-        sums.warn(log, "refused", "missing", "1.2.3.4", reason="missing")
-    sums.warn(log, "refused", "missing", "5.6.7.8", reason="missing")
+        sums.warn(log, "rejected", "missing", "1.2.3.4", reason="missing")
+    sums.warn(log, "rejected", "missing", "5.6.7.8", reason="missing")
     assert len(log.lines) == 2
     sums.flush()
     assert len(log.lines) == 2
     sums.flush(at_once=True)
-    assert log.lines[2:] == [("refused", {"reason": "missing", "more": 999})]
+    assert log.lines[2:] == [("rejected", {"reason": "missing", "more": 999})]
     sums.flush(at_once=True)
     assert len(log.lines) == 3
 
@@ -110,7 +110,7 @@ def test_of_lines_that_say_the_same_the_first_is_written_and_then_their_number()
 def test_though_all_lines_differ_they_are_few():
     log, sums = _Log(), logs.Sums()
     for number in range(10_000):
-        sums.warn(log, "refused", str(number), peer=str(number))
+        sums.warn(log, "rejected", str(number), peer=str(number))
     sums.flush(at_once=True)
     assert len(log.lines) <= logs.MAX_KEYS + 2
     assert sum(facts.get("more", 1) for _, facts in log.lines) == 10_000

@@ -65,15 +65,15 @@ def test_each_answer_to_a_callback_is_counted(receiver, monkeypatch):
     assert of_callbacks == {
         answers("new", "bulk_job"): 1,
         answers("duplicate", "bulk_job"): 1,
-        answers("refused"): 1,
-        answers("refused", connector=""): 1,
+        answers("rejected"): 1,
+        answers("rejected", connector=""): 1,
         answers("broken", connector=""): 1,
         answers("unavailable"): 1,
         rooms("2xx"): 2,
         rooms("4xx"): 3,
         rooms("5xx"): 1,
     }
-    assert told["receiver_refusals_total", ("reason", "too_large")] == 1
+    assert told["receiver_rejections_total", ("reason", "too_large")] == 1
 
 
 def test_a_refusal_is_counted_by_one_reason(make_receiver, database_url):
@@ -82,7 +82,7 @@ def test_a_refusal_is_counted_by_one_reason(make_receiver, database_url):
     for _ in range(5):
         receiver.client.post("/callbacks/stranger", data=b"x", headers=WRONG)
     told = grown(before, counted(receiver))
-    assert {key[1][1]: value for key, value in told.items() if "refusals" in key[0]} == {
+    assert {key[1][1]: value for key, value in told.items() if "rejections" in key[0]} == {
         "unknown_instance": 2,
         "rate_limited": 3,
     }

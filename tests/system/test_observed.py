@@ -133,7 +133,7 @@ def test_a_flood_of_refusals_is_a_few_lines(make_database, run):
             for _ in range(100):
                 assert client.ask("POST", "/callbacks/default", b"x", WRONG)[0] == 401
         assert served.terminate() == 0
-        told = lines(served, "refused")
+        told = lines(served, "rejected")
     assert 1 <= len(told) <= 6
     assert told[0]["reason"] == "bad_signature"
     assert told[0]["instance"] == "default"

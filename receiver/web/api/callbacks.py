@@ -148,4 +148,4 @@ def record_entry(
 ) -> None:
     """Record in the audit who had a rejected delivery verified again, which is an event by now."""
     subject, detail = f"{rejection.instance}/{event}", f"rejected as {rejection.reason}"
-    record_action(services, bearer, session, "refusal.verify", subject, detail=detail)
+    record_action(services, bearer, session, "rejection.verify", subject, detail=detail)

@@ -24,7 +24,7 @@ from receiver.web.dashboard.sign_in import require_operator, require_session
 
 MAX_ALARMS = 100
 MAX_RESOLVED = 25  # on a page, which weighs less than 100 KB
-CAUSES = [KINDS[name] for name in ("failing", "vendor", "queued", "refused")]
+CAUSES = [KINDS[name] for name in ("failing", "vendor", "queued", "rejected")]
 SNOOZES = {"2h": "2 hours", "24h": "24 hours"}
 # How each state looks, and its words.
 _STATES: dict[OfSchedule, tuple[str, str]] = {

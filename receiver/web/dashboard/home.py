@@ -97,7 +97,7 @@ def _problems_without_alarm(stats: Overview, problems: Sequence[Problem]) -> lis
     counts = stats.summary
     wrong = {
         "failing": stats.failing_since is not None,
-        "refused": counts.rejections_1h,
+        "rejected": counts.rejections_1h,
         "queued": counts.queued_at_vendor or 0,
         "overdue": counts.overdue,
     }

@@ -176,7 +176,7 @@ def nothing(_ward):
 CAUSES = {
     "silent": (silence, break_silence, "default", 1),
     "overdue": (overdue, break_silence, "default", 1),
-    "refused": (wrong_signature, nothing, "default", 1),
+    "rejected": (wrong_signature, nothing, "default", 1),
     "unreadable": (unreadable, nothing, "default", 1),
     "failed": (failure, nothing, "default", 1),
     "expiring": (expiring, fetch, "default", 1),
@@ -212,20 +212,20 @@ def test_an_alarm_is_told_once_when_its_cause_is_there_and_once_when_it_is_gone(
 
 def test_wrong_signatures_are_over_soon_after_right_ones_come_again(ward, webhook):
     wrong_signature(ward)
-    assert ward.alarms() == [("refused", "default", 1)]
+    assert ward.alarms() == [("rejected", "default", 1)]
     assert ward.receiver.call_back(b'{"receiver_test": {}}').status_code == 200  # signed by us
     ward.looks(10)
-    assert ward.alarms() == [("refused", "default", 1)]
+    assert ward.alarms() == [("rejected", "default", 1)]
     ward.reject()
     ward.job("1", "COMPLETED", recordsCount=1, recordsFailedCount=0)  # which of them was first?
     ward.looks(10)
-    assert ward.alarms() == [("refused", "default", 2)]
+    assert ward.alarms() == [("rejected", "default", 2)]
     ward.job("2", "COMPLETED", recordsCount=1, recordsFailedCount=0)
     ward.looks(6)
-    assert told(webhook)[-1] == ("cleared", "refused", "default", 2)
+    assert told(webhook)[-1] == ("cleared", "rejected", "default", 2)
     ward.reject()
     ward.looks(1)
-    assert ("refused", "default", 3) in ward.alarms()
+    assert ("rejected", "default", 3) in ward.alarms()
 
 
 def test_a_stray_wrong_delivery_beside_many_right_ones_is_no_alarm(ward):
@@ -239,7 +239,7 @@ def test_a_stray_wrong_delivery_beside_many_right_ones_is_no_alarm(ward):
     assert ward.alarms() == []
     ward.reject()  # two to ten are no strays
     ward.look()
-    assert ward.alarms() == [("refused", "default", 2)]
+    assert ward.alarms() == [("rejected", "default", 2)]
     for number in range(10, 20):
         right(number)
     ward.looks(6)
@@ -247,7 +247,7 @@ def test_a_stray_wrong_delivery_beside_many_right_ones_is_no_alarm(ward):
     ward.looks(10)  # what was right is long ago
     ward.reject()
     ward.look()
-    assert ward.alarms() == [("refused", "default", 3)]
+    assert ward.alarms() == [("rejected", "default", 3)]
 
 
 def test_silence_is_measured_by_how_long_an_instance_usually_waits(ward):
@@ -555,7 +555,7 @@ def test_alarms_are_those_of_the_database_whatever_it_is(
         ward.look()
         ward.another().check(force=True)
     kinds = {kind for kind, *_ in ward.alarms()}
-    assert kinds == {"failed", "unreadable", "refused", "overdue", "failing"}
+    assert kinds == {"failed", "unreadable", "rejected", "overdue", "failing"}
     assert len(webhook.posted) == 1
 
 

@@ -359,7 +359,7 @@ def test_refused_deliveries_enter_once_their_key_was_put_right(any_database_desk
     ]
     assert desk.receiver.get("/jobs/3").json["outcome"] == "succeeded"
     entered = [f"gooddata/{each['id']}" for each in events]
-    told = [subject for _, action, subject in noted(desk.receiver) if action == "refusal.verify"]
+    told = [subject for _, action, subject in noted(desk.receiver) if action == "rejection.verify"]
     assert sorted(told) == sorted(entered)
 
 
@@ -434,7 +434,7 @@ def test_the_api_verifies_again_too_for_tokens_that_may_act(desk):
     assert ask("?instance=gooddata").json == {"looked": 1, "verified": 1}
     assert ask().json == {"looked": 1, "verified": 1}
     assert ask().json == {"looked": 0, "verified": 0}
-    assert [action for _, action, _ in noted(desk.receiver)] == ["refusal.verify"] * 2
+    assert [action for _, action, _ in noted(desk.receiver)] == ["rejection.verify"] * 2
 
 
 def test_the_command_line_has_them_verified_again(desk, tmp_path):

@@ -72,7 +72,7 @@ def test_what_is_wrong_by_the_counts_is_said_though_no_alarm_says_so(guest):
     assert "problem" not in guest.get("/").text
     guest.receiver.client.post("/callbacks/default", data=b"x")
     eventually(lambda: "Signatures are wrong" in guest.get("/").text)
-    raise_alarm(guest.receiver, "refused")
+    raise_alarm(guest.receiver, "rejected")
     assert guest.get("/").text.count("Signatures are wrong") == 1
 
 

@@ -18,7 +18,7 @@ from receiver.alarms.kinds import KINDS
 ALARMS = {
     "ReceiverDatabaseDown": "failing",
     "CallbacksStopped": "silent",
-    "CallbacksRefused": "refused",
+    "CallbacksRejected": "rejected",
     "CallbacksAnsweredWithErrors": "failing",
     "JobTooOld": "overdue",
     "DeliveriesWait": "undeliverable",
