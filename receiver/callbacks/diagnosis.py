@@ -5,12 +5,23 @@ import hmac
 import json
 from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
+from typing import Literal, TypeAlias
 
 from receiver.errors import CredentialError, SignatureError
 from receiver.openconnectors.notifications import MAX_DEPTH, MAX_ID, parse_json
 from receiver.openconnectors.shapes import STATUS
 from receiver.openconnectors.signatures import SignatureKey, sign, verify
 
+# For what a delivery is rejected: the slugs of the SignatureErrors.
+Reason: TypeAlias = Literal[
+    "missing",
+    "malformed",
+    "hex_digest",
+    "algorithm",
+    "bad_signature",
+    "no_key",
+    "unknown_instance",
+]
 RIGHT = "the signature is right"
 _BOM = b"\xef\xbb\xbf"
 

@@ -7,13 +7,13 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args
-from urllib.parse import quote
 
 import click
 import httpx
 from msgspec import to_builtins
 from msgspec.structs import asdict
 
+from receiver.callbacks.diagnosis import Reason
 from receiver.cli.output import (
     USAGE,
     Failure,
@@ -27,8 +27,7 @@ from receiver.cli.output import (
 from receiver.cli.remote import describe, exit_with_outcome, pass_client
 from receiver.cli.submit import list_retries, write_failed_rows
 from receiver.client import Callback, Client, ClientError, ErrorPage, Missed, NoSuchJob, NotFound
-from receiver.client.flows import Parameter
-from receiver.errors import SignatureError
+from receiver.client.flows import Parameter, quoted
 from receiver.jobs.job import Outcome
 from receiver.jobs.record_errors import row_of
 from receiver.lib.http_client import failure_reason, make_client
@@ -133,7 +132,7 @@ def job(
     )
     content, text = to_builtins(record), describe(record)
     if timeline:
-        path = f"/jobs/{quote(job_id, safe='')}/events"
+        path = f"/jobs/{quoted(job_id)}/events"
         entries = client.page(path, "timeline", instance=record.instance)["timeline"]
         content["timeline"] = entries
         text += "\n\n" + table(entries, ("at", "source", "status", "changed", "note"))
@@ -186,7 +185,7 @@ def events(client: Client, json_: bool, **filters: Parameter) -> None:
 @click.option(
     "--reason",
     multiple=True,
-    type=click.Choice([error.reason for error in SignatureError.__subclasses__()]),
+    type=click.Choice(get_args(Reason)),
     help="Only rejected for this; repeatable.",
 )
 @click.option(
@@ -235,7 +234,7 @@ def submissions(
     `receiver reconcile` links each to its job once that is in the vendor's job list.
     """
     if dismiss is not None:
-        path = f"/submissions/{quote(dismiss, safe='')}/dismiss"
+        path = f"/submissions/{quoted(dismiss)}/dismiss"
         try:
             done = client.post(path, dict[str, Any])
         except NotFound:

@@ -173,7 +173,12 @@ def _failed_rows(client: Client, job: Job, source: str) -> Iterator[tuple[IO[byt
 )
 @click.option("--wait", type=click.IntRange(0), default=600, show_default=True, help="Seconds.")
 @click.option("--job", "job_id", help="Resume: fetch the file of this job instead of a new one.")
-@click.option("--output", required=True, type=click.Path(dir_okay=False), help="`-`: to stdout.")
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False),
+    help="Replaced if it is there, once the new file is whole; `-`: to stdout.",
+)
 @json_option
 @pass_client
 def download(

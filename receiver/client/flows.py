@@ -100,7 +100,7 @@ def submit(
             "files": {"file": (Path(name).name, content, media_type)},
             "timeout": TRANSFER_SECONDS,
         }
-        return (yield from _create_job(f"/bulk/{_quoted(object)}", instance, hub, order))
+        return (yield from _create_job(f"/bulk/{quoted(object)}", instance, hub, order))
 
 
 def download(
@@ -352,15 +352,17 @@ def _locate(job: JobLike, instance: str | None) -> tuple[str, str | None]:
     id_, instance = (job, instance) if isinstance(job, str) else (job.id, job.instance)
     if not id_:
         raise ValueError("the job's id is empty")
-    return f"/jobs/{_quoted(id_)}", instance
+    return f"/jobs/{quoted(id_)}", instance
 
 
-def _quoted(name: str) -> str:
-    return quote(name, safe="")
+def quoted(name: str) -> str:
+    """Write a name as one segment of a path."""
+    # Dots alone would be taken for a way through the path, and be left out of it.
+    return name.replace(".", "%2E") if name in (".", "..") else quote(name, safe="")
 
 
 def _hub(hub: str | None) -> str:
-    return f"/hubs/{_quoted(hub)}" if hub else ""
+    return f"/hubs/{quoted(hub)}" if hub else ""
 
 
 def _read(answer: httpx.Response, shape: type[T]) -> T:

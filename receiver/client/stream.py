@@ -36,7 +36,8 @@ class EventStream:
         self._instance, self._types = choice.get("instance", ()), choice.get("types", ())
         self._last, self._start = choice.get("after"), b""
         self._on_trouble, self._on_begin = choice.get("on_trouble"), choice.get("on_begin")
-        self._ids: dict[bytes, None] = {}
+        # Where it goes on is sent once more, with the last 20 s before it.
+        self._ids = dict.fromkeys([self._last.encode()] if self._last else ())
         self._has_begun = self._goes_on = False
         self._failures = 0
 

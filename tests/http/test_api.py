@@ -7,6 +7,7 @@ import pytest
 from fakes import between
 from test_interface_api import problem
 
+from receiver.errors import SignatureError
 from receiver.lib.clock import iso, to_ms
 from receiver.web.api import schemas
 from receiver.web.http import parameters
@@ -97,6 +98,15 @@ def test_a_400_names_the_parameter_in_plain_words(stored, query, words):
     answer = stored.get(f"/jobs?{query}")
     assert problem(answer, 400) == "bad_parameter"
     assert answer.json["detail"].startswith(words)
+
+
+def test_rejections_are_filtered_by_the_reasons_that_there_are(receiver):
+    answer = receiver.get("/rejections?reason=zz")
+    assert problem(answer, 400) == "bad_parameter"
+    _, _, reasons = answer.json["detail"].partition("reason: 'zz' is none of ")
+    assert set(reasons.split(", ")) == {error.reason for error in SignatureError.__subclasses__()}
+    for reason in reasons.split(", "):
+        assert receiver.get(f"/rejections?reason={reason}").status_code == 200
 
 
 @pytest.mark.parametrize(

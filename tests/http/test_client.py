@@ -145,12 +145,14 @@ def test_a_wait_goes_on_while_the_receiver_is_away(call, served):
     assert troubles == ["not_a_receiver"]
 
 
-def test_what_is_committed_late_is_given_though_it_has_a_number_from_before_the_start():
-    def sent(number: int) -> bytes:
-        event = Callback(f"{number:016x}", "gooddata", "bulk_job", "1", "", None, None, b"")
-        content = msgspec.json.encode(event)
-        return b"id: %016x\nevent: event.received\ndata: %b\n\n" % (number, content)
+def sent(number: int) -> bytes:
+    """An event of the stream."""
+    event = Callback(f"{number:016x}", "gooddata", "bulk_job", "1", "", None, None, b"")
+    content = msgspec.json.encode(event)
+    return b"id: %016x\nevent: event.received\ndata: %b\n\n" % (number, content)
 
+
+def test_what_is_committed_late_is_given_though_it_has_a_number_from_before_the_start():
     stream = EventStream()
     stream.request()
     position = b":\nid: %016x\n\n" % 5
@@ -160,6 +162,21 @@ def test_what_is_committed_late_is_given_though_it_has_a_number_from_before_the_
     stream.request()
     # What was there before the start is sent once more, and was not asked for.
     assert [event.id[-1] for event in stream.feed(sent(3) + sent(4) + sent(7))] == ["7"]
+
+
+def test_an_event_to_begin_after_is_not_sent_again():
+    stream = EventStream(after=f"{5:016x}")
+    stream.request()
+    # What is in the window before it may have become visible after it.
+    assert [event.id[-1] for event in stream.feed(sent(4) + sent(5) + sent(6))] == ["4", "6"]
+
+
+@pytest.mark.parametrize("id_", [".", ".."])
+def test_a_job_whose_id_is_dots_is_asked_for(call, served, id_):
+    body = msgspec.json.encode({"id": id_, "status": "COMPLETED"})
+    assert served.call_back(body, "gooddata").status_code == 200
+    assert call("job", id_).id == id_
+    assert call("errors", id_).errors == []
 
 
 def test_a_job_has_the_fields_of_the_api(served):

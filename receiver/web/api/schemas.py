@@ -7,6 +7,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import fields
 
+from receiver.callbacks.diagnosis import Reason
 from receiver.callbacks.events import EventRecord
 from receiver.jobs.job import Outcome
 from receiver.jobs.public import Job, Time
@@ -120,7 +121,7 @@ class RejectionsQuery(Struct, forbid_unknown_fields=True):
     """Which rejected deliveries; filters may be repeated."""
 
     instance: list[Word] = []
-    reason: list[Word] = []
+    reason: list[Reason] = []
     peer: list[Word] = []
     after: Moment | UnsetType = UNSET
     before: Moment | UnsetType = UNSET

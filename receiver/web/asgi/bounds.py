@@ -262,7 +262,10 @@ class BoundedConnection(HttpToolsProtocol):
             raise Refused(HTTPStatus.METHOD_NOT_ALLOWED)
         hosts = [value for name, value in self.headers if name == b"host"]
         codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
-        if len(hosts) > 1 or (codings and version == "1.0"):
+        # HTTP/1.1 has exactly one (RFC 9112, 3.2).
+        if len(hosts) != 1 and (hosts or version == "1.1"):
+            raise Refused(HTTPStatus.BAD_REQUEST)
+        if codings and version == "1.0":
             raise Refused(HTTPStatus.BAD_REQUEST)
         if codings not in ([], [b"chunked"]):
             raise Refused(HTTPStatus.NOT_IMPLEMENTED)

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 from flask import Response, request
 from msgspec import UNSET, Struct, UnsetType
 
-from receiver.callbacks.diagnosis import reason_words, why_unreadable
+from receiver.callbacks.diagnosis import Reason, reason_words, why_unreadable
 from receiver.callbacks.events import EventRecord, get_body, get_event, list_events
 from receiver.callbacks.rejections import (
     REASONS,
@@ -88,7 +88,7 @@ class RejectionsQuery(Struct, forbid_unknown_fields=True):
     """Which rejected deliveries are listed."""
 
     instance: schemas.Word | UnsetType = UNSET
-    reason: schemas.Word | UnsetType = UNSET
+    reason: Reason | UnsetType = UNSET
     cursor: schemas.Cursor | UnsetType = UNSET
 
 
