@@ -37,7 +37,7 @@ FORMATS: Mapping[str, Format] = {  # of `POST /bulk/download`, as clients and do
 
 # One fact, its names: of bulk v1 and v2, of v3's status, of the job list, then what else was seen.
 # Whoever reads takes the first usable one; the first two are what is written. So a new name stands
-# last, and `notifications._Usual` reads it too, or the fast reader passes it over.
+# last.
 STATUS = ("status", "jobStatus", "job_state")
 REPORTED = ("recordsCount", "recordCount", "record_count", "numOfLeadsProcessed")
 FAILED = ("recordsFailedCount", "errorCount", "error_count", "numOfRowsFailed")
