@@ -204,23 +204,17 @@ def json_response(content: object, headers: Mapping[str, str] | None = None) -> 
     return Response(200, {**JSON, **(headers or {})}, msgspec.json.encode(content))
 
 
-def page_response(
-    request: Request,
-    name: str,
-    rows: Sequence[T],
-    limit: int,
-    *,
-    show: Callable[[T], object],
-    position: Callable[[T], Position],
-    **more: object,
-) -> Response:
-    """Answer a page of a list, called `name`, and where the next one begins.
+def cut(
+    rows: Sequence[T], limit: int, position: Callable[[T], Position]
+) -> tuple[Sequence[T], str | None]:
+    """Return a page of at most `limit` rows, and the cursor of the next one if there are more."""
+    page = rows[:limit]
+    return page, write_cursor(position(page[-1])) if len(rows) > limit else None
 
-    rows -- one more than `limit`, if there are more. more -- members beside the list.
-    """
-    shown = rows[:limit]
-    following = write_cursor(position(shown[-1])) if len(rows) > limit else None
-    content = {name: [show(row) for row in shown], **more, "next": following}
+
+def page_response(request: Request, following: str | None, **content: object) -> Response:
+    """Answer a page of a list, and where the next one begins. following -- its cursor."""
+    content["next"] = following
     if following is None:
         return json_response(content)
     pairs = [pair for pair in _pairs(request.query) if pair[0] != "cursor"]

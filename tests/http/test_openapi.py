@@ -45,6 +45,7 @@ STORED = {
     "schedules": ["nightly", "never"],
     "subscriptions": ["crm", "never"],
 }
+OPERATED = {"subscriptions", "deliveries", "schedules"}  # even to look at
 
 
 def made() -> Flask:
@@ -106,6 +107,23 @@ def test_the_document_is_public_and_the_rest_is_not(stored):
     assert stored.client.get("/api/v1/openapi.json").status_code == 200
     answers = [stored.client.get(path.replace("{id}", "1")).status_code for path in sorted(PATHS)]
     assert answers == [401] * len(PATHS)
+
+
+def test_who_may_only_read_changes_nothing_and_sees_not_where_outcomes_are_sent(stored):
+    with app.extensions["receiver"].database.write() as session:
+        reader = {"Authorization": f"Bearer {tokens.create_token(session, 'reader', 'read', 1)}"}
+    required = {"minutes": "5", "since": "2026-01-01T00:00"}
+    answers = {}
+    for path, operations in schema.raw_schema["paths"].items():
+        for method, operation in operations.items():
+            of_query = [one["name"] for one in operation["parameters"] if one["required"]]
+            query = {name: required[name] for name in of_query if name != "id"}
+            url = re.sub("{[^}]*}", "1", path)
+            if method != "get" or path.split("/")[3] in OPERATED:
+                answer = stored.client.open(url, method=method, headers=reader, query_string=query)
+                answers[f"{method} {path}"] = answer.status_code
+    assert len(answers) > 15
+    assert set(answers.values()) == {403}, answers
 
 
 # What a URL or a cron must be, no schema says: their own tests do. Flask sends no streams (501).

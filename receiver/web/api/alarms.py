@@ -19,9 +19,10 @@ from receiver.schedules.registry import Schedule, ShownSchedule, Terms, public_s
 from receiver.web import Services
 from receiver.web.api.routes import ApiRequest, route
 from receiver.web.api.schemas import Cursor, Limit, NoQuery
-from receiver.web.auth import record_action, require_instance, require_scope
+from receiver.web.auth import record_action, require_instance
 from receiver.web.http import (
     Response,
+    cut,
     json_response,
     optional,
     page_response,
@@ -71,26 +72,18 @@ def list_alarms(services: Services, request: ApiRequest[AlarmsQuery]) -> Respons
         found = handling.list_alarms(
             session, visible, only_open=query.open, limit=limit, after=after
         )
-    return page_response(
-        request.http,
-        "alarms",
-        found,
-        query.limit,
-        show=public_alarm,
-        position=lambda row: (row.raised_at, row.id),
-    )
+    rows, following = cut(found, query.limit, lambda row: (row.raised_at, row.id))
+    return page_response(request.http, following, alarms=[public_alarm(row) for row in rows])
 
 
 def acknowledge(services: Services, request: ApiRequest[NoteQuery]) -> Response:
     """Acknowledge an alarm: what it is about by now is reported no more, what comes later is."""
-    require_scope(request.bearer, "operate")
     note = optional(request.query.note)
     return json_response(handle(services, request.http.id, request.bearer, note))
 
 
 def snooze(services: Services, request: ApiRequest[SnoozeQuery]) -> Response:
     """Report nothing of an alarm for so long, but its end; then again, if it is still open."""
-    require_scope(request.bearer, "operate")
     note, ms = optional(request.query.note), request.query.minutes * MINUTE_MS
     return json_response(handle(services, request.http.id, request.bearer, note, ms))
 
@@ -116,13 +109,9 @@ class Schedules(Struct):
 
 
 def reached(session: Session, bearer: Bearer) -> list[Schedule]:
-    """Return the schedules that a token reaches. Raises Forbidden."""
-    require_scope(bearer, "operate")
-    return [
-        schedule
-        for schedule in registry.list_schedules(session)
-        if bearer.may_see(schedule.instance)
-    ]
+    """Return the schedules that a token reaches."""
+    schedules = registry.list_schedules(session)
+    return [schedule for schedule in schedules if bearer.may_see(schedule.instance)]
 
 
 def list_schedules(services: Services, request: ApiRequest[NoQuery]) -> Response:
@@ -144,7 +133,6 @@ def show_schedule(services: Services, request: ApiRequest[NoQuery]) -> Response:
 
 def add_schedule(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """Expect jobs of an instance at certain times."""
-    require_scope(request.bearer, "operate")
     terms = read_json(request.http, Terms)
     require_instance(request.bearer, [terms.instance])
     with services.database.write() as session:
@@ -165,7 +153,6 @@ def remove_schedule(services: Services, request: ApiRequest[NoQuery]) -> Respons
 
 
 def _the_schedule(session: Session, request: ApiRequest[NoQuery]) -> Schedule:
-    require_scope(request.bearer, "operate")
     schedule = registry.get_schedule(session, request.http.id)
     if not request.bearer.may_see(schedule.instance):
         raise NotFound(f"there is no schedule {schedule.name}")
@@ -179,8 +166,8 @@ ALARM_ROUTES = (
 )
 _ONE = "/schedules/{id}"
 SCHEDULE_ROUTES = (
-    route("/schedules", list_schedules, Schedules, 403),
+    route("/schedules", list_schedules, Schedules, 403, scope="operate"),
     route("/schedules", add_schedule, ShownSchedule, 403, 409, method="POST", body=Terms),
-    route(_ONE, show_schedule, ShownSchedule, 403, 404),
+    route(_ONE, show_schedule, ShownSchedule, 403, 404, scope="operate"),
     route(_ONE, remove_schedule, ShownSchedule, 403, 404, method="DELETE"),
 )

@@ -1,10 +1,11 @@
 """Callbacks in the API: verified ones (events), rejected ones, and verifying those again."""
 
+from collections.abc import Sequence
 from functools import partial
 
 from receiver.callbacks import events, rejections
 from receiver.callbacks.events import EventRecord
-from receiver.callbacks.rejections import AllKeys, reverify_all
+from receiver.callbacks.rejections import AllKeys, RejectionRecord, Reverified, reverify_all
 from receiver.database.engine import Session
 from receiver.database.models import Rejection
 from receiver.errors import BodyGone, EventGone, NotFound
@@ -15,9 +16,10 @@ from receiver.web import Services
 from receiver.web.api import schemas
 from receiver.web.api.routes import ApiRequest
 from receiver.web.api.schemas import from_record
-from receiver.web.auth import record_action, require_instance, require_scope
+from receiver.web.auth import record_action, require_instance
 from receiver.web.http import (
     Response,
+    cut,
     json_response,
     optional,
     page_response,
@@ -50,20 +52,21 @@ def event_filters(
     )
 
 
-def list_events(services: Services, request: ApiRequest[schemas.EventsQuery]) -> Response:
-    """List verified callbacks, newest first."""
-    query = request.query
-    filters = event_filters(services, query, request.bearer)
+def read_events(
+    services: Services, query: schemas.EventsQuery, bearer: Bearer
+) -> tuple[Sequence[EventRecord], str | None]:
+    """Read a page of verified callbacks, newest first; return the cursor of the next one, too."""
+    filters = event_filters(services, query, bearer)
     (after,) = read_cursor(query.cursor, tuple[str]) or (None,)
     records = events.list_events(services.database, filters, query.limit + 1, after)
-    return page_response(
-        request.http,
-        "events",
-        records,
-        query.limit,
-        show=lambda record: from_record(record, schemas.Event),
-        position=lambda record: (record.id,),
-    )
+    return cut(records, query.limit, lambda record: (record.id,))
+
+
+def list_events(services: Services, request: ApiRequest[schemas.EventsQuery]) -> Response:
+    """List verified callbacks, newest first."""
+    records, following = read_events(services, request.query, request.bearer)
+    shown = [from_record(record, schemas.Event) for record in records]
+    return page_response(request.http, following, events=shown)
 
 
 def show_event(services: Services, request: ApiRequest[schemas.NoQuery]) -> Response:
@@ -95,9 +98,13 @@ def _event(services: Services, request: ApiRequest[schemas.NoQuery]) -> EventRec
     return event
 
 
-def list_rejections(services: Services, request: ApiRequest[schemas.RejectionsQuery]) -> Response:
-    """List deliveries that were rejected for their signature, newest first."""
-    query, bearer = request.query, request.bearer
+def read_rejections(
+    services: Services, query: schemas.RejectionsQuery, bearer: Bearer
+) -> tuple[Sequence[tuple[RejectionRecord, str]], dict[str, int], str | None]:
+    """Read a page of rejected deliveries, newest first, each with the reason in words.
+
+    Return how many were rejected in the last hour, by reason, and the cursor of the next page, too.
+    """
     require_instance(bearer, query.instance)
     filters = rejections.RejectionFilters(
         instances=query.instance,
@@ -108,34 +115,37 @@ def list_rejections(services: Services, request: ApiRequest[schemas.RejectionsQu
         visible=bearer.instances,
     )
     after = read_cursor(query.cursor, tuple[int, int])
-    records = rejections.list_rejections(services.database, filters, query.limit + 1, after)
+    found = rejections.list_rejections(services.database, filters, query.limit + 1, after)
+    records, following = cut(found, query.limit, lambda record: (record.at, record.id))
     keys = read_keys(services)
     with services.database.read() as session:
         causes = keys.describe(session, records, bearer.instances)
         last_hour = rejections_by_reason(session, bearer.instances, services.clock())
-    cause = {record.id: text for record, text in zip(records, causes, strict=True)}
-    return page_response(
-        request.http,
-        "rejections",
-        records,
-        query.limit,
-        show=lambda record: schemas.from_record(
-            record, schemas.Rejection, id=str(record.id), diagnosis=cause[record.id]
-        ),
-        position=lambda record: (record.at, record.id),
-        last_hour=last_hour,
-    )
+    return list(zip(records, causes, strict=True)), last_hour, following
+
+
+def list_rejections(services: Services, request: ApiRequest[schemas.RejectionsQuery]) -> Response:
+    """List deliveries that were rejected for their signature, newest first."""
+    records, last_hour, following = read_rejections(services, request.query, request.bearer)
+    shown = [
+        from_record(record, schemas.Rejection, id=str(record.id), diagnosis=cause)
+        for record, cause in records
+    ]
+    return page_response(request.http, following, rejections=shown, last_hour=last_hour)
 
 
 def verify_again(services: Services, request: ApiRequest[schemas.InstancesQuery]) -> Response:
     """Verify quarantined deliveries with the keys there are now; those that are right enter."""
-    bearer, named = request.bearer, request.query.instance
-    require_scope(bearer, "operate")
-    require_instance(bearer, named)
-    only = frozenset(named) if named else bearer.instances
-    record = partial(record_entry, services, bearer)
-    again = reverify_all(services.database, services.intake.receive_again, only, record)
+    again = reverify_instances(services, request.bearer, request.query.instance)
     return json_response(schemas.VerifiedAgain(again.checked, again.accepted))
+
+
+def reverify_instances(services: Services, bearer: Bearer, instances: Sequence[str]) -> Reverified:
+    """Verify the quarantined deliveries of these instances again, if none is named of all."""
+    require_instance(bearer, instances)
+    only = frozenset(instances) if instances else bearer.instances
+    record = partial(record_entry, services, bearer)
+    return reverify_all(services.database, services.intake.receive_again, only, record)
 
 
 def read_keys(services: Services) -> AllKeys:

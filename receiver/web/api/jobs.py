@@ -19,12 +19,13 @@ from receiver.web import Services
 from receiver.web.api import schemas
 from receiver.web.api.routes import ApiRequest
 from receiver.web.api.schemas import from_record
-from receiver.web.auth import record_action, require_instance, require_scope
+from receiver.web.auth import record_action, require_instance
 from receiver.web.http import (
     JSON,
     Hold,
     Request,
     Response,
+    cut,
     json_response,
     optional,
     page_response,
@@ -40,15 +41,9 @@ def list_jobs(services: Services, request: ApiRequest[schemas.JobsQuery]) -> Res
     require_instance(bearer, query.instance)
     after = read_cursor(query.cursor, tuple[int, str, str])
     filters = job_filters(query, bearer)
-    records = queries.list_jobs(services.database, filters, query.limit + 1, after)
-    return page_response(
-        request.http,
-        "jobs",
-        records,
-        query.limit,
-        show=_shown_now(services),
-        position=queries.position_of,
-    )
+    found = queries.list_jobs(services.database, filters, query.limit + 1, after)
+    records, following = cut(found, query.limit, queries.position_of)
+    return page_response(request.http, following, jobs=list(map(_shown_now(services), records)))
 
 
 def _shown_now(services: Services) -> Callable[[JobRecord], Job]:
@@ -134,7 +129,6 @@ def show_timeline(services: Services, request: ApiRequest[schemas.InstanceQuery]
 
 def close_one(services: Services, request: ApiRequest[schemas.InstanceQuery]) -> Response:
     """Give a job up: it is `lost` until the vendor says another word of it."""
-    require_scope(request.bearer, "operate")
     instance = optional(request.query.instance)
     job = the_one(jobs_called(services, request, instance), request.http.id)
     close_job(services, request.bearer, job)
@@ -157,21 +151,13 @@ def list_errors(services: Services, request: ApiRequest[schemas.ErrorsQuery]) ->
     job = the_one(jobs_called(services, request, optional(query.instance)), request.http.id)
     (after,) = read_cursor(query.cursor, tuple[int]) or (-1,)
     of_job = services.database, job.id, job.instance
-    records = failed_records.list_failed_records(*of_job, query.limit + 1, after + 1)
-    groups = failed_records.group_failed_records(*of_job)
-    return page_response(
-        request.http,
-        "errors",
-        records,
-        query.limit,
-        show=lambda error: msgspec.Raw(error.entry.encode()),
-        position=lambda error: (error.position,),
-        groups=[
-            schemas.ErrorGroup(
-                group.message,
-                group.count,
-                [msgspec.Raw(entry.encode()) for entry in group.examples],
-            )
-            for group in groups
-        ],
-    )
+    found = failed_records.list_failed_records(*of_job, query.limit + 1, after + 1)
+    records, following = cut(found, query.limit, lambda error: (error.position,))
+    errors = [msgspec.Raw(error.entry.encode()) for error in records]
+    groups = [
+        schemas.ErrorGroup(
+            group.message, group.count, [msgspec.Raw(entry.encode()) for entry in group.examples]
+        )
+        for group in failed_records.group_failed_records(*of_job)
+    ]
+    return page_response(request.http, following, errors=errors, groups=groups)

@@ -14,11 +14,11 @@ from flask import Blueprint
 from msgspec import Struct
 
 from receiver import __version__
-from receiver.instances.tokens import Bearer
+from receiver.instances.tokens import Bearer, Scope
 from receiver.jobs.public import Job
 from receiver.web import Services, services
 from receiver.web.api.schemas import BYTES
-from receiver.web.auth import authenticate, bearer_token, require
+from receiver.web.auth import authenticate, bearer_token, require, require_scope
 from receiver.web.http import Request, Response, parameters
 from receiver.web.problems import MEDIA_TYPE, Problem, flask_response
 
@@ -76,18 +76,23 @@ def route(
     content: type[Struct] | None,
     *refusals: int,
     method: str = "GET",
+    scope: Scope = "read",
     body: type[Struct] | None = None,
     media_type: str = BYTES,
 ) -> Route:
     """Make a route that checks token and parameters before its view is called.
 
-    Which parameters there are, the view's annotation says.
+    Which parameters there are, the view's annotation says. scope -- what the token needs; other
+    methods than GET change something, and need `operate`.
     """
+    needed = scope if method == "GET" else "operate"
     query: type[Q] = get_args(get_type_hints(view)["request"])[0]
 
     def answer(services_: Services, request: Request) -> Response:
         bearer = require(authenticate(services_, request.peer, bearer_token(request)))
-        return view(services_, ApiRequest(request, bearer, parameters(request.query, query)))
+        checked = ApiRequest(request, bearer, parameters(request.query, query))
+        require_scope(bearer, needed)
+        return view(services_, checked)
 
     summary = (view.__doc__ or "").partition("\n")[0]
     facts = method, path, view.__name__, summary, query, content, refusals, answer

@@ -4,6 +4,8 @@ All of it takes the scope `operate`. A token that is limited to instances reache
 that are limited to some of them.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
@@ -11,6 +13,7 @@ from msgspec.structs import asdict
 from receiver.database.engine import Session, database_time
 from receiver.errors import Forbidden, NotFound
 from receiver.instances.tokens import Bearer
+from receiver.outbound.queue import Attempt
 from receiver.subscriptions import log, registry
 from receiver.subscriptions.changes import test_message
 from receiver.subscriptions.registry import Subscription
@@ -18,9 +21,10 @@ from receiver.web import Services
 from receiver.web.api import subscription_schemas as shapes
 from receiver.web.api.routes import ApiRequest, route
 from receiver.web.api.schemas import NoQuery
-from receiver.web.auth import record_action, require_scope
+from receiver.web.auth import record_action
 from receiver.web.http import (
     Response,
+    cut,
     json_response,
     optional,
     page_response,
@@ -37,18 +41,13 @@ def may_reach(bearer: Bearer, subscription: Subscription) -> bool:
 
 
 def reached(session: Session, bearer: Bearer) -> list[Subscription]:
-    """Return the subscriptions that a token reaches. Raises Forbidden."""
-    require_scope(bearer, "operate")
-    return [
-        subscription
-        for subscription in registry.list_subscriptions(session)
-        if may_reach(bearer, subscription)
-    ]
+    """Return the subscriptions that a token reaches."""
+    subscriptions = registry.list_subscriptions(session)
+    return [subscription for subscription in subscriptions if may_reach(bearer, subscription)]
 
 
 def the_subscription(session: Session, bearer: Bearer, name: str) -> Subscription:
-    """Return one that a token reaches. Raises Forbidden, NotFound."""
-    require_scope(bearer, "operate")
+    """Return one that a token reaches. Raises NotFound."""
     subscription = registry.get_subscription(session, name)
     if not may_reach(bearer, subscription):
         raise NotFound(f"there is no subscription {name}")
@@ -76,7 +75,6 @@ def show_subscription(services: Services, request: ApiRequest[NoQuery]) -> Respo
 
 def add_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """Add a subscription; its secret is shown this once."""
-    require_scope(request.bearer, "operate")
     sent = read_json(request.http, shapes.NewSubscription)
     with services.database.write() as session:
         now = database_time(session, services.clock)
@@ -144,49 +142,56 @@ def rotate_secret(services: Services, request: ApiRequest[NoQuery]) -> Response:
 
 def test_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """Send a signed test message now, and give the answer to it."""
-    with services.database.read() as session:
-        subscription = the_subscription(session, request.bearer, request.http.id)
-    attempt = services.sender.test(test_message(subscription, services.clock()))
+    attempt = send_test(services, request.bearer, request.http.id)
     answer = attempt.answer.decode("utf-8", "replace")
     return json_response(shapes.Tested(attempt.delivered, attempt.status, attempt.error, answer))
 
 
-def list_deliveries(services: Services, request: ApiRequest[shapes.DeliveriesQuery]) -> Response:
-    """List what was sent to subscriptions, newest first, each with its attempts."""
-    query = request.query
+def send_test(services: Services, bearer: Bearer, name: str) -> Attempt:
+    """Send a signed test message to a subscription, once. Raises NotFound."""
+    with services.database.read() as session:
+        subscription = the_subscription(session, bearer, name)
+    return services.sender.test(test_message(subscription, services.clock()))
+
+
+def read_deliveries(
+    services: Services, query: shapes.DeliveriesQuery, bearer: Bearer
+) -> tuple[Sequence[log.DeliveryRecord], str | None]:
+    """Read a page of deliveries, newest first; return the cursor of the next one, too."""
     (before,) = read_cursor(query.cursor, tuple[int]) or (None,)
     with services.database.read() as session:
-        names = _named(session, request.bearer, query.subscription)
-        only_failed, limit = query.failed, query.limit + 1
-        records = log.list_deliveries(
+        found = log.list_deliveries(
             session,
-            names,
-            only_failed=only_failed,
-            limit=limit,
+            _named(session, bearer, query.subscription),
+            only_failed=query.failed,
+            limit=query.limit + 1,
             before=before,
-            visible=request.bearer.instances,
+            visible=bearer.instances,
         )
-    return page_response(
-        request.http,
-        "deliveries",
-        records,
-        query.limit,
-        show=shapes.show_delivery,
-        position=lambda record: (record.id,),
-    )
+    return cut(found, query.limit, lambda record: (record.id,))
+
+
+def list_deliveries(services: Services, request: ApiRequest[shapes.DeliveriesQuery]) -> Response:
+    """List what was sent to subscriptions, newest first, each with its attempts."""
+    records, following = read_deliveries(services, request.query, request.bearer)
+    shown = [shapes.show_delivery(record) for record in records]
+    return page_response(request.http, following, deliveries=shown)
 
 
 def retry_delivery(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """Send a delivery again, with the same webhook-id."""
     if not request.http.id.isdecimal() or int(request.http.id) >= 2**63:
         raise NotFound(f"there is no delivery {request.http.id}")
-    id_ = int(request.http.id)
-    with services.database.write() as session:
-        name = log.get_delivery(session, id_, request.bearer.instances)
-        the_subscription(session, request.bearer, name)
-        log.retry_one(session, id_, database_time(session, services.clock))
-        record_action(services, request.bearer, session, "delivery.retry", str(id_))
+    retry_one(services, request.bearer, int(request.http.id))
     return json_response(shapes.Retried(1))
+
+
+def retry_one(services: Services, bearer: Bearer, id_: int) -> None:
+    """Send a delivery again. Raises NotFound, BadParameter."""
+    with services.database.write() as session:
+        the_subscription(session, bearer, log.get_delivery(session, id_, bearer.instances))
+        log.retry_one(session, id_, database_time(session, services.clock))
+        record_action(services, bearer, session, "delivery.retry", str(id_))
 
 
 def retry_deliveries(services: Services, request: ApiRequest[shapes.RetryQuery]) -> Response:
@@ -197,11 +202,19 @@ def retry_deliveries(services: Services, request: ApiRequest[shapes.RetryQuery])
         names = _named(session, request.bearer, query.subscription)
         if query.dry_run:
             return json_response(shapes.Retried(log.count_failed(session, names, since, visible)))
-        now = database_time(session, services.clock)
-        number = log.retry_failed(session, names, since, now, visible)
-        subject, detail = ", ".join(names), f"{number} failed"
-        record_action(services, request.bearer, session, "delivery.retry", subject, detail=detail)
+        number = retry_failed(services, session, request.bearer, names, since)
     return json_response(shapes.Retried(number))
+
+
+def retry_failed(
+    services: Services, session: Session, bearer: Bearer, names: Sequence[str], since: int
+) -> int:
+    """Send all again that failed or were cancelled since then, ms; return how many."""
+    now = database_time(session, services.clock)
+    number = log.retry_failed(session, names, since, now, bearer.instances)
+    subject, detail = ", ".join(names), f"{number} failed"
+    record_action(services, bearer, session, "delivery.retry", subject, detail=detail)
+    return number
 
 
 def _named(session: Session, bearer: Bearer, name: str | UnsetType) -> list[str]:
@@ -213,7 +226,7 @@ def _named(session: Session, bearer: Bearer, name: str | UnsetType) -> list[str]
 
 _ONE = "/subscriptions/{id}"
 SUBSCRIPTION_ROUTES = (
-    route("/subscriptions", list_subscriptions, shapes.Subscriptions, 403),
+    route("/subscriptions", list_subscriptions, shapes.Subscriptions, 403, scope="operate"),
     route(
         "/subscriptions",
         add_subscription,
@@ -223,7 +236,7 @@ SUBSCRIPTION_ROUTES = (
         method="POST",
         body=shapes.NewSubscription,
     ),
-    route(_ONE, show_subscription, shapes.Subscription, 403, 404),
+    route(_ONE, show_subscription, shapes.Subscription, 403, 404, scope="operate"),
     route(
         _ONE,
         change_subscription,
@@ -236,7 +249,7 @@ SUBSCRIPTION_ROUTES = (
     route(_ONE, remove_subscription, shapes.Subscription, 403, 404, method="DELETE"),
     route(f"{_ONE}/rotate-secret", rotate_secret, shapes.NewSecret, 403, 404, method="POST"),
     route(f"{_ONE}/test", test_subscription, shapes.Tested, 403, 404, method="POST"),
-    route("/deliveries", list_deliveries, shapes.DeliveryPage, 403, 404),
+    route("/deliveries", list_deliveries, shapes.DeliveryPage, 403, 404, scope="operate"),
     route("/deliveries/retry", retry_deliveries, shapes.Retried, 403, 404, method="POST"),
     route("/deliveries/{id}/retry", retry_delivery, shapes.Retried, 403, 404, method="POST"),
 )

@@ -6,14 +6,14 @@ from functools import partial, wraps
 
 from flask import Response, request, url_for
 
-from receiver.callbacks.rejections import reverify, reverify_all
+from receiver.callbacks.rejections import reverify
 from receiver.callbacks.trigger import send_test
 from receiver.errors import CredentialError, NotFound
 from receiver.instances import keys as signature_keys
 from receiver.jobs.job import UNDER_WAY
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES
 from receiver.web import Services
-from receiver.web.api.callbacks import record_entry
+from receiver.web.api.callbacks import record_entry, reverify_instances
 from receiver.web.api.jobs import close_job
 from receiver.web.auth import record_action, require_instance
 from receiver.web.dashboard.callbacks import the_rejection
@@ -198,11 +198,9 @@ def verify_again(services: Services, caller: Caller) -> Action:
     """Verify all quarantined deliveries again, or those of an instance."""
     instance = request.args.get("instance") or None
     require_instance(caller.bearer, [instance] if instance else [])
-    only = frozenset([instance]) if instance else caller.bearer.instances
 
     def run() -> str:
-        record = partial(record_entry, services, caller.bearer)
-        again = reverify_all(services.database, services.intake.receive_again, only, record)
+        again = reverify_instances(services, caller.bearer, [instance] if instance else [])
         return f"{again.accepted} of {again.checked} were verified and stored as events."
 
     return Action(

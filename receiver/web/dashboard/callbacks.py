@@ -1,33 +1,30 @@
 """/events and /rejections: verified callbacks, and those rejected for their signature, and why."""
 
 from typing import get_args
-from urllib.parse import urlencode
 
-from flask import Response, request
-from msgspec import UNSET, Struct, UnsetType
+from flask import Response
 
-from receiver.callbacks.diagnosis import Reason, reason_words, why_unreadable
-from receiver.callbacks.events import EventRecord, get_body, get_event, list_events
-from receiver.callbacks.rejections import (
-    REASONS,
-    RejectionFilters,
-    find_rejection,
-    list_rejections,
-)
+from receiver.callbacks.diagnosis import reason_words, why_unreadable
+from receiver.callbacks.events import EventRecord, get_body, get_event
+from receiver.callbacks.rejections import REASONS, find_rejection
 from receiver.database.models import Rejection
 from receiver.errors import BodyGone, NotFound
-from receiver.jobs.summary import rejections_by_reason
 from receiver.openconnectors.notifications import Kind
 from receiver.web import Services
 from receiver.web.api import schemas
-from receiver.web.api.callbacks import event_filters, read_keys
-from receiver.web.auth import require_instance
+from receiver.web.api.callbacks import read_events, read_keys, read_rejections
 from receiver.web.dashboard.formatting import readable
-from receiver.web.dashboard.pages import Caller, blueprint, download, filled_parameters, link, page
+from receiver.web.dashboard.pages import (
+    Caller,
+    blueprint,
+    download,
+    page,
+    page_links,
+    read_query,
+)
 from receiver.web.dashboard.sign_in import require_session
-from receiver.web.http import optional, parameters, read_cursor, write_cursor
+from receiver.web.http import optional
 
-A_PAGE = 50  # of rejections
 TEXTS = ("body", "header", "file")
 TIMES = ("received_after", "received_before")
 
@@ -38,21 +35,15 @@ blueprint.add_app_template_filter(reason_words)
 @require_session
 def events(services: Services, caller: Caller) -> Response:
     """List verified callbacks, newest first."""
-    pairs = filled_parameters()
-    query = parameters(urlencode(pairs), schemas.EventsQuery)
-    filters = event_filters(services, query, caller.bearer)
-    (after,) = read_cursor(query.cursor, tuple[str]) or (None,)
-    rows = list_events(services.database, filters, query.limit + 1, after)
-    last = rows[query.limit - 1] if len(rows) > query.limit else None
+    query = read_query(schemas.EventsQuery)
+    rows, following = read_events(services, query, caller.bearer)
     return page(
         "events.html",
-        rows=rows[: query.limit],
+        rows=rows,
         query=query,
         shown={name: optional(getattr(query, name)) for name in (*TEXTS, *TIMES)},
         kinds=get_args(Kind),
-        filtered=len(pairs) > ("cursor" in request.args),
-        older=last and link(cursor=write_cursor((last.id,))),
-        newest=link(cursor=None) if after else None,
+        links=page_links(following),
     )
 
 
@@ -84,42 +75,20 @@ def _event(services: Services, caller: Caller, id_: str) -> tuple[EventRecord, b
     return record, get_body(services.database, record.id)
 
 
-class RejectionsQuery(Struct, forbid_unknown_fields=True):
-    """Which rejected deliveries are listed."""
-
-    instance: schemas.Word | UnsetType = UNSET
-    reason: Reason | UnsetType = UNSET
-    cursor: schemas.Cursor | UnsetType = UNSET
-
-
 @blueprint.get("/rejections")
 @require_session
 def rejections(services: Services, caller: Caller) -> Response:
     """List rejected deliveries, newest first."""
-    query = parameters(urlencode(filled_parameters()), RejectionsQuery)
-    instance, reason = optional(query.instance), optional(query.reason)
-    require_instance(caller.bearer, [instance] if instance else [])
-    wanted = RejectionFilters(
-        instances=[instance] if instance else [],
-        reasons=[reason] if reason else [],
-        visible=caller.bearer.instances,
-    )
-    after = read_cursor(query.cursor, tuple[int, int])
-    keys = read_keys(services)
-    rows = list_rejections(services.database, wanted, A_PAGE + 1, after)
-    with services.database.read() as session:
-        causes = keys.describe(session, rows[:A_PAGE], caller.bearer.instances)
-        lately = rejections_by_reason(session, caller.bearer.instances, services.clock())
-    more = write_cursor((rows[A_PAGE - 1].at, rows[A_PAGE - 1].id)) if len(rows) > A_PAGE else None
+    query = read_query(schemas.RejectionsQuery)
+    rows, lately, following = read_rejections(services, query, caller.bearer)
     return page(
         "rejections.html",
-        rows=list(zip(rows, causes, strict=False)),
+        rows=rows,
         lately=lately,
         reasons=REASONS,
-        instance=instance,
-        reason=reason,
-        older=more and link(cursor=more),
-        newest=link(cursor=None) if after else None,
+        instance=next(iter(query.instance), None),
+        reason=next(iter(query.reason), None),
+        links=page_links(following),
     )
 
 

@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
-from urllib.parse import urlencode
 
 from flask import Response, request, stream_with_context
 from msgspec import UNSET, UnsetType
@@ -25,9 +24,17 @@ from receiver.web.api.callbacks import SEARCHED_MS
 from receiver.web.api.jobs import job_filters
 from receiver.web.auth import require_instance
 from receiver.web.dashboard.formatting import cell
-from receiver.web.dashboard.pages import Caller, blueprint, download, filled_parameters, page
+from receiver.web.dashboard.pages import (
+    Caller,
+    blueprint,
+    download,
+    filled_parameters,
+    page,
+    read_query,
+    url_with,
+)
 from receiver.web.dashboard.sign_in import redirect_to, require_session
-from receiver.web.http import optional, parameters, read_cursor, read_time, write_cursor
+from receiver.web.http import optional, read_cursor, read_time, write_cursor
 
 TIMES = {
     "updated_after": "Changed after",
@@ -107,7 +114,7 @@ class Filters:
     def url(self, path: str = "/jobs", drop: tuple[str, str] | None = None, **more: str) -> str:
         """Return the URL of the same filters. drop -- one to leave out. more -- to be added."""
         pairs = [pair for pair in self.pairs if pair != drop] + list(more.items())
-        return f"{path}?{urlencode(pairs)}" if pairs else path
+        return url_with(path, pairs)
 
 
 def read_filters(services: Services, caller: Caller) -> Filters:
@@ -116,7 +123,7 @@ def read_filters(services: Services, caller: Caller) -> Filters:
     Raises BadParameter, and Forbidden where the token does not reach an instance.
     """
     pairs = filled_parameters()
-    query = parameters(urlencode(pairs), JobsQuery)
+    query = read_query(JobsQuery)
     require_instance(caller.bearer, query.instance)
     wanted = replace(
         job_filters(query, caller.bearer),

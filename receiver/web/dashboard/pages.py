@@ -5,20 +5,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 import structlog
 from flask import Blueprint, Flask, Response, g, render_template, request
 from flask.blueprints import BlueprintSetupState
 from markupsafe import Markup
+from msgspec import Struct
 from werkzeug.exceptions import HTTPException
 
 from receiver import __version__
 from receiver.errors import ReceiverError, StoreError
 from receiver.instances.tokens import Bearer
 from receiver.web import problems, services
+from receiver.web.http import parameters
 
 log = structlog.get_logger()
+Q = TypeVar("Q", bound=Struct)
 
 _WEB = Path(__file__).parents[1]
 
@@ -92,11 +96,32 @@ def filled_parameters() -> list[tuple[str, str]]:
     return [(name, value) for name, value in request.args.items(multi=True) if value]
 
 
-def link(**changed: str | None) -> str:
-    """Return the URL of this request with some parameters changed; None takes one out."""
-    pairs = [pair for pair in request.args.items(multi=True) if pair[0] not in changed]
-    pairs += [(name, value) for name, value in changed.items() if value is not None]
-    return f"{request.path}?{urlencode(pairs)}" if pairs else request.path
+def read_query(model: type[Q], **more: str) -> Q:
+    """Read what a form filled in. more -- parameters beside those. Raises BadParameter."""
+    return parameters(urlencode([*filled_parameters(), *more.items()]), model)
+
+
+def url_with(path: str, pairs: Sequence[tuple[str, str]]) -> str:
+    """Return a path with these parameters."""
+    return f"{path}?{urlencode(pairs)}" if pairs else path
+
+
+class Links(NamedTuple):
+    """The URLs of a list's other pages. is_filtered -- whether anything but a page is asked for."""
+
+    newest: str | None
+    older: str | None
+    is_filtered: bool
+
+
+def page_links(following: str | None) -> Links:
+    """Return the links of this list. following -- the cursor of the next page, if there is one."""
+    filters = [pair for pair in filled_parameters() if pair[0] != "cursor"]
+    return Links(
+        url_with(request.path, filters) if "cursor" in request.args else None,
+        url_with(request.path, [*filters, ("cursor", following)]) if following else None,
+        bool(filters),
+    )
 
 
 @blueprint.app_template_global()

@@ -2,21 +2,21 @@
 
 from dataclasses import dataclass
 
-from flask import Response, request, url_for
+from flask import Response, url_for
 
 from receiver.database.engine import database_time
 from receiver.lib.clock import DAY_MS
 from receiver.subscriptions import log
-from receiver.subscriptions.changes import test_message
 from receiver.web import Services
-from receiver.web.api.subscriptions import reached, switch, the_subscription
+from receiver.web.api import subscriptions as api
+from receiver.web.api.subscription_schemas import DeliveriesQuery
+from receiver.web.api.subscriptions import the_subscription
 from receiver.web.auth import record_action
 from receiver.web.dashboard.actions import Action, action_page
 from receiver.web.dashboard.formatting import counted
-from receiver.web.dashboard.pages import Caller, blueprint, link, page
+from receiver.web.dashboard.pages import Caller, blueprint, page, page_links, read_query
 from receiver.web.dashboard.sign_in import require_operator
 
-PAGE = 50
 RETRIED_MS = 7 * DAY_MS
 _NOUN = "delivery", "deliveries"
 
@@ -37,7 +37,7 @@ class Entry:
 def subscriptions(services: Services, caller: Caller) -> Response:
     """List subscriptions."""
     with services.database.read() as session:
-        visible = reached(session, caller.bearer)
+        visible = api.reached(session, caller.bearer)
         ages = log.oldest_waiting(session, database_time(session, services.clock))
     rows = [
         Entry(
@@ -56,34 +56,22 @@ def subscriptions(services: Services, caller: Caller) -> Response:
 @require_operator
 def subscription(services: Services, caller: Caller, name: str) -> Response:
     """Show a subscription and what was sent to it, newest first."""
-    only_failed = request.args.get("failed") == "true"
-    before = request.args.get("before", type=int)
+    query = read_query(DeliveriesQuery, subscription=name)
     with services.database.read() as session:
         one = the_subscription(session, caller.bearer, name)
-        records = log.list_deliveries(
-            session,
-            [name],
-            only_failed=only_failed,
-            limit=PAGE + 1,
-            before=before,
-            visible=caller.bearer.instances,
-        )
-    rows = records[:PAGE]
-    older = link(before=str(rows[-1].id)) if len(records) > PAGE else None
-    newest = link(before=None) if before else None
-    return page(
-        "subscription.html", one=one, rows=rows, failed=only_failed, older=older, newest=newest
-    )
+    rows, following = api.read_deliveries(services, query, caller.bearer)
+    links = page_links(following)
+    return page("subscription.html", one=one, rows=rows, failed=query.failed, links=links)
 
 
 @action_page("/subscriptions/<string:name>/test")
 def test_subscription(services: Services, caller: Caller, name: str) -> Action:
     """Send a signed test message."""
     with services.database.read() as session:
-        one = the_subscription(session, caller.bearer, name)
+        the_subscription(session, caller.bearer, name)
 
     def run() -> str | Response:
-        attempt = services.sender.test(test_message(one, services.clock()))
+        attempt = api.send_test(services, caller.bearer, name)
         if attempt.delivered:
             return f"The test message was accepted: {attempt.status}."
         detail = attempt.error or f"The answer was {attempt.status}."
@@ -103,7 +91,7 @@ def switch_subscription(services: Services, caller: Caller, name: str) -> Action
 
     def run() -> str:
         with services.database.write() as session:
-            switch(services, session, name, enabled=enables)
+            api.switch(services, session, name, enabled=enables)
             record_action(services, caller.bearer, session, f"subscription.{verb}", name)
         return f"{name} is {verb}d."
 
@@ -126,10 +114,7 @@ def retry_failed(services: Services, caller: Caller, name: str) -> Action:
 
     def run() -> str:
         with services.database.write() as session:
-            now = database_time(session, services.clock)
-            sent = log.retry_failed(session, [name], since, now, caller.bearer.instances)
-            detail = f"{sent} failed"
-            record_action(services, caller.bearer, session, "delivery.retry", name, detail=detail)
+            sent = api.retry_failed(services, session, caller.bearer, [name], since)
         return f"Sent again: {counted(sent, *_NOUN)}."
 
     effects = (
@@ -146,11 +131,7 @@ def retry_one(services: Services, caller: Caller, name: str, id: int) -> Action:
         the_subscription(session, caller.bearer, name)
 
     def run() -> str:
-        with services.database.write() as session:
-            named = log.get_delivery(session, id, caller.bearer.instances)
-            the_subscription(session, caller.bearer, named)
-            log.retry_one(session, id, database_time(session, services.clock))
-            record_action(services, caller.bearer, session, "delivery.retry", str(id))
+        api.retry_one(services, caller.bearer, id)
         return f"Delivery {id} is sent again."
 
     effects = ("It is sent with the same webhook-id, to the URL of now.",)
