@@ -12,19 +12,8 @@ from msgspec.structs import asdict
 from receiver.alarms import channels, handling
 from receiver.alarms.handling import Alarm, public_alarm
 from receiver.alarms.watcher import PERIOD_SECONDS, Watcher
-from receiver.cli.output import (
-    OK,
-    UNREACHABLE,
-    confirm,
-    duration,
-    json_option,
-    limit_option,
-    plain,
-    show,
-    table,
-    warn,
-    yes_option,
-)
+from receiver.cli.options import duration, json_option, limit_option, yes_option
+from receiver.cli.output import OK, UNREACHABLE, confirm, plain, show, table, warn
 from receiver.cli.serve import actor, open_database, record_action
 from receiver.database.engine import database_time
 from receiver.errors import StoreError

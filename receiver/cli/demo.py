@@ -23,19 +23,19 @@ from cryptography.fernet import Fernet
 
 from receiver.callbacks.diagnosis import diagnose
 from receiver.callbacks.trigger import send_signed
+from receiver.cli.options import json_option, read_url, secret_option
 from receiver.cli.output import (
     CREDENTIALS,
     OK,
     UNREACHABLE,
     USAGE,
     Failure,
-    json_option,
+    describe,
     show,
     table,
 )
-from receiver.cli.remote import check_url, describe, failure, no_instance, secret, secret_file
 from receiver.cli.serve import open_database
-from receiver.client import Job
+from receiver.client import Job, NoSuchInstance
 from receiver.client.clients import unreachable
 from receiver.instances.encryption import SecretBox
 from receiver.instances.keys import Keys
@@ -237,16 +237,11 @@ def _free_port() -> int:
     help="File with the exact bytes of the delivery.",
 )
 @click.option("--signature", required=True, help="The value of Elements-Webhook-Signature.")
-@click.option(
-    "--key-file",
-    required=True,
-    type=secret_file,
-    help="File of the signature key; `-` reads standard input.",
-)
+@secret_option("--key-file", "key", "the signature key", required=True)
 @json_option
-def verify(body: str, signature: str, key_file: str, json_: bool) -> None:
+def verify(body: str, signature: str, key: bytes, json_: bool) -> None:
     """Check a signature, and say what is wrong with it. Offline."""
-    valid, detail = diagnose(read_file(body), signature, secret(key_file) or b"")
+    valid, detail = diagnose(read_file(body), signature, key)
     show({"valid": valid, "detail": detail}, detail, json_)
     sys.exit(OK if valid else CREDENTIALS)
 
@@ -254,29 +249,27 @@ def verify(body: str, signature: str, key_file: str, json_: bool) -> None:
 @click.command()
 @click.option(
     "--url",
+    callback=read_url,
     envvar="RECEIVER_PUBLIC_URL",
     required=True,
     show_envvar=True,
     help="The receiver's public URL, or the whole callback URL.",
 )
 @click.option("--instance", default=DEFAULT_INSTANCE, show_default=True, help="Whose callback.")
-@click.option(
-    "--key-file", type=secret_file, help="File of the key; else from environment or database."
-)
+@secret_option("--key-file", "secret", "the key, if not of the environment or the database")
 @json_option
-def trigger(url: str, instance: str, key_file: str | None, json_: bool) -> None:
+def trigger(url: str, instance: str, secret: bytes | None, json_: bool) -> None:
     """Send a signed test callback the way the vendor's come.
 
     It is an event of kind `other`, marked as a test, and touches no job. In `keys list`, its key
     was used like by any other.
     """
-    check_url(url)
-    key = _key(instance, key_file)
+    key = _key(instance) if secret is None else SignatureKey("file", secret)
     target = url if "/callbacks/" in url else f"{url.rstrip('/')}/callbacks/{instance}"
     try:
         sent = send_signed(target, instance, key, now_ms())
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise failure(unreachable(url, error)) from None
+        raise unreachable(url, error) from None
     if sent.status == 401:
         detail = (
             f"rejected (401): the receiver has another key for {instance}, or does not know this"
@@ -292,9 +285,7 @@ def trigger(url: str, instance: str, key_file: str | None, json_: bool) -> None:
     show(content, f"verified and stored as event {sent.event}", json_)
 
 
-def _key(instance: str, key_file: str | None) -> SignatureKey:
-    if key_file is not None:
-        return SignatureKey("file", secret(key_file) or b"")
+def _key(instance: str) -> SignatureKey:
     settings = Settings.from_env(os.environ)
     if instance == DEFAULT_INSTANCE and settings.default_keys:
         return settings.default_keys[0]
@@ -303,7 +294,7 @@ def _key(instance: str, key_file: str | None) -> SignatureKey:
         instances = keys.refresh(database).instances
     of_instance = instances.get(instance)
     if of_instance is None:
-        raise no_instance(instance, instances)
+        raise NoSuchInstance(instance, instances)
     if not of_instance.keys:
         text = f"there is no usable key of {instance}: name one with --key-file"
         raise Failure(USAGE, "no_key", text)

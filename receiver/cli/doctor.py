@@ -21,7 +21,8 @@ import httpx
 from receiver.alarms.handling import list_alarms, public_alarm
 from receiver.callbacks.events import get_event
 from receiver.callbacks.trigger import TIMEOUT_SECONDS, send_signed
-from receiver.cli.output import JOB_FAILED, OK, count, json_option, show
+from receiver.cli.options import json_option
+from receiver.cli.output import JOB_FAILED, OK, count, show
 from receiver.database import durability, migrations
 from receiver.database.durability import filesystem_of
 from receiver.database.engine import Database, database_time

@@ -2,31 +2,28 @@
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, get_args
+from functools import reduce
+from typing import Unpack, get_args
 
 import click
 import structlog
 
+from receiver.cli.options import Command, duration, json_option, only, secret_option, yes_option
 from receiver.cli.output import (
     JOB_FAILED,
     OK,
-    USAGE,
-    Failure,
     confirm,
     count,
-    duration,
-    json_option,
     plain,
     show,
     table,
     warn,
     with_iso_times,
-    yes_option,
 )
-from receiver.cli.remote import no_instance, secret, secret_file
 from receiver.cli.serve import actor, open_database, record_action
+from receiver.client import NoSuchInstance
 from receiver.database.engine import Session
 from receiver.errors import SettingsError
 from receiver.instances import keys as signature_keys
@@ -43,25 +40,27 @@ _TOKEN_NAME = re.compile(r"(?!cli:)[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,100}")
 log = structlog.get_logger()
 
 
-def _vendor_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def _hub(_context: click.Context, option: click.Parameter, hub: str | None) -> str | None:
+    if hub is not None and not re.fullmatch("[A-Za-z0-9_-]+", hub):
+        raise click.UsageError(f"{option.opts[0]} {hub}: a hub is a name such as marketing")
+    return hub
+
+
+_VENDOR_OPTIONS = (
+    secret_option("--element-token-file", "element_token", "the vendor's element token"),
+    secret_option("--user-secret-file", "user_secret", "the vendor's user secret"),
+    secret_option(
+        "--organization-secret-file",
+        "organization_secret",
+        "the vendor's organization secret, for its queue of notifications",
+    ),
+    click.option("--hub", callback=_hub, help="The vendor's hub of this instance, e.g. marketing."),
+)
+
+
+def _vendor_options(command: Command) -> Command:
     """Add the options for what the vendor is asked with."""
-    options = (
-        click.option(
-            "--element-token-file", type=secret_file, help="File of the vendor's element token."
-        ),
-        click.option(
-            "--user-secret-file", type=secret_file, help="File of the vendor's user secret."
-        ),
-        click.option(
-            "--organization-secret-file",
-            type=secret_file,
-            help="File of the vendor's organization secret, for its queue of notifications.",
-        ),
-        click.option("--hub", help="The vendor's hub of this instance, e.g. marketing."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return reduce(lambda function, option: option(function), reversed(_VENDOR_OPTIONS), command)
 
 
 def _warn_of_half(session: Session, name: str, given: registry.VendorOptions) -> None:
@@ -74,27 +73,9 @@ def _warn_of_half(session: Session, name: str, given: registry.VendorOptions) ->
         )
 
 
-def _read_vendor_options(
-    hub: str | None,
-    element_token_file: str | None,
-    user_secret_file: str | None,
-    organization_secret_file: str | None,
-) -> registry.VendorOptions:
-    if hub is not None and not re.fullmatch("[A-Za-z0-9_-]+", hub):
-        raise click.UsageError(f"--hub {hub}: a hub is a name such as marketing")
-    return {
-        "hub": hub,
-        "element_token": _vendor_secret(element_token_file),
-        "user_secret": _vendor_secret(user_secret_file),
-        "organization_secret": _vendor_secret(organization_secret_file),
-    }
-
-
-def _vendor_secret(path: str | None) -> bytes | None:
-    content = secret(path)
-    if content == b"":
-        raise Failure(USAGE, "empty_file", f"{path}: the file is empty, there is no secret in it")
-    return content
+def _warn_without_key(name: str) -> None:
+    remedy = f"`receiver keys add {name} --file FILE`"
+    warn(f"{name} has no signature key: its callbacks are rejected until {remedy}")
 
 
 @click.group()
@@ -104,40 +85,26 @@ def instances() -> None:
 
 @instances.command("add")
 @click.argument("name")
-@click.option(
-    "--signature-key-file",
-    type=secret_file,
-    help="File of the vendor's event.notification.signature.key; `-` reads standard input.",
-)
+@secret_option("--signature-key-file", "key", "the vendor's event.notification.signature.key")
 @_vendor_options
 @json_option
 def add_instance(
-    name: str, signature_key_file: str | None, json_: bool, **vendors: str | None
+    name: str, key: bytes | None, json_: bool, **options: Unpack[registry.VendorOptions]
 ) -> None:
     """Add an instance; its callback URL is /callbacks/NAME."""
     if not INSTANCE_NAME.fullmatch(name):
         raise click.UsageError(f"{plain(name)}: a name is 1 to 64 of A-Z, a-z, 0-9, _ and -")
-    key, options = secret(signature_key_file), _read_vendor_options(**vendors)
-    with open_database(creates_file=True) as (settings, database):
+    with open_database(creates_file=True) as (settings, database), database.write() as session:
         secret_box = SecretBox(settings.encryption_keys)
-        key_id = None
-        now = now_ms()
-        with database.write() as session:
-            registry.add_instance(session, secret_box, name, now, **options)
-            _warn_of_half(session, name, options)
-            if key is not None:
-                key_id = signature_keys.add_key(session, secret_box, name, key, now)
-                warn_of_key(key, signature_keys.shared_with(session, secret_box, name, key))
-            record_action(session, "instance.add", name)
-            if key_id is not None:
-                record_action(session, "key.add", f"{name}/{key_id}")
-        base = settings.public_url or "https://<your host>"
-    url = f"{base}/callbacks/{name}"
+        registry.add_instance(session, secret_box, name, now_ms(), **options)
+        _warn_of_half(session, name, options)
+        key_id = None if key is None else _add_key(session, secret_box, name, key)
+        record_action(session, "instance.add", name)
+        if key_id is not None:
+            record_action(session, "key.add", f"{name}/{key_id}")
     if key is None:
-        warn(
-            f"{name} has no signature key, so its callbacks are rejected until"
-            f" `receiver keys add {name} --file FILE`"
-        )
+        _warn_without_key(name)
+    url = f"{settings.public_url or 'https://<your host>'}/callbacks/{name}"
     content = {"name": name, "key": key_id, "callback_url": url}
     show(content, f"{name} added; register this callback URL at the vendor: {url}", json_)
 
@@ -145,12 +112,11 @@ def add_instance(
 @instances.command("set")
 @click.argument("name")
 @_vendor_options
-def set_instance(name: str, **vendors: str | None) -> None:
+def set_instance(name: str, **options: Unpack[registry.VendorOptions]) -> None:
     """Set or replace an instance's vendor secrets or hub; what is not named stays.
 
     Signature keys are changed with `receiver keys`.
     """
-    options = _read_vendor_options(**vendors)
     named = ", ".join(
         what.replace("_", " ") for what, value in options.items() if value is not None
     )
@@ -193,29 +159,26 @@ def keys() -> None:
     """Add, list and retire signature keys of an instance; all that are not retired are accepted."""
 
 
-def _require_instance(session: Session, instance: str) -> None:
-    names = [str(row["name"]) for row in registry.list_instances(session)]
-    if instance not in names:
-        raise no_instance(instance, names)
+def _add_key(session: Session, secret_box: SecretBox, instance: str, key: bytes) -> str:
+    """Add a signature key and return its id; warn of what is weak about it."""
+    key_id = signature_keys.add_key(session, secret_box, instance, key, now_ms())
+    if len(key) < SHORT_KEY_BYTES:
+        length = count(len(key), "byte")
+        warn(f"the signature key is {length} long; at least {SHORT_KEY_BYTES} are recommended")
+    if others := signature_keys.shared_with(session, secret_box, instance, key):
+        have = "has" if len(others) == 1 else "have"
+        warn(f"{', '.join(others)} {have} the same key: bodies can be replayed across them")
+    return key_id
 
 
 @keys.command("add")
 @click.argument("instance")
-@click.option(
-    "--file",
-    "path",
-    required=True,
-    type=secret_file,
-    help="File of the key; `-` reads standard input.",
-)
+@secret_option("--file", "key", "the key", required=True)
 @json_option
-def add_key(instance: str, path: str, json_: bool) -> None:
+def add_key(instance: str, key: bytes, json_: bool) -> None:
     """Add a signature key; a running receiver accepts it from its next request on."""
-    key = secret(path) or b""
     with open_database(creates_file=True) as (settings, database), database.write() as session:
-        secret_box = SecretBox(settings.encryption_keys)
-        key_id = signature_keys.add_key(session, secret_box, instance, key, now_ms())
-        warn_of_key(key, signature_keys.shared_with(session, secret_box, instance, key))
+        key_id = _add_key(session, SecretBox(settings.encryption_keys), instance, key)
         record_action(session, "key.add", f"{instance}/{key_id}")
     show({"id": key_id, "instance": instance}, key_id, json_)
 
@@ -231,8 +194,9 @@ def list_keys(instance: str | None, json_: bool) -> None:
     """
     with open_database() as (_, database), database.read() as session:
         rows = with_iso_times(signature_keys.list_keys(session, instance))
-        if instance is not None and not rows:
-            _require_instance(session, instance)
+        names = [str(row["name"]) for row in registry.list_instances(session)]
+    if instance is not None and instance not in names:
+        raise NoSuchInstance(instance, names)
     text = table(rows, ("id", "instance", "created_at", "last_used_at", "retired_at"))
     show({"keys": rows}, text, json_)
 
@@ -248,7 +212,7 @@ def retire_key(key: tuple[str, ...]) -> None:
     with open_database() as (settings, database), database.write() as session:
         signature_keys.retire_key(session, key_id, instance, now_ms())
         record_action(session, "key.retire", key_id)
-        warn_of_none_left(session, settings, key_id)
+        _warn_of_none_left(session, settings, key_id)
     click.echo(f"{key_id} retired")
 
 
@@ -298,11 +262,11 @@ def tokens_() -> None:
     type=click.Choice(get_args(tokens.Scope)),
     help="`read` tokens can view; `operate` tokens can also make changes.",
 )
-@click.option("--instance", "only", multiple=True, help="For this instance only; repeatable.")
+@only("for this instance", "--instance", "instances")
 @click.option("--expires", metavar="DURATION", help="E.g. 90d; without it, never.")
 @json_option
 def create_token(
-    name: str, scope: tokens.Scope, only: tuple[str, ...], expires: str | None, json_: bool
+    name: str, scope: tokens.Scope, instances: Sequence[str], expires: str | None, json_: bool
 ) -> None:
     """Create a token and print it: alone, and this once."""
     now = now_ms()
@@ -314,12 +278,12 @@ def create_token(
     if expires_at is not None and expires_at > MAX_TIME_MS:
         raise click.UsageError(f"--expires {expires}: is beyond the year 9999")
     with open_database(creates_file=True) as (settings, database), database.write() as session:
-        token = tokens.create_token(session, name, scope, now, only=only, expires_at=expires_at)
-        warn_of_unknown(session, settings, only)
-        reach = (
-            f"{scope}; {', '.join(only) or 'all instances'}; until {iso(expires_at) or 'revoked'}"
+        token = tokens.create_token(
+            session, name, scope, now, only=instances, expires_at=expires_at
         )
-        record_action(session, "token.create", name, reach)
+        warn_of_unknown(session, settings, instances)
+        reach = f"{', '.join(instances) or 'all instances'}; until {iso(expires_at) or 'revoked'}"
+        record_action(session, "token.create", name, f"{scope}; {reach}")
     log.info("a token was created", name=name, scope=scope, by=actor())
     content = {"token": token, "name": name, "scope": scope, "expires_at": iso(expires_at)}
     show(content, token, json_)
@@ -350,29 +314,16 @@ def warn_of_unknown(session: Session, settings: Settings, instances: Sequence[st
     """Warn of names that no instance has."""
     names = registry.instance_names(session, settings)
     for name in sorted(set(instances) - names):
-        warn(no_instance(name, names).message)
+        warn(str(NoSuchInstance(name, names)))
 
 
-def warn_of_none_left(session: Session, settings: Settings, key_id: str) -> None:
+def _warn_of_none_left(session: Session, settings: Settings, key_id: str) -> None:
     """Warn that the instance of a retired key has no key in use."""
     rows = signature_keys.list_keys(session)
-    instance = next(row["instance"] for row in rows if row["id"] == key_id)
+    instance = next(str(row["instance"]) for row in rows if row["id"] == key_id)
     in_use = any(row["instance"] == instance and row["retired_at"] is None for row in rows)
     if not in_use and not (instance == DEFAULT_INSTANCE and settings.default_keys):
-        warn(
-            f"{instance} has no signature key left: its callbacks are rejected until"
-            f" `receiver keys add {instance} --file FILE`"
-        )
-
-
-def warn_of_key(key: bytes, others: list[str]) -> None:
-    """Warn of what is weak about a key; `others` are the instances that share it."""
-    if len(key) < SHORT_KEY_BYTES:
-        length = count(len(key), "byte")
-        warn(f"the signature key is {length} long; at least {SHORT_KEY_BYTES} are recommended")
-    if others:
-        have = "has" if len(others) == 1 else "have"
-        warn(f"{', '.join(others)} {have} the same key: bodies can be replayed across them")
+        _warn_without_key(instance)
 
 
 COMMANDS = (instances, keys, tokens_)

@@ -2,11 +2,10 @@
 
 import re
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import click
 import httpx
@@ -14,17 +13,17 @@ from msgspec import to_builtins
 from msgspec.structs import asdict
 
 from receiver.callbacks.diagnosis import Reason
+from receiver.cli.options import Command, json_option, limit_option, only, pass_client, wait_option
 from receiver.cli.output import (
     USAGE,
     Failure,
     count,
-    json_option,
-    limit_option,
+    describe,
+    exit_with_outcome,
     plain,
     show,
     table,
 )
-from receiver.cli.remote import describe, exit_with_outcome, pass_client
 from receiver.cli.submit import list_retries, write_failed_rows
 from receiver.client import Callback, Client, ClientError, ErrorPage, Missed, NoSuchJob, NotFound
 from receiver.client.flows import Parameter, quoted
@@ -32,8 +31,6 @@ from receiver.jobs.job import Outcome
 from receiver.jobs.record_errors import row_of
 from receiver.lib.http_client import failure_reason, make_client
 from receiver.openconnectors.notifications import Kind
-
-T = TypeVar("T")
 
 FETCH_SECONDS = 15  # for which a receiver may be fetching errors of a job that has just ended
 
@@ -46,10 +43,10 @@ _LEFT_OUT = re.compile(
     "(host|connection|content-length|transfer-encoding|keep-alive|expect|te|trailer|upgrade|proxy-.*)"
 )
 
-_instances = click.option("--instance", multiple=True, help="Only of this instance; repeatable.")
+_instances = only("of this instance", "--instance")
 
 
-def _paged(command: Callable[..., T]) -> Callable[..., T]:
+def _paged(command: Command) -> Command:
     """Add the options that every list has."""
     cursor = click.option("--cursor", help="`next` of the page before.")
     return limit_option(cursor(json_option(pass_client(command))))
@@ -57,14 +54,9 @@ def _paged(command: Callable[..., T]) -> Callable[..., T]:
 
 @click.command()
 @_instances
-@click.option("--status", multiple=True, help="Only of this status, as the vendor writes it.")
-@click.option(
-    "--outcome",
-    multiple=True,
-    type=click.Choice(get_args(Outcome)),
-    help="Only of this outcome; repeatable.",
-)
-@click.option("--object", multiple=True, help="Only of this object, e.g. contact; repeatable.")
+@only("of this status, as the vendor writes it", "--status")
+@only("of this outcome", "--outcome", choices=get_args(Outcome))
+@only("of this object, e.g. contact", "--object")
 @click.option("--file", metavar="TEXT", help="Only with this in the file's name.")
 @click.option("--updated-after", metavar="TIME", help="E.g. 2026-01-31T00:00Z.")
 @_paged
@@ -79,9 +71,7 @@ def jobs(client: Client, json_: bool, **filters: Parameter) -> None:
 @click.command()
 @click.argument("job_id", metavar="ID")
 @click.option("--instance", help="Needed where several instances have a job of that id.")
-@click.option(
-    "--wait", type=click.IntRange(0), default=0, help="Seconds to wait until it has ended."
-)
+@wait_option
 @click.option("--timeline", is_flag=True, help="Show what each callback and poll changed.")
 @click.option("--errors", is_flag=True, help="Show which records failed and why.")
 @click.option(
@@ -157,13 +147,8 @@ def job(
 
 @click.command()
 @_instances
-@click.option(
-    "--kind",
-    multiple=True,
-    type=click.Choice(get_args(Kind)),
-    help="Only of this kind; repeatable.",
-)
-@click.option("--job", multiple=True, help="Only of the job with this id; repeatable.")
+@only("of this kind", "--kind", choices=get_args(Kind))
+@only("of the job with this id", "--job")
 @click.option("--body", metavar="TEXT", help="Only with this in the body.")
 @click.option("--header", metavar="TEXT", help="Only with this in a header or in its name.")
 @click.option("--file", metavar="TEXT", help="Only of jobs with this in the file's name.")
@@ -182,12 +167,7 @@ def events(client: Client, json_: bool, **filters: Parameter) -> None:
 
 @click.command()
 @_instances
-@click.option(
-    "--reason",
-    multiple=True,
-    type=click.Choice(get_args(Reason)),
-    help="Only rejected for this; repeatable.",
-)
+@only("rejected for this", "--reason", choices=get_args(Reason))
 @click.option(
     "--verify-again", is_flag=True, help="Have them verified with the keys there are now."
 )
@@ -296,12 +276,7 @@ def _event_id(_context: click.Context, _param: click.Parameter, value: str | Non
     "--forward-to", metavar="URL", callback=_local_url, help="POST each there, as it came."
 )
 @_instances
-@click.option(
-    "--types",
-    multiple=True,
-    type=click.Choice(["event.received"]),
-    help="Only events of this type; repeatable.",
-)
+@only("events of this type", "--types", choices=["event.received"])
 @click.option(
     "--after",
     metavar="ID",

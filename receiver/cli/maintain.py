@@ -13,6 +13,7 @@ from receiver.callbacks.events import find_readable
 from receiver.callbacks.events import reread as reread_event
 from receiver.callbacks.intake import Intake
 from receiver.callbacks.store import Store
+from receiver.cli.options import duration, json_option, yes_option
 from receiver.cli.output import (
     JOB_FAILED,
     OK,
@@ -21,16 +22,12 @@ from receiver.cli.output import (
     Failure,
     confirm,
     count,
-    duration,
     is_plain_terminal,
-    json_option,
     plain,
     show,
     table,
     warn,
-    yes_option,
 )
-from receiver.cli.remote import failure
 from receiver.cli.serve import actor, open_database, record_action
 from receiver.client import NoSuchJob
 from receiver.database import audit as audit_log
@@ -192,7 +189,7 @@ def erase(job_id: str, instance: str | None, yes: bool, json_: bool) -> None:
             if erased is not None:
                 record_action(session, "erase", f"{name}/{job_id}", f"{_counts(erased)} erased")
         if erased is None:
-            raise failure(NoSuchJob(job_id, name))
+            raise NoSuchJob(job_id, name)
         if not _is_log_empty(database):
             warn("the database's log may still hold it until it is overwritten")
     show({"job": job_id, "instance": name, **erased}, f"{_counts(erased)} erased", json_)
@@ -209,7 +206,7 @@ def _instance_of(database: Database, job_id: str, instance: str | None) -> str:
     is_name = "\0" not in job_id and (instance is None or INSTANCE_NAME.fullmatch(instance))
     rows = find_jobs(database, job_id, instance) if is_name else []
     if not rows:
-        raise failure(NoSuchJob(job_id, instance))
+        raise NoSuchJob(job_id, instance)
     if len(rows) > 1:
         names = ", ".join(sorted(row.instance for row in rows))
         text = f"job {job_id} exists in {names}: name one with --instance"

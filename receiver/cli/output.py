@@ -7,15 +7,18 @@ import errno
 import json
 import os
 import re
+import shlex
 import sys
 import traceback
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
+from msgspec.structs import asdict
 
+from receiver.client import ClientError, CredentialsRejected, Job, RequestRejected
 from receiver.errors import (
     AlreadyThere,
     BadParameter,
@@ -26,7 +29,6 @@ from receiver.errors import (
     StoreRefused,
 )
 from receiver.lib.clock import iso
-from receiver.settings import duration_ms
 
 OK = 0
 JOB_FAILED = 1
@@ -56,18 +58,13 @@ _LONG_WORD = re.compile(r"(\S{200})\S{800,}")
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
 # What whoever types the command has to put right.
 _MISTAKES = (
+    RequestRejected,
     SettingsError,
     CredentialError,
     AlreadyThere,
     BadParameter,
     NotFound,
     StoreRefused,
-)
-
-json_option = click.option("--json", "json_", is_flag=True, help="Print JSON.")
-yes_option = click.option("--yes", is_flag=True, help="Delete without asking.")
-limit_option = click.option(
-    "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many."
 )
 
 
@@ -84,6 +81,34 @@ def exit_code_of(outcome: str) -> int:
     return _BY_OUTCOME.get(outcome, STILL_RUNNING)
 
 
+def exit_with_outcome(job: Job, waited: int) -> NoReturn:
+    """Exit as the outcome says; where the wait was over, say how to go on waiting."""
+    code = exit_code_of(job.outcome)
+    if code == STILL_RUNNING and waited:
+        again = ["receiver", "job", job.id, "--instance", job.instance, "--wait", str(waited)]
+        click.echo(f"still in progress; go on waiting with: {shlex.join(again)}", err=True)
+    sys.exit(code)
+
+
+def describe(job: Job) -> str:
+    """Describe a job in a few lines."""
+    records = ", ".join(f"{plain(number)} {name}" for name, number in asdict(job.records).items())
+    lines = [
+        f"job {plain(job.id)} of {job.instance}: {job.outcome} ({plain(job.status)})",
+        f"  records          {records}",
+    ]
+    lines += [
+        f"  {name.replace('_', ' '):<16} {plain(getattr(job, name))}"
+        for name in ("object", "direction", "file", "message", "learnt_by", "ended_at")
+        if getattr(job, name) is not None
+    ]
+    if job.files_expire_at:
+        lines.append(f"  fetch files by   {job.files_expire_at} (assumed)")
+    if job.conflict:
+        lines.append("  conflict         two different endings were reported")
+    return "\n".join(lines)
+
+
 def explain(error: BaseException) -> Failure:
     """Return what to print for any exception, and the exit code: the only place that decides."""
     if isinstance(error, Failure):
@@ -96,9 +121,11 @@ def explain(error: BaseException) -> Failure:
         error = click.UsageError("an argument is not valid UTF-8")
     if isinstance(error, click.ClickException):
         return Failure(USAGE, "usage", _usage(error))
-    if isinstance(error, ReceiverError):
-        is_usage = isinstance(error, _MISTAKES)
-        return Failure(USAGE if is_usage else UNREACHABLE, error.reason, str(error))
+    if isinstance(error, ClientError | ReceiverError):
+        exit_code = USAGE if isinstance(error, _MISTAKES) else UNREACHABLE
+        exit_code = CREDENTIALS if isinstance(error, CredentialsRejected) else exit_code
+        reason = error.code if isinstance(error, ClientError) else error.reason
+        return Failure(exit_code, reason, str(error))
     last = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{Path(last.filename).name}:{last.lineno}"
     text = f"this is a fault of the program (at {place}), please report it"
@@ -143,14 +170,6 @@ def _usage(error: click.ClickException) -> str:
 def is_plain_terminal() -> bool:
     """Whether a terminal is to get text alone: no colours, no line that is written over."""
     return "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-
-
-def duration(option: str, text: str) -> int:
-    """Read a duration that was typed; return ms. Raises click.UsageError."""
-    try:
-        return duration_ms(text)
-    except ValueError as error:
-        raise click.UsageError(f"{option} {plain(text)}: {error}") from None
 
 
 def warn(message: str) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 import structlog
 
-from receiver.cli.output import USAGE, Failure, json_option, show
+from receiver.cli.options import json_option
+from receiver.cli.output import USAGE, Failure, show
 from receiver.database import audit, migrations
 from receiver.database.engine import Database, Session
 from receiver.errors import StoreError

@@ -14,17 +14,18 @@ from typing import IO, Any, cast
 import click
 from msgspec import to_builtins
 
+from receiver.cli.options import json_option, pass_client, wait_option
 from receiver.cli.output import (
     STILL_RUNNING,
     USAGE,
     Failure,
+    describe,
     exit_code_of,
+    exit_with_outcome,
     explain,
-    json_option,
     plain,
     show,
 )
-from receiver.cli.remote import describe, exit_with_outcome, failure, pass_client
 from receiver.client import Client, ClientError, Job, Submission
 from receiver.jobs.record_errors import row_of
 from receiver.lib.records import UnclearDialect, WrongFile, select_records
@@ -63,9 +64,7 @@ def objects(client: Client, instance: str, hub: str | None, json_: bool) -> None
 @_object_option()
 @click.option("--instance", help="Name of the connector instance.")
 @_hub_option
-@click.option(
-    "--wait", type=click.IntRange(0), default=0, help="Seconds to wait for the job's end."
-)
+@wait_option
 @click.option(
     "--retry-failed", metavar="JOB", help="Send only the rows that failed in this job, of --upload."
 )
@@ -215,7 +214,7 @@ def download(
         try:
             _fetch(client, job, output)
         except ClientError as error:
-            reason = failure(error)
+            reason = explain(error)
             advice = f"{reason.message}; resume with: {shlex.join(resume)}"
             raise Failure(reason.exit_code, reason.code, advice) from None
     if output != "-":

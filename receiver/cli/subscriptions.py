@@ -9,23 +9,26 @@ import click
 from msgspec.structs import asdict
 
 from receiver.cli.instances import warn_of_unknown
+from receiver.cli.options import (
+    duration,
+    json_option,
+    limit_option,
+    only,
+    secret_option,
+    yes_option,
+)
 from receiver.cli.output import (
     OK,
     UNREACHABLE,
     confirm,
     count,
-    duration,
-    json_option,
-    limit_option,
     plain,
     show,
     table,
     with_iso_times,
-    yes_option,
 )
-from receiver.cli.remote import failure, no_instance, secret, secret_file
 from receiver.cli.serve import open_database, record_action
-from receiver.client import NoSuchJob
+from receiver.client import NoSuchInstance, NoSuchJob
 from receiver.database.engine import Database, Session, database_time
 from receiver.instances.encryption import SecretBox
 from receiver.instances.registry import instance_names
@@ -58,15 +61,9 @@ def subscriptions() -> None:
     required=True,
     help="Where to POST to: https and a public address, or a host of RECEIVER_FORWARD_ALLOW.",
 )
-@click.option("--instance", "instances", multiple=True, help="Of this instance only; repeatable.")
-@click.option("--object", "objects", multiple=True, help="Of this object only; repeatable.")
-@click.option(
-    "--outcome",
-    "outcomes",
-    multiple=True,
-    type=click.Choice(OUTCOMES),
-    help="Of jobs with this outcome only; repeatable.",
-)
+@only("of this instance", "--instance", "instances")
+@only("of this object", "--object", "objects")
+@only("of jobs with this outcome", "--outcome", "outcomes", choices=OUTCOMES)
 @click.option(
     "--on",
     multiple=True,
@@ -83,7 +80,7 @@ def subscriptions() -> None:
     show_default=True,
     help="How to write it.",
 )
-@click.option("--routing-key-file", type=secret_file, help="File of PagerDuty's routing key.")
+@secret_option("--routing-key-file", "routing_key", "PagerDuty's routing key")
 @json_option
 def add(
     name: str,
@@ -93,17 +90,16 @@ def add(
     outcomes: Sequence[Outcome],
     on: Sequence[Subject],
     format_: Format,
-    routing_key_file: str | None,
+    routing_key: bytes | None,
     json_: bool,
 ) -> None:
     """Add a subscription and print its secret: alone, and this once."""
-    key = secret(routing_key_file)
     choice = Choice(instances=instances, objects=objects, outcomes=outcomes, on=on)
     with open_database() as (settings, database), database.write() as session:
         secret_box = SecretBox(settings.encryption_keys)
         http, now = SafeClient(settings.forward_allow), database_time(session, now_ms)
         added = Subscription(name=name, url=url, format=format_, choice=choice, created_at=now)
-        new_secret = registry.add_subscription(session, secret_box, http, added, key)
+        new_secret = registry.add_subscription(session, secret_box, http, added, routing_key)
         warn_of_unknown(session, settings, instances)
         record_action(session, "subscription.add", name)
     show({"name": name, "secret": new_secret or None}, new_secret or f"{name} added", json_)
@@ -277,9 +273,9 @@ def replay(
 
         number = sum(1 for _ in wanted_replays(active, chain.from_iterable(pages())))
         if not number and instance is not None and instance not in names:
-            raise no_instance(instance, names)
+            raise NoSuchInstance(instance, names)
         if not number and job_id is not None and not any(pages()):
-            raise failure(NoSuchJob(job_id, instance))
+            raise NoSuchJob(job_id, instance)
         if dry_run or not number:
             click.echo(f"{count(number, 'delivery')} would be sent")
             return

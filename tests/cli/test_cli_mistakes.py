@@ -177,7 +177,7 @@ MISTAKES = [
     ("{made} trigger --url {url}/api/v1 --instance nope", 2, "leave /api/v1 out, {url} is enough"),
     ("{made} erase --job 1234 --instance nope", 2, "there is no job 1234 of nope"),
     ("{made} keys add nope --file token", 2, "there is no instance nope"),
-    ("{made} keys add gooddata --file empty", 2, "the signature key is empty"),
+    ("{made} keys add gooddata --file empty", 2, "--file empty: the file is empty, there is no"),
     ("{made} keys retire key-0", 2, "key-0"),
     ("{made} tokens revoke nope", 2, "nope"),
     ("{made} tokens create t --scope read --expires 90", 2, f"--expires 90: {DURATION}"),

@@ -311,7 +311,7 @@ def test_who_retires_the_last_key_is_warned(offline):
     rows = json.loads(offline("keys", "list", "--json").stdout)["keys"]
     first, last = (offline("keys", "retire", row["id"]) for row in rows)
     assert (first.returncode, first.stderr) == (0, "")
-    warning = "warning: i has no signature key left: its callbacks are rejected until "
+    warning = "warning: i has no signature key: its callbacks are rejected until "
     assert (last.returncode, last.stderr.startswith(warning)) == (0, True)
 
 
