@@ -190,12 +190,15 @@ def _create(
 ) -> Response:
     """Create a job; upload -- with the file of this request."""
     stage = current_stage()
+    ordered = _format(format_name)
     job = Job(
         token=g.token,
-        object_name=_require_object(object_name),
+        object=_require_object(object_name),
+        direction="UPLOAD" if upload else "DOWNLOAD",
         callback_url=read_callback_url(callback_url),
         payload=_payload(),
-        file_format=_format(format_name),
+        ordered=ordered,
+        file_format=ordered or "csv",
         source=_save_upload(stage.folder) if upload else None,
     )
     return json_response(stage.jobs.write_created(stage.jobs.create(job)))
@@ -246,14 +249,14 @@ def _format(name: str | None) -> Format | None:
 
 def _format_wanted(job: Job) -> Format:
     """Return the format that was asked for by name, else the one that `Accept` likes best."""
-    accept, own = request.accept_mimetypes, job.file_format or "csv"
+    accept, own = request.accept_mimetypes, job.ordered or "csv"
     wanted = _format(request.args.get("format"))
     if wanted is None and accept:
         best = accept.best_match([MEDIA_TYPES[own], *MEDIA_TYPES.values()])
         if best is None:
             raise NotAcceptable(f"the file can be had as {', '.join(MEDIA_TYPES.values())}")
         wanted = FORMATS[best]
-    if job.file_format is not None and wanted not in (None, own):
+    if job.ordered is not None and wanted not in (None, own):
         raise ValueError(f"the file was ordered as {MEDIA_TYPES[own]}")
     return wanted or own
 
@@ -318,14 +321,15 @@ def errors(job_id: str) -> Response:
     """The records of a job that were refused, a page at a time."""
     start, size = shapes.read_page(request.args)
     job = _job(job_id)
-    lines = service.refused(job.loads[0], start, size + 1) if job.source and job.loads else []
-    if start and not lines and "nextPage" in request.args:
+    own = job.source if job.source in job.loads else None
+    found = service.refused(own, start, size + 1) if own else []
+    if start and not found and "nextPage" in request.args:
         raise ValueError("nextPage is no token of this list")
-    entries = [msgspec.json.decode(line, type=dict[str, Raw]) for line in lines[:size]]
+    entries = found[:size]
     if names := request.args.get("fields"):
         wanted = names.split(",")
         entries = [{name: entry[name] for name in wanted if name in entry} for entry in entries]
-    return _page(entries, start + size if lines[size:] else None)
+    return _page(entries, start + size if found[size:] else None)
 
 
 @api.get("/bulk/<job_id>/<object:object_name>")
@@ -333,7 +337,7 @@ def file(job_id: str, object_name: str) -> Response:
     """The records that a job loaded, or that it was to fetch."""
     job = _job(job_id)
     wanted = _format_wanted(job)
-    if object_name != job.object_name:
+    if object_name != job.object:
         raise NotFound(f"job {job_id} has no file of {object_name}")
     if not job.has_ended:
         raise Conflict(f"job {job_id} has not ended")

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import RLock, Thread
-from typing import Literal
 
 import msgspec
 from msgspec import Raw
@@ -18,13 +17,12 @@ from werkzeug.exceptions import Conflict, NotFound
 from receiver.openconnectors import shapes
 from receiver.openconnectors.sandbox import service
 from receiver.openconnectors.sandbox.faults import Options
-from receiver.openconnectors.sandbox.service import Loaded
 from receiver.openconnectors.shapes import Format, JobFacts, Shape
 
 WHERE = ("job_status", "object_name", "job_direction", "record_count")
 INSTANCE_ID = 425904
 
-_NEXT = {"CREATED": "STARTED", "STARTED": "RUNNING"}
+_STATUSES = ("CREATED", "STARTED", "RUNNING")  # each for a third of the time until a job's end
 
 
 def now_ms() -> int:
@@ -59,49 +57,41 @@ class Later:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A bulk job as it is at one moment; times in ms since the epoch.
+class Job(JobFacts):
+    """A bulk job as it is at one moment.
 
     id -- empty until it is created. token -- the element token: whose job this is.
-    source -- the uploaded file; None: it is a download. callback_url -- where its end is notified.
+    source -- the uploaded file; None: it is a download. ordered -- the format that its file was
+    ordered in; None: any. callback_url -- where its end is notified.
     payload -- JSON text that is passed back in notifications; empty: none.
-    attempt -- how often it was reset and run again.
-    loads -- what it loaded, or what its result consists of.
+    loads -- the files that its result consists of.
     """
 
     id: str = ""
+    status: str = _STATUSES[0]
+    reported: int = 0
+    failed: int = 0
+    created_at: int = field(default_factory=now_ms)
+    instance_id: int = INSTANCE_ID
     token: str = field(repr=False)
-    object_name: str
     source: Path | None
+    ordered: Format | None
     callback_url: str | None
     payload: Raw
-    file_format: Format | None
-    status: str = "CREATED"
-    created: int = field(default_factory=now_ms)
-    ended: int | None = None
-    loaded: int = 0
-    failed: int = 0
-    attempt: int = 0
-    message: str | None = None
-    loads: tuple[Loaded, ...] = ()
-
-    @property
-    def direction(self) -> Literal["UPLOAD", "DOWNLOAD"]:
-        """Which way the records go."""
-        return "UPLOAD" if self.source else "DOWNLOAD"
+    loads: tuple[Path, ...] = ()
 
     @property
     def has_ended(self) -> bool:
         """Whether its status is final."""
-        return self.ended is not None
+        return self.completed_at is not None
 
     def ending(self, status: str, message: str | None = None) -> "Job":
         """Return the same job, ended now."""
-        return replace(self, status=status, message=message, ended=now_ms())
+        return replace(self, status=status, message=message, completed_at=now_ms())
 
     def matches(self, where: Mapping[str, str]) -> bool:
         """Whether each field named in `where` has the value that stands there."""
-        values = (self.status, self.object_name, self.direction, str(self.loaded))
+        values = (self.status, self.object, self.direction, str(self.reported))
         return where.items() <= dict(zip(WHERE, values, strict=True)).items()
 
 
@@ -122,7 +112,7 @@ class Jobs:
         with self._lock:
             job = replace(job, id=str(self._options.first_job + len(self._jobs)))
             self._jobs[job.id] = job
-        self._schedule(job)
+        self._run(job)
         return job
 
     def find(self, job_id: str, token: str | None = None) -> Job:
@@ -131,12 +121,20 @@ class Jobs:
             job = self._jobs.get(job_id)
         if job is None or token not in (None, job.token):
             raise NotFound(f"there is no job {job_id}")
-        return job
+        return self._as_of_now(job)
 
     def of(self, token: str) -> Sequence[Job]:
         """Return the jobs of `token`, newest first."""
         with self._lock:
-            return [job for job in reversed(self._jobs.values()) if job.token == token]
+            jobs = [job for job in reversed(self._jobs.values()) if job.token == token]
+        return list(map(self._as_of_now, jobs))
+
+    def _as_of_now(self, job: Job) -> Job:
+        if job.has_ended:
+            return job
+        passed = (now_ms() - job.created_at) / max(1, 1000 * self._options.job_seconds)
+        place = min(int(passed * len(_STATUSES)), len(_STATUSES) - 1)
+        return replace(job, status=_STATUSES[place])
 
     def cancel(self, job: Job) -> Job:
         """End `job` as cancelled by its owner. Raises Conflict if it has ended."""
@@ -152,29 +150,15 @@ class Jobs:
         """Have `job` run once more, from the beginning."""
         with self._lock:
             old = self._jobs[job.id]
-            empty = replace(old, created=now_ms(), message=None, loads=(), loaded=0, failed=0)
-            fresh = replace(empty, status="CREATED", ended=None, attempt=old.attempt + 1)
-            self._jobs[job.id] = fresh
-        self._schedule(fresh)
+            again = replace(old, status=_STATUSES[0], created_at=now_ms(), completed_at=None)
+            empty = replace(again, message=None, reported=0, failed=0, loads=())
+            fresh = self._jobs[job.id] = replace(empty, attempt=(old.attempt or 0) + 1)
+        self._run(fresh)
         return fresh
 
     def write(self, job: Job, shape: Shape | None = None) -> shapes.Body:
         """Write `job` in `shape`; None: in the one that statuses have here."""
-        facts = JobFacts(
-            id=job.id,
-            status=job.status,
-            reported=job.loaded + (job.failed if self._options.total_counts else 0),
-            failed=job.failed,
-            message=job.message,
-            object=job.object_name,
-            direction=job.direction,
-            created_at=job.created,
-            completed_at=job.ended,
-            attempt=job.attempt or None,
-            instance_id=INSTANCE_ID,
-            file_format=job.file_format or "csv",
-        )
-        return shapes.write(facts, shape or self._options.shape)
+        return shapes.write(job, shape or self._options.shape)
 
     def write_created(self, job: Job) -> shapes.Body:
         """Write what the call that created `job` is answered."""
@@ -183,49 +167,41 @@ class Jobs:
             return {"id": job.id, "status": "CREATED", instance: INSTANCE_ID}
         return self.write(job)
 
-    def _schedule(self, job: Job) -> None:
+    def _run(self, job: Job) -> None:
         if self._options.faults.overtake:
-            self._move(job)
-            return
-        pause = self._options.job_seconds / (len(_NEXT) + 1)
-        self._later.run(pause, "loading", partial(self._move, job))
+            self._end(job)
+        else:
+            self._later.run(self._options.job_seconds, "loading", partial(self._end, job))
 
-    def _move(self, job: Job) -> None:
-        """Move `job` on, unless it was cancelled or reset meanwhile, and notify its end."""
-        moved = self._advance(job)
+    def _end(self, job: Job) -> None:
+        """End `job`, unless it was cancelled or reset meanwhile, and notify its end."""
+        ended = self._load(job)
         with self._lock:
             if self._jobs[job.id] is not job:
                 return
-            self._jobs[job.id] = moved
-        if moved.has_ended:
-            self._notify(moved)
-        else:
-            self._schedule(moved)
+            self._jobs[job.id] = ended
+        self._notify(ended)
 
-    def _advance(self, job: Job) -> Job:
-        if job.status in _NEXT:
-            return replace(job, status=_NEXT[job.status])
+    def _load(self, job: Job) -> Job:
         final = self._options.faults.final_status or "COMPLETED"
         if final in ("ERROR", "ABORTED", "CANCELLED"):
             return job.ending(final, "The sandbox ends jobs so because of a fault that was set.")
         if job.source is None:
-            return self._download(job).ending(final)
-        target = job.source.with_name(f"{job.source.name}-{job.attempt}")
-        try:
-            load = service.load(job.source, target)
-        except OSError as error:
-            return job.ending("ABORTED", f"The file could not be stored: {error}.")
-        done = replace(job, loads=(load,), loaded=load.loaded, failed=load.failed)
-        return done.ending("ERROR" if load.problem else final, load.problem)
+            done, problem = self._download(job), None
+        else:
+            loaded, failed, problem = service.count(job.source)
+            reported = loaded + (failed if self._options.total_counts else 0)
+            done = replace(job, reported=reported, failed=failed, loads=(job.source,))
+        return done.ending("ERROR" if problem else final, problem)
 
     def _download(self, job: Job) -> Job:
-        loads = tuple(
-            load
+        others = [
+            other
             for other in reversed(self.of(job.token))
-            if other.source is not None and other.object_name == job.object_name
-            for load in other.loads
-        )
-        return replace(job, loads=loads, loaded=sum(load.loaded for load in loads))
+            if other.direction == "UPLOAD" and other.object == job.object
+        ]
+        loads = tuple(load for other in others for load in other.loads)
+        return replace(job, loads=loads, reported=sum(service.count(load)[0] for load in loads))
 
     def _notify(self, job: Job) -> None:
         url = job.callback_url or self._options.callback_url

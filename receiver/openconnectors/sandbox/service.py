@@ -1,14 +1,15 @@
 """The small cloud service that files are loaded into.
 
-CSV in any dialect, JSON lines or a JSON array. What becomes of each row is written to disk:
-accepted rows and refused ones as JSON lines.
+CSV in any dialect, JSON lines or a JSON array. What becomes of a record is worked out from its
+file whenever that is asked for.
 """
 
 import csv
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -25,49 +26,59 @@ _HEAD = 4096  # characters that tell what a file is
 _MAX_LINE = 1 << 20  # characters; a line is held in memory, a file never
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What became of one file.
+def read(source: Path) -> Iterator[tuple[dict[str, str], str | None]]:
+    """Yield each record of a file, and why the service does not take it; None: it does.
 
-    accepted, refused -- files of JSON lines, one for each row.
-    problem -- why reading ended before the end of the file, or None.
+    Raises ValueError where the file cannot be read any further.
     """
-
-    accepted: Path
-    refused: Path
-    columns: tuple[str, ...] = ()
-    loaded: int = 0
-    failed: int = 0
-    problem: str | None = None
-
-
-def load(source: Path, target: Path) -> Loaded:
-    """Load the file `source`; write accepted and refused rows beside each other at `target`."""
-    accepted, refused = target.with_suffix(".accepted"), target.with_suffix(".refused")
-    columns: dict[str, None] = {}
     seen: set[int] = set()  # hashes: the addresses of a large file would not fit
-    loaded = failed = 0
+    try:
+        with source.open(encoding="utf-8-sig", newline="") as text:
+            for record, odd in _records(text):
+                yield record, odd or _refusal(record, seen)
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8 text") from None
+    except (csv.Error, msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def count(source: Path) -> tuple[int, int, str | None]:
+    """Return how many records are loaded and refused, and why the file cannot be read, if so."""
+    counts = Counter[bool]()
     problem = None
-    with (
-        source.open(encoding="utf-8-sig", newline="") as text,
-        accepted.open("wb") as good,
-        refused.open("wb") as bad,
-    ):
-        try:
-            for number, (record, odd) in enumerate(_records(text, columns), start=1):
-                refusal = odd or _refusal(record, seen)
-                if refusal is None:
-                    good.write(msgspec.json.encode(record) + b"\n")
-                    loaded += 1
-                else:
-                    entry = {"row": number, "message": refusal, "record": record}
-                    bad.write(msgspec.json.encode(entry) + b"\n")
-                    failed += 1
-        except UnicodeDecodeError:
-            problem = "The file cannot be read: it is not UTF-8 text."
-        except (csv.Error, msgspec.MsgspecError, RecursionError) as error:
-            problem = f"The file cannot be read: {error}."
-    return Loaded(accepted, refused, tuple(columns), loaded, failed, problem)
+    try:
+        counts.update(refusal is None for _, refusal in read(source))
+    except ValueError as error:
+        problem = f"The file cannot be read: {error}."
+    return counts[True], counts[False], problem
+
+
+def refused(source: Path, start: int, size: int) -> list[dict[str, object]]:
+    """Return up to `size` refused records, with the reasons, from the one at `start` on."""
+    entries = (
+        {"row": number, "message": refusal, "record": record}
+        for number, (record, refusal) in enumerate(_readable([source]), start=1)
+        if refusal is not None
+    )
+    return list(islice(entries, start, start + size))
+
+
+def render(sources: Sequence[Path], as_format: Format) -> Iterator[bytes]:
+    """Yield all accepted records of files as one file, a piece at a time."""
+    accepted = (record for record, refusal in _readable(sources) if refusal is None)
+    if as_format == "csv":
+        lines = _csv(sources, accepted)
+    else:
+        lines = map(msgspec.json.encode, accepted)
+        lines = _json(lines) if as_format == "json" else (line + b"\n" for line in lines)
+    while piece := b"".join(islice(lines, _LINES_IN_PIECE)):
+        yield piece
+
+
+def _readable(sources: Sequence[Path]) -> Iterator[tuple[dict[str, str], str | None]]:
+    for source in sources:
+        with suppress(ValueError):
+            yield from read(source)
 
 
 def _refusal(record: Mapping[str, str], seen: set[int]) -> str | None:
@@ -86,8 +97,8 @@ def _refusal(record: Mapping[str, str], seen: set[int]) -> str | None:
     return None
 
 
-def _records(text: TextIO, columns: dict[str, None]) -> Iterator[tuple[dict[str, str], str | None]]:
-    """Yield each record and what is odd about it; note the names of columns on the way."""
+def _records(text: TextIO) -> Iterator[tuple[dict[str, str], str | None]]:
+    """Yield each record and what is odd about it."""
     start = text.read(_HEAD).lstrip()
     text.seek(0)
     if start.startswith(("[", "{")):
@@ -95,7 +106,6 @@ def _records(text: TextIO, columns: dict[str, None]) -> Iterator[tuple[dict[str,
         for line in lines:
             entries = msgspec.json.decode(line, type=list[dict[str, Any]] | dict[str, Any])
             for entry in entries if isinstance(entries, list) else [entries]:
-                columns.update(dict.fromkeys(entry))
                 yield {name: _as_text(value) for name, value in entry.items()}, None
         return
     rows = filter(None, csv.reader(_lines(text), delimiter=_delimiter(start)))
@@ -104,7 +114,6 @@ def _records(text: TextIO, columns: dict[str, None]) -> Iterator[tuple[dict[str,
         names = next(rows, [])
     if not any(name.strip() for name in names):
         raise csv.Error("the file has no header")
-    columns.update(dict.fromkeys(names))
     for row in rows:
         odd = f"The row has {len(row)} fields, the header has {len(names)}."
         record = dict(zip(names, row + [""] * (len(names) - len(row)), strict=False))
@@ -130,39 +139,18 @@ def _lines(text: TextIO) -> Iterator[str]:
         yield line.removesuffix("\x1a")
 
 
-def refused(loaded: Loaded, start: int, count: int) -> list[bytes]:
-    """Return the JSON of up to `count` refused rows from the row `start` on; 0 is the first."""
-    with loaded.refused.open("rb") as lines:
-        return list(islice(lines, start, start + count))
-
-
-def render(loads: Sequence[Loaded], as_format: Format) -> Iterator[bytes]:
-    """Yield all accepted rows of `loads` as one file, a piece at a time."""
-    lines: Iterator[bytes] = chain.from_iterable(map(_accepted, loads))
-    if as_format != "jsonl":
-        lines = _json(lines) if as_format == "json" else _csv(loads, lines)
-    while piece := b"".join(islice(lines, _LINES_IN_PIECE)):
-        yield piece
-
-
-def _accepted(loaded: Loaded) -> Iterator[bytes]:
-    with loaded.accepted.open("rb") as lines:
-        yield from lines
-
-
 def _json(lines: Iterator[bytes]) -> Iterator[bytes]:
     yield b"["
     for number, line in enumerate(lines):
-        yield (b"," if number else b"") + line.rstrip()
+        yield b"," + line if number else line
     yield b"]"
 
 
-def _csv(loads: Sequence[Loaded], lines: Iterator[bytes]) -> Iterator[bytes]:
-    columns = list(dict.fromkeys(name for loaded in loads for name in loaded.columns))
-    writer = csv.DictWriter(_Encoder(), columns)
+def _csv(sources: Sequence[Path], accepted: Iterable[dict[str, str]]) -> Iterator[bytes]:
+    columns = dict.fromkeys(name for record, _ in _readable(sources) for name in record)
+    writer = csv.DictWriter(_Encoder(), list(columns))
     yield writer.writeheader()
-    for line in lines:
-        yield writer.writerow(msgspec.json.decode(line, type=dict[str, str]))
+    yield from map(writer.writerow, accepted)
 
 
 class _Encoder:

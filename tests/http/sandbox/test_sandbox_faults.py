@@ -172,15 +172,3 @@ def test_leaving_does_not_wait_for_slow_answers_or_late_jobs(catcher):
 
 def test_a_reset_of_an_unknown_job_is_a_404(client):
     assert client.http.post(f"{client.url}/sandbox/jobs/1/reset").status_code == 404
-
-
-def test_a_disk_that_fails_aborts_the_job(client, monkeypatch):
-    def load(source, target):
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr("receiver.openconnectors.sandbox.service.load", load)
-    status = client.ended(client.created())
-    assert (status["status"], status["error"]) == (
-        "ABORTED",
-        "The file could not be stored: the disk is full.",
-    )
