@@ -6,7 +6,6 @@ from itertools import chain
 from typing import get_args
 
 import click
-from msgspec.structs import asdict
 
 from receiver.cli.instances import warn_of_unknown
 from receiver.cli.options import (
@@ -30,6 +29,7 @@ from receiver.cli.output import (
 from receiver.cli.serve import open_database, record_action
 from receiver.client import NoSuchInstance, NoSuchJob
 from receiver.database.engine import Database, Session, database_time
+from receiver.database.models.outbound import OutboundDelivery
 from receiver.instances.encryption import SecretBox
 from receiver.instances.registry import instance_names
 from receiver.jobs.job import OUTCOMES, Outcome
@@ -44,6 +44,7 @@ from receiver.subscriptions.registry import Choice, Format, Subject, Subscriptio
 
 PAGE = 500  # jobs that are sent again in one transaction
 _COLUMNS = ("name", "url", "format", "on", "instances", "objects", "outcomes", "disabled_for")
+_FIELDS = ("id", "subscription", "type", "instance", "job", "webhook_id", "at", "state", "tries")
 _DELIVERY = ("id", "subscription", "type", "instance", "job", "state", "tries", "last_answer", "at")
 
 _yes_option = click.option("--yes", is_flag=True, help="Send without asking.")
@@ -193,8 +194,8 @@ def deliveries(
         return
     with open_database() as (_, database), database.read() as session:
         names = [subscription] if subscription else _names(session)
-        records = log.list_deliveries(session, names, only_failed=failed, limit=limit)
-    rows = [_row(record) for record in records]
+        found = log.list_deliveries(session, names, only_failed=failed, limit=limit)
+    rows = list(map(_row, found))
     show({"deliveries": rows}, table(rows, _DELIVERY), json_)
 
 
@@ -297,15 +298,23 @@ def _pages(database: Database, filters: Filters) -> Iterator[list[JobRecord]]:
         page = list_jobs(database, filters, PAGE, position_of(page[-1]))
 
 
-def _row(record: log.DeliveryRecord) -> dict[str, object]:
-    attempts = [{**asdict(attempt), "at": iso(attempt.at)} for attempt in record.attempts]
-    last = record.attempts[-1] if record.attempts else None
-    return {
-        **asdict(record),
-        "at": iso(record.at),
-        "next_at": iso(record.next_at),
+def _row(delivery: OutboundDelivery) -> dict[str, object]:
+    attempts = [
+        {
+            "at": iso(made.at),
+            "duration_ms": made.duration_ms,
+            "status": made.status,
+            "error": made.error,
+            "answer": made.answer_text,
+        }
+        for made in delivery.attempts
+    ]
+    last = attempts[-1] if attempts else None
+    return {name: getattr(delivery, name) for name in _FIELDS} | {
+        "at": iso(delivery.at),
+        "next_at": iso(delivery.next_at),
         "attempts": attempts,
-        "last_answer": last and (last.status or last.error),
+        "last_answer": last and (last["status"] or last["error"]),
     }
 
 

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from heapq import nlargest
 
-import msgspec
 from sqlalchemy import ColumnElement, func, select, true, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
 from receiver.database.engine import affected
 from receiver.database.models.outbound import OutboundAttempt, OutboundDelivery
@@ -19,32 +18,6 @@ STATES = ("waiting", "delivered", "failed", "cancelled")
 FAILED = ("failed", "cancelled")
 
 
-class AttemptRecord(msgspec.Struct, frozen=True):
-    """An attempt. at -- ms. answer -- the first bytes of its body, as text."""
-
-    at: int
-    duration_ms: int
-    status: int | None
-    error: str | None
-    answer: str
-
-
-class DeliveryRecord(msgspec.Struct, frozen=True):
-    """A delivery to a subscription; times are ms. next_at -- of its next attempt, if it waits."""
-
-    id: int
-    subscription: str
-    type: str | None
-    instance: str | None
-    job: str | None
-    webhook_id: str
-    at: int
-    state: str
-    tries: int
-    next_at: int | None
-    attempts: Sequence[AttemptRecord]
-
-
 def list_deliveries(
     session: Session,
     subscriptions: Sequence[str],
@@ -53,9 +26,10 @@ def list_deliveries(
     limit: int,
     before: int | None = None,
     visible: Instances = None,
-) -> list[DeliveryRecord]:
-    """Return deliveries of subscriptions, newest first. before -- the id of the last one seen.
+) -> Sequence[OutboundDelivery]:
+    """Return deliveries of subscriptions, newest first, with their attempts.
 
+    before -- the id of the last one seen.
     visible -- the instances that a token reaches; a subscription may have been another's before.
     """
     row = OutboundDelivery
@@ -70,27 +44,8 @@ def list_deliveries(
                 page = page.where(row.id > ids[-1])
             page = page.where(_is_visible(visible)).order_by(row.id.desc()).limit(limit)
             ids = nlargest(limit, [*ids, *session.scalars(page)])
-    found = session.scalars(select(row).where(row.id.in_(ids)).order_by(row.id.desc())).all()
-    attempts: dict[int, list[AttemptRecord]] = {row.id: [] for row in found}
-    made = select(OutboundAttempt).where(OutboundAttempt.delivery.in_(attempts))
-    for attempt in session.scalars(made.order_by(OutboundAttempt.id)):
-        attempts[attempt.delivery].append(_attempt(attempt))
-    return [
-        DeliveryRecord(
-            id=row.id,
-            subscription=str(row.subscription),
-            type=row.type,
-            instance=row.instance,
-            job=row.job,
-            webhook_id=row.webhook_id,
-            at=row.at,
-            state=row.state,
-            tries=row.tries,
-            next_at=row.next_at,
-            attempts=attempts[row.id],
-        )
-        for row in found
-    ]
+    found = select(row).where(row.id.in_(ids)).order_by(row.id.desc())
+    return session.scalars(found.options(selectinload(row.attempts))).all()
 
 
 def get_delivery(session: Session, id_: int, visible: Instances = None) -> str:
@@ -170,8 +125,3 @@ def count_waiting(session: Session, name: str) -> tuple[int, str]:
     last = session.scalars(made.order_by(OutboundAttempt.id.desc()).limit(1)).first()
     answer = "nothing waits" if last is None else last.error or f"it answered {last.status}"
     return session.scalar(select(func.count()).where(*mine)) or 0, answer
-
-
-def _attempt(row: OutboundAttempt) -> AttemptRecord:
-    answer = row.answer.decode("utf-8", "replace")
-    return AttemptRecord(row.at, row.duration_ms, row.status, row.error, answer)

@@ -1,7 +1,7 @@
 """The tables of messages to others: clients, subscribers and those who answer alarms."""
 
 from sqlalchemy import ForeignKey, Index, String
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from receiver.database.models import Base, InstanceName, JobId, RowNumber, partial_index
 
@@ -34,6 +34,9 @@ class OutboundDelivery(Base):
     state: Mapped[str] = mapped_column(String(16))  # waiting, delivered, failed, cancelled
     tries: Mapped[int]
     next_at: Mapped[int | None]  # None: delivered or given up
+    attempts: Mapped[list["OutboundAttempt"]] = relationship(
+        order_by="OutboundAttempt.id", viewonly=True, lazy="raise"
+    )
     __table_args__ = (
         partial_index("outbound_waiting", "next_at IS NOT NULL", "host", "next_at", "kind"),
         Index("outbound_by_job", "job", "instance"),
@@ -88,4 +91,10 @@ class OutboundAttempt(Base):
     status: Mapped[int | None]
     error: Mapped[str | None]
     answer: Mapped[bytes]
+
+    @property
+    def answer_text(self) -> str:
+        """The first bytes of the answer as text."""
+        return self.answer.decode("utf-8", "replace")
+
     __table_args__ = (Index("outbound_attempts_of", "delivery"),)

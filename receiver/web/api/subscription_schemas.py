@@ -6,11 +6,11 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import asdict
 
+from receiver.database.models.outbound import OutboundDelivery
 from receiver.jobs.job import Outcome
 from receiver.jobs.public import Time
 from receiver.settings import INSTANCE_NAME
 from receiver.subscriptions import registry
-from receiver.subscriptions.log import DeliveryRecord
 from receiver.subscriptions.registry import Format, Subject
 from receiver.web.api.schemas import Cursor, Limit, Moment, Word, from_record
 
@@ -144,7 +144,7 @@ def show(subscription: registry.Subscription) -> Subscription:
     return from_record(subscription, Subscription, **asdict(subscription.choice))
 
 
-def show_delivery(record: DeliveryRecord) -> Delivery:
+def show_delivery(row: OutboundDelivery) -> Delivery:
     """Show a delivery to a subscription."""
-    attempts = [from_record(attempt, Attempt) for attempt in record.attempts]
-    return from_record(record, Delivery, id=str(record.id), attempts=attempts)
+    attempts = [from_record(made, Attempt, answer=made.answer_text) for made in row.attempts]
+    return from_record(row, Delivery, id=str(row.id), attempts=attempts)

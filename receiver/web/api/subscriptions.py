@@ -11,6 +11,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
 from receiver.database.engine import Session, database_time
+from receiver.database.models.outbound import OutboundDelivery
 from receiver.errors import Forbidden, NotFound
 from receiver.instances.tokens import Bearer
 from receiver.outbound.queue import Attempt
@@ -156,7 +157,7 @@ def send_test(services: Services, bearer: Bearer, name: str) -> Attempt:
 
 def read_deliveries(
     services: Services, query: shapes.DeliveriesQuery, bearer: Bearer
-) -> tuple[Sequence[log.DeliveryRecord], str | None]:
+) -> tuple[Sequence[OutboundDelivery], str | None]:
     """Read a page of deliveries, newest first; return the cursor of the next one, too."""
     (before,) = read_cursor(query.cursor, tuple[int]) or (None,)
     with services.database.read() as session:
