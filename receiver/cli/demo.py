@@ -1,5 +1,6 @@
 """Trying it out: the whole way once with real servers, a test callback, a signature by hand."""
 
+import json
 import os
 import secrets
 import shlex
@@ -7,18 +8,17 @@ import signal
 import socket
 import subprocess  # nosec B404
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from threading import Event
 
 import click
 import httpx
-import msgspec
 from cryptography.fernet import Fernet
 
 from receiver.callbacks.diagnosis import diagnose
@@ -35,11 +35,17 @@ from receiver.cli.output import (
     table,
 )
 from receiver.cli.serve import open_database
-from receiver.client import Job, NoSuchInstance
+from receiver.client import Client, Job, NoSuchInstance, Records
 from receiver.client.clients import unreachable
+from receiver.client.flows import API
+from receiver.database import migrations
 from receiver.instances.encryption import SecretBox
-from receiver.instances.keys import Keys
+from receiver.instances.keys import Keys, add_key
+from receiver.instances.registry import VendorOptions, add_instance
+from receiver.instances.tokens import create_token
 from receiver.lib.clock import now_ms
+from receiver.openconnectors.sandbox.faults import Options
+from receiver.openconnectors.shapes import BASE
 from receiver.openconnectors.signatures import HEADER, SignatureKey
 from receiver.settings import DEFAULT_INSTANCE, Settings, read_file
 
@@ -50,121 +56,97 @@ BAD_ROWS = """
 not-an-address,Mal,Formed,,,Acme,
 norm.smith@acme.com,Norm,Again,,,Acme,
 """
-SECRETS = ("signature-key", "element-token", "user-secret")
 
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave sandbox and receiver running until Ctrl-C.")
 def demo(keep: bool) -> None:
     """Upload sample contacts to a simulator of the vendor, and wait for the signed callbacks."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="receiver-demo-")))
-        sample = (files("receiver.openconnectors.sandbox") / "contacts.csv").read_text()
-        (folder / "contacts.csv").write_text(sample)
-        (folder / "bad.csv").write_text(sample + BAD_ROWS)
-        servers = _start(stack, folder)
-        is_right = _load_all(servers) and _load_some(servers)
+    from receiver.openconnectors.sandbox.command import running  # loads Flask
+
+    key = SignatureKey("sandbox", secrets.token_urlsafe(24).encode())
+    with (
+        TemporaryDirectory(prefix="receiver-demo-") as folder,
+        running(Options(signature_key=key)) as vendor,
+        _serving(Path(folder), vendor.api, key.secret) as (url, token),
+        Client(url, token) as client,
+    ):
+        click.echo(f"A simulator of the vendor: {vendor.url}\nThe receiver:              {url}")
+        walk = _Walk(url, token, Path(folder), client)
+        is_right = walk.load_all() and walk.load_some()
         if keep:
-            click.echo(f"\nDashboard: {servers.url}/\nToken:     {servers.token}")
-            stops = {signal.SIGINT, signal.SIGTERM}
-            signal.pthread_sigmask(signal.SIG_BLOCK, stops)  # or one that comes now would be lost
+            click.echo(f"\nDashboard: {url}/\nToken:     {token}")
+            stop = Event()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: stop.set())
             click.echo("Both servers run until Ctrl-C.")
-            signal.sigwait(stops)
+            stop.wait()
         else:
             click.echo("\n`make demo KEEP=1` leaves both servers running, with a dashboard.")
     sys.exit(0 if is_right else 1)
 
 
-def _load_all(servers: "_Servers") -> bool:
-    """Upload ten good contacts; return whether all were loaded and a callback said so."""
-    _title("1. Upload ten contacts, as to the vendor: another base URL and token, all else alike")
-    job_id = servers.upload("gooddata", "contacts.csv")
-    _title("2. Wait for the outcome: the answer comes as soon as the signed callback has")
-    job = servers.wait("gooddata", job_id)
-    _title("3. The callback that said so: its signature and its bytes")
-    [event] = servers.ask(f"/events?instance=gooddata&job={job_id}")["events"]
-    event = servers.get(f"/events/{event['id']}").json()
-    click.echo(f"{HEADER}: {event['headers'][HEADER.lower()]}")
-    click.echo(servers.get(f"/events/{event['id']}/body").text)
-    records = {"submitted": 10, "loaded": 10, "failed": 0, "reported": 10}
-    reached = (job["outcome"], job["learnt_by"], job["records"])
-    return reached == ("succeeded", "callback", records)
-
-
-def _load_some(servers: "_Servers") -> bool:
-    """Upload a file with three bad rows; return whether the outcome says so."""
-    _title("4. Upload thirteen, three of them bad. The vendor says COMPLETED all the same")
-    job_id = servers.upload("freshbooks", "bad.csv")
-    job = servers.wait("freshbooks", job_id)
-    _title("5. Which records failed, and why")
-    path = f"/jobs/{job_id}/errors?instance=freshbooks"
-    _until(lambda: servers.get(path).json()["errors"], "the failed records")
-    click.echo(table(servers.ask(path)["errors"], ("row", "message")))
-    return bool(job["outcome"] == "partial")
-
-
 @dataclass(frozen=True)
-class _Servers:
-    """The sandbox and the receiver, and a token of the receiver's."""
+class _Walk:
+    """The steps, each with the command that would be typed for it; curl itself is not needed."""
 
     url: str
     token: str
     folder: Path
+    client: Client
 
-    def upload(self, instance: str, file: str) -> str:
+    def load_all(self) -> bool:
+        """Upload ten good contacts; return whether all were loaded and a callback said so."""
+        sample = (files("receiver.openconnectors.sandbox") / "contacts.csv").read_text()
+        _title(
+            "1. Upload ten contacts, as to the vendor: another base URL and token, all else alike"
+        )
+        job_id = self.upload("gooddata", "contacts.csv", sample)
+        _title("2. Wait for the outcome: the answer comes as soon as the signed callback has")
+        job = self.wait("gooddata", job_id)
+        _title("3. The callback that said so: its signature and its bytes")
+        self.show_question(f"/events?instance=gooddata&job={job_id}")
+        listed = self.client.page("/events", "events", instance=job.instance, job=job_id)
+        path = f"/events/{listed['events'][0]['id']}"
+        headers = self.client.page(path, "headers")["headers"]
+        click.echo(f"{HEADER}: {headers[HEADER.lower()]}")
+        bearer, body = {"Authorization": f"Bearer {self.token}"}, f"{self.url}{API}{path}/body"
+        click.echo(httpx.get(body, headers=bearer, timeout=START_SECONDS).text)
+        reached = (job.outcome, job.learnt_by, job.records)
+        return reached == ("succeeded", "callback", Records(10, 10, 0, 10))
+
+    def load_some(self) -> bool:
+        """Upload a file with three bad rows; return whether the outcome says so."""
+        sample = (self.folder / "contacts.csv").read_text()
+        _title("4. Upload thirteen, three of them bad. The vendor says COMPLETED all the same")
+        job_id = self.upload("freshbooks", "bad.csv", sample + BAD_ROWS)
+        job = self.wait("freshbooks", job_id)
+        _title("5. Which records failed, and why")
+        self.show_question(f"/jobs/{job_id}/errors?instance=freshbooks")
+        failed = self.client.errors(job, wait=START_SECONDS)
+        click.echo(table(failed.errors, ("row", "message")))
+        return job.outcome == "partial"
+
+    def upload(self, instance: str, file: str, content: str) -> str:
         """Upload a file on the vendor's own path, as the vendor's clients do; return its job."""
-        url = f"{self.url}/elements/api-v2/bulk/contact?path=/{file}"
-        headers = {"Authorization": f"Element {instance}, User {self.token}"}
-        header = f"Authorization: {headers['Authorization']}"
-        _show("curl", "-H", header, "-F", f"file=@{file}", url)
-        with (self.folder / file).open("rb") as content:
-            answer = httpx.post(url, headers=headers, files={"file": content}, timeout=60)
-        click.echo(answer.text)
-        return str(_checked(answer).json()["id"])
+        (self.folder / file).write_text(content)
+        authorization = f"Authorization: Element {instance}, User {self.token}"
+        url = f"{self.url}{BASE}/bulk/contact?path=/{file}"
+        _show("curl", "-H", authorization, "-F", f"file=@{file}", url)
+        created = self.client.submit(self.folder / file, object="contact", instance=instance)
+        click.echo(json.dumps(created.answer, separators=(",", ":")))
+        return created.id
 
-    def wait(self, instance: str, job_id: str) -> dict[str, Any]:
+    def wait(self, instance: str, job_id: str) -> Job:
         """Wait for a job's end; show how it ended."""
-        job = self.ask(f"/jobs/{job_id}?instance={instance}&wait=30")
-        click.echo(describe(msgspec.convert(job, Job)))
+        self.show_question(f"/jobs/{job_id}?instance={instance}&wait=30")
+        job = self.client.wait(job_id, instance=instance, timeout=START_SECONDS)
+        click.echo(describe(job))
         return job
 
-    def ask(self, path: str) -> dict[str, Any]:
-        """Ask the receiver's own API, and show how."""
-        _show("curl", "-H", f"Authorization: Bearer {self.token}", f"{self.url}/api/v1{path}")
-        content: dict[str, Any] = self.get(path).json()
-        return content
-
-    def get(self, path: str) -> httpx.Response:
-        """Ask the receiver's own API."""
-        headers = {"Authorization": f"Bearer {self.token}"}
-        return _checked(httpx.get(f"{self.url}/api/v1{path}", headers=headers, timeout=60))
-
-
-def _start(stack: ExitStack, folder: Path) -> _Servers:
-    """Start sandbox and receiver until the stack is closed, with two instances and a token."""
-    for name in SECRETS:
-        (folder / name).write_text(secrets.token_urlsafe(24))
-    (folder / "encryption-keys").write_bytes(Fernet.generate_key())
-    vendor, url = f"127.0.0.1:{_free_port()}", f"http://127.0.0.1:{_free_port()}"
-    environment = {
-        **{name: value for name, value in os.environ.items() if not _is_setting(name)},
-        "RECEIVER_DATABASE_URL": f"sqlite:///{folder / 'receiver.db'}",
-        "RECEIVER_ENCRYPTION_KEYS_FILE": str(folder / "encryption-keys"),
-        "RECEIVER_PUBLIC_URL": url,
-        "OPEN_CONNECTORS_URL": f"http://{vendor}/elements/api-v2",
-    }
-    options = {name: (f"--{name}-file", str(folder / name)) for name in SECRETS}
-    key = options["signature-key"]
-    stack.enter_context(_running(("sandbox", "--bind", vendor, *key), environment))
-    added = [word for option in options.values() for word in option]
-    for instance in ("gooddata", "freshbooks"):
-        _receiver(("instances", "add", instance, *added), environment)
-    token = _receiver(("tokens", "create", "demo", "--scope", "operate"), environment)
-    serve = ("serve", "--bind", url.removeprefix("http://"))
-    stack.enter_context(_running(serve, environment))
-    _until(lambda: _is_ready(f"{url}/readyz"), url)
-    click.echo(f"A simulator of the vendor: http://{vendor}\nThe receiver:              {url}")
-    return _Servers(url, token, folder)
+    def show_question(self, path: str) -> None:
+        """Show how the receiver's own API is asked."""
+        _show("curl", "-H", f"Authorization: Bearer {self.token}", f"{self.url}{API}{path}")
 
 
 def _title(text: str) -> None:
@@ -172,27 +154,37 @@ def _title(text: str) -> None:
 
 
 def _show(*words: str) -> None:
-    """Show a command as it would be typed; curl itself is not needed."""
     click.echo(f"$ {shlex.join(words)}")
 
 
-def _checked(answer: httpx.Response) -> httpx.Response:
-    if answer.is_success:
-        return answer
-    text = f"{answer.url} answered {answer.status_code}: {answer.text}"
-    raise Failure(UNREACHABLE, "demo_failed", text)
-
-
-def _is_setting(name: str) -> bool:
-    return name.startswith(("RECEIVER_", "OPEN_CONNECTORS_", "EVENT_NOTIFICATION_"))
-
-
 @contextmanager
-def _running(words: tuple[str, ...], environment: dict[str, str]) -> Iterator[None]:
-    command = [sys.executable, "-m", "receiver", *words]
+def _serving(folder: Path, vendor: str, key: bytes) -> Iterator[tuple[str, str]]:
+    """Run a receiver that has two instances; give its URL and a token."""
+    settings = ("RECEIVER_", "OPEN_CONNECTORS_", "EVENT_NOTIFICATION_")
+    inherited = {name: it for name, it in os.environ.items() if not name.startswith(settings)}
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        bind = f"127.0.0.1:{probe.getsockname()[1]}"
+    url, encryption_key = f"http://{bind}", Fernet.generate_key().decode()
+    database_url = f"sqlite:///{folder / 'receiver.db'}"
+    environment = {
+        **inherited,
+        "RECEIVER_DATABASE_URL": database_url,
+        "RECEIVER_ENCRYPTION_KEYS": encryption_key,
+        "RECEIVER_PUBLIC_URL": url,
+        "OPEN_CONNECTORS_URL": vendor,
+    }
+    secret_box, now = SecretBox([encryption_key]), now_ms()
+    options = VendorOptions(element_token=key, user_secret=key)  # the simulator takes any
+    with closing(migrations.open_database(database_url)) as database, database.write() as session:
+        for instance in ("gooddata", "freshbooks"):
+            add_instance(session, secret_box, instance, now, **options)
+            add_key(session, secret_box, instance, key, now)
+        token = create_token(session, "demo", "operate", now)
+    command = [sys.executable, "-m", "receiver", "serve", "--bind", bind]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)  # noqa: S603  # nosec B603
     try:
-        yield
+        _wait_until_ready(url)
+        yield url, token
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -200,33 +192,15 @@ def _running(words: tuple[str, ...], environment: dict[str, str]) -> Iterator[No
         process.kill()
 
 
-def _receiver(words: tuple[str, ...], environment: dict[str, str]) -> str:
-    command = [sys.executable, "-m", "receiver", *words]
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)  # noqa: S603  # nosec B603
-    return done.stdout.strip()
-
-
-def _until(condition: Callable[[], object], what: str) -> None:
+def _wait_until_ready(url: str) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            raise Failure(
-                UNREACHABLE, "demo_failed", f"{what} did not answer within {START_SECONDS} s"
-            )
+    while time.monotonic() < deadline:
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/readyz", timeout=2).is_success:
+                return
         time.sleep(0.1)
-
-
-def _is_ready(url: str) -> bool:
-    with suppress(httpx.HTTPError):
-        return httpx.get(url, timeout=2).is_success
-    return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    text = f"{url} did not answer within {START_SECONDS} s"
+    raise Failure(UNREACHABLE, "demo_failed", text)
 
 
 @click.command()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from itertools import takewhile
 
 import httpx
 import pytest
@@ -42,7 +43,8 @@ def test_what_is_left_running_can_be_signed_in_to_and_ends_at_an_interrupt(tmp_p
         start_new_session=True,
     ) as process:
         try:
-            printed = "".join(iter(process.stdout.readline, "Both servers run until Ctrl-C.\n"))
+            last = "Both servers run until Ctrl-C.\n"
+            printed = "".join(takewhile(lambda line: line != last, process.stdout))
             url = re.search(r"^Dashboard: +(\S+)$", printed, re.MULTILINE)[1]
             token = re.search(r"^Token: +(\S+)$", printed, re.MULTILINE)[1]
             with httpx.Client(base_url=url, trust_env=False, follow_redirects=True) as browser:
