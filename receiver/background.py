@@ -45,8 +45,9 @@ class Background:
 
     def __init__(self, tasks: Iterable[Task], beat: Callable[[], None]) -> None:
         self.tasks, self.beat = tuple(tasks), beat
-        self._closed, self._outage = threading.Event(), _Outage()
-        self._pid = 0
+        self._closed, self._pid = threading.Event(), 0
+        self._waiting: dict[object, str] = {}  # work that waits for the database, and why
+        self._lock = threading.Lock()
 
     def start(self) -> None:
         """Start in this process, unless it was; a thread does not survive a fork."""
@@ -68,56 +69,40 @@ class Background:
         threading.Thread(target=work, args=args, name="background", daemon=True).start()
 
     def _work(self, task: Task) -> None:
-        run, more = _Guarded(task.run, self._outage), task.at_once
+        more = task.at_once
         while not self._closed.wait(0 if more else task.pause):
-            more = run()
+            more = self._run(task.run)
 
     def _beats(self) -> None:
-        beat = _Guarded(self.beat, self._outage)
         while not self._closed.is_set():
-            beat()
+            self._run(self.beat)
             self._closed.wait(BEAT_SECONDS)
 
-
-class _Outage:
-    """Which work waits for the database, and why: start and end of an outage are one line each."""
-
-    def __init__(self) -> None:
-        self._causes: dict[object, str] = {}
-        self._lock = threading.Lock()
-
-    def note(self, work: object, cause: str | None) -> None:
-        """Note why work cannot be done; None: it was done."""
-        with self._lock:
-            before = set(self._causes.values())
-            if cause is not None:
-                self._causes[work] = cause
-            else:
-                self._causes.pop(work, None)
-            is_over = before and not self._causes
-        if cause is not None and cause not in before:
-            log.warning("background work waits for the database", error=cause)
-        elif is_over:
-            log.info("background work goes on: the database is back")
-
-
-class _Guarded:
-    """Work whose errors are logged, and end nothing."""
-
-    def __init__(self, work: Callable[[], bool | None], outage: _Outage) -> None:
-        self._work, self._outage = work, outage
-
-    def __call__(self) -> bool:
-        """Work; return whether there is more at once."""
+    def _run(self, work: Callable[[], bool | None]) -> bool:
+        """Work; log errors, which end nothing; return whether there is more at once."""
         cause, more = None, False
         try:
-            more = bool(self._work())
+            more = bool(work())
         except StoreError as error:
             cause = str(error)
         except Exception as error:  # noqa: BLE001 - one odd row must not end all later work
             log.error("background work failed", error=type(error).__name__)  # noqa: TRY400
-        self._outage.note(self, cause)
+        self._note(work, cause)
         return more
+
+    def _note(self, work: object, cause: str | None) -> None:
+        """Note why work waits for the database; log the start and the end of an outage once."""
+        with self._lock:
+            before = set(self._waiting.values())
+            if cause is not None:
+                self._waiting[work] = cause
+            else:
+                self._waiting.pop(work, None)
+            is_over = before and not self._waiting
+        if cause is not None and cause not in before:
+            log.warning("background work waits for the database", error=cause)
+        elif is_over:
+            log.info("background work goes on: the database is back")
 
 
 class Health:

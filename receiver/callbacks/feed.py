@@ -15,9 +15,9 @@ is put back a little. Hence the rule:
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-from sqlalchemy import BigInteger, Integer, bindparam, select, text
+from sqlalchemy import BigInteger, Integer, Row, bindparam, select, text
 
 from receiver.callbacks.events import EventRecord, read_events
 from receiver.database.engine import TIME, Database
@@ -40,12 +40,6 @@ class NewEvents(NamedTuple):
 
     events: list[tuple[EventRecord, bytes | None]]
     more: bool
-
-
-class _Row(NamedTuple):
-    n: int
-    instance: str
-    size: int
 
 
 class Reader:
@@ -84,7 +78,7 @@ class Reader:
             raise ClockStepped("the clock was put back: events have lower numbers than before")
         limit = len(self._seen) + PAGE
         rows = self._database.rows(_NUMBERS, {"low": self._low, "limit": limit})
-        fresh = [_Row(*row) for row in rows if row.n not in self._seen]
+        fresh = [row for row in rows if row.n not in self._seen]
         taken = list(_page(fresh))
         wanted = [row.n for row in taken if instances is None or row.instance in instances]
         events = read_events(self._database, wanted)
@@ -108,7 +102,7 @@ class Reader:
         return int(self._database.rows(text(TIME))[0][0])
 
 
-def _page(rows: Sequence[_Row]) -> Iterator[_Row]:
+def _page(rows: Sequence[Row[*tuple[Any, ...]]]) -> Iterator[Row[*tuple[Any, ...]]]:
     """Yield the rows that fit into one page, by number and by size."""
     remaining = PAGE_BYTES
     for count, row in enumerate(rows[:PAGE]):

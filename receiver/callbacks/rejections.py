@@ -252,21 +252,16 @@ def _explain_mismatch(keys: Sequence[DecryptedKey], body: bytes, header: str) ->
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Reverified:
-    """How many deliveries were verified again, and how many of them became events."""
-
-    checked: int
-    accepted: int
-
-
 def reverify_all(
     database: Database,
     receive: Callable[[Delivery], Receipt | None],
     instances: Instances,
     record: Callable[..., None],
-) -> Reverified:
-    """Verify all quarantined deliveries again, or those of some instances; as `reverify`."""
+) -> tuple[int, int]:
+    """Verify all quarantined deliveries again, or those of some instances; as `reverify`.
+
+    Returns how many were looked at, and how many of them became events.
+    """
     checked = accepted = after = 0
     while True:
         with database.read() as session:
@@ -276,7 +271,7 @@ def reverify_all(
             accepted += reverify(database, receive, rejection, record)
             after = rejection.id
         if len(batch) < BATCH:
-            return Reverified(checked, accepted)
+            return checked, accepted
 
 
 def reverify(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sqlalchemy import func, select, text
 
-from receiver.database.engine import Database, database_time
+from receiver.database.engine import Database
 from receiver.database.models import Heartbeat, RejectedAddress
 
 MOUNTS = Path("/proc/self/mountinfo")
@@ -30,12 +30,6 @@ def filesystem_of(file: Path) -> str:
         if file.resolve().is_relative_to(mounted) and len(mounted) >= len(best):
             best, kind = mounted, after.split()[0]
     return kind
-
-
-def clock_of(database: Database, here: int) -> int:
-    """Return the database's time, ms; SQLite has none but this machine's."""
-    with database.read() as session:
-        return database_time(session, lambda: here)
 
 
 def last_beat(database: Database) -> int:

@@ -161,13 +161,6 @@ def _check_encodings(connection: _Connection) -> None:
 
 
 @contextmanager
-def without_deadline(connection: Connection) -> Iterator[None]:
-    """Let statements on this connection take as long as they need."""
-    with deadline(connection.connection.driver_connection, None):
-        yield
-
-
-@contextmanager
 def deadline(driver: object, seconds: float | None) -> Iterator[None]:
     """Let statements on a driver's connection take so long, meanwhile; None is for ever."""
     connection = cast("_Connection", driver)

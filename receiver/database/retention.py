@@ -21,7 +21,6 @@ Batches lock the one row of `retention`, so that of all nodes one deletes at a t
 continues what one began.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -223,7 +222,6 @@ class Retention:
                 subject = ", ".join(f"{rows} {kind}" for kind, rows in counts.items()) or "nothing"
                 audit.record(session, at=now, actor=self._actor, action="prune", subject=subject)
             state = lock_retention(session)
-            state.began_at, state.ended_at, state.deleted = began, now, json.dumps(deleted)
             if claimed:
                 state.next_at = began + PERIOD_MS
             delete_old_counts(session, now)

@@ -70,13 +70,17 @@ def position_of(row: Instance, column: str) -> tuple[str, str]:
     return row.name, column.replace("_", " ")
 
 
+def subscription_place(name: str) -> tuple[str, str]:
+    """Return the place that the secrets of a subscription are encrypted for."""
+    return name, "subscription"
+
+
 class Encrypted(NamedTuple):
     """A secret in the database: its row and column, and the place that is encrypted with it."""
 
     row: Instance | StoredKey | Subscription
     column: str
     place: Sequence[str]
-    ciphertext: bytes
 
 
 @dataclass(slots=True)
@@ -91,11 +95,9 @@ def find_outdated(database: Database, secret_box: SecretBox) -> Report:
     """Count what `reencrypt` would do; nothing is changed."""
     report = Report()
     with database.read() as session:
-        names = session.scalars(select(Instance.name).order_by(Instance.name)).all()
-        secrets = [secret for name in names for secret in _secrets(session, name)]
-        for secret in (*secrets, *_of_subscriptions(session)):
-            if _renewed(secret, secret_box, report) is not None:
-                report.encrypted += 1
+        for owner in _owners(session):
+            for secret in _secrets(session, owner):
+                _renewed(secret, secret_box, report)
     return report
 
 
@@ -106,58 +108,48 @@ def reencrypt(database: Database, secret_box: SecretBox) -> Report:
     """
     report = Report()
     with database.read() as session:
-        names = session.scalars(select(Instance.name).order_by(Instance.name)).all()
-    for name in names:
+        owners = _owners(session)
+    for owner in owners:
         with database.write() as session:
-            # `instances set` and `keys add` wait meanwhile.
-            session.get(Instance, name, with_for_update=True)
-            for secret in _secrets(session, name):
-                _renew(secret, secret_box, report)
-    with database.write() as session:
-        session.execute(select(Subscription.name).with_for_update())  # rotations wait meanwhile
-        for secret in _of_subscriptions(session):
-            _renew(secret, secret_box, report)
+            for secret in _secrets(session, owner, lock=True):
+                renewed = _renewed(secret, secret_box, report)
+                if renewed is not None:
+                    setattr(secret.row, secret.column, renewed)
     return report
-
-
-def subscription_place(name: str) -> tuple[str, str]:
-    """Return the place that the secrets of a subscription are encrypted for."""
-    return name, "subscription"
-
-
-def _renew(secret: Encrypted, secret_box: SecretBox, report: Report) -> None:
-    renewed = _renewed(secret, secret_box, report)
-    if renewed is not None:
-        setattr(secret.row, secret.column, renewed)
-        report.encrypted += 1
 
 
 def _renewed(secret: Encrypted, secret_box: SecretBox, report: Report) -> bytes | None:
     """Return a secret under the newest key; None if it is already, or cannot be decrypted."""
-    if secret_box.is_current(secret.ciphertext):
+    ciphertext = getattr(secret.row, secret.column)
+    if secret_box.is_current(ciphertext):
         return None
     try:
-        plain = secret_box.decrypt(secret.place, secret.ciphertext)
+        plain = secret_box.decrypt(secret.place, ciphertext)
     except CredentialError:
         report.unusable.append("/".join(secret.place))
         return None
+    report.encrypted += 1
     return secret_box.encrypt(secret.place, plain)
 
 
-def _secrets(session: Session, name: str) -> Iterator[Encrypted]:
-    instance = session.get(Instance, name)
+def _owners(session: Session) -> list[str | None]:
+    """Return the names of the instances, and None for all subscriptions together."""
+    return [*session.scalars(select(Instance.name).order_by(Instance.name)), None]
+
+
+def _secrets(session: Session, owner: str | None, *, lock: bool = False) -> Iterator[Encrypted]:
+    """Yield the secrets of an owner. lock -- whether those who would change them wait meanwhile."""
+    if owner is None:
+        rows = select(Subscription).order_by(Subscription.name)
+        for row in session.scalars(rows.with_for_update() if lock else rows).all():
+            secrets = [name for name in ("secret", "previous_secret") if getattr(row, name)]
+            yield from (Encrypted(row, name, subscription_place(row.name)) for name in secrets)
+        return
+    instance = session.get(Instance, owner, with_for_update=lock or None)
     if instance is None:  # it was removed meanwhile
         return
     for column in _SECRETS:
-        if ciphertext := getattr(instance, column):
-            yield Encrypted(instance, column, position_of(instance, column), ciphertext)
-    for key in session.scalars(select(StoredKey).where(StoredKey.instance == name)):
-        yield Encrypted(key, "sealed", (name, key.id), key.sealed)
-
-
-def _of_subscriptions(session: Session) -> Iterator[Encrypted]:
-    for row in session.scalars(select(Subscription).order_by(Subscription.name)):
-        place = subscription_place(row.name)
-        yield Encrypted(row, "secret", place, row.secret)
-        if row.previous_secret:
-            yield Encrypted(row, "previous_secret", place, row.previous_secret)
+        if getattr(instance, column):
+            yield Encrypted(instance, column, position_of(instance, column))
+    for key in session.scalars(select(StoredKey).where(StoredKey.instance == owner)):
+        yield Encrypted(key, "sealed", (owner, key.id))

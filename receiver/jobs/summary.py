@@ -6,7 +6,7 @@ the same with a million jobs.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from msgspec import Struct
 from sqlalchemy import (
@@ -43,6 +43,8 @@ from receiver.jobs.job import FILES_MS, OUTCOMES
 from receiver.jobs.public import Time
 from receiver.jobs.queries import ENDED, Instances, overdue_jobs
 from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS, iso
+
+Rows: TypeAlias = Callable[[LookUp, Mapping[str, Any]], Sequence[Any]]  # gives a statement's
 
 MAX_COUNTED = 100  # overdue jobs that the front page counts; beyond, it says that there are more
 
@@ -97,18 +99,10 @@ class Gauges(Struct, kw_only=True):
     alarms: Mapping[str, int]
 
 
-class VendorHealth(Struct, frozen=True):
-    """How requests to the vendor went lately for an instance; times are ms."""
-
-    failures: int
-    blocked_until: int
-    queued: int | None
-    queued_asked_at: int | None
-
-
 def summary(database: Database, visible: Instances, now: int, overdue_after: int) -> Summary:
     """Count what an operator looks at first. overdue_after -- ms."""
-    return _Reader(database.rows, visible, now, overdue_after, sqlite=database.is_sqlite).summary()
+    sqlite = database.is_sqlite
+    return _summary(_read_counts(database.rows, visible, now, overdue_after, sqlite=sqlite))
 
 
 def overview(  # noqa: PLR0917 - what the page asks
@@ -125,11 +119,15 @@ def overview(  # noqa: PLR0917 - what the page asks
     chart_start -- ms. bar_ms -- what one bar of the chart covers: whole hours. rejected_within --
     how far back rejections count, ms.
     """
-    reader = _reader(connection, visible, now, overdue_after)
-    last, counts = last_callbacks(connection), reader.counts(front=True)
+    rows, sqlite = _rows_in(connection), connection.dialect.name == "sqlite"
+    counts = _read_counts(rows, visible, now, overdue_after, sqlite=sqlite, front=True)
+    # The counts name the hour in which the files expire, whole days after the end.
+    hours = {"hour": (chart_start + FILES_MS) // HOUR_MS, "hours": bar_ms // HOUR_MS}
+    ended = rows(_ended(_Scope(visible is not None, sqlite)), {**hours, **_named(visible)})
+    last = last_callbacks(connection)
     return Overview(
         summary=_summary(counts),
-        ended=reader.ended(chart_start, bar_ms),
+        ended={(bar * bar_ms - FILES_MS, outcome): int(n) for outcome, bar, n in ended},
         last_callbacks=last,
         rejecting=rejecting(connection, now - rejected_within, last),
         failing_since=counts["failing_since"],
@@ -139,9 +137,11 @@ def overview(  # noqa: PLR0917 - what the page asks
 
 def gauges(database: Database, now: int, overdue_after: int) -> Gauges:
     """Read what the metrics show, of all instances."""
+    sqlite = database.is_sqlite
     with database.snapshot() as connection:
+        rows = _rows_in(connection)
         return Gauges(
-            summary=_reader(connection, None, now, overdue_after).summary(),
+            summary=_summary(_read_counts(rows, None, now, overdue_after, sqlite=sqlite)),
             oldest_under_way=_OLDEST.fetch(connection)[0][0],
             last_callbacks=last_callbacks(connection),
             alarms={kind: int(n) for kind, n in _OPEN_ALARMS.fetch(connection)},
@@ -183,12 +183,9 @@ def rejections_by_reason(session: Session, visible: Instances, now: int) -> dict
     return {reason: int(n) for reason, n in rows}
 
 
-def vendor_health(session: Session) -> dict[str, VendorHealth]:
+def vendor_health(session: Session) -> dict[str, Pace]:
     """Return how requests to the vendor went lately, by instance."""
-    return {
-        row.instance: VendorHealth(row.failures, row.blocked_until, row.queued, row.queued_asked_at)
-        for row in session.scalars(select(Pace))
-    }
+    return {row.instance: row for row in session.scalars(select(Pace))}
 
 
 def under_way(session: Session, names: Sequence[str]) -> dict[str, tuple[int, int]]:
@@ -202,59 +199,40 @@ def under_way(session: Session, names: Sequence[str]) -> dict[str, tuple[int, in
     return {name: (count, int(oldest)) for name, count, oldest in session.execute(statement)}
 
 
-def _reader(connection: Connection, visible: Instances, now: int, overdue_after: int) -> "_Reader":
-    def rows(statement: LookUp, values: Mapping[str, Any]) -> Sequence[Any]:
-        return statement.fetch(connection, values)
-
-    sqlite = connection.dialect.name == "sqlite"
-    return _Reader(rows, visible, now, overdue_after, sqlite=sqlite)
+def _rows_in(connection: Connection) -> Rows:
+    return lambda statement, values: statement.fetch(connection, values)
 
 
-class _Reader:
-    """Counts, of the instances that a token sees. rows -- gives those of a statement."""
+def _named(visible: Instances) -> dict[str, list[str]]:
+    return {"visible": sorted(visible or ())}
 
-    def __init__(
-        self,
-        rows: Callable[[LookUp, Mapping[str, Any]], Sequence[Any]],
-        visible: Instances,
-        now: int,
-        overdue_after: int,
-        *,
-        sqlite: bool,
-    ) -> None:
-        self._rows, self._now, self._overdue_after = rows, now, overdue_after
-        self._scope = _Scope(visible is not None, sqlite)
-        self._visible = {"visible": sorted(visible or ())}
 
-    def summary(self) -> Summary:
-        return _summary(self.counts())
-
-    def counts(self, *, front: bool = False) -> dict[str, Any]:
-        """Return what `_counts` selects, by name."""
-        now = self._now
-        first, end = -(-(now + 1) // HOUR_MS), (now + DAY_MS) // HOUR_MS  # whole hours
-        values = {
-            "now": now,
-            "overdue_after": self._overdue_after,
-            "first": first,
-            "end": end,
-            "first_ms": first * HOUR_MS,
-            "end_ms": end * HOUR_MS,
-            "tomorrow": now + DAY_MS,
-            "hour_ago": (now - HOUR_MS) // MINUTE_MS,
-            "max_overdue": MAX_COUNTED + 1,
-        }
-        names, statement = _counts(self._scope, front=front)
-        (row,) = self._rows(statement, {**values, **self._visible})
-        return dict(zip(names, row, strict=True))
-
-    def ended(self, since: int, width: int) -> dict[tuple[int, str], int]:
-        # The counts name the hour in which the files expire, whole days after the end.
-        hours = {"hour": (since + FILES_MS) // HOUR_MS, "hours": width // HOUR_MS}
-        return {
-            (stretch * width - FILES_MS, outcome): int(n)
-            for outcome, stretch, n in self._rows(_ended(self._scope), {**hours, **self._visible})
-        }
+def _read_counts(
+    rows: Rows,
+    visible: Instances,
+    now: int,
+    overdue_after: int,
+    *,
+    sqlite: bool,
+    front: bool = False,
+) -> dict[str, Any]:
+    """Return what `_counts` selects, by name."""
+    first, end = -(-(now + 1) // HOUR_MS), (now + DAY_MS) // HOUR_MS  # whole hours
+    values = {
+        "now": now,
+        "overdue_after": overdue_after,
+        "first": first,
+        "end": end,
+        "first_ms": first * HOUR_MS,
+        "end_ms": end * HOUR_MS,
+        "tomorrow": now + DAY_MS,
+        "hour_ago": (now - HOUR_MS) // MINUTE_MS,
+        "max_overdue": MAX_COUNTED + 1,
+        **_named(visible),
+    }
+    names, statement = _counts(_Scope(visible is not None, sqlite), front=front)
+    (row,) = rows(statement, values)
+    return dict(zip(names, row, strict=True))
 
 
 def _summary(counts: Mapping[str, Any]) -> Summary:

@@ -65,9 +65,9 @@ def upgrade(database: Database) -> None:
     with database.write() as session, ExitStack() as stack:
         connection = session.connection()
         if connection.dialect.name == "postgresql":
-            from receiver.database.postgresql import without_deadline
+            from receiver.database.postgresql import deadline
 
-            stack.enter_context(without_deadline(connection))
+            stack.enter_context(deadline(connection.connection.driver_connection, None))
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
@@ -78,11 +78,6 @@ def upgrade(database: Database) -> None:
 def _require_known(revision: str | None) -> None:
     if not is_known(revision):
         raise SettingsError(f"the database's schema, {revision!r}, is not one of this receiver's")
-
-
-def is_current(database: Database) -> bool:
-    """Whether the schema is the one this release was written for."""
-    return current(database) == newest()
 
 
 def check_ready(database: Database, timeout: float) -> None:

@@ -322,12 +322,11 @@ class Heartbeat(Base):
 
 
 class Retention(Base):
-    """One row: when old rows are looked for next, how far they are gone, and what went last.
+    """One row: when old rows are looked for next, and how far they are gone.
 
     next_at -- whoever moves it on makes the pass. bodies_before -- no event received before then
     has a body; events_before -- nor is more than its identity left; errors_before -- nor has a job
     that changed last before then failed records: no pass need look there again.
-    began_at, ended_at, deleted (JSON, rows by kind) -- the last whole pass.
     """
 
     __tablename__ = "retention"
@@ -336,9 +335,6 @@ class Retention(Base):
     bodies_before: Mapped[int]
     events_before: Mapped[int]
     errors_before: Mapped[int]
-    began_at: Mapped[int | None]
-    ended_at: Mapped[int | None]
-    deleted: Mapped[str | None]
 
 
 class Rejection(Base):

@@ -200,8 +200,9 @@ def verify_again(services: Services, caller: Caller) -> Action:
     require_instance(caller.bearer, [instance] if instance else [])
 
     def run() -> str:
-        again = reverify_instances(services, caller.bearer, [instance] if instance else [])
-        return f"{again.accepted} of {again.checked} were verified and stored as events."
+        named = [instance] if instance else []
+        looked, verified = reverify_instances(services, caller.bearer, named)
+        return f"{verified} of {looked} were verified and stored as events."
 
     return Action(
         f"Verify the rejected deliveries {f'of {instance} ' if instance else ''}again",

@@ -7,11 +7,12 @@ from typing import Any
 from flask import Response
 
 from receiver.database.engine import Session
+from receiver.database.models import Pace
 from receiver.errors import NotFound
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry
 from receiver.jobs import summary
-from receiver.jobs.summary import Rejecting, VendorHealth
+from receiver.jobs.summary import Rejecting
 from receiver.settings import DEFAULT_INSTANCE, Settings
 from receiver.web import Services
 from receiver.web.auth import require_instance
@@ -44,7 +45,7 @@ class InstanceView:
     hub: str | None = None
     vendor_secrets: bool = False
     keys: Sequence[dict[str, Any]] = field(default_factory=list)
-    vendor: VendorHealth | None = None
+    vendor: Pace | None = None
     under_way: int = 0
     oldest: int | None = None
 
