@@ -34,7 +34,7 @@ def learn_usual_times(database: Database, instance: str) -> None:
         {
             "instance": instance,
             "object": name,
-            "ms": max(MIN_USUAL_MS, 2 * _percentile_95(took)),
+            "ms": max(MIN_USUAL_MS, 2 * sorted(took)[(len(took) - 1) * 19 // 20]),
         }
         for name, took in sorted(times.items())
         if len(took) >= ENOUGH_TO_LEARN
@@ -46,7 +46,3 @@ def learn_usual_times(database: Database, instance: str) -> None:
                 index_elements=[UsualTime.instance, UsualTime.object], set_={"ms": new.excluded.ms}
             )
             session.execute(statement, rows)
-
-
-def _percentile_95(durations: list[int]) -> int:
-    return sorted(durations)[(len(durations) - 1) * 19 // 20]

@@ -13,6 +13,7 @@ C = TypeVar("C", httpx.Client, httpx.AsyncClient)
 
 _PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+_UNUSABLE = (ValueError, ImportError, OSError, httpx.InvalidURL)
 
 
 def make_client(make: Callable[[], C]) -> C:
@@ -22,7 +23,7 @@ def make_client(make: Callable[[], C]) -> C:
     """
     try:
         return make()
-    except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
+    except _UNUSABLE as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if isinstance(error, ImportError):
             reason = "SOCKS is not supported; use a proxy of http"
@@ -55,28 +56,16 @@ def failure_reason(error: BaseException) -> str:
 
 
 def _culprit(environment: Mapping[str, str]) -> str:
-    for name in environment:
-        if name.upper() in _PROXIES and not _is_proxy(environment[name]):
-            return name
-        if name in _CERTIFICATES and not _are_certificates(name, environment[name]):
+    """Name the variable that no client can be made of."""
+    for name, value in environment.items():
+        try:
+            if name.upper() in _PROXIES:
+                proxy = value if "://" in value else f"http://{value}"
+                httpx.Client(proxy=proxy, trust_env=False).close()
+            elif name == "SSL_CERT_FILE":
+                ssl.create_default_context(cafile=value)
+            elif name == "SSL_CERT_DIR":
+                ssl.create_default_context(capath=value)
+        except _UNUSABLE:
             return name
     return next((name for name in environment if name.upper() == "NO_PROXY"), "a setting of HTTP")
-
-
-def _is_proxy(url: str) -> bool:
-    try:
-        httpx.Client(proxy=url if "://" in url else f"http://{url}", trust_env=False).close()
-    except (ValueError, ImportError, httpx.InvalidURL):
-        return False
-    return True
-
-
-def _are_certificates(name: str, path: str) -> bool:
-    try:
-        if name == "SSL_CERT_FILE":
-            ssl.create_default_context(cafile=path)
-        else:
-            ssl.create_default_context(capath=path)
-    except (OSError, ValueError):
-        return False
-    return True
