@@ -1,7 +1,6 @@
 """Alarms, and the jobs that are expected at certain times: `watch`, `alarms`, `schedules`."""
 
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -14,7 +13,7 @@ from receiver.alarms.handling import Alarm, public_alarm
 from receiver.alarms.watcher import PERIOD_SECONDS, Watcher
 from receiver.cli.options import duration, json_option, limit_option, yes_option
 from receiver.cli.output import OK, UNREACHABLE, confirm, plain, show, table, warn
-from receiver.cli.serve import actor, open_database, record_action
+from receiver.cli.serve import actor, open_database, record_action, repeat
 from receiver.database.engine import database_time
 from receiver.errors import StoreError
 from receiver.lib.clock import now_ms
@@ -52,19 +51,13 @@ def watch(once: bool, every: int) -> None:
         http, mailer = SafeClient(settings.forward_allow), Mailer(settings)
         sender = Sender(database, http, mailer, signers, now_ms)
         watcher = Watcher(settings, database, sender.send, now_ms, period=every)
-        delivered = True
+
+        def check() -> bool:
+            watcher.check(force=once)
+            return sender.drain()
+
         try:
-            while True:
-                try:
-                    watcher.check(force=once)
-                    delivered = sender.drain()
-                except StoreError as error:
-                    if once:
-                        raise
-                    warn(str(error))
-                if once:
-                    break
-                time.sleep(every)
+            delivered = repeat(check, None if once else every)
         finally:
             with suppress(StoreError):
                 watcher.release()

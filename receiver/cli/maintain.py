@@ -1,7 +1,7 @@
 """Commands that look after the database: reconcile, prune, erase, reread, audit."""
 
 import sys
-import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
@@ -22,13 +22,12 @@ from receiver.cli.output import (
     Failure,
     confirm,
     count,
-    is_plain_terminal,
     plain,
     show,
     table,
     warn,
 )
-from receiver.cli.serve import actor, open_database, record_action
+from receiver.cli.serve import actor, open_database, record_action, repeat
 from receiver.client import NoSuchJob
 from receiver.database import audit as audit_log
 from receiver.database.engine import Database, database_time
@@ -87,20 +86,16 @@ def reconcile(
         intake = Intake(settings, database, keys, now_ms)
         with closing(VendorClient(settings.vendor_url)) as vendor, closing(intake.writer):
             reconciler = Reconciler(settings, database, intake, vendor, actor=actor())
-            while True:
-                try:
-                    done = reconciler.one_pass(
-                        everything=everything, redeliver=redeliver, results=fetch_results
-                    )
-                    show(asdict(done), _describe(done), json_)
-                except StoreError as error:
-                    if every is None:
-                        raise
-                    warn(str(error))
-                if every is None:
-                    break
-                time.sleep(every)
-    sys.exit(UNREACHABLE if done.blocked else OK)
+
+            def one_pass() -> bool:
+                done = reconciler.one_pass(
+                    everything=everything, redeliver=redeliver, results=fetch_results
+                )
+                show(asdict(done), _describe(done), json_)
+                return not done.blocked
+
+            is_well = repeat(one_pass, every)
+    sys.exit(OK if is_well else UNREACHABLE)
 
 
 def _describe(done: Report) -> str:
@@ -156,12 +151,9 @@ def prune(older_than: str | None, dry_run: bool, yes: bool, json_: bool) -> None
         limit = older_than or "RECEIVER_KEEP_BODIES and RECEIVER_KEEP_EVENTS"
         question = f"Delete what is older than {limit}?"
         confirm(question, yes=yes, needed=_is_shorter(age, settings))
-        deleted: dict[str, int] = {}
-        progress = _Progress()
+        deleted = Counter[str]()
         for kind, rows in retention.run(age):
-            deleted[kind] = deleted.get(kind, 0) + rows
-            progress.show(kind, deleted[kind])
-        progress.end()
+            deleted[kind] += rows
     show(deleted, f"{_counts(deleted)} deleted", json_)
 
 
@@ -237,29 +229,13 @@ def reread(dry_run: bool, json_: bool) -> None:
     show({"readable": len(readable), "merged": merged}, text, json_)
 
 
-class _Progress:
-    """One line for a person who waits, renewed a few times a second."""
-
-    def __init__(self) -> None:
-        self._shown_at = 0.0
-        self._is_wanted = sys.stderr.isatty() and not is_plain_terminal()
-
-    def show(self, kind: str, rows: int) -> None:
-        if self._is_wanted and time.monotonic() - self._shown_at > 0.2:
-            self._shown_at = time.monotonic()
-            click.echo(f"\r\x1b[K{_noun(kind, rows)}", err=True, nl=False)
-
-    def end(self) -> None:
-        if self._shown_at:
-            click.echo("\r\x1b[K", err=True, nl=False)
-
-
 def _counts(rows: Mapping[str, int]) -> str:
-    return ", ".join(_noun(kind, number) for kind, number in rows.items() if number) or "nothing"
-
-
-def _noun(kind: str, number: int) -> str:
-    return count(number, _NOUNS.get(kind, kind.removesuffix("s")))
+    counts = [
+        count(number, _NOUNS.get(kind, kind.removesuffix("s")))
+        for kind, number in rows.items()
+        if number
+    ]
+    return ", ".join(counts) or "nothing"
 
 
 @click.command()

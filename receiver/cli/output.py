@@ -167,11 +167,6 @@ def _usage(error: click.ClickException) -> str:
     return f"{text}{' See' if text.endswith('?') else '; see'} `{context.command_path} --help`"
 
 
-def is_plain_terminal() -> bool:
-    """Whether a terminal is to get text alone: no colours, no line that is written over."""
-    return "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-
-
 def warn(message: str) -> None:
     """Print a warning on standard error."""
     click.echo(f"warning: {message}", err=True)

@@ -5,7 +5,8 @@ import pwd
 import re
 import socket
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import click
 import structlog
 
 from receiver.cli.options import json_option
-from receiver.cli.output import USAGE, Failure, show
+from receiver.cli.output import USAGE, Failure, show, warn
 from receiver.database import audit, migrations
 from receiver.database.engine import Database, Session
 from receiver.errors import StoreError
@@ -68,6 +69,20 @@ def no_database(file: Path) -> Failure:
         " `receiver db upgrade`"
     )
     return Failure(USAGE, "no_database", text)
+
+
+def repeat(one_pass: Callable[[], bool], every: int | None) -> bool:
+    """Do something once and return whether it went well; or again and again, `every` so many s.
+
+    Raises StoreError if it is done once; else that is only warned of.
+    """
+    while every is not None:
+        try:
+            one_pass()
+        except StoreError as error:
+            warn(str(error))
+        time.sleep(every)
+    return one_pass()
 
 
 def record_action(session: Session, action: str, subject: str, detail: str = "") -> None:
@@ -125,15 +140,11 @@ def _check_bind(bind: str) -> None:
         wanted = "must be HOST:PORT, like 127.0.0.1:8000, with a port up to 65535, or unix:PATH"
         raise click.UsageError(f"--bind {bind}: {wanted}")
     try:
-        addresses = socket.getaddrinfo(
-            match[1].strip("[]") or None, int(match[2]), 0, socket.SOCK_STREAM
-        )
-        family, kind, protocol, _, address = addresses[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        host = match[1].strip("[]")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET  # as gunicorn does
+        socket.create_server((host, int(match[2])), family=family).close()
     except OSError as error:
-        reason = (error.strerror or "it cannot be used").lower()
+        reason = (error.strerror or "it cannot be used").partition(" (")[0].lower()
         raise click.UsageError(f"--bind {bind}: {reason}; choose another one") from None
 
 

@@ -2,10 +2,9 @@
 
 import os
 import shlex
-import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -101,6 +100,7 @@ def submit(
         raise click.UsageError("--again goes with --retry-failed")
     source = Path("/dev/stdin" if file == "-" else upload or file or "")
     name = os.fsencode(source.name).decode("utf-8", "replace")
+    opened: AbstractContextManager[IO[bytes]]
     with ExitStack() as stack:
         if retry_failed is not None:
             failed = client.job(retry_failed, instance=instance)
@@ -109,14 +109,15 @@ def submit(
                 _raise_if_retried(client, failed)
             name = f"{_retry_folder(failed)}/{name}"
             opened = _failed_rows(client, failed, str(source))
+        elif source.is_file():
+            opened = source.open("rb")
         else:
-            opened = _seekable(source)
+            opened = _copied(_pieces(source))
         if not object_name or not instance:
             missing = "--instance" if object_name else "--object"
             raise click.UsageError(f"missing option {missing}")
-        content, size = stack.enter_context(opened)
-        tell = stack.enter_context(_progress(f"uploading {name}", size))
-        watched = cast("IO[bytes]", _Watched(content, tell))
+        content = stack.enter_context(opened)
+        watched = stack.enter_context(_progress(f"uploading {name}", content))
         created = client.submit(watched, object=object_name, instance=instance, hub=hub, name=name)
     _announce(created)
     if not wait:
@@ -149,16 +150,13 @@ def _raise_if_retried(client: Client, job: Job) -> None:
 
 
 @contextmanager
-def _failed_rows(client: Client, job: Job, source: str) -> Iterator[tuple[IO[bytes], int]]:
-    """Open a copy of the rows of a file that failed in a job; give its size too."""
+def _failed_rows(client: Client, job: Job, source: str) -> Iterator[IO[bytes]]:
+    """Open a copy of the rows of a file that failed in a job."""
     rows = _select_failed_rows(client.errors(job).errors, source, job.records.submitted)
-    with rows as (count, pieces), TemporaryFile() as copy:
-        copy.writelines(pieces)
-        size = copy.tell()
-        copy.seek(0)
+    with rows as (count, pieces), _copied(pieces) as copy:
         more = f" of {job.records.failed}" if job.records.failed not in {None, count} else ""
         click.echo(f"{count}{more} failed rows of job {plain(job.id)}", err=True)
-        yield copy, size
+        yield copy
 
 
 @click.command()
@@ -251,25 +249,21 @@ def _report(job: Job) -> None:
 
 
 @contextmanager
-def _seekable(path: Path) -> Iterator[tuple[IO[bytes], int]]:
-    """Open a file whose size is known; of a pipe, a copy."""
-    with path.open("rb") as content:
-        if path.is_file():
-            yield content, path.stat().st_size
-            return
-        with TemporaryFile() as copy:
-            shutil.copyfileobj(content, copy)
-            size = copy.tell()
-            copy.seek(0)
-            yield copy, size
+def _copied(pieces: Iterable[bytes]) -> Iterator[IO[bytes]]:
+    """Write a temporary file: of what is uploaded, the size has to be known."""
+    with TemporaryFile() as copy:
+        copy.writelines(pieces)
+        copy.seek(0)
+        yield copy
 
 
 @contextmanager
-def _progress(label: str, size: int) -> Iterator[Callable[[int], None]]:
-    """Show how many bytes went through, on a terminal."""
+def _progress(label: str, file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Show how much of a file was read, on a terminal."""
+    size = os.fstat(file.fileno()).st_size
     bar: Any = click.progressbar(length=size, label=plain(label), file=sys.stderr)
     with bar as shown:
-        yield shown.update
+        yield cast("IO[bytes]", _Watched(file, shown.update))
 
 
 class _Watched:

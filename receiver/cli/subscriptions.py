@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import get_args
 
@@ -262,16 +263,7 @@ def replay(
             active = registry.load_active(session.connection())
             now = database_time(session, now_ms)
         after = None if since is None else now - duration("--since", since)
-
-        def pages() -> Iterator[list[JobRecord]]:
-            if job_id:
-                yield find_jobs(database, job_id, instance)
-            else:
-                yield from _pages(
-                    database,
-                    Filters(instances=[str(instance)], outcomes=ENDED, updated_after=after),
-                )
-
+        pages = partial(_pages, database, job_id, instance, after)
         number = sum(1 for _ in wanted_replays(active, chain.from_iterable(pages())))
         if not number and instance is not None and instance not in names:
             raise NoSuchInstance(instance, names)
@@ -291,7 +283,14 @@ def replay(
     click.echo(f"{count(number, 'delivery')} queued")
 
 
-def _pages(database: Database, filters: Filters) -> Iterator[list[JobRecord]]:
+def _pages(
+    database: Database, job_id: str | None, instance: str | None, after: int | None
+) -> Iterator[list[JobRecord]]:
+    """Yield the job, or the jobs of an instance that ended and changed `after`, ms."""
+    if job_id is not None:
+        yield find_jobs(database, job_id, instance)
+        return
+    filters = Filters(instances=[str(instance)], outcomes=ENDED, updated_after=after)
     page = list_jobs(database, filters, PAGE)
     while page:
         yield page
