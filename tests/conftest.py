@@ -147,8 +147,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     # Telling takes each process of pytest two seconds: only where somebody chooses by it.
     if "outside" in item.config.getoption("markexpr") and is_outside(item.path):
         item.add_marker("outside")
-    # The tests on 18 are the same; and whole systems stand on SQLite where one will do.
-    later = ["postgresql15", *(["postgresql18"] if "system" in item.path.parts else [])]
+    # The tests on 18 are the same; and what stands on the storage may stand on SQLite.
+    later = ["postgresql15", *(["postgresql18"] if "storage" not in item.path.parts else [])]
     if any(name in item.name for name in later):
         item.add_marker("slow")
 
@@ -176,7 +176,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Begin with what takes long, in each of xdist's processes; a module's tests stay together.
 
     xdist gives the first of n processes the first n-th of all tests, and so on; who has finished
-    takes over from the end of another's.
+    takes over from the end of another's. One process does all that needs a browser: it is started
+    once, and so is the receiver that it looks at.
     """
     count = getattr(config, "workerinput", {}).get("workercount", 1)
     modules: dict[Path, list[pytest.Item]] = {}
@@ -185,9 +186,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     here = Path(__file__).parent
     waiting = [path for path in modules if path.relative_to(here).as_posix().startswith(WAITING)]
     quick = [item for path in modules if path not in waiting for item in modules[path]]
+    browsing = [
+        path
+        for path in waiting
+        if any("showcase" in getattr(item, "fixturenames", ()) for item in modules[path])
+    ]
+    others = [path for path in waiting if path not in browsing]
+    turns = [browsing, *(others[turn :: count - 1] for turn in range(count - 1))]
+    turns = turns if count > 1 else [waiting]
     dealt: list[pytest.Item] = []
-    for number in range(count):
-        dealt += [item for path in waiting[number::count] for item in modules[path]]
+    for number, turn in enumerate(turns):
+        dealt += [item for path in turn for item in modules[path]]
         room = len(items) * (number + 1) // count - len(dealt)
         dealt += quick[: max(room, 0)]
         del quick[: max(room, 0)]

@@ -47,7 +47,7 @@ def told(webhook):
 
 def silence(ward):
     ward.job("1", "RUNNING")
-    ward.looks(20)
+    ward.looks(20, each=4)
 
 
 def break_silence(ward):
@@ -107,7 +107,7 @@ def mended_node(ward):
 def nobody(ward):
     with ward.database.write() as session:
         record_node(session, "node:1", ward.now, None, 0)
-    ward.looks(33)
+    ward.looks(33, each=3)
 
 
 def somebody(ward):
@@ -199,11 +199,11 @@ def test_an_alarm_is_told_once_when_its_cause_is_there_and_once_when_it_is_gone(
     assert told(webhook) == []
     make(ward)
     assert ("raised", kind, subject, count) in told(webhook)
-    ward.looks(7)
+    ward.looks(8, each=2)
     unmake(ward)
-    ward.looks(8)
+    ward.looks(8, each=2)
     ward.later(HOUR)
-    ward.looks(8)
+    ward.looks(8, each=2)
     mine = [line for line in told(webhook) if line[1] == kind and line[2] == subject]
     assert [what for what, *_ in mine] == ["raised", "cleared"]
     assert ward.alarms() == []

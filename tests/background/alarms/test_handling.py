@@ -72,7 +72,7 @@ def test_what_is_affected_when_an_alarm_is_acknowledged_is_no_news_and_what_come
     late.looks(2)
     alarm = act(late, "acknowledge?note=asked%20the%20vendor")
     assert (alarm["state"], alarm["handled_by"]) == ("acknowledged", "anna")
-    late.looks(90)
+    late.looks(90, each=10)
     assert news(webhook) == [RAISED]
     late.job("3", "RUNNING")
     late.looks(2)
@@ -109,7 +109,7 @@ def test_a_snoozed_alarm_is_told_once_the_time_is_over_if_it_is_open_and_its_end
 def test_acknowledging_ends_a_snooze_and_a_clock_that_was_ahead_makes_none_longer(late, webhook):
     act(late, "snooze?minutes=60")
     act(late, "acknowledge")
-    late.looks(70)
+    late.looks(70, each=10)
     assert news(webhook) == [RAISED]
     late.later(365 * 24 * 60)
     act(late, "snooze?minutes=43200")
@@ -144,15 +144,11 @@ def test_two_nodes_tell_of_new_jobs_once_and_go_by_what_either_was_asked(
     assert news(webhook) == [RAISED] * 3
 
 
-@pytest.mark.parametrize(
-    ("what", "status"),
-    [
-        *(("snooze?minutes=soon", 400), ("snooze?minutes=43201", 400), ("snooze?minutes=0", 400)),
-        *(("snooze", 400), ("acknowledge?note=%00", 400), ("acknowledge?note=" + 501 * "x", 400)),
-    ],
-)
-def test_what_cannot_be_is_rejected(late, what, status):
-    act(late, what, status=status)
+def test_what_cannot_be_is_rejected(late):
+    for query in ("", "?minutes=soon", "?minutes=43201", "?minutes=0"):
+        act(late, f"snooze{query}", status=400)
+    for note in ("%00", 501 * "x"):
+        act(late, f"acknowledge?note={note}", status=400)
     assert late.shown()[0]["state"] == "open"
 
 

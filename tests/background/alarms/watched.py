@@ -48,10 +48,10 @@ class Ward:
         self.watcher.check()
         self.sender.drain()
 
-    def looks(self, minutes: int) -> None:
-        """Watch on for so long, a look each minute."""
-        for _ in range(minutes):
-            self.later(1)
+    def looks(self, minutes: int, each: int = 1) -> None:
+        """Watch on for so long. each -- minutes from look to look."""
+        for _ in range(0, minutes, each):
+            self.later(each)
             self.meanwhile()
             self.look()
 

@@ -171,13 +171,13 @@ def tls_server(path) -> Iterator[tuple[int, list]]:
 
 @pytest.mark.parametrize("address", PRIVATE)
 @pytest.mark.parametrize("beside", [(), ("93.184.216.34",)], ids=["alone", "beside a public one"])
-def test_a_name_that_leads_inward_is_never_contacted(monkeypatch, address, beside):
+def test_a_name_that_leads_inward_is_never_contacted(monkeypatch, certificate, address, beside):
     network = Network(1)
     with (
         resolving(monkeypatch, (*beside, address)),
         pytest.raises(BadParameter, match="not public"),
     ):
-        SafeClient(frozenset(), network).post("https://hooks.example.com/", b"{}", {})
+        SafeClient(frozenset(), network, certificate[1]).post("https://hooks.example.com/", b"", {})
     assert network.connected == []
 
 
