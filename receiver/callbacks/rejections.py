@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import Struct
 from sqlalchemy import case, delete, func, insert, or_, select
+from sqlalchemy.orm import defer
 
 from receiver.callbacks.deliveries import AddressCount, Delivery, NewRejection, Receipt
 from receiver.callbacks.diagnosis import likely_cause
@@ -125,23 +126,13 @@ class RejectionFilters(Struct, frozen=True, kw_only=True):
     visible: Instances = None
 
 
-class RejectionRecord(Struct, frozen=True):
-    """A quarantined delivery as it is listed; at -- ms."""
-
-    id: int
-    at: int
-    instance: str
-    reason: str
-    peer: str
-    size: int
-
-
 def list_rejections(
-    database: Database, filters: RejectionFilters, limit: int, after: tuple[int, int] | None = None
-) -> list[RejectionRecord]:
-    """Read quarantined deliveries, newest first. after -- (at, id) of the last one seen.
+    session: Session, filters: RejectionFilters, limit: int, after: tuple[int, int] | None = None
+) -> Sequence[Rejection]:
+    """Read quarantined deliveries, newest first, without their bodies.
 
-    They are a few thousand at most, and need no index but that of their order.
+    after -- (at, id) of the last one seen. They are a few thousand at most, and need no index but
+    that of their order.
     """
     instances = reachable(filters.instances, filters.visible)
     lists = {"instance": instances, "reason": filters.reasons, "peer": filters.peers}
@@ -155,11 +146,12 @@ def list_rejections(
     if filters.before is not None:
         where.append(Rejection.at < filters.before)
     order = [Rejection.at, Rejection.id]
-    keys = page(limit, order, where, after=after is not None, sqlite=database.is_sqlite).subquery()
-    columns = [getattr(Rejection, name) for name in RejectionRecord.__struct_fields__]
-    of_page = select(*columns).join(keys, keys.c.id == Rejection.id)
-    statement = of_page.order_by(keys.c.at.desc(), keys.c.id.desc())
-    return [RejectionRecord(*row) for row in database.rows(statement, page_values(after))]
+    sqlite = session.get_bind().dialect.name == "sqlite"
+    keys = page(limit, order, where, after=after is not None, sqlite=sqlite).subquery()
+    rows = select(Rejection).options(defer(Rejection.signature), defer(Rejection.body))
+    of_page = rows.join(keys, keys.c.id == Rejection.id)
+    ordered = of_page.order_by(keys.c.at.desc(), keys.c.id.desc())
+    return session.scalars(ordered, page_values(after)).all()
 
 
 def find_rejection(session: Session, id_: int, visible: Instances) -> Rejection | None:
@@ -181,55 +173,51 @@ class Explanation:
         return f"{self.text} ({self.signer})" if is_named else self.text
 
 
-class AllKeys:
-    """All signature keys, those of the environment and retired ones too, to explain with."""
+def read_keys(
+    database: Database, secret_box: SecretBox, default_keys: Sequence[SignatureKey]
+) -> list[DecryptedKey]:
+    """Read all signature keys to explain with, those of the environment and retired ones too."""
+    with database.read() as session:
+        stored = decrypted_keys(session, secret_box)
+    return [*(DecryptedKey(DEFAULT_INSTANCE, key, None) for key in default_keys), *stored]
 
-    def __init__(
-        self, stored: Sequence[DecryptedKey], default_keys: Sequence[SignatureKey]
-    ) -> None:
-        environment = [DecryptedKey(DEFAULT_INSTANCE, key, None) for key in default_keys]
-        self._keys = [*environment, *stored]
 
-    @classmethod
-    def read(
-        cls, database: Database, secret_box: SecretBox, default_keys: Sequence[SignatureKey]
-    ) -> "AllKeys":
-        """Read them. Raises StoreUnavailable."""
-        with database.read() as session:
-            return cls(decrypted_keys(session, secret_box), default_keys)
+def explain(rejection: Rejection, keys: Sequence[DecryptedKey]) -> Explanation:
+    """Return why a delivery was rejected, and whose key signed it."""
+    general = _explain_reason(rejection.reason)
+    if rejection.body is None or rejection.signature is None:
+        return general
+    body, header = rejection.body, rejection.signature.decode("latin-1")
+    own = [key for key in keys if key.instance == rejection.instance]
+    active = [key for key in own if key.retired_at is None]
+    if _signed_by(active, body, header):
+        return Explanation("The signature is right by now: verify it again")
+    if retired := _signed_by(own, body, header):
+        return Explanation(f"Signed with the retired key {retired.key.id}")
+    if other := _signed_by(keys, body, header):
+        text = "Signed with the key of another instance: its callback URL is that of this one"
+        return Explanation(text, other.instance)
+    return _explain_mismatch(active, body, header) or general
 
-    def explain(self, rejection: Rejection) -> Explanation:
-        """Return why a delivery was rejected, and whose key signed it."""
-        general = _explain_reason(rejection.reason)
-        if rejection.body is None or rejection.signature is None:
-            return general
-        body, header = rejection.body, rejection.signature.decode("latin-1")
-        own = [key for key in self._keys if key.instance == rejection.instance]
-        active = [key for key in own if key.retired_at is None]
-        if _signed_by(active, body, header):
-            return Explanation("The signature is right by now: verify it again")
-        if retired := _signed_by(own, body, header):
-            return Explanation(f"Signed with the retired key {retired.key.id}")
-        if other := _signed_by(self._keys, body, header):
-            text = "Signed with the key of another instance: its callback URL is that of this one"
-            return Explanation(text, other.instance)
-        return _explain_mismatch(active, body, header) or general
 
-    def describe(
-        self, session: Session, records: Sequence[RejectionRecord], visible: Instances
-    ) -> list[str]:
-        """Say of deliveries of a list why each was rejected; of large bodies only what is known.
+def explain_listed(
+    session: Session,
+    rejections: Sequence[Rejection],
+    keys: Sequence[DecryptedKey],
+    visible: Instances,
+) -> list[str]:
+    """Say of deliveries of a list why each was rejected; of large bodies only what is known.
 
-        visible -- the instances that whoever asks may see.
-        """
-        first = records[:MAX_DIAGNOSED]
-        small = [record.id for record in first if record.size <= MAX_DIAGNOSED_BYTES]
-        rows = session.scalars(select(Rejection).where(Rejection.id.in_(small)))
-        why = {row.id: self.explain(row) for row in rows}
-        return [
-            (why.get(record.id) or _explain_reason(record.reason)).text_for(visible)
-            for record in records
-        ]
+    visible -- the instances that whoever asks may see.
+    """
+    first = rejections[:MAX_DIAGNOSED]
+    small = [rejection.id for rejection in first if rejection.size <= MAX_DIAGNOSED_BYTES]
+    rows = session.scalars(select(Rejection).where(Rejection.id.in_(small)))
+    why = {row.id: explain(row, keys) for row in rows}
+    return [
+        (why.get(rejection.id) or _explain_reason(rejection.reason)).text_for(visible)
+        for rejection in rejections
+    ]
 
 
 def _signed_by(keys: Sequence[DecryptedKey], body: bytes, header: str) -> DecryptedKey | None:

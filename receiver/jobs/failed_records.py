@@ -31,7 +31,6 @@ class FailedRecord(Struct, frozen=True):
 
     position: int
     entry: str
-    message: str
 
 
 class FailedGroup(Struct, frozen=True):
@@ -52,7 +51,7 @@ def list_failed_records(
     message: str | None = None,
 ) -> list[FailedRecord]:
     """Read a job's failed records from position `start` on. message -- only those of that group."""
-    of_job = select(RecordError.position, RecordError.entry, RecordError.message).where(
+    of_job = select(RecordError.position, RecordError.entry).where(
         RecordError.job == job, RecordError.instance == instance, RecordError.position >= start
     )
     if message is not None:

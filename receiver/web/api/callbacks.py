@@ -5,10 +5,11 @@ from functools import partial
 
 from receiver.callbacks import events, rejections
 from receiver.callbacks.events import EventRecord
-from receiver.callbacks.rejections import AllKeys, RejectionRecord, reverify_all
+from receiver.callbacks.rejections import explain_listed, reverify_all
 from receiver.database.engine import Session
 from receiver.database.models import Rejection
 from receiver.errors import BodyGone, EventGone, NotFound
+from receiver.instances.keys import DecryptedKey
 from receiver.instances.tokens import Bearer
 from receiver.jobs.summary import rejections_by_reason
 from receiver.lib.clock import DAY_MS, iso
@@ -100,7 +101,7 @@ def _event(services: Services, request: ApiRequest[schemas.NoQuery]) -> EventRec
 
 def read_rejections(
     services: Services, query: schemas.RejectionsQuery, bearer: Bearer
-) -> tuple[Sequence[tuple[RejectionRecord, str]], dict[str, int], str | None]:
+) -> tuple[Sequence[tuple[Rejection, str]], dict[str, int], str | None]:
     """Read a page of rejected deliveries, newest first, each with the reason in words.
 
     Return how many were rejected in the last hour, by reason, and the cursor of the next page, too.
@@ -115,11 +116,11 @@ def read_rejections(
         visible=bearer.instances,
     )
     after = read_cursor(query.cursor, tuple[int, int])
-    found = rejections.list_rejections(services.database, filters, query.limit + 1, after)
-    records, following = cut(found, query.limit, lambda record: (record.at, record.id))
     keys = read_keys(services)
     with services.database.read() as session:
-        causes = keys.describe(session, records, bearer.instances)
+        found = rejections.list_rejections(session, filters, query.limit + 1, after)
+        records, following = cut(found, query.limit, lambda record: (record.at, record.id))
+        causes = explain_listed(session, records, keys, bearer.instances)
         last_hour = rejections_by_reason(session, bearer.instances, services.clock())
     return list(zip(records, causes, strict=True)), last_hour, following
 
@@ -150,9 +151,10 @@ def reverify_instances(
     return reverify_all(services.database, services.intake.receive_again, only, record)
 
 
-def read_keys(services: Services) -> AllKeys:
-    """Read all keys, to diagnose with."""
-    return AllKeys.read(services.database, services.secret_box, services.settings.default_keys)
+def read_keys(services: Services) -> list[DecryptedKey]:
+    """Read all keys, to explain rejections with."""
+    default_keys = services.settings.default_keys
+    return rejections.read_keys(services.database, services.secret_box, default_keys)
 
 
 def record_entry(

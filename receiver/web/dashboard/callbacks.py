@@ -6,7 +6,7 @@ from flask import Response
 
 from receiver.callbacks.diagnosis import reason_words, why_unreadable
 from receiver.callbacks.events import EventRecord, get_body, get_event
-from receiver.callbacks.rejections import REASONS, find_rejection
+from receiver.callbacks.rejections import REASONS, explain, find_rejection
 from receiver.database.models import Rejection
 from receiver.errors import BodyGone, NotFound
 from receiver.openconnectors.notifications import Kind
@@ -100,7 +100,7 @@ def rejection(services: Services, caller: Caller, id: int) -> Response:
     return page(
         "rejection.html",
         rejection=record,
-        why=read_keys(services).explain(record).text_for(caller.bearer.instances),
+        why=explain(record, read_keys(services)).text_for(caller.bearer.instances),
         signature=None if record.signature is None else record.signature.decode("latin-1"),
         body=readable(record.body),
     )
