@@ -62,3 +62,11 @@ def record_action(
     """Record in the audit what a bearer does, last in the transaction that does it."""
     entry = {"actor": bearer.name, "action": action, "subject": subject, "detail": detail}
     audit.record(session, at=services.clock(), **entry)
+
+
+def record_alone(
+    services: Services, bearer: Bearer, action: str, subject: str, *, detail: str = ""
+) -> None:
+    """Record in the audit what a bearer does where it is not a transaction of ours that does it."""
+    with services.database.write() as session:
+        record_action(services, bearer, session, action, subject, detail=detail)

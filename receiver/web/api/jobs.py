@@ -19,7 +19,7 @@ from receiver.web import Services
 from receiver.web.api import schemas
 from receiver.web.api.routes import ApiRequest
 from receiver.web.api.schemas import from_record
-from receiver.web.auth import record_action, require_instance
+from receiver.web.auth import record_alone, require_instance
 from receiver.web.http import (
     JSON,
     Hold,
@@ -140,8 +140,7 @@ def close_job(services: Services, bearer: Bearer, job: JobRecord) -> None:
     """Close a job for an operator. Raises JobEnded if there is nothing to close, StoreError."""
     if job.outcome not in (*UNDER_WAY, "lost") and not job.job.conflict:
         raise JobEnded(f"job {job.id} has ended: {job.outcome}")
-    with services.database.write() as session:
-        record_action(services, bearer, session, "job.close", f"{job.instance}/{job.id}")
+    record_alone(services, bearer, "job.close", f"{job.instance}/{job.id}")
     services.intake.record_absence(NewAbsence(job.instance, job.id, closed_by=bearer.name))
 
 

@@ -1,7 +1,6 @@
 """The dashboard: pages for people, rendered here, complete without JavaScript."""
 
 from receiver.web.dashboard import (
-    actions,
     alarms,
     callbacks,
     home,
@@ -14,7 +13,6 @@ from receiver.web.dashboard import (
 from receiver.web.dashboard.pages import blueprint
 
 __all__ = [
-    "actions",
     "alarms",
     "blueprint",
     "callbacks",

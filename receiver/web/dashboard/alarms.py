@@ -18,9 +18,13 @@ from receiver.schedules.times import local_time
 from receiver.settings import duration_ms
 from receiver.web import Services
 from receiver.web.api.alarms import handle, reached
-from receiver.web.dashboard.actions import Action, action_page
-from receiver.web.dashboard.pages import Caller, blueprint, page
-from receiver.web.dashboard.sign_in import require_operator, require_session
+from receiver.web.dashboard.pages import Caller, page
+from receiver.web.dashboard.sign_in import (
+    Action,
+    Steps,
+    action_page,
+    page_at,
+)
 
 MAX_ALARMS = 100
 MAX_RESOLVED = 25  # on a page, which weighs less than 100 KB
@@ -72,8 +76,7 @@ class Problem:
         return self.kind.page.format(quote(self.subject, safe=""))
 
 
-@blueprint.get("/alarms")
-@require_session
+@page_at("/alarms")
 def alarms(services: Services, caller: Caller) -> Response:
     """Show alarms, newest first."""
     visible = caller.bearer.instances
@@ -86,40 +89,35 @@ def alarms(services: Services, caller: Caller) -> Response:
 
 
 @action_page("/alarms/<string:id>/acknowledge")
-def acknowledge_alarm(services: Services, caller: Caller, id: str) -> Action:
+def acknowledge_alarm(services: Services, caller: Caller, id: str) -> Steps:
     """Acknowledge an alarm."""
-    title = _title(services, caller, id)
-
-    def run() -> str:
-        handle(services, id, caller.bearer)
-        return "The alarm is acknowledged."
-
-    effects = (
+    yield Action(
+        f"Acknowledge: {_title(services, caller, id)}",
+        "Acknowledge",
+        url_for("dashboard.alarms"),
         "The alarm stays in the list, with your token's name.",
         "What it is about by now is reported no more; new jobs are, at most once an hour.",
         "Its end is reported in any case.",
     )
-    url = url_for("dashboard.alarms")
-    return Action(f"Acknowledge: {title}", "Acknowledge", url, effects, run)
+    handle(services, id, caller.bearer)
+    return "The alarm is acknowledged."
 
 
 @action_page("/alarms/<string:id>/snooze")
-def snooze_alarm(services: Services, caller: Caller, id: str) -> Action:
+def snooze_alarm(services: Services, caller: Caller, id: str) -> Steps:
     """Snooze an alarm."""
     title, name = _title(services, caller, id), request.args.get("duration", "")
     if name not in SNOOZES:
         raise BadParameter("an alarm is snoozed for 2h or 24h here")
-
-    def run() -> str:
-        alarm = handle(services, id, caller.bearer, ms=duration_ms(name))
-        return f"The alarm is snoozed until {alarm.snoozed_until}."
-
-    effects = (
+    yield Action(
+        f"Snooze for {SNOOZES[name]}: {title}",
+        "Snooze",
+        url_for("dashboard.alarms"),
         f"Nothing of this alarm is reported for {SNOOZES[name]}, but its end.",
         "If it is still open after that, it is reported again.",
     )
-    url = url_for("dashboard.alarms")
-    return Action(f"Snooze for {SNOOZES[name]}: {title}", "Snooze", url, effects, run)
+    alarm = handle(services, id, caller.bearer, ms=duration_ms(name))
+    return f"The alarm is snoozed until {alarm.snoozed_until}."
 
 
 def _title(services: Services, caller: Caller, id_: str) -> str:
@@ -186,8 +184,7 @@ class Entry:
     local: str
 
 
-@blueprint.get("/schedules")
-@require_operator
+@page_at("/schedules", scope="operate")
 def schedules(services: Services, caller: Caller) -> Response:
     """List schedules."""
     with services.database.read() as session:

@@ -1,18 +1,26 @@
 """/events and /rejections: verified callbacks, and those rejected for their signature, and why."""
 
+from functools import partial
 from typing import get_args
 
-from flask import Response
+from flask import Response, request, url_for
 
 from receiver.callbacks.diagnosis import reason_words, why_unreadable
 from receiver.callbacks.events import EventRecord, get_body, get_event
-from receiver.callbacks.rejections import REASONS, explain, find_rejection
+from receiver.callbacks.rejections import REASONS, explain, find_rejection, reverify
 from receiver.database.models import Rejection
 from receiver.errors import BodyGone, NotFound
 from receiver.openconnectors.notifications import Kind
 from receiver.web import Services
 from receiver.web.api import schemas
-from receiver.web.api.callbacks import read_events, read_keys, read_rejections
+from receiver.web.api.callbacks import (
+    read_events,
+    read_keys,
+    read_rejections,
+    record_entry,
+    reverify_instances,
+)
+from receiver.web.auth import require_instance
 from receiver.web.dashboard.formatting import readable
 from receiver.web.dashboard.pages import (
     Caller,
@@ -22,7 +30,14 @@ from receiver.web.dashboard.pages import (
     page_links,
     read_query,
 )
-from receiver.web.dashboard.sign_in import require_session
+from receiver.web.dashboard.sign_in import (
+    Action,
+    Steps,
+    action_page,
+    flash,
+    page_at,
+    redirect_to,
+)
 from receiver.web.http import optional
 
 TEXTS = ("body", "header", "file")
@@ -31,8 +46,7 @@ TIMES = ("received_after", "received_before")
 blueprint.add_app_template_filter(reason_words)
 
 
-@blueprint.get("/events")
-@require_session
+@page_at("/events")
 def events(services: Services, caller: Caller) -> Response:
     """List verified callbacks, newest first."""
     query = read_query(schemas.EventsQuery)
@@ -47,8 +61,7 @@ def events(services: Services, caller: Caller) -> Response:
     )
 
 
-@blueprint.get("/events/<string:id>")
-@require_session
+@page_at("/events/<string:id>")
 def event(services: Services, caller: Caller, id: str) -> Response:
     """Show a verified callback, and why it could not be read if it could not."""
     record, body = _event(services, caller, id)
@@ -58,8 +71,7 @@ def event(services: Services, caller: Caller, id: str) -> Response:
     return page("event.html", event=record, headers=headers, why=why, body=readable(body))
 
 
-@blueprint.get("/events/<string:id>/body")
-@require_session
+@page_at("/events/<string:id>/body")
 def event_body(services: Services, caller: Caller, id: str) -> Response:
     """Return the exact bytes of a callback."""
     record, body = _event(services, caller, id)
@@ -75,8 +87,7 @@ def _event(services: Services, caller: Caller, id_: str) -> tuple[EventRecord, b
     return record, get_body(services.database, record.id)
 
 
-@blueprint.get("/rejections")
-@require_session
+@page_at("/rejections")
 def rejections(services: Services, caller: Caller) -> Response:
     """List rejected deliveries, newest first."""
     query = read_query(schemas.RejectionsQuery)
@@ -92,8 +103,7 @@ def rejections(services: Services, caller: Caller) -> Response:
     )
 
 
-@blueprint.get("/rejections/<int:id>")
-@require_session
+@page_at("/rejections/<int:id>")
 def rejection(services: Services, caller: Caller, id: int) -> Response:
     """Show a rejected delivery, why it was rejected, and its body."""
     record = the_rejection(services, caller, id)
@@ -106,8 +116,7 @@ def rejection(services: Services, caller: Caller, id: int) -> Response:
     )
 
 
-@blueprint.get("/rejections/<int:id>/body")
-@require_session
+@page_at("/rejections/<int:id>/body")
 def rejection_body(services: Services, caller: Caller, id: int) -> Response:
     """Return the exact bytes of a rejected delivery."""
     record = the_rejection(services, caller, id)
@@ -123,3 +132,39 @@ def the_rejection(services: Services, caller: Caller, id_: int) -> Rejection:
     if record is None:
         raise NotFound("This delivery is not in the quarantine, which keeps only the latest.")
     return record
+
+
+@action_page("/rejections/verify")
+def verify_again(services: Services, caller: Caller) -> Steps:
+    """Verify all quarantined deliveries again, or those of an instance."""
+    instance = request.args.get("instance") or None
+    named = [instance] if instance else []
+    require_instance(caller.bearer, named)
+    yield Action(
+        f"Verify the rejected deliveries {f'of {instance} ' if instance else ''}again",
+        "Verify again",
+        url_for("dashboard.rejections", instance=instance),
+        "Each delivery in the quarantine is verified with the current keys.",
+        "Those with a right signature are stored as events, like any callback.",
+        "The others stay in the quarantine.",
+    )
+    looked, verified = reverify_instances(services, caller.bearer, named)
+    return f"{verified} of {looked} were verified and stored as events."
+
+
+@action_page("/rejections/<int:id>/verify")
+def verify_one(services: Services, caller: Caller, id: int) -> Steps:
+    """Verify one quarantined delivery again."""
+    rejection = the_rejection(services, caller, id)
+    yield Action(
+        "Verify this delivery again",
+        "Verify again",
+        url_for("dashboard.rejection", id=id),
+        f"It is verified with the current keys of {rejection.instance}.",
+        "If its signature is right, it is stored as an event, like any callback.",
+    )
+    record = partial(record_entry, services, caller.bearer)
+    if not reverify(services.database, services.intake.receive_again, rejection, record):
+        return "The signature is still not right; nothing was changed."
+    flash(services, caller, "Verified: the delivery is stored as an event.")
+    return redirect_to(url_for("dashboard.rejections"))

@@ -1,23 +1,33 @@
-"""/instances: keys and their last use, silence, and how the vendor holds up."""
+"""/instances: keys and their last use, silence, how the vendor holds up, and acting on those."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flask import Response
+from flask import Response, request, url_for
 
+from receiver.callbacks.trigger import send_test
 from receiver.database.engine import Session
 from receiver.database.models import Pace
-from receiver.errors import NotFound
+from receiver.errors import CredentialError, NotFound
 from receiver.instances import keys as signature_keys
 from receiver.instances import registry
 from receiver.jobs import summary
 from receiver.jobs.summary import Rejecting
+from receiver.openconnectors.signatures import SHORT_KEY_BYTES
 from receiver.settings import DEFAULT_INSTANCE, Settings
 from receiver.web import Services
-from receiver.web.auth import require_instance
-from receiver.web.dashboard.pages import Caller, blueprint, page
-from receiver.web.dashboard.sign_in import require_session
+from receiver.web.auth import record_action, record_alone, require_instance
+from receiver.web.dashboard.pages import Caller, page
+from receiver.web.dashboard.sign_in import (
+    MAX_WAIT_MS,
+    Action,
+    Steps,
+    action_page,
+    flash,
+    page_at,
+    redirect_to,
+)
 
 SCHEDULES = 2  # the vendor's whole retry schedule so often: what was rejected before is given up
 
@@ -55,16 +65,14 @@ class InstanceView:
         return self.silence.name
 
 
-@blueprint.get("/instances")
-@require_session
+@page_at("/instances")
 def instances(services: Services, caller: Caller) -> Response:
     """List instances."""
     with services.database.read() as session:
         return page("instances.html", instances=_views(services, session, caller.instances))
 
 
-@blueprint.get("/instances/<string:name>")
-@require_session
+@page_at("/instances/<string:name>")
 def instance(services: Services, caller: Caller, name: str) -> Response:
     """Show an instance and its keys."""
     return page("instance.html", instance=the_instance(services, caller, name))
@@ -135,3 +143,99 @@ def _default_keys(settings: Settings) -> list[dict[str, Any]]:
     unknown = {"created_at": None, "last_used_at": None, "retired_at": None, "environment": True}
     keys = settings.default_keys
     return [{"id": key.id, "instance": DEFAULT_INSTANCE, **unknown} for key in keys]
+
+
+@action_page("/instances/<string:name>/resend")
+def resend(services: Services, caller: Caller, name: str) -> Steps:
+    """Have the vendor send the deliveries that it queued."""
+    the_instance(services, caller, name)
+    yield Action(
+        f"Re-send the deliveries queued for {name}",
+        "Re-send",
+        _page(name),
+        "The vendor is asked which deliveries it has queued, and to send them all again.",
+        "Each arrives as a callback; those received before change nothing.",
+        "The queue may be the whole organization's: other receivers get theirs too.",
+    )
+    queued = services.reconciler.resend(name, MAX_WAIT_MS)
+    detail = f"{queued} were queued"
+    record_alone(services, caller.bearer, "deliveries.resend", name, detail=detail)
+    if not queued:
+        return "The vendor has no queued deliveries."
+    return f"The vendor was asked to send {queued} again."
+
+
+@action_page("/instances/<string:name>/test")
+def test(services: Services, caller: Caller, name: str) -> Steps:
+    """Send a signed test callback through the public URL."""
+    the_instance(services, caller, name)
+    public = services.settings.public_url or "the public URL (RECEIVER_PUBLIC_URL is not set)"
+    yield Action(
+        f"Send a test callback to {name}",
+        "Send",
+        _page(name),
+        f"A callback signed with the newest key of {name} is sent to {public}.",
+        "It is stored as an event of kind other, marked as a test, and changes no job.",
+    )
+    tested = send_test(
+        services.settings, services.database, services.secret_box, name, services.clock()
+    )
+    detail = f"{tested.status or 'no answer'}"
+    record_alone(services, caller.bearer, "instance.test", name, detail=detail)
+    if tested.status == 200:
+        return "The test callback was verified and stored."
+    detail = f"{tested.status or 'No answer'}: {tested.text}"
+    return page("error.html", 502, title="The test callback did not arrive", detail=detail)
+
+
+@action_page("/instances/<string:name>/keys/<string:key>/retire")
+def retire_key(services: Services, caller: Caller, name: str, key: str) -> Steps:
+    """Retire a signature key."""
+    keys = the_instance(services, caller, name).keys
+    active = [key["id"] for key in keys if key["retired_at"] is None]
+    from_environment = {key["id"] for key in keys if key.get("environment")}
+    if key not in active or key in from_environment:
+        raise NotFound(f"{name} has no key {key} in use.")
+    last = " It is the last one: every callback will be rejected." if len(active) == 1 else ""
+    yield Action(
+        f"Retire {key} of {name}",
+        "Retire this key",
+        _page(name),
+        f"Callbacks signed with it are rejected from the next request on, on every node.{last}",
+        "This cannot be undone; the same secret can be added again as a new key.",
+        is_danger=True,
+    )
+    with services.database.write() as session:
+        signature_keys.retire_key(session, key, name, services.clock())
+        record_action(services, caller.bearer, session, "key.retire", f"{name}/{key}")
+    return f"{key} is retired: callbacks signed with it are rejected."
+
+
+@page_at("/instances/<string:name>/keys/add", "GET", "POST", scope="operate")
+def add_key(services: Services, caller: Caller, name: str) -> Response:
+    """Add a signature key; those there are stay accepted."""
+    instance = the_instance(services, caller, name)
+    if request.method == "GET":
+        return page("add_key.html", instance=instance)
+    secret = request.form.get("secret", "").encode("utf-8", "replace")
+    try:
+        with services.database.write() as session:
+            key = signature_keys.add_key(
+                session, services.secret_box, name, secret, services.clock()
+            )
+            shared = signature_keys.shared_with(session, services.secret_box, name, secret)
+            record_action(services, caller.bearer, session, "key.add", f"{name}/{key}")
+    except CredentialError as error:
+        return page("add_key.html", 409, instance=instance, error=str(error))
+    notice = f"{key} is accepted from now on, beside the others."
+    if len(secret) < SHORT_KEY_BYTES:
+        notice += f" It is {len(secret)} bytes long; at least {SHORT_KEY_BYTES} are recommended."
+    if seen := [other for other in shared if caller.bearer.may_see(other)]:
+        verb = "has" if len(seen) == 1 else "have"
+        notice += f" {', '.join(seen)} {verb} the same key: callbacks can be replayed across."
+    flash(services, caller, notice)
+    return redirect_to(_page(name))
+
+
+def _page(name: str) -> str:
+    return url_for("dashboard.instance", name=name)

@@ -24,12 +24,19 @@ from receiver.lib.records import UnclearDialect, WrongFile, select_records
 from receiver.openconnectors.shapes import MEDIA_TYPES, Format
 from receiver.web import Services
 from receiver.web.api import schemas
-from receiver.web.auth import require_instance
+from receiver.web.api.jobs import close_job
+from receiver.web.auth import record_alone, require_instance
 from receiver.web.bodies import file_pieces
-from receiver.web.dashboard.formatting import cell, overdue_by
+from receiver.web.dashboard.formatting import cell, job_url, overdue_by
 from receiver.web.dashboard.jobs import CSV_PAGE, csv_text
-from receiver.web.dashboard.pages import Caller, blueprint, download, page
-from receiver.web.dashboard.sign_in import require_session
+from receiver.web.dashboard.pages import Caller, download, page
+from receiver.web.dashboard.sign_in import (
+    MAX_WAIT_MS,
+    Action,
+    Steps,
+    action_page,
+    page_at,
+)
 from receiver.web.http import optional, parameters
 from receiver.web.relay.exchange import spooled, upload_slot
 
@@ -58,8 +65,7 @@ class ErrorsQuery(Struct, forbid_unknown_fields=True):
     start: Annotated[int, Meta(ge=0, le=10**9)] = 0
 
 
-@blueprint.get("/jobs/<string:id>")
-@require_session
+@page_at("/jobs/<string:id>")
 def job(services: Services, caller: Caller, id: str) -> Response:
     """Show a job, or which instances have one of that id."""
     records = _jobs_called(services, caller, id)
@@ -112,8 +118,7 @@ def _remedy(record: JobRecord, *, has_errors: bool) -> str:
     return "Correct what the vendor's message says, then submit the file again."
 
 
-@blueprint.get("/jobs/<string:id>/errors")
-@require_session
+@page_at("/jobs/<string:id>/errors")
 def job_errors(services: Services, caller: Caller, id: str) -> Response:
     """List the failed records of a job as a table, a page at a time."""
     query = parameters(request.query_string.decode("latin-1"), ErrorsQuery)
@@ -134,8 +139,7 @@ def job_errors(services: Services, caller: Caller, id: str) -> Response:
     )
 
 
-@blueprint.get("/jobs/<string:id>/errors.csv")
-@require_session
+@page_at("/jobs/<string:id>/errors.csv")
 def job_errors_csv(services: Services, caller: Caller, id: str) -> Response:
     """Return the failed records of a job as CSV, all of them."""
     record = the_job(services, caller, id)
@@ -220,8 +224,7 @@ def _pages_of_errors(services: Services, record: JobRecord) -> Iterator[list[Fai
         start = records[-1].position + 1
 
 
-@blueprint.route("/jobs/<string:id>/failed-rows", methods=["GET", "POST"])
-@require_session
+@page_at("/jobs/<string:id>/failed-rows", "GET", "POST")
 def failed_rows(services: Services, caller: Caller, id: str) -> Response:
     """Return the rows of an uploaded file that failed in a job; the file is not kept."""
     record = the_job(services, caller, id)
@@ -251,3 +254,38 @@ def _file(record: JobRecord, rows: Iterator[bytes]) -> Response:
     suffix = PurePosixPath(record.job.text("file") or "").suffix.lower()
     suffix = suffix if suffix in _FORMATS else ".csv"
     return download(rows, f"failed-{record.id}{suffix}", MEDIA_TYPES[_FORMATS[suffix]])
+
+
+@action_page("/jobs/<string:id>/ask")
+def ask(services: Services, caller: Caller, id: str) -> Steps:
+    """Ask the vendor where a job stands."""
+    job = the_job(services, caller, id)
+    yield Action(
+        f"Ask the vendor about job {job.id}",
+        "Ask now",
+        job_url(job),
+        f"One request is sent to the vendor with the secrets of {job.instance}.",
+        "The answer is added to the timeline as a poll, and may change the outcome.",
+    )
+    answer = services.reconciler.ask(job.instance, job.id, caller.bearer.name, MAX_WAIT_MS)
+    result, subject = f"The vendor answered {answer.status}.", f"{job.instance}/{job.id}"
+    record_alone(services, caller.bearer, "job.ask", subject, detail=result)
+    return result
+
+
+@action_page("/jobs/<string:id>/close")
+def close(services: Services, caller: Caller, id: str) -> Steps:
+    """Give up a job of which the vendor says nothing more."""
+    job = the_job(services, caller, id)
+    if job.outcome not in UNDER_WAY and not job.job.conflict:
+        raise NotFound(f"Job {id} is not in progress.")
+    yield Action(
+        f"Close job {job.id}",
+        "Close this job",
+        job_url(job),
+        "Its outcome becomes lost, and the vendor is no longer asked about it.",
+        "Any later callback or poll of this job opens it again.",
+        is_danger=True,
+    )
+    close_job(services, caller.bearer, job)
+    return f"Job {job.id} is closed as lost."

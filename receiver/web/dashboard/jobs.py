@@ -26,14 +26,13 @@ from receiver.web.auth import require_instance
 from receiver.web.dashboard.formatting import cell
 from receiver.web.dashboard.pages import (
     Caller,
-    blueprint,
     download,
     filled_parameters,
     page,
     read_query,
     url_with,
 )
-from receiver.web.dashboard.sign_in import redirect_to, require_session
+from receiver.web.dashboard.sign_in import page_at, redirect_to
 from receiver.web.http import optional, read_cursor, read_time, write_cursor
 
 TIMES = {
@@ -134,8 +133,7 @@ def read_filters(services: Services, caller: Caller) -> Filters:
     return Filters(query, [pair for pair in pairs if pair[0] not in ("cursor", "newer")], wanted)
 
 
-@blueprint.get("/jobs")
-@require_session
+@page_at("/jobs")
 def jobs(services: Services, caller: Caller) -> Response:
     """List jobs, newest change first, by day."""
     filters = read_filters(services, caller)
@@ -195,8 +193,7 @@ def _alternative_url(services: Services, filters: Filters) -> str | None:
     return None
 
 
-@blueprint.get("/jobs.csv")
-@require_session
+@page_at("/jobs.csv")
 def jobs_csv(services: Services, caller: Caller) -> Response:
     """Return the same jobs as CSV, all of them and in the same order.
 

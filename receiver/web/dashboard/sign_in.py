@@ -1,10 +1,10 @@
-"""Who may see a page: sign-in with an API token, sign-out, and requests from other sites."""
+"""Who may see a page, and act: sign-in with an API token, sign-out, requests from other sites."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import wraps
-from typing import Concatenate, ParamSpec
+from typing import Concatenate, ParamSpec, TypeAlias
 from urllib.parse import urlsplit
 
 import structlog
@@ -13,8 +13,9 @@ from werkzeug.exceptions import Forbidden, HTTPException
 
 from receiver.alarms.channels import has_channel
 from receiver.alarms.watcher import PERIOD_SECONDS
-from receiver.errors import ReceiverError, StoreError
+from receiver.errors import CredentialError, ReceiverError, StoreError
 from receiver.instances import sessions
+from receiver.instances.tokens import Scope
 from receiver.openconnectors.shapes import BASE
 from receiver.settings import DEFAULT_INSTANCE, is_loopback
 from receiver.web import Services, problems, services
@@ -30,8 +31,10 @@ from receiver.web.dashboard.pages import (
 
 log = structlog.get_logger()
 P = ParamSpec("P")
+PageView: TypeAlias = Callable[Concatenate[Services, Caller, P], Response]
 
 MAX_FORM_BYTES = 64 * 1024
+MAX_WAIT_MS = 5_000  # for an action's turn to ask the vendor; it holds a thread
 TOUCH_SECONDS = 0.2  # to note that a session is in use is not worth a longer wait
 
 # One local path: browsers read `//host` and `/\host` as another host, and drop tabs and line ends.
@@ -63,10 +66,11 @@ def _is_same_origin() -> bool:
     return request.endpoint == "dashboard.sign_in" and not request.cookies.get(_cookie())
 
 
-def require_session(
-    view: Callable[Concatenate[Services, Caller, P], Response],
-) -> Callable[P, Response]:
-    """Pass a view the services and who is signed in; send strangers to the sign-in page."""
+def require_session(view: PageView[P], scope: Scope = "read") -> Callable[P, Response]:
+    """Pass a view the services and who is signed in; send strangers to the sign-in page.
+
+    scope -- what their token needs: without it, Forbidden is raised.
+    """
 
     @wraps(view)
     def admitted(*args: P.args, **kwargs: P.kwargs) -> Response:
@@ -78,24 +82,70 @@ def require_session(
             return redirect_to(url_for("dashboard.home", next=wanted))
         services().limits.check_token(caller.bearer.name)
         g.caller = caller  # for the top of the page, of errors' pages too
+        require_scope(caller.bearer, scope)
         return view(services(), caller, *args, **kwargs)
 
     return admitted
 
 
-def require_operator(
-    view: Callable[Concatenate[Services, Caller, P], Response],
-) -> Callable[P, Response]:
-    """Admit only who may make changes, as `require_session` does. Raises Forbidden."""
+def page_at(
+    rule: str, *methods: str, scope: Scope = "read"
+) -> Callable[[PageView[P]], PageView[P]]:
+    """Have a view answer at a path who `require_session` admits; if no method is named, GET."""
 
-    @wraps(view)
-    def admitted(
-        services: Services, caller: Caller, /, *args: P.args, **kwargs: P.kwargs
-    ) -> Response:
-        require_scope(caller.bearer, "operate")
-        return view(services, caller, *args, **kwargs)
+    def decorate(view: PageView[P]) -> PageView[P]:
+        admitted = require_session(view, scope)
+        blueprint.add_url_rule(rule, view_func=admitted, methods=methods or ["GET"])
+        return view
 
-    return require_session(admitted)
+    return decorate
+
+
+class Action:
+    """What is confirmed first. url -- of the page it belongs to. effects -- what will happen."""
+
+    def __init__(
+        self, title: str, button: str, url: str, *effects: str, is_danger: bool = False
+    ) -> None:
+        self.title, self.button, self.url = title, button, url
+        self.effects, self.is_danger = effects, is_danger
+
+
+Steps: TypeAlias = Generator[Action, None, str | Response]
+ActionView: TypeAlias = Callable[Concatenate[Services, Caller, P], Steps]
+
+
+def action_page(rule: str) -> Callable[[ActionView[P]], ActionView[P]]:
+    """Make pages of an action: GET says what POST will do.
+
+    It yields what is to be confirmed, goes on once that was done, and returns the notice to show
+    on its page then, or another response.
+    """
+
+    def decorate(act: ActionView[P]) -> ActionView[P]:
+        @page_at(rule, "GET", "POST", scope="operate")
+        @wraps(act)
+        def view(
+            services: Services, caller: Caller, /, *args: P.args, **kwargs: P.kwargs
+        ) -> Response:
+            steps = act(services, caller, *args, **kwargs)
+            action, result = next(steps), None
+            if request.method == "GET":
+                return page("confirm.html", action=action)
+            try:
+                next(steps)
+            except StopIteration as done:
+                result = done.value
+            except CredentialError as error:  # its text never holds the secret
+                return page("error.html", 409, title="Action not possible", detail=str(error))
+            if isinstance(result, Response):
+                return result
+            flash(services, caller, str(result))
+            return redirect_to(action.url)
+
+        return act
+
+    return decorate
 
 
 @blueprint.app_errorhandler(404)
@@ -155,8 +205,7 @@ def sign_in() -> Response:
     return response
 
 
-@blueprint.post("/sign-out")
-@require_session
+@page_at("/sign-out", "POST")
 def sign_out(services: Services, caller: Caller) -> Response:
     """End the session, on every node at once."""
     with services.database.write() as session:
