@@ -36,7 +36,7 @@ from receiver.errors import (
 from receiver.lib import logs
 from receiver.openconnectors import shapes
 from receiver.openconnectors.shapes import BASE
-from receiver.web.http import Hold, Response
+from receiver.web.http import Response
 
 log = structlog.get_logger()
 
@@ -93,60 +93,58 @@ _HTTP_DETAILS = {404: "There is no such path.", 405: "This method is not allowed
 
 
 def register(app: Flask) -> None:
-    """Register the handlers that answer every error as a problem document."""
-    app.register_error_handler(HTTPException, respond_to_http_exception)
-    app.register_error_handler(Exception, _respond)
+    """Answer every error that a view meets, or Flask before any, as a problem document."""
+    app.register_error_handler(Exception, respond)
 
 
-def problem_of(error: ReceiverError) -> Problem:
-    """Return an error of ours as it is answered."""
-    row = next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
-    status = error.status if isinstance(error, VendorError) else row.status
-    return Problem(row.title, status, row.code, row.detail or str(error))
+def respond(error: Exception) -> flask.Response:
+    """Respond to an error as a problem document."""
+    return flask_response(response_to(error, flask.request.path))
 
 
-def response_to(error: Exception, path: str, hold: Hold | None = None) -> Response:
-    """Return the response to an error of ours, or to one that nobody foresaw, met at a path."""
-    if not isinstance(error, ReceiverError):
-        # The type alone: the text could hold what was sent, and a log must not.
-        log.error("unforeseen error", error=type(error).__name__, path=path)
-        fault = Problem("Internal error", 500, "internal", "This is a fault of the receiver.")
-        return problem_response(fault, path)
+def response_to(error: Exception, path: str) -> Response:
+    """Return the response to an error that was met at a path."""
+    problem, headers = read_error(error, path)
+    return problem_response(problem, path, headers)
+
+
+def read_error(error: Exception, path: str) -> tuple[Problem, dict[str, str]]:
+    """Return an error as it is answered, and the headers beside it; log a fault of ours."""
+    if isinstance(error, HTTPException):
+        return _of_flask(error)
+    if isinstance(error, ReceiverError):
+        return _of_ours(error)
+    # The type alone: the text could hold what was sent, and a log must not.
+    log.error("unforeseen error", error=type(error).__name__, path=path)
+    return Problem("Internal error", 500, "internal", "This is a fault of the receiver."), {}
+
+
+def _of_ours(error: ReceiverError) -> tuple[Problem, dict[str, str]]:
     if isinstance(error, StoreError):
         logs.warn_summed(
             log, "the store failed", error.reason, reason=error.reason, error=str(error)
         )
-    problem = problem_of(error)
+    row = next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
+    status = error.status if isinstance(error, VendorError) else row.status
     headers = {}
     if retry_after := getattr(error, "retry_after", None):
         headers["Retry-After"] = str(retry_after)
-    elif problem.status == 503:
+    elif status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     elif isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
     elif isinstance(error, (BodyTruncated, BodyTooLarge)):
         headers["Connection"] = "close"  # what follows on it is not a request
-    return problem_response(problem, path, headers, hold)
+    return Problem(row.title, status, row.code, row.detail or str(error)), headers
 
 
-def _respond(error: Exception) -> flask.Response:
-    return flask_response(response_to(error, flask.request.path))
-
-
-def problem_of_http_exception(error: HTTPException) -> Problem:
-    """Return an error that Flask met before any view did, or that a view raised as Flask's."""
+def _of_flask(error: HTTPException) -> tuple[Problem, dict[str, str]]:
     status = error.code or 500
     code = error.name.lower().replace(" ", "_")
     detail = _HTTP_DETAILS.get(status) or error.description or error.name
-    return Problem(error.name, status, code, detail)
-
-
-def respond_to_http_exception(error: HTTPException) -> flask.Response:
-    """Respond to an error of Flask's as a problem document."""
-    problem = problem_of_http_exception(error)
     passed_on = ("Allow", "Location", "Retry-After")
     headers = {name: value for name, value in error.get_headers() if name in passed_on}
-    return flask_response(problem_response(problem, flask.request.path, headers))
+    return Problem(error.name, status, code, detail), headers
 
 
 def flask_response(response: Response) -> flask.Response:
@@ -155,10 +153,7 @@ def flask_response(response: Response) -> flask.Response:
 
 
 def problem_response(
-    problem: Problem,
-    path: str,
-    headers: Mapping[str, str] | None = None,
-    hold: Hold | None = None,
+    problem: Problem, path: str, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return a problem as a response, in the vendor's shape under its own paths."""
     if path.startswith(BASE):
@@ -166,7 +161,7 @@ def problem_response(
         headers = {"X-Receiver-Source": "receiver", **(headers or {})}
     else:
         body, media_type = msgspec.json.encode(problem), MEDIA_TYPE
-    return Response(problem.status, {"Content-Type": media_type, **(headers or {})}, body, hold)
+    return Response(problem.status, {"Content-Type": media_type, **(headers or {})}, body)
 
 
 def error_body(message: str) -> bytes:

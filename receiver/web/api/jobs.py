@@ -1,6 +1,7 @@
 """Jobs in the API: lists, one job and what happened to it, its failed records, giving it up."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
@@ -79,7 +80,7 @@ def show_job(services: Services, request: ApiRequest[schemas.JobQuery]) -> Respo
             record = the_one(records, request.http.id)
             return _job_response(record, request.http, hold, _shown_now(services))
         except NotFound as error:
-            return response_to(error, request.http.path, hold)
+            return replace(response_to(error, request.http.path), hold=hold)
 
     return answer()
 

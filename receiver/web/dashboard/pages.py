@@ -1,6 +1,5 @@
 """What all pages share: the blueprint, who asks, rendering, headers, and how errors look."""
 
-import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -8,20 +7,18 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlencode
 
-import structlog
 from flask import Blueprint, Flask, Response, g, render_template, request
 from flask.blueprints import BlueprintSetupState
 from markupsafe import Markup
 from msgspec import Struct
-from werkzeug.exceptions import HTTPException
 
 from receiver import __version__
-from receiver.errors import ReceiverError, StoreError
+from receiver.errors import StoreError
 from receiver.instances.tokens import Bearer
-from receiver.web import problems, services
+from receiver.web import services
 from receiver.web.http import parameters
+from receiver.web.problems import read_error
 
-log = structlog.get_logger()
 Q = TypeVar("Q", bound=Struct)
 
 _WEB = Path(__file__).parents[1]
@@ -156,34 +153,14 @@ def add_headers(response: Response) -> Response:
     return response
 
 
-@blueprint.errorhandler(ReceiverError)
-def _respond_to_ours(error: ReceiverError) -> Response:
-    problem = problems.problem_of(error)
-    template = "error.html"
-    if isinstance(error, StoreError):
-        log.warning("a page could not be read or written", path=request.path, error=str(error))
-        template = "unavailable.html"
-    response = page(template, problem.status, title=problem.title, detail=problem.detail)
-    if retry_after := getattr(error, "retry_after", None):
-        response.headers["Retry-After"] = str(retry_after)
-    return response
-
-
-@blueprint.errorhandler(HTTPException)
-def respond_to_http_exception(error: HTTPException) -> Response:
-    """Answer an error of Flask's with a page."""
-    problem = problems.problem_of_http_exception(error)
-    response = page("error.html", problem.status, title=problem.title, detail=problem.detail)
-    for name, value in error.get_headers():
-        if name in ("Allow", "Location", "Retry-After"):
-            response.headers[name] = value
-    return response
-
-
 @blueprint.errorhandler(Exception)
-def _respond_to_unforeseen(error: Exception) -> Response:
-    number = secrets.token_hex(4)
-    # The type alone, as for the API: the text could hold what was sent.
-    log.error("unforeseen error", error=type(error).__name__, path=request.path, number=number)
-    detail = f"This is a fault of the receiver. Its log has the details under {number}."
-    return page("error.html", 500, title="Internal error", detail=detail)
+def respond_to_error(error: Exception) -> Response:
+    """Answer an error with a page."""
+    problem, headers = read_error(error, request.path)
+    template = "unavailable.html" if isinstance(error, StoreError) else "error.html"
+    detail = problem.detail
+    if problem.code == "internal":
+        detail += f" Its log has the details under {g.request_id}."
+    response = page(template, problem.status, title=problem.title, detail=detail)
+    response.headers.update(headers)
+    return response

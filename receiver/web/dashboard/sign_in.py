@@ -26,7 +26,7 @@ from receiver.web.dashboard.pages import (
     add_headers,
     blueprint,
     page,
-    respond_to_http_exception,
+    respond_to_error,
 )
 
 log = structlog.get_logger()
@@ -152,12 +152,12 @@ def action_page(rule: str) -> Callable[[ActionView[P]], ActionView[P]]:
 def respond_to_unknown_path(error: HTTPException) -> Response:
     """Answer whoever asks for a path that is not there: a browser with a page."""
     if request.blueprint == blueprint.name:
-        return respond_to_http_exception(error)
+        return respond_to_error(error)
     if not _wants_page():
-        return problems.respond_to_http_exception(error)
+        return problems.respond(error)
     with suppress(ReceiverError):
         g.caller = _caller()
-    return add_headers(respond_to_http_exception(error))
+    return add_headers(respond_to_error(error))
 
 
 def _wants_page() -> bool:

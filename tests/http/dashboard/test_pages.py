@@ -346,6 +346,7 @@ def test_a_page_of_an_unforeseen_fault_tells_no_details(guest, monkeypatch):
     assert answer.status_code == 500
     assert "what was sent" not in answer.text
     assert "Traceback" not in answer.text
+    assert f"under {answer.headers['X-Request-ID']}." in answer.text
 
 
 def test_what_was_refused_lately_is_counted_by_reason(guest):
