@@ -12,8 +12,7 @@ from receiver.alarms.kinds import KINDS, Kind, kind_of
 from receiver.database.engine import Session, database_time
 from receiver.database.models.alarms import Alarm
 from receiver.errors import BadParameter
-from receiver.schedules.registry import Schedule, next_due
-from receiver.schedules.registry import State as OfSchedule
+from receiver.schedules.registry import next_due
 from receiver.schedules.times import local_time
 from receiver.settings import duration_ms
 from receiver.web import Services
@@ -30,15 +29,6 @@ MAX_ALARMS = 100
 MAX_RESOLVED = 25  # on a page, which weighs less than 100 KB
 CAUSES = [KINDS[name] for name in ("failing", "vendor", "queued", "rejected")]
 SNOOZES = {"2h": "2 hours", "24h": "24 hours"}
-# How each state looks, and its words.
-_STATES: dict[OfSchedule, tuple[str, str]] = {
-    "on_time": ("succeeded", "on time"),
-    "waiting": ("pending", "waiting"),
-    "late_to_start": ("partial", "late to start"),
-    "running_late": ("partial", "running late"),
-    "missed": ("failed", "missed"),
-    "broken": ("failed", "cannot be judged"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,27 +163,10 @@ def _page_of(kind: Kind, row: Alarm, example: str) -> str | None:
     return f"/events/{quote(example, safe='')}" if kind.examples == "events" else None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A schedule in the list. icon, state -- of its state. next_due -- ms; local -- in its zone."""
-
-    schedule: Schedule
-    icon: str
-    state: str
-    next_due: int | None
-    local: str
-
-
 @page_at("/schedules", scope="operate")
 def schedules(services: Services, caller: Caller) -> Response:
     """List schedules."""
     with services.database.read() as session:
         now = database_time(session, services.clock)
-        rows = [_entry(schedule, now) for schedule in reached(session, caller.bearer)]
-    return page("schedules.html", rows=rows)
-
-
-def _entry(schedule: Schedule, now: int) -> Entry:
-    due = next_due(schedule, now)
-    local = "" if due is None else f"{local_time(due, schedule.tz):%a %d %b %Y %H:%M %Z}"
-    return Entry(schedule, *_STATES[schedule.state], due, local)
+        rows = [(one, next_due(one, now)) for one in reached(session, caller.bearer)]
+    return page("schedules.html", rows=rows, local_time=local_time)

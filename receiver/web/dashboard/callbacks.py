@@ -38,10 +38,6 @@ from receiver.web.dashboard.sign_in import (
     page_at,
     redirect_to,
 )
-from receiver.web.http import optional
-
-TEXTS = ("body", "header", "file")
-TIMES = ("received_after", "received_before")
 
 blueprint.add_app_template_filter(reason_words)
 
@@ -55,7 +51,6 @@ def events(services: Services, caller: Caller) -> Response:
         "events.html",
         rows=rows,
         query=query,
-        shown={name: optional(getattr(query, name)) for name in (*TEXTS, *TIMES)},
         kinds=get_args(Kind),
         links=page_links(following),
     )

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from receiver.jobs.job import Job
 from receiver.jobs.queries import JobRecord
-from receiver.lib.clock import iso
+from receiver.lib.clock import iso, to_ms
 from receiver.web import services
 from receiver.web.dashboard.pages import blueprint
 
@@ -140,6 +140,12 @@ def day(ms: int) -> str:
 def as_parameter(ms: int) -> str:
     """Write a time as the API takes it."""
     return str(iso(ms))
+
+
+@blueprint.app_template_filter()
+def local_input(text: str) -> str:
+    """Write a time parameter for an input of the type datetime-local, which knows no zone."""
+    return str(iso(to_ms(text)))[:16] if text else ""
 
 
 @blueprint.app_template_filter()

@@ -1,7 +1,8 @@
 """/: what is wrong and how jobs went, at one look; to a stranger, the sign-in page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from flask import Response, request
 
@@ -38,20 +39,6 @@ PERIODS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """What ended in stretches of time, and the number that is as high as the chart.
-
-    bars -- (start, ms; how many of each outcome). width -- of a stretch, ms. shapes -- of each
-    outcome, as SVG draws it: a bar is 1 wide, the chart CHART_HEIGHT high.
-    """
-
-    bars: Sequence[tuple[int, Mapping[str, int]]]
-    width: int
-    top: int
-    shapes: Mapping[str, str]
-
-
 @page_at("/")
 def home(services: Services, caller: Caller) -> Response:
     """Show open problems, then the jobs of a period and when callbacks came."""
@@ -75,7 +62,7 @@ def home(services: Services, caller: Caller) -> Response:
     return page(
         "home.html",
         counts=stats.summary,
-        ended={name: sum(_ended(stats, name)) for name in ENDED},
+        ended={name: sum(n for (_, of), n in stats.ended.items() if of == name) for name in ENDED},
         since=iso(first - 1),
         problems=by_severity(join_alike([*problems, *_problems_without_alarm(stats, problems)])),
         silences=silences(
@@ -105,11 +92,12 @@ def _problems_without_alarm(stats: Overview, problems: Sequence[Problem]) -> lis
     return [Problem(kind, "", n) for kind, n in kinds if kind not in alarmed]
 
 
-def _ended(stats: Overview, outcome: str) -> list[int]:
-    return [n for (_, name), n in stats.ended.items() if name == outcome]
+def _chart(ended: Mapping[tuple[int, str], int], first: int, period: Period) -> dict[str, object]:
+    """Return what ended in stretches of time, and the number that is as high as the chart.
 
-
-def _chart(ended: Mapping[tuple[int, str], int], first: int, period: Period) -> Chart:
+    bars -- (start, ms; how many of each outcome). shapes -- of each outcome, as SVG draws it: a bar
+    is 1 wide, the chart CHART_HEIGHT high.
+    """
     starts = range(first, first + period.bars * period.width, period.width)
     bars: list[tuple[int, dict[str, int]]] = [
         (start, {name: ended.get((start, name), 0) for name in ENDED}) for start in starts
@@ -118,19 +106,15 @@ def _chart(ended: Mapping[tuple[int, str], int], first: int, period: Period) -> 
     shapes: dict[str, str] = dict.fromkeys(ENDED, "")
     for n, (_, counts) in enumerate(bars):
         floor = float(CHART_HEIGHT)
-        for name, count in counts.items():
-            if count:
-                height = CHART_HEIGHT * count / top
+        for name, number in counts.items():
+            if number:
+                height = CHART_HEIGHT * number / top
                 floor -= height
                 shapes[name] += f"M{n + 0.11:.2f} {floor:.2f}h.78v{height:.2f}h-.78z"
-    return Chart(bars, period.width, top, shapes)
+    return {"bars": bars, "top": top, "shapes": shapes}
 
 
 def _scale(highest: int) -> int:
     """Return a round number that is not below the highest bar, and even, to be halved."""
-    size = 1
-    while True:
-        for step in _STEPS:
-            if step * size * 2 >= highest:
-                return step * size * 2
-        size *= 10
+    numbers: Iterator[int] = (2 * step * 10**power for power in count() for step in _STEPS)
+    return next(number for number in numbers if number >= highest)

@@ -27,7 +27,7 @@ from receiver.web.api import schemas
 from receiver.web.api.jobs import close_job
 from receiver.web.auth import record_alone, require_instance
 from receiver.web.bodies import file_pieces
-from receiver.web.dashboard.formatting import cell, job_url, overdue_by
+from receiver.web.dashboard.formatting import cell, job_url
 from receiver.web.dashboard.jobs import CSV_PAGE, csv_text
 from receiver.web.dashboard.pages import Caller, download, page
 from receiver.web.dashboard.sign_in import (
@@ -47,14 +47,6 @@ MAX_CSV_COLUMNS = 200
 
 _decode = json.JSONDecoder(parse_float=str).decode  # `loads` would make a decoder for each record
 _FORMATS: dict[str, Format] = {f".{name}": name for name in get_args(Format)}
-FACTS = {
-    "records": "record counts",
-    "created_at": "creation time",
-    "submitted_at": "submission time",
-    "ended_at": "end time",
-    "callback_payload": "callback payload",
-    "learnt_by": "source",
-}
 
 
 class ErrorsQuery(Struct, forbid_unknown_fields=True):
@@ -75,47 +67,16 @@ def job(services: Services, caller: Caller, id: str) -> Response:
     of_job = services.database, record.id, record.instance
     with services.database.read() as session:
         has_secrets = record.instance in registry.list_instances_with_secrets(session)
-    may_ask, groups = caller.may_operate and has_secrets, group_failed_records(*of_job)
-    entries = [
-        (entry, [FACTS.get(name, name) for name in entry.changed]) for entry in timeline(*of_job)
-    ]
+    entries = timeline(*of_job)
     return page(
         "job.html",
         record=record,
         job=record.job,
         entries=entries[-MAX_ENTRIES:],
         left_out=max(0, len(entries) - MAX_ENTRIES),
-        may_ask=may_ask,
-        groups=groups,
-        next_step=_next_step(record, may_ask=may_ask, has_errors=bool(groups)),
+        may_ask=caller.may_operate and has_secrets,
+        groups=group_failed_records(*of_job),
     )
-
-
-def _next_step(record: JobRecord, *, may_ask: bool, has_errors: bool) -> str | None:
-    """Return what a person does next; None if all is well."""
-    outcome: str = record.outcome
-    ask = "ask the vendor with the button above." if may_ask else "run `receiver reconcile`."
-    if record.job.conflict:
-        return f"{ask.capitalize()} Its answer decides which ending holds."
-    if outcome == "lost":
-        return f"Look for the job in the vendor's job list. If it is there, {ask}"
-    if outcome in UNDER_WAY:
-        if overdue_by(record) is None:
-            return "Nothing yet: the outcome arrives with the vendor's callback."
-        return f"{ask.capitalize()} If the job hangs at the vendor, cancel it there."
-    return _remedy(record, has_errors=has_errors) if outcome in ("failed", "partial") else None
-
-
-def _remedy(record: JobRecord, *, has_errors: bool) -> str:
-    if has_errors:
-        named = f"--retry-failed {record.id} --instance {record.instance}"
-        return (
-            "Download the failed rows, correct them and upload that file. Or correct them in your"
-            f" own file: `receiver submit {named} --upload FILE` sends those rows alone."
-        )
-    if record.outcome == "partial" and not record.job.failed:
-        return "Compare the records at the vendor with your file: it reported none as failed."
-    return "Correct what the vendor's message says, then submit the file again."
 
 
 @page_at("/jobs/<string:id>/errors")

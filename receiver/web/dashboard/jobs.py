@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -33,18 +33,8 @@ from receiver.web.dashboard.pages import (
     url_with,
 )
 from receiver.web.dashboard.sign_in import page_at, redirect_to
-from receiver.web.http import optional, read_cursor, read_time, write_cursor
+from receiver.web.http import optional, read_cursor, write_cursor
 
-TIMES = {
-    "updated_after": "Changed after",
-    "updated_before": "Changed before",
-    "expires_before": "Files expire before",
-}
-SHOWS: Mapping[Show, str] = {
-    "overdue": "overdue",
-    "expiring": "files expire within a day",
-    "lost": "callback lost, detected by polling",
-}
 CSV_PAGE = 1000
 
 
@@ -60,50 +50,12 @@ class JobsQuery(schemas.JobsQuery):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """How a list is sorted, and the words for its days and its other pages."""
-
-    name: str
-    days: str
-    first: str
-    back: str
-    on: str
-    clock: str = "minute"
-
-
-NEWEST = Order("newest change first", "", "Newest", "Newer", "Older", "clock")
-ORDERS: Mapping[Show | None, Order] = {
-    "overdue": Order("longest in progress first", "First seen ", "First", "Back", "More"),
-    "expiring": Order("soonest first", "Files expire ", "First", "Back", "More"),
-}
-
-
-@dataclass(frozen=True, slots=True)
 class Filters:
     """Which jobs are listed. pairs -- as they stand in the URL. wanted -- as the store takes it."""
 
     query: JobsQuery
     pairs: Sequence[tuple[str, str]]
     wanted: queries.Filters
-
-    @property
-    def show(self) -> Show | None:
-        """What of all jobs needs a look, if that is asked."""
-        return optional(self.query.show)
-
-    @property
-    def is_detailed(self) -> bool:
-        """Whether a filter is set that the form shows only on demand."""
-        return any(name in TIMES for name, _ in self.pairs)
-
-    def values(self, name: str) -> list[str]:
-        """Return what a filter is set to."""
-        return [value for key, value in self.pairs if key == name]
-
-    def field_of(self, name: str) -> str:
-        """Write a time filter for an input of the type datetime-local, which knows no zone."""
-        value = getattr(self.query, name, UNSET)
-        return "" if value is UNSET else str(iso(read_time(value)))[:16]
 
     def chips(self) -> list[tuple[str, str, str]]:
         """Return each filter that is set, its value, and the URL without it."""
@@ -140,19 +92,17 @@ def jobs(services: Services, caller: Caller) -> Response:
     rows, has_newer, has_older = _page(services, filters)
     if not rows and (instead := _alternative_url(services, filters)):
         return redirect_to(instead)
-    show = filters.show
+    show = filters.wanted.show
     return page(
         "jobs.html",
         filters=filters,
         outcomes=OUTCOMES,
-        shows=SHOWS,
-        times=TIMES,
         days=[
             (day * DAY_MS, list(group))
             for day, group in groupby(rows, lambda row: position_of(row, show)[0] // DAY_MS)
         ],
         count=len(rows),
-        order=ORDERS.get(show, NEWEST),
+        show=show,
         older=filters.url(cursor=write_cursor(position_of(rows[-1], show))) if has_older else None,
         newer=filters.url(newer=write_cursor(position_of(rows[0], show))) if has_newer else None,
         newest=filters.url() if has_newer or "cursor" in request.args else None,

@@ -1,7 +1,5 @@
 """/subscriptions: where outcomes are sent, what was sent, and sending it again."""
 
-from dataclasses import dataclass
-
 from flask import Response, url_for
 
 from receiver.database.engine import database_time
@@ -20,34 +18,13 @@ RETRIED_MS = 7 * DAY_MS
 _NOUN = "delivery", "deliveries"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A subscription in the list. waits -- how long its oldest delivery does, ms; 0: none."""
-
-    name: str
-    url: str
-    tells: str
-    disabled_for: str | None
-    waits: int
-
-
 @page_at("/subscriptions", scope="operate")
 def subscriptions(services: Services, caller: Caller) -> Response:
     """List subscriptions."""
     with services.database.read() as session:
         visible = api.reached(session, caller.bearer)
         ages = log.oldest_waiting(session, database_time(session, services.clock))
-    rows = [
-        Entry(
-            one.name,
-            one.url,
-            ", ".join(one.choice.on),
-            one.disabled_for,
-            round(1000 * ages.get(one.name, 0)),
-        )
-        for one in visible
-    ]
-    return page("subscriptions.html", rows=rows)
+    return page("subscriptions.html", rows=visible, ages=ages)
 
 
 @page_at("/subscriptions/<string:name>", scope="operate")
