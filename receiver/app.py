@@ -167,7 +167,7 @@ def _flask(services: Services) -> Flask:
     api = routes.blueprint(ROUTES)
     for blueprint in (callbacks.blueprint, api, relay.blueprint, ops.blueprint(), dashboard):
         app.register_blueprint(blueprint)
-    relay.Relay(services).register(app)
+    relay.register(app)
     problems.register(app)
     request_log.register(app)
     hops = services.settings.trusted_proxies

@@ -6,14 +6,13 @@ The file of a finished download, which the API has a path for, comes the same wa
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import msgspec
-import structlog
 from flask import Blueprint, Flask, Response, request
 from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.routing import Rule
@@ -40,13 +39,11 @@ from receiver.web import Services, services
 from receiver.web.api import RESULT, schemas
 from receiver.web.api.jobs import jobs_called, the_one
 from receiver.web.api.routes import BASE, ApiRequest, current_request
-from receiver.web.auth import authenticate, bearer_token, record_action, require, require_scope
+from receiver.web.auth import authenticate, bearer_token, record_alone, require, require_scope
 from receiver.web.http import optional, parameters
 from receiver.web.relay import exchange
 from receiver.web.relay.exchange import Caller, Question, Reply, json_page, json_response, respond
-from receiver.web.relay.submissions import Submitter, note_fetched, observe, read_status
-
-log = structlog.get_logger()
+from receiver.web.relay.submissions import note_fetched, observe, read_status, submit
 
 STATUS_SECONDS = 5  # for the vendor to tell a status
 LOOK_SECONDS = 0.1  # between two looks for what others learn
@@ -58,197 +55,201 @@ _CREATING = frozenset({"upload", "query", "download"})
 _WHERE = {"job_status": "statuses", "object_name": "objects", "job_direction": "directions"}
 
 
-class Relay:
-    """Answers requests below the vendor's base path."""
+def register(app: Flask) -> None:
+    """Have an application answer every method below the vendor's base path."""
+    for path in (shapes.BASE, f"{shapes.BASE}/<anything:_path>"):
+        app.url_map.add(Rule(path, endpoint="relay", methods=None))
+    app.view_functions["relay"] = lambda _path="": _answer(services())
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self._answers: dict[str, Callable[[Question], Response]] = {
-            **dict.fromkeys(_CREATING, Submitter(services).submit),
-            "status": self._status,
-            "errors": self._errors,
-            "jobs": self._jobs,
-            "cancel": self._cancel,
-            "result": self._result,
-        }
 
-    def register(self, app: Flask) -> None:
-        """Have an application answer every method below the base path."""
-        for path in (shapes.BASE, f"{shapes.BASE}/<anything:_path>"):
-            app.url_map.add(Rule(path, endpoint="relay", methods=None))
-        app.view_functions["relay"] = self.respond
+def _answer(services: Services) -> Response:
+    if request.method in ("CONNECT", "TRACE") or "Upgrade" in request.headers:
+        message = "CONNECT, TRACE and upgrades are not passed on"
+        raise MethodNotAllowed(PASSED_ON, message)
+    target, caller = exchange.target(), _caller(services)
+    try:
+        method = "GET" if request.method == "HEAD" else request.method
+        route = shapes.read_route(method, target.partition("?")[0])
+    except ValueError:
+        raise NotFound("there is no such path") from None
+    require_scope(caller.bearer, "read" if route.kind in _FOR_READERS else "operate")
+    with ExitStack() as stack:
+        if route.kind in _CREATING:
+            stack.enter_context(exchange.upload_slot())
+        question = Question(caller, route, request.method, target, exchange.headers())
+        if exchange.has_body():
+            limit = services.settings.max_upload_bytes
+            question = replace(question, body=stack.enter_context(exchange.spooled(limit)))
+        answer = _pass_on if request.method == "HEAD" else _ANSWERS.get(route.kind, _pass_on)
+        return answer(services, question)
 
-    def respond(self, _path: str = "") -> Response:
-        """Answer this request."""
-        if request.method in ("CONNECT", "TRACE") or "Upgrade" in request.headers:
-            message = "CONNECT, TRACE and upgrades are not passed on"
-            raise MethodNotAllowed(PASSED_ON, message)
-        target, caller = exchange.target(), self._caller()
-        try:
-            method = "GET" if request.method == "HEAD" else request.method
-            route = shapes.read_route(method, target.partition("?")[0])
-        except ValueError:
-            raise NotFound("there is no such path") from None
-        require_scope(caller.bearer, "read" if route.kind in _FOR_READERS else "operate")
-        with ExitStack() as stack:
-            if route.kind in _CREATING:
-                stack.enter_context(exchange.upload_slot())
-            question = Question(caller, route, request.method, target, exchange.headers())
-            if exchange.has_body():
-                limit = self._services.settings.max_upload_bytes
-                question = replace(question, body=stack.enter_context(exchange.spooled(limit)))
-            answer = self._answers.get(route.kind, self._pass_on)
-            return (self._pass_on if request.method == "HEAD" else answer)(question)
 
-    def _caller(self) -> Caller:
-        named = shapes.read_authorization(request.headers.get("Authorization", ""))
-        if missing := [name for name in ("Element", "User") if name.lower() not in named]:
-            raise Unauthenticated(
-                f"Authorization names no {' and no '.join(missing)}:"
-                " send Element <instance>, User <token>"
-            )
-        instance = named["element"]
-        bearer = authenticate(self._services, request.remote_addr or "", named["user"])
-        secrets = None
-        if bearer and bearer.may_see(instance):
-            with self._services.database.read() as session:
-                secrets = registry.vendor_secrets(session, self._services.secret_box, instance)
-        if bearer is None or secrets is None:
-            raise Unauthenticated("no such instance with vendor secrets, or no such token")
-        return Caller(instance, bearer, secrets)
-
-    def _send(self, question: Question, seconds: float | None = None) -> Reply:
-        return exchange.send(self._services.vendor, question, seconds)
-
-    def _pass_on(self, question: Question) -> Response:
-        return respond(self._send(question), question)
-
-    def _result(self, question: Question) -> Response:
-        """Pass on a job's file, and note that it was fetched."""
-        reply = self._send(question)
-        note = partial(note_fetched, self._services, question.instance, question.job)
-        return respond(reply, question, note if reply.is_file else None)
-
-    def _status(self, question: Question) -> Response:
-        """Answer where a job stands: from the store if ended, else as the vendor says now."""
-        record = self._stored(question)
-        try:
-            if record is None or not record.job.ended or record.job.conflict:
-                if response := self._ask(question):
-                    return response
-                record = self._stored(question) or self._wait_until_stored(question)
-        except VendorUnreachable:
-            if record is None:
-                raise
-        if record is not None:
-            facts = facts_of(record.id, record.job)
-            return json_response(shapes.write(facts, "v3") | shapes.write(facts, "v2"))
-        if response := self._ask(question):  # whoever asked before learnt nothing
-            return response
-        raise Overloaded("the vendor is asked for this job already", RETRY_AFTER)
-
-    def _wait_until_stored(self, question: Question) -> JobRecord | None:
-        """Wait for a job that others ask the vendor for; None if they learn nothing of it."""
-        record, deadline = None, time.monotonic() + STATUS_SECONDS
-        while record is None and time.monotonic() < deadline:
-            time.sleep(LOOK_SECONDS)
-            record = self._stored(question)
-        return record
-
-    def _ask(self, question: Question) -> Response | None:
-        """Ask the vendor for a status; None if it was asked for this job a moment ago.
-
-        Raises VendorError, or VendorUnreachable where it is not this instance's turn soon.
-        """
-        pacer, instance = self._services.reconciler.pacer, question.instance
-        claim = partial(claims.claim_question, key={"instance": instance, "id": question.job})
-        if pacer.wait_turn(instance, claim, 1000 * STATUS_SECONDS) is None:
-            return None
-        reply, status = self._learn(question, "asked for by a client", STATUS_SECONDS)
-        if status is not None:
-            both = shapes.both_vocabularies(parse_json(reply.plain or b""))
-            reply.replace_body(json_text(both).encode())
-        elif reply.status in (429, 503):
-            left = shapes.read_retry_after(reply.headers.get("retry-after", ""), time.time())
-            with suppress(StoreError):
-                pacer.open_circuit(instance, f"the vendor answered {reply.status}", left)
-        return respond(reply, question)
-
-    def _learn(
-        self, question: Question, note: str, seconds: float | None = None
-    ) -> tuple[Reply, Notification | None]:
-        """Pass a request on and store what its answer says of its job; None if it says nothing."""
-        asked_at = self._services.clock()
-        reply = self._send(question, seconds)
-        body = exchange.read(reply, question, seconds) if reply.ok else None
-        status = read_status(body, question.job)
-        if status is not None:
-            self._observe_news(question, status, note, asked_at)
-        return reply, status
-
-    def _errors(self, question: Question) -> Response:
-        """Return a page of failed records, from the store where it has them."""
-        database, job = self._services.database, (question.job, question.instance)
-        try:
-            start, size = shapes.read_page(request.args, exchange.OUR_PAGES)
-        except ValueError:
-            return self._pass_on(question)  # only the vendor can tell
-        if "fields" in request.args or not list_failed_records(database, *job, 1):
-            return self._pass_on(question)
-        records = list_failed_records(database, *job, size + 1, start)
-        return json_page([msgspec.Raw(row.entry.encode()) for row in records], start, size)
-
-    def _jobs(self, question: Question) -> Response:
-        """Return the vendor's job list, and learn from it; ours if the vendor cannot be reached."""
-        asked_at = self._services.clock()
-        try:
-            reply = self._send(question)
-            body = exchange.read(reply, question) if reply.ok else None
-        except VendorUnreachable:
-            with suppress(ValueError):
-                return self._stored_jobs(question)
-            raise
-        with suppress(VendorNonsense):
-            for job in client.read_jobs(body or b""):
-                self._observe_news(question, job, "found in the vendor's job list", asked_at)
-        return respond(reply, question)
-
-    def _stored_jobs(self, question: Question) -> Response:
-        """Return a page of the stored jobs. Raises ValueError where only the vendor can."""
-        named = shapes.read_where(request.args.get("where"), _WHERE)
-        start, size = shapes.read_page(request.args, exchange.OUR_PAGES)
-        fields: dict[str, Any] = {_WHERE[name]: [value] for name, value in named.items()}
-        filters = Filters(instances=[question.instance], **fields)
-        # The vendor's pages may be asked for by number, so those before are read too.
-        jobs = list_jobs(self._services.database, filters, start + size + 1)[start:]
-        response = json_page(
-            [shapes.write(facts_of(job.id, job.job), "list") for job in jobs], start, size
+def _caller(services: Services) -> Caller:
+    named = shapes.read_authorization(request.headers.get("Authorization", ""))
+    if missing := [name for name in ("Element", "User") if name.lower() not in named]:
+        raise Unauthenticated(
+            f"Authorization names no {' and no '.join(missing)}:"
+            " send Element <instance>, User <token>"
         )
-        response.headers["X-Receiver-Source"] = "store"
+    instance = named["element"]
+    bearer = authenticate(services, request.remote_addr or "", named["user"])
+    secrets = None
+    if bearer and bearer.may_see(instance):
+        with services.database.read() as session:
+            secrets = registry.vendor_secrets(session, services.secret_box, instance)
+    if bearer is None or secrets is None:
+        raise Unauthenticated("no such instance with vendor secrets, or no such token")
+    return Caller(instance, bearer, secrets)
+
+
+def _pass_on(services: Services, question: Question) -> Response:
+    return respond(exchange.send(services.vendor, question), question)
+
+
+def _result(services: Services, question: Question) -> Response:
+    """Pass on a job's file, and note that it was fetched."""
+    reply = exchange.send(services.vendor, question)
+    note = partial(note_fetched, services, question.instance, question.job)
+    return respond(reply, question, note if reply.is_file else None)
+
+
+def _status(services: Services, question: Question) -> Response:
+    """Answer where a job stands: from the store if ended, else as the vendor says now."""
+    record = _stored(services, question)
+    try:
+        if record is None or not record.job.ended or record.job.conflict:
+            if response := _ask(services, question):
+                return response
+            record = _stored(services, question) or _wait_until_stored(services, question)
+    except VendorUnreachable:
+        if record is None:
+            raise
+    if record is not None:
+        facts = facts_of(record.id, record.job)
+        return json_response(shapes.write(facts, "v3") | shapes.write(facts, "v2"))
+    if response := _ask(services, question):  # whoever asked before learnt nothing
         return response
+    raise Overloaded("the vendor is asked for this job already", RETRY_AFTER)
 
-    def _cancel(self, question: Question) -> Response:
-        """Ask the vendor to end a job."""
-        subject, bearer = f"{question.instance}/{question.job}", question.caller.bearer
-        with self._services.database.write() as session:
-            record_action(self._services, bearer, session, "cancel", subject)
-        reply, _ = self._learn(question, "answer to a cancel")
-        return respond(reply, question)
 
-    def _stored(self, question: Question) -> JobRecord | None:
-        records = find_jobs(self._services.database, question.job, question.instance)
-        return next(iter(records), None)
+def _wait_until_stored(services: Services, question: Question) -> JobRecord | None:
+    """Wait for a job that others ask the vendor for; None if they learn nothing of it."""
+    record, deadline = None, time.monotonic() + STATUS_SECONDS
+    while record is None and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+        record = _stored(services, question)
+    return record
 
-    def _observe_news(
-        self, question: Question, status: Notification, note: str, asked_at: int
-    ) -> None:
-        """Store what the vendor said of a job, unless the store says the same."""
-        instance, poll = question.instance, status.replace(source="poll", asked_at=asked_at)
-        with self._services.database.read() as session:
-            stored = open_jobs(session, instance, [str(status.job)]).get(str(status.job))
-        if (stored and stored.conflict) or is_news(poll, stored, self._services.clock()):
-            observe(self._services, NewObservation(instance, poll, note))
 
+def _ask(services: Services, question: Question) -> Response | None:
+    """Ask the vendor for a status; None if it was asked for this job a moment ago.
+
+    Raises VendorError, or VendorUnreachable where it is not this instance's turn soon.
+    """
+    pacer, instance = services.reconciler.pacer, question.instance
+    claim = partial(claims.claim_question, key={"instance": instance, "id": question.job})
+    if pacer.wait_turn(instance, claim, 1000 * STATUS_SECONDS) is None:
+        return None
+    reply, status = _learn(services, question, "asked for by a client", STATUS_SECONDS)
+    if status is not None:
+        both = shapes.both_vocabularies(parse_json(reply.plain or b""))
+        reply.replace_body(json_text(both).encode())
+    elif reply.status in (429, 503):
+        left = shapes.read_retry_after(reply.headers.get("retry-after", ""), time.time())
+        with suppress(StoreError):
+            pacer.open_circuit(instance, f"the vendor answered {reply.status}", left)
+    return respond(reply, question)
+
+
+def _learn(
+    services: Services, question: Question, note: str, seconds: float | None = None
+) -> tuple[Reply, Notification | None]:
+    """Pass a request on and store what its answer says of its job; None if it says nothing."""
+    asked_at = services.clock()
+    reply = exchange.send(services.vendor, question, seconds)
+    body = exchange.read(reply, question, seconds) if reply.ok else None
+    status = read_status(body, question.job)
+    if status is not None:
+        _observe_news(services, question, status, note, asked_at)
+    return reply, status
+
+
+def _errors(services: Services, question: Question) -> Response:
+    """Return a page of failed records, from the store where it has them."""
+    database, job = services.database, (question.job, question.instance)
+    try:
+        start, size = shapes.read_page(request.args, exchange.OUR_PAGES)
+    except ValueError:
+        return _pass_on(services, question)  # only the vendor can tell
+    if "fields" in request.args or not list_failed_records(database, *job, 1):
+        return _pass_on(services, question)
+    records = list_failed_records(database, *job, size + 1, start)
+    return json_page([msgspec.Raw(row.entry.encode()) for row in records], start, size)
+
+
+def _jobs(services: Services, question: Question) -> Response:
+    """Return the vendor's job list, and learn from it; ours if the vendor cannot be reached."""
+    asked_at = services.clock()
+    try:
+        reply = exchange.send(services.vendor, question)
+        body = exchange.read(reply, question) if reply.ok else None
+    except VendorUnreachable:
+        with suppress(ValueError):
+            return _stored_jobs(services, question)
+        raise
+    with suppress(VendorNonsense):
+        for job in client.read_jobs(body or b""):
+            _observe_news(services, question, job, "found in the vendor's job list", asked_at)
+    return respond(reply, question)
+
+
+def _stored_jobs(services: Services, question: Question) -> Response:
+    """Return a page of the stored jobs. Raises ValueError where only the vendor can."""
+    named = shapes.read_where(request.args.get("where"), _WHERE)
+    start, size = shapes.read_page(request.args, exchange.OUR_PAGES)
+    fields: dict[str, Any] = {_WHERE[name]: [value] for name, value in named.items()}
+    filters = Filters(instances=[question.instance], **fields)
+    # The vendor's pages may be asked for by number, so those before are read too.
+    jobs = list_jobs(services.database, filters, start + size + 1)[start:]
+    response = json_page(
+        [shapes.write(facts_of(job.id, job.job), "list") for job in jobs], start, size
+    )
+    response.headers["X-Receiver-Source"] = "store"
+    return response
+
+
+def _cancel(services: Services, question: Question) -> Response:
+    """Ask the vendor to end a job."""
+    subject, bearer = f"{question.instance}/{question.job}", question.caller.bearer
+    record_alone(services, bearer, "cancel", subject)
+    reply, _ = _learn(services, question, "answer to a cancel")
+    return respond(reply, question)
+
+
+def _stored(services: Services, question: Question) -> JobRecord | None:
+    records = find_jobs(services.database, question.job, question.instance)
+    return next(iter(records), None)
+
+
+def _observe_news(
+    services: Services, question: Question, status: Notification, note: str, asked_at: int
+) -> None:
+    """Store what the vendor said of a job, unless the store says the same."""
+    instance, poll = question.instance, status.replace(source="poll", asked_at=asked_at)
+    with services.database.read() as session:
+        stored = open_jobs(session, instance, [str(status.job)]).get(str(status.job))
+    if (stored and stored.conflict) or is_news(poll, stored, services.clock()):
+        observe(services, NewObservation(instance, poll, note))
+
+
+_ANSWERS: Mapping[str, Callable[[Services, Question], Response]] = {
+    **dict.fromkeys(_CREATING, submit),
+    "status": _status,
+    "errors": _errors,
+    "jobs": _jobs,
+    "cancel": _cancel,
+    "result": _result,
+}
 
 # Not with the API's other routes: the answer has any length.
 blueprint = Blueprint("result", __name__)

@@ -34,118 +34,110 @@ log = structlog.get_logger()
 MAX_JSON = 2**20  # bytes of a download's order, in which our callback URL is written
 
 
-class Submitter:
-    """Sends uploads, queries and downloads."""
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-
-    def submit(self, question: Question) -> Response:
-        """Send what creates a job: recorded before it is sent, and after it what it became."""
-        question, facts, client_url = self._order(question)
-        submission = self._begin(question.caller, facts)
-        state = "unclear"
-        try:
-            reply = exchange.send(self._services.vendor, question, UPLOAD_SECONDS)
-            body = exchange.read(reply, question)
-            if reply.ok and (created := read_status(body)):
-                created = created.replace(
-                    source="submission",
-                    submitted=facts.submitted,
-                    submitted_at=facts.submitted_at,
-                    file=facts.file,
-                    object=created.object or facts.object,
-                    direction=created.direction or facts.direction,
-                )
-                observe(
-                    self._services,
-                    NewObservation(
-                        question.instance,
-                        created,
-                        callback_due=True,
-                        client_url=client_url,
-                        submission=submission,
-                    ),
-                )
-                state = "taken"
-            elif reply.status >= 400 and reply.status != 504:
-                state = "refused"
-            return respond(reply, question)
-        except VendorUnclear as error:
-            advice = "look at GET /bulk/jobs before you send again"
-            message = f"{error}; the job may have been created: {advice}"
-            raise VendorUnclear(message, error.status) from None
-        except VendorError:
+def submit(services: Services, question: Question) -> Response:
+    """Send what creates a job: recorded before it is sent, and after it what it became."""
+    question, facts, url = _order(services, question)
+    id_ = _begin(services, question.caller, facts)
+    state = "unclear"
+    try:
+        reply = exchange.send(services.vendor, question, UPLOAD_SECONDS)
+        body = exchange.read(reply, question)
+        if reply.ok and (created := read_status(body)):
+            created = created.replace(
+                source="submission",
+                submitted=facts.submitted,
+                submitted_at=facts.submitted_at,
+                file=facts.file,
+                object=created.object or facts.object,
+                direction=created.direction or facts.direction,
+            )
+            observation = NewObservation(
+                question.instance, created, callback_due=True, client_url=url, submission=id_
+            )
+            observe(services, observation)
+            state = "taken"
+        elif reply.status >= 400 and reply.status != 504:
             state = "refused"
-            raise
-        finally:
-            if state != "taken":
-                self._end(submission, state)
+        return respond(reply, question)
+    except VendorUnclear as error:
+        advice = "look at GET /bulk/jobs before you send again"
+        message = f"{error}; the job may have been created: {advice}"
+        raise VendorUnclear(message, error.status) from None
+    except VendorError:
+        state = "refused"
+        raise
+    finally:
+        if state != "taken":
+            _end(services, id_, state)
 
-    def _order(self, question: Question) -> tuple[Question, Notification, str | None]:
-        """Return what is sent, with our callback URL; what it says of the job; the client's URL.
 
-        Raises BadParameter for a callback URL of the client's that can never be called.
-        """
-        ours = self._callback_url(question.instance)
-        client_url: object = request.headers.get(CALLBACK_URL_HEADER)
-        question = question.with_header(CALLBACK_URL_HEADER, ours)
-        facts = Notification("bulk_job", direction="DOWNLOAD", source="submission")
-        facts = facts.replace(submitted_at=self._services.clock())
-        if question.route.kind == "upload":
-            count = count_upload(question.body, request.headers) if question.body else None
-            file = _storable(request.args.get("path"))
-            object_ = question.route.object
-            facts = facts.replace(direction="UPLOAD", file=file, submitted=count)
-        elif question.route.kind == "query":
-            query = request.args.get("q") or form_field(question.body, request.headers, "q")
-            object_ = shapes.queried_object(query or "")
-        else:
-            question, order = _with_notification_url(question, ours)
-            client_url = order.get("notificationUrl", client_url)
-            name = order.get("objectName")
-            object_ = name if isinstance(name, str) else None
-        if client_url in (None, ours):
-            return question, facts.replace(object=_storable(object_)), None
-        if not isinstance(client_url, str) or isinstance(client_url, Number):
-            raise BadParameter("notificationUrl must be a URL")
-        if "://" not in client_url:  # the vendor's own clients send what it resolves within
-            log.info("a callback URL without a scheme is not called", instance=question.instance)
-            return question, facts.replace(object=_storable(object_)), None
-        self._services.safe_http.check(client_url)
-        return question, facts.replace(object=_storable(object_)), client_url
+def _order(services: Services, question: Question) -> tuple[Question, Notification, str | None]:
+    """Return what is sent, with our callback URL; what it says of the job; the client's URL.
 
-    def _callback_url(self, instance: str) -> str:
-        base = self._services.settings.public_url
-        if base is None:
-            raise CredentialError("RECEIVER_PUBLIC_URL is not set, so the vendor cannot call back")
-        return f"{base}/callbacks/{instance}"
+    Raises BadParameter for a callback URL of the client's that can never be called.
+    """
+    ours = _callback_url(services, question.instance)
+    client_url: object = request.headers.get(CALLBACK_URL_HEADER)
+    question = question.with_header(CALLBACK_URL_HEADER, ours)
+    facts = Notification("bulk_job", direction="DOWNLOAD", source="submission")
+    facts = facts.replace(submitted_at=services.clock())
+    if question.route.kind == "upload":
+        count = count_upload(question.body, request.headers) if question.body else None
+        file = _storable(request.args.get("path"))
+        object_ = question.route.object
+        facts = facts.replace(direction="UPLOAD", file=file, submitted=count)
+    elif question.route.kind == "query":
+        query = request.args.get("q") or form_field(question.body, request.headers, "q")
+        object_ = shapes.queried_object(query or "")
+    else:
+        question, order = _with_notification_url(question, ours)
+        client_url = order.get("notificationUrl", client_url)
+        name = order.get("objectName")
+        object_ = name if isinstance(name, str) else None
+    facts = facts.replace(object=_storable(object_))
+    if client_url in (None, ours):
+        return question, facts, None
+    if not isinstance(client_url, str) or isinstance(client_url, Number):
+        raise BadParameter("notificationUrl must be a URL")
+    if "://" not in client_url:  # the vendor's own clients send what it resolves within
+        log.info("a callback URL without a scheme is not called", instance=question.instance)
+        return question, facts, None
+    services.safe_http.check(client_url)
+    return question, facts, client_url
 
-    def _begin(self, caller: Caller, facts: Notification) -> str:
-        """Record what is about to be sent. Raises StoreError; then nothing is sent."""
-        submission = {
-            "instance": caller.instance,
-            "at": facts.submitted_at,
-            "object": facts.object,
-            "file": facts.file,
-            "submitted": facts.submitted,
-            "submitted_by": caller.bearer.name,
-        }
-        with self._services.database.write() as session:
-            id_ = begin_submission(session, submission)
-            # Not the file's name, which may be about people: nothing erases the audit.
-            action = "upload" if facts.direction == "UPLOAD" else "download"
-            subject, detail = f"{caller.instance}/{facts.object or ''}", f"submission {id_}"
-            who = self._services, caller.bearer
-            record_action(*who, session, action, subject, detail=detail)
-            return id_
 
-    def _end(self, submission: str, state: str) -> None:
-        try:
-            with self._services.database.write() as session:
-                end_submission(session, submission, state)
-        except StoreError as error:
-            log.warning("what became of a submission could not be recorded", error=str(error))
+def _callback_url(services: Services, instance: str) -> str:
+    base = services.settings.public_url
+    if base is None:
+        raise CredentialError("RECEIVER_PUBLIC_URL is not set, so the vendor cannot call back")
+    return f"{base}/callbacks/{instance}"
+
+
+def _begin(services: Services, caller: Caller, facts: Notification) -> str:
+    """Record what is about to be sent. Raises StoreError; then nothing is sent."""
+    submission = {
+        "instance": caller.instance,
+        "at": facts.submitted_at,
+        "object": facts.object,
+        "file": facts.file,
+        "submitted": facts.submitted,
+        "submitted_by": caller.bearer.name,
+    }
+    with services.database.write() as session:
+        id_ = begin_submission(session, submission)
+        # Not the file's name, which may be about people: nothing erases the audit.
+        action = "upload" if facts.direction == "UPLOAD" else "download"
+        subject, detail = f"{caller.instance}/{facts.object or ''}", f"submission {id_}"
+        record_action(services, caller.bearer, session, action, subject, detail=detail)
+        return id_
+
+
+def _end(services: Services, submission: str, state: str) -> None:
+    try:
+        with services.database.write() as session:
+            end_submission(session, submission, state)
+    except StoreError as error:
+        log.warning("what became of a submission could not be recorded", error=str(error))
 
 
 def observe(services: Services, observation: NewObservation) -> None:
