@@ -71,13 +71,13 @@ def job_filters(query: schemas.JobsQuery, bearer: Bearer) -> queries.Filters:
 
 def show_job(services: Services, request: ApiRequest[schemas.JobQuery]) -> Response:
     """Show a job; `wait` holds the answer until it has ended or the seconds are over."""
-    instance, wait = optional(request.query.instance), request.query.wait
+    wait = request.query.wait
 
     def answer() -> Response:
-        records = jobs_called(services, request, instance)
+        records = _jobs_called(services, request)
         hold = None if not wait or _is_settled(records) else Hold(answer, wait)
         try:
-            record = the_one(records, request.http.id)
+            record = _the_one(records, request.http.id)
             return _job_response(record, request.http, hold, _shown_now(services))
         except NotFound as error:
             return replace(response_to(error, request.http.path), hold=hold)
@@ -85,11 +85,13 @@ def show_job(services: Services, request: ApiRequest[schemas.JobQuery]) -> Respo
     return answer()
 
 
-def jobs_called(
-    services: Services, request: ApiRequest[Any], instance: str | None
-) -> list[JobRecord]:
-    """Return the jobs of the path's id that the token reaches. Raises Forbidden."""
-    bearer = request.bearer
+def the_job(services: Services, request: ApiRequest[Any]) -> JobRecord:
+    """Return the job that is asked for. Raises NotFound, Ambiguous, Forbidden."""
+    return _the_one(_jobs_called(services, request), request.http.id)
+
+
+def _jobs_called(services: Services, request: ApiRequest[Any]) -> list[JobRecord]:
+    bearer, instance = request.bearer, optional(request.query.instance)
     require_instance(bearer, [] if instance is None else [instance])
     return queries.find_jobs(services.database, request.http.id, instance, bearer.instances)
 
@@ -111,8 +113,7 @@ def _job_response(
     return Response(200, {**JSON, **headers}, body, hold)
 
 
-def the_one(records: Sequence[JobRecord], job_id: str) -> JobRecord:
-    """Return the only job of that id. Raises NotFound or Ambiguous."""
+def _the_one(records: Sequence[JobRecord], job_id: str) -> JobRecord:
     if not records:
         raise NotFound(f"no job {job_id} is known")
     if len(records) > 1:
@@ -123,18 +124,15 @@ def the_one(records: Sequence[JobRecord], job_id: str) -> JobRecord:
 
 def show_timeline(services: Services, request: ApiRequest[schemas.InstanceQuery]) -> Response:
     """Tell what happened to a job: what each callback, poll and submission changed, or why not."""
-    job = the_one(jobs_called(services, request, optional(request.query.instance)), request.http.id)
+    job = the_job(services, request)
     entries = timeline(services.database, job.id, job.instance)
     return json_response({"timeline": [from_record(row, schemas.TimelineEntry) for row in entries]})
 
 
 def close_one(services: Services, request: ApiRequest[schemas.InstanceQuery]) -> Response:
     """Give a job up: it is `lost` until the vendor says another word of it."""
-    instance = optional(request.query.instance)
-    job = the_one(jobs_called(services, request, instance), request.http.id)
-    close_job(services, request.bearer, job)
-    closed = the_one(jobs_called(services, request, job.instance), request.http.id)
-    return json_response(_shown_now(services)(closed))
+    close_job(services, request.bearer, the_job(services, request))
+    return json_response(_shown_now(services)(the_job(services, request)))
 
 
 def close_job(services: Services, bearer: Bearer, job: JobRecord) -> None:
@@ -148,7 +146,7 @@ def close_job(services: Services, bearer: Bearer, job: JobRecord) -> None:
 def list_errors(services: Services, request: ApiRequest[schemas.ErrorsQuery]) -> Response:
     """Give the failed records of a job as the vendor gave them, and all of them by message."""
     query = request.query
-    job = the_one(jobs_called(services, request, optional(query.instance)), request.http.id)
+    job = the_job(services, request)
     (after,) = read_cursor(query.cursor, tuple[int]) or (-1,)
     of_job = services.database, job.id, job.instance
     found = failed_records.list_failed_records(*of_job, query.limit + 1, after + 1)

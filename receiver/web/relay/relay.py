@@ -37,10 +37,10 @@ from receiver.openconnectors.shapes import Route
 from receiver.reconcile import claims
 from receiver.web import Services, services
 from receiver.web.api import RESULT, schemas
-from receiver.web.api.jobs import jobs_called, the_one
+from receiver.web.api.jobs import the_job
 from receiver.web.api.routes import BASE, ApiRequest, current_request
 from receiver.web.auth import authenticate, bearer_token, record_alone, require, require_scope
-from receiver.web.http import optional, parameters
+from receiver.web.http import parameters
 from receiver.web.relay import exchange
 from receiver.web.relay.exchange import Caller, Question, Reply, json_page, json_response, respond
 from receiver.web.relay.submissions import note_fetched, observe, read_status, submit
@@ -261,8 +261,7 @@ def show_result(job: str) -> Response:
     api_request = replace(current_request(), id=job)
     bearer = require(authenticate(services(), api_request.peer, bearer_token(api_request)))
     query = parameters(api_request.query, schemas.InstanceQuery)
-    named = optional(query.instance)
-    record = the_one(jobs_called(services(), ApiRequest(api_request, bearer, query), named), job)
+    record = the_job(services(), ApiRequest(api_request, bearer, query))
     object_name, ended = record.job.text("object"), record.job.ended
     if not ended or not object_name:
         missing = "does not tell its object" if ended else "has not ended"
