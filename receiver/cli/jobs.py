@@ -24,7 +24,7 @@ from receiver.cli.output import (
     show,
     table,
 )
-from receiver.cli.submit import list_retries, write_failed_rows
+from receiver.cli.submit import list_retries, not_empty, write_failed_rows
 from receiver.client import Callback, Client, ClientError, ErrorPage, Missed, NoSuchJob, NotFound
 from receiver.client.flows import Parameter, quoted
 from receiver.jobs.job import Outcome
@@ -69,13 +69,16 @@ def jobs(client: Client, json_: bool, **filters: Parameter) -> None:
 
 
 @click.command()
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", callback=not_empty)
 @click.option("--instance", help="Needed where several instances have a job of that id.")
 @wait_option
 @click.option("--timeline", is_flag=True, help="Show what each callback and poll changed.")
 @click.option("--errors", is_flag=True, help="Show which records failed and why.")
 @click.option(
-    "--failed-rows", type=click.Path(dir_okay=False), help="Write those rows to this file."
+    "--failed-rows",
+    type=click.Path(dir_okay=False),
+    callback=not_empty,
+    help="Write those rows to this file.",
 )
 @click.option("--force", is_flag=True, help="Let --failed-rows replace a file that is not empty.")
 @click.option(
@@ -108,8 +111,6 @@ def job(
     Exit codes: 0 succeeded, 1 failed or cancelled, 3 ended with failed records, 4 still running;
     2 no such job, 5 no valid token, 6 no answer. With --close, 0 once it is closed.
     """
-    if not job_id:
-        raise click.UsageError("the job's id is empty")
     if failed_rows and not force and (file := Path(failed_rows)).is_file() and file.stat().st_size:
         message = f"--failed-rows {failed_rows}: the file is there already; --force replaces it"
         raise Failure(USAGE, "file_exists", message)

@@ -33,14 +33,15 @@ from receiver.openconnectors.shapes import MEDIA_TYPES
 _PIECE = 2**16
 
 
-def _not_empty(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+def not_empty(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    """Return the value of an option. Raises click.BadParameter if a script had nothing for it."""
     if value is not None and not value.strip("/ "):
         raise click.BadParameter("is empty")
     return value
 
 
 _object_option = partial(
-    click.option, "--object", "object_name", callback=_not_empty, help="E.g. contact."
+    click.option, "--object", "object_name", callback=not_empty, help="E.g. contact."
 )
 _hub_option = click.option("--hub", help="The vendor's hub; else a path without one.")
 
@@ -65,7 +66,10 @@ def objects(client: Client, instance: str, hub: str | None, json_: bool) -> None
 @_hub_option
 @wait_option
 @click.option(
-    "--retry-failed", metavar="JOB", help="Send only the rows that failed in this job, of --upload."
+    "--retry-failed",
+    metavar="JOB",
+    callback=not_empty,
+    help="Send only the rows that failed in this job, of --upload.",
 )
 @click.option(
     "--upload",
@@ -163,16 +167,26 @@ def _failed_rows(client: Client, job: Job, source: str) -> Iterator[IO[bytes]]:
 @_object_option(required=True)
 @click.option("--instance", required=True, help="Name of the connector instance.")
 @_hub_option
-@click.option("--query", help="What to fetch, as `select … from …`; else all records.")
-@click.option("--where", help="Which records, in the vendor's words; not with --query.")
+@click.option(
+    "--query", callback=not_empty, help="What to fetch, as `select … from …`; else all records."
+)
+@click.option(
+    "--where", callback=not_empty, help="Which records, in the vendor's words; not with --query."
+)
 @click.option(
     "--format", "format_", type=click.Choice(list(MEDIA_TYPES)), help="Format of the file."
 )
 @click.option("--wait", type=click.IntRange(0), default=600, show_default=True, help="Seconds.")
-@click.option("--job", "job_id", help="Resume: fetch the file of this job instead of a new one.")
+@click.option(
+    "--job",
+    "job_id",
+    callback=not_empty,
+    help="Resume: fetch the file of this job instead of a new one.",
+)
 @click.option(
     "--output",
     required=True,
+    callback=not_empty,
     type=click.Path(dir_okay=False),
     help="Replaced if it is there, once the new file is whole; `-`: to stdout.",
 )

@@ -196,6 +196,8 @@ def deliveries(
     with open_database() as (_, database), database.read() as session:
         names = [subscription] if subscription else _names(session)
         found = log.list_deliveries(session, names, only_failed=failed, limit=limit)
+        if subscription and not found:
+            registry.get_subscription(session, subscription)
     rows = list(map(_row, found))
     show({"deliveries": rows}, table(rows, _DELIVERY), json_)
 

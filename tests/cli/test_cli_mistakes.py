@@ -27,6 +27,7 @@ KEY_NAME = "EVENT_NOTIFICATION_SIGNATURE_KEY"
 NOWHERE = "http://127.0.0.1:1"
 PG = "RECEIVER_DATABASE_URL=postgresql://clerk:hidden@127.0.0.1:1/books"
 REMOTE = "--url {url} --token-file token"
+DOWNLOAD = "download --object o --instance gooddata --output out"
 DURATION = "must be a whole number and s, m, h or d, like 15m"
 BIND = "must be HOST:PORT, like 127.0.0.1:8000, with a port up to 65535, or unix:PATH"
 MISSING = "there is no database at {folder}/receiver.db: set RECEIVER_DATABASE_URL, or make one"
@@ -101,7 +102,15 @@ MISTAKES = [
     (f"objects --instance nope {REMOTE}", 2, THERE),
     (f"objects --instance gooddata {REMOTE}", 2, "gooddata has no vendor secrets: `receiver inst"),
     (f"submit token --object '' --instance nope {REMOTE}", 2, "--object: is empty"),
-    (f"job '' {REMOTE}", 2, "the job's id is empty"),
+    # a variable of a script that was not set
+    (f"job '' {REMOTE}", 2, "ID: is empty"),
+    (f"job 1 --failed-rows '' {REMOTE}", 2, "--failed-rows: is empty"),
+    (f"submit --retry-failed '' --upload token {REMOTE}", 2, "--retry-failed: is empty"),
+    *(
+        (f"{DOWNLOAD} --{name} '' {REMOTE}", 2, f"--{name}: is empty")
+        for name in ("job", "output", "query", "where")
+    ),
+    ("{made} deliveries --subscription typo", 2, "there is no subscription typo"),
     (f"job 1 --upload nofile {REMOTE}", 2, "--upload: File 'nofile' does not exist"),
     (f"rejections --verify-again --reason missing {REMOTE}", 2, "goes with --instance alone"),
     (f"submit nofile --object o --instance i {REMOTE}", 2, "[FILE]: File 'nofile' does not exist"),

@@ -24,7 +24,7 @@ _TIMES = (Time, Time | None)
 Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="How many at most")]
 Cursor = Annotated[str, Meta(description="`next` of the page before")]
 Word = Annotated[str, Meta(pattern="^[^\\x00]*$", max_length=1000)]
-SearchText = Annotated[str, Meta(pattern="^[^\\x00]+$", max_length=1000)]
+SearchText = Annotated[str, Meta(pattern="^[^\\x00]*$", min_length=1, max_length=1000)]
 EventId = Annotated[str, Meta(pattern="^[0-7][0-9a-f]{15}$")]
 Moment = Annotated[
     str,
