@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from receiver.client import flows
-from receiver.client.errors import ClientError, Unreachable
+from receiver.client.errors import Unreachable
 from receiver.client.flows import Flow, Pause, Request
 from receiver.client.stream import Event, EventChoice, EventStream
 from receiver.lib.http_client import failure_reason, make_client
@@ -120,7 +120,7 @@ class Client(_Access):
         """
         stream = EventStream(**choice)
         while True:
-            trouble: ClientError | None = None
+            trouble: Exception = Unreachable("the receiver ended the stream", "ended")
             try:
                 with self._http.stream(**self._options(stream.request())) as answer:
                     if not answer.is_success:
@@ -128,11 +128,9 @@ class Client(_Access):
                     stream.begin(answer)
                     for piece in answer.iter_bytes():
                         yield from stream.feed(piece)
-            except httpx.HTTPError as error:
-                trouble = unreachable(self._url, error)
-            except Unreachable as error:
+            except (httpx.HTTPError, Unreachable) as error:
                 trouble = error
-            time.sleep(stream.pause(trouble))
+            time.sleep(stream.pause(unreachable(self._url, trouble)))
 
     def _send(self, flow: Flow[T], request: Request) -> Callable[[], Request | Pause]:
         try:
@@ -183,7 +181,7 @@ class AsyncClient(_Access):
         """Yield callbacks as `Client.events` does."""
         stream = EventStream(**choice)
         while True:
-            trouble: ClientError | None = None
+            trouble: Exception = Unreachable("the receiver ended the stream", "ended")
             try:
                 async with self._http.stream(**self._options(stream.request())) as answer:
                     if not answer.is_success:
@@ -192,11 +190,9 @@ class AsyncClient(_Access):
                     async for piece in answer.aiter_bytes():
                         for event in stream.feed(piece):
                             yield event
-            except httpx.HTTPError as error:
-                trouble = unreachable(self._url, error)
-            except Unreachable as error:
+            except (httpx.HTTPError, Unreachable) as error:
                 trouble = error
-            await asyncio.sleep(stream.pause(trouble))
+            await asyncio.sleep(stream.pause(unreachable(self._url, trouble)))
 
     async def _send(self, flow: Flow[T], request: Request) -> Callable[[], Request | Pause]:
         try:
@@ -236,5 +232,7 @@ def check_url(url: str) -> None:
 
 def unreachable(url: str, error: Exception) -> Unreachable:
     """Return the error for a request that got no answer: why, in the system's own words."""
+    if isinstance(error, Unreachable):
+        return error
     text = f"no answer from {url}: {failure_reason(error)}; is the receiver running there?"
     return Unreachable(text, "unreachable")

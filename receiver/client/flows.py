@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, TypeAlias, TypedDict, TypeVar
+from typing import IO, Any, TypeAlias, TypeVar
 from urllib.parse import quote, unquote
 
 import httpx
@@ -53,21 +54,12 @@ class Request:
     method: str
     path: str
     params: Mapping[str, Parameter] = field(default_factory=dict)
-    instance: str | None = None
+    instance: str = ""
     json: object = None
     files: object = None
     accept: str | None = None
     into: IO[bytes] | None = None
     timeout: float | None = TIMEOUT_SECONDS
-
-
-class _Order(TypedDict, total=False):
-    """What stands in a request to the vendor's paths."""
-
-    params: Mapping[str, Parameter]
-    json: object
-    files: object
-    timeout: float
 
 
 @dataclass(frozen=True)
@@ -95,12 +87,15 @@ def submit(
     with Path(file).open("rb") if isinstance(file, str | Path) else nullcontext(file) as content:
         name = name or Path(str(getattr(content, "name", "upload.csv"))).name
         media_type = _TYPES.get(Path(name).suffix.lower(), MEDIA_TYPES["csv"])
-        order: _Order = {
-            "params": {"path": f"/{name}"},
-            "files": {"file": (Path(name).name, content, media_type)},
-            "timeout": TRANSFER_SECONDS,
-        }
-        return (yield from _create_job(f"/bulk/{quoted(object)}", instance, hub, order))
+        order = Request(
+            method="POST",
+            path=_vendor_path(hub, f"/bulk/{quoted(object)}"),
+            instance=instance,
+            params={"path": f"/{name}"},
+            files={"file": (Path(name).name, content, media_type)},
+            timeout=TRANSFER_SECONDS,
+        )
+        return (yield from _create_job(order))
 
 
 def download(
@@ -113,14 +108,15 @@ def download(
     format: str | None = None,
 ) -> Flow[Submission]:
     """Order a file of records; once its job has ended, `result` fetches it. format -- e.g. csv."""
+    order = partial(Request, method="POST", instance=instance, timeout=60)
     if query:
         params = {"q": query, "fileFormat": format}
-        return _create_job("/bulk/query", instance, hub, {"params": params, "timeout": 60})
+        return _create_job(order(path=_vendor_path(hub, "/bulk/query"), params=params))
     # The vendor's word for CSV is its own.
     words = {**_TYPES, ".csv": "txt/csv"}
     facts = {"objectName": object, "where": where, "format": words.get(f".{format}")}
     facts = {name: value for name, value in facts.items() if value is not None}
-    return _create_job("/bulk/download", instance, hub, {"json": facts, "timeout": 60})
+    return _create_job(order(path=_vendor_path(hub, "/bulk/download"), json=facts))
 
 
 def wait(
@@ -227,8 +223,8 @@ def close_job(job: JobLike, *, instance: str | None = None) -> Flow[Job]:
 
 def objects(*, instance: str, hub: str | None = None) -> Flow[list[str]]:
     """Return the names of the objects that can be uploaded."""
-    answer = yield from _ask_vendor("GET", f"{_hub(hub)}/objects", instance, {})
-    return _read(answer, list[str])
+    request = Request(method="GET", path=_vendor_path(hub, "/objects"), instance=instance)
+    return _read((yield from _ask_vendor(request)), list[str])
 
 
 def page(path: str, name: str, **filters: Parameter) -> Flow[dict[str, Any]]:
@@ -307,9 +303,9 @@ def _all_errors(job: Job) -> Flow[ErrorPage]:
             return ErrorPage(entries, page.groups)
 
 
-def _create_job(path: str, instance: str, hub: str | None, order: "_Order") -> Flow[Submission]:
+def _create_job(order: Request) -> Flow[Submission]:
     """Have the vendor create a job; read its id in whatever shape the vendor says it."""
-    answer = yield from _ask_vendor("POST", f"{_hub(hub)}{path}", instance, order)
+    answer = yield from _ask_vendor(order)
     notification = parse(answer.content)
     if notification.kind != "bulk_job" or notification.job is None:
         raise UnclearSubmission(
@@ -317,14 +313,14 @@ def _create_job(path: str, instance: str, hub: str | None, order: "_Order") -> F
             f" before you send again ({answer.text[:200]})",
             "no_job",
         )
-    return Submission(notification.job, instance, notification.status, answer.json())
+    return Submission(notification.job, order.instance, notification.status, answer.json())
 
 
-def _ask_vendor(method: str, path: str, instance: str, order: "_Order") -> Flow[httpx.Response]:
+def _ask_vendor(request: Request) -> Flow[httpx.Response]:
     """Ask on one of the vendor's own paths, as a client of the vendor would."""
-    answer = yield Request(method=method, path=BASE + path, instance=instance, **order)
+    answer = yield request
     if answer.status_code in (401, 403):
-        raise (yield from _vendor_rejected(instance, answer))
+        raise (yield from _vendor_rejected(request.instance, answer))
     if answer.status_code == 429 and "X-Receiver-Source" not in answer.headers:
         code, text = _problem(answer)
         seconds = answer.headers.get("Retry-After")
@@ -361,8 +357,8 @@ def quoted(name: str) -> str:
     return name.replace(".", "%2E") if name in (".", "..") else quote(name, safe="")
 
 
-def _hub(hub: str | None) -> str:
-    return f"/hubs/{quoted(hub)}" if hub else ""
+def _vendor_path(hub: str | None, path: str) -> str:
+    return f"{BASE}/hubs/{quoted(hub)}{path}" if hub else f"{BASE}{path}"
 
 
 def _read(answer: httpx.Response, shape: type[T]) -> T:

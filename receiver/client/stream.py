@@ -75,12 +75,8 @@ class EventStream:
             if shape is not None and not self._has_had(id_):
                 yield msgspec.json.decode(fields[b"data"], type=shape)
 
-    def pause(self, trouble: ClientError | None) -> float:
-        """Return the seconds to wait before the next try. Raises the trouble if none succeeded yet.
-
-        trouble -- None if the receiver ended the stream.
-        """
-        trouble = trouble or Unreachable("the receiver ended the stream", "ended")
+    def pause(self, trouble: ClientError) -> float:
+        """Return the seconds to wait before the next try. Raises the trouble if none succeeded."""
         if not self._has_begun:
             raise trouble
         if self._on_trouble and not self._failures:

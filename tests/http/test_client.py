@@ -158,7 +158,7 @@ def test_what_is_committed_late_is_given_though_it_has_a_number_from_before_the_
     position = b":\nid: %016x\n\n" % 5
     assert [event.id[-1] for event in stream.feed(position + sent(4) + sent(6))] == ["4", "6"]
     stream.begin(httpx.Response(200))
-    stream.pause(None)
+    stream.pause(receiver.client.Unreachable("it ended", "ended"))
     stream.request()
     # What was there before the start is sent once more, and was not asked for.
     assert [event.id[-1] for event in stream.feed(sent(3) + sent(4) + sent(7))] == ["7"]
