@@ -174,6 +174,3 @@ def remove(name: str, yes: bool) -> None:
         registry.remove_schedule(session, name)
         record_action(session, "schedule.remove", name)
     click.echo(f"{name} removed")
-
-
-COMMANDS = (watch, alarms, schedules)

@@ -14,7 +14,7 @@ from click.shell_completion import shell_complete
 
 from receiver.cli.output import SOFTWARE, explain, report
 
-# What each command talks to, which the help is ordered by, and the module it is in.
+# What each command talks to, which the help is ordered by, and the module that has its function.
 _GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "Ask a running receiver (RECEIVER_URL, RECEIVER_TOKEN_FILE)": {
         "jobs": ("jobs", "job", "events", "rejections", "submissions", "listen"),
@@ -53,8 +53,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command of that name, or None."""
         if cmd_name in MODULES:
-            for command in import_module(MODULES[cmd_name]).COMMANDS:
-                self.add_command(command)
+            self.add_command(getattr(import_module(MODULES[cmd_name]), cmd_name))
         return super().get_command(ctx, cmd_name)
 
     def resolve_command(

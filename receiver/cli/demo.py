@@ -273,6 +273,3 @@ def _key(instance: str) -> SignatureKey:
         text = f"there is no usable key of {instance}: name one with --key-file"
         raise Failure(USAGE, "no_key", text)
     return of_instance.keys[0]
-
-
-COMMANDS = (demo, verify, trigger)

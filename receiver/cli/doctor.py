@@ -394,6 +394,3 @@ def _run(check: Check, context: Context) -> Finding:
 def _line(check: str, finding: Finding) -> str:
     advice = f"; {finding.advice}" if finding.advice else ""
     return f"{finding.level:<5} {check:<11} {finding.message}{advice}"
-
-
-COMMANDS = (doctor,)

@@ -27,7 +27,8 @@ from receiver.client import NoSuchInstance
 from receiver.database.engine import Session
 from receiver.errors import SettingsError
 from receiver.instances import keys as signature_keys
-from receiver.instances import registry, tokens
+from receiver.instances import registry
+from receiver.instances import tokens as api_tokens
 from receiver.instances.encryption import SecretBox, reencrypt
 from receiver.lib.clock import iso, now_ms
 from receiver.openconnectors.notifications import MAX_TIME_MS
@@ -249,24 +250,24 @@ def reencrypt_secrets(json_: bool) -> None:
     sys.exit(JOB_FAILED if unusable else OK)
 
 
-@click.group("tokens")
-def tokens_() -> None:
+@click.group()
+def tokens() -> None:
     """Create, list and revoke API tokens; only their hashes are stored."""
 
 
-@tokens_.command("create")
+@tokens.command("create")
 @click.argument("name")
 @click.option(
     "--scope",
     required=True,
-    type=click.Choice(get_args(tokens.Scope)),
+    type=click.Choice(get_args(api_tokens.Scope)),
     help="`read` tokens can view; `operate` tokens can also make changes.",
 )
 @only("for this instance", "--instance", "instances")
 @click.option("--expires", metavar="DURATION", help="E.g. 90d; without it, never.")
 @json_option
 def create_token(
-    name: str, scope: tokens.Scope, instances: Sequence[str], expires: str | None, json_: bool
+    name: str, scope: api_tokens.Scope, instances: Sequence[str], expires: str | None, json_: bool
 ) -> None:
     """Create a token and print it: alone, and this once."""
     now = now_ms()
@@ -278,7 +279,7 @@ def create_token(
     if expires_at is not None and expires_at > MAX_TIME_MS:
         raise click.UsageError(f"--expires {expires}: is beyond the year 9999")
     with open_database(creates_file=True) as (settings, database), database.write() as session:
-        token = tokens.create_token(
+        token = api_tokens.create_token(
             session, name, scope, now, only=instances, expires_at=expires_at
         )
         warn_of_unknown(session, settings, instances)
@@ -289,22 +290,22 @@ def create_token(
     show(content, token, json_)
 
 
-@tokens_.command("list")
+@tokens.command("list")
 @json_option
 def list_tokens(json_: bool) -> None:
     """List tokens by name, never the tokens themselves."""
     with open_database() as (_, database), database.read() as session:
-        rows = with_iso_times(tokens.list_tokens(session))
+        rows = with_iso_times(api_tokens.list_tokens(session))
     columns = ("id", "name", "scope", "instances", "created_at", "expires_at", "revoked_at")
     show({"tokens": rows}, table(rows, columns), json_)
 
 
-@tokens_.command("revoke")
+@tokens.command("revoke")
 @click.argument("token", metavar="ID_OR_NAME")
 def revoke_token(token: str) -> None:
     """Revoke a token, or all tokens of a name."""
     with open_database() as (_, database), database.write() as session:
-        ended = tokens.revoke_token(session, token, now_ms())
+        ended = api_tokens.revoke_token(session, token, now_ms())
         record_action(session, "token.revoke", token)
     log.info("a token was revoked", token=token, ended=ended, by=actor())
     click.echo(f"{count(ended, 'token')} revoked")
@@ -324,6 +325,3 @@ def _warn_of_none_left(session: Session, settings: Settings, key_id: str) -> Non
     in_use = any(row["instance"] == instance and row["retired_at"] is None for row in rows)
     if not in_use and not (instance == DEFAULT_INSTANCE and settings.default_keys):
         _warn_without_key(instance)
-
-
-COMMANDS = (instances, keys, tokens_)

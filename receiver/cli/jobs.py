@@ -337,6 +337,3 @@ def _forward(local: httpx.Client, url: str, event: Callback) -> str:
                 click.echo(f"no answer from {url}: {failure_reason(error)}; trying again", err=True)
         time.sleep(pause)
         pause = min(pause * 2, MAX_PAUSE_SECONDS)
-
-
-COMMANDS = (jobs, job, events, rejections, submissions, listen)

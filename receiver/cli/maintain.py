@@ -269,6 +269,3 @@ def audit(limit: int, verify: bool, json_: bool) -> None:
     content = {"valid": not faults, "faults": faults, "entries": number, "hash": digest}
     show(content, "\n".join(faults) or valid, json_)
     sys.exit(JOB_FAILED if faults else OK)
-
-
-COMMANDS = (reconcile, prune, erase, reread, audit)

@@ -176,6 +176,3 @@ def db_current(json_: bool) -> None:
     text = f"the database is at {revision or 'nothing'}, this release needs {needed}"
     show({"current": revision, "needed": needed}, text, json_)
     sys.exit(0 if revision == needed else USAGE)
-
-
-COMMANDS = (serve, db)

@@ -351,6 +351,3 @@ def _pieces(source: Path) -> Iterator[bytes]:
     with source.open("rb") as file:
         while piece := file.read(_PIECE):
             yield piece
-
-
-COMMANDS = (objects, submit, download)

@@ -321,6 +321,3 @@ def _row(delivery: OutboundDelivery) -> dict[str, object]:
 
 def _names(session: Session) -> list[str]:
     return [subscription.name for subscription in registry.list_subscriptions(session)]
-
-
-COMMANDS = (subscriptions, deliveries, replay)

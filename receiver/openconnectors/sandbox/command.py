@@ -126,7 +126,7 @@ def _faults(text: str) -> Faults:
         raise ValueError(f"{text}: is no JSON") from None
 
 
-@click.command("sandbox", epilog=_FAULTS)
+@click.command(epilog=_FAULTS)
 @click.option(
     "--bind",
     default="127.0.0.1:9000",
@@ -182,7 +182,7 @@ def _faults(text: str) -> Faults:
     help='In force from the start, such as \'{"drop_callbacks": true, "html": 2}\'.',
 )
 @click.pass_context
-def command(context: click.Context, /, **_options: object) -> None:
+def sandbox(context: click.Context, /, **_options: object) -> None:
     """Simulate the vendor's bulk API on a local port; any token and secret is taken.
 
     While it runs, `curl -T KEY-FILE http://HOST:PORT/sandbox/signature-key` gives it another key to
@@ -191,6 +191,3 @@ def command(context: click.Context, /, **_options: object) -> None:
     /sandbox/deliveries show what was requested and which callbacks were sent.
     """
     serve(Options(**context.params))  # each option is a field there
-
-
-COMMANDS = (command,)

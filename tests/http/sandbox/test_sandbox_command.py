@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 import receiver
-from receiver.openconnectors.sandbox.command import command
+from receiver.openconnectors.sandbox.command import sandbox
 from receiver.openconnectors.sandbox.faults import Answer, Faults, Options
 
-CALL = "from receiver.openconnectors.sandbox.command import command; command()"
+CALL = "from receiver.openconnectors.sandbox.command import sandbox; sandbox()"
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def chosen(monkeypatch):
     def choose(*arguments: str) -> Options | str:
         served = []
         monkeypatch.setattr("receiver.openconnectors.sandbox.command.serve", served.append)
-        result = CliRunner().invoke(command, arguments)
+        result = CliRunner().invoke(sandbox, arguments)
         return served[0] if served else result.output
 
     return choose
@@ -118,7 +118,7 @@ def test_an_empty_key_is_refused(chosen, tmp_path):
 
 def test_the_help_and_the_page_name_every_fault():
     page = (Path(receiver.__file__).parents[1] / "docs/sandbox.md").read_text()
-    shown = CliRunner().invoke(command, ["--help"]).output
+    shown = CliRunner().invoke(sandbox, ["--help"]).output
     for name in Faults.__struct_fields__:
         assert name in shown
         assert f"`{name}`" in page
