@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Mapping
 
 from sqlalchemy import BindParameter, ColumnElement, ColumnExpressionArgument, or_, select, update
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import Session
 
 from receiver.database.engine import affected
 from receiver.database.models import Base, Heartbeat
+from receiver.database.page import Column
 from receiver.lib.clock import DAY_MS
 
 MAX_STEP_MS = DAY_MS
@@ -33,11 +34,7 @@ def claim(
     return affected(session, unchanged.values(**lease)) == 1
 
 
-def is_due(
-    at: ColumnElement[int | None] | InstrumentedAttribute[int] | InstrumentedAttribute[int | None],
-    now: int | BindParameter[int],
-    longest: int,
-) -> ColumnElement[bool]:
+def is_due(at: Column, now: int | BindParameter[int], longest: int) -> ColumnElement[bool]:
     """Whether a stored turn has come.
 
     One further ahead than `longest` ms was written by a clock that was wrong, and counts as come.

@@ -20,6 +20,8 @@ MAX_KEYS = 50  # counted apart in one period; the rest is one
 
 Fields = MutableMapping[str, Any]
 
+_HANDLER = logging.StreamHandler()  # of what libraries warn of
+
 
 def configure() -> None:
     """Set logging up for this process: ours, and what libraries warn of."""
@@ -33,10 +35,10 @@ def configure() -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
-    root = logging.getLogger()
-    for old in [handler for handler in root.handlers if isinstance(handler, _Lines)]:
-        root.removeHandler(old)
-    root.addHandler(_Lines())
+    _HANDLER.stream = sys.stderr  # as it is now
+    _HANDLER.setFormatter(formatter())
+    _HANDLER.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(_HANDLER)
 
 
 def formatter() -> logging.Formatter:
@@ -53,15 +55,6 @@ def formatter() -> logging.Formatter:
             *_end(),
         ],
     )
-
-
-class _Lines(logging.StreamHandler):  # type: ignore[type-arg]
-    """Standard error, as it is when a line is written."""
-
-    def __init__(self) -> None:
-        super().__init__(sys.stderr)
-        self.setLevel(logging.WARNING)
-        self.setFormatter(formatter())
 
 
 def _end() -> list[Any]:
