@@ -34,6 +34,7 @@ def client_address(socket: str, forwarded_for: str | None, hops: int) -> str:
     return str(address or _address(socket) or socket)
 
 
+@lru_cache(maxsize=1024)
 def network_of(peer: str) -> str:
     """Return the network an address is rate-limited under (IPv6: its /64); `unknown` if none."""
     address = _address(peer)

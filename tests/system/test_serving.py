@@ -1,5 +1,6 @@
 """What `receiver serve` promises beyond its answers."""
 
+import email
 import http.client
 import json
 import os
@@ -316,6 +317,54 @@ def test_jobs_are_told_alike_with_a_web_framework_and_without(make_database, run
         ]
         assert again[0] == again[1]
         assert again[0][:2] == (304, b"")
+
+
+# Only the first one is plain enough to be answered without a task.
+QUESTION = "GET /api/v1/jobs/%s HTTP/1.1\r\nHost: x\r\n"
+WAYS = {
+    "plain": QUESTION % 71,
+    "escaped": QUESTION % "7%31",
+    "an older version": (QUESTION % 71).replace("1.1", "1.0"),
+    "with a body": QUESTION % 71 + "Content-Length: 1\r\n",
+    "with an empty body": QUESTION % 71 + "Transfer-Encoding: chunked\r\n",
+    "the last one": QUESTION % 71 + "Connection: close\r\n",
+    "absolute": (QUESTION % 71).replace("/api", "http://x/api"),
+    "with a wait": QUESTION % "71?wait=1",
+}
+BODIES = {"with a body": "x", "with an empty body": "0\r\n\r\n"}
+
+
+def answers(framed, *questions: str, half_close: bool = False) -> list[tuple[int, bytes, object]]:
+    """Send questions at once; give for each (status, body, headers)."""
+    with socket.create_connection(("127.0.0.1", framed.port), timeout=DEADLINE) as connection:
+        connection.sendall("".join(questions).encode())
+        if half_close:
+            connection.shutdown(socket.SHUT_WR)
+        found = []
+        with connection.makefile("rb") as incoming:
+            for _ in questions:
+                status = int(incoming.readline().split()[1])
+                headers = email.message_from_bytes(b"".join(iter(incoming.readline, b"\r\n")))
+                content = incoming.read(int(headers.get("Content-Length", 0)))
+                assert headers["X-Request-ID"]
+                for name in ("Date", "X-Request-ID", "Connection"):
+                    del headers[name]
+                found.append((status, content, sorted((k.lower(), v) for k, v in headers.items())))
+        return found
+
+
+def test_a_question_is_answered_alike_however_it_is_written(framed):
+    with framed.client() as client:
+        assert client.call_back(b'{"id": "71", "status": "COMPLETED"}')[0] == 200
+    bearer = f"Authorization: Bearer {framed.token}\r\n"
+    for headers, status in ((bearer, 200), ("", 401), (bearer + "If-None-Match: *\r\n", 304)):
+        asked = [f"{way}{headers}\r\n{BODIES.get(name, '')}" for name, way in WAYS.items()]
+        (expected,) = answers(framed, asked[0])
+        assert expected[0] == status
+        for question in asked[1:]:
+            assert answers(framed, question) == [expected], question
+        assert answers(framed, asked[0], half_close=True) == [expected]
+        assert answers(framed, *[asked[0]] * 3, asked[1], asked[0]) == [expected] * 5
 
 
 @pytest.mark.parametrize("megabytes", [3, 30])

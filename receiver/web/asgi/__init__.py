@@ -8,7 +8,6 @@ reads in threads of its own, and probes wait for neither. ADR 12.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -26,6 +25,7 @@ from receiver.web import Services, request_log
 from receiver.web.api import ROUTES
 from receiver.web.api.routes import find_route
 from receiver.web.api.stream import HEADERS as STREAM_HEADERS
+from receiver.web.api.stream import MEDIA_TYPE as EVENT_STREAM
 from receiver.web.asgi.messages import (
     Receive,
     Scope,
@@ -36,6 +36,7 @@ from receiver.web.asgi.messages import (
     replay,
     send_response,
 )
+from receiver.web.asgi.readers import Readers
 from receiver.web.asgi.streams import Streams
 from receiver.web.asgi.threads import FlaskThreads
 from receiver.web.callbacks import PREFIX as CALLBACKS
@@ -46,10 +47,6 @@ from receiver.web.problems import response_to
 
 T = TypeVar("T")
 
-# Threads that answer the API, each with a connection of its own. With 8 it answered a fifth to a
-# third less: they contend for the interpreter.
-READERS = 4
-READ_SECONDS = 5.0  # for a reader to be free: what came before may take the database's 3 s each
 MAX_HELD = 64  # requests that wait for a job to end; each costs two looks a second
 MAX_FORM_BYTES = 2**20
 
@@ -87,10 +84,10 @@ class Application:
         self.max_connections, self._tick = max_connections, tick
         self.max_body_bytes = self.services.settings.max_body_bytes
         self.answer_seconds = self.services.settings.answer_within / 1000
-        self._readers = ThreadPoolExecutor(READERS, "readers")
+        self.readers = Readers()
         self._probes = Probes(self.services)
         self._held, self._stopping = 0, asyncio.Event()
-        self._streams = Streams(self.services, self._read)
+        self._streams = Streams(self.services, self.readers.read)
 
     def stop(self) -> None:
         """Answer those who wait for a job as it stands now, and end all streams."""
@@ -109,8 +106,7 @@ class Application:
         elif method in ("GET", "HEAD") and path in PROBES:
             await self._respond(scope, self._probes.answer(path), send)
         elif method == "GET" and (found := find_route(ROUTES, method, path)):
-            route, id_ = found
-            answer = partial(route.answer, self.services, self._request(scope, id_))
+            answer = partial(found[0].answer, self.services, self._request(scope, found[1]))
             response = await self._respond(scope, self._answered(answer), send)
             if response.stream is not None:
                 await self._streams.send(response.stream, receive, send)
@@ -140,27 +136,35 @@ class Application:
                 connection.expire(loop.time())
 
     async def _respond(self, scope: Scope, answer: Awaitable[Response], send: Send) -> Response:
-        began, path = time.perf_counter(), scope["path"]
+        began = time.perf_counter()
+        result: Response | Exception
         try:
-            response = await answer
+            result = await answer
         except Exception as error:  # noqa: BLE001 - answered as Flask would
-            response = response_to(error, path)
-        id_ = self.request_id(header(scope["headers"], REQUEST_ID)) or request_log.new_id()
-        with bound_contextvars(request_id=id_):
-            self.note(path, scope["method"], response.status, began, self._peer(scope))
-        if not path.startswith(CALLBACKS):
-            response = replace(response, headers={**response.headers, request_log.HEADER: id_})
+            result = error
+        response = self.finish(scope, result, began)
         await send_response(response, send)
         return response
 
-    def note(self, path: str, method: str, status: int, began: float, peer: str) -> None:
-        """Count an answer, and log it if that is wanted. began -- by time.perf_counter."""
-        request_log.note_answer(self.services, path, status)
+    def finish(self, scope: Scope, answer: Response | Exception, began: float) -> Response:
+        """Return the response, counted, logged if that is wanted, and with the request's id.
+
+        began -- by time.perf_counter.
+        """
+        path = scope["path"]
+        response = response_to(answer, path) if isinstance(answer, Exception) else answer
+        id_ = self.request_id(header(scope["headers"], REQUEST_ID)) or request_log.new_id()
+        request_log.note_answer(self.services, path, response.status)
         if self.services.settings.log_requests:
-            request_log.log_answer(path, method, status, began, peer)
+            with bound_contextvars(request_id=id_):
+                peer, method = self._peer(scope), scope["method"]
+                request_log.log_answer(path, method, response.status, began, peer)
+        if path.startswith(CALLBACKS):
+            return response
+        return replace(response, headers={**response.headers, request_log.HEADER: id_})
 
     def note_callback(self, status: int, began: float, peer: str) -> None:
-        """Do as `note`, for an answer to a callback among others."""
+        """Do as `finish`, for an answer to a callback among others."""
         request_log.note_callback(self.services, status)
         if self.services.settings.log_requests:
             request_log.log_answer(CALLBACKS, "POST", status, began, peer)
@@ -202,6 +206,13 @@ class Application:
 
     # --- the API
 
+    def question(self, scope: Scope) -> Callable[[], Response] | None:
+        """Return what answers a GET in a reader; None if that is not all that it takes."""
+        found = find_route(ROUTES, "GET", scope["path"])
+        if found is None or found[0].media_type == EVENT_STREAM or b"wait" in scope["query_string"]:
+            return None
+        return partial(found[0].answer, self.services, self._request(scope, found[1]))
+
     def _request(self, scope: Scope, id_: str) -> Request:
         headers = scope["headers"]
         return Request(
@@ -218,7 +229,7 @@ class Application:
         return peer_of(scope, self.services.settings.trusted_proxies)
 
     async def _answered(self, answer: Callable[[], Response]) -> Response:
-        response = await self._read(answer)
+        response = await self.readers.read(answer)
         if response.stream is not None:
             self._streams.check_capacity()
             return replace(response, status=200, headers=STREAM_HEADERS)
@@ -229,7 +240,7 @@ class Application:
             for pause in response.hold.pauses():
                 if response.hold is None or await self._stops_within(pause):
                     break
-                response = await self._read(response.hold.answer)
+                response = await self.readers.read(response.hold.answer)
         finally:
             self._held -= 1
         return response
@@ -239,16 +250,6 @@ class Application:
             async with asyncio.timeout(seconds):
                 return await self._stopping.wait()
         return False
-
-    async def _read(self, read: Callable[[], T]) -> T:
-        latest = time.monotonic() + READ_SECONDS
-
-        def in_time() -> T:
-            if time.monotonic() > latest:
-                raise StoreUnavailable("too many ask at the moment")
-            return read()
-
-        return await asyncio.get_running_loop().run_in_executor(self._readers, in_time)
 
     # --- what Flask answers
 

@@ -299,7 +299,9 @@ class BoundedConnection(HttpToolsProtocol):
         parts += [b"%b: %b\r\n" % field for field in self.server_state.default_headers]
         if not keep_alive and "Connection" not in response.headers:
             parts.append(b"connection: close\r\n")
-        parts.append(b"content-length: %d\r\n\r\n%b" % (len(response.body), response.body))
+        if response.status != HTTPStatus.NOT_MODIFIED:
+            parts.append(b"content-length: %d\r\n" % len(response.body))
+        parts += [b"\r\n", response.body]
         self.transport.write(b"".join(parts))
 
     def is_busy(self) -> bool:

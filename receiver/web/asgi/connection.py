@@ -1,12 +1,14 @@
-"""A short way for callbacks, before everything else.
+"""A short way for callbacks and the API's GETs, before everything else.
 
-A whole, plain `POST /callbacks/…` is answered without a task, a scope and a framework. Whatever is
-odd about a request goes the general way, through `Application`. Parsing is httptools' in any case.
+A whole, plain `POST /callbacks/…` or `GET /api/v1/…` is answered without a task and a framework.
+Whatever is odd about a request goes the general way, through `Application`. Parsing is httptools'
+in any case.
 """
 
 import asyncio
 import re
 import time
+from collections.abc import Callable
 from math import inf
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -16,18 +18,38 @@ from receiver.errors import BodyError, BodyTooLarge, StoreUnavailable
 from receiver.lib.ratelimit import client_address
 from receiver.web.asgi import REQUEST_ID, SIGNATURE, WEBHOOK_ID
 from receiver.web.asgi.bounds import BoundedConnection
+from receiver.web.asgi.messages import Scope
 from receiver.web.callbacks import PREFIX, answer_receipt
 from receiver.web.http import Response
 
-_PREFIX = PREFIX.encode()
-_PLAIN = re.compile(re.escape(_PREFIX) + rb"([A-Za-z0-9_.-]+)")
+_PLAIN_CALLBACK = re.compile(re.escape(PREFIX.encode()) + rb"([A-Za-z0-9_.-]+)")
+_PLAIN_QUESTION = re.compile(rb"(/api/v1(?:/[A-Za-z0-9_.-]+)+)(?:\?([^#]*))?")
 _LENGTH, _FORWARDED = b"content-length", b"x-forwarded-for"
 _READ = frozenset((SIGNATURE, WEBHOOK_ID, REQUEST_ID, _LENGTH, _FORWARDED))
-_NOBODY = asyncio.Event()  # waits for a callback's body: it has no task
+_OF_A_BODY = frozenset((_LENGTH, b"transfer-encoding"))
+_NOBODY = asyncio.Event()  # waits for a request's body: it has no task
 
 
-class _Callback(RequestResponseCycle):
-    """A callback that arrives or waits for its commit, in the place of a cycle with a task."""
+class _Exchange(RequestResponseCycle):
+    """A request that waits for its answer, in the place of a cycle with a task."""
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        # All that uvicorn looks at; the rest serves a task.
+        self.response_complete = self.disconnected = False
+        self.keep_alive, self.message_event = keep_alive, _NOBODY
+        self.began = time.perf_counter()
+
+
+class _Question(_Exchange):
+    """A GET of the API, which waits for a reader."""
+
+    def __init__(self, scope: Scope, answer: Callable[[], Response], *, keep_alive: bool) -> None:
+        super().__init__(keep_alive=keep_alive)
+        self.request, self.answer = scope, answer
+
+
+class _Callback(_Exchange):
+    """A callback that arrives or waits for its commit."""
 
     def __init__(
         self,
@@ -38,13 +60,10 @@ class _Callback(RequestResponseCycle):
         *,
         keep_alive: bool,
     ) -> None:
-        # All that uvicorn looks at; the rest serves a task.
-        self.response_complete = self.disconnected = False
-        self.keep_alive, self.message_event = keep_alive, _NOBODY
+        super().__init__(keep_alive=keep_alive)
         self.instance, self.found, self.headers, self.peer = instance, found, headers, peer
         self.content: bytes | bytearray = b""
         self.due = inf  # when it is to be answered, by the loop's time
-        self.began = time.perf_counter()
 
     def add(self, body: bytes) -> None:
         """Add to the body; nearly always this is all of it, and is not copied."""
@@ -67,31 +86,50 @@ class Connection(BoundedConnection):
         self.check_head()
         if self.parser.should_upgrade():  # and is parsed anew
             return
-        match = self._plain_callback()
-        if match is None:
+        if not self._begin_exchange():
             super().on_headers_complete()
-            return
+
+    def _begin_exchange(self) -> bool:
+        """Begin to answer a plain callback or question; return whether it is one."""
+        if (
+            self.is_busy()
+            or self.expect_100_continue
+            or self.flow.write_paused
+            or self.parser.get_http_version() != "1.1"
+        ):
+            return False
+        method = self.parser.get_method()
+        if method == b"POST" and (match := _PLAIN_CALLBACK.fullmatch(self.url)):
+            self._begin_callback(match[1].decode())
+            return True
+        if method == b"GET" and (match := _PLAIN_QUESTION.fullmatch(self.url)):
+            return self._begin_question(match[1].decode(), match[2] or b"")
+        return False
+
+    def _keeps_alive(self) -> bool:
+        return self.parser.should_keep_alive() and not self._is_stopping
+
+    def _begin_callback(self, instance: str) -> None:
         found: dict[bytes, bytes] = {}
         for name, value in self.headers:
             if name in _READ:
                 found[name] = found[name] + b"," + value if name in found else value
-        keep_alive = self.parser.should_keep_alive() and not self._is_stopping
         peer = self._peer(found.get(_FORWARDED))
         headers = write_headers(self.headers)
-        self.cycle = _Callback(match[1].decode(), found, headers, peer, keep_alive=keep_alive)
+        keep_alive = self._keeps_alive()
+        self.cycle = _Callback(instance, found, headers, peer, keep_alive=keep_alive)
         if int(found.get(_LENGTH, b"0")) > self._application.max_body_bytes:
             self.break_off(BodyTooLarge("more than may be"))
 
-    def _plain_callback(self) -> re.Match[bytes] | None:
-        if (
-            not self.url.startswith(_PREFIX)
-            or self.parser.get_method() != b"POST"
-            or self.is_busy()
-            or self.expect_100_continue
-            or self.parser.get_http_version() != "1.1"
-        ):
-            return None
-        return _PLAIN.fullmatch(self.url)
+    def _begin_question(self, path: str, query: bytes) -> bool:
+        if any(name in _OF_A_BODY for name, _ in self.headers):
+            return False
+        scope: Scope = {**self.scope, "method": "GET", "path": path, "query_string": query}
+        answer = self._application.question(scope)
+        if answer is None:
+            return False
+        self.cycle = _Question(scope, answer, keep_alive=self._keeps_alive())
+        return True
 
     def on_body(self, body: bytes) -> None:
         """Take some of its body."""
@@ -107,8 +145,11 @@ class Connection(BoundedConnection):
     def on_message_complete(self) -> None:
         """Take it as a whole."""
         super().on_message_complete()
-        if isinstance(self.cycle, _Callback) and not self.cycle.response_complete:
-            self._submit(self.cycle)
+        exchange = self.cycle
+        if isinstance(exchange, _Callback) and not exchange.response_complete:
+            self._submit(exchange)
+        elif isinstance(exchange, _Question):
+            self._ask(exchange)
 
     def break_off(self, error: BodyError) -> bool:
         """Answer a callback whose body cannot be had, and end the connection."""
@@ -118,7 +159,7 @@ class Connection(BoundedConnection):
         self._application.services.intake.count_rejection(callback.peer, error.reason)
         callback.keep_alive = False
         self._ignores_input = True
-        self._answer(callback, answer_receipt(error))
+        self._answer_callback(callback, error)
         return True
 
     def _submit(self, callback: _Callback) -> None:
@@ -137,9 +178,16 @@ class Connection(BoundedConnection):
 
         def done(answer: Receipt | Exception) -> None:
             if not callback.response_complete:
-                self._answer(callback, answer_receipt(answer))
+                self._answer_callback(callback, answer)
 
         self._application.services.intake.submit(delivery, done)
+
+    def _ask(self, question: _Question) -> None:
+        def done(answer: Response | Exception) -> None:
+            response = self._application.finish(question.request, answer, question.began)
+            self._answer(question, response)
+
+        self._application.readers.submit(question.answer, done)
 
     def expire(self, now: float) -> None:
         """Answer a callback that is not committed in time; else see to slow clients."""
@@ -147,22 +195,24 @@ class Connection(BoundedConnection):
         if not isinstance(callback, _Callback) or callback.response_complete or now < callback.due:
             super().expire(now)
         else:
-            self._answer(callback, answer_receipt(StoreUnavailable("not committed in time")))
+            self._answer_callback(callback, StoreUnavailable("not committed in time"))
 
     def _peer(self, forwarded: bytes | None) -> str:
         socket = self.client[0] if self.client else ""
         hops = self._application.services.settings.trusted_proxies
         return client_address(socket, forwarded.decode("latin-1") if forwarded else None, hops)
 
-    def _answer(self, callback: _Callback, response: Response) -> None:
-        callback.response_complete = True
-        is_gone = self.transport.is_closing()
-        if not is_gone:
-            self.write(response, keep_alive=callback.keep_alive)
+    def _answer_callback(self, callback: _Callback, answer: Receipt | Exception) -> None:
+        response = answer_receipt(answer)
+        self._answer(callback, response)
         self._application.note_callback(response.status, callback.began, callback.peer)
-        if is_gone:
+
+    def _answer(self, exchange: _Exchange, response: Response) -> None:
+        exchange.response_complete = True
+        if self.transport.is_closing():
             return
-        if not callback.keep_alive:
+        self.write(response, keep_alive=exchange.keep_alive)
+        if not exchange.keep_alive:
             self.end()
         elif self.pipeline or self._refusal:
             self.on_response_complete()
