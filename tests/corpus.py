@@ -119,10 +119,10 @@ UNREADABLE: list[Body] = [
             "a job inside": b'{"job": ' + SOUND + b"}",
         },
         "async_request": {
-            "an asynchronous request": b'{"eventId": 1028, "response": {"events": []}}',
+            "an asynchronous request": b'{"eventId": 1028, "response": {"events": []}}'
         },
         "element_event": {
-            "an element's event": b'{"message": {"eventId": 1, "events": []}, "id": 7}',
+            "an element's event": b'{"message": {"eventId": 1, "events": []}, "id": 7}'
         },
     }.items()
     for name, body in bodies.items()

@@ -14,15 +14,7 @@ from itertools import pairwise
 import httpx
 import pytest
 from builders import Stored
-from fakes import (
-    BAD_ROWS,
-    ROWS,
-    Between,
-    between,
-    impatient,
-    made_elsewhere,
-    until,
-)
+from fakes import BAD_ROWS, ROWS, Between, between, impatient, made_elsewhere, until
 from nodes import DEADLINE
 from sqlalchemy import select, update
 from structlog.testing import capture_logs
@@ -306,8 +298,7 @@ def answering(
 def odd_vendor(relay: Between, path: str, **answer) -> Iterator[VendorClient]:
     """A vendor that answers a path oddly, and otherwise as it should."""
     vendor = answering(
-        relay,
-        lambda request: httpx.Response(**answer) if request.url.path.endswith(path) else None,
+        relay, lambda request: httpx.Response(**answer) if request.url.path.endswith(path) else None
     )
     yield vendor
     vendor.close()

@@ -85,9 +85,7 @@ def test_an_upload_without_our_public_url_says_what_to_set(command, relay, tmp_p
 def test_rejections_say_why(command, relay):
     hex_digest = "sha256=" + "0" * 64
     relay.client.post(
-        "/callbacks/gooddata",
-        data=bulk(),
-        headers={"Elements-Webhook-Signature": hex_digest},
+        "/callbacks/gooddata", data=bulk(), headers={"Elements-Webhook-Signature": hex_digest}
     )
     relay.call_back(bulk(), "gooddata", SignatureKey("bom", b"\xef\xbb\xbf" + KEY.secret))
     eventually(lambda: "byte order mark" in command("rejections")[1])
@@ -223,10 +221,7 @@ def test_reconcile_says_why_an_instance_was_not_asked_and_what_to_do(command, re
     assert f"{cause}; not asked again for this inst" in said
     for secret, expected in (
         (b"garbage", "freshbooks: a secret was encrypted with a key that is not in RECEIVER_"),
-        (
-            None,
-            "not asked: freshbooks: jobs to ask for: 1; no vendor secrets; `receiver instance",
-        ),
+        (None, "not asked: freshbooks: jobs to ask for: 1; no vendor secrets; `receiver instance"),
     ):
         change = update(Instance).where(Instance.name == "freshbooks").values(user_secret=secret)
         with relay.services.database.write() as session:

@@ -12,13 +12,7 @@ from hypothesis import strategies as st
 
 from receiver.errors import SettingsError
 from receiver.server import log_start
-from receiver.settings import (
-    FOREVER,
-    Settings,
-    duration_ms,
-    is_loopback,
-    secret_from_file,
-)
+from receiver.settings import FOREVER, Settings, duration_ms, is_loopback, secret_from_file
 
 KEY = "EVENT_NOTIFICATION_SIGNATURE_KEY"
 SAP = "https://api.openconnectors.us2.ext.hana.ondemand.com/elements/api-v2"
@@ -101,9 +95,7 @@ BAD = {
         *("postgresql://u:pw@h:65536/d", "postgresql://h:0", "postgresql://u:pw@[::1]:99999/d?x=1"),
         *("sqlite:///receiver.db?mode=ro", "sqlite:////a/receiver.db?"),
     ],
-    "RECEIVER_ENCRYPTION_KEYS": [
-        *("pw", FERNET[0][:-1], f"{FERNET[0]} pw", "\u00e4" * 44, " "),
-    ],
+    "RECEIVER_ENCRYPTION_KEYS": [*("pw", FERNET[0][:-1], f"{FERNET[0]} pw", "\u00e4" * 44, " ")],
     "RECEIVER_PUBLIC_URL": BAD_URLS,
     "RECEIVER_MAX_UPLOAD_BYTES": ["0", "-1", "1G", "9999999999999"],
     "RECEIVER_MAX_BODY_BYTES": ["0", "-1", "1e6", "1MB", "1073741825", "1_000", "\u0661", "+1"],

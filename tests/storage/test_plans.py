@@ -79,9 +79,7 @@ def no_vendor(request: httpx.Request) -> httpx.Response:
 @pytest.mark.slow
 def test_no_work_in_the_background_reads_a_table_that_grows_from_end_to_end(make_database, asked):
     settings = Settings(
-        database_url=make_database("sqlite"),
-        default_keys=(KEY,),
-        encryption_keys=(ENCRYPTION_KEY,),
+        database_url=make_database("sqlite"), default_keys=(KEY,), encryption_keys=(ENCRYPTION_KEY,)
     )
     app, background = _app(settings, now_ms, httpx.MockTransport(no_vendor), None)
     services = app.extensions["receiver"]

@@ -187,9 +187,7 @@ INCIDENTS = {
     "02": Incident(nothing_stored, "disk is full", "receiver doctor", fault="disk"),
     "03": Incident(overdue, "Jobs are overdue", "receiver reconcile"),
     "04": Incident(
-        vendor_down,
-        "vendor cannot be reached: connection refused",
-        "receiver objects --instance",
+        vendor_down, "vendor cannot be reached: connection refused", "receiver objects --instance"
     ),
     "05": Incident(files_expire, "Files expire", "receiver reconcile --fetch-results DIR"),
     "06": Incident(watcher_dead, "checks are not running", "receiver watch", watched=False),

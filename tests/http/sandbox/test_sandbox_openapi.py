@@ -35,10 +35,6 @@ def api(request) -> Iterator[str]:
 
 
 @schema.parametrize()
-@settings(
-    max_examples=examples(26),
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-)
+@settings(max_examples=examples(26), derandomize=True, suppress_health_check=list(HealthCheck))
 def test_the_sandbox_keeps_to_its_document(case, api):
     case.call_and_validate(base_url=api)

@@ -11,15 +11,7 @@ from bench import Bench, Row, Started
 from bodies import FIRST_JOB, STYLES
 from callbacks import check
 from contenders import Contender, serve
-from machine import (
-    PYTHON,
-    BenchError,
-    environment,
-    free_port,
-    is_writer,
-    resident_mb,
-    workers_of,
-)
+from machine import PYTHON, BenchError, environment, free_port, is_writer, resident_mb, workers_of
 from reading import Filled
 from seeding import FIRST, seed
 from wrk import Load, post

@@ -104,10 +104,9 @@ def _check(port: int, name: str, path: str, filled: Filled) -> None:
     last = FIRST_JOB + filled.jobs - 1
     status, body = get_once(port, f"{path}{last if name == 'job' else ''}", filled.token)
     answer = json.loads(body)
-    right = {
-        "job": lambda: answer["id"] == str(last),
-        "summary": lambda: bool(answer["jobs"]),
-    }.get(name, lambda: len(answer["jobs"]) == PAGE)
+    right = {"job": lambda: answer["id"] == str(last), "summary": lambda: bool(answer["jobs"])}.get(
+        name, lambda: len(answer["jobs"]) == PAGE
+    )
     if status != 200 or not right():
         raise BenchError(f"GET {path} at {filled.jobs:,} jobs: {status} {body[:200]!r}")
 

@@ -75,13 +75,7 @@ def _options(asked: argparse.Namespace) -> Options:
     rounds, seconds, jobs, memory, lookup = (
         (1, 1, "1000,20000", 8_000, 50_000)
         if asked.small
-        else (
-            3,
-            5,
-            "1000,100000,1000000",
-            100_000,
-            10_000_000,
-        )
+        else (3, 5, "1000,100000,1000000", 100_000, 10_000_000)
     )
     return Options(
         rounds=asked.rounds or rounds,

@@ -35,10 +35,7 @@ _NUMBERS = {
     " SELECT n FROM c)",
     "postgresql": "generate_series({}, {}) AS s(n)",
 }
-_QUICK = {
-    "sqlite": ["PRAGMA synchronous=OFF"],
-    "postgresql": ["SET synchronous_commit=off"],
-}
+_QUICK = {"sqlite": ["PRAGMA synchronous=OFF"], "postgresql": ["SET synchronous_commit=off"]}
 _TIDY = {
     "sqlite": ["PRAGMA wal_checkpoint(TRUNCATE)"],
     "postgresql": ["VACUUM ANALYZE", "CHECKPOINT"],

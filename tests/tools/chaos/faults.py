@@ -331,10 +331,7 @@ FAULTS = (
 def schedule(stage: Stage, size: str) -> tuple[list[Fault], list[str]]:
     """The faults of a run, shuffled, and the names of those that cannot be had here."""
     wanted = [fault for fault in FAULTS if stage.layout.kind in fault.kinds]
-    absent = {
-        "disk full": not stage.disk.own,
-        "pooler restarted": stage.pooler is None,
-    }
+    absent = {"disk full": not stage.disk.own, "pooler restarted": stage.pooler is None}
     times: dict[str, Callable[[Fault], int]] = {
         "small": lambda fault: fault.small,
         "medium": lambda fault: (fault.small + fault.full) // 2,
