@@ -249,9 +249,9 @@ def test_the_job_list_teaches_what_differs_of_jobs_that_are_known(relay):
     assert len(after) == len(entries)
 
 
-@pytest.mark.parametrize("odd", [".", "..", "~", "a:b", "-rf", "0" * 200])
-def test_an_odd_id_stops_nobody_else_either(relay, odd):
-    relay.call_back(json.dumps({"id": odd, "status": "RUNNING"}).encode(), "gooddata")
+def test_an_odd_id_stops_nobody_else_either(relay):
+    for odd in (".", "..", "~", "a:b", "-rf", "0" * 200):
+        relay.call_back(json.dumps({"id": odd, "status": "RUNNING"}).encode(), "gooddata")
     ids = dropped(relay, 1)
     report = relay.reconciler().one_pass(everything=True)
     assert (report.ended, report.blocked) == (1, [])
