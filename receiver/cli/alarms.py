@@ -12,7 +12,7 @@ from receiver.alarms import channels, handling
 from receiver.alarms.handling import Alarm, public_alarm
 from receiver.alarms.watcher import PERIOD_SECONDS, Watcher
 from receiver.cli.options import duration, json_option, limit_option, yes_option
-from receiver.cli.output import OK, UNREACHABLE, confirm, plain, show, table, warn
+from receiver.cli.output import Exit, confirm, plain, show, table, warn
 from receiver.cli.serve import actor, open_database, record_action, repeat
 from receiver.database.engine import database_time
 from receiver.errors import StoreError
@@ -61,7 +61,7 @@ def watch(once: bool, every: int) -> None:
         finally:
             with suppress(StoreError):
                 watcher.release()
-    sys.exit(OK if delivered else UNREACHABLE)
+    sys.exit(Exit.OK if delivered else Exit.UNREACHABLE)
 
 
 @click.group(invoke_without_command=True)

@@ -12,7 +12,7 @@ from importlib import import_module
 import click
 from click.shell_completion import shell_complete
 
-from receiver.cli.output import SOFTWARE, explain, report
+from receiver.cli.output import Exit, explain, report
 
 # What each command talks to, which the help is ordered by, and the module that has its function.
 _GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -108,7 +108,7 @@ def run(words: list[str]) -> int:
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else SOFTWARE * bool(ended.code)
+        return ended.code if isinstance(ended.code, int) else Exit.SOFTWARE * bool(ended.code)
     except BaseException as error:  # noqa: BLE001 - exit code 1 would say that a job failed
         failure = explain(error)
         try:

@@ -24,16 +24,7 @@ from cryptography.fernet import Fernet
 from receiver.callbacks.diagnosis import diagnose
 from receiver.callbacks.trigger import send_signed
 from receiver.cli.options import json_option, read_url, secret_option
-from receiver.cli.output import (
-    CREDENTIALS,
-    OK,
-    UNREACHABLE,
-    USAGE,
-    Failure,
-    describe,
-    show,
-    table,
-)
+from receiver.cli.output import Exit, Failure, describe, show, table
 from receiver.cli.serve import open_database
 from receiver.client import Client, Job, NoSuchInstance, Records
 from receiver.client.clients import unreachable
@@ -200,7 +191,7 @@ def _wait_until_ready(url: str) -> None:
                 return
         time.sleep(0.1)
     text = f"{url} did not answer within {START_SECONDS} s"
-    raise Failure(UNREACHABLE, "demo_failed", text)
+    raise Failure(Exit.UNREACHABLE, "demo_failed", text)
 
 
 @click.command()
@@ -217,7 +208,7 @@ def verify(body: str, signature: str, key: bytes, json_: bool) -> None:
     """Check a signature, and say what is wrong with it. Offline."""
     valid, detail = diagnose(read_file(body), signature, key)
     show({"valid": valid, "detail": detail}, detail, json_)
-    sys.exit(OK if valid else CREDENTIALS)
+    sys.exit(Exit.OK if valid else Exit.CREDENTIALS)
 
 
 @click.command()
@@ -249,12 +240,12 @@ def trigger(url: str, instance: str, secret: bytes | None, json_: bool) -> None:
             f"rejected (401): the receiver has another key for {instance}, or does not know this"
             " instance, or something on the way changed the body"
         )
-        raise Failure(CREDENTIALS, "not_verified", detail)
+        raise Failure(Exit.CREDENTIALS, "not_verified", detail)
     if sent.status == 503:
-        raise Failure(UNREACHABLE, "not_stored", "not accepted (503); the vendor will retry")
+        raise Failure(Exit.UNREACHABLE, "not_stored", "not accepted (503); the vendor will retry")
     if sent.status != 200 or sent.event is None:
         detail = f"{url} answered {sent.status}, not as a receiver: check --url"
-        raise Failure(UNREACHABLE, "not_a_receiver", detail)
+        raise Failure(Exit.UNREACHABLE, "not_a_receiver", detail)
     content = {"status": 200, "event": sent.event, "duplicate": sent.duplicate}
     show(content, f"verified and stored as event {sent.event}", json_)
 
@@ -271,5 +262,5 @@ def _key(instance: str) -> SignatureKey:
         raise NoSuchInstance(instance, instances)
     if not of_instance.keys:
         text = f"there is no usable key of {instance}: name one with --key-file"
-        raise Failure(USAGE, "no_key", text)
+        raise Failure(Exit.USAGE, "no_key", text)
     return of_instance.keys[0]

@@ -22,7 +22,7 @@ from receiver.alarms.handling import list_alarms, public_alarm
 from receiver.callbacks.events import get_event
 from receiver.callbacks.trigger import TIMEOUT_SECONDS, send_signed
 from receiver.cli.options import json_option
-from receiver.cli.output import JOB_FAILED, OK, count, show
+from receiver.cli.output import Exit, count, show
 from receiver.database import durability, migrations
 from receiver.database.durability import filesystem_of
 from receiver.database.engine import Database, database_time
@@ -372,7 +372,11 @@ def doctor(json_: bool) -> None:
     text = "\n".join(_line(name, finding) for name, finding in findings.items())
     shown = [{"check": name, **asdict(finding)} for name, finding in findings.items()]
     show({"checks": shown}, text, json_)
-    sys.exit(JOB_FAILED if any(finding.level == "fail" for finding in findings.values()) else OK)
+    sys.exit(
+        Exit.JOB_FAILED
+        if any(finding.level == "fail" for finding in findings.values())
+        else Exit.OK
+    )
 
 
 def run_checks(context: Context) -> Iterator[tuple[str, Finding]]:

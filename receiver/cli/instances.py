@@ -11,17 +11,7 @@ import click
 import structlog
 
 from receiver.cli.options import Command, duration, json_option, only, secret_option, yes_option
-from receiver.cli.output import (
-    JOB_FAILED,
-    OK,
-    confirm,
-    count,
-    plain,
-    show,
-    table,
-    warn,
-    with_iso_times,
-)
+from receiver.cli.output import Exit, confirm, count, plain, show, table, warn, with_iso_times
 from receiver.cli.serve import actor, open_database, record_action
 from receiver.client import NoSuchInstance
 from receiver.database.engine import Session
@@ -247,7 +237,7 @@ def reencrypt_secrets(json_: bool) -> None:
     unusable = ", ".join(done.unusable)
     text = f"{encrypted}; cannot be decrypted: {unusable}" if unusable else encrypted
     show(asdict(done), text, json_)
-    sys.exit(JOB_FAILED if unusable else OK)
+    sys.exit(Exit.JOB_FAILED if unusable else Exit.OK)
 
 
 @click.group()

@@ -15,7 +15,7 @@ from msgspec.structs import asdict
 from receiver.callbacks.diagnosis import Reason
 from receiver.cli.options import Command, json_option, limit_option, only, pass_client, wait_option
 from receiver.cli.output import (
-    USAGE,
+    Exit,
     Failure,
     count,
     describe,
@@ -113,7 +113,7 @@ def job(
     """
     if failed_rows and not force and (file := Path(failed_rows)).is_file() and file.stat().st_size:
         message = f"--failed-rows {failed_rows}: the file is there already; --force replaces it"
-        raise Failure(USAGE, "file_exists", message)
+        raise Failure(Exit.USAGE, "file_exists", message)
     if close:
         record = client.close_job(job_id, instance=instance)
         show(to_builtins(record), describe(record), json_)
@@ -220,7 +220,7 @@ def submissions(
             done = client.post(path, dict[str, Any])
         except NotFound:
             text = f"no open submission {plain(dismiss)}"
-            raise Failure(USAGE, "not_found", text) from None
+            raise Failure(Exit.USAGE, "not_found", text) from None
         show(done, f"{plain(done['id'])} dismissed", json_)
         return
     listed = client.page("/submissions", "submissions", instance=instance)

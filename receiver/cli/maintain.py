@@ -14,19 +14,7 @@ from receiver.callbacks.events import reread as reread_event
 from receiver.callbacks.intake import Intake
 from receiver.callbacks.store import Store
 from receiver.cli.options import duration, json_option, yes_option
-from receiver.cli.output import (
-    JOB_FAILED,
-    OK,
-    UNREACHABLE,
-    USAGE,
-    Failure,
-    confirm,
-    count,
-    plain,
-    show,
-    table,
-    warn,
-)
+from receiver.cli.output import Exit, Failure, confirm, count, plain, show, table, warn
 from receiver.cli.serve import actor, open_database, record_action, repeat
 from receiver.client import NoSuchJob
 from receiver.database import audit as audit_log
@@ -95,7 +83,7 @@ def reconcile(
                 return not done.blocked
 
             is_well = repeat(one_pass, every)
-    sys.exit(OK if is_well else UNREACHABLE)
+    sys.exit(Exit.OK if is_well else Exit.UNREACHABLE)
 
 
 def _describe(done: Report) -> str:
@@ -202,7 +190,7 @@ def _instance_of(database: Database, job_id: str, instance: str | None) -> str:
     if len(rows) > 1:
         names = ", ".join(sorted(row.instance for row in rows))
         text = f"job {job_id} exists in {names}: name one with --instance"
-        raise Failure(USAGE, "ambiguous_job", text)
+        raise Failure(Exit.USAGE, "ambiguous_job", text)
     return rows[0].instance
 
 
@@ -268,4 +256,4 @@ def audit(limit: int, verify: bool, json_: bool) -> None:
     valid = f"{number} entries, nothing was changed; the last hash is {digest}"
     content = {"valid": not faults, "faults": faults, "entries": number, "hash": digest}
     show(content, "\n".join(faults) or valid, json_)
-    sys.exit(JOB_FAILED if faults else OK)
+    sys.exit(Exit.JOB_FAILED if faults else Exit.OK)

@@ -12,6 +12,7 @@ import sys
 import traceback
 import unicodedata
 from collections.abc import Mapping, Sequence
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,26 +31,31 @@ from receiver.errors import (
 )
 from receiver.lib.clock import iso
 
-OK = 0
-JOB_FAILED = 1
-USAGE = 2
-RECORDS_FAILED = 3
-STILL_RUNNING = 4
-CREDENTIALS = 5
-UNREACHABLE = 6
-SOFTWARE = 70  # as in sysexits.h: a fault of this program
-OUTPUT_FAILED = 74  # as there: what was printed did not get where it should
-INTERRUPTED = 130  # as of a program that SIGINT ended
-PIPE_CLOSED = 141  # as of one that SIGPIPE ended
+
+class Exit(IntEnum):
+    """Exit codes."""
+
+    OK = 0
+    JOB_FAILED = 1
+    USAGE = 2
+    RECORDS_FAILED = 3
+    STILL_RUNNING = 4
+    CREDENTIALS = 5
+    UNREACHABLE = 6
+    SOFTWARE = 70  # as in sysexits.h: a fault of this program
+    OUTPUT_FAILED = 74  # as there: what was printed did not get where it should
+    INTERRUPTED = 130  # as of a program that SIGINT ended
+    PIPE_CLOSED = 141  # as of one that SIGPIPE ended
+
 
 _BY_OUTCOME = {
-    "succeeded": OK,
-    "failed": JOB_FAILED,
-    "cancelled": JOB_FAILED,
-    "lost": JOB_FAILED,
-    "partial": RECORDS_FAILED,
-    "pending": STILL_RUNNING,
-    "unknown": STILL_RUNNING,
+    "succeeded": Exit.OK,
+    "failed": Exit.JOB_FAILED,
+    "cancelled": Exit.JOB_FAILED,
+    "lost": Exit.JOB_FAILED,
+    "partial": Exit.RECORDS_FAILED,
+    "pending": Exit.STILL_RUNNING,
+    "unknown": Exit.STILL_RUNNING,
 }
 
 # What was typed may be a file's content; a path is shorter.
@@ -78,13 +84,13 @@ class Failure(Exception):
 
 def exit_code_of(outcome: str) -> int:
     """Return the exit code of a job's outcome."""
-    return _BY_OUTCOME.get(outcome, STILL_RUNNING)
+    return _BY_OUTCOME.get(outcome, Exit.STILL_RUNNING)
 
 
 def exit_with_outcome(job: Job, waited: int) -> NoReturn:
     """Exit as the outcome says; where the wait was over, say how to go on waiting."""
     code = exit_code_of(job.outcome)
-    if code == STILL_RUNNING and waited:
+    if code == Exit.STILL_RUNNING and waited:
         again = ["receiver", "job", job.id, "--instance", job.instance, "--wait", str(waited)]
         click.echo(f"still in progress; go on waiting with: {shlex.join(again)}", err=True)
     sys.exit(code)
@@ -116,29 +122,31 @@ def explain(error: BaseException) -> Failure:
     if isinstance(error, OSError):
         return _system_failure(error)
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        return Failure(INTERRUPTED, "interrupted", "interrupted")
+        return Failure(Exit.INTERRUPTED, "interrupted", "interrupted")
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         error = click.UsageError("an argument is not valid UTF-8")
     if isinstance(error, click.ClickException):
-        return Failure(USAGE, "usage", _usage(error))
+        return Failure(Exit.USAGE, "usage", _usage(error))
     if isinstance(error, ClientError | ReceiverError):
-        exit_code = USAGE if isinstance(error, _MISTAKES) else UNREACHABLE
-        exit_code = CREDENTIALS if isinstance(error, CredentialsRejected) else exit_code
+        exit_code = Exit.USAGE if isinstance(error, _MISTAKES) else Exit.UNREACHABLE
+        exit_code = Exit.CREDENTIALS if isinstance(error, CredentialsRejected) else exit_code
         reason = error.code if isinstance(error, ClientError) else error.reason
         return Failure(exit_code, reason, str(error))
     last = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{Path(last.filename).name}:{last.lineno}"
     text = f"this is a fault of the program (at {place}), please report it"
-    return Failure(SOFTWARE, "internal", text)
+    return Failure(Exit.SOFTWARE, "internal", text)
 
 
 def _system_failure(error: OSError) -> Failure:
     if isinstance(error, BrokenPipeError):
-        return Failure(PIPE_CLOSED, "pipe_closed", "")  # whoever reads has seen enough
+        return Failure(Exit.PIPE_CLOSED, "pipe_closed", "")  # whoever reads has seen enough
     if error.filename is None:
         does = "write the output" if error.errno in _OF_WRITING else "read or write"
-        return Failure(OUTPUT_FAILED, "output", f"cannot {does}: {error.strerror or error}")
-    return Failure(USAGE, "unreadable_file", f"{os.fsdecode(error.filename)}: {error.strerror}")
+        return Failure(Exit.OUTPUT_FAILED, "output", f"cannot {does}: {error.strerror or error}")
+    return Failure(
+        Exit.USAGE, "unreadable_file", f"{os.fsdecode(error.filename)}: {error.strerror}"
+    )
 
 
 def report(failure: Failure, *, json_: bool) -> None:
@@ -182,7 +190,7 @@ def confirm(question: str, *, yes: bool, needed: bool = True) -> None:
     if sys.stdin.isatty() and sys.stderr.isatty():
         click.confirm(question, abort=True, err=True)
     elif needed:
-        raise Failure(USAGE, "not_confirmed", f"{question} Without a terminal, add --yes")
+        raise Failure(Exit.USAGE, "not_confirmed", f"{question} Without a terminal, add --yes")
 
 
 def count(number: int, noun: str) -> str:

@@ -14,7 +14,7 @@ import click
 import structlog
 
 from receiver.cli.options import json_option
-from receiver.cli.output import USAGE, Failure, show, warn
+from receiver.cli.output import Exit, Failure, show, warn
 from receiver.database import audit, migrations
 from receiver.database.engine import Database, Session
 from receiver.errors import StoreError
@@ -58,7 +58,7 @@ def missing_file(settings: Settings) -> Path | None:
         return None
     if not file.parent.is_dir():
         text = f"there is no folder {file.parent} for the database: look at RECEIVER_DATABASE_URL"
-        raise Failure(USAGE, "no_folder", text)
+        raise Failure(Exit.USAGE, "no_folder", text)
     return file
 
 
@@ -68,7 +68,7 @@ def no_database(file: Path) -> Failure:
         f"there is no database at {file}: set RECEIVER_DATABASE_URL, or make one with"
         " `receiver db upgrade`"
     )
-    return Failure(USAGE, "no_database", text)
+    return Failure(Exit.USAGE, "no_database", text)
 
 
 def repeat(one_pass: Callable[[], bool], every: int | None) -> bool:
@@ -175,4 +175,4 @@ def db_current(json_: bool) -> None:
         revision, needed = migrations.current(database), migrations.newest()
     text = f"the database is at {revision or 'nothing'}, this release needs {needed}"
     show({"current": revision, "needed": needed}, text, json_)
-    sys.exit(0 if revision == needed else USAGE)
+    sys.exit(0 if revision == needed else Exit.USAGE)

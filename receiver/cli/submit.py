@@ -15,8 +15,7 @@ from msgspec import to_builtins
 
 from receiver.cli.options import json_option, pass_client, wait_option
 from receiver.cli.output import (
-    STILL_RUNNING,
-    USAGE,
+    Exit,
     Failure,
     describe,
     exit_code_of,
@@ -150,7 +149,7 @@ def _raise_if_retried(client: Client, job: Job) -> None:
         if retry.outcome != "failed" or retry.records.loaded != 0:
             done = f"were sent again already, as job {plain(retry.id)} ({retry.outcome})"
             message = f"the failed rows of job {plain(job.id)} {done}; --again sends them once more"
-            raise Failure(USAGE, "already_retried", message)
+            raise Failure(Exit.USAGE, "already_retried", message)
 
 
 @contextmanager
@@ -220,7 +219,7 @@ def download(
     resume += ["--instance", instance, "--output", output]
     job = client.wait(client.job(job_id, instance=instance), timeout=wait, on_change=_report)
     code = exit_code_of(job.outcome)
-    if code == STILL_RUNNING:
+    if code == Exit.STILL_RUNNING:
         click.echo(f"still in progress; resume with: {shlex.join(resume)}", err=True)
     elif job.outcome in ("succeeded", "partial"):
         try:
@@ -247,7 +246,7 @@ def _fetch(client: Client, job: Job, output: str) -> None:
             client.result(job, file)
         unfinished.replace(target)
     except OSError as error:
-        raise Failure(USAGE, "cannot_write", f"{output}: {error.strerror}") from None
+        raise Failure(Exit.USAGE, "cannot_write", f"{output}: {error.strerror}") from None
     finally:
         if not is_special:
             unfinished.unlink(missing_ok=True)
@@ -304,7 +303,7 @@ def write_failed_rows(
 ) -> int:
     """Write the records of the file `source` that failed to `target`; return how many."""
     if source and Path(source).exists() and Path(target).exists() and Path(target).samefile(source):
-        raise Failure(USAGE, "same_file", "the failed rows would overwrite the uploaded file")
+        raise Failure(Exit.USAGE, "same_file", "the failed rows would overwrite the uploaded file")
     with _select_failed_rows(errors, source, submitted) as (count, pieces):
         try:
             with Path(target).open("wb") as file:
@@ -327,9 +326,11 @@ def _select_failed_rows(
     """
     numbers = {row for row in map(row_of, errors) if row is not None}
     if not numbers:
-        raise Failure(USAGE, "no_rows", "the errors do not tell which rows they were")
+        raise Failure(Exit.USAGE, "no_rows", "the errors do not tell which rows they were")
     if not source or not Path(source).is_file():
-        raise Failure(USAGE, "no_upload", "the uploaded file is not at hand: name it with --upload")
+        raise Failure(
+            Exit.USAGE, "no_upload", "the uploaded file is not at hand: name it with --upload"
+        )
     try:
         yield (
             len(numbers),
@@ -341,10 +342,10 @@ def _select_failed_rows(
             f"{source}: {error}; name the file that was uploaded. If the job was itself a retry, of"
             f" a job FIRST: `receiver job FIRST {first}` writes it, then --upload retried.csv"
         )
-        raise Failure(USAGE, "other_upload", message) from None
+        raise Failure(Exit.USAGE, "other_upload", message) from None
     except UnclearDialect as error:
         message = f"{source}: which rows failed cannot be said for certain: {error}"
-        raise Failure(USAGE, "unclear_dialect", message) from None
+        raise Failure(Exit.USAGE, "unclear_dialect", message) from None
 
 
 def _pieces(source: Path) -> Iterator[bytes]:

@@ -17,16 +17,7 @@ from receiver.cli.options import (
     secret_option,
     yes_option,
 )
-from receiver.cli.output import (
-    OK,
-    UNREACHABLE,
-    confirm,
-    count,
-    plain,
-    show,
-    table,
-    with_iso_times,
-)
+from receiver.cli.output import Exit, confirm, count, plain, show, table, with_iso_times
 from receiver.cli.serve import open_database, record_action
 from receiver.client import NoSuchInstance, NoSuchJob
 from receiver.database.engine import Database, Session, database_time
@@ -133,7 +124,7 @@ def test(name: str, json_: bool) -> None:
     result = "accepted" if attempt.delivered else "not accepted"
     text = f"{result}: {attempt.status or plain(attempt.error)} {plain(answer)}".rstrip()
     show({**content, "answer": answer}, text, json_)
-    sys.exit(OK if attempt.delivered else UNREACHABLE)
+    sys.exit(Exit.OK if attempt.delivered else Exit.UNREACHABLE)
 
 
 @subscriptions.command("rotate-secret")

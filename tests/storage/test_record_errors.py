@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nodes import DEADLINE, own_environment
 
 from receiver.cli.jobs import describe_errors
-from receiver.cli.output import USAGE, Failure
+from receiver.cli.output import Exit, Failure
 from receiver.cli.submit import write_failed_rows
 from receiver.client import ErrorGroup, ErrorPage
 from receiver.jobs.record_errors import MAX_MESSAGE, cause, row_of
@@ -213,7 +213,7 @@ def test_rows_that_are_not_told_or_not_at_hand_are_a_clear_failure(tmp_path):
     for errors, source, to, code in cases:
         with pytest.raises(Failure) as failure:
             write_failed_rows(errors, source, to, 1)
-        assert (failure.value.code, failure.value.exit_code) == (code, USAGE)
+        assert (failure.value.code, failure.value.exit_code) == (code, Exit.USAGE)
     assert upload.read_text() == "email\na\n"  # not overwritten
     assert not target.exists()
 
