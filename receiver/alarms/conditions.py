@@ -4,15 +4,16 @@ However many jobs have one cause, they are one condition, of their instance; wha
 moment, such as a job that fails, is one for an hour. Functions take a Session and only read.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import attrgetter
+from typing import TypeAlias
 
 from sqlalchemy import (
     Boolean,
     ColumnElement,
     ColumnExpressionArgument,
-    FromClause,
     exists,
     func,
     literal_column,
@@ -57,8 +58,6 @@ RIGHT_TO_ONE_STRAY = 10
 STRAY_MS = 15 * MINUTE_MS
 MAX_RIGHT = 1000  # that are read; where there would have to be more, nothing is a stray
 MIN_VENDOR_FAILURES = 3  # of all work for an instance, in a row
-
-Id = TypeVar("Id", str, int)
 
 # Since when an instance waits for a callback.
 _WAITING = (
@@ -107,36 +106,30 @@ def active_conditions(session: Session, settings: Settings, now: int) -> list[Co
 
 
 def _overdue(session: Session, overdue_after: int, now: int) -> Iterator[Condition]:
-    late = _jobs(
-        session,
-        OVERDUE_SINCE,
-        *IS_OVERDUE,
-        source=JOBS_AND_USUAL,
-        now=now,
-        overdue_after=overdue_after,
-    )
-    open_jobs = under_way(session, [instance for instance, *_ in late])
-    for instance, count, ids, newest in late:
-        minutes = (now - open_jobs[instance][1]) // MINUTE_MS
-        detail = f"the oldest has been in progress for {minutes} minutes"
-        yield Condition("overdue", instance, count, detail, ids, newest)
+    usual = {"now": now, "overdue_after": overdue_after}
+    late = [*_examples(session, "overdue", OVERDUE_SINCE, *IS_OVERDUE, usual=usual)]
+    open_jobs = under_way(session, [condition.subject for condition in late])
+    for condition in late:
+        minutes = (now - open_jobs[condition.subject][1]) // MINUTE_MS
+        yield replace(condition, detail=f"the oldest has been in progress for {minutes} minutes")
 
 
 def _failed(session: Session, now: int) -> Iterator[Condition]:
     facets = select(Facet.facet).where(Facet.outcome.in_(("failed", "partial")))
     lately = JobRow.facet.in_(facets), JobRow.updated_at > now - RECENT_MS
     detail = "failed or lost records within an hour"
-    for instance, count, ids, newest in _jobs(session, JobRow.updated_at, *lately, last_first=True):
-        yield Condition("failed", instance, count, detail, ids, newest)
+    return _examples(session, "failed", JobRow.updated_at, *lately, detail=detail, last_first=True)
 
 
 def _unreadable(session: Session, now: int) -> Iterator[Condition]:
     since = (now - RECENT_MS) << NUMBER_BITS
     came = Event.kind == "unreadable", literal_column(NOT_A_JOB, Boolean()), Event.n > since
-    of_events = Event.instance, Event.n, Event.n
-    for instance, count, numbers, newest in _examples(session, *of_events, *came, last_first=True):
-        ids, at = tuple(map(event_id, numbers)), newest >> NUMBER_BITS
-        yield Condition("unreadable", instance, count, "verified, but not readable", ids, at)
+    detail = "verified, but not readable"
+    for condition in _examples(
+        session, "unreadable", Event.n, *came, detail=detail, last_first=True, of_events=True
+    ):
+        ids = tuple(event_id(int(number)) for number in condition.examples)
+        yield replace(condition, examples=ids, newest=condition.newest >> NUMBER_BITS)
 
 
 def _expiring(session: Session, now: int) -> Iterator[Condition]:
@@ -150,8 +143,7 @@ def _expiring(session: Session, now: int) -> Iterator[Condition]:
         ~fetched,
     )
     detail = "files expire within a day, unfetched"
-    for instance, count, ids, newest in _jobs(session, JobRow.files_expire_at, *soon):
-        yield Condition("expiring", instance, count, detail, ids, newest)
+    return _examples(session, "expiring", JobRow.files_expire_at, *soon, detail=detail)
 
 
 def _rejected(session: Session, now: int) -> Iterator[Condition]:
@@ -198,10 +190,10 @@ def _silent(session: Session, now: int) -> Iterator[Condition]:
     for instance, oldest in session.execute(_WAITING):
         silence = now - max(oldest, last.get(instance, 0))
         if silence >= max(MIN_SILENCE_MS, USUAL_TIMES_TO_SILENCE * usual.get(instance, 0)):
-            of_instance = IS_UNDER_WAY, JobRow.instance == instance
-            for _, count, ids, _ in _jobs(session, JobRow.first_seen_at, *of_instance):
-                detail = f"no event for {silence // MINUTE_MS} minutes, with jobs in progress"
-                yield Condition("silent", instance, count, detail, ids)
+            detail = f"no event for {silence // MINUTE_MS} minutes, with jobs in progress"
+            waiting = IS_UNDER_WAY, JobRow.instance == instance
+            for one in _examples(session, "silent", JobRow.first_seen_at, *waiting, detail=detail):
+                yield replace(one, newest=0)
 
 
 def _failing(session: Session, failing_after: int, now: int) -> Iterator[Condition]:
@@ -252,8 +244,7 @@ def _lost(session: Session, now: int) -> Iterator[Condition]:
     lost = JobRow.facet.in_(select(Facet.facet).where(Facet.callback_lost))
     lately = lost, JobRow.updated_at > now - RECENT_MS
     detail = "ended within an hour, detected by polling"
-    for instance, count, ids, newest in _jobs(session, JobRow.updated_at, *lately, last_first=True):
-        yield Condition("lost", instance, count, detail, ids, newest)
+    return _examples(session, "lost", JobRow.updated_at, *lately, detail=detail, last_first=True)
 
 
 def _vendor(session: Session, now: int) -> Iterator[Condition]:
@@ -292,40 +283,22 @@ Moment: TypeAlias = (
 )
 
 
-def _jobs(
-    session: Session,
-    at: Moment,
-    *conditions: ColumnExpressionArgument[bool],
-    last_first: bool = False,
-    source: FromClause | None = None,
-    **values: int,
-) -> list[tuple[str, int, tuple[str, ...], int]]:
-    return _examples(
-        session,
-        JobRow.instance,
-        JobRow.id,
-        at,
-        *conditions,
-        last_first=last_first,
-        source=source,
-        **values,
-    )
-
-
 def _examples(
     session: Session,
-    group: InstrumentedAttribute[str],
-    id_: InstrumentedAttribute[Id],
+    kind: str,
     at: Moment,
     *conditions: ColumnExpressionArgument[bool],
+    detail: str = "",
     last_first: bool = False,
-    source: FromClause | None = None,
-    **values: int,
-) -> list[tuple[str, int, tuple[Id, ...], int]]:
-    """Return for each group the number of its rows, the ids of some, and the latest `at` of all.
+    of_events: bool = False,
+    usual: Mapping[str, int] | None = None,
+) -> Iterator[Condition]:
+    """Return a condition for each instance that has such rows, with the ids of some.
 
     at -- when a row became one of these; those with the earliest come first, or with the latest.
+    of_events -- rather than of jobs. usual -- by which jobs are overdue.
     """
+    group, id_ = (Event.instance, Event.n) if of_events else (JobRow.instance, JobRow.id)
     order = at.desc() if last_first else at.asc()
     # In a function, or SQLite reads all rows there are in the order of their instances.
     alike = func.coalesce(group, "")
@@ -337,12 +310,13 @@ def _examples(
             func.count().over(partition_by=alike).label("affected"),
             func.max(at).over(partition_by=alike).label("newest"),
         )
-        .select_from(group.class_ if source is None else source)
+        .select_from(Event if of_events else JOBS_AND_USUAL if usual else JobRow)
         .where(*conditions)
         .subquery()
     )
     first = select(ranked).where(ranked.c.place <= MAX_EXAMPLES)
-    groups: dict[str, tuple[int, list[Id], int]] = {}
-    for row in session.execute(first.order_by(ranked.c.instance, ranked.c.place), values):
-        groups.setdefault(row.instance, (row.affected, [], row.newest))[1].append(row.id)
-    return [(name, count, tuple(ids), newest) for name, (count, ids, newest) in groups.items()]
+    rows = session.execute(first.order_by(ranked.c.instance, ranked.c.place), usual)
+    for instance, of_instance in groupby(rows, attrgetter("instance")):
+        some = list(of_instance)
+        ids = tuple(str(row.id) for row in some)
+        yield Condition(kind, instance, some[0].affected, detail, ids, some[0].newest)
