@@ -37,13 +37,10 @@ Type: TypeAlias = Literal[
 MAX_OVERDUE = 500  # jobs of one look, for a subscription
 
 
-class Body(msgspec.Struct, omit_defaults=True):
-    """What is sent, but for its format. replay -- it was sent before, and is sent again."""
-
-    type: str
-    timestamp: str | None
-    data: object
-    replay: bool = False
+def _body(type_: str, at: int, data: object, *, replay: bool = False) -> bytes:
+    """Write what is sent, but for its format. at -- ms. replay -- it was sent before."""
+    mark = {"replay": True} if replay else {}
+    return msgspec.json.encode({"type": type_, "timestamp": iso(at), "data": data, **mark})
 
 
 def messages_of(
@@ -68,7 +65,7 @@ def messages_of(
     if not wanted:
         return ()
     shown = public_job(_record(state.job, key, values), now, 0)
-    body = msgspec.json.encode(Body(type_, iso(now), shown))
+    body = _body(type_, now, shown)
     place, named_by = (values.instance, values.id), f"{values.updated_at} {values.revision}"
     return [_message(one, type_, body, place, named_by) for one in wanted]
 
@@ -159,10 +156,9 @@ def queue_overdue(connection: Connection, overdue_after: int, now: int) -> None:
             for row in rows:
                 record = get_job(connection, row.id, row.instance)
                 if record is not None and record.overdue_by(now, overdue_after) is not None:
-                    body = Body("job.overdue", iso(now), public_job(record, now, overdue_after))
+                    body = _body("job.overdue", now, public_job(record, now, overdue_after))
                     place, since = (record.instance, record.id), str(record.first_seen_at)
-                    encoded = msgspec.json.encode(body)
-                    messages.append(_message(one, "job.overdue", encoded, place, since))
+                    messages.append(_message(one, "job.overdue", body, place, since))
             enqueue(connection, messages, now)
 
 
@@ -190,7 +186,7 @@ def queue_alarm(
     place -- what its message is named by, and its instance; None if it is of the receiver.
     """
     change, instance = place
-    body = msgspec.json.encode(Body(type_, iso(now), alarm))
+    body = _body(type_, now, alarm)
     wanted = [
         one
         for one in load_active(connection)
@@ -207,9 +203,8 @@ def queue_alarm(
 
 def test_message(to: Subscription, now: int) -> Message:
     """Make a message that is sent at once, past the queue."""
-    body = Body(TEST, iso(now), {"subscription": to.name})
-    once = secrets.token_hex(12)
-    return _message(to, TEST, msgspec.json.encode(body), (None, None), once)
+    body = _body(TEST, now, {"subscription": to.name})
+    return _message(to, TEST, body, (None, None), secrets.token_hex(12))
 
 
 def wanted_replays(
@@ -234,9 +229,9 @@ def queue_replays(
     """Queue jobs as they are now, marked as a replay; each is a message of its own."""
     messages = []
     for one, record in wanted:
-        body = Body("job.ended", iso(now), public_job(record, now, 0), replay=True)
+        body = _body("job.ended", now, public_job(record, now, 0), replay=True)
         place, once = (record.instance, record.id), secrets.token_hex(12)
-        messages.append(_message(one, "job.ended", msgspec.json.encode(body), place, once))
+        messages.append(_message(one, "job.ended", body, place, once))
     enqueue(connection, messages, now)
 
 
