@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -27,13 +26,7 @@ from receiver.errors import (
     VendorUnreachable,
 )
 from receiver.lib.http_client import failure_reason, make_client
-from receiver.openconnectors.notifications import (
-    Notification,
-    json_text,
-    parse,
-    parse_all,
-    parse_json,
-)
+from receiver.openconnectors.notifications import Notification, json_text, parse, parse_json, read
 from receiver.openconnectors.shapes import (
     DELIVERIES,
     MEDIA_TYPES,
@@ -95,26 +88,28 @@ def quote_segment(text: str) -> str:
 
 def status_call(job: str, hub: str | None = None) -> Call:
     """Return the request for a job's status."""
-    path = f"{_hub(hub)}/bulk/{quote_segment(job)}/status"
-    return Call(method="GET", path=path, name="status")
+    return _get("status", hub, job, "status")
 
 
 def errors_call(job: str, hub: str | None = None) -> Call:
     """Return the request for a job's failed records."""
-    path = f"{_hub(hub)}/bulk/{quote_segment(job)}/errors"
-    return Call(method="GET", path=path, name="errors")
+    return _get("errors", hub, job, "errors")
 
 
 def jobs_call(hub: str | None = None) -> Call:
     """Return the request for the job list."""
-    return Call(method="GET", path=f"{_hub(hub)}/bulk/jobs", name="jobs")
+    return _get("jobs", hub, "jobs")
 
 
 def result_call(job: str, object_name: str, accept: str, hub: str | None = None) -> Call:
     """Return the request for a job's file."""
-    path = f"{_hub(hub)}/bulk/{quote_segment(job)}/{quote_segment(object_name)}"
-    headers = {"Accept": accept}
-    return Call(method="GET", path=path, name="result", headers=headers)
+    return replace(_get("result", hub, job, object_name), headers={"Accept": accept})
+
+
+def _get(name: str, hub: str | None, *segments: str) -> Call:
+    below = "/".join(map(quote_segment, segments))
+    hubs = f"/hubs/{quote_segment(hub)}" if hub else ""
+    return Call(method="GET", path=f"{hubs}/bulk/{below}", name=name)
 
 
 def queue_call(*, resend: bool = False) -> Call:
@@ -134,21 +129,22 @@ def read_status(body: bytes, job: str | None = None) -> Notification:
 
 def read_jobs(body: bytes) -> list[Notification]:
     """Read a page of the job list. Raises VendorNonsense."""
-    entries = parse_all(body)
-    if entries is None:
-        raise VendorNonsense("the vendor's answer is no list of jobs")
-    return [entry for entry in entries if entry.kind == "bulk_job"]
+    return [job for job in map(read, _read_array(body)) if job.kind == "bulk_job"]
 
 
 def read_entries(body: bytes) -> list[str]:
     """Read an array; return its entries as JSON text. Raises VendorNonsense."""
+    return list(map(json_text, _read_array(body)))
+
+
+def _read_array(body: bytes) -> list[object]:
     try:
         entries = parse_json(body)
     except (ValueError, RecursionError):
         entries = None
     if not isinstance(entries, list):
         raise VendorNonsense("the vendor's answer is no array")
-    return [json_text(entry) for entry in entries]
+    return entries
 
 
 class VendorClient:
@@ -189,14 +185,7 @@ class VendorClient:
     @contextmanager
     def stream(self, authorization: str, call: Call) -> Iterator[tuple[str, Iterator[bytes]]]:
         """Yield the content type and the pieces of an answer of any length."""
-        with (
-            _raise_vendor_errors(call),
-            _measured(call) as measure,
-            self._client.stream(**self._request(authorization, call)) as answer,
-        ):
-            measure.status = answer.status_code
-            if not answer.is_success:
-                raise _refusal(answer, redact_secrets(_read_capped(answer), authorization))
+        with self._answer(authorization, call) as answer:
             content_type = answer.headers.get("content-type", "application/octet-stream")
             if content_type.startswith("text/html"):
                 raise VendorNonsense("the vendor's answer is a page of HTML, not a file")
@@ -252,24 +241,24 @@ class VendorClient:
             self._client.close()
 
     def _send(self, authorization: str, call: Call) -> Answer:
+        with self._answer(authorization, call) as answer:
+            body = redact_secrets(_read_capped(answer), authorization)
+            return Answer(body, answer.headers.get(NEXT_PAGE_HEADER))
+
+    @contextmanager
+    def _answer(self, authorization: str, call: Call) -> Iterator[httpx.Response]:
+        """Yield a 2xx answer, whose body is still to be read. Raises VendorError."""
+        url, params = self._base_url + call.path, dict(call.params) or None
+        headers = {**call.headers, "Authorization": authorization}
         with (
             _raise_vendor_errors(call),
             _measured(call) as measure,
-            self._client.stream(**self._request(authorization, call)) as answer,
+            self._client.stream(call.method, url, params=params, headers=headers) as answer,
         ):
             measure.status = answer.status_code
-            body = redact_secrets(_read_capped(answer), authorization)
-        if not answer.is_success:
-            raise _refusal(answer, body)
-        return Answer(body, answer.headers.get(NEXT_PAGE_HEADER))
-
-    def _request(self, authorization: str, call: Call) -> dict[str, Any]:
-        return {
-            "method": call.method,
-            "url": self._base_url + call.path,
-            "params": dict(call.params) or None,
-            "headers": {**call.headers, "Authorization": authorization},
-        }
+            if not answer.is_success:
+                raise _refusal(answer, redact_secrets(_read_capped(answer), authorization))
+            yield answer
 
 
 class _Pieces(httpx.SyncByteStream):
@@ -355,7 +344,3 @@ def error_message(body: bytes) -> str | None:
     except (ValueError, RecursionError, KeyError, TypeError, IndexError):
         return None
     return message[:1000] if isinstance(message, str) else None
-
-
-def _hub(hub: str | None) -> str:
-    return f"/hubs/{quote_segment(hub)}" if hub else ""

@@ -8,6 +8,7 @@ cannot be read is of kind `unreadable`, never an error.
 import json
 import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal, InvalidOperation
 from json.encoder import encode_basestring_ascii
 from typing import Any, Literal, TypeAlias
 
@@ -95,18 +96,7 @@ def parse(body: bytes, asked_for: str | None = None) -> Notification:
         value = _parse_fast(body)
     except (ValueError, RecursionError):
         return Notification("unreadable")
-    return _read(value, asked_for) if isinstance(value, dict) else Notification("other")
-
-
-def parse_all(body: bytes) -> list[Notification] | None:
-    """Read an array of such bodies, as the job list is one; None if it is no array."""
-    try:
-        entries = parse_json(body)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(entries, list):
-        return None
-    return [_read(entry) for entry in entries if isinstance(entry, dict)]
+    return read(value, asked_for)
 
 
 def parse_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
@@ -128,7 +118,10 @@ def _parse_fast(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
         return parse_json(body)
 
 
-def _read(document: Mapping[str, Any], asked_for: str | None = None) -> Notification:
+def read(document: object, asked_for: str | None = None) -> Notification:
+    """Read JSON that was parsed already; see `parse`."""
+    if not isinstance(document, dict):
+        return Notification("other")
     job = _job_id(document.get("id", None if _WITHOUT_ID.isdisjoint(document) else asked_for))
     facts = _facts(document)
     if job and "status" in facts:
@@ -162,21 +155,21 @@ def _facts(document: Mapping[str, Any]) -> dict[str, Any]:
 def plain_integer(number: str) -> str | None:
     """Write a JSON number plainly: `4.2E7` as `42000000`.
 
-    Gives None if it has a fraction, or takes more than MAX_ID characters.
+    Gives None if it has a fraction, or takes more than MAX_ID characters or any decimal's exponent.
     """
     if number.isdigit() and len(number) <= MAX_ID:  # JSON has no leading zeros
         return str(number)
-    mantissa, _, exponent = number.lower().partition("e")
-    sign = "-" if mantissa.startswith("-") else ""
-    whole, _, fraction = mantissa.removeprefix("-").partition(".")
-    digits = (whole + fraction).rstrip("0")
-    leading_zeros = len(digits) - len(digits.lstrip("0"))
-    if not digits:
-        return "0"
-    point = len(whole) + _bounded_exponent(exponent)
-    if point < len(digits) or len(sign) + point - leading_zeros > MAX_ID:
+    try:
+        value = Decimal(number)
+    except InvalidOperation:
         return None
-    return sign + digits[leading_zeros:].ljust(point - leading_zeros, "0")
+    if not value:
+        return "0"
+    # In this order: an exponent of a few digits stands for any number of zeros.
+    if value.adjusted() >= MAX_ID or value != value.to_integral_value():
+        return None
+    plain = f"{value:.0f}"
+    return plain if len(plain) <= MAX_ID else None
 
 
 def json_text(value: object) -> str:
@@ -267,10 +260,3 @@ _READERS: tuple[tuple[str, tuple[str, ...], Callable[[object], object]], ...] = 
 _NAMED = {
     name: (fact, place, read) for fact, names, read in _READERS for place, name in enumerate(names)
 }
-
-
-def _bounded_exponent(exponent: str) -> int:
-    """The exponent as a number; one too long for any body of ours, cut to a billion."""
-    magnitude = exponent.lstrip("+-").lstrip("0")
-    size = int(magnitude or "0") if len(magnitude) < 10 else 10**9
-    return -size if exponent.startswith("-") else size
