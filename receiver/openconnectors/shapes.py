@@ -211,18 +211,18 @@ def page_headers(count: int, following: str | None) -> dict[str, str]:
     return headers if following is None else {**headers, NEXT_PAGE_HEADER: following}
 
 
-def read_retry_after(text: str, now: float) -> int | None:
-    """Read `Retry-After`, seconds or a date, as seconds from now, cut at MAX_RETRY_AFTER.
+def read_retry_after(text: str, now: float, limit: int = MAX_RETRY_AFTER) -> int | None:
+    """Read `Retry-After` (RFC 9110, 10.2.3), seconds or a date, as seconds from now.
 
     now -- seconds since the epoch. None where it is missing or cannot be read.
     """
-    if re.fullmatch("[0-9]{1,10}", text):
-        return min(int(text), MAX_RETRY_AFTER)
+    if _DIGITS.fullmatch(text):
+        return min(int(text), limit)
     try:
         seconds = parsedate_to_datetime(text).timestamp() - now
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
-    return min(max(int(seconds) + 1, 0), MAX_RETRY_AFTER)
+    return min(max(int(seconds) + 1, 0), limit)
 
 
 def queried_object(query: str) -> str | None:

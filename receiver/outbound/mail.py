@@ -4,6 +4,7 @@ import smtplib
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from receiver.lib.safe_http import MAX_ANSWER_BYTES
@@ -47,14 +48,9 @@ def _refused(code: int, said: bytes | str, *, final: bool = False) -> Attempt:
 @contextmanager
 def _connected(url: SplitResult, password: str | None) -> Iterator[smtplib.SMTP]:
     host, context = url.hostname or "", ssl.create_default_context()
-    if url.scheme == "smtps":
-        port = url.port or smtplib.SMTP_SSL_PORT
-        server: smtplib.SMTP = smtplib.SMTP_SSL(
-            host, port, timeout=TIMEOUT_SECONDS, context=context
-        )
-    else:
-        server = smtplib.SMTP(host, url.port or 25, timeout=TIMEOUT_SECONDS)
-    with server:
+    tls = partial(smtplib.SMTP_SSL, context=context)
+    connect = tls if url.scheme == "smtps" else smtplib.SMTP
+    with connect(host, url.port or 0, timeout=TIMEOUT_SECONDS) as server:  # 0: its usual port
         if url.scheme == "smtp":
             server.ehlo()
             if server.has_extn("starttls"):

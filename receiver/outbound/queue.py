@@ -112,7 +112,8 @@ class Attempt:
     """The outcome of sending a message once.
 
     status -- of HTTP or SMTP, if there was an answer, else `error` says why not. final -- whether
-    another attempt is of no use. retry_after -- seconds the recipient asks to be left alone for.
+    another attempt is of no use. retry_after -- seconds the recipient asks to be left alone for, at
+    most the longest pause.
     """
 
     delivered: bool
@@ -208,7 +209,7 @@ def _host_of(target: str) -> str:
 
 
 def _pause_ms(tries: int, retry_after: int) -> int:
-    pause = 1000 * max(PAUSES_SECONDS[tries - 1], min(retry_after, PAUSES_SECONDS[-1]))
+    pause = 1000 * max(PAUSES_SECONDS[tries - 1], retry_after)
     return pause + secrets.randbelow(round(pause * JITTER))
 
 

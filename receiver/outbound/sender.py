@@ -6,7 +6,6 @@ import time
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from email.utils import parsedate_to_datetime
 
 import structlog
 from msgspec.structs import replace
@@ -16,9 +15,10 @@ from receiver import metrics
 from receiver.database.engine import Database, database_time
 from receiver.errors import BadParameter, Overloaded, StoreError
 from receiver.lib.safe_http import SafeClient
+from receiver.openconnectors.shapes import read_retry_after
 from receiver.outbound import queue
 from receiver.outbound.mail import Mailer
-from receiver.outbound.queue import MAX_PER_HOST, Attempt, Claimed, Ended, Message
+from receiver.outbound.queue import MAX_PER_HOST, PAUSES_SECONDS, Attempt, Claimed, Ended, Message
 
 MAX_ATTEMPTS = 16  # under way at once in a process
 # Between two looks, each of which begins MAX_PER_HOST for a host. Shorter, what many jobs queue at
@@ -156,12 +156,13 @@ class Sender:
             return Attempt(delivered=False, error=str(error), final=True)
         except OSError as error:
             return Attempt(delivered=False, error=str(error))
+        pause = read_retry_after(answer.retry_after or "", now / 1000, PAUSES_SECONDS[-1])
         return Attempt(
             delivered=200 <= answer.status < 300,
             status=answer.status,
             answer=answer.body,
             final=answer.status == _GONE,
-            retry_after=seconds_of(answer.retry_after, now),
+            retry_after=pause or 0,
         )
 
     def _run(self, claimed: Claimed) -> None:
@@ -194,14 +195,3 @@ def standard_webhook(message: Message, now: int, *secrets: bytes) -> Message:
         "webhook-signature": " ".join(f"v1,{digest}" for digest in digests),
     }
     return replace(message, headers={**message.headers, **headers})
-
-
-def seconds_of(retry_after: str | None, now: int) -> int:
-    """Read a Retry-After header (RFC 9110, 10.2.3): seconds or a date; 0 if it is neither."""
-    text = (retry_after or "").strip()[:64]
-    if text.isascii() and text.isdigit():
-        return int(text)
-    try:
-        return max(0, round(parsedate_to_datetime(text).timestamp() - now / 1000))
-    except (ValueError, OverflowError):
-        return 0
