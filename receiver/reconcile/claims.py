@@ -197,13 +197,6 @@ def note_fetched(session: Session, job: str, instance: str, now: int) -> None:
     )
 
 
-def due_queues(session: Session, instances: Sequence[str], now: int) -> list[str]:
-    """Return those instances whose queue at the vendor was not looked at lately."""
-    lately = Pace.queued_asked_at.between(now - QUEUE_MS + 1, now)
-    seen = set(session.scalars(select(Pace.instance).where(lately)))
-    return [name for name in instances if name not in seen]
-
-
 def note_queued(session: Session, instance: str, now: int, queued: int | None = None) -> bool:
     """Record how many deliveries the vendor holds back; without a number, claim the question.
 

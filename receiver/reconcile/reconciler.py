@@ -133,14 +133,11 @@ class Reconciler:
 
     def check_queues(self) -> bool:
         """Ask what the vendor holds back, where nobody did lately; return False: no hurry."""
-        with self._read() as (session, now):
+        with self._write() as (session, now):
             names = registry.list_instances_with_secrets(session)
-            due = claims.due_queues(session, names, now)
+            due = [name for name in names if claims.note_queued(session, name, now)]
         for name in due:
-            with self._write() as (session, now):
-                claimed = claims.note_queued(session, name, now)
-            if claimed:
-                self._work(name, [partial(self._check_queue, redeliver=False)])
+            self._work(name, [partial(self._check_queue, redeliver=False)])
         return False
 
     def beat(self) -> None:
