@@ -1,7 +1,6 @@
 """What is said of alarms, as a webhook and as a mail: messages for the outbound queue."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import formatdate
@@ -20,17 +19,11 @@ from receiver.settings import Settings
 MAX_ALARMS = 25  # of each sort in one message; how many more there are is said
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Alarms that are news or cleared since the last report, and how many are open."""
-
-    raised: Sequence[AlarmRow]
-    cleared: Sequence[AlarmRow]
-    open: int
-
-
 class Content(Struct):
-    """The `data` of a message. receiver -- our public URL, which names the sender."""
+    """The `data` of a message: alarms that are news or cleared since the last report.
+
+    receiver -- our public URL, which names the sender. open -- how many are open.
+    """
 
     receiver: str | None
     raised: list[Alarm]
@@ -44,9 +37,8 @@ def has_channel(settings: Settings) -> bool:
     return bool(settings.alarm_url or settings.alarm_mail_to)
 
 
-def messages(settings: Settings, report: Report, at: int, id_: str) -> Iterator[Message]:
-    """Make a message about a report for each recipient. id_ -- begins each one's webhook_id."""
-    content = contents(report, settings.public_url)
+def messages(settings: Settings, content: Content, at: int, id_: str) -> Iterator[Message]:
+    """Make a message for each recipient. id_ -- begins each one's webhook_id."""
     if settings.alarm_url:
         posted = {"type": "alarms.changed", "timestamp": iso(at), "data": content}
         json_type = {"Content-Type": "application/json"}
@@ -78,16 +70,14 @@ def signer(settings: Settings) -> Signer:
     return sign
 
 
-def contents(report: Report, receiver: str | None) -> Content:
-    """Return a report's content: at most MAX_ALARMS of each sort."""
-    left_out = sum(max(0, len(some) - MAX_ALARMS) for some in (report.raised, report.cleared))
-    return Content(
-        receiver=receiver,
-        raised=[public_alarm(alarm) for alarm in report.raised[:MAX_ALARMS]],
-        cleared=[public_alarm(alarm) for alarm in report.cleared[:MAX_ALARMS]],
-        left_out=left_out,
-        open=report.open,
-    )
+def contents(
+    receiver: str | None, raised: Sequence[AlarmRow], cleared: Sequence[AlarmRow], open_: int
+) -> Content:
+    """Return what is said of alarms: at most MAX_ALARMS of each sort. open_ -- how many are."""
+    left_out = sum(max(0, len(some) - MAX_ALARMS) for some in (raised, cleared))
+    shown = [public_alarm(row) for row in raised[:MAX_ALARMS]]
+    resolved = [public_alarm(row) for row in cleared[:MAX_ALARMS]]
+    return Content(receiver, shown, resolved, left_out, open_)
 
 
 def subject(content: Content) -> str:

@@ -125,40 +125,41 @@ def get_open_alarm(session: Session, id_: str, visible: Instances) -> AlarmRow:
     raise NotFound(f"there is no open alarm {id_}")
 
 
-def acknowledge(
-    session: Session, row: AlarmRow, by: str, now: int, note: str | None = None
-) -> None:
-    """Say that somebody works on an alarm. by -- who. Raises BadParameter for a long note."""
-    _handle(row, by, now, note, None)
-    row.news_newest = row.newest
-    _record(session, row, "alarm.acknowledge", "")
+def handle(
+    session: Session,
+    id_: str,
+    visible: Instances,
+    *,
+    by: str,
+    now: int,
+    note: str | None,
+    ms: int | None = None,
+) -> Alarm:
+    """Say that somebody works on an open alarm, or snooze it for `ms`. by -- who.
 
-
-def snooze(
-    session: Session, row: AlarmRow, by: str, now: int, *, ms: int, note: str | None = None
-) -> None:
-    """Report nothing of an alarm for `ms`. Raises BadParameter."""
-    if not MINUTE_MS <= ms <= MAX_SNOOZE_MS:
+    Raises NotFound, BadParameter.
+    """
+    row = get_open_alarm(session, id_, visible)
+    if ms is not None and not MINUTE_MS <= ms <= MAX_SNOOZE_MS:
         raise BadParameter("an alarm is snoozed for 1 minute at least, and 30 days at most")
-    _handle(row, by, now, note, now + ms)
-    _record(session, row, "alarm.snooze", f"until {iso(row.snoozed_until)}")
+    if note is not None and len(note) > MAX_NOTE:
+        raise BadParameter(f"the note is longer than {MAX_NOTE} characters")
+    row.handled_at, row.handled_by, row.note = now, by, note or None
+    if ms is None:
+        row.snoozed_until, row.news_newest = None, row.newest
+        action, detail = "alarm.acknowledge", ""
+    else:
+        row.snoozed_until = now + ms
+        action, detail = "alarm.snooze", f"until {iso(now + ms)}"
+    # Not the note: it may name people, and the audit is for ever.
+    subject = f"{row.kind}/{row.subject}"
+    audit.record(session, at=now, actor=by, action=action, subject=subject, detail=detail)
+    return public_alarm(row)
 
 
 def reopen(row: AlarmRow) -> None:
     """End a snooze."""
     row.handled_at = row.handled_by = row.note = row.snoozed_until = None
-
-
-def _handle(row: AlarmRow, by: str, now: int, note: str | None, until: int | None) -> None:
-    if note is not None and len(note) > MAX_NOTE:
-        raise BadParameter(f"the note is longer than {MAX_NOTE} characters")
-    row.handled_at, row.handled_by, row.note, row.snoozed_until = now, by, note or None, until
-
-
-def _record(session: Session, row: AlarmRow, action: str, detail: str) -> None:
-    # Not the note: it may name people, and the audit is for ever.
-    at, actor, subject = row.handled_at or 0, row.handled_by or "", f"{row.kind}/{row.subject}"
-    audit.record(session, at=at, actor=actor, action=action, subject=subject, detail=detail)
 
 
 def _visible(visible: Instances) -> Select[AlarmRow]:

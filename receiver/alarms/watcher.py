@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy import delete, func, or_, select, true, update
 from sqlalchemy.orm import Session
 
-from receiver.alarms.channels import Report, has_channel, messages
+from receiver.alarms.channels import Content, contents, has_channel, messages
 from receiver.alarms.conditions import Condition, active_conditions, schedule_conditions
 from receiver.alarms.handling import MAX_SNOOZE_MS, public_alarm, reopen
 from receiver.alarms.kinds import instance_of
@@ -113,10 +113,10 @@ class Watcher:
                 delete_old(session, now, self._settings.keep_events)
 
     def _report(self, session: Session, now: int) -> None:
-        report = take_report(session, now)
-        if report is not None:
+        content = take_report(session, self._settings.public_url, now)
+        if content is not None:
             id_ = f"msg_{secrets.token_hex(12)}"
-            enqueue(session.connection(), messages(self._settings, report, now, id_), now)
+            enqueue(session.connection(), messages(self._settings, content, now, id_), now)
 
     def _report_loss(self) -> None:
         """Report a database that fails for too long, though nothing can be stored."""
@@ -129,7 +129,8 @@ class Watcher:
             return
         # One and the same message at each attempt, by its id.
         id_ = f"msg_{self._holder}{lost.raised_at:x}"
-        for message in messages(self._settings, Report([lost], [], 1), lost.raised_at, id_):
+        content = contents(self._settings.public_url, [lost], [], 1)
+        for message in messages(self._settings, content, lost.raised_at, id_):
             if message.target not in self._notified and self._send(message).delivered:
                 self._notified.add(message.target)
                 lost.notified_at = now
@@ -212,13 +213,11 @@ def store_alarm(session: Session, alarm: Alarm) -> None:
     """Store an alarm that was raised, and reported, while the database could not store it."""
     same = Alarm.kind == alarm.kind, Alarm.subject == alarm.subject, Alarm.cleared_at.is_(None)
     session.execute(update(Alarm).where(*same).values(cleared_at=alarm.raised_at))
-    copied = make_alarm(alarm.kind, alarm.subject, alarm.raised_at, alarm.detail)
-    copied.last_seen_at, copied.notified_at = alarm.last_seen_at, alarm.notified_at
-    session.add(copied)
+    session.merge(alarm)  # a copy: this transaction may fail, and another store it
     session.flush()
 
 
-def take_report(session: Session, now: int) -> Report | None:
+def take_report(session: Session, receiver: str | None, now: int) -> Content | None:
     """Return what was not reported yet, and mark it as reported; None if it is not time yet.
 
     An alarm that was over before a report, or is snoozed since, is not reported.
@@ -241,7 +240,7 @@ def take_report(session: Session, now: int) -> Report | None:
     for row in cleared:
         row.clear_notified_at = now
     still_open = session.scalar(select(func.count()).where(Alarm.cleared_at.is_(None)))
-    return Report(raised, cleared, still_open or 0)
+    return contents(receiver, raised, cleared, still_open or 0)
 
 
 def delete_old(session: Session, now: int, keep: int) -> None:

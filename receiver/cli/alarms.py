@@ -95,9 +95,8 @@ def _advice(listed: Sequence[Alarm]) -> list[str]:
 def ack(id_: str, note: str | None, json_: bool) -> None:
     """Acknowledge an alarm: what it is about by now is reported no more, what comes later is."""
     with open_database() as (_, database), database.write() as session:
-        row = handling.get_open_alarm(session, id_, None)
-        handling.acknowledge(session, row, actor(), database_time(session, now_ms), note)
-        alarm = public_alarm(row)
+        now = database_time(session, now_ms)
+        alarm = handling.handle(session, id_, None, by=actor(), now=now, note=note)
     show(asdict(alarm), f"alarm {alarm.id} is acknowledged by {alarm.handled_by}", json_)
 
 
@@ -110,9 +109,8 @@ def snooze(id_: str, for_: str, note: str | None, json_: bool) -> None:
     """Report nothing of an alarm for so long, but its end; then again, if it is still open."""
     ms = duration("--for", for_)
     with open_database() as (_, database), database.write() as session:
-        row, now = handling.get_open_alarm(session, id_, None), database_time(session, now_ms)
-        handling.snooze(session, row, actor(), now, ms=ms, note=note)
-        alarm = public_alarm(row)
+        now = database_time(session, now_ms)
+        alarm = handling.handle(session, id_, None, by=actor(), now=now, note=note, ms=ms)
     show(asdict(alarm), f"alarm {alarm.id} is snoozed until {alarm.snoozed_until}", json_)
 
 

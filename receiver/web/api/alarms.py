@@ -93,13 +93,10 @@ def handle(
 ) -> Alarm:
     """Acknowledge an open alarm, or snooze it for `ms`. Raises NotFound, BadParameter."""
     with services.database.write() as session:
-        row = handling.get_open_alarm(session, id_, bearer.instances)
         now = database_time(session, services.clock)
-        if ms is None:
-            handling.acknowledge(session, row, bearer.name, now, note)
-        else:
-            handling.snooze(session, row, bearer.name, now, ms=ms, note=note)
-        return public_alarm(row)
+        return handling.handle(
+            session, id_, bearer.instances, by=bearer.name, now=now, note=note, ms=ms
+        )
 
 
 class Schedules(Struct):

@@ -15,7 +15,7 @@ from standardwebhooks import Webhook
 from targets import post_office
 from watched import SECRET, WRITTEN_SECRET, Ward
 
-from receiver.alarms.channels import Report, messages
+from receiver.alarms.channels import contents, messages
 from receiver.alarms.conditions import MAX_EXAMPLES
 from receiver.alarms.handling import list_alarms
 from receiver.alarms.kinds import KINDS
@@ -569,7 +569,7 @@ RECIPIENTS = Settings(alarm_mail_to=("a@example.com",), alarm_url="https://a.exa
 def test_whatever_an_alarm_says_it_can_be_written(subject, examples, detail, kind):
     alarm = make_alarm(kind, subject, 1, detail)
     alarm.examples = json.dumps(examples)
-    posted, mailed = messages(RECIPIENTS, Report([alarm], [], 1), 1, "msg_1")
+    posted, mailed = messages(RECIPIENTS, contents(None, [alarm], [], 1), 1, "msg_1")
     (entry,) = json.loads(posted.body)["data"]["raised"]
     assert entry["action"]
     mail = message_from_bytes(mailed.body, policy=policy.default)

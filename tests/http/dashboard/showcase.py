@@ -13,7 +13,7 @@ from random import Random
 
 from cryptography.fernet import Fernet
 
-from receiver.alarms.handling import acknowledge, list_alarms
+from receiver.alarms.handling import handle, list_alarms
 from receiver.alarms.watcher import Watcher
 from receiver.app import create_app
 from receiver.instances import keys as signature_keys
@@ -127,9 +127,8 @@ class Showcase:
             row = next(
                 it for it in list_alarms(session, None, only_open=True) if it.kind == "failed"
             )
-            acknowledge(
-                session, row, "anna@example.com", self.now - 4 * MINUTE, "asked the CRM team"
-            )
+            at, note = self.now - 4 * MINUTE, "asked the CRM team"
+            handle(session, str(row.id), None, by="anna@example.com", now=at, note=note)
 
     def _subscribe(self) -> None:
         """Add two subscriptions, one of which was disabled since, and a schedule."""
