@@ -100,8 +100,7 @@ def run(words: list[str]) -> int:
             return shell_complete(receiver, {}, "receiver", _COMPLETE, instruction)
         with receiver.make_context("receiver", words) as context:
             receiver.invoke(context)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return error.exit_code

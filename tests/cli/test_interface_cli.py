@@ -249,6 +249,8 @@ def test_an_output_that_cannot_be_written_is_said_and_one_that_is_closed_is_not(
     assert run("> /dev/full") == (74, full)
     assert run("| true; exit ${PIPESTATUS[0]}") in {(0, ""), (141, "")}
     assert run(">&-") == (0, "")
+    assert run("2>&-") == (0, "")  # and not 1, as of a job that failed
+    assert run(">&- 2>&-") == (0, "")
 
 
 # Keys, tokens, instances
