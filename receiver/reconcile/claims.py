@@ -101,13 +101,12 @@ def _due_poll(now: int) -> ColumnElement[bool]:
     return or_(overdue, is_due(JobRow.poll_at, now, MAX_POLL_PAUSE_MS))
 
 
-def poll_pause(overdue_after: int, tries: int) -> int:
-    """Return the ms between two polls of one job."""
-    return min(MAX_POLL_PAUSE_MS, overdue_after << min(tries, 20))
+def claim_poll(session: Session, now: int, poll: Claim, overdue_after: int) -> bool:
+    """Claim a poll, each time for twice as long; False if another node did, or the job has ended.
 
-
-def claim_poll(session: Session, now: int, poll: Claim, pause: int) -> bool:
-    """Claim a poll for `pause` ms; False if another node did, or nothing is left to ask."""
+    overdue_after -- ms until the second one.
+    """
+    pause = min(MAX_POLL_PAUSE_MS, overdue_after << min(poll.tries, 20))
     claim_question(session, now, poll.key)  # clients who ask just after are answered by the store
     lease = {"poll_at": now + pause, "polls": poll.tries + 1}
     return claim(session, JobRow, poll.key, {"polls": poll.tries}, lease, IS_UNDER_WAY)

@@ -161,7 +161,8 @@ class Reconciler:
         max_wait -- as in `ask`, whose errors it raises.
         """
         visit = self._visit(instance, max_wait)
-        return self._look_at_queue(visit, lambda _: visit.resend_queued())
+        self._look_at_queue(visit, redeliver=True, audited=False)
+        return visit.report.redelivered
 
     @contextmanager
     def _read(self) -> Iterator[tuple[Session, int]]:
@@ -236,9 +237,8 @@ class Reconciler:
                 session, visit.instance, now, overdue_after, everything=everything
             )
         for poll in due:
-            pause = claims.poll_pause(overdue_after, poll.tries)
             with self._contain_failure(visit, "status", poll.job):
-                at = visit.wait(partial(claims.claim_poll, poll=poll, pause=pause))
+                at = visit.wait(partial(claims.claim_poll, poll=poll, overdue_after=overdue_after))
                 if at is not None:
                     visit.report.asked += 1
                     notification = self._ask_status(visit, poll.job, at)
@@ -331,23 +331,21 @@ class Reconciler:
                 visit.report.errors += len(records)
 
     def _check_queue(self, visit: _Visit, *, redeliver: bool) -> None:
-        def resend(queued: int) -> None:
-            self._audit_redelivery(visit.instance, queued)
+        with self._contain_failure(visit, "queue"):
+            self._look_at_queue(visit, redeliver=redeliver, audited=True)
+
+    def _look_at_queue(self, visit: _Visit, *, redeliver: bool, audited: bool) -> None:
+        """Ask what the vendor holds back, before a redelivery and after."""
+        queued = left = visit.count_queued()
+        if queued and redeliver:
+            if audited:
+                self._audit_redelivery(visit.instance, queued)
             visit.resend_queued()
             visit.report.redelivered += queued
-
-        with self._contain_failure(visit, "queue"):
-            visit.report.queued += self._look_at_queue(visit, resend if redeliver else None)
-
-    def _look_at_queue(self, visit: _Visit, resend: Callable[[int], None] | None) -> int:
-        """Ask what the vendor holds back, before a redelivery and after; return what it was."""
-        queued = left = visit.count_queued()
-        if queued and resend is not None:
-            resend(queued)
             left = visit.count_queued()
         with self._write() as (session, now):
             claims.note_queued(session, visit.instance, now, left)
-        return queued
+        visit.report.queued += queued
 
     def _audit_redelivery(self, instance: str, queued: int) -> None:
         entry = {"actor": self._actor, "subject": instance, "detail": f"{queued} deliveries"}
