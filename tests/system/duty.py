@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 from cryptography.fernet import Fernet
-from nodes import free_port
+from nodes import free_port, own_environment
 from serving import ROOT, eventually
 
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
@@ -61,14 +61,8 @@ class Duty:
     @property
     def bare(self) -> dict[str, str]:
         """An environment without settings, where `receiver` is this tree's."""
-        own = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_", "PROMETHEUS_")
-        kept = {name: text for name, text in os.environ.items() if not name.startswith(own)}
-        return {
-            **kept,
-            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-            "HOME": str(self.folder),
-        }
+        path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
+        return own_environment(PATH=path, PYTHONPATH=str(ROOT), HOME=str(self.folder))
 
     @property
     def environment(self) -> dict[str, str]:

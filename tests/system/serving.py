@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from nodes import DEADLINE, KEY, eventually, make_token
+from nodes import DEADLINE, KEY, eventually, make_token, own_environment
 
 import receiver
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
@@ -166,16 +166,13 @@ def running(
 ) -> Iterator[Served]:
     """Run a receiver until the end; fail if it wrote a traceback or a secret to its log."""
     token = make_token(database_url, TOKEN_NAME)
-    own = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_", "GUNICORN_", "PROMETHEUS_")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-    variables = {
-        **inherited,
+    settings = {
         "HOME": str(folder),
         "PYTHONUNBUFFERED": "1",
         "RECEIVER_DATABASE_URL": database_url,
         "EVENT_NOTIFICATION_SIGNATURE_KEY": KEY.secret.decode(),
-        **environment,
     }
+    variables = own_environment(**{**settings, **environment})
     log = folder / f"stderr-{os.urandom(4).hex()}"
     at_work = ROOT if any(word == "wsgi:app" for word in command) else folder
     with log.open("wb") as output:

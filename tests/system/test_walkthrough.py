@@ -20,7 +20,7 @@ import commands
 import httpx
 import pytest
 from cryptography.fernet import Fernet
-from nodes import DEADLINE, add_instance, eventually, free_port
+from nodes import DEADLINE, add_instance, eventually, free_port, own_environment
 
 import receiver
 
@@ -32,7 +32,6 @@ OBJECTS = ["activities", "contact", "campaign", "list", "account"]
 SAMPLE = Path(receiver.__file__).with_name("openconnectors") / "sandbox/contacts.csv"
 ROWS = b"email,name\na@example.com,A\nb@example.com,B\n"
 BAD_ROWS = ROWS + b"not-an-address,C\n,D\n"
-SETTINGS = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_")
 MIB = 2**20
 
 
@@ -72,7 +71,10 @@ class World:
         key = self.file("signature-key", KEY)
         words = ("sandbox", "--bind", "127.0.0.1:0", "--signature-key-file", str(key), *options)
         process = subprocess.Popen(
-            (*COMMAND, *words), stderr=subprocess.PIPE, env=self._clean(), cwd=self.folder
+            (*COMMAND, *words),
+            stderr=subprocess.PIPE,
+            env=own_environment(HOME=str(self.folder)),
+            cwd=self.folder,
         )
         self.stack.callback(process.stderr.close)
         self.stack.callback(process.wait, DEADLINE)
@@ -99,19 +101,16 @@ class World:
             os.kill(pid, signal.SIGKILL)
         self.served.process.wait(DEADLINE)
 
-    def _clean(self) -> dict[str, str]:
-        kept = {name: text for name, text in os.environ.items() if not name.startswith(SETTINGS)}
-        return {**kept, "HOME": str(self.folder)}
-
     def receiver(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command, with all settings and with a token for those that ask the receiver."""
-        environment = {
-            **self._clean(),
+        settings = {
+            "HOME": str(self.folder),
             **self.environment,
             "RECEIVER_DATABASE_URL": self.database_url,
             "RECEIVER_URL": self.url,
             "RECEIVER_TOKEN_FILE": str(self.folder / "token"),
         }
+        environment = own_environment(**settings)
         done = commands.run(words, self.folder, environment)
         assert "Traceback" not in done.stderr, done.stderr
         shown = done.stdout + done.stderr

@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from builders import Receiver
-from nodes import DEADLINE, eventually
+from nodes import DEADLINE, SERVE, eventually, own_environment
 from playwright.sync_api import BrowserContext, Page
 from showcase import ENCRYPTION_KEY, Showcase
 
@@ -43,26 +42,14 @@ def served(
     **environment: str,
 ) -> Iterator[str]:
     """Run `receiver serve` on a database; give its URL. inside -- what runs the command."""
-    own = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_", "GUNICORN_", "PROMETHEUS_")
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-    variables |= {
-        "PYTHONUNBUFFERED": "1",
-        "RECEIVER_DATABASE_URL": database_url,
-        "RECEIVER_ENCRYPTION_KEYS": ENCRYPTION_KEY,
+    variables = own_environment(
+        PYTHONUNBUFFERED="1",
+        RECEIVER_DATABASE_URL=database_url,
+        RECEIVER_ENCRYPTION_KEYS=ENCRYPTION_KEY,
         **environment,
-    }
+    )
     log = folder / f"served-{os.urandom(4).hex()}.log"
-    command = [
-        *inside,
-        sys.executable,
-        "-m",
-        "receiver",
-        "serve",
-        "--bind",
-        f"127.0.0.1:{port}",
-        "--workers",
-        "1",
-    ]
+    command = [*inside, *SERVE, "--bind", f"127.0.0.1:{port}", "--workers", "1"]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=variables, cwd=folder)
     try:
