@@ -62,29 +62,20 @@ _ABSOLUTE = re.compile("https?://[^/?#]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks, for which instance, and what the vendor is asked with."""
+class Question:
+    """A request on its way: about which instance, and who asks.
+
+    secrets -- what the vendor is asked with. target -- path and query below the base, as they came.
+    """
 
     instance: str
     bearer: Bearer
     secrets: VendorSecrets
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A request on its way. target -- path and query below the base, as they came."""
-
-    caller: Caller
     route: Route
     method: str
     target: str
     headers: list[tuple[bytes, bytes]] = field(repr=False)
     body: IO[bytes] | None = None
-
-    @property
-    def instance(self) -> str:
-        """The instance it is about."""
-        return self.caller.instance
 
     @property
     def job(self) -> str:
@@ -104,6 +95,7 @@ class Reply:
     plain -- the whole of it, decoded; None if it was not read to its end, or its coding is unknown.
     """
 
+    question: Question
     status: int
     headers: Headers
     answer: httpx.Response
@@ -214,21 +206,22 @@ def send(vendor: VendorClient, question: Question, seconds: float | None = None)
     seconds -- without a byte of an answer; None: SECONDS.
     """
     seconds = seconds or SECONDS
-    safe, authorization = question.method in _SAFE, question.caller.secrets.authorization
+    safe, authorization = question.method in _SAFE, question.secrets.authorization
     call = Call(method=question.method, path="", name=question.route.kind, safe=safe)
     sent = [*question.headers, (b"Authorization", authorization.encode("latin-1"))]
     if question.body is not None:
         sent.append((b"Content-Length", b"%d" % question.body.seek(0, 2)))
     body = pieces(question.body) if question.body else ()
     answer = vendor.relay(call, question.target, sent, body, seconds)
-    given = _headers_of(answer, authorization)
-    reply = Reply(answer.status_code, given, answer, vendor.pieces(answer, call))
+    passed_back = _headers_of(answer, authorization)
+    pieces_ = vendor.pieces(answer, call)
+    reply = Reply(question, answer.status_code, passed_back, answer, pieces_)
     if not reply.ok or _is_short(reply):
-        read(reply, question, seconds)
+        read(reply, seconds)
     return reply
 
 
-def read(reply: Reply, question: Question, seconds: float | None = None) -> bytes | None:
+def read(reply: Reply, seconds: float | None = None) -> bytes | None:
     """Read an answer that is no longer than MAX_READ; None for a longer one.
 
     What is read is whole, decoded, and quotes none of our secrets. Raises VendorError.
@@ -244,13 +237,13 @@ def read(reply: Reply, question: Question, seconds: float | None = None) -> byte
             return None
         if time.monotonic() > deadline:
             reply.answer.close()
-            late = VendorUnreachable if question.method in _SAFE else VendorUnclear
+            late = VendorUnreachable if reply.question.method in _SAFE else VendorUnclear
             raise late("the vendor's answer takes too long", 504)
     reply.body, reply.is_complete = bytes(body), True
     plain = _decoded(reply.body, reply.headers.get("content-encoding", ""))
     if plain is None:
         return None
-    reply.plain = redact_secrets(plain, question.caller.secrets.authorization)
+    reply.plain = redact_secrets(plain, reply.question.secrets.authorization)
     if reply.plain != plain:
         reply.headers.pop("content-encoding", None)
         reply.headers.pop("content-length", None)
@@ -264,20 +257,19 @@ class _AsItCame(Response):
         return self.headers
 
 
-def respond(reply: Reply, question: Question, done: Callable[[], None] | None = None) -> Response:
+def respond(reply: Reply, done: Callable[[], None] | None = None) -> Response:
     """Answer as the vendor did. done -- called once the whole answer was passed on."""
     if reply.is_complete:
         reply.answer.close()
         response = _AsItCame(reply.body, reply.status)
     else:
-        passing = _passing(reply, question, done)
-        response = _AsItCame(passing, reply.status, direct_passthrough=True)
+        response = _AsItCame(_passing(reply, done), reply.status, direct_passthrough=True)
         response.call_on_close(reply.answer.close)
     # All of them at once, or Flask would add a type where there is none.
     response.headers = reply.headers
     if reply.status in (204, 304):  # which have no body, whatever length is announced
         response.headers.pop("content-length", None)
-    elif reply.is_complete and question.method != "HEAD":
+    elif reply.is_complete and reply.question.method != "HEAD":
         response.headers["content-length"] = str(len(reply.body))
     response.headers.add(*_CONTAINED)  # beside the vendor's own, if there is one: both hold
     response.headers["X-Content-Type-Options"] = "nosniff"
@@ -314,12 +306,13 @@ def _is_short(reply: Reply) -> bool:
     return length.isascii() and length.isdigit() and int(length) <= MAX_HELD
 
 
-def _passing(reply: Reply, question: Question, done: Callable[[], None] | None) -> Iterator[bytes]:
+def _passing(reply: Reply, done: Callable[[], None] | None) -> Iterator[bytes]:
     if reply.body:
         yield reply.body
     try:
         yield from reply.rest
     except VendorError as error:
+        question = reply.question
         about = {"instance": question.instance, "job": question.job}
         log.warning("an answer broke off", path=question.route.kind, **about, error=str(error))
         # An answer that just ended here would look whole.

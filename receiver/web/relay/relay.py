@@ -42,7 +42,7 @@ from receiver.web.api.routes import BASE, ApiRequest, current_request
 from receiver.web.auth import authenticate, bearer_token, record_alone, require, require_scope
 from receiver.web.http import parameters
 from receiver.web.relay import exchange
-from receiver.web.relay.exchange import Caller, Question, Reply, json_page, json_response, respond
+from receiver.web.relay.exchange import Question, Reply, json_page, json_response, respond
 from receiver.web.relay.submissions import note_fetched, observe, read_status, submit
 
 STATUS_SECONDS = 5  # for the vendor to tell a status
@@ -66,25 +66,22 @@ def _answer(services: Services) -> Response:
     if request.method in ("CONNECT", "TRACE") or "Upgrade" in request.headers:
         message = "CONNECT, TRACE and upgrades are not passed on"
         raise MethodNotAllowed(PASSED_ON, message)
-    target, caller = exchange.target(), _caller(services)
-    try:
-        method = "GET" if request.method == "HEAD" else request.method
-        route = shapes.read_route(method, target.partition("?")[0])
-    except ValueError:
-        raise NotFound("there is no such path") from None
-    require_scope(caller.bearer, "read" if route.kind in _FOR_READERS else "operate")
+    question = _question(services)
+    kind = question.route.kind
+    require_scope(question.bearer, "read" if kind in _FOR_READERS else "operate")
     with ExitStack() as stack:
-        if route.kind in _CREATING:
+        if kind in _CREATING:
             stack.enter_context(exchange.upload_slot())
-        question = Question(caller, route, request.method, target, exchange.headers())
         if exchange.has_body():
             limit = services.settings.max_upload_bytes
             question = replace(question, body=stack.enter_context(exchange.spooled(limit)))
-        answer = _pass_on if request.method == "HEAD" else _ANSWERS.get(route.kind, _pass_on)
+        answer = _pass_on if request.method == "HEAD" else _ANSWERS.get(kind, _pass_on)
         return answer(services, question)
 
 
-def _caller(services: Services) -> Caller:
+def _question(services: Services) -> Question:
+    """Read this request, but for its body. Raises NotFound, Unauthenticated."""
+    target = exchange.target()
     named = shapes.read_authorization(request.headers.get("Authorization", ""))
     if missing := [name for name in ("Element", "User") if name.lower() not in named]:
         raise Unauthenticated(
@@ -99,18 +96,23 @@ def _caller(services: Services) -> Caller:
             secrets = registry.vendor_secrets(session, services.secret_box, instance)
     if bearer is None or secrets is None:
         raise Unauthenticated("no such instance with vendor secrets, or no such token")
-    return Caller(instance, bearer, secrets)
+    try:
+        method = "GET" if request.method == "HEAD" else request.method
+        route = shapes.read_route(method, target.partition("?")[0])
+    except ValueError:
+        raise NotFound("there is no such path") from None
+    return Question(instance, bearer, secrets, route, request.method, target, exchange.headers())
 
 
 def _pass_on(services: Services, question: Question) -> Response:
-    return respond(exchange.send(services.vendor, question), question)
+    return respond(exchange.send(services.vendor, question))
 
 
 def _result(services: Services, question: Question) -> Response:
     """Pass on a job's file, and note that it was fetched."""
     reply = exchange.send(services.vendor, question)
     note = partial(note_fetched, services, question.instance, question.job)
-    return respond(reply, question, note if reply.is_file else None)
+    return respond(reply, note if reply.is_file else None)
 
 
 def _status(services: Services, question: Question) -> Response:
@@ -158,7 +160,7 @@ def _ask(services: Services, question: Question) -> Response | None:
         left = shapes.read_retry_after(reply.headers.get("retry-after", ""), time.time())
         with suppress(StoreError):
             pacer.open_circuit(instance, f"the vendor answered {reply.status}", left)
-    return respond(reply, question)
+    return respond(reply)
 
 
 def _learn(
@@ -167,7 +169,7 @@ def _learn(
     """Pass a request on and store what its answer says of its job; None if it says nothing."""
     asked_at = services.clock()
     reply = exchange.send(services.vendor, question, seconds)
-    body = exchange.read(reply, question, seconds) if reply.ok else None
+    body = exchange.read(reply, seconds) if reply.ok else None
     status = read_status(body, question.job)
     if status is not None:
         _observe_news(services, question, status, note, asked_at)
@@ -192,7 +194,7 @@ def _jobs(services: Services, question: Question) -> Response:
     asked_at = services.clock()
     try:
         reply = exchange.send(services.vendor, question)
-        body = exchange.read(reply, question) if reply.ok else None
+        body = exchange.read(reply) if reply.ok else None
     except VendorUnreachable:
         with suppress(ValueError):
             return _stored_jobs(services, question)
@@ -200,7 +202,7 @@ def _jobs(services: Services, question: Question) -> Response:
     with suppress(VendorNonsense):
         for job in client.read_jobs(body or b""):
             _observe_news(services, question, job, "found in the vendor's job list", asked_at)
-    return respond(reply, question)
+    return respond(reply)
 
 
 def _stored_jobs(services: Services, question: Question) -> Response:
@@ -220,10 +222,10 @@ def _stored_jobs(services: Services, question: Question) -> Response:
 
 def _cancel(services: Services, question: Question) -> Response:
     """Ask the vendor to end a job."""
-    subject, bearer = f"{question.instance}/{question.job}", question.caller.bearer
+    subject, bearer = f"{question.instance}/{question.job}", question.bearer
     record_alone(services, bearer, "cancel", subject)
     reply, _ = _learn(services, question, "answer to a cancel")
-    return respond(reply, question)
+    return respond(reply)
 
 
 def _stored(services: Services, question: Question) -> JobRecord | None:
@@ -273,7 +275,9 @@ def show_result(job: str) -> Response:
     accept = request.headers.get("Accept", "*/*")
     for accepted in client.ACCEPTED if accept == "*/*" else (accept,):
         question = Question(
-            Caller(record.instance, bearer, secrets),
+            record.instance,
+            bearer,
+            secrets,
             Route("result", job, object_name),
             "GET",
             client.result_call(job, object_name, accepted, secrets.hub).path,
@@ -290,4 +294,4 @@ def show_result(job: str) -> Response:
         message = client.error_message(reply.body) or f"the vendor answered {reply.status}"
         raise VendorRefused(message, reply.status)
     note = partial(note_fetched, services(), record.instance, job)
-    return exchange.respond(reply, question, note)
+    return respond(reply, note)

@@ -27,7 +27,7 @@ from receiver.web import Services
 from receiver.web.auth import record_action
 from receiver.web.bodies import count_upload, form_field
 from receiver.web.relay import exchange
-from receiver.web.relay.exchange import Caller, Question, respond
+from receiver.web.relay.exchange import Question, respond
 
 log = structlog.get_logger()
 
@@ -37,11 +37,11 @@ MAX_JSON = 2**20  # bytes of a download's order, in which our callback URL is wr
 def submit(services: Services, question: Question) -> Response:
     """Send what creates a job: recorded before it is sent, and after it what it became."""
     question, facts, url = _order(services, question)
-    id_ = _begin(services, question.caller, facts)
+    id_ = _begin(services, question, facts)
     state = "unclear"
     try:
         reply = exchange.send(services.vendor, question, UPLOAD_SECONDS)
-        body = exchange.read(reply, question)
+        body = exchange.read(reply)
         if reply.ok and (created := read_status(body)):
             created = created.replace(
                 source="submission",
@@ -58,7 +58,7 @@ def submit(services: Services, question: Question) -> Response:
             state = "taken"
         elif reply.status >= 400 and reply.status != 504:
             state = "refused"
-        return respond(reply, question)
+        return respond(reply)
     except VendorUnclear as error:
         advice = "look at GET /bulk/jobs before you send again"
         message = f"{error}; the job may have been created: {advice}"
@@ -113,22 +113,22 @@ def _callback_url(services: Services, instance: str) -> str:
     return f"{base}/callbacks/{instance}"
 
 
-def _begin(services: Services, caller: Caller, facts: Notification) -> str:
+def _begin(services: Services, question: Question, facts: Notification) -> str:
     """Record what is about to be sent. Raises StoreError; then nothing is sent."""
     submission = {
-        "instance": caller.instance,
+        "instance": question.instance,
         "at": facts.submitted_at,
         "object": facts.object,
         "file": facts.file,
         "submitted": facts.submitted,
-        "submitted_by": caller.bearer.name,
+        "submitted_by": question.bearer.name,
     }
     with services.database.write() as session:
         id_ = begin_submission(session, submission)
         # Not the file's name, which may be about people: nothing erases the audit.
         action = "upload" if facts.direction == "UPLOAD" else "download"
-        subject, detail = f"{caller.instance}/{facts.object or ''}", f"submission {id_}"
-        record_action(services, caller.bearer, session, action, subject, detail=detail)
+        subject, detail = f"{question.instance}/{facts.object or ''}", f"submission {id_}"
+        record_action(services, question.bearer, session, action, subject, detail=detail)
         return id_
 
 
