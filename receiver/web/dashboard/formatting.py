@@ -21,7 +21,6 @@ MAX_SHOWN_BODY = 64 * 1024
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = 1000
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", _SECOND))
-_KIB = 1024
 # Controls, and what turns the direction of text or hides in it: shown, never obeyed.
 _UNSEEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
@@ -30,6 +29,9 @@ _UNSEEN = re.compile(
 _FORMS = {"clock": "%H:%M:%S", "minute": "%Y-%m-%d %H:%M", "hour": "%H:%M", "date": "%d %b"}
 # What a spreadsheet would take for a formula, were it not text.
 _FORMULA = re.compile(r"[=+\-@\t\r\n\uff0b\uff0d\uff1d\uff20]")
+
+blueprint.add_app_template_filter("{:,}".format, "number")
+blueprint.add_app_template_filter(iso)  # as the API takes a time
 
 
 @blueprint.app_template_filter()
@@ -64,23 +66,9 @@ def code(text: str) -> Markup:
 
 
 @blueprint.app_template_filter()
-def number(value: int) -> str:
-    """Write a number with commas."""
-    return f"{value:,}"
-
-
-@blueprint.app_template_filter()
 def counted(value: int, one: str, many: str | None = None) -> str:
     """Write a number of things."""
     return f"{value:,} {one if value == 1 else many or one + 's'}"
-
-
-@blueprint.app_template_filter()
-def size(value: int) -> str:
-    """Write a number of bytes."""
-    if value < _KIB:
-        return f"{value} B"
-    return f"{value / _KIB:.1f} KiB" if value < _KIB * _KIB else f"{value / _KIB / _KIB:.1f} MiB"
 
 
 @blueprint.app_template_filter()
@@ -136,12 +124,6 @@ def day(ms: int) -> str:
     return f"{name}, {date:%A %d %B %Y}" if name else f"{date:%A %d %B %Y}"
 
 
-@blueprint.app_template_filter("iso")
-def as_parameter(ms: int) -> str:
-    """Write a time as the API takes it."""
-    return str(iso(ms))
-
-
 @blueprint.app_template_filter()
 def local_input(text: str) -> str:
     """Write a time parameter for an input of the type datetime-local, which knows no zone."""
@@ -164,25 +146,6 @@ def job_url(record: JobRecord) -> str:
 def overdue_by(record: JobRecord) -> int | None:
     """Return by how much a job takes longer than it should, ms; None if it does not."""
     return record.overdue_by(services().clock(), services().settings.overdue_after)
-
-
-@blueprint.app_template_filter()
-def about(job: Job) -> str:
-    """Write what a job loads or fetches."""
-    direction = job.text("direction")
-    facts = (job.text("object"), direction and direction.lower(), job.text("file"))
-    return " \N{MIDDLE DOT} ".join(filter(None, facts))
-
-
-@blueprint.app_template_filter()
-def counts(job: Job) -> str:
-    """Write how many records were submitted and loaded."""
-    if job.loaded is not None:
-        among = "" if job.submitted is None else f" of {job.submitted:,}"
-        return f"{job.loaded:,}{among} loaded"
-    if job.submitted is not None:
-        return f"{job.submitted:,} submitted"
-    return "" if job.failed else "not known"
 
 
 @blueprint.app_template_filter("bar")

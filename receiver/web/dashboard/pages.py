@@ -2,14 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 from flask import Blueprint, Flask, Response, g, render_template, request
 from flask.blueprints import BlueprintSetupState
-from markupsafe import Markup
 from msgspec import Struct
 
 from receiver import __version__
@@ -119,14 +117,6 @@ def page_links(following: str | None) -> Links:
         url_with(request.path, [*filters, ("cursor", following)]) if following else None,
         bool(filters),
     )
-
-
-@blueprint.app_template_global()
-@cache
-def icon(name: str) -> Markup:
-    """Draw an icon of the sprite; its name is one of ours."""
-    use = f'<use href="#i-{name}"></use>'
-    return Markup(f'<svg class="icon" aria-hidden="true" focusable="false">{use}</svg>')  # noqa: S704  # nosec B704
 
 
 @blueprint.record_once
