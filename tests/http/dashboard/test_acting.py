@@ -35,6 +35,12 @@ ACTS = (
     "/instances/gooddata/keys/{key}/retire",
     "/rejections/verify",
     "/rejections/{refusal}/verify",
+    "/alarms/1/acknowledge",
+    "/alarms/1/snooze",
+    "/subscriptions/crm/test",
+    "/subscriptions/crm/switch",
+    "/subscriptions/crm/retry",
+    "/subscriptions/crm/deliveries/1/retry",
 )
 
 
@@ -388,6 +394,8 @@ def test_who_may_only_look_sees_no_buttons_and_cannot_act(desk):
         there = path.format(key=key, refusal=refused)
         assert reader.get(there).status_code == 403, there
         assert reader.post(there, secret="x" * 20).status_code == 403, there
+    for of_operators in ("/subscriptions", "/subscriptions/crm", "/schedules"):
+        assert reader.get(of_operators).status_code == 403, of_operators
     assert len(keys_of(desk.receiver)) == 1
     assert keys_of(desk.receiver)[0]["retired_at"] is None
 
