@@ -277,7 +277,6 @@ def _event_id(_context: click.Context, _param: click.Parameter, value: str | Non
     "--forward-to", metavar="URL", callback=_local_url, help="POST each there, as it came."
 )
 @_instances
-@only("events of this type", "--types", choices=["event.received"])
 @click.option(
     "--after",
     metavar="ID",
@@ -289,7 +288,6 @@ def listen(
     client: Client,
     forward_to: str | None,
     instance: tuple[str, ...],
-    types: tuple[str, ...],
     after: str | None,
 ) -> None:
     """Show callbacks as they come; with --forward-to, pass them on to a program of yours.
@@ -302,7 +300,6 @@ def listen(
     with make_client(lambda: httpx.Client(timeout=timeout, trust_env=False)) as local:
         for event in client.events(
             instance=instance,
-            types=types,
             after=after,
             on_begin=lambda: click.echo("listening; Ctrl-C ends it", err=True),
             on_trouble=lambda error: click.echo(f"{plain(error)}; connecting again", err=True),

@@ -41,9 +41,7 @@ def open_database(
     must_answer -- whether a database that cannot be reached now is a StoreError.
     """
     settings = Settings.from_env(os.environ)
-    missing = missing_file(settings)
-    if missing and not creates_file:
-        raise no_database(missing)
+    missing = _missing_file(settings, creates_file=creates_file)
     database = migrations.open_database(settings.database_url, must_answer=must_answer)
     if missing:
         log.info("a new database was made", file=str(missing))
@@ -51,24 +49,21 @@ def open_database(
         yield settings, database
 
 
-def missing_file(settings: Settings) -> Path | None:
-    """Return the SQLite file's path if it does not exist. Raises Failure if its folder does not."""
+def _missing_file(settings: Settings, *, creates_file: bool) -> Path | None:
+    """Return the SQLite file's path if it does not exist.
+
+    Raises Failure if its folder does not, or if nothing makes the file.
+    """
     file = Database(settings.database_url).file
     if file is None or file.exists():
         return None
     if not file.parent.is_dir():
         text = f"there is no folder {file.parent} for the database: look at RECEIVER_DATABASE_URL"
         raise Failure(Exit.USAGE, "no_folder", text)
+    if not creates_file:
+        remedy = "set RECEIVER_DATABASE_URL, or make one with `receiver db upgrade`"
+        raise Failure(Exit.USAGE, "no_database", f"there is no database at {file}: {remedy}")
     return file
-
-
-def no_database(file: Path) -> Failure:
-    """Return the failure for an SQLite file that is not there."""
-    text = (
-        f"there is no database at {file}: set RECEIVER_DATABASE_URL, or make one with"
-        " `receiver db upgrade`"
-    )
-    return Failure(Exit.USAGE, "no_database", text)
 
 
 def repeat(one_pass: Callable[[], bool], every: int | None) -> bool:
@@ -157,7 +152,7 @@ def db() -> None:
 def db_upgrade() -> None:
     """Bring the schema up to date."""
     settings = Settings.from_env(os.environ)
-    missing = missing_file(settings)
+    missing = _missing_file(settings, creates_file=True)
     with closing(Database(settings.database_url)) as database:
         migrations.upgrade(database)
         place = f" of the new database {missing}" if missing else ""
@@ -169,8 +164,7 @@ def db_upgrade() -> None:
 def db_current(json_: bool) -> None:
     """Show which schema the database has and which this release needs; exit code 2 if it is old."""
     settings = Settings.from_env(os.environ)
-    if missing := missing_file(settings):
-        raise no_database(missing)
+    _missing_file(settings, creates_file=False)
     with closing(Database(settings.database_url)) as database:
         revision, needed = migrations.current(database), migrations.newest()
     text = f"the database is at {revision or 'nothing'}, this release needs {needed}"

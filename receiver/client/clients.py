@@ -64,14 +64,11 @@ class _Access:
         """Return what httpx sends for a request."""
         params = {name: it for name, it in request.params.items() if it not in (None, (), [])}
         scheme = f"Element {request.instance}, User" if request.instance else "Bearer"
-        headers = {"Authorization": f"{scheme} {self._token}"}
-        if request.accept:
-            headers["Accept"] = request.accept
         return {
             "method": request.method,
             "url": request.path,
             "params": params,
-            "headers": headers,
+            "headers": {"Authorization": f"{scheme} {self._token}"},
             "json": request.json,
             "files": request.files,
             "timeout": request.timeout,

@@ -57,7 +57,6 @@ class Request:
     instance: str = ""
     json: object = None
     files: object = None
-    accept: str | None = None
     into: IO[bytes] | None = None
     timeout: float | None = TIMEOUT_SECONDS
 
@@ -192,26 +191,13 @@ def errors(job: JobLike, *, instance: str | None = None, wait: float = 15) -> Fl
         yield Pause(PAUSE_SECONDS / 2)
 
 
-def result(
-    job: JobLike,
-    file: IO[bytes],
-    *,
-    instance: str | None = None,
-    media_type: str | None = None,
-) -> Flow[None]:
-    """Write the file of a finished download to `file`, in its own format or in another."""
+def result(job: JobLike, file: IO[bytes], *, instance: str | None = None) -> Flow[None]:
+    """Write the file of a finished download to `file`, in its own format."""
     path, instance = _locate(job, instance)
+    path, params = f"{API}{path}/result", {"instance": instance}
+    timeout = MAX_WAIT_SECONDS
     require_success(
-        (
-            yield Request(
-                method="GET",
-                path=f"{API}{path}/result",
-                params={"instance": instance},
-                accept=media_type,
-                into=file,
-                timeout=MAX_WAIT_SECONDS,
-            )
-        )
+        (yield Request(method="GET", path=path, params=params, into=file, timeout=timeout))
     )
 
 

@@ -23,7 +23,6 @@ class EventChoice(TypedDict, total=False):
     """What `Client.events` takes."""
 
     instance: Sequence[str]
-    types: Sequence[str]
     after: str | None
     on_trouble: Callable[[ClientError], object]
     on_begin: Callable[[], object]
@@ -33,7 +32,7 @@ class EventStream:
     """Where a reader is: the last id, where it began, and which ids came."""
 
     def __init__(self, **choice: Unpack[EventChoice]) -> None:
-        self._instance, self._types = choice.get("instance", ()), choice.get("types", ())
+        self._instance = choice.get("instance", ())
         self._last, self._start = choice.get("after"), b""
         self._on_trouble, self._on_begin = choice.get("on_trouble"), choice.get("on_begin")
         # Where it goes on is sent once more, with the last 20 s before it.
@@ -44,8 +43,7 @@ class EventStream:
     def request(self) -> Request:
         """Return what to ask, to go on behind all that came."""
         self._buffer = bytearray()
-        params: dict[str, Parameter] = {"instance": self._instance, "types": self._types}
-        params["last_event_id"] = self._last
+        params: dict[str, Parameter] = {"instance": self._instance, "last_event_id": self._last}
         path = f"{API}/stream"
         return Request(method="GET", path=path, params=params, timeout=SILENT_SECONDS)
 
