@@ -1,10 +1,14 @@
 """What a receiver answers. Facts that this release does not know are passed over."""
 
-from typing import Any
+import json
+from typing import Any, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from receiver.client.errors import NotSucceeded
+
+T = TypeVar("T")
 
 _IN_PROGRESS = ("pending", "unknown")
 
@@ -109,3 +113,20 @@ class Missed(Struct, frozen=True):
     event: str | None = None
     instance: str | None = None
     job: str | None = None
+
+
+def decode(content: bytes, shape: type[T]) -> T:
+    """Read JSON. Raises MsgspecError, ValueError or RecursionError."""
+    try:
+        return msgspec.json.decode(content, type=shape)
+    except msgspec.MsgspecError:
+        # What the vendor sent may hold any number, such as 1e400, and comes back as it was.
+        return msgspec.convert(json.loads(content, parse_int=_number, parse_float=_number), shape)
+
+
+def _number(text: str) -> float | str:
+    """Read a number; one that Python does not hold stays text."""
+    try:
+        return msgspec.json.decode(text, type=int | float)
+    except msgspec.MsgspecError:
+        return text

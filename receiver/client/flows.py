@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 import httpx
 import msgspec
 
-from receiver.client.answers import ErrorPage, Job, JobPage, Submission
+from receiver.client.answers import ErrorPage, Job, JobPage, Submission, decode
 from receiver.client.errors import (
     ClientError,
     CredentialsRejected,
@@ -299,7 +299,9 @@ def _create_job(order: Request) -> Flow[Submission]:
             f" before you send again ({answer.text[:200]})",
             "no_job",
         )
-    return Submission(notification.job, order.instance, notification.status, answer.json())
+    return Submission(
+        notification.job, order.instance, notification.status, decode(answer.content, object)
+    )
 
 
 def _ask_vendor(request: Request) -> Flow[httpx.Response]:
@@ -350,8 +352,8 @@ def _vendor_path(hub: str | None, path: str) -> str:
 def _read(answer: httpx.Response, shape: type[T]) -> T:
     require_success(answer)
     try:
-        return msgspec.json.decode(answer.content, type=shape)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return decode(answer.content, shape)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         raise Unreachable(_not_a_receiver(answer), "not_a_receiver") from None
 
 

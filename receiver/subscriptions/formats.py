@@ -14,9 +14,29 @@ from receiver.outbound.queue import Message
 
 JSON = {"Content-Type": "application/json"}
 CLOUDEVENT = {"Content-Type": "application/cloudevents+json"}
-MAX_SUMMARY = 1024  # characters of PagerDuty's summary
+MAX_SUMMARY = 1024  # characters: what PagerDuty takes
+PAYLOAD = "callback_payload"
 
 Body = dict[str, Any]
+
+
+class _Sent(msgspec.Struct):
+    """What the queue holds. data -- its values as they stand there: see `_facts`."""
+
+    type: str
+    timestamp: str
+    data: dict[str, msgspec.Raw]
+    replay: bool = False
+
+
+def _read(message: Message) -> _Sent:
+    return msgspec.json.decode(message.body, type=_Sent)
+
+
+def _facts(sent: _Sent) -> Body:
+    """Read the data, but for what is the vendor's client's: that may hold numbers of any size."""
+    values = sent.data.items()
+    return {name: msgspec.json.decode(value) for name, value in values if name != PAYLOAD}
 
 
 def standard(message: Message) -> Message:
@@ -26,28 +46,29 @@ def standard(message: Message) -> Message:
 
 def cloudevent(message: Message) -> Message:
     """Write a CloudEvent, with the same id at each attempt."""
-    sent = msgspec.json.decode(message.body, type=Body)
+    sent = _read(message)
     source = f"/instances/{message.instance}" if message.instance else "/receiver"
-    event = {
+    event: Body = {
         "specversion": "1.0",
         "id": message.webhook_id,
         "source": source,
-        "type": sent["type"],
-        "time": sent["timestamp"],
+        "type": sent.type,
+        "time": sent.timestamp,
         "datacontenttype": "application/json",
-        "data": sent["data"],
+        "data": sent.data,
     }
     event |= {"subject": message.job} if message.job else {}
-    event |= {"replay": True} if sent.get("replay") else {}
+    event |= {"replay": True} if sent.replay else {}
     return replace(message, headers=CLOUDEVENT, body=msgspec.json.encode(event))
 
 
 def slack(message: Message) -> Message:
     """Write a sentence. Slack reads markup in it, so &, < and > are escaped as it asks for."""
-    sent = msgspec.json.decode(message.body, type=Body)
+    sent = _read(message)
     text = summary(sent)
-    if sent["type"] == "alarm.raised":
-        text += f"\nWhat to do: {sent['data']['action']}\nRunbook: {sent['data']['runbook']}"
+    if sent.type == "alarm.raised":
+        facts = _facts(sent)
+        text += f"\nWhat to do: {facts['action']}\nRunbook: {facts['runbook']}"
     for character, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(character, name)
     return replace(message, body=msgspec.json.encode({"text": text}))
@@ -55,8 +76,8 @@ def slack(message: Message) -> Message:
 
 def pagerduty(message: Message, routing_key: str) -> Message:
     """Write an event that opens an incident, or resolves it once the job or the alarm is well."""
-    sent = msgspec.json.decode(message.body, type=Body)
-    data, type_ = sent["data"], sent["type"]
+    sent = _read(message)
+    data, type_ = _facts(sent), sent.type
     is_well = type_ == "alarm.resolved" or data.get("outcome") == "succeeded"
     severity = data.get("severity", "error" if data.get("outcome") == "failed" else "warning")
     of = message.instance or data.get("subject", "receiver")
@@ -66,20 +87,24 @@ def pagerduty(message: Message, routing_key: str) -> Message:
         "event_action": "resolve" if is_well else "trigger",
         "dedup_key": subject[:255],
         "payload": {
-            "summary": summary(sent)[:MAX_SUMMARY],
+            "summary": summary(sent),
             "source": subject,
             "severity": severity,
-            "timestamp": sent["timestamp"],
-            "custom_details": data,
+            "timestamp": sent.timestamp,
+            "custom_details": sent.data,
         },
     }
     return replace(message, body=msgspec.json.encode(event))
 
 
-def summary(sent: Body) -> str:
-    """Say in one line what a body says."""
-    type_, data = sent["type"], sent["data"]
-    again = " (replay)" if sent.get("replay") else ""
+def summary(sent: _Sent) -> str:
+    """Say in one line of at most MAX_SUMMARY characters what a body says."""
+    return _summary(sent)[:MAX_SUMMARY]
+
+
+def _summary(sent: _Sent) -> str:
+    type_, data = sent.type, _facts(sent)
+    again = " (replay)" if sent.replay else ""
     if type_.startswith("alarm."):
         return f"{data['severity'].upper()} {data['subject']}: {data['title']}{again}"
     if not type_.startswith("job."):

@@ -179,6 +179,14 @@ def test_a_job_whose_id_is_dots_is_asked_for(call, served, id_):
     assert call("errors", id_).errors == []
 
 
+@pytest.mark.parametrize("number", ["1e400", "9" * 5000])
+def test_a_number_that_python_does_not_hold_stays_text(call, served, number):
+    body = f'{{"id":"{len(number)}","status":"COMPLETED","callback-payload":[{number}, 1.5]}}'
+    assert served.call_back(body.encode(), "gooddata").status_code == 200
+    assert call("job", str(len(number))).callback_payload == [number, 1.5]
+    assert str(len(number)) in [job.id for job in call("jobs").jobs]
+
+
 def test_a_job_has_the_fields_of_the_api(served):
     document = served.client.get("/api/v1/openapi.json").json["components"]["schemas"]
     for name in ("Job", "Records", "ErrorGroup"):

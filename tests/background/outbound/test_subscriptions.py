@@ -197,6 +197,21 @@ def test_formats(here, target):
         assert all(b"RRRR" not in row.body for row in stored)
 
 
+@pytest.mark.parametrize("number", ["1e400", "9" * 5000])
+def test_a_number_of_any_size_is_sent_on_in_every_format(here, target, number):
+    for name in ("standard", "cloudevents", "slack"):
+        here.subscribe(f"{target.url}&{name}", name=name, format=name)
+    facts = {"routing_key": "R" * 32, "format": "pagerduty"}
+    here.subscribe(f"{target.url}&pager", name="pager", **facts)
+    facts = f'"status":"ERROR","objectName":"{5000 * "x"}","callback-payload":[{number}]'
+    here.receiver.call_back(f'{{"id":"1",{facts}}}'.encode())
+    assert here.sender.drain()
+    bodies = [body for body, _ in target.posted]
+    assert sum(b'"callback_payload":[%b]' % number.encode() in body for body in bodies) == 3
+    (slack,) = [body for body in bodies if body.startswith(b'{"text"')]
+    assert len(slack) < 1100
+
+
 def test_an_alarm_says_how_severe_it_is_and_what_to_do_in_every_format(here, target):
     here.subscribe(f"{target.url}&slack", name="slack", format="slack", on=["alarm"])
     facts = {"routing_key": "R" * 32, "format": "pagerduty", "on": ["alarm"]}
