@@ -11,7 +11,7 @@ import httpx
 
 from receiver.client import flows
 from receiver.client.errors import Unreachable
-from receiver.client.flows import Flow, Pause, Request
+from receiver.client.flows import Flow, Request
 from receiver.client.stream import Event, EventChoice, EventStream
 from receiver.lib.http_client import failure_reason, make_client
 
@@ -94,15 +94,10 @@ class Client(_Access):
 
     def run(self, flow: Flow[T]) -> T:
         """Do what a flow says; return what it returns."""
-        step: Callable[[], Request | Pause] = flow.__next__
+        step: Callable[[], Request] = flow.__next__
         try:
             while True:
-                request = step()
-                if isinstance(request, Pause):
-                    time.sleep(request.seconds)
-                    step = flow.__next__
-                else:
-                    step = self._send(flow, request)
+                step = self._send(flow, step())
         except StopIteration as end:
             result: T = end.value
             return result
@@ -129,7 +124,8 @@ class Client(_Access):
                 trouble = error
             time.sleep(stream.pause(unreachable(self._url, trouble)))
 
-    def _send(self, flow: Flow[T], request: Request) -> Callable[[], Request | Pause]:
+    def _send(self, flow: Flow[T], request: Request) -> Callable[[], Request]:
+        time.sleep(request.after)
         try:
             with self._http.stream(**self._options(request)) as answer:
                 if request.into is None or not answer.is_success:
@@ -161,15 +157,10 @@ class AsyncClient(_Access):
 
     async def run(self, flow: Flow[T]) -> T:
         """Do what a flow says; return what it returns."""
-        step: Callable[[], Request | Pause] = flow.__next__
+        step: Callable[[], Request] = flow.__next__
         try:
             while True:
-                request = step()
-                if isinstance(request, Pause):
-                    await asyncio.sleep(request.seconds)
-                    step = flow.__next__
-                else:
-                    step = await self._send(flow, request)
+                step = await self._send(flow, step())
         except StopIteration as end:
             result: T = end.value
             return result
@@ -191,7 +182,8 @@ class AsyncClient(_Access):
                 trouble = error
             await asyncio.sleep(stream.pause(unreachable(self._url, trouble)))
 
-    async def _send(self, flow: Flow[T], request: Request) -> Callable[[], Request | Pause]:
+    async def _send(self, flow: Flow[T], request: Request) -> Callable[[], Request]:
+        await asyncio.sleep(request.after)
         try:
             async with self._http.stream(**self._options(request)) as answer:
                 if request.into is None or not answer.is_success:

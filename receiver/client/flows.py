@@ -1,4 +1,4 @@
-"""All that the client does, without I/O: generators of requests and pauses.
+"""All that the client does, without I/O: generators of requests.
 
 `Client` and `AsyncClient` send what a flow yields and give it the answer, or throw Unreachable.
 """
@@ -48,7 +48,8 @@ class Request:
     """A request to a receiver.
 
     instance -- on the vendor's paths, whose credentials stand in the header. files -- as httpx
-    takes them. into -- where the answer goes if it is a success. timeout -- seconds; None: any.
+    takes them. after -- seconds to let pass before it. into -- where the answer goes if it is a
+    success. timeout -- seconds; None: any.
     """
 
     method: str
@@ -57,18 +58,12 @@ class Request:
     instance: str = ""
     json: object = None
     files: object = None
+    after: float = 0
     into: IO[bytes] | None = None
     timeout: float | None = TIMEOUT_SECONDS
 
 
-@dataclass(frozen=True)
-class Pause:
-    """Some seconds to let pass."""
-
-    seconds: float
-
-
-Flow: TypeAlias = Generator[Request | Pause, httpx.Response, T]
+Flow: TypeAlias = Generator[Request, httpx.Response, T]
 
 
 def submit(
@@ -133,12 +128,12 @@ def wait(
     while the job cannot be read.
     """
     deadline = time.monotonic() + timeout
-    hold, is_first = 0, True  # the first answer comes at once: a wait for nothing shows
+    hold, pause, is_first = 0, 0.0, True  # the first answer comes at once: a wait for nothing shows
     status, reported = "", ""
     while True:
-        began, trouble = time.monotonic(), None
+        began, trouble = time.monotonic() + pause, None
         try:
-            current = yield from _job(job, instance, hold)
+            current = yield from _job(job, instance, hold, pause)
         except (Unreachable, NoSuchJob) as error:
             trouble = error
         else:
@@ -156,8 +151,8 @@ def wait(
             reported = trouble.code
             on_trouble(trouble)
         if on_change or not is_first or isinstance(trouble, Unreachable):
-            yield Pause(max(0, min(PAUSE_SECONDS - (time.monotonic() - began), left)))
-        left = max(0, int(deadline - time.monotonic()))
+            pause = max(0, min(PAUSE_SECONDS - (time.monotonic() - began), left))
+        left = max(0, int(deadline - time.monotonic() - pause))
         hold, is_first = 0 if on_change else min(MAX_WAIT_SECONDS, left), False
 
 
@@ -184,11 +179,12 @@ def errors(job: JobLike, *, instance: str | None = None, wait: float = 15) -> Fl
     """
     deadline = time.monotonic() + wait
     record = job if isinstance(job, Job) else (yield from _job(job, instance))
+    pause = 0.0
     while True:
-        page = yield from _all_errors(record)
+        page = yield from _all_errors(record, pause)
         if page.errors or not record.records.failed or time.monotonic() >= deadline:
             return page
-        yield Pause(PAUSE_SECONDS / 2)
+        pause = PAUSE_SECONDS / 2
 
 
 def result(job: JobLike, file: IO[bytes], *, instance: str | None = None) -> Flow[None]:
@@ -254,17 +250,19 @@ def _list(path: str, shape: type[T], filters: Mapping[str, Parameter]) -> Flow[T
         raise Unreachable(text, "not_a_receiver") from None
 
 
-def _call(path: str, shape: type[T], params: Mapping[str, Parameter], hold: float = 0) -> Flow[T]:
+def _call(
+    path: str, shape: type[T], params: Mapping[str, Parameter], pause: float = 0, hold: float = 0
+) -> Flow[T]:
     """Ask the API, and read the answer. hold -- seconds for which it may hold its answer back."""
-    timeout = TIMEOUT_SECONDS + hold
-    answer = yield Request(method="GET", path=API + path, params=params, timeout=timeout)
+    path, timeout = API + path, TIMEOUT_SECONDS + hold
+    answer = yield Request(method="GET", path=path, params=params, after=pause, timeout=timeout)
     return _read(answer, shape)
 
 
-def _job(job: JobLike, instance: str | None, hold: int = 0) -> Flow[Job]:
+def _job(job: JobLike, instance: str | None, hold: int = 0, pause: float = 0) -> Flow[Job]:
     path, instance = _locate(job, instance)
     params: dict[str, Parameter] = {"instance": instance, "wait": hold}
-    return (yield from _of_job(path, instance, _call(path, Job, params, hold)))
+    return (yield from _of_job(path, instance, _call(path, Job, params, pause, hold)))
 
 
 def _of_job(path: str, instance: str | None, flow: Flow[Job]) -> Flow[Job]:
@@ -276,15 +274,15 @@ def _of_job(path: str, instance: str | None, flow: Flow[Job]) -> Flow[Job]:
         raise NoSuchJob(unquote(path.rpartition("/")[2]), instance) from None
 
 
-def _all_errors(job: Job) -> Flow[ErrorPage]:
+def _all_errors(job: Job, pause: float) -> Flow[ErrorPage]:
     path, instance = _locate(job, None)
     entries: list[Any] = []
     cursor = None
     while True:
         params: dict[str, Parameter] = {"instance": instance, "limit": PAGE, "cursor": cursor}
-        page = yield from _call(f"{path}/errors", ErrorPage, params)
+        page = yield from _call(f"{path}/errors", ErrorPage, params, pause)
         entries += page.errors
-        cursor = page.next
+        cursor, pause = page.next, 0
         if cursor is None:
             return ErrorPage(entries, page.groups)
 

@@ -98,8 +98,7 @@ def done(flow: flows.Flow, answer):
     step = next(flow)
     try:
         while True:
-            pause = isinstance(step, flows.Pause)
-            step = next(flow) if pause else flow.send(answer(step))
+            step = flow.send(answer(step))
     except StopIteration as end:
         return end.value
 
@@ -118,13 +117,13 @@ def test_errors_are_waited_for_where_there_are_some_and_read_to_the_last_page(
     requests = []
 
     def answer(request: flows.Request) -> httpx.Response:
-        requests.append((request.path, request.params["cursor"]))
+        requests.append((request.path, request.params["cursor"], request.after > 0))
         errors, following = next(pages)
         return httpx.Response(200, json={"errors": errors, "groups": [], "next": following})
 
     assert len(done(flow, answer).errors) == known
     path = "/api/v1/jobs/a%3Ab/errors"
-    assert requests == [(path, None), (path, None), (path, "2")][:asked]
+    assert requests == [(path, None, False), (path, None, True), (path, "2", False)][:asked]
 
 
 def test_a_wait_goes_on_while_the_receiver_is_away(call, served):
