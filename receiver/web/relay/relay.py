@@ -64,6 +64,7 @@ def register(app: Flask) -> None:
 
 def _answer(services: Services) -> Response:
     if request.method in ("CONNECT", "TRACE") or "Upgrade" in request.headers:
+        # To TRACE the vendor would answer with what it was sent, its own credentials included.
         message = "CONNECT, TRACE and upgrades are not passed on"
         raise MethodNotAllowed(PASSED_ON, message)
     question = _question(services)
