@@ -23,7 +23,7 @@ log = structlog.get_logger()
 LOCK_SECONDS = 5.0
 _LOCK_PAUSE_SECONDS = 0.005
 _LOCK_FLAGS = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
-_PARTS = ("", "-wal", "-shm")  # of which none may be another than the connections have open
+_LOG_PARTS = "-wal", "-shm"  # none may be another than the connections have open, as the file
 _LOCKS = (".lock", ".gate.lock", ".open.lock")
 
 Identity: TypeAlias = tuple[int, int]  # device and inode, which no other file has while it is open
@@ -36,8 +36,8 @@ class SQLiteFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._parts = [self._beside(suffix) for suffix in _PARTS]
+        self._path, self._real = path, _follow_links(path)
+        self._parts = [path, *map(self._beside, _LOG_PARTS)]
         self._guard = threading.Lock()
         self._open: dict[Path, Identity] = {}
         self._lock = -1
@@ -88,7 +88,7 @@ class SQLiteFile:
 
     def begin_check(self) -> None:
         """Check once the log is open: from now on that counts too. Raises StoreUnavailable."""
-        if len(self._open) < len(_PARTS):
+        if len(self._open) < len(self._parts):
             present = {path: _identity(path) for path in self._parts}
             parts = {path: identity for path, identity in present.items() if identity}
             self._open = {**parts, **self._open}  # another thread may be looking through it
@@ -117,7 +117,7 @@ class SQLiteFile:
             self._share_lock(LOCK_SECONDS)
             # Never one that is there: closing it takes away the locks that SQLite holds on it.
             with suppress(FileExistsError):
-                os.close(os.open(self._path, _LOCK_FLAGS | os.O_EXCL, 0o600))
+                os.close(os.open(self._real, _LOCK_FLAGS | os.O_EXCL, 0o600))
         except OSError as error:
             raise StoreUnavailable(f"cannot open the database: {error.strerror}") from error
         for path in (*self._parts, *map(self._beside, _LOCKS)):
@@ -151,7 +151,12 @@ class SQLiteFile:
             log.warning("the database's file is back", file=str(self._path))
 
     def _beside(self, suffix: str) -> Path:
-        return self._path.with_name(self._path.name + suffix)
+        return self._real.with_name(self._real.name + suffix)
+
+
+def _follow_links(path: Path) -> Path:
+    """Return where SQLite has the file's log, and all who use the file under any name its locks."""
+    return Path(os.path.realpath(path))
 
 
 class FileLock:
@@ -166,7 +171,8 @@ class FileLock:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._gate = Path(f"{path}.lock"), Path(f"{path}.gate.lock")
+        real = _follow_links(path)
+        self._path, self._gate = Path(f"{real}.lock"), Path(f"{real}.gate.lock")
         self._inner = threading.Lock()
         self._descriptor = -1
 

@@ -1,5 +1,6 @@
 """An SQLite file that is deleted or replaced under a running receiver: nothing is acknowledged."""
 
+import fcntl
 import json
 import shutil
 import subprocess
@@ -188,3 +189,18 @@ def test_nothing_is_restored_where_a_receiver_runs(but, node, file, tmp_path):
     node.start()
     node.wait()
     eventually(lambda: call_back(node, "before") == 200)  # kept, and so a duplicate
+
+
+def test_a_file_under_another_name_has_the_same_locks(make_receiver, tmp_path):
+    file, link = tmp_path / "receiver.db", tmp_path / "current.db"
+    link.symlink_to(file.name)  # which is made at the first use
+    receiver = make_receiver(f"sqlite:///{link}", answer_within=500)
+    assert receiver.call_back(b'{"id":"1","status":"RUNNING"}').status_code == 200
+    with (tmp_path / "receiver.db.lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as who writes to the file by its own name
+        assert receiver.call_back(b'{"id":"2","status":"RUNNING"}').status_code == 503
+    assert eventually(lambda: receiver.call_back(b'{"id":"3","status":"X"}').status_code == 200)
+    assert sorted(path.name for path in tmp_path.glob("current.db*")) == ["current.db"]
+    link.unlink()
+    link.symlink_to("another.db")
+    assert receiver.call_back(b'{"id":"4","status":"RUNNING"}').status_code == 503
