@@ -33,19 +33,16 @@ SNOOZES = {"2h": "2 hours", "24h": "24 hours"}
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong, for people; times are ms.
+    """Something wrong, for people.
 
-    subject -- mostly an instance. others -- subjects with the very same. since -- None where no
-    alarm says so. resolved_at -- None while it is wrong. examples -- some of what is affected:
-    (what, its page). row -- the alarm; None where none says so.
+    subject -- mostly an instance. others -- subjects with the very same. examples -- some of what
+    is affected: (what, its page). row -- the alarm; None where none says so.
     """
 
     kind: Kind
     subject: str
     count: int
     detail: str = ""
-    since: int | None = None
-    resolved_at: int | None = None
     examples: Sequence[tuple[str, str | None]] = ()
     row: Alarm | None = None
     others: Sequence[str] = ()
@@ -153,8 +150,7 @@ def problem(row: Alarm) -> Problem:
     """Show an alarm."""
     kind = kind_of(row.kind)
     examples = [(example, _page_of(kind, row, example)) for example in json.loads(row.examples)]
-    shown = row.subject, row.count, row.detail, row.raised_at, row.cleared_at
-    return Problem(kind, *shown, examples, row)
+    return Problem(kind, row.subject, row.count, row.detail, examples, row)
 
 
 def _page_of(kind: Kind, row: Alarm, example: str) -> str | None:
