@@ -21,9 +21,15 @@ CAUSES = {
     **dict.fromkeys(("25006", "SQLITE_READONLY"), "it is read-only"),
     **dict.fromkeys(("SQLITE_BUSY", "SQLITE_LOCKED"), "another process holds its lock"),
     "SQLITE_NOTADB": "its file is not SQLite's",
+    "SQLITE_CANTOPEN": "its file cannot be opened",
     "53300": "all its connections are taken",
 }
-_NOT_CONNECTED = re.compile(r"connection timeout|failed to resolve")
+_NOT_CONNECTED = re.compile(
+    "connection timeout|failed to resolve"
+    # what the URL says
+    "|invalid connection option|bad value for"
+)
+_BAD = "connection is bad: "
 _ERRNO = re.compile(r"\[Errno -?[0-9]{1,9}\] ")
 # Where the same statement would fail again, for one row at least: data, integrity, SQL, limits.
 _STATEMENT = ("22", "23", "42", "54")
@@ -55,6 +61,8 @@ def connection_failure(error: BaseException) -> str | None:
     _, failed, reason = lines[0].rpartition(" failed: ")
     if failed:
         return reason.removeprefix("FATAL:").strip().rstrip(".")
+    if lines[0].startswith(_BAD):
+        return lines[0].removeprefix(_BAD)
     return _ERRNO.sub("", lines[0]) if _NOT_CONNECTED.match(lines[0]) else None
 
 

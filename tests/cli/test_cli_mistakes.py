@@ -164,8 +164,19 @@ MISTAKES = [
     ("trigger --url {url} --instance nope", 2, MISSING),
     (f"{PG} tokens list", 6, "cannot connect to 127.0.0.1:1/books as clerk: Connection refused"),
     (f"{PG} db upgrade", 6, "cannot connect to 127.0.0.1:1/books as clerk: Connection refused"),
+    *(
+        (f"{PG}?{parameter} tokens list", 6, f"cannot connect to 127.0.0.1:1/books as clerk: {why}")
+        for parameter, why in {
+            "sslmode=zz": 'invalid sslmode value: "zz"',
+            "service=zz": 'definition of service "zz" not found',
+            "port=99999": 'invalid port number: "99999"',
+            "sslmod=require": 'invalid connection option "sslmod"',
+            "connect_timeout=x": "bad value for connect_timeout: 'x'",
+        }.items()
+    ),
     ("RECEIVER_DATABASE_URL=mysql://u:hidden@h/d tokens list", 2, "RECEIVER_DATABASE_URL must be"),
     ("RECEIVER_DATABASE_URL=sqlite:////nodir/x db upgrade", 2, "there is no folder /nodir for"),
+    ("RECEIVER_DATABASE_URL=sqlite:///{folder} tokens list", 2, "its file cannot be opened (SQLIT"),
     ("RECEIVER_OVERDUE_AFTER=15 serve", 2, f"RECEIVER_OVERDUE_AFTER {DURATION}"),
     ("RECEIVER_ENCRYPTION_KEYS=hidden serve", 2, "RECEIVER_ENCRYPTION_KEYS must be Fernet keys"),
     ("RECEIVER_PUBLIC_URL=hooks.example.com serve", 2, "RECEIVER_PUBLIC_URL must be a URL like"),
