@@ -35,14 +35,13 @@ from receiver.database.models import (
     RejectionCount,
     UsualTime,
 )
-from receiver.database.models.alarms import NODE_GONE_MS, Fetch, Node
+from receiver.database.models.alarms import NODE_GONE_MS, Fetch, Node, Schedule
 from receiver.database.page import hidden
 from receiver.jobs.queries import IS_OVERDUE, JOBS_AND_USUAL, OVERDUE_SINCE
 from receiver.jobs.summary import last_callbacks, under_way
 from receiver.jobs.timeline import event_id
 from receiver.lib.clock import DAY_MS, MINUTE_MS, iso
 from receiver.schedules.check import Verdict
-from receiver.schedules.registry import Schedule
 from receiver.schedules.times import local_time
 from receiver.settings import Settings
 from receiver.subscriptions.log import count_waiting

@@ -5,34 +5,32 @@ No schedule is judged by a time before its last change: a clock that steps back 
 A change more than a day ahead of now was made under a wrong clock, unless now is the wrong one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 import msgspec
-from msgspec.structs import replace
 from sqlalchemy import BigInteger, and_, func, literal_column, or_, select, update
 from sqlalchemy.engine import Row as SelectedRow
 from sqlalchemy.orm import Session
 
 from receiver.database.leases import is_steady
 from receiver.database.models import IS_UNDER_WAY, Facet, JobRow
-from receiver.database.models.alarms import Schedule as Row
+from receiver.database.models.alarms import Schedule
 from receiver.database.page import MAX_TIME, Column, Selection, least
 from receiver.errors import BadParameter
 from receiver.jobs.job import Registers
 from receiver.jobs.queries import HAS_NO_END, register
 from receiver.lib.clock import DAY_MS
-from receiver.schedules.registry import Schedule, State, list_schedules
+from receiver.schedules.registry import State, last_due, list_schedules
 
 EARLY_MS = 10_000  # so much before its due time a job may start, by a clock that is behind ours
 MAX_LATE = 100  # jobs of one schedule
 
-_JUDGED = ("state", "due_at", "job", "started_at", "judged_at")
 _CREATED_AT = Registers.__struct_fields__.index("created_at")
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What a check found of a schedule.
+    """What a check found of a schedule, and what that changes in its row.
 
     missed -- the due time for which no job started, though its start grace is over. late -- the due
     time whose run grace is over, though `jobs` that started for it have not ended. broken -- why it
@@ -40,7 +38,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     schedule: Schedule
-    is_changed: bool
+    changes: Mapping[str, object]
     missed: int | None
     late: int | None
     jobs: Sequence[str]
@@ -59,9 +57,9 @@ def judge_schedules(session: Session, now: int) -> list[Verdict]:
 def save(session: Session, verdicts: Iterable[Verdict]) -> None:
     """Write what changed of schedules."""
     for verdict in verdicts:
-        if verdict.is_changed:
-            facts = {name: getattr(verdict.schedule, name) for name in _JUDGED}
-            session.execute(update(Row).where(Row.name == verdict.schedule.name).values(**facts))
+        if verdict.changes:
+            this = update(Schedule).where(Schedule.name == verdict.schedule.name)
+            session.execute(this.values(**verdict.changes))
 
 
 def _reference_time(schedule: Schedule, now: int, steady: bool) -> int:
@@ -74,44 +72,46 @@ def _verdict(session: Session, schedule: Schedule, at: int) -> Verdict:
     try:
         return _judge(session, schedule, at)
     except BadParameter as error:  # of this one alone: the others are judged
-        after = replace(schedule, state="broken")
-        changed, why = after != schedule, str(error)
+        changes = {} if schedule.state == "broken" else {"state": "broken"}
         return Verdict(
-            schedule=after, is_changed=changed, missed=None, late=None, jobs=[], broken=why
+            schedule=schedule, changes=changes, missed=None, late=None, jobs=[], broken=str(error)
         )
 
 
 def _judge(session: Session, schedule: Schedule, at: int) -> Verdict:
     graces = 0, schedule.start_grace, schedule.run_grace
-    due, start_due, run_due = (schedule.last_due(at - grace) for grace in graces)
-    after = schedule
-    if due is not None and due != schedule.due_at and (run := _run(session, schedule, due)):
-        after = replace(schedule, due_at=due, job=run.id, started_at=run.start)
+    due, start_due, run_due = (last_due(schedule, at - grace) for grace in graces)
+    changes: dict[str, object] = {}
+    fulfilled, started = schedule.due_at, schedule.started_at
+    if due is not None and due != fulfilled and (run := _run(session, schedule, due)):
+        fulfilled, started = due, run.start
+        changes = {"due_at": due, "job": run.id, "started_at": started}
     jobs = [] if run_due is None else _late(session, schedule, run_due)
     missed = None
-    if start_due is not None and after.due_at not in (due, start_due):
+    if start_due is not None and fulfilled not in (due, start_due):
         missed = None if _first(session, schedule, start_due) else start_due
-    after = replace(after, state=_state(after, due, missed, jobs))
+    in_time = None
+    if due is not None and fulfilled == due and started is not None:
+        in_time = started <= due + schedule.start_grace
+    state = _state(missed=missed is not None, late=bool(jobs), in_time=in_time)
+    changes |= {} if state == schedule.state else {"state": state}
     # Each due time that is over counts as a change: no earlier one is judged after it.
-    before = (schedule.last_due(schedule.judged_at - grace) for grace in graces)
-    is_changed = after != schedule or [*before] != [due, start_due, run_due]
-    return Verdict(
-        schedule=replace(after, judged_at=at) if is_changed else schedule,
-        is_changed=is_changed,
-        missed=missed,
-        late=run_due if jobs else None,
-        jobs=jobs,
-    )
+    before = [last_due(schedule, schedule.judged_at - grace) for grace in graces]
+    if changes or before != [due, start_due, run_due]:
+        changes["judged_at"] = at
+    late = run_due if jobs else None
+    return Verdict(schedule=schedule, changes=changes, missed=missed, late=late, jobs=jobs)
 
 
-def _state(schedule: Schedule, due: int | None, missed: int | None, late: Sequence[str]) -> State:
-    if missed is not None:
+def _state(*, missed: bool, late: bool, in_time: bool | None) -> State:
+    """in_time -- whether the job of the latest due time started so; None: none did start."""
+    if missed:
         return "missed"
     if late:
         return "running_late"
-    if due is None or schedule.due_at != due or schedule.started_at is None:
+    if in_time is None:
         return "waiting"
-    return "late_to_start" if schedule.started_at > due + schedule.start_grace else "on_time"
+    return "on_time" if in_time else "late_to_start"
 
 
 def _run(session: Session, schedule: Schedule, due: int) -> SelectedRow[*tuple[str, int]] | None:

@@ -1,13 +1,14 @@
 """Expected schedules: whose job is to start when, and to end by when; kept, and shown."""
 
 import re
+from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
 import msgspec
-from sqlalchemy import delete, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from receiver.database.models.alarms import Schedule as Row
+from receiver.database.models.alarms import Schedule
 from receiver.errors import AlreadyThere, BadParameter, NotFound
 from receiver.instances.registry import instance_names
 from receiver.jobs.public import Time
@@ -37,31 +38,10 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     run_grace: str
 
 
-class Schedule(msgspec.Struct, frozen=True, kw_only=True):
-    """A schedule and what the last check found; times and graces are ms.
-
-    due_at, job, started_at -- the latest due time that was fulfilled, by which job, and when that
-    started. judged_at -- when any of that, or the state, changed last.
-    """
-
-    name: str
-    instance: str
-    object: str | None
-    cron: str
-    tz: str
-    start_grace: int
-    run_grace: int
-    created_at: int
-    judged_at: int
-    state: State = "waiting"
-    due_at: int | None = None
-    job: str | None = None
-    started_at: int | None = None
-
-    def last_due(self, at: int) -> int | None:
-        """Return the latest due time up to `at` since this was added; None if there was none."""
-        due = times.last_due(self.cron, self.tz, at)
-        return due if due is not None and due > self.created_at else None
+def last_due(schedule: Schedule, at: int) -> int | None:
+    """Return the latest due time up to `at` since it was added, ms; None if there was none."""
+    due = times.last_due(schedule.cron, schedule.tz, at)
+    return due if due is not None and due > schedule.created_at else None
 
 
 def make_schedule(terms: Terms, now: int) -> Schedule:
@@ -82,9 +62,9 @@ def make_schedule(terms: Terms, now: int) -> Schedule:
             )
     if run_grace < start_grace:
         raise BadParameter("the run grace must not be shorter than the start grace")
-    facts = {"cron": " ".join(terms.cron.split()), "start_grace": start_grace}
-    given = msgspec.structs.asdict(terms) | facts
-    return Schedule(**given | {"run_grace": run_grace, "created_at": now, "judged_at": now})
+    given = msgspec.structs.asdict(terms) | {"cron": " ".join(terms.cron.split())}
+    graces = {"start_grace": start_grace, "run_grace": run_grace}
+    return Schedule(**given | graces, state="waiting", created_at=now, judged_at=now)
 
 
 def _grace(name: str, text: str) -> int:
@@ -110,14 +90,13 @@ def add_schedule(session: Session, schedule: Schedule, settings: Settings) -> No
         raise AlreadyThere(f"there is a schedule {name} already")
     if len(schedules) >= MAX_SCHEDULES:
         raise BadParameter(f"there are {MAX_SCHEDULES} schedules: remove one first")
-    session.add(Row(**msgspec.structs.asdict(schedule)))
+    session.add(schedule)
     session.flush()
 
 
-def list_schedules(session: Session) -> list[Schedule]:
+def list_schedules(session: Session) -> Sequence[Schedule]:
     """Return all, by name."""
-    rows = session.execute(select(*_COLUMNS).order_by(Row.name))
-    return [msgspec.convert(row._asdict(), Schedule) for row in rows]
+    return session.scalars(select(Schedule).order_by(Schedule.name)).all()
 
 
 def get_schedule(session: Session, name: str) -> Schedule:
@@ -130,17 +109,15 @@ def get_schedule(session: Session, name: str) -> Schedule:
 
 def remove_schedule(session: Session, name: str) -> None:
     """Remove one. Raises NotFound."""
-    session.execute(delete(Row).where(Row.name == get_schedule(session, name).name))
+    session.delete(get_schedule(session, name))
+    session.flush()
 
 
 def count_by_state(session: Session) -> dict[str, float]:
     """Return how many schedules each state has."""
-    states = select(Row.state, func.count()).group_by(Row.state)
+    states = select(Schedule.state, func.count()).group_by(Schedule.state)
     counted = {state: int(number) for state, number in session.execute(states)}
     return {state: counted.get(state, 0) for state in STATES}
-
-
-_COLUMNS = tuple(getattr(Row, name) for name in Schedule.__struct_fields__)
 
 
 class ShownSchedule(msgspec.Struct):
@@ -170,11 +147,12 @@ class ShownSchedule(msgspec.Struct):
 def public_schedule(schedule: Schedule, now: int) -> ShownSchedule:
     """Return a schedule as the API and the command line have it, as it is now, ms."""
     due = next_due(schedule, now)
-    facts = msgspec.structs.asdict(schedule)
+    names = ShownSchedule.__struct_fields__
+    facts = {name: getattr(schedule, name) for name in names if hasattr(schedule, name)}
     moments = {name: iso(facts[name]) for name in ("due_at", "started_at", "created_at")}
     graces = {name: _written(facts[name]) for name in ("start_grace", "run_grace")}
     local = None if due is None else times.local_time(due, schedule.tz).isoformat()
-    last = None if due is None else schedule.last_due(now)
+    last = None if due is None else last_due(schedule, now)
     dues = {"next_due_at": iso(due), "next_due_local": local, "last_due_at": iso(last)}
     return msgspec.convert(facts | moments | graces | dues, ShownSchedule)
 

@@ -11,11 +11,12 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from receiver.alarms import handling
 from receiver.alarms.handling import MAX_NOTE, MAX_SNOOZE_MS, Alarm, public_alarm
 from receiver.database.engine import Session, database_time
+from receiver.database.models.alarms import Schedule
 from receiver.errors import NotFound
 from receiver.instances.tokens import Bearer
 from receiver.lib.clock import MINUTE_MS
 from receiver.schedules import registry
-from receiver.schedules.registry import Schedule, ShownSchedule, Terms, public_schedule
+from receiver.schedules.registry import ShownSchedule, Terms, public_schedule
 from receiver.web import Services
 from receiver.web.api.routes import ApiRequest, route
 from receiver.web.api.schemas import Cursor, Limit, NoQuery
