@@ -37,7 +37,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from receiver.database import driver_errors
 from receiver.database.lookup import LookUp
 from receiver.database.models import Base, KeyVersion
-from receiver.database.sqlite_file import LOCK_SECONDS, FileLock, SQLiteFile
+from receiver.database.sqlite_file import LOCK_SECONDS, FileLock, SQLiteFile, is_other_than_file
 from receiver.errors import SettingsError, StatementRefused, StoreRefused, StoreUnavailable, TooSlow
 from receiver.settings import database_name
 
@@ -72,6 +72,8 @@ class Database:
                 # Engines copy what psycopg can write when they are made.
                 import receiver.database.postgresql  # noqa: F401
             self.file = Path(str(parsed.database)).absolute() if self.is_sqlite else None
+            if self.file and is_other_than_file(self.file):
+                raise SettingsError(f"RECEIVER_DATABASE_URL: {self.file} is not a file")
             self._file = SQLiteFile(self.file) if self.file else None
             self.engine = self._make_engine(parsed, connections)
             # Readers have a pool of their own: however many of them wait, who writes does not.

@@ -7,6 +7,7 @@ open again: what they commit is lost at the next start, though it looks well unt
 import fcntl
 import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -232,6 +233,13 @@ def _identity(path: Path) -> Identity | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def is_other_than_file(path: Path) -> bool:
+    """Whether a folder or a device stands at a path, whose mode and neighbours are not ours."""
+    with suppress(OSError):
+        return not stat.S_ISREG(path.stat().st_mode)
+    return False
 
 
 def _keep_private(path: Path) -> None:

@@ -176,7 +176,7 @@ MISTAKES = [
     ),
     ("RECEIVER_DATABASE_URL=mysql://u:hidden@h/d tokens list", 2, "RECEIVER_DATABASE_URL must be"),
     ("RECEIVER_DATABASE_URL=sqlite:////nodir/x db upgrade", 2, "there is no folder /nodir for"),
-    ("RECEIVER_DATABASE_URL=sqlite:///{folder} tokens list", 2, "its file cannot be opened (SQLIT"),
+    ("RECEIVER_DATABASE_URL=sqlite:///{folder} tokens list", 2, "URL: {folder} is not a file"),
     ("RECEIVER_OVERDUE_AFTER=15 serve", 2, f"RECEIVER_OVERDUE_AFTER {DURATION}"),
     ("RECEIVER_ENCRYPTION_KEYS=hidden serve", 2, "RECEIVER_ENCRYPTION_KEYS must be Fernet keys"),
     ("RECEIVER_PUBLIC_URL=hooks.example.com serve", 2, "RECEIVER_PUBLIC_URL must be a URL like"),

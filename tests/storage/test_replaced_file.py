@@ -13,7 +13,10 @@ import pytest
 from nodes import DEADLINE, KEY, Node, eventually, make_token, own_environment, running_nodes
 from proxies import DEPLOY
 
+from receiver.app import create_app
+from receiver.errors import SettingsError
 from receiver.openconnectors.signatures import HEADER, sign
+from receiver.settings import Settings
 
 LOST = "was deleted or replaced"
 
@@ -204,3 +207,12 @@ def test_a_file_under_another_name_has_the_same_locks(make_receiver, tmp_path):
     link.unlink()
     link.symlink_to("another.db")
     assert receiver.call_back(b'{"id":"4","status":"RUNNING"}').status_code == 503
+
+
+def test_a_folder_at_the_databases_path_is_left_as_it_is(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir(0o755)
+    with pytest.raises(SettingsError, match="/data is not a file"):
+        create_app(Settings(database_url=f"sqlite:///{folder}"))
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert list(tmp_path.iterdir()) == [folder]
