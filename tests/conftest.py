@@ -17,9 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import debian
+import flask
 import httpx
 import hypothesis
 import instances_named
+import jinja2
 import psycopg
 import pytest
 import structlog
@@ -96,6 +98,23 @@ def _builder(rule: werkzeug.routing.rules.Rule, append_unknown: bool = True) -> 
 
 
 werkzeug.routing.rules.Rule._compile_builder = _builder
+
+
+class _Templates(jinja2.BytecodeCache):
+    """Nor are templates compiled again for each receiver."""
+
+    def __init__(self) -> None:
+        self._compiled: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
+        if bucket.key in self._compiled:
+            bucket.bytecode_from_string(self._compiled[bucket.key])
+
+    def dump_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
+        self._compiled[bucket.key] = bucket.bytecode_to_string()
+
+
+flask.Flask.jinja_options = {"bytecode_cache": _Templates()}
 
 # Their tests start processes and wait for them, or for a browser.
 WAITING = ("system", "http/dashboard", "background/alarms", "cli/test_interface_cli.py")
