@@ -1,9 +1,8 @@
 """Retention: what is too old goes, hashes and outcomes stay, and nobody waits long for it."""
 
 import hashlib
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Iterator
 from itertools import count as counter
 
@@ -13,7 +12,7 @@ from builders import Clock, bulk, examples
 from hypothesis import event as note
 from hypothesis import given
 from hypothesis import strategies as st
-from nodes import eventually, own_environment
+from nodes import eventually
 from prometheus_client import REGISTRY
 from sqlalchemy import func, select, update
 from structlog.testing import capture_logs
@@ -21,6 +20,7 @@ from structlog.testing import capture_logs
 from receiver.app import _app
 from receiver.callbacks.deliveries import Delivery, Judged
 from receiver.callbacks.store import Store
+from receiver.cli.commands import run
 from receiver.database import audit, migrations, retention
 from receiver.database import models as tables
 from receiver.database.engine import Database
@@ -565,10 +565,11 @@ def test_a_pass_planned_by_a_clock_that_was_ahead_is_made_now(receiver):
     assert steps(node(receiver, clock)) == len(retention.KINDS)
 
 
+@pytest.mark.usefixtures("capfd")  # a command sets up the log
 @pytest.mark.parametrize("hours", [-1, 1])
 @pytest.mark.parametrize("server", [True, False], ids=["server", "command"])
 def test_a_node_whose_clock_is_an_hour_wrong_deletes_by_the_databases(
-    make_receiver, make_database, tmp_path, hours, server
+    make_receiver, make_database, monkeypatch, hours, server
 ):
     """By its own, the fresh body would be too old an hour ahead, the other too young behind."""
     url, keep, wrong = make_database("postgresql18"), 45 * MINUTE, hours * 60 * MINUTE
@@ -579,11 +580,11 @@ def test_a_node_whose_clock_is_an_hour_wrong_deletes_by_the_databases(
     if server:
         assert steps(node(receiver, Clock(now_ms() + wrong), keep_bodies=keep))
     else:
-        clock = f"import time\nnow = time.time_ns\ntime.time_ns = lambda: now() + {wrong * 10**6}\n"
-        (tmp_path / "sitecustomize.py").write_text(clock)
-        command = [sys.executable, "-m", "receiver", "prune", "--older-than", "45m", "--yes"]
-        variables = own_environment(RECEIVER_DATABASE_URL=url, PYTHONPATH=str(tmp_path))
-        subprocess.run(command, env=variables, check=True, cwd=tmp_path)
+        now = time.time_ns
+        with monkeypatch.context() as patched:
+            patched.setattr(time, "time_ns", lambda: now() + wrong * 10**6)
+            patched.setenv("RECEIVER_DATABASE_URL", url)
+            assert run(["prune", "--older-than", "45m", "--yes"]) == 0
     assert (bodies(receiver), count(receiver, Event)) == (1, 2)
     assert receiver.get(f"/events/{fresh}/body").status_code == 200
 
