@@ -143,39 +143,36 @@ def test_each_body_has_its_kind(receiver, body, kind, job):
     assert [found["id"] for found in receiver.get("/jobs").json["jobs"]] == [job] * bool(job)
 
 
-@pytest.mark.parametrize("tail", ["default", "default/", "default//", "default?x=1", "/default"])
-def test_slashes_in_the_path_never_redirect(receiver, tail):
+def test_slashes_in_the_path_never_redirect(receiver):
     headers = {HEADER: sign(b"{}", KEY)}
-    assert receiver.client.post(f"/callbacks/{tail}", data=b"{}", headers=headers).status_code in {
-        200,
-        401,
-    }
+    for tail in ("default", "default/", "default//", "default?x=1", "/default"):
+        answer = receiver.client.post(f"/callbacks/{tail}", data=b"{}", headers=headers)
+        assert answer.status_code in {200, 401}, tail
 
 
-@pytest.mark.parametrize(
-    "name", ["unknown", "DEFAULT", "default%20", "..%2f", "a%2fb", "%00", "%ff", "x" * 65, "a%0a"]
-)
-def test_an_unknown_instance_is_answered_like_a_wrong_signature(receiver, name):
-    headers = {HEADER: sign(b"{}", KEY)}
-    unknown = receiver.client.post(f"/callbacks/{name}", data=b"{}", headers=headers)
+def test_an_unknown_instance_is_answered_like_a_wrong_signature(receiver):
+    headers, wrong = {HEADER: sign(b"{}", KEY)}, receiver.call_back(b"{}", key=OTHER)
+    long = "x" * 65
+    for name in ("unknown", "DEFAULT", "default%20", "..%2f", "a%2fb", "%00", "%ff", long, "a%0a"):
+        unknown = receiver.client.post(f"/callbacks/{name}", data=b"{}", headers=headers)
+        assert (name, unknown.status_code, unknown.data) == (name, 401, wrong.data)
+        assert dict(unknown.headers) == dict(wrong.headers), name
+
+
+def test_missing_and_malformed_signatures_are_answered_like_wrong_ones(receiver):
     wrong = receiver.call_back(b"{}", key=OTHER)
-    assert (unknown.status_code, unknown.data) == (401, wrong.data)
-    assert dict(unknown.headers) == dict(wrong.headers)
+    for headers in ({}, {HEADER: ""}, {HEADER: "sha256=x"}, {HEADER: "\xff"}):
+        answer = receiver.client.post("/callbacks/default", data=b"{}", headers=headers)
+        assert problem(answer, 401)
+        assert answer.data == wrong.data, headers
 
 
-@pytest.mark.parametrize("headers", [{}, {HEADER: ""}, {HEADER: "sha256=x"}, {HEADER: "\xff"}])
-def test_missing_and_malformed_signatures_are_answered_like_wrong_ones(receiver, headers):
-    answer = receiver.client.post("/callbacks/default", data=b"{}", headers=headers)
-    assert problem(answer, 401)
-    assert answer.data == receiver.call_back(b"{}", key=OTHER).data
-
-
-@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "ANY"])
-@pytest.mark.parametrize("name", ["default", "unknown"])
-def test_another_method_is_405_whatever_else_is_wrong(make_receiver, make_database, method, name):
+def test_another_method_is_405_whatever_else_is_wrong(make_receiver, make_database):
     receiver = make_receiver(make_database("sqlite"), max_body_bytes=10)
-    answer = receiver.client.open(f"/callbacks/{name}", method=method, data=b"x" * 11)
-    assert answer.status_code == 405
+    for name in ("default", "unknown"):
+        for method in ("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "ANY"):
+            answer = receiver.client.open(f"/callbacks/{name}", method=method, data=b"x" * 11)
+            assert (name, method, answer.status_code) == (name, method, 405)
 
 
 def test_a_body_of_the_limit_is_taken_and_one_byte_more_is_413(make_receiver, make_database):
@@ -386,10 +383,10 @@ def test_the_link_keeps_the_filters(receiver):
     assert [job["id"] for job in receiver.get(following).json["jobs"]] == ["0"]
 
 
-@pytest.mark.parametrize("room", ["jobs", "events", "rejections"])
-def test_a_cursor_that_was_not_given_is_400(receiver, room):
-    for cursor in ["", "x", "%00", "%C3%A9", "W10", "WzFd", "bnVsbA", "null", "0", "A" * 900]:
-        assert problem(receiver.get(f"/{room}?cursor={cursor}"), 400)
+def test_a_cursor_that_was_not_given_is_400(receiver):
+    for room in ("jobs", "events", "rejections"):
+        for cursor in ["", "x", "%00", "%C3%A9", "W10", "WzFd", "bnVsbA", "null", "0", "A" * 900]:
+            assert problem(receiver.get(f"/{room}?cursor={cursor}"), 400)
 
 
 def test_the_cursor_of_another_list_is_400(receiver):
@@ -416,15 +413,15 @@ def test_unknown_parameters_are_400_and_all_are_named(receiver):
         assert "bar" in answer.text
 
 
-@pytest.mark.parametrize("limit", ["0", "1001", "-1", "", "x", "1.5", "5&limit=6", "null"])
-def test_a_wrong_limit_is_400(receiver, limit):
-    assert problem(receiver.get(f"/jobs?limit={limit}"), 400)
+def test_a_wrong_limit_is_400(receiver):
+    for limit in ("0", "1001", "-1", "", "x", "1.5", "5&limit=6", "null"):
+        assert problem(receiver.get(f"/jobs?limit={limit}"), 400), limit
 
 
-@pytest.mark.parametrize("name", ["updated_after", "updated_before", "expires_before"])
-@pytest.mark.parametrize("value", ["", "x", "null", "2020-13-01T00:00:00Z", "12:00"])
-def test_what_is_not_a_time_is_400(receiver, name, value):
-    assert problem(receiver.get(f"/jobs?{name}={value}"), 400)
+def test_what_is_not_a_time_is_400(receiver):
+    for name in ("updated_after", "updated_before", "expires_before"):
+        for value in ("", "x", "null", "2020-13-01T00:00:00Z", "12:00"):
+            assert problem(receiver.get(f"/jobs?{name}={value}"), 400), (name, value)
 
 
 def test_q_searches_for_its_text_as_it_stands(receiver):
@@ -480,9 +477,9 @@ def test_the_etag_stays_while_the_job_stays(receiver):
     assert (changed.status_code, changed.headers["ETag"] != tag) == (200, True)
 
 
-@pytest.mark.parametrize("wait", ["61", "-1", "x", "", "0.5", "1&wait=1"])
-def test_a_wrong_wait_is_400(receiver, wait):
-    assert problem(receiver.get(f"/jobs/1?wait={wait}"), 400)
+def test_a_wrong_wait_is_400(receiver):
+    for wait in ("61", "-1", "x", "", "0.5", "1&wait=1"):
+        assert problem(receiver.get(f"/jobs/1?wait={wait}"), 400), wait
 
 
 def test_a_job_not_yet_known_is_waited_for(any_receiver):
