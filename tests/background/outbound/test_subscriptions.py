@@ -393,9 +393,9 @@ def test_what_was_sent_of_another_instance_is_neither_shown_nor_sent_on(told, ta
 _NEW = {"name": "new", "url": "https://hooks.example.com/"}
 
 
-@pytest.mark.parametrize(
-    ("change", "status"),
-    [
+def test_what_a_subscription_cannot_be(here):
+    here.subscribe("https://crm.example.com/")
+    for change, status in (
         ({"url": "http://hooks.example.com/"}, 400),
         ({"url": "https://user@hooks.example.com/"}, 400),
         ({"name": "a/b"}, 400),
@@ -408,12 +408,9 @@ _NEW = {"name": "new", "url": "https://hooks.example.com/"}
         ({"url": f"https://hooks.example.com/{2000 * 'a'}"}, 400),
         ({"name": "crm"}, 409),
         ({}, 200),
-    ],
-)
-def test_what_a_subscription_cannot_be(here, change, status):
-    here.subscribe("https://crm.example.com/")
-    answered, problem = here.ask("POST", "/subscriptions", {**_NEW, **change})
-    assert answered == status, problem
+    ):
+        answered, problem = here.ask("POST", "/subscriptions", {**_NEW, **change})
+        assert answered == status, (change, problem)
 
 
 def test_no_id_is_more_than_a_database_can_be_asked_for(told):
