@@ -120,6 +120,17 @@ def test_a_disagreement_would_be_seen(empty_url):
         assert found == {"add_column", "add_table", "add_index"}
 
 
+def test_migrations_make_the_very_tables_that_the_models_would(empty_url, make_empty):
+    kind = "sqlite" if empty_url.startswith("sqlite") else None
+    with opened(empty_url) as database:
+        Base.metadata.create_all(database.engine)
+        expected = shape(database)
+        Base.metadata.drop_all(database.engine)
+        migrations.upgrade(database)
+        assert shape(database) == expected
+        assert set(expected) == set(Base.metadata.tables), kind
+
+
 def test_bringing_up_to_date_twice_changes_nothing(empty_url):
     with opened(empty_url) as database:
         assert migrations.current(database) is None

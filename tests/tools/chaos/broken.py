@@ -78,9 +78,9 @@ BUILDS = (
         "no unique constraint",
         (
             Edit(
-                "receiver/database/models/__init__.py",
-                r'("events_identity", "instance", "job", "sha256"), unique=True',
-                r"\1",
+                "receiver/database/migrations/versions/0001_initial.py",
+                r'("events_identity", "events", \["instance", "job", "sha256")\], unique=True',
+                r"\1]",
             ),
             Edit(
                 "receiver/callbacks/store.py",
