@@ -5,7 +5,7 @@
 | bodies of events                | RECEIVER_KEEP_BODIES    | the event's receipt       |
 | failed records                  | RECEIVER_KEEP_BODIES    | the job's last change     |
 | deliveries to others            | RECEIVER_KEEP_BODIES    | their enqueuing, once done |
-| refused deliveries              | RECEIVER_KEEP_BODIES, and the quarantine's bounds | arrival |
+| rejected deliveries             | RECEIVER_KEEP_BODIES, and the quarantine's bounds | arrival |
 | counts of refusals              | RECEIVER_KEEP_BODIES    | their minute              |
 | addresses of refusals           | an hour                 | the start of their minute |
 | events, but id, hash, count     | RECEIVER_KEEP_EVENTS    | receipt                   |

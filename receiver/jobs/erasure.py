@@ -7,7 +7,7 @@ headers.
 
 Nothing brings it back: to the job the erasure is one more thing said of it (`job.erase`), and what
 is stored for it later, by a callback, a poll or a replay, is stored without.
-Out of reach: bodies that named the job but could not be read, or were refused: these go by their
+Out of reach: bodies that named the job but could not be read, or were rejected: these go by their
 age; files that `reconcile --fetch-results` saved; and, until they are overwritten, backups, logs of
 the database (SQLite's only where `Database.truncate_wal` fails) and PostgreSQL's dead rows.
 """

@@ -353,7 +353,7 @@ class Rejection(Base):
 
 
 class RejectionCount(Base):
-    """How many deliveries were refused in a minute, for a reason; instance '' is an unknown one."""
+    """How many deliveries were rejected in a minute, for a reason; instance '' is an unknown one."""
 
     __tablename__ = "rejection_counts"
     minute: Mapped[int] = mapped_column(primary_key=True)
@@ -363,7 +363,7 @@ class RejectionCount(Base):
 
 
 class RejectedAddress(Base):
-    """How often an address was refused since its window began; shared by all nodes."""
+    """How often an address was rejected since its window began; shared by all nodes."""
 
     __tablename__ = "refused_addresses"
     peer: Mapped[str] = mapped_column(String(64), primary_key=True)

@@ -1,4 +1,4 @@
-"""The goals of "As fast as the platform allows", each against what this run measured."""
+"""The goals of speed, each against what this run measured."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Goal:
 
 
 def goals(results: Results, options: Options) -> list[Goal]:
-    """All goals in the issue's order."""
+    """All goals, in the order in which they are printed."""
     return [*_rates(results), *_latencies(results), *_reads(results), *_running(results, options)]
 
 
