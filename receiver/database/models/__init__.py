@@ -353,7 +353,7 @@ class Rejection(Base):
 
 
 class RejectionCount(Base):
-    """How many deliveries were rejected in a minute, for a reason; instance '' is an unknown one."""
+    """How many deliveries were rejected in a minute, for a reason; '' is an unknown instance."""
 
     __tablename__ = "rejection_counts"
     minute: Mapped[int] = mapped_column(primary_key=True)
