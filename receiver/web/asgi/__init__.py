@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from flask import Flask
 from structlog.contextvars import bound_contextvars
@@ -23,7 +23,7 @@ from receiver.openconnectors.shapes import BASE, WEBHOOK_ID_HEADER
 from receiver.openconnectors.signatures import HEADER
 from receiver.web import Services, request_log
 from receiver.web.api import ROUTES
-from receiver.web.api.routes import find_route
+from receiver.web.api.routes import Route, find_route
 from receiver.web.api.stream import HEADERS as STREAM_HEADERS
 from receiver.web.api.stream import MEDIA_TYPE as EVENT_STREAM
 from receiver.web.asgi.messages import (
@@ -44,8 +44,6 @@ from receiver.web.callbacks import answer_receipt
 from receiver.web.http import Request, Response
 from receiver.web.ops import PROBES, Probes
 from receiver.web.problems import response_to
-
-T = TypeVar("T")
 
 MAX_HELD = 64  # requests that wait for a job to end; each costs two looks a second
 MAX_FORM_BYTES = 2**20
@@ -87,7 +85,7 @@ class Application:
         self.readers = Readers()
         self._probes = Probes(self.services)
         self._held, self._stopping = 0, asyncio.Event()
-        self._streams = Streams(self.services, self.readers.read)
+        self._streams = Streams(self.services, self.readers)
 
     def stop(self) -> None:
         """Answer those who wait for a job as it stands now, and end all streams."""
@@ -105,9 +103,8 @@ class Application:
             await self._respond(scope, self._callback(scope, receive), send)
         elif method in ("GET", "HEAD") and path in PROBES:
             await self._respond(scope, self._probes.answer(path), send)
-        elif method == "GET" and (found := find_route(ROUTES, method, path)):
-            answer = partial(found[0].answer, self.services, self._request(scope, found[1]))
-            response = await self._respond(scope, self._answered(answer), send)
+        elif method == "GET" and (found := self._find(scope)):
+            response = await self._respond(scope, self._answered(found[1]), send)
             if response.stream is not None:
                 await self._streams.send(response.stream, receive, send)
         elif path.startswith(BASE) or path.endswith(("/result", "/failed-rows")):
@@ -208,10 +205,17 @@ class Application:
 
     def question(self, scope: Scope) -> Callable[[], Response] | None:
         """Return what answers a GET in a reader; None if that is not all that it takes."""
-        found = find_route(ROUTES, "GET", scope["path"])
+        found = self._find(scope)
         if found is None or found[0].media_type == EVENT_STREAM or b"wait" in scope["query_string"]:
             return None
-        return partial(found[0].answer, self.services, self._request(scope, found[1]))
+        return found[1]
+
+    def _find(self, scope: Scope) -> tuple[Route, Callable[[], Response]] | None:
+        """Return the route of a GET, and what answers it."""
+        if found := find_route(ROUTES, "GET", scope["path"]):
+            route, id_ = found
+            return route, partial(route.answer, self.services, self._request(scope, id_))
+        return None
 
     def _request(self, scope: Scope, id_: str) -> Request:
         headers = scope["headers"]

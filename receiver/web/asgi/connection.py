@@ -16,17 +16,17 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from receiver.callbacks.deliveries import Delivery, Receipt, write_headers
 from receiver.errors import BodyError, BodyTooLarge, StoreUnavailable
 from receiver.lib.ratelimit import client_address
+from receiver.web.api.routes import BASE
 from receiver.web.asgi import REQUEST_ID, SIGNATURE, WEBHOOK_ID
 from receiver.web.asgi.bounds import BoundedConnection
-from receiver.web.asgi.messages import Scope
+from receiver.web.asgi.messages import Scope, announces_body
 from receiver.web.callbacks import PREFIX, answer_receipt
 from receiver.web.http import Response
 
 _PLAIN_CALLBACK = re.compile(re.escape(PREFIX.encode()) + rb"([A-Za-z0-9_.-]+)")
-_PLAIN_QUESTION = re.compile(rb"(/api/v1(?:/[A-Za-z0-9_.-]+)+)(?:\?([^#]*))?")
+_PLAIN_QUESTION = re.compile(rb"(%b(?:/[A-Za-z0-9_.-]+)+)(?:\?([^#]*))?" % BASE.encode())
 _LENGTH, _FORWARDED = b"content-length", b"x-forwarded-for"
 _READ = frozenset((SIGNATURE, WEBHOOK_ID, REQUEST_ID, _LENGTH, _FORWARDED))
-_OF_A_BODY = frozenset((_LENGTH, b"transfer-encoding"))
 _NOBODY = asyncio.Event()  # waits for a request's body: it has no task
 
 
@@ -122,7 +122,7 @@ class Connection(BoundedConnection):
             self.break_off(BodyTooLarge("more than may be"))
 
     def _begin_question(self, path: str, query: bytes) -> bool:
-        if any(name in _OF_A_BODY for name, _ in self.headers):
+        if announces_body(self.headers):
             return False
         scope: Scope = {**self.scope, "method": "GET", "path": path, "query_string": query}
         answer = self._application.question(scope)

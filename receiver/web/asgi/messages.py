@@ -16,6 +16,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 
 BODY_SECONDS = 20  # for a body to arrive, or for the next piece of an upload
+_OF_A_BODY = frozenset((b"content-length", b"transfer-encoding"))
 MAX_DRAINED_BYTES = 8 * 2**20  # of a body that is too large; what is not read resets the answer
 
 
@@ -30,6 +31,11 @@ def header(headers: Headers, name: bytes) -> str | None:
     """Return a header as WSGI has it: latin-1, several joined by a comma, None if absent."""
     values = [value for key, value in headers if key == name]
     return b",".join(values).decode("latin-1") if values else None
+
+
+def announces_body(headers: Headers) -> bool:
+    """Whether a request has a body, be it an empty one."""
+    return any(name in _OF_A_BODY for name, _ in headers)
 
 
 async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:

@@ -1,10 +1,9 @@
 """Streams of events: each costs a socket and no thread; all of a process share a poller."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import Protocol, TypeVar
 
 from receiver import metrics
 from receiver.callbacks.feed import Reader
@@ -13,9 +12,8 @@ from receiver.jobs.queries import Instances
 from receiver.web import Services
 from receiver.web.api.stream import event_messages, position_message
 from receiver.web.asgi.messages import Receive, Send
+from receiver.web.asgi.readers import Readers
 from receiver.web.http import Stream
-
-T = TypeVar("T")
 
 MAX_STREAMS = 64
 MAX_WAITING_BYTES = 8 * 2**20  # of messages to one client; then it is cut off, and goes on later
@@ -23,14 +21,6 @@ POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 15
 TOKEN_SECONDS = 30  # between looks whether tokens still are valid
 END_SECONDS = 1  # for a client to take the end
-
-
-class Read(Protocol):
-    """Has a function read the database in a thread."""
-
-    async def __call__(self, read: Callable[[], T]) -> T:
-        """Return what it returns. Raises its errors, and StoreUnavailable if no thread is free."""
-        ...
 
 
 class _Client:
@@ -66,10 +56,10 @@ class _Client:
 
 
 class Streams:
-    """All streams of a process. read -- reads the database in a thread."""
+    """All streams of a process."""
 
-    def __init__(self, services: Services, read: Read) -> None:
-        self._services, self._read = services, read
+    def __init__(self, services: Services, readers: Readers) -> None:
+        self._services, self._read = services, readers.read
         self._clients: set[_Client] = set()
         self._poller: asyncio.Task[None] | None = None
         self._polls = asyncio.Event()  # set once that has begun

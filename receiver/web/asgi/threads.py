@@ -14,9 +14,14 @@ from a2wsgi.wsgi_typing import WSGIApp
 from flask import Flask
 
 from receiver.errors import AnswerCut
-from receiver.web.asgi.messages import Message, Receive, Scope, Send, raise_on_disconnect
-
-_OF_A_BODY = frozenset((b"content-length", b"transfer-encoding"))
+from receiver.web.asgi.messages import (
+    Message,
+    Receive,
+    Scope,
+    Send,
+    announces_body,
+    raise_on_disconnect,
+)
 
 # Of the request that a thread answers: whether its client has left.
 _GONE: ContextVar[threading.Event] = ContextVar("gone")
@@ -36,7 +41,7 @@ class FlaskThreads:
         gone = threading.Event()
         _GONE.set(gone)
         watching = None
-        if not any(name in _OF_A_BODY for name, _ in scope["headers"]):
+        if not announces_body(scope["headers"]):
             watching = asyncio.ensure_future(_watch(receive, gone))
             receive = _no_body
         # The connection is closed then, as if it had ended here; that has been logged.
