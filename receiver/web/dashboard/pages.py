@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlencode
 
@@ -19,13 +18,11 @@ from receiver.web.problems import read_error
 
 Q = TypeVar("Q", bound=Struct)
 
-_WEB = Path(__file__).parents[1]
-
 blueprint = Blueprint(
     "dashboard",
     __name__,
-    template_folder=str(_WEB / "templates"),
-    static_folder=str(_WEB / "static"),
+    template_folder="templates",
+    static_folder="static",
     static_url_path="/static",
 )
 
@@ -72,7 +69,7 @@ def page(template: str, status: int = 200, **facts: object) -> Response:
         "caller": g.get("caller"),
         "trouble": services().health.trouble,
     }
-    return Response(render_template(f"dashboard/{template}", **shared, **facts), status)
+    return Response(render_template(template, **shared, **facts), status)
 
 
 def download(
@@ -130,7 +127,7 @@ def compile_templates(app: Flask) -> None:
     The rest is compiled at its first use: all of it would make each start a fifth longer.
     """
     for name in ("base", "_parts", "_problems", "_chart", "home", "sign_in"):
-        app.jinja_env.get_template(f"dashboard/{name}.html")
+        app.jinja_env.get_template(f"{name}.html")
 
 
 @blueprint.after_request

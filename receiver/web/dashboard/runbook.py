@@ -17,7 +17,7 @@ from receiver.web.dashboard.pages import Caller, blueprint, page
 from receiver.web.dashboard.sign_in import require_session
 
 # In a clone a link to the document, in a package a copy. Without either, nothing starts.
-_TEXT = (Path(__file__).parents[1] / "runbook.md").read_text(encoding="utf-8")
+_TEXT = (Path(__file__).parent / "runbook.md").read_text(encoding="utf-8")
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
 _DOCUMENTS = re.compile(r'<a href="[^"]*\.md[^"]*">(.*?)</a>')  # which no page shows
 _NAMES = re.compile(r"<(em|code)>([^<]*)</\1>")

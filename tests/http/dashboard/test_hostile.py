@@ -152,7 +152,7 @@ def test_text_is_cut_and_holds_nothing_unseen(text):
 
 
 def test_no_template_turns_escaping_off():
-    templates = Path(__file__).parents[3] / "receiver/web/templates/dashboard"
+    templates = Path(__file__).parents[3] / "receiver/web/dashboard/templates"
     found = [
         (each.name, line.strip())
         for each in sorted(templates.glob("*.html"))

@@ -10,7 +10,7 @@ from visiting import Guest
 from receiver.alarms.kinds import KINDS
 from receiver.errors import StoreUnavailable
 
-TEMPLATES = Path(__file__).parents[3] / "receiver/web/templates/dashboard"
+TEMPLATES = Path(__file__).parents[3] / "receiver/web/dashboard/templates"
 
 
 def entries(guest):
