@@ -66,7 +66,10 @@ def test_the_image_has_all_files_of_the_package(tmp_path):
     (wheel,) = (tmp_path / "made").iterdir()
     with ZipFile(wheel) as packed:
         names = {name for name in packed.namelist() if name.startswith("receiver/")}
-        assert packed.read("receiver/web/runbook.md") == (ROOT / "docs/runbook.md").read_bytes()
+        assert (
+            packed.read("receiver/web/dashboard/runbook.md")
+            == (ROOT / "docs/runbook.md").read_bytes()
+        )
     listed = subprocess.check_output(["git", "ls-files", "receiver"], cwd=ROOT, text=True).split()
     assert names == {name for name in listed if not name.endswith(".mako")}  # for developers
 
