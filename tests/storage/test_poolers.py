@@ -14,7 +14,8 @@ import psycopg
 import pytest
 from builders import bulk
 from cryptography.fernet import Fernet
-from nodes import DEADLINE, eventually, free_port
+from nodes import DEADLINE, eventually
+from processes import free_port
 from sqlalchemy import make_url, text
 
 from receiver.cli.commands import run

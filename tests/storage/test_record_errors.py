@@ -12,7 +12,8 @@ import pytest
 from fakes import ENCRYPTION_KEY, add_instance
 from hypothesis import given
 from hypothesis import strategies as st
-from nodes import DEADLINE, own_environment
+from nodes import DEADLINE
+from processes import own_environment
 
 from receiver.cli.jobs import describe_errors
 from receiver.cli.output import Exit, Failure

@@ -10,7 +10,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from nodes import DEADLINE, KEY, Node, eventually, make_token, own_environment, running_nodes
+from nodes import DEADLINE, KEY, Node, eventually, make_token, running_nodes
+from processes import own_environment
 from proxies import DEPLOY
 
 from receiver.app import create_app

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 from cryptography.fernet import Fernet
-from nodes import free_port, own_environment
+from processes import free_port, own_environment
 from serving import ROOT, eventually
 
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign

@@ -15,7 +15,8 @@ import debian
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from nodes import DEADLINE, eventually, free_port
+from nodes import DEADLINE, eventually
+from processes import free_port
 
 import receiver
 
@@ -96,13 +97,13 @@ def nginx_file(folder: Path, nodes: Sequence[int], ports: Sequence[int]) -> str:
         f"    {kind}_temp_path {folder}/{kind};\n"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
+    servers = "".join(f"        server 127.0.0.1:{node} max_fails=0;\n" for node in nodes)
     replacements = [
         ("listen 80", f"listen 127.0.0.1:{plain}"),
         ("listen 443", f"listen 127.0.0.1:{outside}"),
         ("listen 8443", f"listen 127.0.0.1:{inside}"),
         ("127.0.0.1:8081", f"127.0.0.1:{free_port()}"),
-        ("receiver-1:8000", f"127.0.0.1:{nodes[0]}"),
-        ("receiver-2:8000", f"127.0.0.1:{nodes[1]}"),
+        ("".join(f"        server receiver-{n}:8000 max_fails=0;\n" for n in (1, 2)), servers),
         ("/etc/nginx/tls/", f"{folder}/"),
         ("/var/log/nginx/", f"{folder}/"),
         ("/run/", f"{folder}/"),

@@ -15,33 +15,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from nodes import DEADLINE, KEY, eventually, make_token, own_environment
+from nodes import DEADLINE, KEY, eventually, make_token
+from processes import ROOT, children, is_writer, own_environment
 
-import receiver
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 
-ROOT = Path(receiver.__file__).parents[1]
 TOKEN_NAME = "e2e"
 SERVE = (sys.executable, "-m", "receiver", "serve", "--bind", "127.0.0.1:0", "--workers", "1")
 
 Headers = Sequence[tuple[str, str]]
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process started and that still run."""
-    try:
-        tasks = Path(f"/proc/{pid}/task").iterdir()
-        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    except FileNotFoundError:
-        return []
-
-
-def command(pid: int) -> bytes:
-    """The command line of a process; empty once it has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
-        return b""
 
 
 @dataclass
@@ -105,7 +87,7 @@ class Served:
     @property
     def workers(self) -> list[int]:
         """Who answers; not the process that writes for them."""
-        return [pid for pid in children(self.master) if b"writer_process" not in command(pid)]
+        return [pid for pid in children(self.master) if not is_writer(pid)]
 
     def client(self) -> Client:
         return Client(self.port)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 from cryptography.fernet import Fernet
-from nodes import Node, free_port, running_nodes
+from nodes import Node, running_nodes
+from processes import free_port
 from proxies import Proxy, running_proxy
 
 

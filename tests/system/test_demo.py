@@ -10,8 +10,8 @@ from itertools import takewhile
 
 import httpx
 import pytest
-from nodes import own_environment
 from pages import pattern
+from processes import own_environment
 from serving import DEADLINE, ROOT, eventually
 
 DEMO = (sys.executable, "-m", "receiver", "demo")

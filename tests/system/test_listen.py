@@ -15,17 +15,8 @@ from pathlib import Path
 
 import commands
 import pytest
-from nodes import (
-    DEADLINE,
-    KEY,
-    Node,
-    eventually,
-    free_port,
-    make_token,
-    outcome_of,
-    own_environment,
-    stored,
-)
+from nodes import DEADLINE, KEY, Node, eventually, make_token, outcome_of, stored
+from processes import free_port, own_environment
 from proxies import INSIDE
 from senders import direct, post
 from targets import hook

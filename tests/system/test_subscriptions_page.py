@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from duty import Duty
-from nodes import free_port
+from processes import free_port
 from serving import ROOT, eventually
 from test_walkthrough_page import Terminal
 

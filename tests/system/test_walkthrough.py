@@ -20,7 +20,8 @@ import commands
 import httpx
 import pytest
 from cryptography.fernet import Fernet
-from nodes import DEADLINE, add_instance, eventually, free_port, own_environment
+from nodes import DEADLINE, add_instance, eventually
+from processes import free_port, own_environment
 
 import receiver
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import httpx
 import pytest
 from duty import Duty
-from nodes import free_port
 from pages import pattern
+from processes import free_port
 from serving import ROOT, eventually
 
 PAGE = (ROOT / "docs" / "walkthrough.md").read_text()

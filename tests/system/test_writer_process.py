@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from nodes import KEY, Node, eventually, make_token, stored
+from processes import children, is_writer
 from senders import Load, direct, post
-from serving import Client, children
+from serving import Client
 
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 
@@ -29,13 +30,6 @@ def node(
 
 def writers(node: Node) -> list[int]:
     """The processes of a server that write."""
-
-    def is_writer(pid: int) -> bool:
-        try:
-            return b"writer_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            return False
-
     assert node.process is not None
     return [pid for pid in children(node.process.pid) if is_writer(pid)]
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
-from nodes import eventually, own_environment
+from nodes import eventually
+from processes import own_environment
 from visiting import Guest
 
 from receiver.instances import keys as signature_keys

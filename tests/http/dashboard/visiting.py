@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from builders import Receiver
-from nodes import DEADLINE, SERVE, eventually, own_environment
+from nodes import DEADLINE, SERVE, eventually
 from playwright.sync_api import BrowserContext, Page
+from processes import own_environment
 from showcase import ENCRYPTION_KEY, Showcase
 
 WIDE = {"width": 1280, "height": 900}

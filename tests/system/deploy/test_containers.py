@@ -14,7 +14,8 @@ import debian
 import pytest
 import yaml
 from manifests import BIN, GRACE, are_settings, checked, is_command
-from nodes import KEY, Node, eventually, free_port, own_environment
+from nodes import KEY, Node, eventually
+from processes import free_port, own_environment
 from proxies import DEPLOY
 
 ROOT = DEPLOY.parent

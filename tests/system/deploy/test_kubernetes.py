@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from manifests import GRACE, are_settings, checked, is_command
-from nodes import own_environment
+from processes import own_environment
 from proxies import DEPLOY, OUTSIDE
 
 FOLDER = DEPLOY / "kubernetes"

@@ -11,7 +11,8 @@ from pathlib import Path
 import debian
 import pytest
 from manifests import GRACE, are_settings, is_command
-from nodes import DEADLINE, KEY, Node, free_port, own_environment
+from nodes import DEADLINE, KEY, Node
+from processes import free_port, own_environment
 from proxies import DEPLOY
 from senders import direct, post
 

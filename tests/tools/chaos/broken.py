@@ -8,7 +8,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from processes import PYTHON, ROOT, ChaosError, environment, run
+from processes import PYTHON, ROOT, ToolError, run
+from receivers import environment
 
 # Answers as soon as the item is queued.
 HASTY = """
@@ -142,7 +143,7 @@ BUILDS = (
 
 
 def make(build: Build, folder: Path) -> Path:
-    """Copy the tree and break the copy. Raises ChaosError if a change does not apply."""
+    """Copy the tree and break the copy. Raises ToolError if a change does not apply."""
     ignored = shutil.ignore_patterns("__pycache__")
     for part in ("receiver", "tests"):
         shutil.copytree(ROOT / part, folder / part, ignore=ignored)
@@ -152,7 +153,7 @@ def make(build: Build, folder: Path) -> Path:
         path = folder / edit.path
         text, times = re.subn(edit.old, edit.new, path.read_text(), flags=re.MULTILINE)
         if times != 1:
-            raise ChaosError(f"{build.name}: {edit.path} has {times} places to break, not one")
+            raise ToolError(f"{build.name}: {edit.path} has {times} places to break, not one")
         path.write_text(text + edit.more)
     return folder
 
@@ -178,4 +179,4 @@ def is_traced(tree: Path, folder: Path) -> bool:
         return True
     if "1 failed" in verdict and verdict.endswith("ended 1\n"):
         return False
-    raise ChaosError(f"the fsync trace: {verdict[-300:]}")
+    raise ToolError(f"the fsync trace: {verdict[-300:]}")

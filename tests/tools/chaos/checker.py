@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from corpus import UNREADABLE
-from processes import PYTHON, ChaosError, run
+from processes import PYTHON, ToolError, run
 from storm import Storm
 
 from receiver.database.models import NUMBER_BITS
@@ -107,7 +107,7 @@ def list_jobs(storm: Storm) -> list[dict[str, Any]]:
     while path:
         answer = storm.stage.ask(storm.stage.nodes[0].name, path)
         if answer.status != 200:
-            raise ChaosError(f"the API answered {answer.status}")
+            raise ToolError(f"the API answered {answer.status}")
         page = json.loads(answer.body)
         jobs += page["jobs"]
         path = page["next"] and f"/api/v1/jobs?limit=1000&cursor={page['next']}"
@@ -123,5 +123,5 @@ def _rows(storm: Storm, statement: str) -> list[tuple[Any, ...]]:
     run([*stage.disk.inside, PYTHON, "-c", COPY, str(stage.sqlite), str(copy)])
     with closing(sqlite3.connect(copy)) as connection:
         if connection.execute("PRAGMA integrity_check").fetchall() != [("ok",)]:
-            raise ChaosError("the SQLite file is broken")
+            raise ToolError("the SQLite file is broken")
         return connection.execute(statement).fetchall()

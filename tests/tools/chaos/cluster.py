@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 from disk import Disk
-from processes import HOST, ChaosError, end, family, free_port, run, start, tell, until
+from processes import HOST, ToolError, end, family, free_port, run, start, tell, until
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # pgserver complains of accounts without a session
@@ -107,7 +107,7 @@ class Postgres:
         """Make a standby the primary."""
         self.query("SELECT pg_promote(true, 30)")
         if self.query("SELECT pg_is_in_recovery()") != [(False,)]:
-            raise ChaosError("the standby was not promoted")
+            raise ToolError("the standby was not promoted")
 
     def set(self, name: str, value: str) -> None:
         """Change a setting of the running server, its open sessions included."""
@@ -134,7 +134,7 @@ class Postgres:
             if any("is still in use" in line for line in written):
                 self._launch()  # a backend that was forked while its server was killed ends by now
                 return False
-            raise ChaosError(f"PostgreSQL ended: {' | '.join(written)}")
+            raise ToolError(f"PostgreSQL ended: {' | '.join(written)}")
         with suppress(psycopg.Error):
             return self.query("SELECT 1", "postgres") == [(1,)]
         return False

@@ -12,7 +12,7 @@ import broken
 from checker import check
 from deliveries import kill_the_sender, subscribed, verdict
 from faults import FAULTS, file_locked
-from processes import PYTHON, ROOT, ChaosError, children, run, say, tell
+from processes import PYTHON, ROOT, ToolError, children, run, say, tell
 from stage import Layout, Stage
 from storm import Storm
 
@@ -51,9 +51,9 @@ def run_controls(folder: Path, seed: int) -> dict[str, bool]:
     """Run each broken build; tell whether it was caught."""
     say("\nbroken builds")
     if not shutil.which("strace"):
-        raise ChaosError("strace is not installed")
+        raise ToolError("strace is not installed")
     if not broken.is_traced(ROOT, folder / "traced"):
-        raise ChaosError("the fsync trace fails without anything being broken")
+        raise ToolError("the fsync trace fails without anything being broken")
     caught = {
         "tampered with": _is_tampering_noticed(folder / "tampered", seed),
         "deliveries tampered with": _are_forgeries_noticed(folder / "forged", seed),

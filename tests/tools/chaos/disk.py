@@ -5,7 +5,7 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from processes import ChaosError, end, run, start
+from processes import ToolError, end, run, start
 
 LARGE_MB = 1024  # a limit; only what is used takes memory
 
@@ -55,10 +55,10 @@ class Disk:
         """Leave no room for anything more."""
         for _ in range(20):
             used = run([*self.inside, "df", "--output=used", "-k", str(self.folder)])
-            with suppress(ChaosError):  # it has grown meanwhile
+            with suppress(ToolError):  # it has grown meanwhile
                 self._resize(f"{used.split()[-1]}k")
                 return
-        raise ChaosError("the disk grew faster than it could be measured")
+        raise ToolError("the disk grew faster than it could be measured")
 
     def free(self) -> None:
         """Give the room back."""
@@ -72,5 +72,5 @@ class Disk:
 
     def _resize(self, size: str) -> None:
         if self._holder is None:
-            raise ChaosError("this disk is not our own")
+            raise ToolError("this disk is not our own")
         run([*self.inside, "mount", "-o", f"remount,size={size}", str(self.folder)])

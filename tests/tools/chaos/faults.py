@@ -332,14 +332,12 @@ def schedule(stage: Stage, size: str) -> tuple[list[Fault], list[str]]:
     """The faults of a run, shuffled, and the names of those that cannot be had here."""
     wanted = [fault for fault in FAULTS if stage.layout.kind in fault.kinds]
     absent = {"disk full": not stage.disk.own, "pooler restarted": stage.pooler is None}
-    times: dict[str, Callable[[Fault], int]] = {
-        "small": lambda fault: fault.small,
-        "medium": lambda fault: (fault.small + fault.full) // 2,
-        "full": lambda fault: fault.full,
-    }
     missing = [fault.name for fault in wanted if absent.get(fault.name)]
     faults = [
-        fault for fault in wanted if fault.name not in missing for _ in range(times[size](fault))
+        fault
+        for fault in wanted
+        if fault.name not in missing
+        for _ in range(fault.small if size == "small" else fault.full)
     ]
     stage.chance.shuffle(faults)
     return faults, missing

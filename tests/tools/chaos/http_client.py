@@ -5,8 +5,8 @@ from collections import defaultdict
 from contextlib import suppress
 from typing import NamedTuple, TypeAlias
 
-from balancer import OUTSIDE
 from processes import HOST
+from proxies import OUTSIDE
 
 Connection: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
-from processes import PYTHON, ChaosError, end, start
+from processes import PYTHON, ToolError, end, start
 from receivers import Node
 
 PROGRAM = Path(__file__).with_name("prober.py")
@@ -58,9 +58,9 @@ class Prober:
         self._thread.start()
 
     def since(self, number: int) -> list[Probe]:
-        """What it has seen after so many. Raises ChaosError if it ended."""
+        """What it has seen after so many. Raises ToolError if it ended."""
         if self._process.poll() is not None:
-            raise ChaosError("the prober ended")
+            raise ToolError("the prober ended")
         return self.seen[number:]
 
     def close(self) -> None:
@@ -70,7 +70,7 @@ class Prober:
 
     def _read(self) -> None:
         if self._process.stdout is None:
-            raise ChaosError("the prober has no voice")
+            raise ToolError("the prober has no voice")
         for line in self._process.stdout:
             self._note(Probe(**json.loads(line)))
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from processes import (
     HOST,
     PYTHON,
-    ChaosError,
+    ToolError,
     children,
     end,
-    environment,
     free_port,
     is_running,
+    is_writer,
+    own_environment,
     start,
     tell,
     until,
@@ -27,7 +28,7 @@ SUPERVISOR_PAUSE = 0.2  # seconds; as systemd waits before it starts a service a
 
 @dataclass
 class Node:
-    """One receiver. tree -- whose code it runs, from its next start on.
+    """One receiver. tree -- whose code it runs.
 
     settings -- its environment. inside -- words before its command. down -- stopped on purpose.
     changed -- when it was last started, or told to end, on the monotonic clock. orphaned -- what a
@@ -62,18 +63,18 @@ class Node:
     def master(self) -> int:
         """The pid of gunicorn's master."""
         if self.process is None:
-            raise ChaosError(f"{self.name} was never started")
+            raise ToolError(f"{self.name} was never started")
         return self.process.pid
 
     @property
     def worker_pids(self) -> list[int]:
         """The pids of gunicorn's workers."""
-        return [pid for pid in children(self.master) if not writes(pid)]
+        return [pid for pid in children(self.master) if not is_writer(pid)]
 
     @property
     def writer_pids(self) -> list[int]:
         """The pid of the process that writes for all workers, where there is one."""
-        return [pid for pid in children(self.master) if writes(pid)]
+        return [pid for pid in children(self.master) if is_writer(pid)]
 
     @property
     def died(self) -> bool:
@@ -86,10 +87,9 @@ class Node:
             self.down, self.changed = True, time.monotonic()
             end(self.process)
 
-    def restart(self, tree: Path | None = None) -> None:
-        """Restart it as a deploy does, perhaps with other code."""
+    def restart(self) -> None:
+        """Restart it as a deploy does."""
         self.terminate()
-        self.tree = tree or self.tree
         self.start()
 
     def kill_master(self) -> float:
@@ -106,12 +106,10 @@ class Node:
         return " | ".join(self.log.read_text(errors="replace").splitlines()[-3:])
 
 
-def writes(pid: int) -> bool:
-    """Whether a process is the one that writes for a node's workers."""
-    try:
-        return b"writer_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+def environment(tree: Path, extra: dict[str, str]) -> dict[str, str]:
+    """This process's environment, without settings of a receiver, for the code in `tree`."""
+    own = {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    return own_environment(**{**own, **extra})
 
 
 class Supervisor:

@@ -1,15 +1,13 @@
-"""What is told after a run: tables for people, JSON for machines."""
+"""What is told after a run."""
 
-import json
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
+from probes import Probe
 from processes import say
-from storm import RECOVERY, Storm, Stroke
+from storm import Storm, Stroke
 
-SHOWN = 5  # of the slowest probes; the JSON has all from `SLOW` on
+SHOWN = 5  # of the slowest probes
 
 
 @dataclass
@@ -24,12 +22,12 @@ class Account:
     wrong: dict[str, int] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
     strokes: list[Stroke] = field(default_factory=list)
-    deploys: dict[str, dict[int, int]] = field(default_factory=dict)
+    restarts: int = 0  # rolling ones, and what was answered meanwhile
+    restarted: dict[int, int] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
-    injected: dict[str, int] = field(default_factory=dict)
     probes: int = 0
     worst_probe: float = 0.0  # seconds, of those answered 200
-    slow_probes: list[dict[str, Any]] = field(default_factory=list)
+    slow: list[tuple[str, Probe]] = field(default_factory=list)  # and what happened meanwhile
 
     def take(self, storm: Storm) -> None:
         """Note what a storm has seen so far."""
@@ -42,14 +40,7 @@ class Account:
             len(seen),
             max((one.seconds for one in seen if one.status == 200), default=0.0),
         )
-        self.slow_probes = [
-            {"during": during, "after": probe.began - storm.began, "shown": str(probe)}
-            | probe._asdict()
-            for during, probe in sorted(storm.slow, key=lambda one: -one[1].seconds)
-        ]
-        happened = stage.faults / "happened"
-        if happened.exists():
-            self.injected = dict(Counter(happened.read_text().split()))
+        self.slow = sorted(storm.slow, key=lambda one: -one[1].seconds)
 
     @property
     def good(self) -> bool:
@@ -60,14 +51,12 @@ class Account:
 def show(account: Account) -> None:
     """Print the table of a stage's run."""
     say(f"\n{account.kind}, seed {account.seed}: {account.seconds:.0f} s")
-    answers = ", ".join(f"{code or 'none'}: {n:,}" for code, n in sorted(account.answers.items()))
-    say(f"  {account.callbacks:,} callbacks; tries by answer {answers}")
+    say(f"  {account.callbacks:,} callbacks; tries by answer {_by_status(account.answers)}")
     say(f"  {account.probes:,} probes, the slowest good one {account.worst_probe:.2f} s")
-    for one in account.slow_probes[:SHOWN]:
-        say(f"    {one['during']}, {one['shown']}")
-    for what, codes in account.deploys.items():
-        told = ", ".join(f"{code or 'none'}: {n:,}" for code, n in sorted(codes.items()))
-        say(f"  {what}: {told}")
+    for during, probe in account.slow[:SHOWN]:
+        say(f"    {during}, {probe}")
+    if account.restarts:
+        say(f"  {account.restarts} rolling restarts: {_by_status(account.restarted)}")
     by_name: dict[str, list[Stroke]] = defaultdict(list)
     for stroke in account.strokes:
         by_name[stroke.name].append(stroke)
@@ -94,15 +83,5 @@ def show(account: Account) -> None:
     say(f"  {'kept every promise' if account.good else 'BROKEN'}")
 
 
-def document(accounts: list[Account], controls: dict[str, bool]) -> dict[str, Any]:
-    """Everything that was found, for JSON."""
-    return {
-        "recovery_seconds_allowed": RECOVERY,
-        "runs": [{**asdict(account), "good": account.good} for account in accounts],
-        "broken_builds_caught": controls,
-    }
-
-
-def write(path: Path, accounts: list[Account], controls: dict[str, bool]) -> None:
-    """Write everything that was found as JSON."""
-    path.write_text(json.dumps(document(accounts, controls), indent=1) + "\n")
+def _by_status(counts: dict[int, int]) -> str:
+    return ", ".join(f"{status or 'none'}: {n:,}" for status, n in sorted(counts.items()))

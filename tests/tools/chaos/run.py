@@ -1,7 +1,6 @@
 """The fault harness: receivers behind the real nginx, a sender that never gives up, and faults.
 
     make chaos SIZE=small                  what CI runs, about four minutes
-    make chaos SIZE=medium                 6,000 callbacks, 3 nodes
     make chaos                             20,000 callbacks, 3 nodes; 20,000 more in deploys, and
                                            20,000 jobs that end, sent on to two subscriptions
     make chaos ARGS="--seeds 5"            the same with five seeds
@@ -20,8 +19,7 @@ on whatever CI has, takes three for a fault. What took half a second is told wit
 that: a machine that others use starves probe, node and database alike. As root the prober goes
 before the load that the run makes itself.
 
-It needs nginx; as root it fills a disk of its own, with PgBouncer one node goes through that, with
-the history of the repository it runs the code from before the newest migration beside today's.
+It needs nginx; as root it fills a disk of its own, and with PgBouncer one node goes through that.
 What cannot be had is left out by name. Everything listens on the loopback alone.
 """
 
@@ -37,15 +35,16 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # for the oracle and the corpus
+# For what other tests have, too.
+sys.path.extend(str(Path(__file__).resolve().parents[2] / room) for room in ("", "system"))
 
 import report
 from checker import check
 from controls import run_controls
 from deliveries import deliver
-from deploys import migrate, old_tree, roll
+from deploys import roll
 from faults import FAULTS, schedule
-from processes import ROOT, ChaosError, end_all, say
+from processes import ToolError, end_all, say
 from report import Account
 from stage import Layout, Stage
 from storm import Storm
@@ -73,7 +72,6 @@ class Size:
 
 SIZES = {
     "small": Size(2, 24, 1500, 4, 1000, 300, 1, probe=3.0),
-    "medium": Size(3, 32, 6000, 8, 4000, 4000, 2),
     "full": Size(3, 48, 20_000, 20, 20_000, 20_000, 3),
 }
 
@@ -95,9 +93,9 @@ def main(words: list[str]) -> int:
                     ]
             if not asked.only:
                 accounts += [_deliver(asked, folder, kind) for kind in asked.kind]
-        if asked.controls_only or (asked.controls and not asked.only and not asked.deliveries_only):
+        if asked.controls_only or not (asked.only or asked.deliveries_only):
             controls = run_controls(folder, asked.seed)
-    except ChaosError as error:
+    except ToolError as error:
         say(f"chaos: {error}")
         return 2
     except KeyboardInterrupt:
@@ -107,8 +105,6 @@ def main(words: list[str]) -> int:
         end_all()
         good = all(account.good for account in accounts) and all(controls.values())
         _clean(folder, keep=asked.keep or not good)
-    if asked.output:
-        report.write(asked.output, accounts, controls)
     return _verdict(accounts, controls)
 
 
@@ -120,14 +116,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
     names = sorted({fault.name for fault in FAULTS})
     parser.add_argument("--only", nargs="+", choices=names, metavar="FAULT", help=", ".join(names))
-    parser.add_argument("--tree", type=Path, default=ROOT, help="whose `receiver` runs")
-    parser.add_argument("--no-controls", dest="controls", action="store_false")
     parser.add_argument("--deliveries-only", action="store_true")
     parser.add_argument("--controls-only", action="store_true")
     parser.add_argument(
         "--keep", action="store_true", help="the logs; they stay if a run is broken"
     )
-    parser.add_argument("--output", type=Path, help="a file for everything found, as JSON")
     return parser
 
 
@@ -135,29 +128,24 @@ def _run(asked: argparse.Namespace, folder: Path, kind: str, seed: int) -> Accou
     """One storm on one kind of database."""
     size = SIZES[asked.size]
     account, began = Account(kind, seed), time.monotonic()
-    tree = asked.tree.resolve()
-    old = (
-        None if asked.only or kind == "sqlite" else old_tree(folder.with_name(f"{folder.name}-old"))
-    )
     nodes, workers = (size.nodes, 2) if kind == "postgresql" else (1, 4)
-    layout = Layout(kind, folder, seed, nodes, workers, size.connections, old or tree)
+    layout = Layout(kind, folder, seed, nodes, workers, size.connections)
     say(f"{kind}, seed {seed}: {nodes} nodes of {workers} workers")
     stage = Stage(layout)
     try:
         faults, account.missing = schedule(stage, asked.size)
         faults = [fault for fault in faults if not asked.only or fault.name in asked.only]
         storm = Storm(stage, max(40, size.callbacks // max(1, len(faults))), size.probe)
-        _deploy_first(storm, account, old, tree)
         for fault in faults:
             storm.strike(fault)
         storm.settle()
         if kind == "postgresql" and not asked.only:
-            answers = roll(storm, size.restarts, size.restart_callbacks)
-            account.deploys[f"{size.restarts} rolling restarts"] = answers
+            account.restarts = size.restarts
+            account.restarted = roll(storm, size.restarts, size.restart_callbacks)
         storm.forge()
         account.wrong = check(storm)
         account.take(storm)
-    except ChaosError as error:
+    except ToolError as error:
         stage.violations.append(str(error))
         account.take(storm)
     finally:
@@ -172,13 +160,13 @@ def _deliver(asked: argparse.Namespace, folder: Path, kind: str) -> Account:
     size, began = SIZES[asked.size], time.monotonic()
     account = Account(f"{kind}, sent on", asked.seed)
     nodes, workers = (2, 2) if kind == "postgresql" else (1, 4)
-    tree, to = asked.tree.resolve(), folder / f"deliveries-{kind}"
+    to = folder / f"deliveries-{kind}"
     say(f"{account.kind}, seed {asked.seed}: {nodes} nodes of {workers} workers")
-    stage = Stage(Layout(kind, to, asked.seed, nodes, workers, size.connections, tree))
+    stage = Stage(Layout(kind, to, asked.seed, nodes, workers, size.connections))
     storm = Storm(stage, 0, timed=False)  # the other storm is, by the same faults
     try:
         account.wrong = deliver(storm, size.endings, size.rounds)
-    except ChaosError as error:
+    except ToolError as error:
         stage.violations.append(str(error))
     finally:
         account.take(storm)
@@ -186,14 +174,6 @@ def _deliver(asked: argparse.Namespace, folder: Path, kind: str) -> Account:
     account.seconds = time.monotonic() - began
     report.show(account)
     return account
-
-
-def _deploy_first(storm: Storm, account: Account, old: Path | None, tree: Path) -> None:
-    """Begin with old code on the old schema, and migrate both while callbacks arrive."""
-    if old is not None:
-        account.deploys["migration beside old code"] = migrate(storm, tree, 200)
-    elif account.kind == "postgresql":
-        account.missing.append("migration beside old code")
 
 
 def _verdict(accounts: list[Account], controls: dict[str, bool]) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from http_client import Answer, Connections, Lost, Request
 from plan import Delivery
-from processes import ChaosError
+from processes import ToolError
 
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 
@@ -98,9 +98,9 @@ class Sender:
 
     @property
     def unsettled(self) -> int:
-        """How many deliveries were not accepted yet. Raises ChaosError if the sender broke."""
+        """How many deliveries were not accepted yet. Raises ToolError if the sender broke."""
         if self._broken is not None:
-            raise ChaosError(f"the sender broke: {self._broken!r}")
+            raise ToolError(f"the sender broke: {self._broken!r}")
         return self._waiting
 
     def settle(self, seconds: float) -> bool:
@@ -108,9 +108,9 @@ class Sender:
         return _within(seconds, lambda: not self.unsettled)
 
     def drain(self, key: SignatureKey, seconds: float = 60) -> None:
-        """Wait until nothing signed with a key is on its way. Raises ChaosError."""
+        """Wait until nothing signed with a key is on its way. Raises ToolError."""
         if not _within(seconds, lambda: not self._in_flight[key.id]):
-            raise ChaosError("tries that were signed with the old key never ended")
+            raise ToolError("tries that were signed with the old key never ended")
 
     def close(self) -> None:
         """Stop sending."""

@@ -16,8 +16,8 @@ from http_client import Answer, Lost, Request
 from plan import INSTANCES, Plan
 from pooler import Pooler, pooler
 from probes import Prober
-from processes import HOST, PYTHON, ROOT, ChaosError, environment, run, until
-from receivers import Node, Supervisor
+from processes import HOST, PYTHON, ROOT, ToolError, run, until
+from receivers import Node, Supervisor, environment
 from sender import Sender
 from vendor import Vendor
 from wires import Wires
@@ -33,7 +33,7 @@ FERNET = "Y2hhb3MgY2hhb3MgY2hhb3MgY2hhb3MgY2hhb3MgISE="
 
 @dataclass(frozen=True)
 class Layout:
-    """What is set up. kind -- `postgresql` or `sqlite`. tree -- whose code runs at first."""
+    """What is set up. kind -- `postgresql` or `sqlite`. tree -- whose code runs."""
 
     kind: str
     folder: Path
@@ -56,7 +56,6 @@ class Stage:
         folder = self.layout.folder
         folder.mkdir()
         folder.chmod(0o755)
-        self.tree = self.layout.tree
         self.chance = random.Random(self.layout.seed)
         self.faults = folder / "faults"
         self.faults.mkdir()
@@ -91,9 +90,9 @@ class Stage:
 
     @property
     def server(self) -> Postgres:
-        """The PostgreSQL server that takes writes. Raises ChaosError if there is none."""
+        """The PostgreSQL server that takes writes. Raises ToolError if there is none."""
         if self.primary is None:
-            raise ChaosError("there is no PostgreSQL here")
+            raise ToolError("there is no PostgreSQL here")
         return self.primary
 
     @property
@@ -107,9 +106,9 @@ class Stage:
 
     def command(self, *words: str) -> str:
         """Run one of the product's commands on the database; give what it prints."""
-        env = environment(self.tree, self._settings(self.ports[:1]))
+        env = environment(self.layout.tree, self._settings(self.ports[:1]))
         argv = [*self.disk.inside, PYTHON, "-m", "receiver", *words]
-        return run(argv, env=env, cwd=self.tree).strip()
+        return run(argv, env=env, cwd=self.layout.tree).strip()
 
     def ask(self, to: str, path: str) -> Answer:
         """GET something from a node, with a token. Raises Lost."""
@@ -131,7 +130,7 @@ class Stage:
         return False
 
     def until_ready(self, node: Node) -> float:
-        """Wait until a node is ready; give the seconds. Raises ChaosError."""
+        """Wait until a node is ready; give the seconds. Raises ToolError."""
         return until(lambda: self.is_ready(node.name), f"{node.name}'s readiness")
 
     def next_node(self, what: str) -> Node:
@@ -207,7 +206,7 @@ class Stage:
             settings |= {"CHAOS_CLOCK": str(self.clock)}
         return Node(
             f"node-{number}",
-            self.tree,
+            self.layout.tree,
             settings,
             self.layout.folder / f"node-{number}.log",
             self.layout.workers,

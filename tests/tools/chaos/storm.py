@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from faults import Fault
 from http_client import Lost, Request
 from probes import Probe
-from processes import ChaosError, say
+from processes import ToolError, say
 from stage import Stage
 
 from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
@@ -128,7 +128,7 @@ class Storm:
 
     def _give_up(self, deadline: float, what: str, fault: Fault) -> None:
         if time.monotonic() > deadline:
-            raise ChaosError(f"{what} {GIVE_UP:.0f} s after: {fault.name}")
+            raise ToolError(f"{what} {GIVE_UP:.0f} s after: {fault.name}")
         time.sleep(0.05)
 
     def _note(

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 
 from http_client import Answer, Lost
-from processes import ChaosError, until
+from processes import ToolError, until
 from sender import TIMEOUT
 from stage import BOUNDARY, Stage
 
@@ -82,7 +82,7 @@ def uploads_hang(stage: Stage) -> Iterator[None]:
 def _is_asked(stage: Stage) -> bool:
     try:
         stage.command("reconcile", "--all")
-    except ChaosError:
+    except ToolError:
         return False
     return True
 

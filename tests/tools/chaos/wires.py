@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from processes import PYTHON, ChaosError, free_port, start
+from processes import PYTHON, ToolError, free_port, start
 
 PROGRAM = Path(__file__).with_name("proxy.py")
 
@@ -46,9 +46,9 @@ class Wires:
     def _tell(self, lane: str, **told: Any) -> None:
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
-            raise ChaosError("the proxy has no ears")
+            raise ToolError("the proxy has no ears")
         with self._lock:
             stdin.write(json.dumps({"lane": lane, **told}).encode() + b"\n")
             stdin.flush()
             if stdout.readline() != b"done\n":
-                raise ChaosError("the proxy ended")
+                raise ToolError("the proxy ended")

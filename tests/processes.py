@@ -1,27 +1,31 @@
-"""Processes of the run: each in a group of its own, and none outlives the run."""
+"""Processes of tests and tools: their environment, their ports, their end."""
 
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
 PYTHON = sys.executable
 OURS = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_", "GUNICORN_", "PROMETHEUS_")
 LONGEST_END = 40  # seconds; longer than gunicorn lets requests finish
 
+# Below what the system gives to outgoing connections; each worker of pytest has ports of its own.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = itertools.count(14_000 + 500 * (_WORKER % 32) + os.getpid() % 250)
 _started: list[subprocess.Popen[bytes]] = []
 
 
-class ChaosError(Exception):
-    """The run cannot go on; the message says why. Not a violation of a promise."""
+class ToolError(Exception):
+    """A run of a tool cannot go on; the message says why. Not a violation of a promise."""
 
 
 def say(text: str = "") -> None:
@@ -31,16 +35,22 @@ def say(text: str = "") -> None:
 
 
 def free_port() -> int:
-    """A port on which nobody listens at the moment."""
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return int(listener.getsockname()[1])
+    """A port that nobody listens on, and that no outgoing connection will take."""
+    for port in _PORTS:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError
 
 
-def environment(tree: Path, extra: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment, without settings of a receiver, for the code in `tree`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    return {**kept, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", **extra}
+def own_environment(**settings: str) -> dict[str, str]:
+    """This process's environment with these settings of the receiver and no others."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    return {**inherited, **settings}
 
 
 def start(argv: Sequence[str], log: Path, **options: Any) -> subprocess.Popen[bytes]:
@@ -54,19 +64,19 @@ def start(argv: Sequence[str], log: Path, **options: Any) -> subprocess.Popen[by
 
 
 def run(argv: Sequence[str], *, seconds: float = 60, **options: Any) -> str:
-    """Run a program to its end; give its standard output. Raises ChaosError."""
+    """Run a program to its end; give its standard output. Raises ToolError."""
     shown = " ".join(argv[-6:])
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = start(argv, Path(os.devnull), **pipes, **options)
     try:
         out, errors = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        raise ChaosError(f"{shown}: not done in {seconds:.0f} s") from None
+        raise ToolError(f"{shown}: not done in {seconds:.0f} s") from None
     finally:
         end(process, signal.SIGKILL)
     if process.returncode:
         told = (errors or out).decode(errors="replace").strip().splitlines()[-1:]
-        raise ChaosError(f"{shown}: {' '.join(told)}")
+        raise ToolError(f"{shown}: {' '.join(told)}")
     return out.decode(errors="replace")
 
 
@@ -83,6 +93,13 @@ def children(pid: int) -> list[int]:
 def family(pid: int) -> list[int]:
     """A process and all that descend from it."""
     return [pid, *(each for child in children(pid) for each in family(child))]
+
+
+def is_writer(pid: int) -> bool:
+    """Whether a process is the one that writes for a receiver's workers."""
+    with suppress(OSError):
+        return b"writer_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 def is_running(pid: int) -> bool:
@@ -124,10 +141,10 @@ def end_all() -> None:
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = 60) -> float:
-    """Look again and again until it is so; give the seconds it took. Raises ChaosError."""
+    """Look again and again until it is so; give the seconds it took. Raises ToolError."""
     began = time.monotonic()
     while not condition():
         if time.monotonic() - began > seconds:
-            raise ChaosError(f"{what}: not within {seconds:.0f} s")
+            raise ToolError(f"{what}: not within {seconds:.0f} s")
         time.sleep(0.02)
     return time.monotonic() - began
