@@ -91,6 +91,11 @@ class Results:
         """A row, if it was measured."""
         return self.rows.get((name, connections))
 
+    def of(self, *groups: str) -> list[Row]:
+        """The rows of some groups, group by group."""
+        rows = [row for row in self.rows.values() if row.group in groups]
+        return sorted(rows, key=lambda row: groups.index(row.group))
+
     def figure(self, name: str) -> float | None:
         """The median of a figure, if it was measured."""
         return median(self.figures[name]) if name in self.figures else None

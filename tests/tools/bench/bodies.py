@@ -162,9 +162,6 @@ STYLES = {
     "new": _vendors(new_body),
     "later": _vendors(later_body),
     "uuid": _vendors(uuid_body),
-    "hex": Style(
-        "X-Hub-Signature-256", lambda body: "sha256=" + _digest(body).hex(), vendor_body, _sha256
-    ),
     "stripe": Style(
         "Stripe-Signature", _stripe_signature, stripe_body, lambda body: json.loads(body)["id"]
     ),

@@ -4,11 +4,12 @@ from bench import Bench, Row
 from bodies import STYLES
 from contenders import Contender
 from databases import Base
-from machine import BenchError, Unavailable, cpu_seconds, free_port, post_once
+from machine import Unavailable, cpu_seconds, post_once
+from processes import ToolError, free_port
 from wrk import Load, post
 
 
-class Violation(BenchError):
+class Violation(ToolError):
     """A contender acknowledged what it does not have, or has what was never sent."""
 
 
@@ -86,17 +87,17 @@ def _loaded(
             cpu = cpu_seconds(*roots) - before
     if not loads[-1].acknowledged:
         told = f"{contender.name} acknowledged nothing of {loads[-1].answered} answered"
-        raise Unavailable(told) if contender.group == "peers" else BenchError(told)
+        raise Unavailable(told) if contender.group == "peers" else ToolError(told)
     return loads, cpu
 
 
 def _refuses(contender: Contender, port: int) -> None:
-    """See that a signature of another body is refused. Raises BenchError."""
+    """See that a signature of another body is refused. Raises ToolError."""
     style = STYLES[contender.style]
     headers = {style.header: style.sign(style.make(0))}
     status = post_once(port, contender.path, style.make(1), headers)
     if status < 400:
-        raise BenchError(f"{contender.name} takes any signature: {status}")
+        raise ToolError(f"{contender.name} takes any signature: {status}")
 
 
 def _identity(found: object) -> object:

@@ -12,7 +12,8 @@ from typing import Any
 import installing
 from bodies import KEY
 from databases import Base
-from machine import HOST, PYTHON, Unavailable, run, serving
+from machine import Unavailable, run, serving
+from processes import HOST, PYTHON
 from sqlalchemy import and_, or_, select
 
 from receiver.database.models import Event, JobRow
@@ -66,16 +67,6 @@ class Contender:
 def _gthread(port: int, _base: Base | None, _connections: int) -> Start:
     shape = ["--worker-class", "gthread", "--threads", "2", "--bind", f"{HOST}:{port}"]
     return Start([*GUNICORN, *shape, "nothing:app"], cwd=REFERENCE)
-
-
-def _gevent(app: str) -> Callable[[int, Base | None, int], Start]:
-    def start(port: int, _base: Base | None, connections: int) -> Start:
-        # Shared evenly: unforced, one worker may take nearly all connections.
-        share = str(-(-connections // 2) + 1)
-        shape = ["--worker-class", "gevent", "--worker-connections", share]
-        return Start([*GUNICORN, *shape, "--bind", f"{HOST}:{port}", app], cwd=REFERENCE)
-
-    return start
 
 
 def serve(port: int, base: Base | None, _connections: int = 0) -> Start:
@@ -133,12 +124,6 @@ def _djstripe(port: int, base: Base | None, _connections: int) -> Start:
     shape = ["--workers", "2", "--threads", "2", "--bind", f"{HOST}:{port}"]
     argv = [str(binaries / "gunicorn"), "--no-control-socket", *shape, "wsgi:application"]
     return Start(argv, settings, folder)
-
-
-def _webhook(port: int, _base: Base | None, _connections: int) -> Start:
-    hooks = installing.PEERS / "webhook" / "hooks.json"
-    shape = ["-hooks", str(hooks), "-ip", HOST, "-port", str(port)]
-    return Start([installing.program("webhook"), *shape])
 
 
 def _ours(database: str) -> list[Contender]:
@@ -226,20 +211,6 @@ REFERENCES = [
         path="/",
         connections=(1, 32, 256),
     ),
-    Contender(
-        name="flask-gevent",
-        title="Flask view doing nothing, gevent 2w",
-        group="reference",
-        start=_gevent("nothing:app"),
-        path="/",
-    ),
-    Contender(
-        name="bare-gevent",
-        title="bare WSGI doing nothing, gevent 2w",
-        group="reference",
-        start=_gevent("bare:app"),
-        path="/",
-    ),
 ]
 PEERS = [
     Contender(
@@ -256,13 +227,5 @@ PEERS = [
     _fastapis("postgresql"),
     _djstripes("sqlite"),
     _djstripes("postgresql"),
-    Contender(
-        name="webhook",
-        title="adnanh/webhook, HMAC, answers before /bin/true ran",
-        group="peers",
-        start=_webhook,
-        path="/hooks/default",
-        style="hex",
-    ),
 ]
 CONTENDERS = [*REFERENCES, *_ours("sqlite"), *_ours("postgresql"), *PEERS]

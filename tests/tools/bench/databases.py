@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from machine import PYTHON, run
+from machine import run
+from processes import PYTHON
 from sqlalchemy import URL, create_engine, make_url, text
 
 with warnings.catch_warnings():

@@ -20,13 +20,9 @@ function request()
 end
 
 function done(summary, latency, requests)
-  local errors = summary.errors
   local some = summary.requests > 0
   io.write(string.format(
-    'BENCH {"sent": %d, "answered": %d, "refused": %d, "broken": %d, "late": %d, ' ..
-    '"p50": %.3f, "p99": %.3f, "worst": %.3f}\n',
-    threads[1]:get("sent"), summary.requests, errors.status,
-    errors.connect + errors.read + errors.write, errors.timeout,
-    some and latency:percentile(50) / 1000 or 0, some and latency:percentile(99) / 1000 or 0,
-    some and latency.max / 1000 or 0))
+    'BENCH {"sent": %d, "answered": %d, "refused": %d, "p50": %.3f, "p99": %.3f}\n',
+    threads[1]:get("sent"), summary.requests, summary.errors.status,
+    some and latency:percentile(50) / 1000 or 0, some and latency:percentile(99) / 1000 or 0))
 end

@@ -5,7 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
-from machine import PYTHON, BenchError, Unavailable, run
+from machine import Unavailable, run
+from processes import PYTHON, ToolError
 
 PEERS = Path(__file__).parent / "peers"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "receiver-bench"
@@ -53,5 +54,5 @@ def _folder(peer: str, needs: Path) -> Path:
 def _installed(argv: list[str], peer: str) -> None:
     try:
         run(argv)
-    except (BenchError, OSError) as error:
+    except (ToolError, OSError) as error:
         raise Unavailable(f"{peer} could not be installed: {error}") from None

@@ -1,9 +1,7 @@
-"""What the bench needs of the machine: processes, ports, memory, and how to say something."""
+"""What the bench needs of the machine: servers, questions to them, time and memory."""
 
 import http.client
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,23 +11,14 @@ from pathlib import Path
 from statistics import median
 from urllib.parse import urlencode
 
-HOST = "127.0.0.1"
-PYTHON = sys.executable
-OURS = ("RECEIVER_", "EVENT_NOTIFICATION_", "OPEN_CONNECTORS_", "PROMETHEUS_MULTIPROC_DIR")
+import processes
+from processes import HOST, ToolError, end, family, own_environment, start
 
-
-class BenchError(Exception):
-    """The run cannot go on; the message says why."""
+MAX_SECONDS = 3600  # for a program; some install packages
 
 
 class Unavailable(Exception):
     """A contender cannot be installed or started here; the message says why."""
-
-
-def say(text: str = "") -> None:
-    """Print a line at once."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -37,26 +26,13 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
     Packages that only the tests bring, and that others use if they are there, seem not to be.
     """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    return {**kept, "PYTHONPATH": str(Path(__file__).parent / "deployed"), **(extra or {})}
+    deployed = str(Path(__file__).parent / "deployed")
+    return own_environment(**{"PYTHONPATH": deployed, **(extra or {})})
 
 
 def run(argv: Sequence[str], extra: Mapping[str, str] | None = None, **options) -> str:
-    """Run a program to its end; give its standard output. Raises BenchError."""
-    done = subprocess.run(
-        argv, env=environment(extra), capture_output=True, text=True, check=False, **options
-    )
-    if done.returncode:
-        told = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise BenchError(f"{Path(argv[0]).name} {' '.join(argv[1:4])}: {' '.join(told)}")
-    return done.stdout
-
-
-def free_port() -> int:
-    """A port on which nobody listens at the moment."""
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return listener.getsockname()[1]
+    """Run a program to its end; give its standard output. Raises ToolError."""
+    return processes.run(argv, seconds=MAX_SECONDS, env=environment(extra), **options)
 
 
 @contextmanager
@@ -64,46 +40,26 @@ def serving(
     argv: Sequence[str], extra: Mapping[str, str], log: Path, cwd: Path | None = None
 ) -> Iterator[subprocess.Popen]:
     """A server in a process group of its own, ended at the end."""
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            argv,
-            env=environment(extra),
-            stdout=output,
-            stderr=output,
-            stdin=subprocess.DEVNULL,
-            cwd=cwd,
-            start_new_session=True,
-        )
+    process = start(argv, log, env=environment(extra), cwd=cwd)
     try:
         yield process
     finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen) -> None:
-    process.terminate()
-    try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # workers that outlived their master
+        end(process)
 
 
 def until_answering(
     process: subprocess.Popen, port: int, path: str, log: Path, *, wanted: int | None = None
 ) -> None:
-    """Wait until a GET is answered, with the status `wanted` if one is. Raises BenchError."""
+    """Wait until a GET is answered, with the status `wanted` if one is. Raises ToolError."""
     began = time.perf_counter()
     while time.perf_counter() - began < 60:
         if process.poll() is not None:
-            raise BenchError(f"the server ended: {log.read_text(errors='replace')[-600:]}")
+            raise ToolError(f"the server ended: {log.read_text(errors='replace')[-600:]}")
         status = _status(port, path)
         if status is not None and wanted in (None, status):
             return
         time.sleep(0.005)
-    raise BenchError(f"not ready in a minute: {log.read_text(errors='replace')[-600:]}")
+    raise ToolError(f"not ready in a minute: {log.read_text(errors='replace')[-600:]}")
 
 
 def _status(port: int, path: str) -> int | None:
@@ -144,7 +100,7 @@ def bearer(token: str) -> str:
 
 
 def sign_in(port: int, token: str) -> str:
-    """Sign in at the dashboard; give the cookie. Raises BenchError."""
+    """Sign in at the dashboard; give the cookie. Raises ToolError."""
     connection = http.client.HTTPConnection(HOST, port, timeout=30)
     try:
         headers = {
@@ -159,22 +115,7 @@ def sign_in(port: int, token: str) -> str:
     for cookie in cookies:
         if cookie.startswith("receiver-session="):
             return cookie.partition(";")[0]
-    raise BenchError(f"the dashboard does not take the token: {answer.status}")
-
-
-def workers_of(pid: int) -> list[int]:
-    """The child processes of a gunicorn master."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
-    found = [pid]
-    with suppress(OSError):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            for child in (thread / "children").read_text().split():
-                found += family(int(child))
-    return found
+    raise ToolError(f"the dashboard does not take the token: {answer.status}")
 
 
 def cpu_seconds(*roots: int) -> float:
@@ -185,13 +126,6 @@ def cpu_seconds(*roots: int) -> float:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             ticks += sum(map(int, fields[11:15]))
     return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def is_writer(pid: int) -> bool:
-    """Whether a process is the one that writes for all workers."""
-    with suppress(OSError):
-        return b"writer_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return False
 
 
 def resident_mb(pid: int) -> float:
@@ -218,17 +152,11 @@ def fdatasync_ms(folder: Path) -> float:
     return median(times) * 1000
 
 
-def description() -> dict[str, object]:
+def description() -> str:
     """What the figures depend on besides the code."""
-    model = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return {
-        "processor": model[0] if model else "unknown",
-        "cores": sorted(os.sched_getaffinity(0)),
-        "python": sys.version.split()[0],
-        "kernel": os.uname().release,
-        "load_average": [round(load, 2) for load in os.getloadavg()],
-    }
+    cpus = Path("/proc/cpuinfo").read_text()
+    model = next((line for line in cpus.splitlines() if line.startswith("model name")), ": unknown")
+    load = " ".join(f"{load:.2f}" for load in os.getloadavg())
+    cores = f"{len(os.sched_getaffinity(0))} cores, load generator too"
+    software = f"Python {sys.version.split()[0]}, Linux {os.uname().release}"
+    return f"{model.partition(':')[2].strip()}, {cores}, {software}, load average {load}"

@@ -2,7 +2,6 @@
 
 import random
 import subprocess
-import threading
 import time
 from statistics import median
 from typing import Self
@@ -11,7 +10,8 @@ from bench import Bench, Row, Started
 from bodies import FIRST_JOB, STYLES
 from callbacks import check
 from contenders import Contender, serve
-from machine import PYTHON, BenchError, environment, free_port, is_writer, resident_mb, workers_of
+from machine import environment, resident_mb
+from processes import PYTHON, ToolError, children, free_port, is_writer
 from reading import Filled
 from seeding import FIRST, seed
 from wrk import Load, post
@@ -23,22 +23,17 @@ CONNECTIONS = 32
 
 
 def memory(bench: Bench, contender: Contender) -> None:
-    """Note the largest worker's resident memory: idle, under load, and as callbacks add up."""
+    """Note the largest worker's resident memory half way and at the end, and the writer's."""
     base = bench.databases.migrated(str(contender.database))
     kind, port = contender.database, free_port()
     loads: list[Load] = []
     wanted = bench.options.memory_callbacks
     with bench.started(serve(port, base), port, "/readyz", 200) as server:
-        time.sleep(1)
-        bench.results.note(f"memory-{kind}-idle", _largest(server))
-        with _Sampler(server) as sampler:
-            for quarter in (1, 2, 3, 4):
-                while sum(load.acknowledged for load in loads) < wanted * quarter / 4:
-                    loads.append(_chunk(bench, contender, port, loads))
-                name = f"memory-{kind}-after-{wanted * quarter // 4}"
-                bench.results.note(name, _largest(server))
-            bench.results.note(f"memory-{kind}-writer", _writer(server))
-        bench.results.note(f"memory-{kind}-under-load", sampler.largest)
+        for part in (wanted // 2, wanted):
+            while sum(load.acknowledged for load in loads) < part:
+                loads.append(_chunk(bench, contender, port, loads))
+            bench.results.note(f"memory-{kind}-after-{part}", _largest(server, writers=False))
+        bench.results.note(f"memory-{kind}-writer", _largest(server, writers=True))
     check(bench, contender, base, loads)
     bench.databases.drop(base)
 
@@ -58,7 +53,7 @@ def lookups(bench: Bench, contender: Contender) -> None:
         ):
             began = time.perf_counter()
             if not found():
-                raise BenchError(f"nothing was found at {jobs:,} jobs: {name} {id_}")
+                raise ToolError(f"nothing was found at {jobs:,} jobs: {name} {id_}")
             times[name].append((time.perf_counter() - began) * 1000)
     for name, each in times.items():
         bench.results.note(f"lookup-{kind}-{name}-of-{jobs}-ms", median(each))
@@ -97,7 +92,7 @@ def prune(bench: Bench, filled: Filled, start: int, number: int) -> int:
                 CONNECTIONS,
             )
             if load.wrapped:
-                raise BenchError(f"{row.name}: bodies were sent twice: make more of them")
+                raise ToolError(f"{row.name}: bodies were sent twice: make more of them")
             if idle:
                 bench.results.notes.append(f"{row.name}: left out, {idle}")
             else:
@@ -128,14 +123,14 @@ class _Pruning:
         return self
 
     def was_idle(self) -> str | None:
-        """Why this does not count: prune ended early, or did nothing. Raises BenchError."""
+        """Why this does not count: prune ended early, or did nothing. Raises ToolError."""
         if self._process is None:
             return None
         if self._process.poll() is None:
             return None if self._progress() != self._began else "prune deleted nothing meanwhile"
         if self._process.returncode:
             told = self._process.stderr.read().decode() if self._process.stderr else ""
-            raise BenchError(f"prune failed: {told[-300:]}")
+            raise ToolError(f"prune failed: {told[-300:]}")
         return "prune ended before the load did"
 
     def _progress(self) -> tuple[int, ...]:
@@ -152,40 +147,15 @@ class _Pruning:
             self._process.communicate()
 
 
-class _Sampler:
-    """Looks at the workers' memory every half second."""
-
-    def __init__(self, server: Started) -> None:
-        self._server, self._over = server, threading.Event()
-        self._thread = threading.Thread(target=self._look)
-        self.largest = 0.0
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._over.wait(0.5):
-            self.largest = max(self.largest, _largest(self._server))
-
-
-def _largest(server: Started) -> float:
-    return max(resident_mb(pid) for pid in workers_of(server.pid) if not is_writer(pid))
-
-
-def _writer(server: Started) -> float:
-    return max(resident_mb(pid) for pid in workers_of(server.pid) if is_writer(pid))
+def _largest(server: Started, *, writers: bool) -> float:
+    return max(resident_mb(pid) for pid in children(server.pid) if is_writer(pid) == writers)
 
 
 def _chunk(bench: Bench, contender: Contender, port: int, loads: list[Load]) -> Load:
     start = loads[-1].position if loads else 0
     load = _post(bench, contender, port, start, max(1, bench.options.seconds // 2))
     if not load.acknowledged:
-        raise BenchError(f"{contender.name} acknowledged nothing")
+        raise ToolError(f"{contender.name} acknowledged nothing")
     return load
 
 

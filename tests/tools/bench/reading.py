@@ -8,7 +8,8 @@ from bench import Bench, Row
 from bodies import FIRST_JOB
 from contenders import REFERENCES, Contender, serve
 from databases import Base, ours
-from machine import BenchError, bearer, cpu_seconds, free_port, get_once, sign_in
+from machine import bearer, cpu_seconds, get_once, sign_in
+from processes import ToolError, free_port
 from seeding import FIRST, seed
 from wrk import Load, get
 
@@ -100,7 +101,7 @@ def _add(
 
 
 def _check(port: int, name: str, path: str, filled: Filled) -> None:
-    """See that the last job, a full page or a summary is answered. Raises BenchError."""
+    """See that the last job, a full page or a summary is answered. Raises ToolError."""
     last = FIRST_JOB + filled.jobs - 1
     status, body = get_once(port, f"{path}{last if name == 'job' else ''}", filled.token)
     answer = json.loads(body)
@@ -108,7 +109,7 @@ def _check(port: int, name: str, path: str, filled: Filled) -> None:
         name, lambda: len(answer["jobs"]) == PAGE
     )
     if status != 200 or not right():
-        raise BenchError(f"GET {path} at {filled.jobs:,} jobs: {status} {body[:200]!r}")
+        raise ToolError(f"GET {path} at {filled.jobs:,} jobs: {status} {body[:200]!r}")
 
 
 def _asked(

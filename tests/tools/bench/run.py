@@ -4,7 +4,6 @@ All rows are interleaved: a round measures each of them once, and only ratios wi
 """
 
 import argparse
-import os
 import shutil
 import sys
 import tempfile
@@ -13,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # for what other tests have, too
 
 import callbacks
 import operation
@@ -24,23 +25,17 @@ from bodies import Bodies
 from contenders import CONTENDERS, Contender
 from databases import Databases
 from goals import goals
-from machine import BenchError, description, fdatasync_ms, say
+from machine import description, fdatasync_ms
+from processes import ToolError, say
 
-RESULTS = Path(__file__).parents[3] / "docs" / "bench"
+RESULTS = Path(__file__).parents[3] / "docs" / "bench" / "results.md"
 MOST = 25_000  # bodies a second that a storing contender may take
 OURS = 12_000  # that ours may take
-KINDS = ("sqlite", "postgresql")
-SECTIONS = ("read", "memory", "startup", "prune", "lookup")
 
 
 def main(words: list[str]) -> int:
     """Run the bench; 1 if it cannot be done or a contender lost a callback."""
     asked = _parser().parse_args(words)
-    if asked.list:
-        say("\n".join(_names()))
-        return 0
-    if asked.cores:
-        os.sched_setaffinity(0, {int(core) for core in asked.cores.split(",")})
     options = _options(asked)
     began = time.monotonic()
     try:
@@ -48,13 +43,12 @@ def main(words: list[str]) -> int:
         with _bench(options) as bench:
             machine = description()
             _measure(bench)
-    except BenchError as error:
+    except ToolError as error:
         say(f"bench: {error}")
         return 1
-    found = goals(bench.results, options)
-    report.show(bench.results, found, complete=options.only == ("*",))
-    report.write(asked.output, bench.results, found, options, machine)
-    say(f"\n{time.monotonic() - began:.0f} s; results.json, .md and .svg are in {asked.output}")
+    text = report.tables(bench.results, goals(bench.results, options), options, machine)
+    asked.output.write_text(text, encoding="utf-8")
+    say(f"\n{text}\n{time.monotonic() - began:.0f} s; this is in {asked.output}")
     return 0
 
 
@@ -65,9 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", default=["*"], metavar="NAME", help="may hold *")
     parser.add_argument("--small", action="store_true", help="prove that it works, quickly")
     parser.add_argument("--jobs", help="sizes of the tables that are read, e.g. 1000,100000")
-    parser.add_argument("--cores", help="run everything on these, e.g. 0,1")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
-    parser.add_argument("--list", action="store_true", help="print the names and stop")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="a file for the results")
     return parser
 
 
@@ -86,12 +78,6 @@ def _options(asked: argparse.Namespace) -> Options:
         lookup_jobs=lookup,
         only=tuple(asked.only),
     )
-
-
-def _names() -> list[str]:
-    return [each.name for each in CONTENDERS] + [
-        f"{section}-{kind}" for section in SECTIONS for kind in KINDS
-    ]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from bench import Bench
 from bodies import FIRST_JOB, STYLES
 from contenders import Contender, serve
 from databases import Base
-from machine import BenchError, free_port
+from processes import ToolError, free_port
 from wrk import post
 
 from receiver.database.models import NUMBER_BITS
@@ -70,7 +70,7 @@ def seed(bench: Bench, contender: Contender, jobs: int, tables: Sequence[str] = 
     base.execute([*statements, *_COUNT, *_TIDY[base.kind]])
     found = base.rows("SELECT count(*) FROM jobs")[0][0]
     if found != times * FIRST:
-        raise BenchError(f"seeded {found} jobs instead of {times * FIRST}")
+        raise ToolError(f"seeded {found} jobs instead of {times * FIRST}")
     return base
 
 

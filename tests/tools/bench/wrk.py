@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from machine import HOST, BenchError, run
+from machine import run
+from processes import HOST, ToolError
 
 _HERE = Path(__file__).parent
 _MARK = "BENCH "
@@ -16,8 +17,7 @@ _MARK = "BENCH "
 class Load:
     """What one run of wrk saw. Latencies are in ms.
 
-    sent -- requests begun, `repeated` of them with a body sent before. answered -- with any status;
-    refused -- of these, with one above 399. broken, late -- socket errors and timeouts.
+    sent -- requests begun. answered -- with any status; refused -- of these, with one above 399.
     seconds -- for how long requests were begun. left -- how many were under way when the last was.
     position -- where in the file of bodies the next run may begin. wrapped -- how often the file
     was begun anew.
@@ -26,12 +26,8 @@ class Load:
     sent: int
     answered: int
     refused: int
-    broken: int
-    late: int
     p50: float
     p99: float
-    worst: float
-    repeated: int = 0
     position: int = 0
     wrapped: int = 0
     seconds: int = 1
@@ -54,9 +50,9 @@ class Load:
 
 
 def require() -> None:
-    """Raises BenchError without wrk."""
+    """Raises ToolError without wrk."""
     if shutil.which("wrk") is None:
-        raise BenchError("wrk is not installed: apt-get install wrk")
+        raise ToolError("wrk is not installed: apt-get install wrk")
 
 
 def post(
@@ -106,7 +102,7 @@ def _wrk(
     told = run(["wrk", *shape, "-s", str(_HERE / script), address, "--", *words])
     marked = [line for line in told.splitlines() if line.startswith(_MARK)]
     if not marked:
-        raise BenchError(f"wrk told nothing: {told[-300:]}")
+        raise ToolError(f"wrk told nothing: {told[-300:]}")
     return json.loads(marked[0].removeprefix(_MARK))
 
 
