@@ -43,6 +43,7 @@ _TIMEOUT = httpx.Timeout(30, connect=5)  # seconds
 # format that is another than the job's is one of these.
 ACCEPTED = ("*/*", *MEDIA_TYPES.values())
 WRONG_FORMAT = (400, 406)
+_END_OF_STATUSES = 600  # of HTTP: no server can pass a greater one on
 UPLOAD_SECONDS = 300  # the vendor answers once it has the whole file
 _NO_AUTH = httpx.Auth()  # of the URL or of ~/.netrc
 _SECRET = re.compile(
@@ -227,6 +228,9 @@ class VendorClient:
         with _raise_vendor_errors(call), _measured(call) as measure:
             answer = self._client.send(request, stream=True, auth=_NO_AUTH)
             measure.status = answer.status_code
+        if answer.status_code >= _END_OF_STATUSES:
+            answer.close()
+            raise _refusal(answer, b"")
         return answer
 
     @staticmethod
@@ -331,7 +335,8 @@ def _refusal(answer: httpx.Response, body: bytes) -> VendorError:
     if status in (408, 429) or status >= 500:
         retry_after = read_retry_after(answer.headers.get("retry-after", ""), time.time())
         message = error_message(body) or f"the vendor answered {status}"
-        return VendorUnreachable(message, status, retry_after)
+        passed_on = status if status < _END_OF_STATUSES else 502
+        return VendorUnreachable(message, passed_on, retry_after)
     if status < 400:
         return VendorNonsense(f"the vendor answered {status}, which is not followed")
     return VendorRefused(error_message(body) or f"the vendor answered {status}", status)

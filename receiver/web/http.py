@@ -191,7 +191,8 @@ def read_cursor(cursor: str | UnsetType, shape: type[T]) -> T | None:
 
 
 def _is_storable(value: int | str) -> bool:
-    return value.isprintable() if isinstance(value, str) else abs(value) < 2**63
+    # The number after it is asked for too, and is to fit into 64 bits as well.
+    return value.isprintable() if isinstance(value, str) else abs(value) < 2**63 - 1
 
 
 def write_cursor(position: Position) -> str:

@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import threading
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from urllib.parse import quote
 
@@ -387,6 +388,13 @@ def test_a_cursor_that_was_not_given_is_400(receiver):
     for room in ("jobs", "events", "rejections"):
         for cursor in ["", "x", "%00", "%C3%A9", "W10", "WzFd", "bnVsbA", "null", "0", "A" * 900]:
             assert problem(receiver.get(f"/{room}?cursor={cursor}"), 400)
+
+
+def test_a_cursor_at_the_end_of_64_bits_is_400(receiver):
+    told(receiver, id="1", status="COMPLETED")
+    for path, position in [("/jobs/1/errors", [2**63 - 1]), ("/jobs", [2**63 - 1, "a", "1"])]:
+        cursor = urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
+        assert problem(receiver.get(f"{path}?cursor={cursor}"), 400)
 
 
 def test_the_cursor_of_another_list_is_400(receiver):

@@ -197,6 +197,14 @@ def test_what_is_no_answer_is_a_clear_error(through, given):
         expect_error(through.ask(b"GET", path), 502, b"did not answer")
 
 
+@pytest.mark.parametrize("status", [600, 999])
+def test_a_status_that_http_has_not_is_a_clear_error(through, status):
+    through.recorder.answer = lambda _: answer(status, b"request denied")
+    asked = ((b"GET", b"/objects"), (b"GET", b"/bulk/1/status"), (b"POST", b"/bulk/contact"))
+    for method, path in asked:
+        expect_error(through.ask(method, path), 502, b"answered %d" % status)
+
+
 def test_half_an_answer_does_not_look_whole(through):
     through.recorder.answer = lambda _: answer(200, b"x" * 1000)[:-500]
     expect_error(through.ask(b"GET", b"/contacts"), 502, b"did not answer")
