@@ -9,7 +9,6 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, TypeAlias, cast
 
-import msgspec
 from sqlalchemy import Connection, exists, select, update
 
 from receiver.database.models import Event, Facet, JobRow, Submission
@@ -20,10 +19,9 @@ from receiver.jobs.job import UNDER_WAY, Job, Outcome
 from receiver.jobs.projection import FacetKey, Forward, JobState, JobValues, truncate
 from receiver.jobs.public import public_job
 from receiver.jobs.queries import JobRecord, get_job, overdue_jobs
-from receiver.lib.clock import iso
 from receiver.openconnectors.shapes import WEBHOOK_ID_HEADER
 from receiver.outbound.queue import Message, enqueue
-from receiver.subscriptions.formats import JSON
+from receiver.subscriptions.formats import body_of, snapshot
 from receiver.subscriptions.registry import KIND, TEST, Subscription, load_active
 
 Type: TypeAlias = Literal[
@@ -35,12 +33,6 @@ Type: TypeAlias = Literal[
 ]
 
 MAX_OVERDUE = 500  # jobs of one look, for a subscription
-
-
-def _body(type_: str, at: int, data: object, *, replay: bool = False) -> bytes:
-    """Write what is sent, but for its format. at -- ms. replay -- it was sent before."""
-    mark = {"replay": True} if replay else {}
-    return msgspec.json.encode({"type": type_, "timestamp": iso(at), "data": data, **mark})
 
 
 def messages_of(
@@ -64,8 +56,7 @@ def messages_of(
     ]
     if not wanted:
         return ()
-    shown = public_job(_record(state.job, key, values), now, 0)
-    body = _body(type_, now, shown)
+    body = snapshot(type_, now, cast("Outcome", key.outcome), values)
     place, named_by = (values.instance, values.id), f"{values.updated_at} {values.revision}"
     return [_message(one, type_, body, place, named_by) for one in wanted]
 
@@ -94,26 +85,6 @@ def _facts(job: Job) -> tuple[object, ...]:
     return job.status, job.outcome, *counts, job.ended_at, job.conflict
 
 
-def _record(job: Job, key: FacetKey, values: JobValues) -> JobRecord:
-    """Return a job as it is read once this is committed."""
-    return JobRecord(
-        values.id,
-        values.instance,
-        job,
-        job.learnt_by,
-        values.files_expire_at,
-        values.revision,
-        values.events,
-        values.first_seen_at,
-        values.updated_at,
-        values.polls,
-        values.errors_at,
-        cast("Outcome", key.outcome),
-        None,  # its usual time is asked for only while it is under way
-        key.callback_lost,
-    )
-
-
 def _message(
     to: Subscription,
     type_: str,
@@ -129,7 +100,6 @@ def _message(
         to.url,
         body,
         webhook_id=f"msg_{hashlib.sha256(named.encode()).hexdigest()[:32]}",
-        headers=JSON,
         instance=instance,
         job=job,
         subscription=to.name,
@@ -156,7 +126,7 @@ def queue_overdue(connection: Connection, overdue_after: int, now: int) -> None:
             for row in rows:
                 record = get_job(connection, row.id, row.instance)
                 if record is not None and record.overdue_by(now, overdue_after) is not None:
-                    body = _body("job.overdue", now, public_job(record, now, overdue_after))
+                    body = body_of("job.overdue", now, public_job(record, now, overdue_after))
                     place, since = (record.instance, record.id), str(record.first_seen_at)
                     messages.append(_message(one, "job.overdue", body, place, since))
             enqueue(connection, messages, now)
@@ -186,7 +156,7 @@ def queue_alarm(
     place -- what its message is named by, and its instance; None if it is of the receiver.
     """
     change, instance = place
-    body = _body(type_, now, alarm)
+    body = body_of(type_, now, alarm)
     wanted = [
         one
         for one in load_active(connection)
@@ -203,7 +173,7 @@ def queue_alarm(
 
 def test_message(to: Subscription, now: int) -> Message:
     """Make a message that is sent at once, past the queue."""
-    body = _body(TEST, now, {"subscription": to.name})
+    body = body_of(TEST, now, {"subscription": to.name})
     return _message(to, TEST, body, (None, None), secrets.token_hex(12))
 
 
@@ -229,7 +199,7 @@ def queue_replays(
     """Queue jobs as they are now, marked as a replay; each is a message of its own."""
     messages = []
     for one, record in wanted:
-        body = _body("job.ended", now, public_job(record, now, 0), replay=True)
+        body = body_of("job.ended", now, public_job(record, now, 0), replay=True)
         place, once = (record.instance, record.id), secrets.token_hex(12)
         messages.append(_message(one, "job.ended", body, place, once))
     enqueue(connection, messages, now)

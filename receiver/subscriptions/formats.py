@@ -1,15 +1,21 @@
-"""What a subscription is sent: the queue holds `{"type", "timestamp", "data"}`, alike for all.
+"""What a subscription is sent: `{"type", "timestamp", "data"}`, or that in another format.
 
-Other formats are written from that for each attempt: CloudEvents 1.0 (structured), Slack's incoming
-webhooks, PagerDuty's Events API v2.
+Both are written for each attempt. The queue holds the first, but of what a callback changed only
+what it is written from, a snapshot: whoever writes callbacks has no time to show a job. Other
+formats are CloudEvents 1.0 (structured), Slack's incoming webhooks, PagerDuty's Events API v2.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, cast
 
 import msgspec
 from msgspec.structs import replace
 
+from receiver.jobs.job import Job, Outcome
+from receiver.jobs.projection import JobValues
+from receiver.jobs.public import public_job
+from receiver.jobs.queries import JobRecord
+from receiver.lib.clock import iso
 from receiver.outbound.queue import Message
 
 JSON = {"Content-Type": "application/json"}
@@ -20,8 +26,69 @@ PAYLOAD = "callback_payload"
 Body = dict[str, Any]
 
 
+class _Snapshot(msgspec.Struct, frozen=True, array_like=True):
+    """What is shown of a job, as its row was when a message was queued; times are ms."""
+
+    type: str
+    timestamp: int
+    id: str
+    instance: str
+    outcome: Outcome
+    learnt_by: Literal["callback", "poll"] | None
+    files_expire_at: int | None
+    events: int
+    updated_at: int
+    registers: msgspec.Raw
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Snapshot).decode
+
+
+def snapshot(type_: str, at: int, outcome: Outcome, row: JobValues) -> bytes:
+    """Return what the queue holds of a job that a callback changed. at -- ms."""
+    learnt_by = cast('Literal["callback", "poll"] | None', row.learnt_by)
+    registers = msgspec.Raw(row.registers.encode())
+    return _encode(
+        _Snapshot(
+            *(type_, at, row.id, row.instance, outcome, learnt_by, row.files_expire_at),
+            *(row.events, row.updated_at, registers),
+        )
+    )
+
+
+def body_of(type_: str, at: int, data: object, *, replay: bool = False) -> bytes:
+    """Write what is sent, but for its format. at -- ms. replay -- it was sent before."""
+    mark = {"replay": True} if replay else {}
+    return _encode({"type": type_, "timestamp": iso(at), "data": data, **mark})
+
+
+def _body(message: Message) -> bytes:
+    if not message.body.startswith(b"["):
+        return message.body
+    row = _decode(message.body)
+    record = JobRecord(
+        id=row.id,
+        instance=row.instance,
+        job=Job.decode(row.registers),
+        learnt_by=row.learnt_by,
+        files_expire_at=row.files_expire_at,
+        events=row.events,
+        updated_at=row.updated_at,
+        outcome=row.outcome,
+        # Not shown of a job that is not under way.
+        revision=0,
+        first_seen_at=0,
+        polls=0,
+        errors_at=None,
+        usual_ms=None,
+        callback_lost=False,
+    )
+    return body_of(row.type, row.timestamp, public_job(record, row.timestamp, 0))
+
+
 class _Sent(msgspec.Struct):
-    """What the queue holds. data -- its values as they stand there: see `_facts`."""
+    """What is sent. data -- its values as they stand there: see `_facts`."""
 
     type: str
     timestamp: str
@@ -30,7 +97,7 @@ class _Sent(msgspec.Struct):
 
 
 def _read(message: Message) -> _Sent:
-    return msgspec.json.decode(message.body, type=_Sent)
+    return msgspec.json.decode(_body(message), type=_Sent)
 
 
 def _facts(sent: _Sent) -> Body:
@@ -40,8 +107,8 @@ def _facts(sent: _Sent) -> Body:
 
 
 def standard(message: Message) -> Message:
-    """Leave the body as it is."""
-    return message
+    """Write it as it is."""
+    return replace(message, headers=JSON, body=_body(message))
 
 
 def cloudevent(message: Message) -> Message:
@@ -59,7 +126,7 @@ def cloudevent(message: Message) -> Message:
     }
     event |= {"subject": message.job} if message.job else {}
     event |= {"replay": True} if sent.replay else {}
-    return replace(message, headers=CLOUDEVENT, body=msgspec.json.encode(event))
+    return replace(message, headers=CLOUDEVENT, body=_encode(event))
 
 
 def slack(message: Message) -> Message:
@@ -71,7 +138,7 @@ def slack(message: Message) -> Message:
         text += f"\nWhat to do: {facts['action']}\nRunbook: {facts['runbook']}"
     for character, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(character, name)
-    return replace(message, body=msgspec.json.encode({"text": text}))
+    return replace(message, headers=JSON, body=_encode({"text": text}))
 
 
 def pagerduty(message: Message, routing_key: str) -> Message:
@@ -94,7 +161,7 @@ def pagerduty(message: Message, routing_key: str) -> Message:
             "custom_details": sent.data,
         },
     }
-    return replace(message, body=msgspec.json.encode(event))
+    return replace(message, headers=JSON, body=_encode(event))
 
 
 def summary(sent: _Sent) -> str:
