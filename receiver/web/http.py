@@ -36,8 +36,13 @@ _WORDS = (
     (" matching regex ", " that matches "),
     ("`", ""),
 )
+_A_TIME = "2026-11-22T05:49:00Z"
 _PAUSE_SECONDS = 0.05  # before the first answer of a Hold; growing, so that long waits are cheap
 _MAX_PAUSE_SECONDS = 0.5
+
+
+class Moment(int):
+    """A time among the parameters, ms since the epoch; it comes as ISO 8601."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +107,7 @@ class Stream:
 
 
 def parameters(query: str, model: type[Q]) -> Q:
-    """Read a query string. Raises BadParameter, which names the unknown ones."""
+    """Read a query string. Raises BadParameter, which names the one that is unknown or wrong."""
     values: dict[str, list[str]] = {}
     for name, value in _pairs(query):
         values.setdefault(name, []).append(value)
@@ -112,11 +117,19 @@ def parameters(query: str, model: type[Q]) -> Q:
         for name, several in values.items()
     }
     try:
-        return msgspec.convert(arguments, model, strict=False)
+        return msgspec.convert(arguments, model, strict=False, dec_hook=_read_moment)
     except msgspec.ValidationError as error:
         unknown = sorted(set(values) - set(lists))
         message = "unknown parameter " + ", ".join(unknown) if unknown else _in_words(error, model)
         raise BadParameter(message) from None
+
+
+def _read_moment(_type: type[Moment], text: str) -> Moment:
+    """Read a time. Raises ValueError, to which msgspec adds the parameter's name."""
+    try:
+        return Moment(to_ms(text))
+    except (ValueError, OverflowError):
+        raise ValueError(f"there is no such time: {text}; one is {_A_TIME}") from None
 
 
 def _pairs(query: str) -> list[tuple[str, str]]:
@@ -163,16 +176,6 @@ def _list_fields(model: type[Struct]) -> dict[str, bool]:
 def optional(value: T | UnsetType) -> T | None:
     """Return a parameter's value; None if it was not sent."""
     return None if isinstance(value, UnsetType) else value
-
-
-def read_time(text: str | UnsetType) -> int | None:
-    """Read a time parameter as ms since the epoch. Raises BadParameter."""
-    if isinstance(text, UnsetType):
-        return None
-    try:
-        return to_ms(text)
-    except (ValueError, OverflowError):
-        raise BadParameter(f"there is no such time: {text}") from None
 
 
 def read_cursor(cursor: str | UnsetType, shape: type[T]) -> T | None:

@@ -93,6 +93,23 @@ def test_a_400_names_the_parameter_in_plain_words(stored):
         assert answer.json["detail"].startswith(words)
 
 
+@pytest.mark.parametrize(
+    ("path", "names"),
+    {
+        "/jobs": ("updated_after", "updated_before", "expires_before"),
+        "/events": ("received_after", "received_before"),
+        "/rejections": ("after", "before"),
+    }.items(),
+)
+def test_a_400_names_the_time_that_is_none_and_shows_one(receiver, path, names):
+    right = dict.fromkeys(names, "2026-11-22T05:49Z")
+    for name in names:
+        answer = receiver.get(f"{path}?{urlencode(right | {name: 'yesterday'})}")
+        assert problem(answer, 400) == "bad_parameter"
+        words = f"{name}: there is no such time: yesterday; one is 2026-11-22T05:49:00Z"
+        assert answer.json["detail"] == words
+
+
 def test_rejections_are_filtered_by_the_reasons_that_there_are(receiver):
     answer = receiver.get("/rejections?reason=zz")
     assert problem(answer, 400) == "bad_parameter"

@@ -25,7 +25,6 @@ from receiver.web.http import (
     optional,
     page_response,
     read_cursor,
-    read_time,
 )
 
 SEARCHED_MS = 7 * DAY_MS  # in which events are searched where neither time nor job is named
@@ -37,7 +36,8 @@ def event_filters(
     """Read which events are asked for. Raises BadParameter, and Forbidden for an instance."""
     require_instance(bearer, query.instance)
     body, header, file = optional(query.body), optional(query.header), optional(query.file)
-    after, before = read_time(query.received_after), read_time(query.received_before)
+    after: int | None = optional(query.received_after)
+    before = optional(query.received_before)
     if (body or header or file) and after is None and not query.job:
         after = (services.clock() if before is None else before) - SEARCHED_MS
     return events.EventFilters(
@@ -111,8 +111,8 @@ def read_rejections(
         instances=query.instance,
         reasons=query.reason,
         peers=query.peer,
-        after=read_time(query.after),
-        before=read_time(query.before),
+        after=optional(query.after),
+        before=optional(query.before),
         visible=bearer.instances,
     )
     after = read_cursor(query.cursor, tuple[int, int])

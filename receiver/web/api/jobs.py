@@ -31,7 +31,6 @@ from receiver.web.http import (
     optional,
     page_response,
     read_cursor,
-    read_time,
 )
 from receiver.web.problems import response_to
 
@@ -60,9 +59,9 @@ def job_filters(query: schemas.JobsQuery, bearer: Bearer) -> queries.Filters:
         outcomes=query.outcome,
         objects=query.object,
         directions=query.direction,
-        updated_after=read_time(query.updated_after),
-        updated_before=read_time(query.updated_before),
-        expires_before=read_time(query.expires_before),
+        updated_after=optional(query.updated_after),
+        updated_before=optional(query.updated_before),
+        expires_before=optional(query.expires_before),
         text=optional(query.q) or None,
         file=optional(query.file),
         visible=bearer.instances,

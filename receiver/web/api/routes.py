@@ -240,7 +240,9 @@ def _reference(model: type[Struct]) -> Document:
 
 
 def _parameters(query: type[Struct]) -> list[Document]:
-    described = msgspec.json.schema_components([query])[1][query.__name__]
+    # What msgspec knows no type of, its own `Meta` describes.
+    _, components = msgspec.json.schema_components([query], schema_hook=lambda _: {})
+    described = components[query.__name__]
     properties, required = described.get("properties", {}), described.get("required", [])
     return [
         {"name": name, "in": "query", "schema": schema, "required": name in required}

@@ -13,6 +13,7 @@ from receiver.jobs.job import Outcome
 from receiver.jobs.public import Job, Time
 from receiver.lib.clock import iso
 from receiver.openconnectors.notifications import Kind, Source
+from receiver.web.http import Moment
 
 M = TypeVar("M", bound=Struct)
 
@@ -26,11 +27,11 @@ Cursor = Annotated[str, Meta(description="`next` of the page before")]
 Word = Annotated[str, Meta(pattern="^[^\\x00]*$", max_length=1000)]
 SearchText = Annotated[str, Meta(pattern="^[^\\x00]*$", min_length=1, max_length=1000)]
 EventId = Annotated[str, Meta(pattern="^[0-7][0-9a-f]{15}$")]
-Moment = Annotated[
-    str,
+When = Annotated[
+    Moment,
     Meta(
         description="ISO 8601; without a zone it is UTC",
-        extra_json_schema={"format": "date-time"},
+        extra_json_schema={"type": "string", "format": "date-time"},
     ),
 ]
 
@@ -43,9 +44,9 @@ class JobsQuery(Struct, forbid_unknown_fields=True):
     outcome: list[Outcome] = []
     object: list[Word] = []
     direction: list[Word] = []
-    updated_after: Moment | UnsetType = UNSET
-    updated_before: Moment | UnsetType = UNSET
-    expires_before: Moment | UnsetType = UNSET
+    updated_after: When | UnsetType = UNSET
+    updated_before: When | UnsetType = UNSET
+    expires_before: When | UnsetType = UNSET
     q: Annotated[Word, Meta(description="A part of the job's id")] | UnsetType = UNSET
     file: Annotated[SearchText, Meta(description="A part of the file's name")] | UnsetType = UNSET
     limit: Limit = 50
@@ -83,8 +84,8 @@ class EventsQuery(Struct, forbid_unknown_fields=True):
     instance: list[Word] = []
     kind: list[Kind] = []
     job: list[Word] = []
-    received_after: Moment | UnsetType = UNSET
-    received_before: Moment | UnsetType = UNSET
+    received_after: When | UnsetType = UNSET
+    received_before: When | UnsetType = UNSET
     body: (
         Annotated[
             SearchText,
@@ -123,8 +124,8 @@ class RejectionsQuery(Struct, forbid_unknown_fields=True):
     instance: list[Word] = []
     reason: list[Reason] = []
     peer: list[Word] = []
-    after: Moment | UnsetType = UNSET
-    before: Moment | UnsetType = UNSET
+    after: When | UnsetType = UNSET
+    before: When | UnsetType = UNSET
     limit: Limit = 50
     cursor: Cursor | UnsetType = UNSET
 

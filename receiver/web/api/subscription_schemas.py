@@ -12,7 +12,7 @@ from receiver.jobs.public import Time
 from receiver.settings import INSTANCE_NAME
 from receiver.subscriptions import registry
 from receiver.subscriptions.registry import Format, Subject
-from receiver.web.api.schemas import Cursor, Limit, Moment, Word, from_record
+from receiver.web.api.schemas import Cursor, Limit, When, Word, from_record
 
 Subjects = Annotated[list[Subject], Meta(min_length=1)]
 # Each callback is compared with all of them, and a database takes so many values at once.
@@ -32,7 +32,7 @@ class DeliveriesQuery(Struct, forbid_unknown_fields=True):
 class RetryQuery(Struct, forbid_unknown_fields=True):
     """Which failed deliveries are sent again: those queued since then."""
 
-    since: Moment
+    since: When
     subscription: Word | UnsetType = UNSET
     dry_run: bool = False
 

@@ -31,7 +31,6 @@ from receiver.web.http import (
     page_response,
     read_cursor,
     read_json,
-    read_time,
 )
 
 
@@ -197,7 +196,7 @@ def retry_one(services: Services, bearer: Bearer, id_: int) -> None:
 
 def retry_deliveries(services: Services, request: ApiRequest[shapes.RetryQuery]) -> Response:
     """Send all again that failed or were cancelled since then; `dry_run` only counts them."""
-    query, since = request.query, read_time(request.query.since) or 0
+    query, since = request.query, request.query.since
     visible = request.bearer.instances
     with services.database.write() as session:
         names = _named(session, request.bearer, query.subscription)
