@@ -39,7 +39,10 @@ def send_test(
     Raises CredentialError if there is no URL or no key.
     """
     if settings.public_url is None:
-        raise CredentialError("RECEIVER_PUBLIC_URL is not set, so there is no way to test")
+        raise CredentialError(
+            "RECEIVER_PUBLIC_URL is not set, so there is no way to test: set it to the URL under"
+            " which the vendor reaches this receiver, and restart it"
+        )
     of_instance = Keys(secret_box, settings.default_keys).refresh(database).instances.get(instance)
     if of_instance is None or not of_instance.keys:
         raise CredentialError(f"there is no usable key of {instance} to sign with")

@@ -60,7 +60,9 @@ class SecretBox:
     def _fernet(self) -> MultiFernet:
         if not self._keys:
             raise CredentialError(
-                "RECEIVER_ENCRYPTION_KEYS is needed to keep keys and secrets in the database"
+                "RECEIVER_ENCRYPTION_KEYS is needed to keep keys and secrets in the database:"
+                " set it to what `head -c 32 /dev/urandom | base64 | tr +/ -_` prints, for commands"
+                " and `receiver serve` alike, and restart it"
             )
         return MultiFernet(self._keys)
 

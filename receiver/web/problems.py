@@ -83,7 +83,7 @@ _TABLE: dict[type[ReceiverError], _Row] = {
     BadParameter: _Row(400, "bad_parameter", "A parameter is wrong"),
     NoStream: _Row(501, "no_stream", "No streams here"),
     TooSlow: _Row(503, "too_slow", "This question takes too long"),
-    CredentialError: _Row(503, "store_unavailable", "Not possible now"),
+    CredentialError: _Row(409, "not_possible", "Action not possible"),  # before a setting changes
     VendorError: _Row(502, "upstream", "The vendor rejected the request"),
     StoreError: _Row(503, "store_unavailable", "Cannot be stored or read now", "Try again later."),
 }

@@ -492,7 +492,7 @@ def test_an_upload_cut_off_while_waiting_is_told_or_linked_and_never_repeated_by
 
 def test_without_a_public_url_nothing_is_uploaded(make_database):
     with between(make_database("sqlite"), public_url=None) as relay:
-        expect_vendors_error(relay.upload(), 503)
+        expect_vendors_error(relay.upload(), 409, "RECEIVER_PUBLIC_URL is not set")
         assert relay.asked(UPLOADS) == 0
 
 

@@ -174,7 +174,7 @@ _PROBLEMS = {
     401: "A valid token is needed",
     403: "The token does not allow this",
     404: "Not found",
-    409: "Several instances have this job, or the name is taken",
+    409: "Several instances have this job, the name is taken, or a setting is missing",
     410: "It is kept no longer",
     429: "Too many requests",
     501: "This server sends no streams",

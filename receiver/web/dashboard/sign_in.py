@@ -13,7 +13,7 @@ from werkzeug.exceptions import Forbidden, HTTPException
 
 from receiver.alarms.channels import has_channel
 from receiver.alarms.watcher import PERIOD_SECONDS
-from receiver.errors import CredentialError, ReceiverError, StoreError
+from receiver.errors import ReceiverError, StoreError
 from receiver.instances import sessions
 from receiver.instances.tokens import Scope
 from receiver.openconnectors.shapes import BASE
@@ -136,8 +136,6 @@ def action_page(rule: str) -> Callable[[ActionView[P]], ActionView[P]]:
                 next(steps)
             except StopIteration as done:
                 result = done.value
-            except CredentialError as error:  # its text never holds the secret
-                return page("error.html", 409, title="Action not possible", detail=str(error))
             if isinstance(result, Response):
                 return result
             flash(services, caller, str(result))

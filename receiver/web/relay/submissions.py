@@ -109,7 +109,10 @@ def _order(services: Services, question: Question) -> tuple[Question, Notificati
 def _callback_url(services: Services, instance: str) -> str:
     base = services.settings.public_url
     if base is None:
-        raise CredentialError("RECEIVER_PUBLIC_URL is not set, so the vendor cannot call back")
+        raise CredentialError(
+            "RECEIVER_PUBLIC_URL is not set, so the vendor cannot call back: set it to the URL"
+            " under which the vendor reaches this receiver, and restart it"
+        )
     return f"{base}/callbacks/{instance}"
 
 

@@ -32,9 +32,9 @@ ENDED = {"recordsFailedCount": 1, "recordsCount": 3, "objectName": "contact"}
 class Told:
     """A receiver and its subscriptions, by the API; its time is the test's, on SQLite."""
 
-    def __init__(self, make_receiver, url: str) -> None:
+    def __init__(self, make_receiver, url: str, encryption_keys: tuple[str, ...] = KEYS) -> None:
         self.now = now_ms()
-        options = {"encryption_keys": KEYS, "forward_allow": ALLOWED}
+        options = {"encryption_keys": encryption_keys, "forward_allow": ALLOWED}
         self.receiver = make_receiver(url, clock=lambda: self.now, **options)
         services = self.receiver.services
         self.database, self.sender = services.database, services.sender
@@ -411,6 +411,15 @@ def test_what_a_subscription_cannot_be(here):
     ):
         answered, problem = here.ask("POST", "/subscriptions", {**_NEW, **change})
         assert answered == status, (change, problem)
+
+
+def test_without_encryption_keys_a_409_says_what_to_set(make_receiver, make_database):
+    without = Told(make_receiver, make_database("sqlite"), encryption_keys=())
+    answered, problem = without.ask("POST", "/subscriptions", _NEW)
+    assert (answered, problem["code"]) == (409, "not_possible")
+    assert "RECEIVER_ENCRYPTION_KEYS is needed" in problem["detail"]
+    assert "restart it" in problem["detail"]
+    assert without.ask("GET", "/subscriptions")[1] == {"subscriptions": []}
 
 
 def test_no_id_is_more_than_a_database_can_be_asked_for(told):
