@@ -74,6 +74,8 @@ UNREADABLE: list[Body] = [
             "a raw lone surrogate": b'{"id": "1234", "status": "\xed\xa0\x80"}',
             "an overlong slash": b'{"id": "1234", "status": "\xc0\xaf"}',
             "beyond Unicode": b'{"id": "1234", "status": "\xf4\x90\x80\x80"}',
+            "every byte": bytes(range(256)),
+            "the largest": bytes(2**20),
             "gzip": b"\x1f\x8b\x08\0\0\0\0\0\0\x03" + b"\xff" * 20,
             "65 deep": about('"x": ' + "[" * 64 + "]" * 64),
             "20000 deep": b"[" * 20_000 + b"]" * 20_000,
@@ -157,6 +159,9 @@ HOSTILE: list[Body] = [
         "formulas": job(error='=HYPERLINK("http://a.example","x")', objectName="@SUM(1)"),
         "templates": job(error="{{7*7}} ${7*7} {% raw %}", objectName="%n%s{0}"),
         "right to left": job(error="\u202egnp.exe\u202c", objectName="\u0440\u0430\u0443"),
+        "no characters": job(
+            status="\uffff", error="\ufffe", objectName="\uffff", jobDirection="\uffff"
+        ),
         "beyond the basic plane": job(error="\U0001f4a5" * 100, objectName="\U00020000"),
         "a long status": job(status=incompressible(100_000)),
         "a long object": job(objectName=incompressible(100_000)),
@@ -176,6 +181,7 @@ HOSTILE: list[Body] = [
         "the last time": job(completionTime=253_402_300_799_999, createdDate=253_402_300_799_999),
         "times too late": job(completionTime=253_402_300_800_000, createdDate=2**63),
         "times that are none": job(completionTime="2026-11-22T05:49:00Z", createdDate=-1),
+        "files to the last time": job(completionTime=253_402_300_799_999 - 3 * 86_400_000),
         "time zero": job(completionTime=0, createdDate=0),
         "64 deep": about('"x": ' + "[" * 63 + "]" * 63),
         "a payload 63 deep": about('"callback-payload": ' + '{"a":' * 63 + "0" + "}" * 63),

@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import random
 import re
 import signal
 import subprocess
@@ -18,12 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import debian
-import httpx
 import pytest
 from builders import bulk, examples
-from corpus import UNREADABLE
-from nodes import DEADLINE, KEY, SERVE, eventually, stored
-from senders import Load, direct
+from nodes import DEADLINE, KEY, SERVE, stored
 from sqlalchemy import create_engine, text
 
 from receiver.openconnectors.signatures import HEADER, sign
@@ -31,114 +27,6 @@ from receiver.openconnectors.signatures import HEADER, sign
 
 def kept(served: Any) -> list[bytes]:
     return stored(served.database_url)
-
-
-# --- 300 jobs, against an oracle of its own
-
-RANKS = {"CREATED": 0, "STARTED": 1, "RUNNING": 2, "PAUSED": 3, "CANCELLATION_PENDING": 4}
-ENDINGS = {"CANCELLED": 1, "ABORTED": 2, "ERROR": 3, "COMPLETED": 4}
-SHAPES = (  # how three of the vendor's surfaces spell status, reported, failed and completion time
-    ("status", "recordsCount", "recordsFailedCount", "completionTime"),
-    ("jobStatus", "recordCount", "errorCount", "completionTime"),
-    ("job_state", "record_count", "error_count", "completion_time"),
-)
-
-
-def invented(chance: random.Random) -> dict[str, Any]:
-    """One thing that the vendor could say of a job."""
-    status = chance.choice([*RANKS, *ENDINGS, "COMPLETED", "COMPLETED"])
-    said: dict[str, Any] = {"status": status}
-    if status in ENDINGS:
-        said["failed"] = chance.choice([None, 0, 1, 3])
-        said["reported"] = chance.choice([None, 0, 2, 10])
-        said["time"] = chance.choice([None, 1_700_000_000_000, 1_700_000_000_001])
-    said["attempt"] = chance.choice([0, 0, 0, 1])
-    return said
-
-
-def spelled(job: int, said: dict[str, Any], chance: random.Random) -> bytes:
-    """A body that says so, in one of the vendor's ways."""
-    shape = chance.choice(SHAPES)
-    names = dict(zip(("status", "reported", "failed", "time"), shape, strict=True))
-    told = {names[fact]: said[fact] for fact in names if said.get(fact) is not None}
-    if said.get("attempt"):
-        told["job_reset_attempt"] = said["attempt"]
-    id_ = chance.choice([job, str(job)])
-    return json.dumps({"id": id_, **told, "nonce": chance.random()}).encode()
-
-
-def expected(notifications: list[dict[str, Any]]) -> dict[str, Any]:
-    """The law of jobs, as maxima."""
-
-    def key(said: dict[str, Any]) -> tuple[int, int, int, int, str]:
-        word = said["status"]
-        if word in RANKS:
-            return said["attempt"], RANKS[word], 0, 0, word
-        return said["attempt"], 5, said["time"] or 0, ENDINGS[word], word
-
-    best = max(notifications, key=key)
-    counts = [
-        (key(said), -1 if failed is None else failed, -1 if reported is None else reported)
-        for said in notifications
-        for failed, reported in [(said.get("failed"), said.get("reported"))]
-        if (failed, reported) != (None, None)
-    ]
-    failed = reported = None
-    if counts and [max(counts)[0][n] for n in (0, 1, 3)] == [key(best)[n] for n in (0, 1, 3)]:
-        failed, reported = (None if each == -1 else each for each in max(counts)[1:])
-    loaded = 0 if failed and failed == reported else reported
-    last = {said["status"] for said in notifications if key(said)[:2] == key(best)[:2]}
-    ended = key(best)[1] == 5
-    return {
-        "status": best["status"],
-        "outcome": outcome(best["status"], failed, loaded),
-        "records": {"submitted": None, "loaded": loaded, "failed": failed, "reported": reported},
-        "conflict": ended and len(last) > 1,
-        "learnt_by": "callback" if ended else None,
-        "events": len(notifications),
-    }
-
-
-def outcome(status: str, failed: int | None, loaded: int | None) -> str:
-    if status == "COMPLETED":
-        if failed:
-            return "failed" if loaded == 0 else "partial"
-        return "succeeded"
-    words = {"CANCELLED": "cancelled", "ABORTED": "failed", "ERROR": "failed", "PAUSED": "unknown"}
-    return words.get(status, "pending")
-
-
-@pytest.mark.slow
-def test_300_jobs_told_in_any_order_and_three_times_are_as_the_law_says(served):
-    chance = random.Random(20261122)
-    told = {
-        str(job): [invented(chance) for _ in range(chance.randint(1, 5))]
-        for job in range(1000, 1300)
-    }
-    bodies = [spelled(int(job), said, chance) for job in told for said in told[job]]
-    deliveries = bodies * 3
-    chance.shuffle(deliveries)
-
-    def send(lane: int) -> list[tuple[int, bytes, str]]:
-        with httpx.Client(base_url=served.url, timeout=DEADLINE, trust_env=False) as client:
-            answers = []
-            for body in deliveries[lane::12]:
-                signed = {HEADER: sign(body, KEY)}
-                answer = client.post("/callbacks/default", content=body, headers=signed)
-                answers.append((answer.status_code, body, answer.json()["event"]))
-            return answers
-
-    with ThreadPoolExecutor(12) as threads:
-        answers = [answer for lane in threads.map(send, range(12)) for answer in lane]
-    assert Counter(status for status, _, _ in answers) == {200: len(deliveries)}
-    assert len({(body, event) for _, body, event in answers}) == len(set(bodies)) == len(bodies)
-    events = served.all_of("events")
-    assert (len(events), {event["deliveries"] for event in events}) == (len(bodies), {3})
-    jobs = {job["id"]: job for job in served.all_of("jobs")}
-    facts = ("status", "outcome", "records", "conflict", "learnt_by", "events")
-    assert {id_: {fact: jobs[id_][fact] for fact in facts} for id_ in jobs} == {
-        id_: expected(told[id_]) for id_ in told
-    }
 
 
 # --- equal deliveries at the same instant
@@ -307,24 +195,6 @@ def test_an_answer_without_a_sync_would_be_noticed():
     assert seen([request, sync.replace("= 0", "= -1 EIO"), answer]) == [False]
 
 
-# --- any content
-
-
-@pytest.mark.slow
-def test_every_odd_body_with_a_right_signature_is_kept_byte_for_byte(served):
-    assert len(UNREADABLE) >= 40
-    with served.client() as client:
-        for name, body, kind in UNREADABLE:
-            status, said = client.call_back(body)
-            assert (name, status) == (name, 200)
-            assert (name, *served.get_bytes(f"/events/{said['event']}/body")) == (name, 200, body)
-            assert (name, served.get(f"/events/{said['event']}")["kind"]) == (name, kind)
-        status, said = client.call_back(bulk("good"))
-    assert (status, said["duplicate"]) == (200, False)
-    assert served.get("/jobs/good")["outcome"] == "succeeded"
-    assert len(served.all_of("events")) == len({body for _, body, _ in UNREADABLE}) + 1
-
-
 # --- other ways to run it
 
 
@@ -468,40 +338,3 @@ def test_after_all_that_a_good_callback_is_kept_and_the_node_is_ready(framed):
     with framed.client() as client:
         assert client.call_back(bulk("good"))[0] == 200
     assert framed.is_ready()
-
-
-# --- processes that die
-
-
-def expect_all_acknowledged_kept(load: Load, bodies: list[bytes]) -> None:
-    # A 503 is a commit that a busy machine did not make in time.
-    assert {status for status in load.answers if isinstance(status, int)} <= {200, 503}
-    assert len(bodies) == len(set(bodies))
-    assert load.acknowledged - set(bodies) == set()
-
-
-@pytest.mark.slow
-def test_when_it_is_terminated_under_load_all_that_was_acknowledged_is_kept(served):
-    with Load(lambda: direct(served.port), lanes=8) as load:
-        load.more(examples(600))
-        assert served.terminate() == 0
-    expect_all_acknowledged_kept(load, kept(served))
-
-
-@pytest.mark.slow
-def test_when_workers_are_killed_under_load_all_that_was_acknowledged_is_kept(served):
-    with Load(lambda: direct(served.port), lanes=8) as load:
-        load.more(200)
-        for _ in range(4):
-            workers = served.workers
-            os.kill(workers[0], signal.SIGKILL)
-            load.more(150)
-            eventually(lambda gone=workers[0]: len(others(served, gone)) == 2)
-    expect_all_acknowledged_kept(load, kept(served))
-    assert served.is_ready()
-    with served.client() as client:
-        assert client.call_back(bulk("after"))[0] == 200
-
-
-def others(served: Any, pid: int) -> list[int]:
-    return [worker for worker in served.workers if worker != pid]
