@@ -4,18 +4,19 @@ A name is also read as `NAME_FILE`, the path of a file with the value. A setting
 half set raises a SettingsError of one line.
 """
 
+import errno
 import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar, cast
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from receiver.errors import CredentialError, SettingsError
-from receiver.openconnectors.signatures import SignatureKey
+from receiver.openconnectors.shapes import is_loopback
+from receiver.openconnectors.signatures import SignatureKey, without_line_end
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -23,6 +24,7 @@ D = TypeVar("D")
 DEFAULT_INSTANCE = "default"
 INSTANCE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 FOREVER = 2**62
+MAX_SECRET_BYTES = 2**16  # of a file with keys, a token or another setting
 DEFAULT_OPEN_CONNECTORS_URL = "https://api.openconnectors.us2.ext.hana.ondemand.com/elements/api-v2"
 
 _KEY = "EVENT_NOTIFICATION_SIGNATURE_KEY"
@@ -52,11 +54,10 @@ def duration_ms(text: str) -> int:
 
 
 def _retention(text: str) -> int:
-    if text == "forever":
-        return FOREVER
-    if not _DURATION.fullmatch(text):
-        raise ValueError("must be `forever`, or a whole number and s, m, h or d, like 90d")
-    return duration_ms(text)
+    try:
+        return FOREVER if text == "forever" else duration_ms(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or `forever`") from None
 
 
 def _database_url(text: str) -> str:
@@ -74,26 +75,24 @@ def _database_url(text: str) -> str:
     raise ValueError("must be sqlite:///PATH or postgresql://USER@HOST/NAME")
 
 
+def _words(text: str, pattern: re.Pattern[str], what: str) -> tuple[str, ...]:
+    words = tuple(text.split())
+    if not words or not all(map(pattern.fullmatch, words)):
+        raise ValueError(f"must be {what} separated by spaces")
+    return words
+
+
 def _fernet_keys(text: str) -> tuple[str, ...]:
-    keys = tuple(text.split())
     # Not left to Fernet: it decodes leniently, and would take `K1,K2` for K1 alone.
-    if not keys or not all(_FERNET_KEY.fullmatch(key) for key in keys):
-        raise ValueError("must be Fernet keys, newest first, separated by spaces")
-    return keys
+    return _words(text, _FERNET_KEY, "Fernet keys, newest first,")
 
 
 def _hosts(text: str) -> frozenset[str]:
-    hosts = frozenset(text.lower().split())
-    if not all(_HOST.fullmatch(host) for host in hosts):
-        raise ValueError("must be host names or addresses separated by spaces")
-    return hosts
+    return frozenset(_words(text.lower(), _HOST, "host names or addresses"))
 
 
 def _mail_addresses(text: str) -> tuple[str, ...]:
-    addresses = tuple(text.replace(",", " ").split())
-    if not addresses or not all(_ADDRESS.fullmatch(address) for address in addresses):
-        raise ValueError("must be e-mail addresses separated by spaces")
-    return addresses
+    return _words(text.replace(",", " "), _ADDRESS, "e-mail addresses")
 
 
 def _mail_address(text: str) -> str:
@@ -362,20 +361,26 @@ def _default_keys(environment: Mapping[str, str]) -> tuple[SignatureKey, ...]:
     return tuple(keys)
 
 
-def read_file(path: str | Path) -> bytes:
-    """Return what a file holds. Raises OSError, which names it even if it breaks off."""
+def read_file(path: str | Path, limit: int) -> bytes:
+    """Return what a file of up to `limit` bytes holds.
+
+    Raises OSError, which names it even if it breaks off or, as a device may, never ends.
+    """
     try:
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            content = file.read(limit + 1)
     except OSError as error:
         error.filename = str(path)
         raise
+    if len(content) > limit:
+        reason = f"it holds more than {limit // 1024} KiB; is it the right file?"
+        raise OSError(errno.EFBIG, reason, str(path))
+    return content
 
 
 def secret_from_file(path: str | Path) -> bytes:
     """Return a file's bytes less one final line end, which editors add. Raises OSError."""
-    content = read_file(path)
-    line_end = b"\r\n" if content.endswith(b"\r\n") else b"\n"
-    return content.removesuffix(line_end)
+    return without_line_end(read_file(path, MAX_SECRET_BYTES))
 
 
 def database_name(url: str) -> str:
@@ -383,18 +388,10 @@ def database_name(url: str) -> str:
     scheme, _, rest = url.partition("://")
     plain, _, query = rest.partition("?")
     if scheme == "sqlite":
-        return str(Path(plain.removeprefix("/")).absolute())
+        return str(Path(unquote(plain.removeprefix("/"))).absolute())
     user, _, place = plain.rpartition("@")  # a password may hold any other character
     hosts, _, name = place.partition("/")
     hosts = hosts or ",".join(parse_qs(query).get("host", ["localhost"]))
     hosts += "" if "/" in hosts or ":" in hosts else ":5432"
     role = unquote(user.partition(":")[0])
     return f"{hosts}/{unquote(name)}{' as ' if role else ''}{role}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address can only mean this machine."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

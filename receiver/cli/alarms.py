@@ -12,8 +12,8 @@ from receiver.alarms import channels, handling
 from receiver.alarms.handling import Alarm, public_alarm
 from receiver.alarms.watcher import PERIOD_SECONDS, Watcher
 from receiver.cli.options import duration, json_option, limit_option, yes_option
-from receiver.cli.output import Exit, confirm, plain, show, table, warn
-from receiver.cli.serve import actor, open_database, record_action, repeat
+from receiver.cli.output import Exit, plain, show, table, warn
+from receiver.cli.serve import actor, open_database, record_action, remove, repeat
 from receiver.database.engine import database_time
 from receiver.errors import StoreError
 from receiver.lib.clock import now_ms
@@ -165,10 +165,7 @@ def show_(name: str, json_: bool) -> None:
 @schedules.command("remove")
 @click.argument("name")
 @yes_option
-def remove(name: str, yes: bool) -> None:
+def remove_schedule(name: str, yes: bool) -> None:
     """Remove a schedule: its jobs are expected no longer, and its alarms are resolved."""
-    confirm(f"Remove {plain(name)}? Its jobs are expected no longer.", yes=yes)
-    with open_database() as (_, database), database.write() as session:
-        registry.remove_schedule(session, name)
-        record_action(session, "schedule.remove", name)
-    click.echo(f"{name} removed")
+    find, delete = registry.get_schedule, registry.remove_schedule
+    remove("schedule", name, find, delete, "Its jobs are expected no longer.", yes=yes)

@@ -42,6 +42,7 @@ from receiver.settings import DEFAULT_INSTANCE, Settings, read_file
 
 START_SECONDS = 60
 STOP_SECONDS = 3
+MAX_BODY_BYTES = 2**26  # far more than any callback has
 BAD_ROWS = """
 ,No,Address,,,Acme,
 not-an-address,Mal,Formed,,,Acme,
@@ -206,7 +207,7 @@ def _wait_until_ready(url: str) -> None:
 @json_option
 def verify(body: str, signature: str, key: bytes, json_: bool) -> None:
     """Check a signature, and say what is wrong with it. Offline."""
-    valid, detail = diagnose(read_file(body), signature, key)
+    valid, detail = diagnose(read_file(body, MAX_BODY_BYTES), signature, key)
     show({"valid": valid, "detail": detail}, detail, json_)
     sys.exit(Exit.OK if valid else Exit.CREDENTIALS)
 

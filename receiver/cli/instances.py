@@ -11,8 +11,8 @@ import click
 import structlog
 
 from receiver.cli.options import Command, duration, json_option, only, secret_option, yes_option
-from receiver.cli.output import Exit, confirm, count, plain, show, table, warn, with_iso_times
-from receiver.cli.serve import actor, open_database, record_action
+from receiver.cli.output import Exit, count, plain, show, table, warn, with_iso_times
+from receiver.cli.serve import actor, open_database, record_action, remove
 from receiver.client import NoSuchInstance
 from receiver.database.engine import Session
 from receiver.errors import SettingsError
@@ -138,11 +138,8 @@ def remove_instance(name: str, yes: bool) -> None:
 
     Asks on a terminal; elsewhere --yes is needed.
     """
-    confirm(f"Remove {plain(name)} and its keys? Its callbacks are rejected then.", yes=yes)
-    with open_database() as (_, database), database.write() as session:
-        registry.remove_instance(session, name)
-        record_action(session, "instance.remove", name)
-    click.echo(f"{name} removed")
+    consequence = "Its keys go too, and its callbacks are rejected then."
+    remove("instance", name, registry.get_instance, registry.remove_instance, consequence, yes=yes)
 
 
 @click.group()
@@ -212,11 +209,8 @@ def retire_key(key: tuple[str, ...]) -> None:
 @yes_option
 def remove_key(key_id: str, yes: bool) -> None:
     """Remove a retired key, such as one that cannot be decrypted any more."""
-    confirm(f"Remove the retired key {plain(key_id)}, for good?", yes=yes)
-    with open_database() as (_, database), database.write() as session:
-        signature_keys.remove_key(session, key_id)
-        record_action(session, "key.remove", key_id)
-    click.echo(f"{plain(key_id)} removed")
+    find, delete = signature_keys.get_retired_key, signature_keys.remove_key
+    remove("key", key_id, find, delete, "It is gone for good.", yes=yes)
 
 
 @keys.command("reencrypt")

@@ -14,7 +14,7 @@ import click
 import structlog
 
 from receiver.cli.options import json_option
-from receiver.cli.output import Exit, Failure, show, warn
+from receiver.cli.output import Exit, Failure, confirm, plain, show, warn
 from receiver.database import audit, migrations
 from receiver.database.engine import Database, Session
 from receiver.errors import StoreError
@@ -64,6 +64,30 @@ def _missing_file(settings: Settings, *, creates_file: bool) -> Path | None:
         remedy = "set RECEIVER_DATABASE_URL, or make one with `receiver db upgrade`"
         raise Failure(Exit.USAGE, "no_database", f"there is no database at {file}: {remedy}")
     return file
+
+
+def remove(
+    what: str,
+    name: str,
+    find: Callable[[Session, str], object],
+    delete: Callable[[Session, str], None],
+    consequence: str,
+    *,
+    yes: bool,
+) -> None:
+    """Delete what is there by a name, once whoever types it has agreed to the consequence.
+
+    what -- its kind, in the audit log. find -- raises NotFound if there is none: nobody is asked
+    then.
+    """
+    with open_database() as (_, database):
+        with database.read() as session:
+            find(session, name)
+        confirm(f"Remove {plain(name)}? {consequence}", yes=yes)
+        with database.write() as session:
+            delete(session, name)
+            record_action(session, f"{what}.remove", name)
+    click.echo(f"{plain(name)} removed")
 
 
 def repeat(one_pass: Callable[[], bool], every: int | None) -> bool:

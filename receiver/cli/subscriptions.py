@@ -18,7 +18,7 @@ from receiver.cli.options import (
     yes_option,
 )
 from receiver.cli.output import Exit, confirm, count, plain, show, table, with_iso_times
-from receiver.cli.serve import open_database, record_action
+from receiver.cli.serve import open_database, record_action, remove
 from receiver.client import NoSuchInstance, NoSuchJob
 from receiver.database.engine import Database, Session, database_time
 from receiver.database.models.outbound import OutboundDelivery
@@ -163,13 +163,10 @@ def enable(name: str) -> None:
 @subscriptions.command("remove")
 @click.argument("name")
 @yes_option
-def remove(name: str, yes: bool) -> None:
+def remove_subscription(name: str, yes: bool) -> None:
     """Remove a subscription; what waits is cancelled, the log of its deliveries stays."""
-    confirm(f"Remove {plain(name)}? What waits for it is not sent.", yes=yes)
-    with open_database() as (_, database), database.write() as session:
-        registry.remove_subscription(session, name)
-        record_action(session, "subscription.remove", name)
-    click.echo(f"{name} removed")
+    find, delete = registry.get_subscription, registry.remove_subscription
+    remove("subscription", name, find, delete, "What waits for it is not sent.", yes=yes)
 
 
 @click.group(invoke_without_command=True)

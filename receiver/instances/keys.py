@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, select, update
 from sqlalchemy.orm import Session
 
 from receiver.database.engine import Database, affected
@@ -190,10 +190,17 @@ def retire_key(session: Session, key_id: str, instance: str | None, now: int) ->
 
 def remove_key(session: Session, key_id: str) -> None:
     """Delete a retired key. Raises CredentialError if there is none of that id."""
-    retired = delete(StoredKey).where(StoredKey.id == key_id, StoredKey.retired_at.is_not(None))
-    if not affected(session, retired):
-        raise CredentialError(f"there is no retired key {key_id}")
+    session.delete(get_retired_key(session, key_id, lock=True))
+    session.flush()
     count_change(session)
+
+
+def get_retired_key(session: Session, key_id: str, *, lock: bool = False) -> StoredKey:
+    """Return a key that was retired. Raises CredentialError if there is none of that id."""
+    row = session.get(StoredKey, key_id, with_for_update=lock)
+    if row is None or row.retired_at is None:
+        raise CredentialError(f"there is no retired key {key_id}")
+    return row
 
 
 def list_keys(session: Session, instance: str | None = None) -> list[dict[str, object]]:

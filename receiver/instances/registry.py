@@ -6,7 +6,6 @@ from typing import TypedDict, Unpack
 from sqlalchemy import Connection, and_, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from receiver.database.engine import affected
 from receiver.database.models import Instance, KeyVersion, StoredKey
 from receiver.errors import CredentialError
 from receiver.instances.encryption import SecretBox, position_of
@@ -30,6 +29,14 @@ def instance_names(session: Session, settings: Settings) -> set[str]:
     return names | ({DEFAULT_INSTANCE} if settings.default_keys else set())
 
 
+def get_instance(session: Session, name: str, *, lock: bool = False) -> Instance:
+    """Return an instance of the database. Raises CredentialError if there is none."""
+    row = session.get(Instance, name, with_for_update=lock)
+    if row is None:
+        raise CredentialError(f"there is no instance {name}")
+    return row
+
+
 def add_instance(
     session: Session, secret_box: SecretBox, name: str, now: int, **options: Unpack[VendorOptions]
 ) -> None:
@@ -49,10 +56,7 @@ def change_instance(
     session: Session, secret_box: SecretBox, name: str, **options: Unpack[VendorOptions]
 ) -> None:
     """Set those options that are not None. Raises CredentialError if there is no such instance."""
-    row = session.get(Instance, name, with_for_update=True)
-    if row is None:
-        raise CredentialError(f"there is no instance {name}")
-    _set_options(row, secret_box, options)
+    _set_options(get_instance(session, name, lock=True), secret_box, options)
 
 
 def _set_options(row: Instance, secret_box: SecretBox, options: VendorOptions) -> None:
@@ -65,9 +69,10 @@ def _set_options(row: Instance, secret_box: SecretBox, options: VendorOptions) -
 
 def remove_instance(session: Session, name: str) -> None:
     """Delete an instance and its keys; its events and jobs stay. Raises CredentialError."""
+    row = get_instance(session, name, lock=True)
     session.execute(delete(StoredKey).where(StoredKey.instance == name))
-    if not affected(session, delete(Instance).where(Instance.name == name)):
-        raise CredentialError(f"there is no instance {name}")
+    session.delete(row)
+    session.flush()
     count_change(session)
 
 

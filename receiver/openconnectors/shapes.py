@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
 from typing import Any, Literal, NamedTuple, TypeAlias
 from urllib.parse import unquote
 
@@ -253,6 +254,14 @@ def both_vocabularies(body: Mapping[str, Any]) -> Body:
 def is_failure(status: object) -> bool:
     """Whether a status says that the job ended by a fault, of the vendor's or the endpoint's."""
     return isinstance(status, str) and status.upper() in _FAILURES
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can only mean this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def write_error(request_id: str, message: str | None) -> Body:

@@ -62,6 +62,11 @@ class SignatureKey:
         return b"sha256=" + b64encode(mac.finalize())
 
 
+def without_line_end(content: bytes) -> bytes:
+    """Return a key's file less one final line end, which editors add."""
+    return re.sub(rb"\r?\n\Z", b"", content)
+
+
 # Stands in where there is no key, so that an unknown instance takes as long as a known one.
 _DECOY = SignatureKey("decoy", b"no delivery is ever accepted with this")
 

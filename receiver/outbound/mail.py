@@ -8,8 +8,9 @@ from functools import partial
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from receiver.lib.safe_http import MAX_ANSWER_BYTES
+from receiver.openconnectors.shapes import is_loopback
 from receiver.outbound.queue import Attempt
-from receiver.settings import Settings, is_loopback
+from receiver.settings import Settings
 
 TIMEOUT_SECONDS = 10
 _PERMANENT = 500  # SMTP codes from here on: the server will not take it later either

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.errors import SettingsError
+from receiver.openconnectors.shapes import is_loopback
 from receiver.server import log_start
-from receiver.settings import FOREVER, Settings, duration_ms, is_loopback, secret_from_file
+from receiver.settings import FOREVER, Settings, duration_ms, secret_from_file
 
 KEY = "EVENT_NOTIFICATION_SIGNATURE_KEY"
 SAP = "https://api.openconnectors.us2.ext.hana.ondemand.com/elements/api-v2"

@@ -1,6 +1,5 @@
 """Callbacks: signed, sent, retried, and queued once their subscription is given up."""
 
-import ipaddress
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import httpx
 
 from receiver.openconnectors.sandbox.faults import Options
 from receiver.openconnectors.sandbox.jobs import Later, now_ms
-from receiver.openconnectors.shapes import WEBHOOK_ID_HEADER
+from receiver.openconnectors.shapes import WEBHOOK_ID_HEADER, is_loopback
 from receiver.openconnectors.signatures import HEADER, sign
 
 State = Literal["pending", "delivered", "failed", "queued", "dropped", "refused"]
@@ -80,7 +79,7 @@ class Deliveries:
         with self._lock:
             self._all += copies
         for delivery in copies:
-            if not (self._options.allow_remote or is_loopback(url)):
+            if not (self._options.allow_remote or is_loopback(urlsplit(url).hostname or "")):
                 delivery.state = "refused"
             elif faults.drop_callbacks:
                 delivery.state = "dropped"
@@ -147,12 +146,3 @@ def read_callback_url(text: str | None) -> str | None:
     if text is not None and not is_right:
         raise ValueError("the callback URL must be an http or https URL")
     return text
-
-
-def is_loopback(url: str) -> bool:
-    """Whether `url` names this host."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from receiver.openconnectors.shapes import Shape
-from receiver.openconnectors.signatures import SignatureKey
+from receiver.openconnectors.signatures import SignatureKey, without_line_end
 
 Final = Literal["COMPLETE", "SUCCESS", "ERROR", "ABORTED", "CANCELLED"]
 _Times = Annotated[int, Meta(ge=0, le=1_000_000)]
@@ -100,5 +100,4 @@ class Options:
 
 def signature_key(secret: bytes) -> SignatureKey:
     """Return the key that a file holds, less one final line end. Raises CredentialError."""
-    end = b"\r\n" if secret.endswith(b"\r\n") else b"\n"
-    return SignatureKey("sandbox", secret.removesuffix(end))
+    return SignatureKey("sandbox", without_line_end(secret))

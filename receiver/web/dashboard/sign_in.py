@@ -16,8 +16,8 @@ from receiver.alarms.watcher import PERIOD_SECONDS
 from receiver.errors import ReceiverError, StoreError
 from receiver.instances import sessions
 from receiver.instances.tokens import Scope
-from receiver.openconnectors.shapes import BASE
-from receiver.settings import DEFAULT_INSTANCE, is_loopback
+from receiver.openconnectors.shapes import BASE, is_loopback
+from receiver.settings import DEFAULT_INSTANCE
 from receiver.web import Services, problems, services
 from receiver.web.auth import require_scope
 from receiver.web.dashboard.pages import (
