@@ -29,7 +29,8 @@ here=$(dirname "$0")
 
 case $RECEIVER_DATABASE_URL in
 sqlite:///*)
-    [ -f "${RECEIVER_DATABASE_URL#sqlite:///}" ] || fail "there is no database at ${RECEIVER_DATABASE_URL#sqlite:///}"
+    database=$("$python" "$here/database_url.py") || fail "RECEIVER_DATABASE_URL cannot be read"
+    [ -f "$database" ] || fail "there is no database at $database"
     backup=$name.sqlite
     ;;
 postgres://* | postgresql://* | postgresql+psycopg://*)
@@ -48,7 +49,7 @@ trap 'rm -f "$partial"' EXIT
 case $backup in
 *.sqlite)
     # A reader only: it never writes to the database's files, nor checkpoints them.
-    "$python" - "${RECEIVER_DATABASE_URL#sqlite:///}" "$partial" <<'PYTHON' || fail "SQLite could not be copied"
+    "$python" - "$database" "$partial" <<'PYTHON' || fail "SQLite could not be copied"
 import contextlib
 import pathlib
 import sqlite3
@@ -69,7 +70,7 @@ if verdict != [("ok",)] or orphans or receivers != (1,):
 PYTHON
     ;;
 *.dump)
-    "$python" "$here/libpq.py" pg_dump --format=custom --no-owner --no-privileges --file="$partial" ||
+    "$python" "$here/database_url.py" pg_dump --format=custom --no-owner --no-privileges --file="$partial" ||
         fail "pg_dump failed"
     pg_restore --list "$partial" | grep -q 'TABLE DATA .* alembic_version ' || fail "the dump is not a receiver's"
     pg_restore --file=/dev/null "$partial" || fail "the dump cannot be read"

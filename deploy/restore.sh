@@ -28,7 +28,7 @@ here=$(dirname "$0")
 
 case $1:$RECEIVER_DATABASE_URL in
 *.sqlite:sqlite:///*)
-    database=${RECEIVER_DATABASE_URL#sqlite:///}
+    database=$("$python" "$here/database_url.py") || fail "RECEIVER_DATABASE_URL cannot be read"
     for there in "$database" "$database-wal" "$database-shm"; do
         [ ! -e "$there" ] || fail "$there is there already"
     done
@@ -42,11 +42,11 @@ case $1:$RECEIVER_DATABASE_URL in
     sync "$(dirname "$database")"
     ;;
 *.dump:postgres://* | *.dump:postgresql://* | *.dump:postgresql+psycopg://*)
-    tables=$("$python" "$here/libpq.py" psql --no-psqlrc --tuples-only --no-align \
+    tables=$("$python" "$here/database_url.py" psql --no-psqlrc --tuples-only --no-align \
         --command="SELECT count(*) FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')") ||
         fail "the database cannot be reached"
     [ "$tables" = 0 ] || fail "the database has tables already"
-    "$python" "$here/libpq.py" pg_restore --exit-on-error --single-transaction --no-owner --no-privileges "$1" ||
+    "$python" "$here/database_url.py" pg_restore --exit-on-error --single-transaction --no-owner --no-privileges "$1" ||
         fail "pg_restore failed; nothing was kept"
     ;;
 *)

@@ -70,14 +70,18 @@ def run(script: str, argument: Path, kind: str, database_url: str) -> subprocess
     )
 
 
-def schema(database_url: str) -> dict[str, str]:
-    told = subprocess.run(
-        [sys.executable, "-m", "receiver", "db", "current", "--json"],
+def command(database_url: str, *words: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "receiver", *words],
         env=own_environment(RECEIVER_DATABASE_URL=database_url),
-        capture_output=True,
-        check=True,
-    )
-    return json.loads(told.stdout)
+        stdout=subprocess.PIPE,
+        check=False,
+        text=True,
+    ).stdout
+
+
+def schema(database_url: str) -> dict[str, str]:
+    return json.loads(command(database_url, "db", "current", "--json"))
 
 
 def test_a_backup_under_load_holds_all_that_was_acknowledged_before_it(
@@ -124,12 +128,23 @@ def test_without_a_variable_it_is_the_receivers_default_that_is_backed_up(tmp_pa
     assert missing.stderr == "backup: there is no database at receiver.db\n"
 
 
+def test_a_url_is_decoded_as_the_receiver_does(tmp_path):
+    url, elsewhere = (f"sqlite:///{tmp_path}/{name}%2520of%20%C3%A4.db" for name in "ab")
+    assert command(url, "db", "upgrade").startswith("the schema of the new database")
+    backup = run("backup.sh", tmp_path, "sqlite", url)
+    assert backup.returncode == 0, backup.stderr
+    restored = run("restore.sh", Path(backup.stdout.strip()), "sqlite", elsewhere)
+    assert restored.returncode == 0, restored.stderr
+    assert (tmp_path / "b%20of \u00e4.db").is_file()
+    assert schema(elsewhere) == schema(url)
+    assert f"{tmp_path}/b%20of \u00e4.db" in command(elsewhere, "doctor")
+
+
 def test_nothing_is_overwritten_and_no_damaged_backup_is_restored(
     kind, empty, make_database, tmp_path
 ):
     database_url = make_database(kind)
-    migrate = [sys.executable, "-m", "receiver", "db", "upgrade"]
-    subprocess.run(migrate, env=own_environment(RECEIVER_DATABASE_URL=database_url), check=True)
+    command(database_url, "db", "upgrade")
     backup = Path(run("backup.sh", tmp_path, kind, database_url).stdout.strip())
     assert "already" in run("restore.sh", backup, kind, database_url).stderr
 
@@ -178,7 +193,7 @@ def test_the_databases_password_is_no_argument(tmp_path):
     told.chmod(0o755)
     url = "postgresql+psycopg://ann:s%40cret%2F@db1,db2:5432/receiver?sslmode=require"
     variables = own_environment(RECEIVER_DATABASE_URL=url, PATH=f"{tmp_path}:{os.environ['PATH']}")
-    libpq = [sys.executable, str(DEPLOY / "libpq.py"), "pg_dump", "--format=custom"]
+    libpq = [sys.executable, str(DEPLOY / "database_url.py"), "pg_dump", "--format=custom"]
     ran = subprocess.run(libpq, env=variables, capture_output=True, text=True, check=True)
     bare = "--dbname=postgresql://ann@db1,db2:5432/receiver?sslmode=require"
     assert ran.stdout.splitlines() == ["s@cret/", bare, "--format=custom"]
