@@ -32,3 +32,18 @@ def test_gunicorn_with_our_file_is_what_receiver_serve_is(make_database, tmp_pat
         assert node.faults() == []
     assert seen["gunicorn"] == seen["serve"]
     assert seen["serve"][:2] == (200, 404)
+
+
+def test_a_prefix_in_the_environment_takes_no_callback_away(make_database, tmp_path):
+    command = (*(sys.executable, "-m", "gunicorn"), *("--chdir", str(DEPLOY.parent), "wsgi:app"))
+    settings = {"SCRIPT_NAME": "/x"}
+    node = Node(make_database("sqlite"), tmp_path, settings, command=command)
+    node.start()
+    try:
+        node.wait()
+        with closing(direct(node.port)) as client:
+            assert post(client, b"{}") == 200
+    finally:
+        node.terminate()
+    assert "SCRIPT_NAME" in node.log.read_text()
+    assert node.faults() == []
