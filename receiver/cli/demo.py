@@ -27,7 +27,6 @@ from receiver.cli.options import json_option, read_url, secret_option
 from receiver.cli.output import Exit, Failure, describe, show, table
 from receiver.cli.serve import open_database
 from receiver.client import Client, Job, NoSuchInstance, Records
-from receiver.client.clients import unreachable
 from receiver.client.flows import API
 from receiver.database import migrations
 from receiver.instances.encryption import SecretBox
@@ -40,6 +39,7 @@ from receiver.openconnectors.shapes import BASE
 from receiver.openconnectors.signatures import HEADER, SignatureKey
 from receiver.settings import DEFAULT_INSTANCE, Settings, read_file
 
+_CODES = {0: "unreachable", 401: "not_verified", 503: "not_stored"}  # of `trigger`, by status
 START_SECONDS = 60
 STOP_SECONDS = 3
 MAX_BODY_BYTES = 2**26  # far more than any callback has
@@ -232,21 +232,11 @@ def trigger(url: str, instance: str, secret: bytes | None, json_: bool) -> None:
     """
     key = _key(instance) if secret is None else SignatureKey("file", secret)
     target = url if "/callbacks/" in url else f"{url.rstrip('/')}/callbacks/{instance}"
-    try:
-        sent = send_signed(target, instance, key, now_ms())
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise unreachable(url, error) from None
-    if sent.status == 401:
-        detail = (
-            f"rejected (401): the receiver has another key for {instance}, or does not know this"
-            " instance, or something on the way changed the body"
-        )
-        raise Failure(Exit.CREDENTIALS, "not_verified", detail)
-    if sent.status == 503:
-        raise Failure(Exit.UNREACHABLE, "not_stored", "not accepted (503); the vendor will retry")
-    if sent.status != 200 or sent.event is None:
-        detail = f"{url} answered {sent.status}, not as a receiver: check --url"
-        raise Failure(Exit.UNREACHABLE, "not_a_receiver", detail)
+    sent = send_signed(target, instance, key, now_ms())
+    if sent.event is None:
+        exit_code = Exit.CREDENTIALS if sent.status == 401 else Exit.UNREACHABLE
+        code = _CODES.get(sent.status, "not_a_receiver")
+        raise Failure(exit_code, code, "; ".join(sent.problem(url)))
     content = {"status": 200, "event": sent.event, "duplicate": sent.duplicate}
     show(content, f"verified and stored as event {sent.event}", json_)
 

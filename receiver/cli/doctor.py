@@ -31,7 +31,6 @@ from receiver.instances import registry
 from receiver.instances.encryption import SecretBox, find_outdated
 from receiver.instances.keys import InstanceKeys, Keys, find_shared
 from receiver.lib.clock import MINUTE_MS, now_ms
-from receiver.lib.http_client import failure_reason
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES
 from receiver.reconcile import claims
 from receiver.settings import Settings, database_name
@@ -262,17 +261,9 @@ def public_url(context: Context) -> Finding:
     if instance is None:
         return warn("not tested: there is no usable key", "see the check `keys`")
     url, newest = f"{base}/callbacks/{instance}", keys[instance].keys[0]
-    try:
-        sent = send_signed(url, instance, newest, now_ms())
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        text = f"{base} does not answer: {failure_reason(error)}"
-        return fail(text, "look at DNS, firewall, the proxy and `receiver serve`")
+    sent = send_signed(url, instance, newest, now_ms())
     if sent.event is None:
-        advice = {
-            401: "the receiver there has another key, or a proxy changes bodies or headers",
-            503: "the receiver there cannot reach its database",
-        }.get(sent.status, "something else than the receiver answers: look at the proxy")
-        return fail(f"a signed callback got {sent.status} from {base}", advice)
+        return fail(*sent.problem(base))
     if get_event(context.database, sent.event) is None:
         text = f"{base} stored a signed callback, but not in this database"
         return fail(text, "doctor and receiver must have the same RECEIVER_DATABASE_URL")

@@ -233,7 +233,7 @@ MISTAKES = [
     ),
     ("jobs --token-file /proc/self/mem --url {url}", 2, "/proc/self/mem: Input/output error"),
     (f"trigger --url {NOWHERE} --key-file token", 6, f"no answer from {NOWHERE}: connection ref"),
-    ("trigger --url {url} --key-file wrong", 5, "rejected (401): the receiver has another key"),
+    ("trigger --url {url} --key-file wrong", 5, "rejected it (401); the receiver there has"),
     ("trigger --url https://{taken} --key-file wrong", 6, "TLS failed; is it http instead of"),
     ("sandbox --bind 9000", 2, "--bind: must be HOST:PORT"),
 ]

@@ -273,7 +273,7 @@ def test_a_public_url_that_leads_nowhere_is_found(healthy):
     expect(doctor.public_url(healthy), "warn", "is not set")
     expect(doctor.proxies(healthy), "warn", "not tested")
     away = replace(healthy.settings, public_url="http://127.0.0.1:1")
-    expect(doctor.public_url(replace(healthy, settings=away)), "fail", "does not answer")
+    expect(doctor.public_url(replace(healthy, settings=away)), "fail", "no answer from http://127")
     expect(doctor.proxies(replace(healthy, settings=away)), "warn", "no answer")
 
 
@@ -283,9 +283,9 @@ def test_a_receiver_with_another_key_or_database_is_found(make_database, tmp_pat
         expect(doctor.public_url(sick), "fail", "not in this database")
         other = (SignatureKey("environment", b"another key, long enough"),)
         wrong = replace(sick, settings=replace(sick.settings, default_keys=other))
-        expect(doctor.public_url(wrong), "fail", "got 401")
+        expect(doctor.public_url(wrong), "fail", "rejected it (401)")
         answer_with(page)
-        expect(doctor.public_url(sick), "fail", "got 200")
+        expect(doctor.public_url(sick), "fail", "answered 200, not as")
         none = replace(sick, settings=replace(sick.settings, default_keys=()))
         expect(doctor.public_url(none), "warn", "no usable key")
 

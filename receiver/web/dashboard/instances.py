@@ -182,9 +182,9 @@ def test(services: Services, caller: Caller, name: str) -> Steps:
     )
     detail = f"{tested.status or 'no answer'}"
     record_alone(services, caller.bearer, "instance.test", name, detail=detail)
-    if tested.status == 200:
+    if tested.event is not None:
         return "The test callback was verified and stored."
-    detail = f"{tested.status or 'No answer'}: {tested.text}"
+    detail = "; ".join(tested.problem(public))
     return page("error.html", 502, title="The test callback did not arrive", detail=detail)
 
 
