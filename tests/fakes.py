@@ -20,8 +20,8 @@ from receiver.instances import registry, tokens
 from receiver.instances.keys import Keys
 from receiver.lib.clock import now_ms
 from receiver.openconnectors.client import VendorClient
-from receiver.openconnectors.sandbox.command import running
 from receiver.openconnectors.sandbox.faults import Faults, Options
+from receiver.openconnectors.sandbox.server import running
 from receiver.openconnectors.signatures import SignatureKey
 from receiver.outbound.mail import Mailer
 from receiver.outbound.sender import Sender

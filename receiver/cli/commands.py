@@ -22,21 +22,17 @@ _GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "Work on the database (RECEIVER_DATABASE_URL)": {
         "serve": ("serve", "db"),
-        "instances": ("instances", "keys", "tokens"),
+        "instances": ("instances", "keys", "tokens", "trigger"),
         "maintain": ("reconcile", "prune", "erase", "reread", "audit"),
         "alarms": ("watch", "alarms", "schedules"),
         "subscriptions": ("subscriptions", "deliveries", "replay"),
         "doctor": ("doctor",),
-        "demo": ("trigger",),
     },
-    "Need neither": {
-        "demo": ("verify", "demo"),
-        "receiver.openconnectors.sandbox.command": ("sandbox",),
-    },
+    "Need neither": {"instances": ("verify",), "demo": ("demo", "sandbox")},
 }
 _COMPLETE = "_RECEIVER_COMPLETE"  # as the README tells shells
 MODULES = {
-    name: module if "." in module else f"receiver.cli.{module}"
+    name: f"receiver.cli.{module}"
     for modules in _GROUPS.values()
     for module, names in modules.items()
     for name in names

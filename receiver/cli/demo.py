@@ -1,4 +1,4 @@
-"""Trying it out: the whole way once with real servers, a test callback, a signature by hand."""
+"""Trying it out: `sandbox` simulates the vendor, `demo` goes the whole way with real servers."""
 
 import json
 import os
@@ -13,36 +13,36 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
+from inspect import getdoc
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
+from typing import get_args
 
 import click
 import httpx
+import msgspec
 from cryptography.fernet import Fernet
 
-from receiver.callbacks.diagnosis import diagnose
-from receiver.callbacks.trigger import send_signed
-from receiver.cli.options import json_option, read_url, secret_option
-from receiver.cli.output import Exit, Failure, describe, show, table
-from receiver.cli.serve import open_database
-from receiver.client import Client, Job, NoSuchInstance, Records
+from receiver.cli.options import read_address, reads, secret_option
+from receiver.cli.output import Exit, Failure, describe, table
+from receiver.client import Client, Job, Records
 from receiver.client.flows import API
 from receiver.database import migrations
 from receiver.instances.encryption import SecretBox
-from receiver.instances.keys import Keys, add_key
+from receiver.instances.keys import add_key
 from receiver.instances.registry import VendorOptions, add_instance
 from receiver.instances.tokens import create_token
 from receiver.lib.clock import now_ms
-from receiver.openconnectors.sandbox.faults import Options
-from receiver.openconnectors.shapes import BASE
+from receiver.openconnectors.sandbox.deliveries import read_callback_url
+from receiver.openconnectors.sandbox.faults import Faults, Options
+from receiver.openconnectors.shapes import BASE, Shape
 from receiver.openconnectors.signatures import HEADER, SignatureKey
-from receiver.settings import DEFAULT_INSTANCE, Settings, read_file
 
-_CODES = {0: "unreachable", 401: "not_verified", 503: "not_stored"}  # of `trigger`, by status
 START_SECONDS = 60
 STOP_SECONDS = 3
-MAX_BODY_BYTES = 2**26  # far more than any callback has
+_SECONDS = click.FloatRange(min=0, max=86_400)
+_FAULTS = "\n\n".join(f"\b\n{text}" for text in (getdoc(Faults) or "").split("\n\n"))
 BAD_ROWS = """
 ,No,Address,,,Acme,
 not-an-address,Mal,Formed,,,Acme,
@@ -54,7 +54,7 @@ norm.smith@acme.com,Norm,Again,,,Acme,
 @click.option("--keep", is_flag=True, help="Leave sandbox and receiver running until Ctrl-C.")
 def demo(keep: bool) -> None:
     """Upload sample contacts to a simulator of the vendor, and wait for the signed callbacks."""
-    from receiver.openconnectors.sandbox.command import running  # loads Flask
+    from receiver.openconnectors.sandbox.server import running  # loads Flask
 
     key = SignatureKey("sandbox", secrets.token_urlsafe(24).encode())
     with (
@@ -195,63 +195,75 @@ def _wait_until_ready(url: str) -> None:
     raise Failure(Exit.UNREACHABLE, "demo_failed", text)
 
 
-@click.command()
+def _faults(text: str) -> Faults:
+    try:
+        return msgspec.json.decode(text, type=Faults)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).replace("`", "").partition(" - at $.")
+        raise ValueError(f"{path or 'what is given'}: {what[0].lower()}{what[1:]}") from None
+    except msgspec.DecodeError:
+        raise ValueError(f"{text}: is no JSON") from None
+
+
+@click.command(epilog=_FAULTS)
 @click.option(
-    "--body",
-    required=True,
-    type=click.Path(exists=True, dir_okay=False),
-    help="File with the exact bytes of the delivery.",
+    "--bind",
+    default="127.0.0.1:9000",
+    show_default=True,
+    metavar="HOST:PORT",
+    callback=lambda _context, _option, text: read_address(text),
+    help="Where to listen; port 0 takes a free one.",
 )
-@click.option("--signature", required=True, help="The value of Elements-Webhook-Signature.")
-@secret_option("--key-file", "key", "the signature key", required=True)
-@json_option
-def verify(body: str, signature: str, key: bytes, json_: bool) -> None:
-    """Check a signature, and say what is wrong with it. Offline."""
-    valid, detail = diagnose(read_file(body, MAX_BODY_BYTES), signature, key)
-    show({"valid": valid, "detail": detail}, detail, json_)
-    sys.exit(Exit.OK if valid else Exit.CREDENTIALS)
-
-
-@click.command()
+@secret_option("--signature-key-file", "signature_key", "the key that callbacks are signed with")
 @click.option(
-    "--url",
-    callback=read_url,
-    envvar="RECEIVER_PUBLIC_URL",
-    required=True,
-    show_envvar=True,
-    help="The receiver's public URL, or the whole callback URL.",
+    "--first-job",
+    type=click.IntRange(1, 10**14),
+    default=1234,
+    show_default=True,
+    help="The id of the first job. A sandbox started anew needs a higher one, or a receiver with a"
+    " new database, which would take its jobs for those of before.",
 )
-@click.option("--instance", default=DEFAULT_INSTANCE, show_default=True, help="Whose callback.")
-@secret_option("--key-file", "secret", "the key, if not of the environment or the database")
-@json_option
-def trigger(url: str, instance: str, secret: bytes | None, json_: bool) -> None:
-    """Send a signed test callback the way the vendor's come.
+@click.option(
+    "--job-seconds",
+    type=_SECONDS,
+    default=1.0,
+    show_default=True,
+    help="From a job's creation to its end.",
+)
+@click.option(
+    "--retry-seconds",
+    type=_SECONDS,
+    default=1.0,
+    show_default=True,
+    help="Before the first retry of a callback; 8 times longer before each next one.",
+)
+@click.option(
+    "--shape",
+    type=click.Choice(get_args(Shape)),
+    default="v2",
+    show_default=True,
+    help="Shape of what is said of jobs; `document` is the OpenAPI document's, without an id.",
+)
+@click.option("--total-counts", is_flag=True, help="Count failed records as loaded too.")
+@click.option("--callback-url", callback=reads(read_callback_url), help="Where no other is named.")
+@click.option("--allow-remote", is_flag=True, help="Send callbacks to other hosts too.")
+@click.option(
+    "--faults",
+    default="{}",
+    metavar="JSON",
+    callback=reads(_faults),
+    help='In force from the start, such as \'{"drop_callbacks": true, "html": 2}\'.',
+)
+@click.pass_context
+def sandbox(context: click.Context, /, signature_key: bytes | None, **_options: object) -> None:
+    """Simulate the vendor's bulk API on a local port; any token and secret is taken.
 
-    It is an event of kind `other`, marked as a test, and touches no job. In `keys list`, its key
-    was used like by any other.
+    While it runs, `curl -T KEY-FILE http://HOST:PORT/sandbox/signature-key` gives it another key to
+    sign with. `curl -X PUT -d '{"drop_callbacks": true}' http://HOST:PORT/sandbox/faults` puts
+    those faults in the place of all others, `{}` ends them. GET shows them; /sandbox/requests and
+    /sandbox/deliveries show what was requested and which callbacks were sent.
     """
-    key = _key(instance) if secret is None else SignatureKey("file", secret)
-    target = url if "/callbacks/" in url else f"{url.rstrip('/')}/callbacks/{instance}"
-    sent = send_signed(target, instance, key, now_ms())
-    if sent.event is None:
-        exit_code = Exit.CREDENTIALS if sent.status == 401 else Exit.UNREACHABLE
-        code = _CODES.get(sent.status, "not_a_receiver")
-        raise Failure(exit_code, code, "; ".join(sent.problem(url)))
-    content = {"status": 200, "event": sent.event, "duplicate": sent.duplicate}
-    show(content, f"verified and stored as event {sent.event}", json_)
+    from receiver.openconnectors.sandbox.server import serve  # loads Flask
 
-
-def _key(instance: str) -> SignatureKey:
-    settings = Settings.from_env(os.environ)
-    if instance == DEFAULT_INSTANCE and settings.default_keys:
-        return settings.default_keys[0]
-    with open_database() as (_, database):
-        keys = Keys(SecretBox(settings.encryption_keys), settings.default_keys)
-        instances = keys.refresh(database).instances
-    of_instance = instances.get(instance)
-    if of_instance is None:
-        raise NoSuchInstance(instance, instances)
-    if not of_instance.keys:
-        text = f"there is no usable key of {instance}: name one with --key-file"
-        raise Failure(Exit.USAGE, "no_key", text)
-    return of_instance.keys[0]
+    key = None if signature_key is None else SignatureKey("sandbox", signature_key)
+    serve(Options(**{**context.params, "signature_key": key}))  # each option is a field there

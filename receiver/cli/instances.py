@@ -1,5 +1,6 @@
-"""Who may send and who may ask: `instances`, `keys`, `tokens`."""
+"""Who may send and who may ask: `instances`, `keys` and what tries one, `tokens`."""
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -10,10 +11,21 @@ from typing import Unpack, get_args
 import click
 import structlog
 
-from receiver.cli.options import Command, duration, json_option, only, secret_option, yes_option
-from receiver.cli.output import Exit, count, plain, show, table, warn, with_iso_times
+from receiver.callbacks.diagnosis import diagnose
+from receiver.callbacks.trigger import send_signed
+from receiver.cli.options import (
+    Command,
+    duration,
+    json_option,
+    only,
+    reads,
+    secret_option,
+    yes_option,
+)
+from receiver.cli.output import Exit, Failure, count, plain, show, table, warn, with_iso_times
 from receiver.cli.serve import actor, open_database, record_action, remove
 from receiver.client import NoSuchInstance
+from receiver.client.clients import check_url
 from receiver.database.engine import Session
 from receiver.errors import SettingsError
 from receiver.instances import keys as signature_keys
@@ -22,19 +34,22 @@ from receiver.instances import tokens as api_tokens
 from receiver.instances.encryption import SecretBox, reencrypt
 from receiver.lib.clock import iso, now_ms
 from receiver.openconnectors.notifications import MAX_TIME_MS
-from receiver.openconnectors.signatures import SHORT_KEY_BYTES
-from receiver.settings import DEFAULT_INSTANCE, INSTANCE_NAME, Settings
+from receiver.openconnectors.signatures import SHORT_KEY_BYTES, SignatureKey
+from receiver.settings import DEFAULT_INSTANCE, INSTANCE_NAME, Settings, read_file
 
 # Not `cli:`, which tells the command line's users from tokens in the audit log.
 _TOKEN_NAME = re.compile(r"(?!cli:)[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,100}")
 
+_TEST_CODES = {0: "unreachable", 401: "not_verified", 503: "not_stored"}  # by status
+_MAX_BODY_BYTES = 2**26  # far more than any callback has
+
 log = structlog.get_logger()
 
 
-def _hub(_context: click.Context, option: click.Parameter, hub: str | None) -> str | None:
-    if hub is not None and not re.fullmatch("[A-Za-z0-9_-]+", hub):
-        raise click.UsageError(f"{option.opts[0]} {hub}: a hub is a name such as marketing")
-    return hub
+def _hub(text: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9_-]+", text):
+        raise ValueError(f"{text}: a hub is a name such as marketing")
+    return text
 
 
 _VENDOR_OPTIONS = (
@@ -45,7 +60,9 @@ _VENDOR_OPTIONS = (
         "organization_secret",
         "the vendor's organization secret, for its queue of notifications",
     ),
-    click.option("--hub", callback=_hub, help="The vendor's hub of this instance, e.g. marketing."),
+    click.option(
+        "--hub", callback=reads(_hub), help="The vendor's hub of this instance, e.g. marketing."
+    ),
 )
 
 
@@ -309,3 +326,65 @@ def _warn_of_none_left(session: Session, settings: Settings, key_id: str) -> Non
     in_use = any(row["instance"] == instance and row["retired_at"] is None for row in rows)
     if not in_use and not (instance == DEFAULT_INSTANCE and settings.default_keys):
         _warn_without_key(instance)
+
+
+@click.command()
+@click.option(
+    "--body",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="File with the exact bytes of the delivery.",
+)
+@click.option("--signature", required=True, help="The value of Elements-Webhook-Signature.")
+@secret_option("--key-file", "key", "the signature key", required=True)
+@json_option
+def verify(body: str, signature: str, key: bytes, json_: bool) -> None:
+    """Check a signature, and say what is wrong with it. Offline."""
+    valid, detail = diagnose(read_file(body, _MAX_BODY_BYTES), signature, key)
+    show({"valid": valid, "detail": detail}, detail, json_)
+    sys.exit(Exit.OK if valid else Exit.CREDENTIALS)
+
+
+@click.command()
+@click.option(
+    "--url",
+    callback=reads(check_url),
+    envvar="RECEIVER_PUBLIC_URL",
+    required=True,
+    show_envvar=True,
+    help="The receiver's public URL, or the whole callback URL.",
+)
+@click.option("--instance", default=DEFAULT_INSTANCE, show_default=True, help="Whose callback.")
+@secret_option("--key-file", "secret", "the key, if not of the environment or the database")
+@json_option
+def trigger(url: str, instance: str, secret: bytes | None, json_: bool) -> None:
+    """Send a signed test callback the way the vendor's come.
+
+    It is an event of kind `other`, marked as a test, and touches no job. In `keys list`, its key
+    was used like by any other.
+    """
+    key = _key(instance) if secret is None else SignatureKey("file", secret)
+    target = url if "/callbacks/" in url else f"{url.rstrip('/')}/callbacks/{instance}"
+    sent = send_signed(target, instance, key, now_ms())
+    if sent.event is None:
+        exit_code = Exit.CREDENTIALS if sent.status == 401 else Exit.UNREACHABLE
+        code = _TEST_CODES.get(sent.status, "not_a_receiver")
+        raise Failure(exit_code, code, "; ".join(sent.problem(url)))
+    content = {"status": 200, "event": sent.event, "duplicate": sent.duplicate}
+    show(content, f"verified and stored as event {sent.event}", json_)
+
+
+def _key(instance: str) -> SignatureKey:
+    settings = Settings.from_env(os.environ)
+    if instance == DEFAULT_INSTANCE and settings.default_keys:
+        return settings.default_keys[0]
+    with open_database() as (_, database):
+        keys = signature_keys.Keys(SecretBox(settings.encryption_keys), settings.default_keys)
+        instances = keys.refresh(database).instances
+    of_instance = instances.get(instance)
+    if of_instance is None:
+        raise NoSuchInstance(instance, instances)
+    if not of_instance.keys:
+        text = f"there is no usable key of {instance}: name one with --key-file"
+        raise Failure(Exit.USAGE, "no_key", text)
+    return of_instance.keys[0]

@@ -13,7 +13,16 @@ from msgspec import to_builtins
 from msgspec.structs import asdict
 
 from receiver.callbacks.diagnosis import Reason
-from receiver.cli.options import Command, json_option, limit_option, only, pass_client, wait_option
+from receiver.cli.options import (
+    Command,
+    json_option,
+    limit_option,
+    not_empty,
+    only,
+    pass_client,
+    reads,
+    wait_option,
+)
 from receiver.cli.output import (
     Exit,
     Failure,
@@ -24,7 +33,7 @@ from receiver.cli.output import (
     show,
     table,
 )
-from receiver.cli.submit import list_retries, not_empty, write_failed_rows
+from receiver.cli.submit import list_retries, write_failed_rows
 from receiver.client import Callback, Client, ClientError, ErrorPage, Missed, NoSuchJob, NotFound
 from receiver.client.flows import Parameter, quoted
 from receiver.jobs.job import Outcome
@@ -69,7 +78,7 @@ def jobs(client: Client, json_: bool, **filters: Parameter) -> None:
 
 
 @click.command()
-@click.argument("job_id", metavar="ID", callback=not_empty)
+@click.argument("job_id", metavar="ID", callback=reads(not_empty))
 @click.option("--instance", help="Needed where several instances have a job of that id.")
 @wait_option
 @click.option("--timeline", is_flag=True, help="Show what each callback and poll changed.")
@@ -77,7 +86,7 @@ def jobs(client: Client, json_: bool, **filters: Parameter) -> None:
 @click.option(
     "--failed-rows",
     type=click.Path(dir_okay=False),
-    callback=not_empty,
+    callback=reads(not_empty),
     help="Write those rows to this file.",
 )
 @click.option("--force", is_flag=True, help="Let --failed-rows replace a file that is not empty.")
@@ -252,35 +261,33 @@ def describe_errors(failures: ErrorPage) -> str:
     return "failed records by cause\n" + "\n".join(lines)
 
 
-def _local_url(_context: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    if value is None:
-        return None
-    if "@" in value:  # every user of a machine can see it
-        raise click.BadParameter("must have no user name and no password")
+def _local_url(text: str) -> str:
+    if "@" in text:  # every user of a machine can see it
+        raise ValueError("must have no user name and no password")
     try:
-        url = httpx.URL(value)
+        url = httpx.URL(text)
     except httpx.InvalidURL:
         url = httpx.URL()
     if url.scheme not in ("http", "https") or not url.host:
-        raise click.BadParameter(f"{value}: must be a URL like http://localhost:3000/hook")
-    return value
+        raise ValueError(f"{text}: must be a URL like http://localhost:3000/hook")
+    return text
 
 
-def _event_id(_context: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not re.fullmatch("[0-7][0-9a-f]{15}", value):
-        raise click.BadParameter(f"{value}: must be the id of an event: `receiver events` lists it")
-    return value
+def _event_id(text: str) -> str:
+    if not re.fullmatch("[0-7][0-9a-f]{15}", text):
+        raise ValueError(f"{text}: must be the id of an event: `receiver events` lists it")
+    return text
 
 
 @click.command()
 @click.option(
-    "--forward-to", metavar="URL", callback=_local_url, help="POST each there, as it came."
+    "--forward-to", metavar="URL", callback=reads(_local_url), help="POST each there, as it came."
 )
 @_instances
 @click.option(
     "--after",
     metavar="ID",
-    callback=_event_id,
+    callback=reads(_event_id),
     help="Start after this event; by default, with the next one.",
 )
 @pass_client

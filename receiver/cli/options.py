@@ -3,20 +3,26 @@
 Secrets are given as files, never as arguments, which every user of a machine can see.
 """
 
+import re
+import socket
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import click
 
 from receiver.cli.output import plain
 from receiver.client import Client
 from receiver.client.clients import check_token, check_url
+from receiver.errors import CredentialError
 from receiver.settings import duration_ms, secret_from_file
 
 Command: TypeAlias = Callable[..., None]
 Decorator: TypeAlias = Callable[[Command], Command]
 
+T = TypeVar("T")
+
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]*):([0-9]{1,5})")
 _FILE = click.Path(dir_okay=False, allow_dash=True)
 
 json_option = click.option("--json", "json_", is_flag=True, help="Print JSON.")
@@ -33,6 +39,45 @@ def only(what: str, *names: str, choices: Sequence[str] | None = None) -> Decora
     """Return an option, to be repeated, that leaves out whatever is not one of those named."""
     choice = click.Choice(choices) if choices else None
     return click.option(*names, multiple=True, type=choice, help=f"Only {what}; repeatable.")
+
+
+def reads(convert: Callable[[str], T]) -> Callable[..., T | None]:
+    """Have an option's text read by a function that raises ValueError or CredentialError."""
+
+    def callback(_context: click.Context, _option: click.Parameter, text: str | None) -> T | None:
+        try:
+            return None if text is None else convert(text)
+        except (ValueError, RecursionError, CredentialError) as error:
+            raise click.BadParameter(str(error)) from None
+
+    return callback
+
+
+def not_empty(text: str) -> str:
+    """Return what was given. Raises ValueError if a script had nothing to give."""
+    if not text.strip("/ "):
+        raise ValueError("is empty")
+    return text
+
+
+def read_address(bind: str) -> tuple[str, int]:
+    """Return host and port of `--bind`.
+
+    Raises click.UsageError if nothing can listen there: a server would try for seconds, or end with
+    a paragraph of its own.
+    """
+    match = _ADDRESS.fullmatch(bind)
+    if not match or int(match[2]) >= 1 << 16:
+        wanted = "must be HOST:PORT, like 127.0.0.1:8000, with a port up to 65535"
+        raise click.UsageError(f"--bind {bind}: {wanted}")
+    address = match[1].strip("[]"), int(match[2])
+    try:
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET  # as servers do
+        socket.create_server(address, family=family).close()
+    except OSError as error:
+        reason = (error.strerror or "it cannot be used").partition(" (")[0].lower()
+        raise click.UsageError(f"--bind {bind}: {reason}; choose another one") from None
+    return address
 
 
 def secret_option(option: str, name: str, what: str, required: bool = False) -> Decorator:
@@ -66,21 +111,12 @@ def _token(context: click.Context, option: click.Parameter, path: str | None) ->
     return token
 
 
-def read_url(_context: click.Context, option: click.Parameter, url: str) -> str:
-    """Return a receiver's base URL. Raises click.UsageError if that cannot be one."""
-    try:
-        check_url(url)
-    except ValueError as error:
-        raise click.UsageError(f"{option.opts[0]} {error}") from None
-    return url
-
-
 def pass_client(command: Command) -> Command:
     """Add to a command `--url` and `--token-file`, and a Client as its argument `client`."""
 
     @click.option(
         "--url",
-        callback=read_url,
+        callback=reads(check_url),
         envvar="RECEIVER_URL",
         default="http://127.0.0.1:8000",
         show_default=True,

@@ -2,8 +2,6 @@
 
 import os
 import pwd
-import re
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +11,7 @@ from pathlib import Path
 import click
 import structlog
 
-from receiver.cli.options import json_option
+from receiver.cli.options import json_option, read_address
 from receiver.cli.output import Exit, Failure, confirm, plain, show, warn
 from receiver.database import audit, migrations
 from receiver.database.engine import Database, Session
@@ -23,8 +21,6 @@ from receiver.instances.keys import Keys
 from receiver.lib.clock import now_ms
 from receiver.lib.http_client import check_environment
 from receiver.settings import Settings
-
-_BIND = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]*):([0-9]{1,5})")
 
 _ADD_KEY = "`receiver instances add NAME --signature-key-file FILE`, or `receiver keys add`"
 
@@ -132,7 +128,10 @@ def serve(bind: str, workers: int | None) -> None:
     check_environment()
     # A wrong setting stops the start here, with one line, and not in each worker.
     Settings.from_env(os.environ)
-    _check_bind(bind)
+    if not bind.startswith("unix:"):
+        read_address(bind)
+    elif not (folder := Path(bind.removeprefix("unix:")).absolute().parent).is_dir():
+        raise click.UsageError(f"--bind {bind}: there is no folder {folder}")
     with open_database(creates_file=True, must_answer=False) as opened:
         _warn_without_keys(*opened)
     from receiver import server  # gunicorn is large, and no other command needs it
@@ -145,26 +144,6 @@ def _warn_without_keys(settings: Settings, database: Database) -> None:
     with suppress(StoreError):  # it may be there later
         if not any(held.keys for held in keys.refresh(database).instances.values()):
             log.warning("there is no signature key: every callback is rejected", remedy=_ADD_KEY)
-
-
-def _check_bind(bind: str) -> None:
-    """Raise click.UsageError if nothing can listen there; gunicorn would try for five seconds."""
-    if bind.startswith("unix:"):
-        folder = Path(bind.removeprefix("unix:")).absolute().parent
-        if not folder.is_dir():
-            raise click.UsageError(f"--bind {bind}: there is no folder {folder}")
-        return
-    match = _BIND.fullmatch(bind)
-    if not match or int(match[2]) >= 1 << 16:
-        wanted = "must be HOST:PORT, like 127.0.0.1:8000, with a port up to 65535, or unix:PATH"
-        raise click.UsageError(f"--bind {bind}: {wanted}")
-    try:
-        host = match[1].strip("[]")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET  # as gunicorn does
-        socket.create_server((host, int(match[2])), family=family).close()
-    except OSError as error:
-        reason = (error.strerror or "it cannot be used").partition(" (")[0].lower()
-        raise click.UsageError(f"--bind {bind}: {reason}; choose another one") from None
 
 
 @click.group()

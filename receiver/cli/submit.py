@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 import click
 from msgspec import to_builtins
 
-from receiver.cli.options import json_option, pass_client, wait_option
+from receiver.cli.options import json_option, not_empty, pass_client, reads, wait_option
 from receiver.cli.output import (
     Exit,
     Failure,
@@ -32,15 +32,8 @@ from receiver.openconnectors.shapes import MEDIA_TYPES
 _PIECE = 2**16
 
 
-def not_empty(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
-    """Return the value of an option. Raises click.BadParameter if a script had nothing for it."""
-    if value is not None and not value.strip("/ "):
-        raise click.BadParameter("is empty")
-    return value
-
-
 _object_option = partial(
-    click.option, "--object", "object_name", callback=not_empty, help="E.g. contact."
+    click.option, "--object", "object_name", callback=reads(not_empty), help="E.g. contact."
 )
 _hub_option = click.option("--hub", help="The vendor's hub; else a path without one.")
 
@@ -67,7 +60,7 @@ def objects(client: Client, instance: str, hub: str | None, json_: bool) -> None
 @click.option(
     "--retry-failed",
     metavar="JOB",
-    callback=not_empty,
+    callback=reads(not_empty),
     help="Send only the rows that failed in this job, of --upload.",
 )
 @click.option(
@@ -167,10 +160,14 @@ def _failed_rows(client: Client, job: Job, source: str) -> Iterator[IO[bytes]]:
 @click.option("--instance", required=True, help="Name of the connector instance.")
 @_hub_option
 @click.option(
-    "--query", callback=not_empty, help="What to fetch, as `select … from …`; else all records."
+    "--query",
+    callback=reads(not_empty),
+    help="What to fetch, as `select … from …`; else all records.",
 )
 @click.option(
-    "--where", callback=not_empty, help="Which records, in the vendor's words; not with --query."
+    "--where",
+    callback=reads(not_empty),
+    help="Which records, in the vendor's words; not with --query.",
 )
 @click.option(
     "--format", "format_", type=click.Choice(list(MEDIA_TYPES)), help="Format of the file."
@@ -179,13 +176,13 @@ def _failed_rows(client: Client, job: Job, source: str) -> Iterator[IO[bytes]]:
 @click.option(
     "--job",
     "job_id",
-    callback=not_empty,
+    callback=reads(not_empty),
     help="Resume: fetch the file of this job instead of a new one.",
 )
 @click.option(
     "--output",
     required=True,
-    callback=not_empty,
+    callback=reads(not_empty),
     type=click.Path(dir_okay=False),
     help="Replaced if it is there, once the new file is whole; `-`: to stdout.",
 )

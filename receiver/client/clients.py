@@ -56,9 +56,8 @@ class _Access:
     instances = Method(flows.instances)
 
     def __init__(self, url: str, token: str) -> None:
-        check_url(url)
         check_token(token)
-        self._url, self._token = url, token
+        self._url, self._token = check_url(url), token
 
     def _options(self, request: Request) -> dict[str, Any]:
         """Return what httpx sends for a request."""
@@ -202,8 +201,8 @@ def check_token(token: str) -> None:
         raise ValueError("the token is empty, has a blank or line end around it, or is not ASCII")
 
 
-def check_url(url: str) -> None:
-    """Raise ValueError if that cannot be a receiver's base URL."""
+def check_url(url: str) -> str:
+    """Return a receiver's base URL. Raises ValueError if that cannot be one."""
     base, _, rest = url.partition(flows.API)
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"{url}: must be http or https")
@@ -217,6 +216,7 @@ def check_url(url: str) -> None:
         is_url = False
     if not is_url:
         raise ValueError(f"{url}: is not a URL")
+    return url
 
 
 def unreachable(url: str, error: Exception) -> Unreachable:

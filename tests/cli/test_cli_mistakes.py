@@ -29,7 +29,7 @@ PG = "RECEIVER_DATABASE_URL=postgresql://clerk:hidden@127.0.0.1:1/books"
 REMOTE = "--url {url} --token-file token"
 DOWNLOAD = "download --object o --instance gooddata --output out"
 DURATION = "must be a whole number and s, m, h or d, like 15m"
-BIND = "must be HOST:PORT, like 127.0.0.1:8000, with a port up to 65535, or unix:PATH"
+BIND = "must be HOST:PORT, like 127.0.0.1:8000, with a port up to 65535"
 MISSING = "there is no database at {folder}/receiver.db: set RECEIVER_DATABASE_URL, or make one"
 THERE = "there is no instance nope; the instances are: default, gooddata"
 YES = "Without a terminal, add --yes"
@@ -56,7 +56,7 @@ MISTAKES = [
     ("serve --bind 8000", 2, f"--bind 8000: {BIND}"),
     ("serve --bind 127.0.0.1:99999", 2, f"--bind 127.0.0.1:99999: {BIND}"),
     ("serve --bind {taken}", 2, "--bind {taken}: address already in use; choose another one"),
-    ("sandbox --bind {taken}", 2, "--bind: {taken}: address already in use; choose another one"),
+    ("sandbox --bind {taken}", 2, "--bind {taken}: address already in use; choose another one"),
     ("serve --bind unix:nodir/s", 2, "--bind unix:nodir/s: there is no folder {folder}/nodir"),
     ("serve --bind 192.0.2.1:80", 2, "--bind 192.0.2.1:80: cannot assign requested address"),
     # asking a running receiver
@@ -73,7 +73,7 @@ MISTAKES = [
     (
         "{made} instances set gooddata --hub ../x",
         2,
-        "--hub ../x: a hub is a name such as marketing",
+        "--hub: ../x: a hub is a name such as marketing",
     ),
     ("jobs --token-file nofile", 2, "nofile: No such file or directory"),
     ("jobs --token-file .", 2, ": File '.' is a directory"),
@@ -82,8 +82,16 @@ MISTAKES = [
     ("RECEIVER_TOKEN_FILE=empty jobs", 2, "--token-file empty: the file is empty"),
     ("jobs --token-file wrong --url {url}", 5, "A valid token is needed"),
     (f"jobs --token-file token --url {NOWHERE}", 6, f"no answer from {NOWHERE}: connection ref"),
-    ("jobs --token-file token --url ftp://x", 2, "--url ftp://x: must be http or https"),
-    ("jobs --token-file token --url http://[", 2, "--url http://[: is not a URL"),
+    (
+        "jobs --token-file token --url ftp://x",
+        2,
+        "--url (env var: RECEIVER_URL): ftp://x: must be http",
+    ),
+    (
+        "jobs --token-file token --url http://[",
+        2,
+        "(env var: RECEIVER_URL): http://[: is not a URL",
+    ),
     ("jobs --token-file token --url {url}/api/v1", 2, "leave /api/v1 out, {url} is enough"),
     ("jobs --token-file token --url https://{taken}", 6, "TLS failed; is it http instead of"),
     ("jobs --token-file token --url {url}/nowhere", 6, "404 Not Found: is it a receiver?"),
@@ -218,6 +226,7 @@ MISTAKES = [
             "jobs --token-file /dev/zero",
             "verify --body token --signature x --key-file /dev/zero",
             "{made} keys add gooddata --file /dev/zero",
+            "sandbox --signature-key-file /dev/zero",
             "{made} instances set gooddata --user-secret-file /dev/zero",
         )
     ),
@@ -235,7 +244,7 @@ MISTAKES = [
     (f"trigger --url {NOWHERE} --key-file token", 6, f"no answer from {NOWHERE}: connection ref"),
     ("trigger --url {url} --key-file wrong", 5, "rejected it (401); the receiver there has"),
     ("trigger --url https://{taken} --key-file wrong", 6, "TLS failed; is it http instead of"),
-    ("sandbox --bind 9000", 2, "--bind: must be HOST:PORT"),
+    ("sandbox --bind 9000", 2, f"--bind 9000: {BIND}"),
 ]
 
 

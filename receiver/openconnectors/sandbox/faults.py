@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from receiver.openconnectors.shapes import Shape
-from receiver.openconnectors.signatures import SignatureKey, without_line_end
+from receiver.openconnectors.signatures import SignatureKey
 
 Final = Literal["COMPLETE", "SUCCESS", "ERROR", "ABORTED", "CANCELLED"]
 _Times = Annotated[int, Meta(ge=0, le=1_000_000)]
@@ -96,8 +96,3 @@ class Options:
     callback_url: str | None = None
     allow_remote: bool = False
     faults: Faults = field(default_factory=Faults)
-
-
-def signature_key(secret: bytes) -> SignatureKey:
-    """Return the key that a file holds, less one final line end. Raises CredentialError."""
-    return SignatureKey("sandbox", without_line_end(secret))

@@ -10,8 +10,9 @@ import msgspec
 from flask import Blueprint, Response, current_app, request
 
 from receiver.openconnectors.sandbox.deliveries import Deliveries
-from receiver.openconnectors.sandbox.faults import Faults, Options, signature_key
+from receiver.openconnectors.sandbox.faults import Faults, Options
 from receiver.openconnectors.sandbox.jobs import Jobs, Later
+from receiver.openconnectors.signatures import SignatureKey, without_line_end
 
 _MAX_SHORT = 1 << 20  # bytes
 
@@ -76,7 +77,7 @@ def replace_faults() -> Response:
 @controls.put("/signature-key")
 def replace_signature_key() -> Response:
     """Sign with the key of the body, a key's file, from the next callback on."""
-    current_stage().options.signature_key = signature_key(short_body())
+    current_stage().options.signature_key = SignatureKey("sandbox", without_line_end(short_body()))
     return json_response({"signature_key": "replaced"})
 
 

@@ -23,8 +23,8 @@ from playwright.sync_api import Browser, sync_playwright  # noqa: E402
 from showcase import Showcase  # noqa: E402
 from visiting import ALARMS, PHONE, WIDE, Dashboard, eventually, served  # noqa: E402
 
-from receiver.openconnectors.sandbox.command import running  # noqa: E402
 from receiver.openconnectors.sandbox.faults import Options  # noqa: E402
+from receiver.openconnectors.sandbox.server import running  # noqa: E402
 
 FOLDER = Path(__file__).parents[3] / "docs/screenshots"
 CONTACTS = "email,first_name,last_name\n"

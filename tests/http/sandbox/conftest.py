@@ -11,8 +11,8 @@ from nodes import DEADLINE
 from nodes import eventually as until
 
 from receiver.openconnectors import sandbox
-from receiver.openconnectors.sandbox.command import Running, running
 from receiver.openconnectors.sandbox.faults import Options
+from receiver.openconnectors.sandbox.server import Running, running
 
 ENDINGS = {"COMPLETED", "CANCELLED", "ABORTED", "ERROR"}
 SAMPLE = Path(sandbox.__file__).with_name("contacts.csv")

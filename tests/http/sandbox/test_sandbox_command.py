@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 import receiver
-from receiver.openconnectors.sandbox.command import sandbox
+from receiver.cli.demo import sandbox
 from receiver.openconnectors.sandbox.faults import Answer, Faults, Options
 
-CALL = "from receiver.openconnectors.sandbox.command import sandbox; sandbox()"
+CALL = "from receiver.cli.demo import sandbox; sandbox()"
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def chosen(monkeypatch):
 
     def choose(*arguments: str) -> Options | str:
         served = []
-        monkeypatch.setattr("receiver.openconnectors.sandbox.command.serve", served.append)
+        monkeypatch.setattr("receiver.openconnectors.sandbox.server.serve", served.append)
         result = CliRunner().invoke(sandbox, arguments)
         return served[0] if served else result.output
 

@@ -4,8 +4,8 @@ from threading import enumerate as all_threads
 import httpx
 import pytest
 
-from receiver.openconnectors.sandbox.command import running
 from receiver.openconnectors.sandbox.faults import Faults, Options
+from receiver.openconnectors.sandbox.server import running
 
 UNTOUCHED = {
     "drop_callbacks": False,

@@ -7,8 +7,8 @@ from builders import PHASES, examples
 from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 
-from receiver.openconnectors.sandbox.command import running
 from receiver.openconnectors.sandbox.faults import Options
+from receiver.openconnectors.sandbox.server import running
 
 DOCUMENT = Path(__file__).parents[2] / "samples/vendor-openapi.json"
 # The vendor does not say that it refuses parameters it does not know.
