@@ -4,6 +4,31 @@ from attack import BODY, CHUNKED, HOST, IN_CHUNKS, LENGTH, NEXT, POST, SIGNED, S
 
 from receiver.openconnectors.signatures import HEADER
 
+GET = b"GET /callbacks/default HTTP/1.1\r\n" + HOST
+FOLDED = POST.replace(HOST, b" X-A: b\r\n" + HOST)
+
+
+def sent(name: str, answers: str, *lines: bytes) -> Case:
+    """A callback with these header lines, and a request after it."""
+    return Case(name, answers, post(*lines))
+
+
+def encoded(name: str, answers: str, value: bytes, *more: bytes) -> Case:
+    """A callback in chunks, by whatever `Transfer-Encoding` says, and a request after it."""
+    header = b"Transfer-Encoding:%b\r\n" % value
+    return Case(name, answers, post(header, *more, body=IN_CHUNKS))
+
+
+def long(name: str, answers: str, value: bytes) -> Case:
+    """A callback whose length is written so, and a request after it."""
+    return sent(name, answers, b"Content-Length:%b\r\n" % value)
+
+
+def in_chunks(name: str, answers: str, *lines: bytes) -> Case:
+    """A callback in chunks with these header lines, and a request after it."""
+    return Case(name, answers, post(*lines, body=IN_CHUNKS))
+
+
 CASES = [
     Case(
         "length and chunked, chunked shorter",
@@ -21,82 +46,44 @@ CASES = [
             body=b"%x\r\n%b\r\n0\r\n\r\n" % (len(SMUGGLED), SMUGGLED),
         ),
     ),
-    Case("chunked twice", "400", post(CHUNKED, CHUNKED, body=IN_CHUNKS)),
-    Case(
-        "chunked, then identity",
-        "400",
-        post(CHUNKED, b"Transfer-Encoding: identity\r\n", LENGTH, body=IN_CHUNKS),
-    ),
-    Case(
-        "identity, then chunked",
-        "501",
-        post(b"Transfer-Encoding: identity\r\n", CHUNKED, body=IN_CHUNKS),
-    ),
-    Case(
-        "list: chunked, identity",
-        "400",
-        post(b"Transfer-Encoding: chunked, identity\r\n", body=IN_CHUNKS),
-    ),
-    Case(
-        "list: gzip, chunked", "501", post(b"Transfer-Encoding: gzip, chunked\r\n", body=IN_CHUNKS)
-    ),
-    Case(
-        "list: chunked, chunked",
-        "400",
-        post(b"Transfer-Encoding: chunked, chunked\r\n", body=IN_CHUNKS),
-    ),
-    Case("xchunked", "400", post(b"Transfer-Encoding: xchunked\r\n", LENGTH, body=IN_CHUNKS)),
-    Case("chunked before a blank", "200 405", post(CHUNKED[:-2] + b" \r\n", body=IN_CHUNKS)),
-    Case("chunked before a tab", "400 | 200 405", post(CHUNKED[:-2] + b"\t\r\n", body=IN_CHUNKS)),
-    Case("chunked in capitals", "200 405", post(b"Transfer-Encoding: CHUNKED\r\n", body=IN_CHUNKS)),
-    Case(
-        "chunked after a vertical tab",
-        "400",
-        post(b"Transfer-Encoding: \x0bchunked\r\n", LENGTH, body=IN_CHUNKS),
-    ),
-    Case(
-        "chunked in quotes",
-        "400",
-        post(b'Transfer-Encoding: "chunked"\r\n', LENGTH, body=IN_CHUNKS),
-    ),
-    Case(
-        "chunked, blank before the colon",
-        "400",
-        post(b"Transfer-Encoding : chunked\r\n", LENGTH, body=IN_CHUNKS),
-    ),
-    Case(
-        "chunked on a folded line",
-        "400 | 200",
-        post(b"Transfer-Encoding:\r\n chunked\r\n", LENGTH, body=IN_CHUNKS),
-    ),
-    Case("chunked with an underscore", "200 405", post(b"Transfer_Encoding: chunked\r\n", LENGTH)),
+    in_chunks("chunked twice", "400", CHUNKED, CHUNKED),
+    in_chunks("chunked, then identity", "400", CHUNKED, b"Transfer-Encoding: identity\r\n", LENGTH),
+    encoded("identity, then chunked", "501", b" identity", CHUNKED),
+    encoded("list: chunked, identity", "400", b" chunked, identity"),
+    encoded("list: gzip, chunked", "501", b" gzip, chunked"),
+    encoded("list: chunked, chunked", "400", b" chunked, chunked"),
+    encoded("xchunked", "400", b" xchunked", LENGTH),
+    encoded("chunked before a blank", "200 405", b" chunked "),
+    encoded("chunked before a tab", "400 | 200 405", b" chunked\t"),
+    encoded("chunked in capitals", "200 405", b" CHUNKED"),
+    encoded("chunked after a vertical tab", "400", b" \x0bchunked", LENGTH),
+    encoded("chunked in quotes", "400", b' "chunked"', LENGTH),
+    in_chunks("chunked, blank before the colon", "400", b"Transfer-Encoding : chunked\r\n", LENGTH),
+    encoded("chunked on a folded line", "400 | 200", b"\r\n chunked", LENGTH),
+    sent("chunked with an underscore", "200 405", b"Transfer_Encoding: chunked\r\n", LENGTH),
     Case(
         "chunked in HTTP/1.0",
         "400",
         post(CHUNKED, body=IN_CHUNKS).replace(b"HTTP/1.1", b"HTTP/1.0", 1),
     ),
-    Case("empty encoding", "400", post(b"Transfer-Encoding:\r\n", LENGTH)),
-    Case("length twice, the same", "400 | 200 4xx", post(LENGTH, LENGTH)),
-    Case("length twice, different", "400", post(LENGTH, b"Content-Length: 0\r\n")),
-    Case(
-        "length twice, in a list",
-        "400 | 200 4xx",
-        post(b"Content-Length: %d, %d\r\n" % (len(BODY), len(BODY))),
-    ),
-    Case("length with a plus", "400", post(b"Content-Length: +%d\r\n" % len(BODY))),
-    Case("length below zero", "400", post(b"Content-Length: -1\r\n")),
-    Case("length in hexadecimal", "400", post(b"Content-Length: 0x%x\r\n" % len(BODY))),
-    Case("length with an underscore", "400", post(b"Content-Length: 3_5\r\n")),
-    Case("length with a point", "400", post(b"Content-Length: 35.0\r\n")),
-    Case("length in other digits", "400", post(b"Content-Length: \xef\xbc\x93\xef\xbc\x95\r\n")),
-    Case("length empty", "400", post(b"Content-Length:\r\n")),
+    sent("empty encoding", "400", b"Transfer-Encoding:\r\n", LENGTH),
+    sent("length twice, the same", "400 | 200 4xx", LENGTH, LENGTH),
+    sent("length twice, different", "400", LENGTH, b"Content-Length: 0\r\n"),
+    long("length twice, in a list", "400 | 200 4xx", b" %d, %d" % (len(BODY), len(BODY))),
+    long("length with a plus", "400", b" +%d" % len(BODY)),
+    long("length below zero", "400", b" -1"),
+    long("length in hexadecimal", "400", b" 0x%x" % len(BODY)),
+    long("length with an underscore", "400", b" 3_5"),
+    long("length with a point", "400", b" 35.0"),
+    long("length in other digits", "400", b" \xef\xbc\x93\xef\xbc\x95"),
+    long("length empty", "400", b""),
     Case(
         "length of 2^64 more",
         "400",
         post(b"Content-Length: %d\r\n" % (2**64 + len(BODY)), then=b""),
         half_close=True,
     ),
-    Case("length after zeros", "200 405", post(b"Content-Length: 000000%d\r\n" % len(BODY))),
+    long("length after zeros", "200 405", b" 000000%d" % len(BODY)),
     Case(
         "no length, and something that looks like a body",
         "401 200 405 | 4xx 4xx 4xx",
@@ -110,33 +97,20 @@ CASES = [
     Case(
         "a body with GET",
         "405 405",
-        b"GET /callbacks/default HTTP/1.1\r\n"
-        + HOST
-        + b"Content-Length: %d\r\n\r\n" % len(SMUGGLED)
-        + SMUGGLED
-        + NEXT,
+        GET + b"Content-Length: %d\r\n\r\n" % len(SMUGGLED) + SMUGGLED + NEXT,
     ),
     Case("bare line feeds", "400 | 200 4xx", post(LENGTH).replace(b"\r\n", b"\n")),
-    Case("a bare line feed in the head", "400 | 200 4xx", post(b"X-A: b\nX-C: d\r\n", LENGTH)),
-    Case(
-        "a bare carriage return in a value",
-        "400",
-        post(b"X-A: b\rTransfer-Encoding: chunked\r\n", LENGTH),
-    ),
-    Case("a folded line", "400 | 200 4xx", post(b"X-A: b\r\n c\r\n", LENGTH)),
-    Case(
-        "a folded first line",
-        "400",
-        POST.replace(HOST, b" X-A: b\r\n" + HOST) + SIGNED + LENGTH + b"\r\n" + BODY + NEXT,
-    ),
+    sent("a bare line feed in the head", "400 | 200 4xx", b"X-A: b\nX-C: d\r\n", LENGTH),
+    sent("a bare carriage return in a value", "400", b"X-A: b\r" + CHUNKED, LENGTH),
+    sent("a folded line", "400 | 200 4xx", b"X-A: b\r\n c\r\n", LENGTH),
+    Case("a folded first line", "400", FOLDED + SIGNED + LENGTH + b"\r\n" + BODY + NEXT),
     Case("two callbacks in one go", "200 200 405", post(LENGTH, then=post(LENGTH))),
-    Case("connection names the length", "200 405", post(b"Connection: Content-Length\r\n", LENGTH)),
-    Case(
+    sent("connection names the length", "200 405", b"Connection: Content-Length\r\n", LENGTH),
+    sent(
         "connection names the signature",
         "200 405",
-        post(b"Connection: %b\r\n" % HEADER.encode(), LENGTH),
+        b"Connection: %b\r\n" % HEADER.encode(),
+        LENGTH,
     ),
-    Case(
-        "connection names the address", "200 405", post(b"Connection: X-Forwarded-For\r\n", LENGTH)
-    ),
+    sent("connection names the address", "200 405", b"Connection: X-Forwarded-For\r\n", LENGTH),
 ]
