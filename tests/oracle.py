@@ -3,8 +3,10 @@
 It computes each fact from the whole set of notifications; the code joins one after another.
 """
 
+import json
 from typing import Any
 
+from receiver.lib.clock import iso
 from receiver.openconnectors.notifications import Notification
 
 RANKS = ("CREATED", "STARTED", "RUNNING", "any unknown word", "CANCELLATION_PENDING", "an ending")
@@ -157,4 +159,18 @@ def by_law(told: list[Said]) -> dict[str, Any]:
         "erased_at": None,
         "called_back": any(said.source == "callback" for said in ends),
         **{name: register(told, lambda said, n=name: getattr(said, n))[1] for name in TEXTS},
+    }
+
+
+def as_shown(law: dict[str, Any], events: int) -> dict[str, Any]:
+    """What the law says of a job of so many events, as the API shows it."""
+    same = ("status", "outcome", "message", "object", "direction", "conflict", "learnt_by", "file")
+    counts = ("submitted", "loaded", "failed", "reported")
+    payload = law["callback_payload"]
+    return {
+        **{name: law[name] for name in same},
+        **{name: iso(law[name]) for name in ("created_at", "ended_at", "files_expire_at")},
+        "records": {name: law[name] for name in counts},
+        "callback_payload": None if payload is None else json.loads(payload),
+        "events": events,
     }

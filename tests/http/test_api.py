@@ -71,6 +71,7 @@ def test_a_time_of_any_precision_is_read(text, read):
 def test_what_is_no_time_is_400_or_finds_nothing(stored):
     values = (
         *("AAAA", "2026-11-22T05:49:00.Z", "2026-11-22T05:49:61Z", "2026-11-22T05:49:60:60Z"),
+        *("", "x", "null", "2020-13-01T00:00:00Z", "12:00"),
         *("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "2026-02-30T00:00:00Z"),
     )
     names = ("updated_after", "updated_before", "expires_before")

@@ -14,7 +14,6 @@ from storm import Storm
 
 from receiver.database.models import NUMBER_BITS
 from receiver.jobs.timeline import event_id
-from receiver.lib.clock import iso
 
 EVENTS = "SELECT n, instance, sha256, kind, deliveries, body, changed FROM events"
 COPY = "import sqlite3, sys; a, b = map(sqlite3.connect, sys.argv[1:]); a.backup(b)"
@@ -78,26 +77,12 @@ def check(storm: Storm) -> dict[str, int]:
 
 def _wrong_jobs(storm: Storm, stored: Iterable[Stored]) -> int:
     received = {(row.instance, row.sha256): row.received_at for row in stored}
-    lawful = {key: _facts(facts) for key, facts in storm.stage.plan.jobs(received).items()}
+    lawful = storm.stage.plan.jobs(received)
     shown = {(job["id"], job["instance"]): job for job in list_jobs(storm)}
     known = {
         key: {name: shown[key][name] for name in lawful[key]} for key in lawful if key in shown
     }
     return len(shown.keys() ^ lawful.keys()) + sum(known[key] != lawful[key] for key in known)
-
-
-def _facts(law: dict[str, Any]) -> dict[str, Any]:
-    """What the law says, as the API shows it."""
-    same = ("status", "outcome", "message", "object", "direction", "conflict", "learnt_by", "file")
-    counts = ("submitted", "loaded", "failed", "reported")
-    payload = law["callback_payload"]
-    return {
-        **{name: law[name] for name in same},
-        **{name: iso(law[name]) for name in ("created_at", "ended_at", "files_expire_at")},
-        "records": {name: law[name] for name in counts},
-        "callback_payload": None if payload is None else json.loads(payload),
-        "events": law["events"],
-    }
 
 
 def list_jobs(storm: Storm) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 
 from corpus import UNREADABLE
-from oracle import Said, by_law
+from oracle import Said, as_shown, by_law
 
 INSTANCES = ("default", "turning")  # the keys of the second are changed during the run
 SHAPES = (  # how three of the vendor's surfaces spell status, reported, failed, completion time
@@ -92,7 +92,7 @@ class Plan:
                 if (instance, sha256) in received
             ]
             if heard:
-                lawful[job, instance] = {**by_law(heard), "events": len(heard)}
+                lawful[job, instance] = as_shown(by_law(heard), len(heard))
         return lawful
 
     def _shuffled(self, deliveries: list[Delivery]) -> list[Delivery]:
