@@ -31,6 +31,7 @@ from receiver.lib.ratelimit import Limits, client_address
 from receiver.lib.safe_http import SafeClient
 from receiver.metrics import QUEUE_LENGTH, Stored
 from receiver.openconnectors.client import VendorClient
+from receiver.openconnectors.shapes import WEBHOOK_ID_HEADER
 from receiver.openconnectors.signatures import HEADER, SHORT_KEY_BYTES, sign
 from receiver.outbound.mail import Mailer
 from receiver.outbound.queue import Message
@@ -150,10 +151,14 @@ def callback_signer(keys: Keys, database: Database) -> Signer:
     def sign_callback(message: Message, _now: int) -> Message:
         # Read anew: what a retired key signs proves nothing any more.
         of_instance = keys.refresh(database).instances.get(message.instance or "")
-        if of_instance is None or not of_instance.keys:
-            return message
-        signature = sign(message.body, of_instance.keys[0])
-        return replace(message, headers={**message.headers, HEADER: signature})
+        headers = {}
+        if of_instance is not None and of_instance.keys:
+            headers[HEADER] = sign(message.body, of_instance.keys[0])
+        # No other text can be sent as it came.
+        webhook_id = message.webhook_id
+        if webhook_id and webhook_id.isascii() and webhook_id.isprintable():
+            headers[WEBHOOK_ID_HEADER] = webhook_id
+        return replace(message, headers=headers)
 
     return sign_callback
 

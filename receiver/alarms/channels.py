@@ -41,9 +41,8 @@ def messages(settings: Settings, content: Content, at: int, id_: str) -> Iterato
     """Make a message for each recipient. id_ -- begins each one's webhook_id."""
     if settings.alarm_url:
         posted = {"type": "alarms.changed", "timestamp": iso(at), "data": content}
-        json_type = {"Content-Type": "application/json"}
         body = msgspec.json.encode(posted)
-        yield Message("alarm", settings.alarm_url, body, id_, json_type)
+        yield Message("alarm", settings.alarm_url, body, id_)
     for number, address in enumerate(settings.alarm_mail_to):
         mail_id = f"{id_}_{number}"
         sender = settings.alarm_mail_from or settings.alarm_mail_to[0]

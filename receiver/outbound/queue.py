@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,7 +17,6 @@ from sqlalchemy import (
     BigInteger,
     Connection,
     LargeBinary,
-    Row,
     Text,
     bindparam,
     exists,
@@ -47,27 +46,29 @@ Result: TypeAlias = Literal["delivered", "waiting", "failed"]
 
 
 class Message(msgspec.Struct, frozen=True):
-    """What one recipient is sent. See OutboundDelivery."""
+    """What one recipient is sent. See OutboundDelivery.
+
+    headers -- that it goes out with, beside those of any JSON; not kept, but a signer's to add.
+    """
 
     kind: str
     target: str
     body: bytes
-    webhook_id: str = msgspec.field(default_factory=lambda: f"msg_{secrets.token_hex(12)}")
-    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
+    webhook_id: str
     instance: str | None = None
     job: str | None = None
     subscription: str | None = None
     type: str | None = None
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def host(self) -> str:
-        """What attempts are counted by."""
-        return _host_of(self.target)
+        """Its target's, as `host_of` has it."""
+        return host_of(self.target)
 
     def row(self, now: int) -> "NewRow":
         """Return the row that has it sent from now on, ms."""
-        headers = msgspec.json.encode(self.headers).decode()
-        return NewRow._make((*_facts(self), self.host, headers, now, "waiting", 0, now))
+        return NewRow._make((*_facts(self), self.host, now, "waiting", 0, now))
 
 
 class NewRow(NamedTuple):
@@ -82,7 +83,6 @@ class NewRow(NamedTuple):
     subscription: str | None
     type: str | None
     host: str
-    headers: str
     at: int
     state: str
     tries: int
@@ -162,12 +162,7 @@ def claim_due(session: Session, ids: Sequence[int], now: int) -> list[Claimed]:
     """Take those deliveries that are still due, for LEASE_MS; others may look at the same time."""
     lease = {"now": now, "ids": ids, "lease_ends": now + LEASE_MS}
     rows = session.connection().execute(_CLAIM, lease).all()
-    return [Claimed(row.id, row.tries, now, _message(row)) for row in rows]
-
-
-def _message(row: Row[*tuple[Any, ...]]) -> Message:
-    facts = {name: getattr(row, name) for name in _FACTS}
-    return Message(headers=msgspec.json.decode(row.headers), **facts)
+    return [Claimed(id_, tries, now, Message(*facts)) for id_, tries, *facts in rows]
 
 
 def result_of(claimed: Claimed, attempt: Attempt) -> Result:
@@ -204,7 +199,8 @@ def _record_of(ended: Ended, now: int) -> dict[str, object]:
 
 
 @lru_cache
-def _host_of(target: str) -> str:
+def host_of(target: str) -> str:
+    """Return what attempts to send to a URL are counted by."""
     return (urlsplit(target).hostname or MAIL_HOST)[:255]
 
 
@@ -249,7 +245,7 @@ _CLAIM = (
     update(_ROW)
     .where(_ROW.id.in_(bindparam("ids", expanding=True)), *_IS_DUE)
     .values(tries=_ROW.tries + 1, next_at=bindparam("lease_ends"))
-    .returning(_ROW.id, _ROW.tries, _ROW.headers, *(getattr(_ROW, name) for name in _FACTS))
+    .returning(_ROW.id, _ROW.tries, *(getattr(_ROW, name) for name in _FACTS))
 )
 # Not those that were erased meanwhile, or sent again by another process after the lease.
 _CLAIMED = _ROW.id == bindparam("of_id"), _ROW.tries == bindparam("of_tries")

@@ -151,7 +151,8 @@ class Sender:
             message = self._signers[message.kind](message, now)
             if message.target.startswith("mailto:"):
                 return self._mailer.send(message.target.removeprefix("mailto:"), message.body)
-            answer = self._http.post(message.target, message.body, message.headers)
+            headers = {"Content-Type": "application/json", **message.headers}
+            answer = self._http.post(message.target, message.body, headers)
         except BadParameter as error:
             return Attempt(delivered=False, error=str(error), final=True)
         except OSError as error:

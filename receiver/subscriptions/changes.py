@@ -19,7 +19,6 @@ from receiver.jobs.job import UNDER_WAY, Job, Outcome
 from receiver.jobs.projection import FacetKey, Forward, JobState, JobValues, truncate
 from receiver.jobs.public import public_job
 from receiver.jobs.queries import JobRecord, get_job, overdue_jobs
-from receiver.openconnectors.shapes import WEBHOOK_ID_HEADER
 from receiver.outbound.queue import Message, enqueue
 from receiver.subscriptions.formats import body_of, snapshot
 from receiver.subscriptions.registry import KIND, TEST, Subscription, load_active
@@ -217,8 +216,7 @@ def queue_forwards(connection: Connection, jobs: Iterable[JobState], now: int) -
             forwards += [forward] if forward else _earlier_callbacks(connection, state)
         messages = [
             Message(
-                *("callback", state.client_url or "", forward.body),
-                headers=_headers(forward),
+                *("callback", state.client_url or "", forward.body, forward.webhook_id or ""),
                 instance=state.instance,
                 job=state.id,
             )
@@ -232,12 +230,3 @@ def _earlier_callbacks(connection: Connection, state: JobState) -> list[Forward]
     of_job = Event.instance == state.instance, Event.job == state.id, Event.body.is_not(None)
     rows = connection.execute(select(Event.body, Event.webhook_id).where(*of_job).order_by(Event.n))
     return [Forward._make(row) for row in rows]
-
-
-def _headers(forward: Forward) -> dict[str, str]:
-    headers = {"Content-Type": "application/json"}
-    webhook_id = forward.webhook_id or ""
-    # No other text can be sent as it came.
-    if webhook_id and webhook_id.isascii() and webhook_id.isprintable():
-        headers[WEBHOOK_ID_HEADER] = webhook_id
-    return headers

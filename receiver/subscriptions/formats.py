@@ -18,7 +18,6 @@ from receiver.jobs.queries import JobRecord
 from receiver.lib.clock import iso
 from receiver.outbound.queue import Message
 
-JSON = {"Content-Type": "application/json"}
 CLOUDEVENT = {"Content-Type": "application/cloudevents+json"}
 MAX_SUMMARY = 1024  # characters: what PagerDuty takes
 PAYLOAD = "callback_payload"
@@ -108,7 +107,7 @@ def _facts(sent: _Sent) -> Body:
 
 def standard(message: Message) -> Message:
     """Write it as it is."""
-    return replace(message, headers=JSON, body=_body(message))
+    return replace(message, body=_body(message))
 
 
 def cloudevent(message: Message) -> Message:
@@ -138,7 +137,7 @@ def slack(message: Message) -> Message:
         text += f"\nWhat to do: {facts['action']}\nRunbook: {facts['runbook']}"
     for character, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(character, name)
-    return replace(message, headers=JSON, body=_encode({"text": text}))
+    return replace(message, body=_encode({"text": text}))
 
 
 def pagerduty(message: Message, routing_key: str) -> Message:
@@ -161,7 +160,7 @@ def pagerduty(message: Message, routing_key: str) -> Message:
             "custom_details": sent.data,
         },
     }
-    return replace(message, headers=JSON, body=_encode(event))
+    return replace(message, body=_encode(event))
 
 
 def summary(sent: _Sent) -> str:

@@ -11,7 +11,7 @@ from receiver.database.models.outbound import OutboundAttempt, OutboundDelivery
 from receiver.database.models.outbound import Subscription as Row
 from receiver.errors import BadParameter, NotFound
 from receiver.jobs.queries import Instances
-from receiver.outbound.queue import Message
+from receiver.outbound.queue import host_of
 from receiver.subscriptions.registry import KIND
 
 STATES = ("waiting", "delivered", "failed", "cancelled")
@@ -100,9 +100,9 @@ def _retry(session: Session, name: str, condition: ColumnElement[bool], now: int
     url = session.scalar(of_name.with_for_update())
     if url is None:
         return 0
-    row, to = OutboundDelivery, Message(KIND, url, b"")
+    row = OutboundDelivery
     again = update(row).where(row.subscription == name, row.next_at.is_(None), condition)
-    values = {"state": "waiting", "tries": 0, "next_at": now, "target": url, "host": to.host}
+    values = {"state": "waiting", "tries": 0, "next_at": now, "target": url, "host": host_of(url)}
     return affected(session, again.values(**values))
 
 

@@ -21,7 +21,7 @@ from receiver.instances.registry import count_change
 from receiver.jobs.job import Outcome
 from receiver.lib.clock import DAY_MS
 from receiver.lib.safe_http import SafeClient
-from receiver.outbound.queue import Attempt, Claimed, Message, result_of
+from receiver.outbound.queue import Attempt, Claimed, Message, host_of, result_of
 from receiver.outbound.sender import Signer, standard_webhook
 from receiver.settings import INSTANCE_NAME
 from receiver.subscriptions import formats
@@ -151,7 +151,7 @@ def change_subscription(
     if url is not None:
         http.check(url, "URL")
         row.url = url
-        moved = _update_waiting(name).values(target=url, host=Message(KIND, url, b"").host)
+        moved = _update_waiting(name).values(target=url, host=host_of(url))
         session.execute(moved)
     session.flush()
     count_change(session)

@@ -263,7 +263,11 @@ def test_deliveries_go_with_their_attempts_but_not_those_still_to_be_made(any_re
     later = now_ms() + DAY
     with any_receiver.services.database.write() as session:
         for at, next_at in ((1, None), (2, 3), (3, None), (later, None)):
-            enqueue(session.connection(), [Message("callback", "https://x.example.com", b"")], at)
+            enqueue(
+                session.connection(),
+                [Message("callback", "https://x.example.com", b"", f"m{at}")],
+                at,
+            )
             row = session.scalars(select(OutboundDelivery).filter_by(at=at)).one()
             row.next_at = next_at
             session.add(OutboundAttempt(delivery=row.id, at=at, duration_ms=1, answer=b""))

@@ -12,7 +12,7 @@ class OutboundDelivery(Base):
     kind -- callback, alarm or subscription. subscription, type -- for the last: its name, and the
     message's type. target -- an http, https or mailto URL. host -- what attempts are counted by,
     so that one that hangs holds up no other. Of those about one job for one subscription, one waits
-    until those before it are done. headers -- JSON object.
+    until those before it are done. webhook_id of a callback -- the vendor's, '' if it had none.
 
     What several nodes may find at once is queued once, by its webhook_id. What a callback changes
     is not: who queues it holds the job's row.
@@ -25,10 +25,9 @@ class OutboundDelivery(Base):
     type: Mapped[str | None] = mapped_column(String(32))
     instance: Mapped[InstanceName | None]
     job: Mapped[JobId | None]
-    webhook_id: Mapped[str] = mapped_column(String(64))
+    webhook_id: Mapped[str]
     target: Mapped[str]
     host: Mapped[str] = mapped_column(String(255))
-    headers: Mapped[str]
     body: Mapped[bytes]
     at: Mapped[int]
     state: Mapped[str] = mapped_column(String(16))  # waiting, delivered, failed, cancelled

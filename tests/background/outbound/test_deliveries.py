@@ -137,7 +137,8 @@ class Queue:
             queue.enqueue(session.connection(), messages, self.now)
 
     def message(self, target: str, **facts: object) -> Message:
-        return Message("callback", target, b"%d" % next(self.numbers), **facts)
+        number = next(self.numbers)
+        return Message("callback", target, b"%d" % number, **{"webhook_id": f"m{number}", **facts})
 
     def sender(self, signers: Mapping[str, Signer] | None = None) -> Sender:
         http = SafeClient(frozenset({"127.0.0.1", "127.0.0.2", "localhost"}))
@@ -377,6 +378,6 @@ def test_a_clock_that_was_ahead_for_a_moment_holds_nothing_up(made, client):
 
 
 def test_other_kinds_are_left_to_those_who_send_them(made, client):
-    made.add(Message("subscription", client.url, b""))
+    made.add(Message("subscription", client.url, b"", "m"))
     made.sender().drain()
     assert [(row.tries, client.posted) for row in made.rows()] == [(0, [])]

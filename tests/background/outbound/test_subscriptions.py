@@ -304,8 +304,8 @@ def test_a_dead_host_that_10_000_deliveries_wait_for_holds_up_nobody_else(here, 
     here.subscribe("http://127.0.0.1:9/closed")
     here.subscribe(target.url.replace("127.0.0.1", "localhost"), name="alive")
     dead = (
-        Message("subscription", "http://127.0.0.1:9/closed", b"{}", subscription="crm")
-        for _ in range(10_000)
+        Message("subscription", "http://127.0.0.1:9/closed", b"{}", f"m{i}", subscription="crm")
+        for i in range(10_000)
     )
     with here.database.write() as session:
         enqueue(session.connection(), dead, here.now - 1)
