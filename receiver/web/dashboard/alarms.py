@@ -17,13 +17,7 @@ from receiver.schedules.times import local_time
 from receiver.settings import duration_ms
 from receiver.web import Services
 from receiver.web.api.alarms import handle, reached
-from receiver.web.dashboard.pages import Caller, page
-from receiver.web.dashboard.sign_in import (
-    Action,
-    Steps,
-    action_page,
-    page_at,
-)
+from receiver.web.dashboard.pages import Action, Caller, Steps, action_page, page, page_at
 
 MAX_ALARMS = 100
 MAX_RESOLVED = 25  # on a page, which weighs less than 100 KB

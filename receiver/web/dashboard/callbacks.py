@@ -23,19 +23,17 @@ from receiver.web.api.callbacks import (
 from receiver.web.auth import require_instance
 from receiver.web.dashboard.formatting import readable
 from receiver.web.dashboard.pages import (
-    Caller,
-    blueprint,
-    download,
-    page,
-    page_links,
-    read_query,
-)
-from receiver.web.dashboard.sign_in import (
     Action,
+    Caller,
     Steps,
     action_page,
+    blueprint,
+    download,
     flash,
+    page,
     page_at,
+    page_links,
+    read_query,
     redirect_to,
 )
 

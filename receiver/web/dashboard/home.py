@@ -14,8 +14,8 @@ from receiver.reconcile.submissions import list_unclear
 from receiver.web import Services
 from receiver.web.dashboard.alarms import Problem, by_severity, join_alike, open_problems
 from receiver.web.dashboard.instances import SCHEDULES, silences
-from receiver.web.dashboard.pages import Caller, page
-from receiver.web.dashboard.sign_in import local_path, page_at, redirect_to
+from receiver.web.dashboard.pages import Caller, page, page_at, redirect_to
+from receiver.web.dashboard.sign_in import local_path, sign_in_page
 
 CHART_HEIGHT = 100
 _STEPS = (1, 2, 3, 4, 5, 6, 8)
@@ -39,7 +39,7 @@ PERIODS = {
 }
 
 
-@page_at("/")
+@page_at("/", stranger=sign_in_page)
 def home(services: Services, caller: Caller) -> Response:
     """Show open problems, then the jobs of a period and when callbacks came."""
     if following := local_path(request.args.get("next")):  # signed in meanwhile

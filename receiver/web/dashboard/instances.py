@@ -18,13 +18,14 @@ from receiver.openconnectors.signatures import SHORT_KEY_BYTES
 from receiver.settings import DEFAULT_INSTANCE, Settings
 from receiver.web import Services
 from receiver.web.auth import record_action, record_alone, require_instance
-from receiver.web.dashboard.pages import Caller, page
-from receiver.web.dashboard.sign_in import (
+from receiver.web.dashboard.pages import (
     MAX_WAIT_MS,
     Action,
+    Caller,
     Steps,
     action_page,
     flash,
+    page,
     page_at,
     redirect_to,
 )

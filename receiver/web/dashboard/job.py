@@ -29,12 +29,14 @@ from receiver.web.auth import record_alone, require_instance
 from receiver.web.bodies import file_pieces
 from receiver.web.dashboard.formatting import cell, job_url
 from receiver.web.dashboard.jobs import CSV_PAGE, csv_text
-from receiver.web.dashboard.pages import Caller, download, page
-from receiver.web.dashboard.sign_in import (
+from receiver.web.dashboard.pages import (
     MAX_WAIT_MS,
     Action,
+    Caller,
     Steps,
     action_page,
+    download,
+    page,
     page_at,
 )
 from receiver.web.http import optional, parameters

@@ -29,10 +29,11 @@ from receiver.web.dashboard.pages import (
     download,
     filled_parameters,
     page,
+    page_at,
     read_query,
+    redirect_to,
     url_with,
 )
-from receiver.web.dashboard.sign_in import page_at, redirect_to
 from receiver.web.http import optional, read_cursor, write_cursor
 
 CSV_PAGE = 1000

@@ -13,8 +13,7 @@ from markupsafe import Markup
 from receiver.alarms.kinds import KINDS
 from receiver.errors import StoreError
 from receiver.web import Services
-from receiver.web.dashboard.pages import Caller, blueprint, page
-from receiver.web.dashboard.sign_in import require_session
+from receiver.web.dashboard.pages import Caller, blueprint, page, require_session
 
 # In a clone a link to the document, in a package a copy. Without either, nothing starts.
 _TEXT = (Path(__file__).parent / "runbook.md").read_text(encoding="utf-8")

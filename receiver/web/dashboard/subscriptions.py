@@ -11,8 +11,16 @@ from receiver.web.api import subscriptions as api
 from receiver.web.api.subscription_schemas import DeliveriesQuery
 from receiver.web.auth import record_action
 from receiver.web.dashboard.formatting import counted
-from receiver.web.dashboard.pages import Caller, page, page_links, read_query
-from receiver.web.dashboard.sign_in import Action, Steps, action_page, page_at
+from receiver.web.dashboard.pages import (
+    Action,
+    Caller,
+    Steps,
+    action_page,
+    page,
+    page_at,
+    page_links,
+    read_query,
+)
 
 RETRIED_MS = 7 * DAY_MS
 _NOUN = "delivery", "deliveries"
