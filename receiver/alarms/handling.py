@@ -17,7 +17,7 @@ from receiver.alarms.kinds import Severity, kind_of
 from receiver.database import audit
 from receiver.database.models.alarms import Alarm as AlarmRow
 from receiver.errors import BadParameter, NotFound
-from receiver.jobs.public import Time
+from receiver.jobs.public import Time, from_record
 from receiver.jobs.queries import Instances
 from receiver.lib.clock import DAY_MS, MINUTE_MS, iso
 
@@ -68,9 +68,10 @@ def state_of(row: AlarmRow) -> State:
 def public_alarm(row: AlarmRow) -> Alarm:
     """Show an alarm."""
     kind, subject = kind_of(row.kind), printable(row.subject)
-    return Alarm(
+    return from_record(
+        row,
+        Alarm,
         id="" if row.id is None else str(row.id),
-        kind=row.kind,
         subject=subject,
         severity=kind.severity,
         state=state_of(row),
@@ -79,16 +80,9 @@ def public_alarm(row: AlarmRow) -> Alarm:
         action=kind.advice(subject),
         runbook=kind.link,
         detail=printable(row.detail),
-        count=row.count,
         examples=[printable(example)[:MAX_EXAMPLE] for example in json.loads(row.examples)],
-        raised_at=iso(row.raised_at) or "",
-        last_seen_at=iso(row.last_seen_at) or "",
-        notified_at=iso(row.notified_at),
-        cleared_at=iso(row.cleared_at),
-        handled_at=iso(row.handled_at),
         handled_by=row.handled_by and printable(row.handled_by),
         note=row.note and printable(row.note),
-        snoozed_until=iso(row.snoozed_until),
     )
 
 

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import get_args
 
 import click
+from msgspec import to_builtins
 
 from receiver.cli.instances import warn_of_unknown
 from receiver.cli.options import (
@@ -17,7 +18,7 @@ from receiver.cli.options import (
     secret_option,
     yes_option,
 )
-from receiver.cli.output import Exit, confirm, count, plain, show, table, with_iso_times
+from receiver.cli.output import Exit, confirm, count, plain, show, table
 from receiver.cli.serve import open_database, record_action, remove
 from receiver.client import NoSuchInstance, NoSuchJob
 from receiver.database.engine import Database, Session, database_time
@@ -26,17 +27,17 @@ from receiver.instances.encryption import SecretBox
 from receiver.instances.registry import instance_names
 from receiver.jobs.job import OUTCOMES, Outcome
 from receiver.jobs.queries import ENDED, Filters, JobRecord, find_jobs, list_jobs, position_of
-from receiver.lib.clock import iso, now_ms
+from receiver.lib.clock import now_ms
 from receiver.lib.safe_http import SafeClient
 from receiver.outbound.mail import Mailer
 from receiver.outbound.sender import Sender
 from receiver.subscriptions import log, registry
 from receiver.subscriptions.changes import queue_replays, test_message, wanted_replays
+from receiver.subscriptions.public import public_delivery, public_subscription
 from receiver.subscriptions.registry import Choice, Format, Subject, Subscription
 
 PAGE = 500  # jobs that are sent again in one transaction
 _COLUMNS = ("name", "url", "format", "on", "instances", "objects", "outcomes", "disabled_for")
-_FIELDS = ("id", "subscription", "type", "instance", "job", "webhook_id", "at", "state", "tries")
 _DELIVERY = ("id", "subscription", "type", "instance", "job", "state", "tries", "last_answer", "at")
 
 _yes_option = click.option("--yes", is_flag=True, help="Send without asking.")
@@ -103,7 +104,7 @@ def add(
 def list_(json_: bool) -> None:
     """List subscriptions, never their secrets."""
     with open_database() as (_, database), database.read() as session:
-        rows = with_iso_times([row.as_dict() for row in registry.list_subscriptions(session)])
+        rows = to_builtins(list(map(public_subscription, registry.list_subscriptions(session))))
     show({"subscriptions": rows}, table(rows, _COLUMNS), json_)
 
 
@@ -288,23 +289,10 @@ def _pages(
 
 
 def _row(delivery: OutboundDelivery) -> dict[str, object]:
-    attempts = [
-        {
-            "at": iso(made.at),
-            "duration_ms": made.duration_ms,
-            "status": made.status,
-            "error": made.error,
-            "answer": made.answer_text,
-        }
-        for made in delivery.attempts
-    ]
-    last = attempts[-1] if attempts else None
-    return {name: getattr(delivery, name) for name in _FIELDS} | {
-        "at": iso(delivery.at),
-        "next_at": iso(delivery.next_at),
-        "attempts": attempts,
-        "last_answer": last and (last["status"] or last["error"]),
-    }
+    shown = public_delivery(delivery)
+    last = shown.attempts[-1] if shown.attempts else None
+    facts: dict[str, object] = to_builtins(shown)
+    return facts | {"id": delivery.id, "last_answer": last and (last.status or last.error)}
 
 
 def _names(session: Session) -> list[str]:

@@ -1,9 +1,10 @@
-"""A job as the API returns it and subscriptions are sent it."""
+"""What people and programs are shown: of a job, and how it is made of what is stored."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import fields
 
 from receiver.jobs.job import Outcome
 from receiver.jobs.queries import JobRecord
@@ -11,6 +12,21 @@ from receiver.lib.clock import iso
 
 # A time of the API: ISO 8601, UTC.
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+_TIMES = (Time, Time | None)
+
+M = TypeVar("M", bound=Struct)
+
+
+def from_record(record: object, model: type[M], **others: object) -> M:
+    """Make a model of a record with the same names, its times (ms) as they are shown.
+
+    others -- the fields that differ, or that the record does not have.
+    """
+    for field in fields(model):
+        if field.name not in others:
+            value = getattr(record, field.name)
+            others[field.name] = iso(value) if field.type in _TIMES else value
+    return model(**others)
 
 
 class Records(Struct):

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from receiver.database.models.alarms import Schedule
 from receiver.errors import AlreadyThere, BadParameter, NotFound
 from receiver.instances.registry import instance_names
-from receiver.jobs.public import Time
+from receiver.jobs.public import Time, from_record
 from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS, iso
 from receiver.schedules import times
 from receiver.settings import INSTANCE_NAME, Settings, duration_ms
@@ -147,14 +147,15 @@ class ShownSchedule(msgspec.Struct):
 def public_schedule(schedule: Schedule, now: int) -> ShownSchedule:
     """Return a schedule as the API and the command line have it, as it is now, ms."""
     due = next_due(schedule, now)
-    names = ShownSchedule.__struct_fields__
-    facts = {name: getattr(schedule, name) for name in names if hasattr(schedule, name)}
-    moments = {name: iso(facts[name]) for name in ("due_at", "started_at", "created_at")}
-    graces = {name: _written(facts[name]) for name in ("start_grace", "run_grace")}
-    local = None if due is None else times.local_time(due, schedule.tz).isoformat()
-    last = None if due is None else last_due(schedule, now)
-    dues = {"next_due_at": iso(due), "next_due_local": local, "last_due_at": iso(last)}
-    return msgspec.convert(facts | moments | graces | dues, ShownSchedule)
+    return from_record(
+        schedule,
+        ShownSchedule,
+        start_grace=_written(schedule.start_grace),
+        run_grace=_written(schedule.run_grace),
+        next_due_at=iso(due),
+        next_due_local=due and times.local_time(due, schedule.tz).isoformat(),
+        last_due_at=None if due is None else iso(last_due(schedule, now)),
+    )
 
 
 def next_due(schedule: Schedule, now: int) -> int | None:

@@ -63,11 +63,6 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     disabled_for: str | None = None
     failing_since: int | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return its fields, with those of its choice among them."""
-        facts = msgspec.structs.asdict(self)
-        return msgspec.structs.asdict(facts.pop("choice")) | facts
-
 
 class Subscriptions:
     """Those that are enabled, as of one version of the keys. See `instances.keys.Keys`."""

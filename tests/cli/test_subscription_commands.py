@@ -65,11 +65,13 @@ def test_a_subscription_from_its_secret_to_its_end(command, target):
 def test_what_was_sent_is_listed_sent_again_and_replayed_once_counted(command, target):
     command(f"subscriptions add crm --url {target.url}")
     receiver = command.receiver
-    for job in ("1", "2"):
+    for job, status in (("1", 503), ("2", 410)):
         receiver.call_back(bulk(job))
+        target.statuses = [status]
+        receiver.services.sender.drain()
     receiver.call_back(bulk("3", "RUNNING"))
-    target.statuses = [410]
-    receiver.services.sender.drain()
+    (failing,) = json.loads(command("subscriptions list --json"))["subscriptions"]
+    assert (failing["disabled_for"], failing["failing_since"][-1]) == ("gone", "Z")
     listed = json.loads(command("deliveries --failed --json"))["deliveries"]
     assert {each["state"] for each in listed} <= {"failed", "cancelled"}
     assert 410 in [attempt["status"] for each in listed for attempt in each["attempts"]]

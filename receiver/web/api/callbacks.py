@@ -11,12 +11,12 @@ from receiver.database.models import Rejection
 from receiver.errors import BodyGone, EventGone, NotFound
 from receiver.instances.keys import DecryptedKey
 from receiver.instances.tokens import Bearer
+from receiver.jobs.public import from_record
 from receiver.jobs.summary import rejections_by_reason
 from receiver.lib.clock import DAY_MS, iso
 from receiver.web import Services
 from receiver.web.api import schemas
 from receiver.web.api.routes import ApiRequest
-from receiver.web.api.schemas import from_record
 from receiver.web.auth import record_action, require_instance
 from receiver.web.http import (
     Response,

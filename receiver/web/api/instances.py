@@ -3,13 +3,13 @@
 from receiver.errors import NotFound
 from receiver.instances import registry
 from receiver.jobs import queries
+from receiver.jobs.public import from_record
 from receiver.jobs.summary import summary
 from receiver.reconcile import submissions
 from receiver.settings import DEFAULT_INSTANCE
 from receiver.web import Services
 from receiver.web.api import schemas
 from receiver.web.api.routes import ApiRequest
-from receiver.web.api.schemas import from_record
 from receiver.web.auth import record_action, require_instance
 from receiver.web.http import Response, json_response
 

@@ -13,13 +13,12 @@ from receiver.instances.tokens import Bearer
 from receiver.jobs import failed_records, queries
 from receiver.jobs.job import UNDER_WAY
 from receiver.jobs.projection import NewAbsence
-from receiver.jobs.public import Job, public_job
+from receiver.jobs.public import Job, from_record, public_job
 from receiver.jobs.queries import JobRecord
 from receiver.jobs.timeline import timeline
 from receiver.web import Services
 from receiver.web.api import schemas
 from receiver.web.api.routes import ApiRequest
-from receiver.web.api.schemas import from_record
 from receiver.web.auth import record_alone, require_instance
 from receiver.web.http import (
     JSON,

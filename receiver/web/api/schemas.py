@@ -1,26 +1,21 @@
 """What the API takes and answers: the structures behind its OpenAPI document."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
-from msgspec.structs import fields
 
 from receiver.callbacks.diagnosis import Reason
 from receiver.callbacks.events import EventRecord
 from receiver.jobs.job import Outcome
-from receiver.jobs.public import Job, Time
-from receiver.lib.clock import iso
+from receiver.jobs.public import Job, Time, from_record
 from receiver.openconnectors.notifications import Kind, Source
 from receiver.web.http import Moment
-
-M = TypeVar("M", bound=Struct)
 
 BYTES = "application/octet-stream"
 MAX_LIMIT = 1000
 MAX_WAIT_SECONDS = 60
-_TIMES = (Time, Time | None)
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="How many at most")]
 Cursor = Annotated[str, Meta(description="`next` of the page before")]
@@ -297,18 +292,6 @@ class Instances(Struct):
     """The instances that the token reaches, by name."""
 
     instances: list[Instance]
-
-
-def from_record(record: object, model: type[M], **others: object) -> M:
-    """Make a model of a record with the same names, its times (ms) as the API writes them.
-
-    others -- the fields that differ, or that the record does not have.
-    """
-    for field in fields(model):
-        if field.name not in others:
-            value = getattr(record, field.name)
-            others[field.name] = iso(value) if field.type in _TIMES else value
-    return model(**others)
 
 
 def stored_event(record: EventRecord) -> StoredEvent:

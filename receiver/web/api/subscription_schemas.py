@@ -4,15 +4,12 @@ from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
-from msgspec.structs import asdict
 
-from receiver.database.models.outbound import OutboundDelivery
 from receiver.jobs.job import Outcome
-from receiver.jobs.public import Time
 from receiver.settings import INSTANCE_NAME
-from receiver.subscriptions import registry
+from receiver.subscriptions.public import Delivery, Subscription
 from receiver.subscriptions.registry import Format, Subject
-from receiver.web.api.schemas import Cursor, Limit, When, Word, from_record
+from receiver.web.api.schemas import Cursor, Limit, When, Word
 
 Subjects = Annotated[list[Subject], Meta(min_length=1)]
 # Each callback is compared with all of them, and a database takes so many values at once.
@@ -63,22 +60,6 @@ class NewSubscription(Struct, forbid_unknown_fields=True):
     ) = None
 
 
-class Subscription(Struct):
-    """A subscription. `disabled_for` says why nothing is sent: operator, gone or failing."""
-
-    name: str
-    url: str
-    format: Format
-    instances: list[str]
-    objects: list[str]
-    outcomes: list[Outcome]
-    on: list[Subject]
-    created_at: Time
-    disabled_at: Time | None
-    disabled_for: str | None
-    failing_since: Time | None
-
-
 class NewSecret(Subscription):
     """A subscription and its secret, which is shown this once; null for PagerDuty's."""
 
@@ -100,32 +81,6 @@ class Tested(Struct):
     answer: str
 
 
-class Attempt(Struct):
-    """One attempt to deliver. `answer` -- the first bytes of the answer's body."""
-
-    at: Time
-    duration_ms: int
-    status: int | None
-    error: str | None
-    answer: str
-
-
-class Delivery(Struct):
-    """A delivery to a subscription: waiting, delivered, failed or cancelled."""
-
-    id: str
-    subscription: str
-    type: str | None
-    instance: str | None
-    job: str | None
-    webhook_id: str
-    at: Time
-    state: str
-    tries: int
-    next_at: Time | None
-    attempts: list[Attempt]
-
-
 class DeliveryPage(Struct):
     """Deliveries to subscriptions, newest first."""
 
@@ -137,14 +92,3 @@ class Retried(Struct):
     """How many deliveries are sent again, or would be."""
 
     deliveries: int
-
-
-def show(subscription: registry.Subscription) -> Subscription:
-    """Show a subscription."""
-    return from_record(subscription, Subscription, **asdict(subscription.choice))
-
-
-def show_delivery(row: OutboundDelivery) -> Delivery:
-    """Show a delivery to a subscription."""
-    attempts = [from_record(made, Attempt, answer=made.answer_text) for made in row.attempts]
-    return from_record(row, Delivery, id=str(row.id), attempts=attempts)

@@ -15,8 +15,9 @@ from receiver.database.models.outbound import OutboundDelivery
 from receiver.errors import Forbidden, NotFound
 from receiver.instances.tokens import Bearer
 from receiver.outbound.queue import Attempt
-from receiver.subscriptions import log, registry
+from receiver.subscriptions import log, public, registry
 from receiver.subscriptions.changes import test_message
+from receiver.subscriptions.public import public_delivery, public_subscription
 from receiver.subscriptions.registry import Subscription
 from receiver.web import Services
 from receiver.web.api import subscription_schemas as shapes
@@ -63,14 +64,14 @@ def list_subscriptions(services: Services, request: ApiRequest[NoQuery]) -> Resp
     """List subscriptions, without their secrets."""
     with services.database.read() as session:
         subscriptions = reached(session, request.bearer)
-    return json_response(shapes.Subscriptions(list(map(shapes.show, subscriptions))))
+    return json_response(shapes.Subscriptions(list(map(public_subscription, subscriptions))))
 
 
 def show_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
     """Show a subscription."""
     with services.database.read() as session:
         subscription = the_subscription(session, request.bearer, request.http.id)
-    return json_response(shapes.show(subscription))
+    return json_response(public_subscription(subscription))
 
 
 def add_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
@@ -87,7 +88,7 @@ def add_subscription(services: Services, request: ApiRequest[NoQuery]) -> Respon
         used = services.secret_box, services.safe_http
         secret = registry.add_subscription(session, *used, subscription, key)
         record_action(services, request.bearer, session, "subscription.add", subscription.name)
-    shown = asdict(shapes.show(subscription))
+    shown = asdict(public_subscription(subscription))
     return json_response(shapes.NewSecret(**shown, secret=secret or None))
 
 
@@ -110,7 +111,7 @@ def change_subscription(services: Services, request: ApiRequest[NoQuery]) -> Res
         action = "subscription.change"
         record_action(services, request.bearer, session, action, subscription.name, detail=changed)
         subscription = registry.get_subscription(session, subscription.name)
-    return json_response(shapes.show(subscription))
+    return json_response(public_subscription(subscription))
 
 
 def switch(services: Services, session: Session, name: str, *, enabled: bool) -> None:
@@ -127,7 +128,7 @@ def remove_subscription(services: Services, request: ApiRequest[NoQuery]) -> Res
         subscription = the_subscription(session, request.bearer, request.http.id)
         registry.remove_subscription(session, subscription.name)
         record_action(services, request.bearer, session, "subscription.remove", subscription.name)
-    return json_response(shapes.show(subscription))
+    return json_response(public_subscription(subscription))
 
 
 def rotate_secret(services: Services, request: ApiRequest[NoQuery]) -> Response:
@@ -137,7 +138,8 @@ def rotate_secret(services: Services, request: ApiRequest[NoQuery]) -> Response:
         now = database_time(session, services.clock)
         secret = registry.rotate_secret(session, services.secret_box, subscription.name, now)
         record_action(services, request.bearer, session, "subscription.rotate", subscription.name)
-    return json_response(shapes.NewSecret(**asdict(shapes.show(subscription)), secret=secret))
+    shown = asdict(public_subscription(subscription))
+    return json_response(shapes.NewSecret(**shown, secret=secret))
 
 
 def test_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
@@ -174,7 +176,7 @@ def read_deliveries(
 def list_deliveries(services: Services, request: ApiRequest[shapes.DeliveriesQuery]) -> Response:
     """List what was sent to subscriptions, newest first, each with its attempts."""
     records, following = read_deliveries(services, request.query, request.bearer)
-    shown = [shapes.show_delivery(record) for record in records]
+    shown = [public_delivery(record) for record in records]
     return page_response(request.http, following, deliveries=shown)
 
 
@@ -236,17 +238,17 @@ SUBSCRIPTION_ROUTES = (
         method="POST",
         body=shapes.NewSubscription,
     ),
-    route(_ONE, show_subscription, shapes.Subscription, 403, 404, scope="operate"),
+    route(_ONE, show_subscription, public.Subscription, 403, 404, scope="operate"),
     route(
         _ONE,
         change_subscription,
-        shapes.Subscription,
+        public.Subscription,
         403,
         404,
         method="PATCH",
         body=shapes.SubscriptionChange,
     ),
-    route(_ONE, remove_subscription, shapes.Subscription, 403, 404, method="DELETE"),
+    route(_ONE, remove_subscription, public.Subscription, 403, 404, method="DELETE"),
     route(f"{_ONE}/rotate-secret", rotate_secret, shapes.NewSecret, 403, 404, 409, method="POST"),
     route(f"{_ONE}/test", test_subscription, shapes.Tested, 403, 404, 409, method="POST"),
     route("/deliveries", list_deliveries, shapes.DeliveryPage, 403, 404, scope="operate"),
