@@ -47,7 +47,8 @@ def require_instance(bearer: Bearer, instances: Sequence[str]) -> None:
 def require_scope(bearer: Bearer, scope: Scope) -> None:
     """Raise Forbidden if the token's scope is another; `operate` includes `read`."""
     if bearer.scope not in (scope, "operate"):
-        raise Forbidden(f"this needs a token of the scope {scope}")
+        remedy = f"`receiver tokens create NAME --scope {scope}` makes one"
+        raise Forbidden(f"this needs a token of the scope {scope}: {remedy}")
 
 
 def record_action(

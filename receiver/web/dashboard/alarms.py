@@ -17,7 +17,17 @@ from receiver.schedules.times import local_time
 from receiver.settings import duration_ms
 from receiver.web import Services
 from receiver.web.api.alarms import handle, reached
-from receiver.web.dashboard.pages import Action, Caller, Steps, action_page, page, page_at
+from receiver.web.dashboard.pages import (
+    Action,
+    Caller,
+    Steps,
+    action_page,
+    blueprint,
+    page,
+    page_at,
+)
+
+blueprint.add_app_template_filter(kind_of)
 
 MAX_ALARMS = 100
 MAX_RESOLVED = 25  # on a page, which weighs less than 100 KB

@@ -4,11 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
+from cryptography.fernet import Fernet
+from nodes import eventually
 from test_alarms_page import raise_alarm
 from visiting import Guest
 
 from receiver.alarms.kinds import KINDS
 from receiver.errors import StoreUnavailable
+from receiver.instances.registry import add_instance
+from receiver.schedules.registry import Terms, add_schedule, make_schedule
+from receiver.subscriptions.registry import Choice, Subscription, add_subscription, disable
 
 TEMPLATES = Path(__file__).parents[3] / "receiver/web/dashboard/templates"
 
@@ -45,6 +50,41 @@ def test_each_banner_leads_to_its_entry_and_that_back(guest):
         for anchor in anchors:
             back = f'<a href="/">{words[0].lower()}{words[1:]}</a>'
             assert back in entries(guest)[anchor]
+
+
+def test_what_is_wrong_on_a_page_says_what_to_do_and_leads_to_its_entry(
+    make_receiver, make_database
+):
+    key = Fernet.generate_key().decode()
+    guest = Guest(make_receiver(make_database("sqlite"), encryption_keys=(key,)))
+    guest.sign_in()
+    services = guest.receiver.services
+    used = services.secret_box, services.safe_http
+    facts = {"url": "https://crm.example.com/", "format": "standard", "choice": Choice()}
+    with services.database.write() as session:
+        add_subscription(session, *used, Subscription(name="crm", created_at=0, **facts))
+        disable(session, "crm", "gone", 0)
+        add_instance(session, services.secret_box, "bare", 0)
+        graces = {"start_grace": "30m", "run_grace": "2h"}
+        nightly = make_schedule(Terms(name="x", instance="bare", cron="0 2 * * *", **graces), 0)
+        add_schedule(session, nightly, services.settings)
+        nightly.state = "missed"
+    guest.receiver.call_back(b"not json")
+    guest.receiver.client.post("/callbacks/default", data=b"{}")
+    event = guest.receiver.get("/events").json["events"][0]["id"]
+    (rejection,) = eventually(lambda: guest.receiver.get("/rejections").json["rejections"])
+    for path, entry in {
+        "/subscriptions/crm": "deliveries-failing",
+        "/schedules": "an-expected-job-did-not-start",
+        f"/events/{event}": "an-event-cannot-be-read",
+        f"/rejections/{rejection['id']}": "callbacks-stopped",
+    }.items():
+        page = guest.get(path).text
+        assert "<strong>What to do:</strong>" in page, path
+        assert entry in linked(page) & entries(guest).keys(), path
+    bare = guest.get("/instances/bare").text
+    assert "Add the one that is set at the vendor with the button above" in bare
+    assert "receiver instances set bare --element-token-file" in bare
 
 
 def test_each_link_of_the_runbook_leads_somewhere(guest):
