@@ -11,7 +11,7 @@ import socket
 import subprocess  # nosec B404
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from tempfile import mkdtemp
 from types import FrameType
@@ -35,16 +35,19 @@ THREADS = 16  # of Flask's in one process, for pages, and as many for the vendor
 # gunicorn makes unnamed files there, for its workers' heartbeats.
 _MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108
 
+YIELD_SECONDS = 50e-6  # enough for another process to be woken
+FORGET_SECONDS = 1.0  # of how many connections were open lately
+
 SOON_SECONDS = 1.0  # a writer that ended so soon after its start is not started again at once
 
 log = structlog.get_logger()
 
 
 class FairLoop(uvloop.Loop):
-    """An event loop that accepts one connection at a time.
+    """An event loop that accepts one connection at a time, and leaves the next to other workers.
 
     By itself uvloop accepts all that have come: the first worker to wake up would have them, and
-    the others none.
+    the others none. A load balancer keeps its connections for hours.
     """
 
     async def create_server(  # type: ignore[override]
@@ -69,6 +72,8 @@ class _Listener:
     ) -> None:
         self._loop, self._factory, self._sock = loop, protocol_factory, sock
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._open: Collection[object] = ()  # connections
+        self._most, self._forgotten_at = 0, 0.0
         self._is_closed = False
         sock.settimeout(0)
         self._listen()
@@ -90,16 +95,34 @@ class _Listener:
         if accepted.family != socket.AF_UNIX:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         accepted.settimeout(0)
+        self._leave_the_next()
         connecting = self._loop.connect_accepted_socket(self._factory, accepted)
         task = self._loop.create_task(connecting)
         self._tasks.add(task)
         task.add_done_callback(self._connected)
 
+    def _leave_the_next(self) -> None:
+        """Let another worker wake up while connections become more than they were lately.
+
+        Where as many end as begin, as without keep-alive, it would only take time.
+        """
+        now = self._loop.time()
+        if now > self._forgotten_at:
+            self._most, self._forgotten_at = 0, now + FORGET_SECONDS
+        number = len(self._open) + len(self._tasks)
+        if number >= self._most:
+            self._most = number + 1
+            time.sleep(YIELD_SECONDS)
+
     def _connected(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
+        if task.cancelled() or task.exception() is not None:
+            return
+        _, connection = task.result()
+        self._open = connection.connections
         # uvicorn asked those to end that were there as it stopped; for this one it would wait.
-        if self._is_closed and not task.cancelled() and task.exception() is None:
-            task.result()[1].shutdown()
+        if self._is_closed:
+            connection.shutdown()
 
     def close(self) -> None:
         """Accept no more."""

@@ -29,7 +29,7 @@ def erase_job(session: Session, id_: str, instance: str, now: int) -> dict[str, 
     if session.get_bind().dialect.name == "sqlite":
         session.execute(text("PRAGMA secure_delete = ON"))  # not only unlinked: overwritten
     lock_retention(session)  # before the job: retention locks in this order
-    row = session.get(JobRow, (instance, id_), with_for_update=True)
+    row = session.get(JobRow, {"id": id_, "instance": instance}, with_for_update=True)
     if row is None:
         return None
     row.registers = encode(erase(Job.decode(row.registers), now).registers)

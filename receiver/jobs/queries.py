@@ -29,7 +29,6 @@ from receiver.database.page import (
     Selection,
     among,
     contains,
-    distinct_values,
     hidden,
     page,
     page_values,
@@ -43,7 +42,7 @@ ENDED: tuple[Outcome, ...] = ("succeeded", "partial", "failed", "cancelled")
 
 Instances: TypeAlias = frozenset[str] | None  # what a token may see; None is all
 Show: TypeAlias = Literal["overdue", "expiring", "lost"]
-Position: TypeAlias = tuple[int, str, str]  # (time, instance, id) of a job in a list
+Position: TypeAlias = tuple[int, str, str]  # (time, id, instance) of a job in a list
 
 
 class Filters(Struct, frozen=True, kw_only=True):
@@ -177,7 +176,7 @@ def list_jobs(
 def position_of(record: JobRecord, show: Show | None = None) -> Position:
     """Return a job's position in a list: what the list is sorted by."""
     time = getattr(record, _TIMES.get(show, "updated_at"))
-    return time, record.instance, record.id
+    return time, record.id, record.instance
 
 
 def find_jobs(
@@ -187,10 +186,8 @@ def find_jobs(
     names = reachable([] if instance is None else [instance], visible)
     if not id_.isascii() or "\0" in id_ or names == frozenset():
         return []
-    if names is None:
-        return [_record(row) for row in database.rows(_ANYWHERE, {"id": id_})]
-    pages = (database.rows(_THE_ONE, {"id": id_, "instance": name}) for name in sorted(names))
-    return [_record(row) for rows in pages for row in rows]
+    records = map(_record, database.rows(_ANYWHERE, {"id": id_}))
+    return [record for record in records if names is None or record.instance in names]
 
 
 def get_job(connection: Connection, id_: str, instance: str) -> JobRecord | None:
@@ -310,7 +307,7 @@ def _jobs(limit: int, plan: _Plan, names: frozenset[str], *, few: bool) -> LookU
         where.append(among(hidden(JobRow.facet), "facets", sqlite=plan.sqlite))
     keys = page(
         limit,
-        [hidden(time).label(name) if few else time, JobRow.instance, JobRow.id],
+        [hidden(time).label(name) if few else time, JobRow.id, JobRow.instance],
         where,
         ranges,
         after=plan.after,
@@ -319,8 +316,8 @@ def _jobs(limit: int, plan: _Plan, names: frozenset[str], *, few: bool) -> LookU
         upper_of=_seen_before if plan.show == "overdue" else None,
     ).subquery("page")
     # What the page is found by is in the index; the rows are read for what was found.
-    same = and_(_JOBS.c.instance == keys.c.instance, _JOBS.c.id == keys.c.id)
-    by = [keys.c[name], keys.c.instance, keys.c.id]
+    same = and_(_JOBS.c.id == keys.c.id, _JOBS.c.instance == keys.c.instance)
+    by = [keys.c[name], keys.c.id, keys.c.instance]
     sorted_by = [column if plan.ascending else column.desc() for column in by]
     return LookUp(_with_facets(keys.join(_JOBS, same)).order_by(*sorted_by))
 
@@ -386,10 +383,8 @@ IS_LATE: Column = JobRow.first_seen_at <= _NOW - _EXPECTED_MS
 OVERDUE_SINCE: Column = JobRow.first_seen_at + _EXPECTED_MS
 IS_OVERDUE = (HAS_NO_END, IS_UNDER_WAY, IS_LATE)
 _ID = JobRow.id == bindparam("id")
+_ANYWHERE = LookUp(_with_facets(_JOBS).where(_ID).order_by(JobRow.instance))
 _THE_ONE = LookUp(_with_facets(_JOBS).where(_ID, JobRow.instance == bindparam("instance")))
-_ANYWHERE = LookUp(
-    _with_facets(_JOBS).where(_ID, JobRow.instance.in_(distinct_values(Facet.instance)))
-)
 _EXPIRING = LookUp(
     select(func.count()).select_from(
         select(literal("1"))

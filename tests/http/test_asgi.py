@@ -172,6 +172,8 @@ def test_a_connection_that_comes_as_the_server_stops_is_asked_to_end_too():
     loop, asked = FairLoop(), asyncio.Event()
 
     class Protocol(asyncio.Protocol):
+        connections = ()
+
         def shutdown(self) -> None:
             asked.set()
 
@@ -185,6 +187,46 @@ def test_a_connection_that_comes_as_the_server_stops_is_asked_to_end_too():
 
     with closing(loop), socket.create_server(("127.0.0.1", 0)) as listening:
         outcome_of(scenario(listening), loop.run_until_complete)
+
+
+def test_while_connections_become_more_the_next_is_left_to_other_workers(monkeypatch):
+    loop, yields, opened, open_ = FairLoop(), [], asyncio.Queue(), set()
+    monkeypatch.setattr("receiver.server.time.sleep", yields.append)
+    monkeypatch.setattr("receiver.server.FORGET_SECONDS", 3600)
+
+    class Protocol(asyncio.Protocol):
+        connections = open_
+
+        def connection_made(self, _transport: asyncio.BaseTransport) -> None:
+            open_.add(self)
+            opened.put_nowait(self)
+
+        def connection_lost(self, _error: Exception | None) -> None:
+            open_.discard(self)
+            opened.put_nowait(None)
+
+    async def scenario(listening: socket.socket) -> list[int]:
+        await loop.create_server(Protocol, sock=listening)
+        clients, counted = [], []
+        for come, gone in ((4, 0), (0, 4), (4, 4), (6, 0)):
+            for client in [socket.create_connection(listening.getsockname()) for _ in range(come)]:
+                clients.append(client)
+                await opened.get()
+            for _ in range(gone):
+                clients.pop().close()
+                await opened.get()
+            counted.append(len(yields))
+        for client in clients:
+            client.close()
+        return counted
+
+    with closing(loop), socket.create_server(("127.0.0.1", 0)) as listening:
+        counted = outcome_of(scenario(listening), loop.run_until_complete)
+    grown, gone, as_many, more = counted
+    assert grown == gone == 4
+    # One that is just being accepted may count twice.
+    assert as_many <= 5
+    assert more >= 6
 
 
 def test_a_worker_beats_each_second_whatever_the_clock_says():

@@ -173,7 +173,7 @@ def in_order(rows: Sequence[dict[str, Any]], wanted: Filters) -> list[tuple[int,
     time = {"overdue": "first_seen_at", "expiring": "files_expire_at"}.get(
         wanted.show or "", "updated_at"
     )
-    places = [(row[time], row["instance"], row["id"]) for row in rows if fits(row, wanted)]
+    places = [(row[time], row["id"], row["instance"]) for row in rows if fits(row, wanted)]
     return sorted(places, reverse=time == "updated_at")
 
 

@@ -179,8 +179,9 @@ class JobRow(Base):
     """
 
     __tablename__ = "jobs"
-    instance: Mapped[InstanceName] = mapped_column(primary_key=True)
+    # First, so that a job is one look-up, whatever the number of instances.
     id: Mapped[JobId] = mapped_column(primary_key=True)
+    instance: Mapped[InstanceName] = mapped_column(primary_key=True)
     facet: Mapped[int]
     updated_at: Mapped[int]
     revision: Mapped[int]
@@ -204,14 +205,18 @@ class JobRow(Base):
     errors_tries: Mapped[int] = mapped_column(server_default="0")
     registers: Mapped[str]  # JSON of job.Registers
     __table_args__ = (
-        # A page by filter merges the ranges of its facets; on SQLite each index ends in the key.
-        Index("jobs_by_facet", "facet", "updated_at"),
-        Index("jobs_by_change", "updated_at", postgresql_include=["instance", "id"]),
-        partial_index("jobs_by_expiry", "files_expire_at IS NOT NULL", "files_expire_at"),
+        # A page by filter merges the ranges of its facets. Each index by which lists are read ends
+        # in the key, by which they are sorted where times are equal.
+        Index("jobs_by_facet", "facet", "updated_at", "id", "instance"),
+        Index("jobs_by_change", "updated_at", "id", "instance"),
+        partial_index(
+            "jobs_by_expiry", "files_expire_at IS NOT NULL", "files_expire_at", "id", "instance"
+        ),
         partial_index("jobs_with_errors_due", "errors_at IS NOT NULL", "instance", "errors_at"),
         # With what it is limited to, or SQLite would look that up in each row.
-        partial_index("jobs_under_way", UNDER_WAY, "facet", "first_seen_at", "under_way"),
-        {"sqlite_with_rowid": False},
+        partial_index(
+            "jobs_under_way", UNDER_WAY, "facet", "first_seen_at", "under_way", "id", "instance"
+        ),
     )
 
 

@@ -198,8 +198,8 @@ def _make_tables() -> None:
     )
     op.create_table(
         "jobs",
-        sa.Column("instance", _NAME, nullable=False),
         sa.Column("id", _JOB, nullable=False),
+        sa.Column("instance", _NAME, nullable=False),
         sa.Column("facet", sa.BigInteger(), nullable=False),
         sa.Column("updated_at", sa.BigInteger(), nullable=False),
         sa.Column("revision", sa.BigInteger(), nullable=False),
@@ -218,16 +218,14 @@ def _make_tables() -> None:
         sa.Column("errors_at", sa.BigInteger()),
         sa.Column("errors_tries", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("registers", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("instance", "id"),
-        sqlite_with_rowid=False,
+        sa.PrimaryKeyConstraint("id", "instance"),
     )
-    found_by = ["instance", "id"]
-    op.create_index("jobs_by_change", "jobs", ["updated_at"], postgresql_include=found_by)
-    op.create_index(
-        "jobs_by_expiry", "jobs", ["files_expire_at"], **_where("files_expire_at IS NOT NULL")
-    )
-    op.create_index("jobs_by_facet", "jobs", ["facet", "updated_at"])
-    under_way = ["facet", "first_seen_at", "under_way"]
+    key = ["id", "instance"]
+    op.create_index("jobs_by_change", "jobs", ["updated_at", *key])
+    by_expiry = ["files_expire_at", *key]
+    op.create_index("jobs_by_expiry", "jobs", by_expiry, **_where("files_expire_at IS NOT NULL"))
+    op.create_index("jobs_by_facet", "jobs", ["facet", "updated_at", *key])
+    under_way = ["facet", "first_seen_at", "under_way", *key]
     op.create_index("jobs_under_way", "jobs", under_way, **_where("under_way"))
     op.create_index(
         "jobs_with_errors_due", "jobs", ["instance", "errors_at"], **_where("errors_at IS NOT NULL")
