@@ -2,8 +2,6 @@
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 
 import httpx
 import pytest
@@ -140,18 +138,6 @@ def test_a_segment_of_dots_is_refused_for_it_would_lead_to_what_else_our_secrets
         assert refusal.value.status == 404
 
 
-@pytest.mark.parametrize("odd", ["../../admin", "a/b", "a?b=c", "a#b", "é ", "%2e%2e", "..;x"])
-def test_the_url_that_is_sent_holds_the_id_as_one_segment(odd):
-    sender, got = vendor(always(200, {"id": "1", "status": "RUNNING"}))
-    sender.send(SECRETS, upstream.status_call(odd))
-    prefix, suffix = b"/elements/api-v2/bulk/", b"/status"
-    path = got[0].url.raw_path
-    assert path.startswith(prefix)
-    assert path.endswith(suffix)
-    assert b"/" not in path.removeprefix(prefix).removesuffix(suffix)
-    assert got[0].url.host == "vendor.example.com"
-
-
 def test_a_relayed_body_is_read_piece_by_piece():
     largest = []
 
@@ -185,31 +171,12 @@ def test_no_cookie_of_the_vendors_is_kept():
     assert "cookie" not in got[1].headers
 
 
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        ("120", 120),
-        ("0", 0),
-        ("99999", 3600),
-        ("Fri, 31 Dec 1999 23:59:59 GMT", 0),
-        ("soon", None),
-        ("-1", None),
-        ("", None),
-    ],
-)
+@pytest.mark.parametrize(("header", "seconds"), [("120", 120), ("99999", 3600), ("soon", None)])
 def test_the_time_that_the_vendor_names_is_read_and_bounded(header, seconds):
     sender, got = vendor(always(429, {}, Retry_After=header))
     with pytest.raises(VendorUnreachable) as failure:
         sender.send(SECRETS, upstream.status_call("1"))
     assert (failure.value.retry_after, len(got)) == (seconds, 1)
-
-
-def test_a_date_of_the_vendors_is_seconds_from_now():
-    at = format_datetime(datetime.now(UTC) + timedelta(minutes=5), usegmt=True)
-    sender, _ = vendor(always(503, {}, Retry_After=at))
-    with pytest.raises(VendorUnreachable) as failure:
-        sender.send(SECRETS, upstream.status_call("1"))
-    assert 200 < failure.value.retry_after <= 301
 
 
 # --- what is read
@@ -280,14 +247,6 @@ def test_no_redirect_is_followed_and_the_secrets_go_out_once(status, to):
     with pytest.raises(VendorNonsense, match=str(status)):
         sender.send(SECRETS, upstream.status_call("1"))
     assert [request.url.host for request in got] == ["vendor.example.com"]
-
-
-def test_a_redirected_file_is_not_followed_either():
-    sender, got = vendor(always(302, b"", Location="http://169.254.169.254/"))
-    call = upstream.result_call("1", "contact", "text/csv")
-    with pytest.raises(VendorNonsense), sender.stream(SECRETS, call):
-        pytest.fail("a redirect gave a file")
-    assert len(got) == 1
 
 
 @pytest.mark.parametrize("status", [408, 500, 502, 503, 504])
@@ -428,13 +387,6 @@ def test_a_file_is_passed_on_in_pieces_with_its_type():
     ):
         assert (type_, b"".join(pieces)) == ("text/csv", b"email\na@example.com\n")
     assert got[0].headers["Accept"] == "text/csv"
-
-
-def test_a_page_of_html_is_no_file():
-    sender, _ = vendor(always(200, b"<h1>Sign in</h1>", content_type="text/html; charset=utf-8"))
-    call = upstream.result_call("1", "contact", "text/csv")
-    with pytest.raises(VendorNonsense), sender.stream(SECRETS, call):
-        pytest.fail("HTML passed for a file")
 
 
 # --- secrets

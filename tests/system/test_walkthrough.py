@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -318,29 +317,6 @@ def test_killed_while_the_vendor_takes_an_upload_its_fate_is_told(alone):
     # Nobody sent it again; what became of it, the vendor's job list tells.
     eventually(fate_is_known, "the job")
     assert uploads() == sent
-
-
-@pytest.mark.slow
-def test_1000_uploads_that_are_overtaken_are_1000_jobs_and_none_double(alone):
-    alone.faults(overtake=True)
-
-    def upload(number: int) -> str:
-        answer = client.post("/bulk/contact?path=/sample.csv", files={"file": ROWS})
-        assert answer.status_code == 200, (number, answer.text)
-        return str(answer.json()["id"])
-
-    began = time.monotonic()
-    # As many at once as one worker takes, should all connections be one worker's.
-    with alone.client() as client, ThreadPoolExecutor(8) as pool:
-        ids = list(pool.map(upload, range(1000)))
-    print(f"1,000 overtaken uploads in {time.monotonic() - began:.1f} s")  # noqa: T201
-    assert len(set(ids)) == 1000
-    jobs = alone.served.all_of("jobs")
-    assert sorted(job["id"] for job in jobs) == sorted(ids)
-    told = Counter((job["outcome"], job["learnt_by"], job["events"]) for job in jobs)
-    assert told == {("succeeded", "callback", 1): 1000}
-    assert {job["records"]["submitted"] for job in jobs} == {2}
-    assert alone.deliveries() == {"delivered": 1000}
 
 
 def memory(pid: int, what: str) -> int:

@@ -237,21 +237,6 @@ def test_messages_are_errors_only_of_what_failed(relay):
     assert (told["id"], told["error"], told["status"]) == ("007", "broken", "ERROR")
 
 
-def test_a_job_list_teaches_jobs_that_are_known_too(relay):
-    relay.faults(drop_callbacks=True)
-    job = relay.uploaded()
-    relay.ended_at_vendor(job)
-    assert relay.job(job)["outcome"] == "pending"
-    relay.vendors("GET", "/bulk/jobs")
-    assert relay.job(job)["outcome"] == "succeeded"
-
-
-def test_the_seeds_table_with_tabs_is_counted_and_loaded(relay):
-    table = b"email\tname\r\na@example.com\tA\r\nb@example.com\t\r\n"
-    known = relay.ended(relay.uploaded(table))
-    assert (known["outcome"], known["records"]["submitted"]) == ("succeeded", 2)
-
-
 def test_the_time_that_the_vendor_asks_for_is_kept_by_every_node(make_database):
     now = [1_700_000_000_000]
     with between(make_database("sqlite"), clock=lambda: now[0]) as relay:
