@@ -8,17 +8,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import commands
 import httpx
 import pytest
+from answering import answering, read_body, reply
 from cryptography.fernet import Fernet
 from nodes import DEADLINE, eventually
 from processes import free_port
@@ -180,22 +180,6 @@ def test_listings_are_tables_or_json(served):
 # When something is wrong
 
 
-class Stranger(BaseHTTPRequestHandler):
-    """No receiver: answers with the status and the body that the path names."""
-
-    def do_GET(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        _, status, body, *_ = self.path.split("/")
-        self.send_response(int(status))
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    do_POST = do_GET  # noqa: N815 - the library's name
-
-    def log_message(self, *words: object) -> None:
-        pass
-
-
 def test_events_are_searched_for_a_text_and_a_time(served):
     assert call_back(served, id="needle", status="RUNNING") == 200
     found = {"--body needle": 1, "--header elements-webhook": 1, "--file needle": 0}
@@ -207,10 +191,15 @@ def test_events_are_searched_for_a_text_and_a_time(served):
 
 @pytest.fixture(scope="module")
 def stranger() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as server:
-        threading.Thread(target=server.serve_forever).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    """No receiver: it answers with the status and the body that the path names."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        read_body(request)
+        _, status, body, *_ = request.path.split("/")
+        reply(request, int(status), body.encode())
+
+    with answering(answer) as url:
+        yield url
 
 
 def test_an_answer_of_something_else_is_never_a_failed_job(served, stranger):

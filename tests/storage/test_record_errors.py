@@ -5,10 +5,10 @@ import io
 import json
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from answering import answering, reply
 from fakes import ENCRYPTION_KEY, add_instance
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,18 +104,11 @@ def test_whatever_an_entry_is_its_row_is_a_number_or_none(entry):
     assert row is None or row > 0
 
 
-class LongWord(BaseHTTPRequestHandler):
-    """A vendor whose only failed record has a message without a blank."""
-
-    def do_GET(self) -> None:
-        errors = json.dumps([{"row": 1, "message": "a" * 3_000_000}])
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write((errors if "/errors" in self.path else "[]").encode())
-
-    def log_message(self, *words: object) -> None:
-        pass
+def long_word(request: BaseHTTPRequestHandler) -> None:
+    """Answer as a vendor whose only failed record has a message without a blank."""
+    errors = json.dumps([{"row": 1, "message": "a" * 3_000_000}])
+    content = errors if "/errors" in request.path else "[]"
+    reply(request, 200, content.encode(), {"Content-Type": "application/json"})
 
 
 @pytest.mark.slow
@@ -124,18 +117,14 @@ def test_a_message_of_millions_of_letters_holds_nothing_up(make_receiver, make_d
     receiver = make_receiver(url, encryption_keys=(ENCRYPTION_KEY,))
     add_instance(receiver, "gooddata")
     receiver.call_back(b'{"id": "1", "status": "ERROR", "recordsFailedCount": 1}', "gooddata")
-    with ThreadingHTTPServer(("127.0.0.1", 0), LongWord) as server:
-        threading.Thread(target=server.serve_forever).start()
+    with answering(long_word) as vendor:
         variables = own_environment(
             RECEIVER_DATABASE_URL=url,
             RECEIVER_ENCRYPTION_KEYS=ENCRYPTION_KEY,
-            OPEN_CONNECTORS_URL=f"http://127.0.0.1:{server.server_port}/elements/api-v2",
+            OPEN_CONNECTORS_URL=f"{vendor}/elements/api-v2",
         )
         command = [sys.executable, "-m", "receiver", "reconcile"]
-        try:
-            subprocess.run(command, env=variables, timeout=DEADLINE, check=True)
-        finally:
-            server.shutdown()
+        subprocess.run(command, env=variables, timeout=DEADLINE, check=True)
     (group,) = receiver.get("/jobs/1/errors?instance=gooddata").json["groups"]
     assert group["message"] == "a" * MAX_MESSAGE
 

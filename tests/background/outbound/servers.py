@@ -5,7 +5,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from answering import answering, lower_headers, read_body, reply
 
 
 @dataclass
@@ -23,27 +25,13 @@ class Client:
 def client() -> Iterator[Client]:
     made = Client()
 
-    class Connection(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            made.posted.append((body, {k.lower(): v for k, v in self.headers.items()}))
-            self.send_response(made.statuses.pop(0) if made.statuses else 200)
-            for name, value in made.headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(made.answer)))
-            self.end_headers()
-            self.wfile.write(made.answer)
+    def take(request: BaseHTTPRequestHandler) -> None:
+        made.posted.append((read_body(request), lower_headers(request)))
+        reply(request, made.statuses.pop(0) if made.statuses else 200, made.answer, made.headers)
 
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Connection)
-    made.url = f"http://127.0.0.1:{server.server_port}/hook?x=1"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield made
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering(take) as url:
+        made.url = f"{url}/hook?x=1"
+        yield made
 
 
 @dataclass

@@ -1,11 +1,11 @@
 """Sign-in, sessions and forged forms."""
 
 import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from answering import answering, reply
 from playwright.sync_api import expect
 from visiting import Guest
 
@@ -330,28 +330,16 @@ def test_a_path_that_is_not_there_is_a_page_though_the_store_is_away(guest, monk
 
 
 @pytest.fixture
-def elsewhere() -> Iterator[int]:
+def elsewhere() -> Iterator[str]:
     """A web site of somebody else, on a port of this machine, that posts to any address."""
 
-    class Page(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            target = self.path.partition("?")[2]
-            body = f"<form method=post action={target}><button>Win</button></form>".encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def page(request: BaseHTTPRequestHandler) -> None:
+        target = request.path.partition("?")[2]
+        form = f"<form method=post action={target}><button>Win</button></form>"
+        reply(request, 200, form.encode(), {"Content-Type": "text/html"})
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
+    with answering(page) as url:
+        yield url.rpartition(":")[2]
 
 
 @pytest.mark.slow

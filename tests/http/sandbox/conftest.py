@@ -1,12 +1,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Condition, Thread
+from threading import Condition
 from typing import NamedTuple
 
 import httpx
 import pytest
+from answering import answering, lower_headers, read_body, reply
 from nodes import DEADLINE
 from nodes import eventually as until
 
@@ -28,25 +29,14 @@ class Catcher:
     """Receives callbacks; answers with `statuses` in turn, then with 200."""
 
     def __init__(self) -> None:
+        self.url = ""
         self.statuses: list[int] = []
         self.caught: list[Caught] = []
         self._changed = Condition()
-        catcher = self
 
-        class Connection(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                status = catcher.take(Caught(self.path, headers, body))
-                self.send_response(status)
-                self.send_header("Location", "/elsewhere")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Connection)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        caught = Caught(request.path, lower_headers(request), read_body(request))
+        reply(request, self.take(caught), b"", {"Location": "/elsewhere"})
 
     def take(self, caught: Caught) -> int:
         with self._changed:
@@ -112,12 +102,8 @@ def until_fixture() -> Callable[[Callable[[], bool]], None]:
 @pytest.fixture
 def catcher() -> Iterator[Catcher]:
     catcher = Catcher()
-    thread = Thread(target=catcher.server.serve_forever, args=(0.01,))
-    thread.start()
-    yield catcher
-    catcher.server.shutdown()
-    thread.join()
-    catcher.server.server_close()
+    with answering(catcher.answer) as catcher.url:
+        yield catcher
 
 
 @pytest.fixture
