@@ -84,7 +84,8 @@ def _words(text: str, pattern: re.Pattern[str], what: str) -> tuple[str, ...]:
 
 def _fernet_keys(text: str) -> tuple[str, ...]:
     # Not left to Fernet: it decodes leniently, and would take `K1,K2` for K1 alone.
-    return _words(text, _FERNET_KEY, "Fernet keys, newest first,")
+    made = "each as `head -c 32 /dev/urandom | base64 | tr +/ -_` prints it,"
+    return _words(text, _FERNET_KEY, f"Fernet keys, newest first, {made}")
 
 
 def _hosts(text: str) -> frozenset[str]:

@@ -198,10 +198,9 @@ def list_keys(instance: str | None, json_: bool) -> None:
     of each callback.
     """
     with open_database() as (_, database), database.read() as session:
+        if instance is not None:
+            registry.get_instance(session, instance)
         rows = with_iso_times(signature_keys.list_keys(session, instance))
-        names = [str(row["name"]) for row in registry.list_instances(session)]
-    if instance is not None and instance not in names:
-        raise NoSuchInstance(instance, names)
     text = table(rows, ("id", "instance", "created_at", "last_used_at", "retired_at"))
     show({"keys": rows}, text, json_)
 
@@ -385,6 +384,9 @@ def _key(instance: str) -> SignatureKey:
     if of_instance is None:
         raise NoSuchInstance(instance, instances)
     if not of_instance.keys:
-        text = f"there is no usable key of {instance}: name one with --key-file"
+        remedy = (
+            "set RECEIVER_ENCRYPTION_KEYS as the receiver has it, or" if of_instance.broken else ""
+        )
+        text = f"there is no usable key of {instance}: {remedy} name one with --key-file"
         raise Failure(Exit.USAGE, "no_key", text)
     return of_instance.keys[0]

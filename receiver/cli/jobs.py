@@ -139,7 +139,8 @@ def job(
     if errors or failed_rows:
         failures = client.errors(record, wait=min(wait, FETCH_SECONDS))
         content |= {"errors": failures.errors, "groups": to_builtins(failures.groups)}
-        text += "\n\n" + describe_errors(failures)
+        none = record.records.failed == 0 and not failures.groups
+        text += "\n\n" + ("no record failed" if none else describe_errors(failures))
         with suppress(ClientError):  # among very many jobs the search may take too long
             content["retries"] = [retry.id for retry in list_retries(client, record)]
             text += "".join(f"\nsent again as job {plain(id_)}" for id_ in content["retries"])

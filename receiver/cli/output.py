@@ -188,7 +188,8 @@ def confirm(question: str, *, yes: bool, needed: bool = True) -> None:
     if yes:
         return
     if sys.stdin.isatty() and sys.stderr.isatty():
-        click.confirm(question, abort=True, err=True)
+        if not click.confirm(question, err=True):
+            raise Failure(Exit.USAGE, "not_confirmed", "nothing was done")
     elif needed:
         raise Failure(Exit.USAGE, "not_confirmed", f"{question} Without a terminal, add --yes")
 

@@ -223,5 +223,6 @@ def unreachable(url: str, error: Exception) -> Unreachable:
     """Return the error for a request that got no answer: why, in the system's own words."""
     if isinstance(error, Unreachable):
         return error
-    text = f"no answer from {url}: {failure_reason(error)}; is the receiver running there?"
-    return Unreachable(text, "unreachable")
+    reason = failure_reason(error)
+    ask = "" if reason.endswith("?") else "; is the receiver running there?"
+    return Unreachable(f"no answer from {url}: {reason}{ask}", "unreachable")

@@ -360,7 +360,9 @@ def require_success(answer: httpx.Response) -> None:
     if answer.is_success:
         return
     code, text = _problem(answer)
-    if answer.status_code in (401, 403):
+    if answer.status_code == 401:
+        raise CredentialsRejected(f"{text}; `receiver tokens create` makes a token", code)
+    if answer.status_code == 403:
         raise CredentialsRejected(text, code)
     if answer.status_code == 404 and code != "not_a_receiver":
         raise NotFound(text, code)

@@ -20,7 +20,7 @@ from receiver.errors import (
     UnknownInstance,
 )
 from receiver.instances.encryption import SecretBox
-from receiver.instances.registry import add_instance, count_change, key_version
+from receiver.instances.registry import add_instance, count_change, get_instance, key_version
 from receiver.openconnectors.signatures import SignatureKey, verify
 from receiver.settings import DEFAULT_INSTANCE
 
@@ -137,10 +137,9 @@ def add_key(session: Session, secret_box: SecretBox, instance: str, secret: byte
     SignatureKey("in this file", secret)
     key_id = KEY_PREFIX + secrets.token_hex(4)
     # Locked, or two that add a key at once would both count fewer than MAX_ACTIVE_KEYS.
-    if session.get(Instance, instance, with_for_update=True) is None:
-        if instance != DEFAULT_INSTANCE:
-            raise CredentialError(f"there is no instance {instance}")
+    if instance == DEFAULT_INSTANCE and session.get(Instance, instance) is None:
         add_instance(session, secret_box, instance, now)
+    get_instance(session, instance, lock=True)
     active = session.scalars(
         select(StoredKey).where(StoredKey.instance == instance, StoredKey.retired_at.is_(None))
     ).all()
@@ -184,7 +183,7 @@ def retire_key(session: Session, key_id: str, instance: str | None, now: int) ->
     if instance is not None:
         statement = statement.where(StoredKey.instance == instance)
     if not affected(session, statement.values(retired_at=now)):
-        raise CredentialError(f"there is no key {key_id} in use")
+        raise CredentialError(f"there is no key {key_id} in use: `receiver keys list` lists them")
     count_change(session)
 
 
@@ -199,7 +198,7 @@ def get_retired_key(session: Session, key_id: str, *, lock: bool = False) -> Sto
     """Return a key that was retired. Raises CredentialError if there is none of that id."""
     row = session.get(StoredKey, key_id, with_for_update=lock)
     if row is None or row.retired_at is None:
-        raise CredentialError(f"there is no retired key {key_id}")
+        raise CredentialError(f"there is no retired key {key_id}: `receiver keys list` lists them")
     return row
 
 

@@ -33,7 +33,9 @@ def get_instance(session: Session, name: str, *, lock: bool = False) -> Instance
     """Return an instance of the database. Raises CredentialError if there is none."""
     row = session.get(Instance, name, with_for_update=lock)
     if row is None:
-        raise CredentialError(f"there is no instance {name}")
+        names = ", ".join(session.scalars(select(Instance.name).order_by(Instance.name)))
+        there = names or "none yet"
+        raise CredentialError(f"there is no instance {name}; the instances are: {there}")
     return row
 
 

@@ -91,7 +91,9 @@ def revoke_token(session: Session, id_or_name: str, now: int) -> int:
     match = (Token.id == id_or_name) | (Token.name == id_or_name)
     ended = affected(session, live.where(match).values(revoked_at=now))
     if not ended:
-        raise CredentialError(f"there is no token {id_or_name} in use")
+        raise CredentialError(
+            f"there is no token {id_or_name} in use: `receiver tokens list` lists them"
+        )
     return ended
 
 

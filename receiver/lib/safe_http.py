@@ -89,7 +89,7 @@ class SafeClient:
         plain = url.isascii() and url.isprintable()
         # Two parsers that read different hosts are how such checks are got around.
         if not host or not plain or "@" in parts.netloc or parsed.host != host:
-            raise BadParameter(f"the {noun} must have a host and no user name")
+            raise BadParameter(f"the {noun} must be like https://HOST/PATH, and have no user name")
         if parts.scheme != "https" and not (parts.scheme == "http" and host in self._allowed):
             raise BadParameter(
                 f"the {noun} must be https, or its host be named in RECEIVER_FORWARD_ALLOW"

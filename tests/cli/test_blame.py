@@ -146,6 +146,13 @@ def test_failed_rows_are_sent_again_once_unless_it_is_said_and_leave_a_trace(com
     assert f"sent again as job {ids[2]}\n" in command(errors.replace(" --json", ""))[1]
 
 
+def test_of_a_job_without_failed_records_nothing_else_is_said(command, relay, tmp_path):
+    (tmp_path / "good.csv").write_text("email\na@example.com\n")
+    code, said = command("submit good.csv --object contact --instance gooddata --wait 30 --json")
+    assert code == 0
+    assert command(f"job {json.loads(said)['id']} --errors")[1].endswith("\n\nno record failed\n")
+
+
 def test_a_file_of_failed_rows_is_replaced_only_if_it_is_said(command, relay):
     job = relay.uploaded(BAD_ROWS)
     relay.ended(job)

@@ -5,7 +5,10 @@ In this process, so that all of them take seconds; `{url}` is a receiver's that 
 
 import json
 import os
+import pty
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import click
 import pytest
 from builders import KEY, Receiver
 from fakes import listening
+from nodes import own_environment
 
 from receiver.app import create_app
 from receiver.cli.commands import MODULES, receiver, run
@@ -80,7 +84,7 @@ MISTAKES = [
     ("jobs --token-file empty", 2, "--token-file empty: the file is empty"),
     ("jobs --token-file binary", 2, "--token-file binary: there is no token in it"),
     ("RECEIVER_TOKEN_FILE=empty jobs", 2, "--token-file empty: the file is empty"),
-    ("jobs --token-file wrong --url {url}", 5, "A valid token is needed"),
+    ("jobs --token-file wrong --url {url}", 5, "revoked; `receiver tokens create` makes a token"),
     (f"jobs --token-file token --url {NOWHERE}", 6, f"no answer from {NOWHERE}: connection ref"),
     (
         "jobs --token-file token --url ftp://x",
@@ -93,7 +97,11 @@ MISTAKES = [
         "(env var: RECEIVER_URL): http://[: is not a URL",
     ),
     ("jobs --token-file token --url {url}/api/v1", 2, "leave /api/v1 out, {url} is enough"),
-    ("jobs --token-file token --url https://{taken}", 6, "TLS failed; is it http instead of"),
+    (
+        "jobs --token-file token --url https://{taken}",
+        6,
+        "TLS failed; is it http instead of https?\n",
+    ),
     ("jobs --token-file token --url {url}/nowhere", 6, "404 Not Found: is it a receiver?"),
     (f"jobs {REMOTE} --cursor nonsense", 2, "cursor"),
     (f"job 1234 {REMOTE}", 2, "there is no job 1234: `receiver jobs` lists them"),
@@ -164,7 +172,7 @@ MISTAKES = [
     ("{made} replay --job 1234 --instance nope", 2, THERE.replace("default, ", "")),
     ("{made} replay --instance nope --since 1h", 2, THERE.replace("default, ", "")),
     ("{made} replay --instance gooddata --since ''", 2, f"--since : {DURATION}"),
-    ("{made} keys remove key-0", 2, "there is no retired key key-0"),
+    ("{made} keys remove key-0", 2, "there is no retired key key-0: `receiver keys list` lists"),
     ("{made} keys remove key-0 --yes", 2, "there is no retired key key-0"),
     ("tokens list", 2, MISSING),
     ("prune", 2, MISSING),
@@ -187,6 +195,11 @@ MISTAKES = [
     ("RECEIVER_DATABASE_URL=sqlite:///{folder} tokens list", 2, "URL: {folder} is not a file"),
     ("RECEIVER_OVERDUE_AFTER=15 serve", 2, f"RECEIVER_OVERDUE_AFTER {DURATION}"),
     ("RECEIVER_ENCRYPTION_KEYS=hidden serve", 2, "RECEIVER_ENCRYPTION_KEYS must be Fernet keys"),
+    (
+        "RECEIVER_ENCRYPTION_KEYS=hidden serve",
+        2,
+        "as `head -c 32 /dev/urandom | base64 | tr +/ -_`",
+    ),
     ("RECEIVER_PUBLIC_URL=hooks.example.com serve", 2, "RECEIVER_PUBLIC_URL must be a URL like"),
     ("RECEIVER_MAX_BODY_BYTES=1k serve", 2, "RECEIVER_MAX_BODY_BYTES must be a whole number"),
     ("OPEN_CONNECTORS_URL=https://example.com serve", 2, "OPEN_CONNECTORS_URL must end in /elem"),
@@ -203,10 +216,11 @@ MISTAKES = [
     ("{made} trigger --url {url} --instance nope", 2, THERE.replace("default, ", "")),
     ("{made} trigger --url {url}/api/v1 --instance nope", 2, "leave /api/v1 out, {url} is enough"),
     ("{made} erase --job 1234 --instance nope", 2, "there is no job 1234 of nope"),
-    ("{made} keys add nope --file token", 2, "there is no instance nope"),
+    ("{made} keys add nope --file token", 2, "no instance nope; the instances are: gooddata"),
+    ("{made} instances set nope --hub h", 2, "no instance nope; the instances are: gooddata"),
     ("{made} keys add gooddata --file empty", 2, "--file empty: the file is empty, there is no"),
-    ("{made} keys retire key-0", 2, "key-0"),
-    ("{made} tokens revoke nope", 2, "nope"),
+    ("{made} keys retire key-0", 2, "no key key-0 in use: `receiver keys list` lists them"),
+    ("{made} tokens revoke nope", 2, "no token nope in use: `receiver tokens list` lists"),
     ("{made} tokens create t --scope read --expires 90", 2, f"--expires 90: {DURATION}"),
     ("{made} prune --older-than soon", 2, f"--older-than soon: {DURATION}"),
     ("{made} prune --older-than 5m", 2, f"Delete what is older than 5m? {YES}"),
@@ -309,6 +323,20 @@ def test_a_mistake_is_one_line_that_says_what_to_do(line, code, says, typed, pla
     assert not FOREIGN.search(err)
     assert "hidden" not in err
     assert not Path("receiver.db").exists()
+
+
+def test_who_answers_no_has_interrupted_nothing(places):
+    terminal, inside = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "receiver", "instances", "remove", "gooddata"],
+        env=own_environment(RECEIVER_DATABASE_URL=places["made"].partition("=")[2]),
+        **dict.fromkeys(("stdin", "stdout", "stderr"), inside),
+    )
+    os.write(terminal, b"n\n")
+    assert child.wait(60) == 2
+    assert os.read(terminal, 9999).endswith(b"receiver: nothing was done\r\n")
+    os.close(inside)
+    os.close(terminal)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,8 @@ def test_a_secret_that_cannot_be_decrypted_is_named_and_concerns_itself_alone(
     said = filled("keys reencrypt", FRESH, LEAKED, code=1)
     assert "6 secrets encrypted with the newest key; cannot be decrypted: closed/" in said
     assert "closed/user secret" in said
+    said = filled("trigger --url http://127.0.0.1:1 --instance closed", FRESH, code=2)
+    assert "no usable key of closed: set RECEIVER_ENCRYPTION_KEYS as the receiver has it" in said
     # Neither is anybody else kept from a new key, nor the instance itself.
     filled("keys add freshbooks --file second", FRESH)
     filled("keys add closed --file first", FRESH)

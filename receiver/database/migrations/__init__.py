@@ -77,7 +77,10 @@ def upgrade(database: Database) -> None:
 
 def _require_known(revision: str | None) -> None:
     if not is_known(revision):
-        raise SettingsError(f"the database's schema, {revision!r}, is not one of this receiver's")
+        raise SettingsError(
+            f"the database's schema, {revision!r}, is not one of this receiver's: look at"
+            " RECEIVER_DATABASE_URL, or install a later release"
+        )
 
 
 def check_ready(database: Database, timeout: float) -> None:
