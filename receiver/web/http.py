@@ -179,7 +179,7 @@ def optional(value: T | UnsetType) -> T | None:
 
 
 def read_cursor(cursor: str | UnsetType, shape: type[T]) -> T | None:
-    """Read a cursor of `page_response`; shape -- a tuple type. Raises BadParameter."""
+    """Read a cursor of `write_cursor`; shape -- a tuple type. Raises BadParameter."""
     if isinstance(cursor, UnsetType):
         return None
     try:
@@ -216,9 +216,9 @@ def cut(
     return page, write_cursor(position(page[-1])) if len(rows) > limit else None
 
 
-def page_response(request: Request, following: str | None, **content: object) -> Response:
-    """Answer a page of a list, and where the next one begins. following -- its cursor."""
-    content["next"] = following
+def content_response(request: Request, content: Struct) -> Response:
+    """Answer 200 with JSON; of a page of a list with a link to the next one, too."""
+    following: str | None = getattr(content, "next", None)
     if following is None:
         return json_response(content)
     pairs = [pair for pair in _pairs(request.query) if pair[0] != "cursor"]

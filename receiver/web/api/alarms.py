@@ -21,15 +21,7 @@ from receiver.web import Services
 from receiver.web.api.routes import ApiRequest, route
 from receiver.web.api.schemas import Cursor, Limit, NoQuery
 from receiver.web.auth import record_action, require_instance
-from receiver.web.http import (
-    Response,
-    cut,
-    json_response,
-    optional,
-    page_response,
-    read_cursor,
-    read_json,
-)
+from receiver.web.http import cut, optional, read_cursor, read_json
 
 Note = Annotated[
     str,
@@ -65,7 +57,7 @@ class SnoozeQuery(Struct, forbid_unknown_fields=True):
     note: Note | UnsetType = UNSET
 
 
-def list_alarms(services: Services, request: ApiRequest[AlarmsQuery]) -> Response:
+def list_alarms(services: Services, request: ApiRequest[AlarmsQuery]) -> AlarmPage:
     """List alarms, newest first."""
     query, visible = request.query, request.bearer.instances
     after, limit = read_cursor(query.cursor, tuple[int, int]), query.limit + 1
@@ -74,19 +66,19 @@ def list_alarms(services: Services, request: ApiRequest[AlarmsQuery]) -> Respons
             session, visible, only_open=query.open, limit=limit, after=after
         )
     rows, following = cut(found, query.limit, lambda row: (row.raised_at, row.id))
-    return page_response(request.http, following, alarms=[public_alarm(row) for row in rows])
+    return AlarmPage([public_alarm(row) for row in rows], following)
 
 
-def acknowledge(services: Services, request: ApiRequest[NoteQuery]) -> Response:
+def acknowledge(services: Services, request: ApiRequest[NoteQuery]) -> Alarm:
     """Acknowledge an alarm: what it is about by now is reported no more, what comes later is."""
     note = optional(request.query.note)
-    return json_response(handle(services, request.http.id, request.bearer, note))
+    return handle(services, request.http.id, request.bearer, note)
 
 
-def snooze(services: Services, request: ApiRequest[SnoozeQuery]) -> Response:
+def snooze(services: Services, request: ApiRequest[SnoozeQuery]) -> Alarm:
     """Report nothing of an alarm for so long, but its end; then again, if it is still open."""
     note, ms = optional(request.query.note), request.query.minutes * MINUTE_MS
-    return json_response(handle(services, request.http.id, request.bearer, note, ms))
+    return handle(services, request.http.id, request.bearer, note, ms)
 
 
 def handle(
@@ -112,24 +104,22 @@ def reached(session: Session, bearer: Bearer) -> list[Schedule]:
     return [schedule for schedule in schedules if bearer.may_see(schedule.instance)]
 
 
-def list_schedules(services: Services, request: ApiRequest[NoQuery]) -> Response:
+def list_schedules(services: Services, request: ApiRequest[NoQuery]) -> Schedules:
     """List schedules, each with its state and its next due time."""
     with services.database.read() as session:
         now = database_time(session, services.clock)
-        schedules = [
-            public_schedule(schedule, now) for schedule in reached(session, request.bearer)
-        ]
-    return json_response(Schedules(schedules))
+        schedules = reached(session, request.bearer)
+        return Schedules([public_schedule(schedule, now) for schedule in schedules])
 
 
-def show_schedule(services: Services, request: ApiRequest[NoQuery]) -> Response:
+def show_schedule(services: Services, request: ApiRequest[NoQuery]) -> ShownSchedule:
     """Show a schedule."""
     with services.database.read() as session:
         schedule = _the_schedule(session, request)
-        return json_response(public_schedule(schedule, database_time(session, services.clock)))
+        return public_schedule(schedule, database_time(session, services.clock))
 
 
-def add_schedule(services: Services, request: ApiRequest[NoQuery]) -> Response:
+def add_schedule(services: Services, request: ApiRequest[NoQuery]) -> ShownSchedule:
     """Expect jobs of an instance at certain times."""
     terms = read_json(request.http, Terms)
     require_instance(request.bearer, [terms.instance])
@@ -138,16 +128,16 @@ def add_schedule(services: Services, request: ApiRequest[NoQuery]) -> Response:
         schedule = registry.make_schedule(terms, now)
         registry.add_schedule(session, schedule, services.settings)
         record_action(services, request.bearer, session, "schedule.add", schedule.name)
-    return json_response(public_schedule(schedule, now))
+    return public_schedule(schedule, now)
 
 
-def remove_schedule(services: Services, request: ApiRequest[NoQuery]) -> Response:
+def remove_schedule(services: Services, request: ApiRequest[NoQuery]) -> ShownSchedule:
     """Remove a schedule: its jobs are expected no longer, and its alarms are resolved."""
     with services.database.write() as session:
         schedule = _the_schedule(session, request)
         registry.remove_schedule(session, schedule.name)
         record_action(services, request.bearer, session, "schedule.remove", schedule.name)
-        return json_response(public_schedule(schedule, database_time(session, services.clock)))
+        return public_schedule(schedule, database_time(session, services.clock))
 
 
 def _the_schedule(session: Session, request: ApiRequest[NoQuery]) -> Schedule:
@@ -158,14 +148,14 @@ def _the_schedule(session: Session, request: ApiRequest[NoQuery]) -> Schedule:
 
 
 ALARM_ROUTES = (
-    route("/alarms", list_alarms, AlarmPage),
-    route("/alarms/{id}/acknowledge", acknowledge, Alarm, 403, 404, method="POST"),
-    route("/alarms/{id}/snooze", snooze, Alarm, 403, 404, method="POST"),
+    route("/alarms", list_alarms),
+    route("/alarms/{id}/acknowledge", acknowledge, 403, 404, method="POST"),
+    route("/alarms/{id}/snooze", snooze, 403, 404, method="POST"),
 )
 _ONE = "/schedules/{id}"
 SCHEDULE_ROUTES = (
-    route("/schedules", list_schedules, Schedules, 403, scope="operate"),
-    route("/schedules", add_schedule, ShownSchedule, 403, 409, method="POST", body=Terms),
-    route(_ONE, show_schedule, ShownSchedule, 403, 404, scope="operate"),
-    route(_ONE, remove_schedule, ShownSchedule, 403, 404, method="DELETE"),
+    route("/schedules", list_schedules, 403, scope="operate"),
+    route("/schedules", add_schedule, 403, 409, method="POST", body=Terms),
+    route(_ONE, show_schedule, 403, 404, scope="operate"),
+    route(_ONE, remove_schedule, 403, 404, method="DELETE"),
 )

@@ -18,14 +18,7 @@ from receiver.web import Services
 from receiver.web.api import schemas
 from receiver.web.api.routes import ApiRequest
 from receiver.web.auth import record_action, require_instance
-from receiver.web.http import (
-    Response,
-    cut,
-    json_response,
-    optional,
-    page_response,
-    read_cursor,
-)
+from receiver.web.http import Response, cut, optional, read_cursor
 
 SEARCHED_MS = 7 * DAY_MS  # in which events are searched where neither time nor job is named
 
@@ -63,16 +56,15 @@ def read_events(
     return cut(records, query.limit, lambda record: (record.id,))
 
 
-def list_events(services: Services, request: ApiRequest[schemas.EventsQuery]) -> Response:
+def list_events(services: Services, request: ApiRequest[schemas.EventsQuery]) -> schemas.EventPage:
     """List verified callbacks, newest first."""
     records, following = read_events(services, request.query, request.bearer)
-    shown = [from_record(record, schemas.Event) for record in records]
-    return page_response(request.http, following, events=shown)
+    return schemas.EventPage([from_record(it, schemas.Event) for it in records], following)
 
 
-def show_event(services: Services, request: ApiRequest[schemas.NoQuery]) -> Response:
+def show_event(services: Services, request: ApiRequest[schemas.NoQuery]) -> schemas.StoredEvent:
     """Show a verified callback."""
-    return json_response(schemas.stored_event(_event(services, request)))
+    return schemas.stored_event(_event(services, request))
 
 
 def show_body(services: Services, request: ApiRequest[schemas.NoQuery]) -> Response:
@@ -125,20 +117,24 @@ def read_rejections(
     return list(zip(records, causes, strict=True)), last_hour, following
 
 
-def list_rejections(services: Services, request: ApiRequest[schemas.RejectionsQuery]) -> Response:
+def list_rejections(
+    services: Services, request: ApiRequest[schemas.RejectionsQuery]
+) -> schemas.RejectionPage:
     """List deliveries that were rejected for their signature, newest first."""
     records, last_hour, following = read_rejections(services, request.query, request.bearer)
     shown = [
         from_record(record, schemas.Rejection, id=str(record.id), diagnosis=cause)
         for record, cause in records
     ]
-    return page_response(request.http, following, rejections=shown, last_hour=last_hour)
+    return schemas.RejectionPage(shown, last_hour, following)
 
 
-def verify_again(services: Services, request: ApiRequest[schemas.InstancesQuery]) -> Response:
+def verify_again(
+    services: Services, request: ApiRequest[schemas.InstancesQuery]
+) -> schemas.VerifiedAgain:
     """Verify quarantined deliveries with the keys there are now; those that are right enter."""
     again = reverify_instances(services, request.bearer, request.query.instance)
-    return json_response(schemas.VerifiedAgain(*again))
+    return schemas.VerifiedAgain(*again)
 
 
 def reverify_instances(

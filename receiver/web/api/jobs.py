@@ -26,15 +26,13 @@ from receiver.web.http import (
     Request,
     Response,
     cut,
-    json_response,
     optional,
-    page_response,
     read_cursor,
 )
 from receiver.web.problems import response_to
 
 
-def list_jobs(services: Services, request: ApiRequest[schemas.JobsQuery]) -> Response:
+def list_jobs(services: Services, request: ApiRequest[schemas.JobsQuery]) -> schemas.JobPage:
     """List jobs, newest change first."""
     query, bearer = request.query, request.bearer
     require_instance(bearer, query.instance)
@@ -42,7 +40,7 @@ def list_jobs(services: Services, request: ApiRequest[schemas.JobsQuery]) -> Res
     filters = job_filters(query, bearer)
     found = queries.list_jobs(services.database, filters, query.limit + 1, after)
     records, following = cut(found, query.limit, queries.position_of)
-    return page_response(request.http, following, jobs=list(map(_shown_now(services), records)))
+    return schemas.JobPage(list(map(_shown_now(services), records)), following)
 
 
 def _shown_now(services: Services) -> Callable[[JobRecord], Job]:
@@ -120,17 +118,19 @@ def _the_one(records: Sequence[JobRecord], job_id: str) -> JobRecord:
     return records[0]
 
 
-def show_timeline(services: Services, request: ApiRequest[schemas.InstanceQuery]) -> Response:
+def show_timeline(
+    services: Services, request: ApiRequest[schemas.InstanceQuery]
+) -> schemas.Timeline:
     """Tell what happened to a job: what each callback, poll and submission changed, or why not."""
     job = the_job(services, request)
     entries = timeline(services.database, job.id, job.instance)
-    return json_response({"timeline": [from_record(row, schemas.TimelineEntry) for row in entries]})
+    return schemas.Timeline([from_record(row, schemas.TimelineEntry) for row in entries])
 
 
-def close_one(services: Services, request: ApiRequest[schemas.InstanceQuery]) -> Response:
+def close_one(services: Services, request: ApiRequest[schemas.InstanceQuery]) -> Job:
     """Give a job up: it is `lost` until the vendor says another word of it."""
     close_job(services, request.bearer, the_job(services, request))
-    return json_response(_shown_now(services)(the_job(services, request)))
+    return _shown_now(services)(the_job(services, request))
 
 
 def close_job(services: Services, bearer: Bearer, job: JobRecord) -> None:
@@ -141,7 +141,7 @@ def close_job(services: Services, bearer: Bearer, job: JobRecord) -> None:
     services.intake.record_absence(NewAbsence(job.instance, job.id, closed_by=bearer.name))
 
 
-def list_errors(services: Services, request: ApiRequest[schemas.ErrorsQuery]) -> Response:
+def list_errors(services: Services, request: ApiRequest[schemas.ErrorsQuery]) -> schemas.ErrorPage:
     """Give the failed records of a job as the vendor gave them, and all of them by message."""
     query = request.query
     job = the_job(services, request)
@@ -156,4 +156,4 @@ def list_errors(services: Services, request: ApiRequest[schemas.ErrorsQuery]) ->
         )
         for group in failed_records.group_failed_records(*of_job)
     ]
-    return page_response(request.http, following, errors=errors, groups=groups)
+    return schemas.ErrorPage(errors, groups, following)

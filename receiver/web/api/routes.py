@@ -4,7 +4,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Generic, TypeAlias, TypeVar, get_args, get_type_hints
 
@@ -19,7 +19,7 @@ from receiver.jobs.public import Job
 from receiver.web import Services, services
 from receiver.web.api.schemas import BYTES
 from receiver.web.auth import authenticate, bearer_token, require, require_scope
-from receiver.web.http import Request, Response, parameters
+from receiver.web.http import Request, Response, content_response, parameters
 from receiver.web.problems import MEDIA_TYPE, Problem, flask_response
 
 BASE = "/api/v1"
@@ -38,13 +38,17 @@ class ApiRequest(Generic[Q]):
     query: Q
 
 
-@dataclass(frozen=True)
-class Operation:
-    """What the document says of a path under BASE; `{id}` stands for one segment of it.
+def _elsewhere(_services: Services, request: Request) -> Response:
+    raise NotImplementedError(request.path)
 
-    query -- the parameters. content -- what 200 has as JSON; None is bytes. refusals -- statuses
-    besides 400, 401, 429 and 503. body -- what is sent as JSON, if anything is. media_type -- of
-    bytes.
+
+@dataclass(frozen=True)
+class Route:
+    """A path under BASE, where `{id}` stands for one segment, and who answers it.
+
+    query -- the parameters. refusals -- statuses besides 400, 401, 429 and 503. answer -- raises
+    ReceiverError. content -- what 200 has as JSON; None is bytes. body -- what is sent as JSON, if
+    anything is. media_type -- of bytes.
     """
 
     method: str
@@ -52,17 +56,11 @@ class Operation:
     name: str
     summary: str
     query: type[Struct]
-    content: type[Struct] | None
-    refusals: tuple[int, ...]
-    body: type[Struct] | None = field(default=None, kw_only=True)
-    media_type: str = field(default=BYTES, kw_only=True)
-
-
-@dataclass(frozen=True)
-class Route(Operation):
-    """An operation and who answers it. answer -- raises ReceiverError."""
-
-    answer: Callable[[Services, Request], Response]
+    refusals: tuple[int, ...] = ()
+    answer: Callable[[Services, Request], Response] = _elsewhere
+    content: type[Struct] | None = None
+    body: type[Struct] | None = None
+    media_type: str = BYTES
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
@@ -72,31 +70,35 @@ class Route(Operation):
 
 def route(
     path: str,
-    view: Callable[[Services, ApiRequest[Q]], Response],
-    content: type[Struct] | None,
+    view: Callable[[Services, ApiRequest[Q]], Struct | Response],
     *refusals: int,
     method: str = "GET",
     scope: Scope = "read",
+    content: type[Struct] | None = None,
     body: type[Struct] | None = None,
     media_type: str = BYTES,
 ) -> Route:
     """Make a route that checks token and parameters before its view is called.
 
-    Which parameters there are, the view's annotation says. scope -- what the token needs; other
-    methods than GET change something, and need `operate`.
+    Which parameters there are and what is answered, the view's annotations say. scope -- what the
+    token needs; other methods than GET change something, and need `operate`. content -- of a view
+    that returns a response.
     """
     needed = scope if method == "GET" else "operate"
-    query: type[Q] = get_args(get_type_hints(view)["request"])[0]
+    hints = get_type_hints(view)
+    query: type[Q] = get_args(hints["request"])[0]
+    content = content if hints["return"] is Response else hints["return"]
 
     def answer(services_: Services, request: Request) -> Response:
         bearer = require(authenticate(services_, request.peer, bearer_token(request)))
         checked = ApiRequest(request, bearer, parameters(request.query, query))
         require_scope(bearer, needed)
-        return view(services_, checked)
+        answered = view(services_, checked)
+        return answered if isinstance(answered, Response) else content_response(request, answered)
 
     summary = (view.__doc__ or "").partition("\n")[0]
-    facts = method, path, view.__name__, summary, query, content, refusals, answer
-    return Route(*facts, body=body, media_type=media_type)
+    facts = method, path, view.__name__, summary, query, refusals, answer
+    return Route(*facts, content, body, media_type)
 
 
 def find_route(routes: Sequence[Route], method: str, path: str) -> tuple[Route, str] | None:
@@ -184,7 +186,7 @@ _PROBLEMS = {
 _ALWAYS = (400, 401, 429, 503)
 
 
-def describe(routes: Sequence[Operation]) -> Document:
+def describe(routes: Sequence[Route]) -> Document:
     """Return the OpenAPI 3.1 document of routes."""
     contents = [it for route in routes for it in (route.content, route.body) if it]
     _, schemas = msgspec.json.schema_components([*contents, Problem], ref_template=_COMPONENTS)
@@ -203,7 +205,7 @@ def describe(routes: Sequence[Operation]) -> Document:
     }
 
 
-def _operation(route: Operation) -> Document:
+def _operation(route: Route) -> Document:
     in_path = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
     responses: dict[str, Document] = {"200": _success(route)}
     if route.content is Job:
@@ -224,7 +226,7 @@ def _operation(route: Operation) -> Document:
     }
 
 
-def _success(route: Operation) -> Document:
+def _success(route: Route) -> Document:
     content = route.content
     if content is None:
         binary = {"schema": {"type": "string", "format": "binary"}}

@@ -24,15 +24,7 @@ from receiver.web.api import subscription_schemas as shapes
 from receiver.web.api.routes import ApiRequest, route
 from receiver.web.api.schemas import NoQuery
 from receiver.web.auth import record_action
-from receiver.web.http import (
-    Response,
-    cut,
-    json_response,
-    optional,
-    page_response,
-    read_cursor,
-    read_json,
-)
+from receiver.web.http import cut, optional, read_cursor, read_json
 
 
 def may_reach(bearer: Bearer, subscription: Subscription) -> bool:
@@ -60,21 +52,21 @@ def _require_reach(bearer: Bearer, subscription: Subscription) -> None:
         raise Forbidden("limit the subscription to instances that the token reaches")
 
 
-def list_subscriptions(services: Services, request: ApiRequest[NoQuery]) -> Response:
+def list_subscriptions(services: Services, request: ApiRequest[NoQuery]) -> shapes.Subscriptions:
     """List subscriptions, without their secrets."""
     with services.database.read() as session:
         subscriptions = reached(session, request.bearer)
-    return json_response(shapes.Subscriptions(list(map(public_subscription, subscriptions))))
+    return shapes.Subscriptions(list(map(public_subscription, subscriptions)))
 
 
-def show_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
+def show_subscription(services: Services, request: ApiRequest[NoQuery]) -> public.Subscription:
     """Show a subscription."""
     with services.database.read() as session:
         subscription = the_subscription(session, request.bearer, request.http.id)
-    return json_response(public_subscription(subscription))
+    return public_subscription(subscription)
 
 
-def add_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
+def add_subscription(services: Services, request: ApiRequest[NoQuery]) -> shapes.NewSecret:
     """Add a subscription; its secret is shown this once."""
     sent = read_json(request.http, shapes.NewSubscription)
     with services.database.write() as session:
@@ -89,10 +81,10 @@ def add_subscription(services: Services, request: ApiRequest[NoQuery]) -> Respon
         secret = registry.add_subscription(session, *used, subscription, key)
         record_action(services, request.bearer, session, "subscription.add", subscription.name)
     shown = asdict(public_subscription(subscription))
-    return json_response(shapes.NewSecret(**shown, secret=secret or None))
+    return shapes.NewSecret(**shown, secret=secret or None)
 
 
-def change_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
+def change_subscription(services: Services, request: ApiRequest[NoQuery]) -> public.Subscription:
     """Change what is sent named of a subscription; `enabled` has it send again, or no more."""
     sent = read_json(request.http, shapes.SubscriptionChange)
     with services.database.write() as session:
@@ -111,7 +103,7 @@ def change_subscription(services: Services, request: ApiRequest[NoQuery]) -> Res
         action = "subscription.change"
         record_action(services, request.bearer, session, action, subscription.name, detail=changed)
         subscription = registry.get_subscription(session, subscription.name)
-    return json_response(public_subscription(subscription))
+    return public_subscription(subscription)
 
 
 def switch(services: Services, session: Session, name: str, *, enabled: bool) -> None:
@@ -122,16 +114,16 @@ def switch(services: Services, session: Session, name: str, *, enabled: bool) ->
         registry.disable(session, name, "operator", database_time(session, services.clock))
 
 
-def remove_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
+def remove_subscription(services: Services, request: ApiRequest[NoQuery]) -> public.Subscription:
     """Remove a subscription; what waits for it is cancelled."""
     with services.database.write() as session:
         subscription = the_subscription(session, request.bearer, request.http.id)
         registry.remove_subscription(session, subscription.name)
         record_action(services, request.bearer, session, "subscription.remove", subscription.name)
-    return json_response(public_subscription(subscription))
+    return public_subscription(subscription)
 
 
-def rotate_secret(services: Services, request: ApiRequest[NoQuery]) -> Response:
+def rotate_secret(services: Services, request: ApiRequest[NoQuery]) -> shapes.NewSecret:
     """Make a new secret, shown this once; for 24 hours the one before it signs, too."""
     with services.database.write() as session:
         subscription = the_subscription(session, request.bearer, request.http.id)
@@ -139,14 +131,14 @@ def rotate_secret(services: Services, request: ApiRequest[NoQuery]) -> Response:
         secret = registry.rotate_secret(session, services.secret_box, subscription.name, now)
         record_action(services, request.bearer, session, "subscription.rotate", subscription.name)
     shown = asdict(public_subscription(subscription))
-    return json_response(shapes.NewSecret(**shown, secret=secret))
+    return shapes.NewSecret(**shown, secret=secret)
 
 
-def test_subscription(services: Services, request: ApiRequest[NoQuery]) -> Response:
+def test_subscription(services: Services, request: ApiRequest[NoQuery]) -> shapes.Tested:
     """Send a signed test message now, and give the answer to it."""
     attempt = send_test(services, request.bearer, request.http.id)
     answer = attempt.answer.decode("utf-8", "replace")
-    return json_response(shapes.Tested(attempt.delivered, attempt.status, attempt.error, answer))
+    return shapes.Tested(attempt.delivered, attempt.status, attempt.error, answer)
 
 
 def send_test(services: Services, bearer: Bearer, name: str) -> Attempt:
@@ -173,19 +165,21 @@ def read_deliveries(
     return cut(found, query.limit, lambda record: (record.id,))
 
 
-def list_deliveries(services: Services, request: ApiRequest[shapes.DeliveriesQuery]) -> Response:
+def list_deliveries(
+    services: Services, request: ApiRequest[shapes.DeliveriesQuery]
+) -> shapes.DeliveryPage:
     """List what was sent to subscriptions, newest first, each with its attempts."""
     records, following = read_deliveries(services, request.query, request.bearer)
     shown = [public_delivery(record) for record in records]
-    return page_response(request.http, following, deliveries=shown)
+    return shapes.DeliveryPage(shown, following)
 
 
-def retry_delivery(services: Services, request: ApiRequest[NoQuery]) -> Response:
+def retry_delivery(services: Services, request: ApiRequest[NoQuery]) -> shapes.Retried:
     """Send a delivery again, with the same webhook-id."""
     if not request.http.id.isdecimal() or int(request.http.id) >= 2**63:
         raise NotFound(f"there is no delivery {request.http.id}")
     retry_one(services, request.bearer, int(request.http.id))
-    return json_response(shapes.Retried(1))
+    return shapes.Retried(1)
 
 
 def retry_one(services: Services, bearer: Bearer, id_: int) -> None:
@@ -196,16 +190,16 @@ def retry_one(services: Services, bearer: Bearer, id_: int) -> None:
         record_action(services, bearer, session, "delivery.retry", str(id_))
 
 
-def retry_deliveries(services: Services, request: ApiRequest[shapes.RetryQuery]) -> Response:
+def retry_deliveries(services: Services, request: ApiRequest[shapes.RetryQuery]) -> shapes.Retried:
     """Send all again that failed or were cancelled since then; `dry_run` only counts them."""
     query, since = request.query, request.query.since
     visible = request.bearer.instances
     with services.database.write() as session:
         names = _named(session, request.bearer, query.subscription)
         if query.dry_run:
-            return json_response(shapes.Retried(log.count_failed(session, names, since, visible)))
+            return shapes.Retried(log.count_failed(session, names, since, visible))
         number = retry_failed(services, session, request.bearer, names, since)
-    return json_response(shapes.Retried(number))
+    return shapes.Retried(number)
 
 
 def retry_failed(
@@ -228,30 +222,14 @@ def _named(session: Session, bearer: Bearer, name: str | UnsetType) -> list[str]
 
 _ONE = "/subscriptions/{id}"
 SUBSCRIPTION_ROUTES = (
-    route("/subscriptions", list_subscriptions, shapes.Subscriptions, 403, scope="operate"),
-    route(
-        "/subscriptions",
-        add_subscription,
-        shapes.NewSecret,
-        403,
-        409,
-        method="POST",
-        body=shapes.NewSubscription,
-    ),
-    route(_ONE, show_subscription, public.Subscription, 403, 404, scope="operate"),
-    route(
-        _ONE,
-        change_subscription,
-        public.Subscription,
-        403,
-        404,
-        method="PATCH",
-        body=shapes.SubscriptionChange,
-    ),
-    route(_ONE, remove_subscription, public.Subscription, 403, 404, method="DELETE"),
-    route(f"{_ONE}/rotate-secret", rotate_secret, shapes.NewSecret, 403, 404, 409, method="POST"),
-    route(f"{_ONE}/test", test_subscription, shapes.Tested, 403, 404, 409, method="POST"),
-    route("/deliveries", list_deliveries, shapes.DeliveryPage, 403, 404, scope="operate"),
-    route("/deliveries/retry", retry_deliveries, shapes.Retried, 403, 404, method="POST"),
-    route("/deliveries/{id}/retry", retry_delivery, shapes.Retried, 403, 404, method="POST"),
+    route("/subscriptions", list_subscriptions, 403, scope="operate"),
+    route("/subscriptions", add_subscription, 403, 409, method="POST", body=shapes.NewSubscription),
+    route(_ONE, show_subscription, 403, 404, scope="operate"),
+    route(_ONE, change_subscription, 403, 404, method="PATCH", body=shapes.SubscriptionChange),
+    route(_ONE, remove_subscription, 403, 404, method="DELETE"),
+    route(f"{_ONE}/rotate-secret", rotate_secret, 403, 404, 409, method="POST"),
+    route(f"{_ONE}/test", test_subscription, 403, 404, 409, method="POST"),
+    route("/deliveries", list_deliveries, 403, 404, scope="operate"),
+    route("/deliveries/retry", retry_deliveries, 403, 404, method="POST"),
+    route("/deliveries/{id}/retry", retry_delivery, 403, 404, method="POST"),
 )
