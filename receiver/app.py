@@ -167,14 +167,11 @@ def _flask(services: Services) -> Flask:
     app = Flask("receiver", static_folder=None)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    app.url_map.converters["anything"] = callbacks.AnythingConverter
     app.extensions["receiver"] = services
-    api = routes.blueprint(ROUTES)
-    for blueprint in (callbacks.blueprint, api, relay.blueprint, ops.blueprint(), dashboard):
-        app.register_blueprint(blueprint)
-    relay.register(app)
-    problems.register(app)
-    request_log.register(app)
+    for room in (callbacks, relay, ops, problems, request_log):
+        room.register(app)
+    routes.register(app, ROUTES)
+    app.register_blueprint(dashboard)
     hops = services.settings.trusted_proxies
     proxied = ProxyFix(app.wsgi_app, 0, hops, hops)
     app.wsgi_app = _as_sent(proxied, hops)  # type: ignore[assignment, method-assign]

@@ -1,7 +1,7 @@
 """POST /callbacks/{instance}: a thin view over intake."""
 
 import flask
-from flask import Blueprint, g, request
+from flask import Flask, g, request
 from werkzeug.routing import BaseConverter
 
 from receiver.callbacks.deliveries import Delivery, Receipt, write_headers
@@ -15,8 +15,6 @@ from receiver.web.problems import flask_response, response_to
 
 PREFIX = "/callbacks/"
 
-blueprint = Blueprint("callbacks", __name__)
-
 
 class AnythingConverter(BaseConverter):
     """Any text, slashes too: a redirect or a 404 for an odd name would be a failed delivery."""
@@ -25,9 +23,13 @@ class AnythingConverter(BaseConverter):
     part_isolating = False
 
 
-@blueprint.route(
-    "/callbacks/<anything:instance>", methods=["POST"], provide_automatic_options=False
-)
+def register(app: Flask) -> None:
+    """Have an application take callbacks; whatever follows PREFIX is an instance's name."""
+    app.url_map.converters["anything"] = AnythingConverter
+    rule = f"{PREFIX}<anything:instance>"
+    app.add_url_rule(rule, view_func=receive, methods=["POST"], provide_automatic_options=False)
+
+
 def receive(instance: str) -> flask.Response:
     """Take a callback; 200 only once it is committed."""
     intake = services().intake

@@ -14,7 +14,7 @@ from typing import get_args
 
 import flask
 import structlog
-from flask import Blueprint
+from flask import Flask
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -85,16 +85,14 @@ PROBES: Mapping[str, Callable[[Services], Response]] = {
 }
 
 
-def blueprint() -> Blueprint:
-    """Return Flask's rules for the probes."""
-    made = Blueprint("ops", __name__)
+def register(app: Flask) -> None:
+    """Have an application answer probes."""
     for path, probe in PROBES.items():
-        made.add_url_rule(path, path.strip("/"), _flask_view(probe))
-    return made
+        app.add_url_rule(path, path, partial(_answer, probe))
 
 
-def _flask_view(probe: Callable[[Services], Response]) -> Callable[[], flask.Response]:
-    return lambda: flask_response(probe(services()))
+def _answer(probe: Callable[[Services], Response]) -> flask.Response:
+    return flask_response(probe(services()))
 
 
 class Measurements:

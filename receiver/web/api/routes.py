@@ -4,13 +4,13 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Generic, TypeAlias, TypeVar, get_args, get_type_hints
 
 import flask
 import msgspec
-from flask import Blueprint
+from flask import Flask
 from msgspec import Struct
 
 from receiver import __version__
@@ -113,38 +113,39 @@ def find_route(routes: Sequence[Route], method: str, path: str) -> tuple[Route, 
 # --- Flask's side
 
 
-def blueprint(routes: Sequence[Route]) -> Blueprint:
-    """Return Flask's rules for routes."""
-    made = Blueprint("api", __name__, url_prefix=BASE)
+def register(app: Flask, routes: Sequence[Route]) -> None:
+    """Have an application answer routes."""
     places = threading.BoundedSemaphore(MAX_HELD)
     for route_ in routes:
-        made.add_url_rule(
-            route_.path.replace("{id}", "<string:id_>"),
-            route_.name,
-            _flask_view(route_, places),
-            methods=[route_.method],
-            provide_automatic_options=False,
-        )
-    return made
+        add_view(app, route_, partial(_answer, route_, places))
 
 
-def _flask_view(route_: Route, places: threading.BoundedSemaphore) -> Callable[..., flask.Response]:
-    def view(id_: str = "") -> flask.Response:
-        answer = route_.answer(services(), replace(current_request(), id=id_))
-        # A server of one thread could not even take the callback that is waited for.
-        if flask.request.environ.get("wsgi.multithread"):
-            answer = _held(answer, places)
-        return flask_response(answer)
+def add_view(app: Flask, route_: Route, view: Callable[[str], flask.Response]) -> None:
+    """Have a view answer a route; it takes the id of the path, empty if there is none."""
+    app.add_url_rule(
+        BASE + route_.path.replace("{id}", "<string:id_>"),
+        route_.name,
+        view,
+        methods=[route_.method],
+        provide_automatic_options=False,
+    )
 
-    return view
+
+def _answer(route_: Route, places: threading.BoundedSemaphore, id_: str = "") -> flask.Response:
+    answer = route_.answer(services(), current_request(id_))
+    # A server of one thread could not even take the callback that is waited for.
+    if flask.request.environ.get("wsgi.multithread"):
+        answer = _held(answer, places)
+    return flask_response(answer)
 
 
-def current_request() -> Request:
-    """Return Flask's current request."""
+def current_request(id_: str) -> Request:
+    """Return Flask's current request, with the id in its path."""
     request = flask.request
     request.max_content_length = MAX_BODY_BYTES
     return Request(
         path=request.path,
+        id=id_,
         query=request.query_string.decode("latin-1"),
         authorization=request.headers.get("Authorization"),
         if_none_match=request.headers.get("If-None-Match"),

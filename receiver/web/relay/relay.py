@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from flask import Blueprint, Flask, Response, request
+from flask import Flask, Response, request
 from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.routing import Rule
 
@@ -38,7 +38,7 @@ from receiver.reconcile import claims
 from receiver.web import Services, services
 from receiver.web.api import RESULT, schemas
 from receiver.web.api.jobs import the_job
-from receiver.web.api.routes import BASE, ApiRequest, current_request
+from receiver.web.api.routes import ApiRequest, add_view, current_request
 from receiver.web.auth import authenticate, bearer_token, record_alone, require, require_scope
 from receiver.web.http import parameters
 from receiver.web.relay import exchange
@@ -56,7 +56,8 @@ _WHERE = {"job_status": "statuses", "object_name": "objects", "job_direction": "
 
 
 def register(app: Flask) -> None:
-    """Have an application answer every method below the vendor's base path."""
+    """Have an application answer every method below the vendor's base path, and RESULT."""
+    add_view(app, RESULT, show_result)
     for path in (shapes.BASE, f"{shapes.BASE}/<anything:_path>"):
         app.url_map.add(Rule(path, endpoint="relay", methods=None))
     app.view_functions["relay"] = lambda _path="": _answer(services())
@@ -252,21 +253,20 @@ _ANSWERS: Mapping[str, Callable[[Services, Question], Response]] = {
     "result": _result,
 }
 
-# Not with the API's other routes: the answer has any length.
-blueprint = Blueprint("result", __name__)
 
+def show_result(id_: str) -> Response:
+    """Give a job's file in its own format, or in the one that `Accept` names.
 
-@blueprint.get(BASE + RESULT.path.replace("{id}", "<string:job>"), provide_automatic_options=False)
-def show_result(job: str) -> Response:
-    """Give a job's file in its own format, or in the one that `Accept` names."""
-    api_request = replace(current_request(), id=job)
+    Not with the API's other routes: the answer has any length.
+    """
+    api_request = current_request(id_)
     bearer = require(authenticate(services(), api_request.peer, bearer_token(api_request)))
     query = parameters(api_request.query, schemas.InstanceQuery)
     record = the_job(services(), ApiRequest(api_request, bearer, query))
     object_name, ended = record.job.text("object"), record.job.ended
     if not ended or not object_name:
         missing = "does not tell its object" if ended else "has not ended"
-        raise NotFound(f"job {job} {missing}, so there is no file to fetch")
+        raise NotFound(f"job {id_} {missing}, so there is no file to fetch")
     with services().database.read() as session:
         secrets = registry.vendor_secrets(session, services().secret_box, record.instance)
     if secrets is None:
@@ -277,9 +277,9 @@ def show_result(job: str) -> Response:
             record.instance,
             bearer,
             secrets,
-            Route("result", job, object_name),
+            Route("result", id_, object_name),
             "GET",
-            client.result_call(job, object_name, accepted, secrets.hub).path,
+            client.result_call(id_, object_name, accepted, secrets.hub).path,
             [(b"Accept", accepted.encode("latin-1", "replace"))],
         )
         reply = exchange.send(services().vendor, question)
@@ -292,5 +292,5 @@ def show_result(job: str) -> Response:
     if not reply.ok:
         message = client.error_message(reply.body) or f"the vendor answered {reply.status}"
         raise VendorRefused(message, reply.status)
-    note = partial(note_fetched, services(), record.instance, job)
+    note = partial(note_fetched, services(), record.instance, id_)
     return respond(reply, note)
