@@ -11,7 +11,6 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 import httpx
 import structlog
 from flask import Flask
-from msgspec.structs import replace
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from receiver.alarms import channels
@@ -35,7 +34,7 @@ from receiver.openconnectors.shapes import WEBHOOK_ID_HEADER
 from receiver.openconnectors.signatures import HEADER, SHORT_KEY_BYTES, sign
 from receiver.outbound.mail import Mailer
 from receiver.outbound.queue import Message
-from receiver.outbound.sender import SEND_PAUSE_SECONDS, Sender, Signer
+from receiver.outbound.sender import SEND_PAUSE_SECONDS, Outgoing, Sender, Signer
 from receiver.reconcile.reconciler import CHECK_SECONDS, Reconciler
 from receiver.settings import Settings
 from receiver.subscriptions import registry as subscriptions
@@ -148,7 +147,7 @@ def _app(
 def callback_signer(keys: Keys, database: Database) -> Signer:
     """Sign what clients are sent as the vendor signs, with their instance's newest key."""
 
-    def sign_callback(message: Message, _now: int) -> Message:
+    def sign_callback(message: Message, _now: int) -> Outgoing:
         # Read anew: what a retired key signs proves nothing any more.
         of_instance = keys.refresh(database).instances.get(message.instance or "")
         headers = {}
@@ -158,7 +157,7 @@ def callback_signer(keys: Keys, database: Database) -> Signer:
         webhook_id = message.webhook_id
         if webhook_id and webhook_id.isascii() and webhook_id.isprintable():
             headers[WEBHOOK_ID_HEADER] = webhook_id
-        return replace(message, headers=headers)
+        return Outgoing(message.body, headers)
 
     return sign_callback
 

@@ -13,7 +13,7 @@ from receiver.database.models.alarms import Alarm as AlarmRow
 from receiver.errors import BadParameter
 from receiver.lib.clock import iso
 from receiver.outbound.queue import Message
-from receiver.outbound.sender import Signer, standard_webhook
+from receiver.outbound.sender import Outgoing, Signer, standard_webhook
 from receiver.settings import Settings
 
 MAX_ALARMS = 25  # of each sort in one message; how many more there are is said
@@ -59,12 +59,13 @@ def messages(settings: Settings, content: Content, at: int, id_: str) -> Iterato
 def signer(settings: Settings) -> Signer:
     """Sign alarms' webhooks; refuse recipients that the settings no longer name."""
 
-    def sign(message: Message, now: int) -> Message:
+    def sign(message: Message, now: int) -> Outgoing:
+        sent = Outgoing(message.body)
         if message.target in {f"mailto:{address}" for address in settings.alarm_mail_to}:
-            return message
+            return sent
         if message.target != settings.alarm_url or settings.alarm_secret is None:
             raise BadParameter("the settings no longer name this recipient of alarms")
-        return standard_webhook(message, now, settings.alarm_secret)
+        return standard_webhook(message.webhook_id, sent, now, settings.alarm_secret)
 
     return sign
 

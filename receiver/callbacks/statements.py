@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from receiver.database.models import NUMBER_BITS
 from receiver.errors import LostRace
 from receiver.jobs.projection import JobValues
-from receiver.outbound.queue import NewRow
+from receiver.outbound.queue import Message
 
 _RACES = ("23505", "40001", "40P01")  # a row was there already, serialization, deadlock
 
@@ -266,7 +266,9 @@ COUNTS = _insert(
     {"facet": "int8", "hour": "int8", "slot": "int8", "n": "int8"},
     "ON CONFLICT (facet, hour, slot) DO UPDATE SET n = counts.n + excluded.n",
 )
-NEW_DELIVERIES = _insert("outbound_deliveries", _columns(NewRow))
+NEW_DELIVERIES = _insert(
+    "outbound_deliveries", _columns(Message) | {"host": "text", "at": "int8", "next_at": "int8"}
+)
 _WRITTEN = (
     *(NEW_JOBS, CHANGED_JOBS, NEW_EVENTS, REPEATED_EVENTS, NEW_ENTRIES, NEW_FACETS, COUNTS),
     NEW_DELIVERIES,

@@ -8,11 +8,9 @@ import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import attrgetter
 from typing import Literal, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
-import msgspec
 from sqlalchemy import (
     BigInteger,
     Connection,
@@ -45,11 +43,8 @@ MAX_PER_HOST = 2  # attempts under way at once in a process
 Result: TypeAlias = Literal["delivered", "waiting", "failed"]
 
 
-class Message(msgspec.Struct, frozen=True):
-    """What one recipient is sent. See OutboundDelivery.
-
-    headers -- that it goes out with, beside those of any JSON; not kept, but a signer's to add.
-    """
+class Message(NamedTuple):
+    """What one recipient is sent. See OutboundDelivery."""
 
     kind: str
     target: str
@@ -59,39 +54,18 @@ class Message(msgspec.Struct, frozen=True):
     job: str | None = None
     subscription: str | None = None
     type: str | None = None
-    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def host(self) -> str:
         """Its target's, as `host_of` has it."""
         return host_of(self.target)
 
-    def row(self, now: int) -> "NewRow":
-        """Return the row that has it sent from now on, ms."""
-        return NewRow._make((*_facts(self), self.host, now, "waiting", 0, now))
+    def row(self, now: int) -> tuple[object, ...]:
+        """Return the values of COLUMNS that have it sent from now on, ms."""
+        return *self, self.host, now, now
 
 
-class NewRow(NamedTuple):
-    """A row of OutboundDelivery; what it has in common with its message comes first."""
-
-    kind: str
-    target: str
-    body: bytes
-    webhook_id: str
-    instance: str | None
-    job: str | None
-    subscription: str | None
-    type: str | None
-    host: str
-    at: int
-    state: str
-    tries: int
-    next_at: int
-
-
-_FACTS = NewRow._fields[: NewRow._fields.index("host")]
-
-_facts = attrgetter(*_FACTS)
+COLUMNS = (*Message._fields, "host", "at", "next_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +109,7 @@ class Ended:
 
 def enqueue(connection: Connection, messages: Iterable[Message], now: int) -> None:
     """Add messages to the queue. One whose webhook_id is there already is the same: it is not."""
-    rows = [message.row(now)._asdict() for message in messages]
+    rows = [dict(zip(COLUMNS, message.row(now), strict=True)) for message in messages]
     if rows:
         dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
         connection.execute(dialect.insert(OutboundDelivery).on_conflict_do_nothing(), rows)
@@ -245,7 +219,7 @@ _CLAIM = (
     update(_ROW)
     .where(_ROW.id.in_(bindparam("ids", expanding=True)), *_IS_DUE)
     .values(tries=_ROW.tries + 1, next_at=bindparam("lease_ends"))
-    .returning(_ROW.id, _ROW.tries, *(getattr(_ROW, name) for name in _FACTS))
+    .returning(_ROW.id, _ROW.tries, *(getattr(_ROW, name) for name in Message._fields))
 )
 # Not those that were erased meanwhile, or sent again by another process after the lease.
 _CLAIMED = _ROW.id == bindparam("of_id"), _ROW.tries == bindparam("of_tries")

@@ -6,9 +6,9 @@ import time
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import structlog
-from msgspec.structs import replace
 from sqlalchemy.orm import Session
 
 from receiver import metrics
@@ -31,9 +31,17 @@ _GONE = 410
 
 log = structlog.get_logger()
 
+
+class Outgoing(NamedTuple):
+    """A message as it goes out. headers -- beside those of any JSON."""
+
+    body: bytes
+    headers: Mapping[str, str] = {}
+
+
 # Returns a message as it goes out, with the headers that prove to a recipient who sends, made anew
 # for each attempt (ms since the epoch). Raises BadParameter if the recipient is one no longer.
-Signer = Callable[[Message, int], Message]
+Signer = Callable[[Message, int], Outgoing]
 # Takes note of an attempt (ms since the epoch), in the transaction that records it.
 Observer = Callable[[Session, Claimed, Attempt, int], None]
 
@@ -148,11 +156,11 @@ class Sender:
         """
         now = self._clock() if now is None else now
         try:
-            message = self._signers[message.kind](message, now)
+            body, headers = self._signers[message.kind](message, now)
             if message.target.startswith("mailto:"):
-                return self._mailer.send(message.target.removeprefix("mailto:"), message.body)
-            headers = {"Content-Type": "application/json", **message.headers}
-            answer = self._http.post(message.target, message.body, headers)
+                return self._mailer.send(message.target.removeprefix("mailto:"), body)
+            headers = {"Content-Type": "application/json", **headers}
+            answer = self._http.post(message.target, body, headers)
         except BadParameter as error:
             return Attempt(delivered=False, error=str(error), final=True)
         except OSError as error:
@@ -185,14 +193,14 @@ class Sender:
             log.warning("delivery failed", kind=message.kind, host=message.host, reason=reason)
 
 
-def standard_webhook(message: Message, now: int, *secrets: bytes) -> Message:
-    """Sign a message as Standard Webhooks 1.0 has it, with each secret. now -- ms."""
+def standard_webhook(id_: str, sent: Outgoing, now: int, *secrets: bytes) -> Outgoing:
+    """Sign a message as Standard Webhooks 1.0 has it, with each secret. id_ -- its webhook_id."""
     timestamp = str(now // 1000)
-    signed = f"{message.webhook_id}.{timestamp}.".encode() + message.body
+    signed = f"{id_}.{timestamp}.".encode() + sent.body
     digests = [b64encode(hmac.digest(secret, signed, "sha256")).decode() for secret in secrets]
     headers = {
-        "webhook-id": message.webhook_id,
+        "webhook-id": id_,
         "webhook-timestamp": timestamp,
         "webhook-signature": " ".join(f"v1,{digest}" for digest in digests),
     }
-    return replace(message, headers={**message.headers, **headers})
+    return Outgoing(sent.body, {**sent.headers, **headers})

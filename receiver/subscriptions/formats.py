@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
 
 import msgspec
-from msgspec.structs import replace
 
 from receiver.jobs.job import Job, Outcome
 from receiver.jobs.projection import JobValues
@@ -17,6 +16,7 @@ from receiver.jobs.public import public_job
 from receiver.jobs.queries import JobRecord
 from receiver.lib.clock import iso
 from receiver.outbound.queue import Message
+from receiver.outbound.sender import Outgoing
 
 CLOUDEVENT = {"Content-Type": "application/cloudevents+json"}
 MAX_SUMMARY = 1024  # characters: what PagerDuty takes
@@ -105,12 +105,12 @@ def _facts(sent: _Sent) -> Body:
     return {name: msgspec.json.decode(value) for name, value in values if name != PAYLOAD}
 
 
-def standard(message: Message) -> Message:
+def standard(message: Message) -> Outgoing:
     """Write it as it is."""
-    return replace(message, body=_body(message))
+    return Outgoing(_body(message))
 
 
-def cloudevent(message: Message) -> Message:
+def cloudevent(message: Message) -> Outgoing:
     """Write a CloudEvent, with the same id at each attempt."""
     sent = _read(message)
     source = f"/instances/{message.instance}" if message.instance else "/receiver"
@@ -125,10 +125,10 @@ def cloudevent(message: Message) -> Message:
     }
     event |= {"subject": message.job} if message.job else {}
     event |= {"replay": True} if sent.replay else {}
-    return replace(message, headers=CLOUDEVENT, body=_encode(event))
+    return Outgoing(_encode(event), CLOUDEVENT)
 
 
-def slack(message: Message) -> Message:
+def slack(message: Message) -> Outgoing:
     """Write a sentence. Slack reads markup in it, so &, < and > are escaped as it asks for."""
     sent = _read(message)
     text = summary(sent)
@@ -137,10 +137,10 @@ def slack(message: Message) -> Message:
         text += f"\nWhat to do: {facts['action']}\nRunbook: {facts['runbook']}"
     for character, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(character, name)
-    return replace(message, body=_encode({"text": text}))
+    return Outgoing(_encode({"text": text}))
 
 
-def pagerduty(message: Message, routing_key: str) -> Message:
+def pagerduty(message: Message, routing_key: str) -> Outgoing:
     """Write an event that opens an incident, or resolves it once the job or the alarm is well."""
     sent = _read(message)
     data, type_ = _facts(sent), sent.type
@@ -160,7 +160,7 @@ def pagerduty(message: Message, routing_key: str) -> Message:
             "custom_details": sent.data,
         },
     }
-    return replace(message, body=_encode(event))
+    return Outgoing(_encode(event))
 
 
 def summary(sent: _Sent) -> str:
@@ -185,7 +185,7 @@ def _summary(sent: _Sent) -> str:
     return f"{about}{what} {verb}: {data['outcome']}{records}{again}"
 
 
-FORMATS: Mapping[str, Callable[[Message], Message]] = {
+FORMATS: Mapping[str, Callable[[Message], Outgoing]] = {
     "standard": standard,
     "cloudevents": cloudevent,
     "slack": slack,

@@ -22,7 +22,7 @@ from receiver.jobs.job import Outcome
 from receiver.lib.clock import DAY_MS
 from receiver.lib.safe_http import SafeClient
 from receiver.outbound.queue import Attempt, Claimed, Message, host_of, result_of
-from receiver.outbound.sender import Signer, standard_webhook
+from receiver.outbound.sender import Outgoing, Signer, standard_webhook
 from receiver.settings import INSTANCE_NAME
 from receiver.subscriptions import formats
 
@@ -213,7 +213,7 @@ _ACCEPTED = (
 def signer(database: Database, secret_box: SecretBox) -> Signer:
     """Write messages in their subscription's format, and sign them with its secrets of now."""
 
-    def sign(message: Message, now: int) -> Message:
+    def sign(message: Message, now: int) -> Outgoing:
         name = message.subscription or ""
         rows = [_Signing(*row) for row in database.rows(_SIGNING, {"of_name": name})]
         row = rows[0] if rows else None
@@ -232,8 +232,8 @@ def signer(database: Database, secret_box: SecretBox) -> Signer:
             keys.append(secret_box.decrypt(place, row.previous_secret))
         if row.format == "pagerduty":
             return formats.pagerduty(message, keys[0].decode())
-        message = formats.FORMATS[row.format](message)
-        return standard_webhook(message, now, *keys)
+        sent = formats.FORMATS[row.format](message)
+        return standard_webhook(message.webhook_id, sent, now, *keys)
 
     return sign
 

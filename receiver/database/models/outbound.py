@@ -30,8 +30,9 @@ class OutboundDelivery(Base):
     host: Mapped[str] = mapped_column(String(255))
     body: Mapped[bytes]
     at: Mapped[int]
-    state: Mapped[str] = mapped_column(String(16))  # waiting, delivered, failed, cancelled
-    tries: Mapped[int]
+    # Or delivered, failed, cancelled.
+    state: Mapped[str] = mapped_column(String(16), server_default="waiting")
+    tries: Mapped[int] = mapped_column(server_default="0")
     next_at: Mapped[int | None]  # None: delivered or given up
     attempts: Mapped[list["OutboundAttempt"]] = relationship(
         order_by="OutboundAttempt.id", viewonly=True, lazy="raise"

@@ -21,7 +21,7 @@ from receiver.openconnectors.signatures import HEADER
 from receiver.outbound import queue
 from receiver.outbound.mail import Mailer
 from receiver.outbound.queue import LEASE_MS, PAUSES_SECONDS, Message
-from receiver.outbound.sender import Sender, Signer
+from receiver.outbound.sender import Outgoing, Sender, Signer
 from receiver.settings import Settings
 
 CALLBACK = "Elements-Async-Callback-Url"
@@ -142,7 +142,7 @@ class Queue:
 
     def sender(self, signers: Mapping[str, Signer] | None = None) -> Sender:
         http = SafeClient(frozenset({"127.0.0.1", "127.0.0.2", "localhost"}))
-        signers = signers or {"callback": lambda message, _: message}
+        signers = signers or {"callback": lambda message, _: Outgoing(message.body)}
         return Sender(self.services.database, http, Mailer(Settings()), signers, lambda: self.now)
 
     def rows(self) -> list[OutboundDelivery]:
@@ -356,9 +356,9 @@ def test_a_node_whose_clock_is_wrong_signs_by_the_databases(make_receiver, make_
     made, signed = Queue(make_receiver(make_database("postgresql18"))), []
     made.add(made.message(client.url))
 
-    def sign(message: Message, now: int) -> Message:
+    def sign(message: Message, now: int) -> Outgoing:
         signed.append(now)
-        return message
+        return Outgoing(message.body)
 
     made.now = now_ms() + 3_600_000
     sender = made.sender({"callback": sign})

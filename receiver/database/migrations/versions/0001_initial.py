@@ -399,8 +399,8 @@ def _make_outbound_tables() -> None:
         sa.Column("host", sa.String(255), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
-        sa.Column("tries", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.String(16), server_default="waiting", nullable=False),
+        sa.Column("tries", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("next_at", sa.BigInteger()),
         sa.PrimaryKeyConstraint("id"),
     )
