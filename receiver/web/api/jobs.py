@@ -73,7 +73,7 @@ def show_job(services: Services, request: ApiRequest[schemas.JobQuery]) -> Respo
         records = _jobs_called(services, request)
         hold = None if not wait or _is_settled(records) else Hold(answer, wait)
         try:
-            record = _the_one(records, request.http.id)
+            record = the_one(records, request.http.id)
             return _job_response(record, request.http, hold, _shown_now(services))
         except NotFound as error:
             return replace(response_to(error, request.http.path), hold=hold)
@@ -83,13 +83,23 @@ def show_job(services: Services, request: ApiRequest[schemas.JobQuery]) -> Respo
 
 def the_job(services: Services, request: ApiRequest[Any]) -> JobRecord:
     """Return the job that is asked for. Raises NotFound, Ambiguous, Forbidden."""
-    return _the_one(_jobs_called(services, request), request.http.id)
+    return the_one(_jobs_called(services, request), request.http.id)
 
 
 def _jobs_called(services: Services, request: ApiRequest[Any]) -> list[JobRecord]:
-    bearer, instance = request.bearer, optional(request.query.instance)
+    instance = optional(request.query.instance)
+    return jobs_called(services, request.bearer, request.http.id, instance)
+
+
+def jobs_called(
+    services: Services, bearer: Bearer, id_: str, instance: str | None
+) -> list[JobRecord]:
+    """Return the jobs of an id, of all instances that the token reaches or of one.
+
+    Raises Forbidden if it does not reach that.
+    """
     require_instance(bearer, [] if instance is None else [instance])
-    return queries.find_jobs(services.database, request.http.id, instance, bearer.instances)
+    return queries.find_jobs(services.database, id_, instance, bearer.instances)
 
 
 def _is_settled(records: Sequence[JobRecord]) -> bool:
@@ -109,9 +119,10 @@ def _job_response(
     return Response(200, {**JSON, **headers}, body, hold)
 
 
-def _the_one(records: Sequence[JobRecord], job_id: str) -> JobRecord:
+def the_one(records: Sequence[JobRecord], job_id: str) -> JobRecord:
+    """Return the only job of an id. Raises NotFound, Ambiguous."""
     if not records:
-        raise NotFound(f"no job {job_id} is known")
+        raise NotFound(f"there is no job {job_id}, or the token does not reach its instance")
     if len(records) > 1:
         names = ", ".join(sorted(record.instance for record in records))
         raise Ambiguous(f"job {job_id} is known to {names}: name the instance")

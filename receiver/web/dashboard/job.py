@@ -9,7 +9,7 @@ from typing import Annotated, get_args
 from flask import Response, request, stream_with_context
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from receiver.errors import Ambiguous, NotFound
+from receiver.errors import NotFound
 from receiver.instances import registry
 from receiver.jobs.failed_records import (
     FailedRecord,
@@ -17,15 +17,15 @@ from receiver.jobs.failed_records import (
     list_failed_records,
 )
 from receiver.jobs.job import UNDER_WAY
-from receiver.jobs.queries import JobRecord, find_jobs
+from receiver.jobs.queries import JobRecord
 from receiver.jobs.record_errors import row_of
 from receiver.jobs.timeline import timeline
 from receiver.lib.records import UnclearDialect, WrongFile, select_records
 from receiver.openconnectors.shapes import MEDIA_TYPES, Format
 from receiver.web import Services
 from receiver.web.api import schemas
-from receiver.web.api.jobs import close_job
-from receiver.web.auth import record_alone, require_instance
+from receiver.web.api.jobs import close_job, jobs_called, the_one
+from receiver.web.auth import record_alone
 from receiver.web.bodies import file_pieces
 from receiver.web.dashboard.formatting import cell, job_url
 from receiver.web.dashboard.jobs import CSV_PAGE, csv_text
@@ -65,7 +65,7 @@ def job(services: Services, caller: Caller, id: str) -> Response:
     records = _jobs_called(services, caller, id)
     if len(records) > 1:
         return page("choose.html", 409, id=id, jobs=records)
-    record = records[0]
+    record = the_one(records, id)
     of_job = services.database, record.id, record.instance
     with services.database.read() as session:
         has_secrets = record.instance in registry.list_instances_with_secrets(session)
@@ -111,23 +111,12 @@ def job_errors_csv(services: Services, caller: Caller, id: str) -> Response:
 
 
 def the_job(services: Services, caller: Caller, id_: str) -> JobRecord:
-    """Return the one job of that id. Raises NotFound or Ambiguous."""
-    records = _jobs_called(services, caller, id_)
-    if len(records) > 1:
-        raise Ambiguous(f"Several instances have a job {id_}: name one with ?instance=")
-    return records[0]
+    """Return the one job of that id. Raises NotFound, Ambiguous, Forbidden."""
+    return the_one(_jobs_called(services, caller, id_), id_)
 
 
 def _jobs_called(services: Services, caller: Caller, id_: str) -> Sequence[JobRecord]:
-    """Return the jobs of that id that the token reaches. Raises NotFound if there is none."""
-    instance = request.args.get("instance") or None
-    require_instance(caller.bearer, [] if instance is None else [instance])
-    records = []
-    if instance is None or "\0" not in instance:
-        records = find_jobs(services.database, id_, instance, caller.bearer.instances)
-    if not records:
-        raise NotFound(f"There is no job {id_}, or the token does not reach its instance.")
-    return records
+    return jobs_called(services, caller.bearer, id_, request.args.get("instance") or None)
 
 
 def _fields(error: FailedRecord) -> dict[str, str]:

@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -27,12 +26,12 @@ from receiver.web.dashboard.formatting import cell
 from receiver.web.dashboard.pages import (
     Caller,
     download,
-    filled_parameters,
+    filters,
+    list_url,
     page,
     page_at,
     read_query,
     redirect_to,
-    url_with,
 )
 from receiver.web.http import optional, read_cursor, write_cursor
 
@@ -50,31 +49,11 @@ class JobsQuery(schemas.JobsQuery):
     newer: schemas.Cursor | UnsetType = UNSET
 
 
-@dataclass(frozen=True, slots=True)
-class Filters:
-    """Which jobs are listed. pairs -- as they stand in the URL. wanted -- as the store takes it."""
-
-    query: JobsQuery
-    pairs: Sequence[tuple[str, str]]
-    wanted: queries.Filters
-
-    def chips(self) -> list[tuple[str, str, str]]:
-        """Return each filter that is set, its value, and the URL without it."""
-        chips = [pair for pair in self.pairs if pair[0] != "limit"]
-        return [(*pair, self.url(drop=pair)) for pair in chips]
-
-    def url(self, path: str = "/jobs", drop: tuple[str, str] | None = None, **more: str) -> str:
-        """Return the URL of the same filters. drop -- one to leave out. more -- to be added."""
-        pairs = [pair for pair in self.pairs if pair != drop] + list(more.items())
-        return url_with(path, pairs)
-
-
-def read_filters(services: Services, caller: Caller) -> Filters:
-    """Read the filters of this request; what a form left empty is not set.
+def _read_filters(services: Services, caller: Caller) -> tuple[JobsQuery, queries.Filters]:
+    """Read which jobs this request asks for, and return that as the store takes it, too.
 
     Raises BadParameter, and Forbidden where the token does not reach an instance.
     """
-    pairs = filled_parameters()
     query = read_query(JobsQuery)
     require_instance(caller.bearer, query.instance)
     wanted = replace(
@@ -83,20 +62,22 @@ def read_filters(services: Services, caller: Caller) -> Filters:
         now=services.clock(),
         overdue_after=services.settings.overdue_after,
     )
-    return Filters(query, [pair for pair in pairs if pair[0] not in ("cursor", "newer")], wanted)
+    return query, wanted
 
 
 @page_at("/jobs")
 def jobs(services: Services, caller: Caller) -> Response:
     """List jobs, newest change first, by day."""
-    filters = read_filters(services, caller)
-    rows, has_newer, has_older = _page(services, filters)
-    if not rows and (instead := _alternative_url(services, filters)):
+    query, wanted = _read_filters(services, caller)
+    rows, has_newer, has_older = _page(services, query, wanted)
+    if not rows and (instead := _alternative_url(services, query, wanted)):
         return redirect_to(instead)
-    show = filters.wanted.show
+    show = wanted.show
     return page(
         "jobs.html",
-        filters=filters,
+        query=query,
+        chips=[(*pair, list_url(drop=pair)) for pair in filters() if pair[0] != "limit"],
+        csv=list_url("/jobs.csv"),
         outcomes=OUTCOMES,
         days=[
             (day * DAY_MS, list(group))
@@ -104,43 +85,45 @@ def jobs(services: Services, caller: Caller) -> Response:
         ],
         count=len(rows),
         show=show,
-        older=filters.url(cursor=write_cursor(position_of(rows[-1], show))) if has_older else None,
-        newer=filters.url(newer=write_cursor(position_of(rows[0], show))) if has_newer else None,
-        newest=filters.url() if has_newer or "cursor" in request.args else None,
+        older=list_url(cursor=write_cursor(position_of(rows[-1], show))) if has_older else None,
+        newer=list_url(newer=write_cursor(position_of(rows[0], show))) if has_newer else None,
+        newest=list_url() if has_newer or "cursor" in request.args else None,
     )
 
 
-def _page(services: Services, filters: Filters) -> tuple[Sequence[JobRecord], bool, bool]:
+def _page(
+    services: Services, query: JobsQuery, wanted: queries.Filters
+) -> tuple[Sequence[JobRecord], bool, bool]:
     """Return the jobs of a page, and whether there are newer and older ones."""
-    query, limit = filters.query, filters.query.limit
+    limit = query.limit
     before = read_cursor(query.newer, tuple[int, str, str])
     after = read_cursor(query.cursor, tuple[int, str, str])
     if before is None:
-        rows = list_jobs(services.database, filters.wanted, limit + 1, after)
+        rows = list_jobs(services.database, wanted, limit + 1, after)
         return rows[:limit], after is not None, len(rows) > limit
-    rows = list_jobs(services.database, filters.wanted, limit + 1, before=before)
+    rows = list_jobs(services.database, wanted, limit + 1, before=before)
     return rows[-limit:], len(rows) > limit, True
 
 
-def _alternative_url(services: Services, filters: Filters) -> str | None:
+def _alternative_url(services: Services, query: JobsQuery, wanted: queries.Filters) -> str | None:
     """Return the URL of the jobs whose object or file is what was searched for, if there are any.
 
     Files are looked for in what changed lately, since no index has them.
     """
-    text = filters.wanted.text
-    if text is None or filters.query.object or filters.query.file or "cursor" in request.args:
+    text = wanted.text
+    if text is None or query.object or query.file or "cursor" in request.args:
         return None
-    since = filters.wanted.updated_after or services.clock() - SEARCHED_MS
-    bound = {} if filters.wanted.updated_after else {"updated_after": str(iso(since))}
+    since = wanted.updated_after or services.clock() - SEARCHED_MS
+    bound = {} if wanted.updated_after else {"updated_after": str(iso(since))}
     instead: tuple[tuple[dict[str, Any], dict[str, str]], ...] = (
         ({"objects": [text]}, {"object": text}),
         ({"file": text, "updated_after": since}, {"file": text, **bound}),
     )
     for changed, named in instead:
-        wanted = replace(filters.wanted, text=None, **changed)
+        other = replace(wanted, text=None, **changed)
         with suppress(TooSlow):
-            if list_jobs(services.database, wanted, 1):
-                return filters.url(drop=("q", text), **named)
+            if list_jobs(services.database, other, 1):
+                return list_url(drop=("q", text), **named)
     return None
 
 
@@ -151,9 +134,9 @@ def jobs_csv(services: Services, caller: Caller) -> Response:
     They are read page by page, however many they are. Where one cannot be read, the answer breaks
     off, and the browser says that it is not whole.
     """
-    filters = read_filters(services, caller)
-    after = read_cursor(filters.query.cursor, tuple[int, str, str])
-    rows = stream_with_context(_csv(services, filters.wanted, after))
+    query, wanted = _read_filters(services, caller)
+    after = read_cursor(query.cursor, tuple[int, str, str])
+    rows = stream_with_context(_csv(services, wanted, after))
     return download(rows, "jobs.csv", "text/csv")
 
 

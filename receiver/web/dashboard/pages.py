@@ -243,18 +243,28 @@ def download(
     return response
 
 
-def filled_parameters() -> list[tuple[str, str]]:
+def _filled() -> list[tuple[str, str]]:
     """Return the parameters of this request but those that a form left empty."""
     return [(name, value) for name, value in request.args.items(multi=True) if value]
 
 
 def read_query(model: type[Q], **more: str) -> Q:
     """Read what a form filled in. more -- parameters beside those. Raises BadParameter."""
-    return parameters(urlencode([*filled_parameters(), *more.items()]), model)
+    return parameters(urlencode([*_filled(), *more.items()]), model)
 
 
-def url_with(path: str, pairs: Sequence[tuple[str, str]]) -> str:
-    """Return a path with these parameters."""
+def filters() -> list[tuple[str, str]]:
+    """Return the parameters of this list but which page of it is asked for."""
+    return [pair for pair in _filled() if pair[0] not in ("cursor", "newer")]
+
+
+def list_url(path: str | None = None, drop: tuple[str, str] | None = None, **more: str) -> str:
+    """Return the URL of this list, or of a path, with its filters.
+
+    drop -- one to leave out. more -- parameters beside those.
+    """
+    pairs = [*(pair for pair in filters() if pair != drop), *more.items()]
+    path = path or request.path
     return f"{path}?{urlencode(pairs)}" if pairs else path
 
 
@@ -268,11 +278,10 @@ class Links(NamedTuple):
 
 def page_links(following: str | None) -> Links:
     """Return the links of this list. following -- the cursor of the next page, if there is one."""
-    filters = [pair for pair in filled_parameters() if pair[0] != "cursor"]
     return Links(
-        url_with(request.path, filters) if "cursor" in request.args else None,
-        url_with(request.path, [*filters, ("cursor", following)]) if following else None,
-        bool(filters),
+        list_url() if "cursor" in request.args else None,
+        list_url(cursor=following) if following else None,
+        bool(filters()),
     )
 
 
