@@ -23,9 +23,8 @@ _GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "Work on the database (RECEIVER_DATABASE_URL)": {
         "serve": ("serve", "db"),
         "instances": ("instances", "keys", "tokens", "trigger"),
-        "maintain": ("reconcile", "prune", "erase", "reread", "audit"),
-        "alarms": ("watch", "alarms", "schedules"),
-        "subscriptions": ("subscriptions", "deliveries", "replay"),
+        "maintain": ("reconcile", "schedules", "prune", "erase", "reread", "audit"),
+        "subscriptions": ("watch", "alarms", "subscriptions", "deliveries", "replay"),
         "doctor": ("doctor",),
     },
     "Need neither": {"instances": ("verify",), "demo": ("demo", "sandbox")},

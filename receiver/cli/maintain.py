@@ -1,4 +1,4 @@
-"""Commands that look after the database: reconcile, prune, erase, reread, audit."""
+"""Looking after jobs and the database: reconcile, schedules, prune, erase, reread, audit."""
 
 import sys
 from collections import Counter
@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
+from msgspec import convert, to_builtins
 
 from receiver.callbacks.events import find_readable
 from receiver.callbacks.events import reread as reread_event
@@ -15,7 +16,7 @@ from receiver.callbacks.intake import Intake
 from receiver.callbacks.store import Store
 from receiver.cli.options import duration, json_option, yes_option
 from receiver.cli.output import Exit, Failure, confirm, count, plain, show, table, warn
-from receiver.cli.serve import actor, open_database, record_action, repeat
+from receiver.cli.serve import actor, open_database, record_action, remove, repeat
 from receiver.client import NoSuchJob
 from receiver.database import audit as audit_log
 from receiver.database.engine import Database, database_time
@@ -30,9 +31,12 @@ from receiver.lib.http_client import check_environment
 from receiver.openconnectors.client import VendorClient
 from receiver.reconcile.reconciler import Reconciler
 from receiver.reconcile.results import Report
+from receiver.schedules import registry
+from receiver.schedules.registry import Terms, public_schedule
 from receiver.settings import INSTANCE_NAME, Settings
 
 _EVERY = click.IntRange(1, 86_400)
+_SCHEDULES = ("name", "instance", "object", "cron", "tz", "state", "next_due_local", "job")
 _ENTRY = ("id", "at", "actor", "action", "subject", "detail", "request")
 # What is deleted, as a noun for one of it.
 _NOUNS = {
@@ -257,3 +261,60 @@ def audit(limit: int, verify: bool, json_: bool) -> None:
     content = {"valid": not faults, "faults": faults, "entries": number, "hash": digest}
     show(content, "\n".join(faults) or valid, json_)
     sys.exit(Exit.JOB_FAILED if faults else Exit.OK)
+
+
+@click.group()
+def schedules() -> None:
+    """Expect jobs at certain times: an alarm says when none started, or one did not end."""
+
+
+@schedules.command("add")
+@click.argument("name")
+@click.option("--instance", required=True, help="Whose jobs are expected.")
+@click.option("--object", help="Jobs of this object only.")
+@click.option("--cron", required=True, help="When they are due, e.g. '0 2 * * *'.")
+@click.option("--tz", default="UTC", show_default=True, help="Zone of that, e.g. Europe/Berlin.")
+@click.option("--start-grace", required=True, metavar="DURATION", help="Until a job must start.")
+@click.option("--run-grace", required=True, metavar="DURATION", help="Until it must have ended.")
+@json_option
+def add_schedule(json_: bool, **terms: str | None) -> None:
+    """Expect jobs of an instance; both graces count from the due time."""
+    with open_database() as (settings, database), database.write() as session:
+        now = database_time(session, now_ms)
+        schedule = registry.make_schedule(convert(terms, Terms), now)
+        registry.add_schedule(session, schedule, settings)
+        record_action(session, "schedule.add", schedule.name)
+    added = public_schedule(schedule, now)
+    show(to_builtins(added), f"{schedule.name} added; due next at {added.next_due_local}", json_)
+
+
+@schedules.command("list")
+@json_option
+def list_schedules(json_: bool) -> None:
+    """List schedules, each with its state as of the last check, and its next due time."""
+    with open_database() as (_, database), database.read() as session:
+        now = database_time(session, now_ms)
+        listed = registry.list_schedules(session)
+        rows = [to_builtins(public_schedule(schedule, now)) for schedule in listed]
+    show({"schedules": rows}, table(rows, _SCHEDULES), json_)
+
+
+@schedules.command("show")
+@click.argument("name")
+@json_option
+def show_schedule(name: str, json_: bool) -> None:
+    """Show a schedule: its state, when it is due next, and the job that fulfilled it last."""
+    with open_database() as (_, database), database.read() as session:
+        now = database_time(session, now_ms)
+        facts = to_builtins(public_schedule(registry.get_schedule(session, name), now))
+    lines = [f"{fact.replace('_', ' '):<16}{plain(value)}" for fact, value in facts.items()]
+    show(facts, "\n".join(lines), json_)
+
+
+@schedules.command("remove")
+@click.argument("name")
+@yes_option
+def remove_schedule(name: str, yes: bool) -> None:
+    """Remove a schedule: its jobs are expected no longer, and its alarms are resolved."""
+    find, delete = registry.get_schedule, registry.remove_schedule
+    remove("schedule", name, find, delete, "Its jobs are expected no longer.", yes=yes)

@@ -1,14 +1,19 @@
-"""Telling other systems of jobs and alarms: `subscriptions`, `deliveries`, `replay`."""
+"""Telling others of jobs and alarms: `subscriptions`, `deliveries`, `replay`, `watch`, `alarms`."""
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import get_args
 
 import click
 from msgspec import to_builtins
+from msgspec.structs import asdict
 
+from receiver.alarms import channels, handling
+from receiver.alarms.handling import Alarm, public_alarm
+from receiver.alarms.watcher import PERIOD_SECONDS, Watcher
 from receiver.cli.instances import warn_of_unknown
 from receiver.cli.options import (
     duration,
@@ -18,11 +23,12 @@ from receiver.cli.options import (
     secret_option,
     yes_option,
 )
-from receiver.cli.output import Exit, confirm, count, plain, show, table
-from receiver.cli.serve import open_database, record_action, remove
+from receiver.cli.output import Exit, confirm, count, plain, show, table, warn
+from receiver.cli.serve import actor, open_database, record_action, remove, repeat
 from receiver.client import NoSuchInstance, NoSuchJob
 from receiver.database.engine import Database, Session, database_time
 from receiver.database.models.outbound import OutboundDelivery
+from receiver.errors import StoreError
 from receiver.instances.encryption import SecretBox
 from receiver.instances.registry import instance_names
 from receiver.jobs.job import OUTCOMES, Outcome
@@ -30,7 +36,8 @@ from receiver.jobs.queries import ENDED, Filters, JobRecord, find_jobs, list_job
 from receiver.lib.clock import now_ms
 from receiver.lib.safe_http import SafeClient
 from receiver.outbound.mail import Mailer
-from receiver.outbound.sender import Sender
+from receiver.outbound.sender import Sender, Signer
+from receiver.settings import Settings
 from receiver.subscriptions import log, registry
 from receiver.subscriptions.changes import queue_replays, test_message, wanted_replays
 from receiver.subscriptions.public import public_delivery, public_subscription
@@ -39,7 +46,9 @@ from receiver.subscriptions.registry import Choice, Format, Subject, Subscriptio
 PAGE = 500  # jobs that are sent again in one transaction
 _COLUMNS = ("name", "url", "format", "on", "instances", "objects", "outcomes", "disabled_for")
 _DELIVERY = ("id", "subscription", "type", "instance", "job", "state", "tries", "last_answer", "at")
+_ALARMS = ("id", "severity", "state", "kind", "subject", "count", "detail", "raised_at")
 
+_note = click.option("--note", metavar="TEXT", help="What others should know; shown with it.")
 _yes_option = click.option("--yes", is_flag=True, help="Send without asking.")
 
 
@@ -116,9 +125,8 @@ def test(name: str, json_: bool) -> None:
     with open_database() as (settings, database):
         with database.read() as session:
             subscription = registry.get_subscription(session, name)
-        signers = {registry.KIND: registry.signer(database, SecretBox(settings.encryption_keys))}
-        http, mailer = SafeClient(settings.forward_allow), Mailer(settings)
-        sender = Sender(database, http, mailer, signers, now_ms)
+        signer = registry.signer(database, SecretBox(settings.encryption_keys))
+        sender = _sender(settings, database, **{registry.KIND: signer})
         attempt = sender.send(test_message(subscription, now_ms()))
     answer = attempt.answer.decode("utf-8", "replace")
     content = {"delivered": attempt.delivered, "status": attempt.status, "error": attempt.error}
@@ -295,5 +303,94 @@ def _row(delivery: OutboundDelivery) -> dict[str, object]:
     return facts | {"id": delivery.id, "last_answer": last and (last.status or last.error)}
 
 
+def _sender(settings: Settings, database: Database, **signers: Signer) -> Sender:
+    http, mailer = SafeClient(settings.forward_allow), Mailer(settings)
+    return Sender(database, http, mailer, signers, now_ms)
+
+
 def _names(session: Session) -> list[str]:
     return [subscription.name for subscription in registry.list_subscriptions(session)]
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Check once, even if another node does the checks.")
+@click.option(
+    "--every",
+    type=click.IntRange(1, 86_400),
+    default=PERIOD_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="The pause between two checks.",
+)
+def watch(once: bool, every: int) -> None:
+    """Check for alarms, and report them to RECEIVER_ALARM_URL and RECEIVER_ALARM_MAIL_TO.
+
+    May run on every node at once, beside `serve`, which does the same: one of them does the checks.
+    Exit code 6 if --once could not deliver a report.
+    """
+    with open_database(must_answer=once) as (settings, database):
+        if not channels.has_channel(settings):
+            warn("no alarm destination is configured; see `receiver alarms`")
+        sender = _sender(settings, database, alarm=channels.signer(settings))
+        watcher = Watcher(settings, database, sender.send, now_ms, period=every)
+
+        def check() -> bool:
+            watcher.check(force=once)
+            return sender.drain()
+
+        try:
+            delivered = repeat(check, None if once else every)
+        finally:
+            with suppress(StoreError):
+                watcher.release()
+    sys.exit(Exit.OK if delivered else Exit.UNREACHABLE)
+
+
+@click.group(invoke_without_command=True)
+@click.option("--open", "only_open", is_flag=True, help="Leave out those that are resolved.")
+@limit_option
+@json_option
+@click.pass_context
+def alarms(context: click.Context, only_open: bool, limit: int, json_: bool) -> None:
+    """List alarms, newest first, and what to do about each; acknowledge or snooze one."""
+    if context.invoked_subcommand:
+        return
+    with open_database() as (_, database), database.read() as session:
+        rows = handling.list_alarms(session, None, only_open=only_open, limit=limit)
+        listed = [public_alarm(row) for row in rows]
+    contents = [asdict(alarm) for alarm in listed]
+    show({"alarms": contents}, "\n".join([table(contents, _ALARMS), *_advice(listed)]), json_)
+
+
+def _advice(listed: Sequence[Alarm]) -> list[str]:
+    return [
+        f"{alarm.id}: {plain(alarm.action)} ({alarm.runbook})"
+        for alarm in listed
+        if alarm.state != "resolved"
+    ]
+
+
+@alarms.command("ack")
+@click.argument("id_", metavar="ID")
+@_note
+@json_option
+def ack(id_: str, note: str | None, json_: bool) -> None:
+    """Acknowledge an alarm: what it is about by now is reported no more, what comes later is."""
+    with open_database() as (_, database), database.write() as session:
+        now = database_time(session, now_ms)
+        alarm = handling.handle(session, id_, None, by=actor(), now=now, note=note)
+    show(asdict(alarm), f"alarm {alarm.id} is acknowledged by {alarm.handled_by}", json_)
+
+
+@alarms.command("snooze")
+@click.argument("id_", metavar="ID")
+@click.option("--for", "for_", required=True, metavar="DURATION", help="For how long, e.g. 2h.")
+@_note
+@json_option
+def snooze(id_: str, for_: str, note: str | None, json_: bool) -> None:
+    """Report nothing of an alarm for so long, but its end; then again, if it is still open."""
+    ms = duration("--for", for_)
+    with open_database() as (_, database), database.write() as session:
+        now = database_time(session, now_ms)
+        alarm = handling.handle(session, id_, None, by=actor(), now=now, note=note, ms=ms)
+    show(asdict(alarm), f"alarm {alarm.id} is snoozed until {alarm.snoozed_until}", json_)
