@@ -174,17 +174,14 @@ class Node:
 
 
 @contextmanager
-def running_nodes(
-    database_url: str, folder: Path, count: int = 2, **settings: str
-) -> Iterator[list[Node]]:
-    """Nodes on one database, all ready; none stays behind."""
-    nodes = [Node(database_url, folder, settings) for _ in range(count)]
+def running(*nodes: Node) -> Iterator[None]:
+    """Run nodes, all ready; none stays behind, and none had a fault."""
     try:
         for node in nodes:
             node.start()
         for node in nodes:
             node.wait()
-        yield nodes
+        yield
         for node in nodes:
             node.ask_to_stop()
         for node in nodes:
@@ -194,3 +191,13 @@ def running_nodes(
             if node.process is not None and node.process.poll() is None:
                 node.kill()
     assert [fault for node in nodes for fault in node.faults()] == []
+
+
+@contextmanager
+def running_nodes(
+    database_url: str, folder: Path, count: int = 2, workers: int = 1, **settings: str
+) -> Iterator[list[Node]]:
+    """Run nodes on one database."""
+    nodes = [Node(database_url, folder, settings, workers=workers) for _ in range(count)]
+    with running(*nodes):
+        yield nodes

@@ -1,22 +1,22 @@
 """An SQLite file that is deleted or replaced under a running receiver: nothing is acknowledged."""
 
 import fcntl
-import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from http.client import HTTPConnection
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from nodes import DEADLINE, KEY, Node, eventually, make_token, running_nodes
+from builders import bulk
+from nodes import Node, eventually, make_token, running_nodes
 from processes import own_environment
 from proxies import DEPLOY
+from senders import direct, post
 
 from receiver.app import create_app
 from receiver.errors import SettingsError
-from receiver.openconnectors.signatures import HEADER, sign
 from receiver.settings import Settings
 
 LOST = "was deleted or replaced"
@@ -35,18 +35,15 @@ def node(file: Path, tmp_path: Path) -> Iterator[Node]:
         yield node
 
 
-def ask(node: Node, method: str, path: str, body: bytes = b"", **headers: str) -> int:
-    connection = HTTPConnection("127.0.0.1", node.port, timeout=DEADLINE)
-    try:
-        connection.request(method, path, body, headers)
-        return connection.getresponse().status
-    finally:
-        connection.close()
+def ask(node: Node, method: str, path: str, **headers: str) -> int:
+    with closing(direct(node.port)) as client:
+        client.request(method, path, headers=headers)
+        return client.getresponse().status
 
 
 def call_back(node: Node, job: str) -> int:
-    body = json.dumps({"id": job, "status": "COMPLETED"}).encode()
-    return ask(node, "POST", "/callbacks/default", body, **{HEADER: sign(body, KEY)})
+    with closing(direct(node.port)) as client:
+        return post(client, bulk(job))
 
 
 def ready(node: Node) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import commands
 import pytest
-from nodes import DEADLINE, KEY, Node, eventually, make_token, outcome_of, stored
+from nodes import DEADLINE, KEY, Node, eventually, make_token, outcome_of, running_nodes, stored
 from processes import free_port, own_environment
 from proxies import INSIDE
 from senders import direct, post
@@ -77,18 +77,6 @@ def listening(node: Node, *words: str) -> Iterator[Path]:
     assert code == 130, written.read_text()
 
 
-@contextmanager
-def running(database_url: str, folder: Path, workers: int = 2) -> Iterator[Node]:
-    node = Node(database_url, folder, workers=workers)
-    node.start()
-    try:
-        node.wait()
-        yield node
-    finally:
-        node.terminate()
-    assert node.faults() == []
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "restarts"), [("postgresql18", 2), ("sqlite", 10)])
 def test_a_receiver_restarted_under_load_loses_no_event_on_the_way_to_the_program(
@@ -96,7 +84,7 @@ def test_a_receiver_restarted_under_load_loses_no_event_on_the_way_to_the_progra
 ):
     port, url = free_port(), make_database(kind)
     with (
-        running(url, tmp_path) as node,
+        running_nodes(url, tmp_path, 1, workers=2) as [node],
         listening(node, "--forward-to", f"http://127.0.0.1:{port}/hook") as written,
         ExitStack() as stack,
     ):
@@ -145,7 +133,7 @@ def test_the_async_client_goes_on_after_a_receiver_that_died(tmp_path, make_data
                 node.wait()
         return bodies
 
-    with running(make_database("sqlite"), tmp_path) as node:
+    with running_nodes(make_database("sqlite"), tmp_path, 1, workers=2) as [node]:
         assert outcome_of(follow(node)) == [b'":0}', b'":1}']
     assert [trouble.code for trouble in troubles] == ["unreachable"]
 
@@ -162,7 +150,7 @@ def test_what_cannot_be_followed_or_forwarded_to_is_said_at_once(tmp_path):
 
 
 def test_forty_idle_streams_hold_up_nobody_and_end_with_the_server(tmp_path, make_database):
-    with running(make_database("sqlite"), tmp_path, workers=1) as node, ExitStack() as stack:
+    with running_nodes(make_database("sqlite"), tmp_path, 1) as [node], ExitStack() as stack:
         token = make_token(node.database_url)
         ask = f"GET /api/v1/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
         held = []

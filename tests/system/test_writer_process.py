@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from nodes import KEY, Node, eventually, make_token, stored
+from nodes import KEY, Node, eventually, make_token, running_nodes, stored
 from processes import children, is_writer
 from senders import Load, direct, post
 from serving import Client
@@ -20,12 +20,8 @@ from receiver.openconnectors.signatures import HEADER, SignatureKey, sign
 def node(
     request: pytest.FixtureRequest, make_database: Callable[[str], str], tmp_path: Path
 ) -> Iterator[Node]:
-    made = Node(make_database(request.param), tmp_path, workers=2)
-    made.start()
-    made.wait()
-    yield made
-    made.terminate()
-    assert made.faults() == []
+    with running_nodes(make_database(request.param), tmp_path, 1, workers=2) as [made]:
+        yield made
 
 
 def writers(node: Node) -> list[int]:

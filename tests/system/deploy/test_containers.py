@@ -14,7 +14,7 @@ import debian
 import pytest
 import yaml
 from manifests import BIN, GRACE, are_settings, checked, is_command
-from nodes import KEY, Node, eventually
+from nodes import KEY, Node, eventually, running
 from processes import free_port, own_environment
 from proxies import DEPLOY
 
@@ -90,12 +90,8 @@ def test_the_health_check_tells_a_receiver_from_none(make_database, tmp_path):
     node = Node(make_database("sqlite"), tmp_path)
     command = [sys.executable, *health[1:-1], health[-1].replace(":8000/", f":{node.port}/")]
     assert subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 1
-    node.start()
-    try:
-        node.wait()
+    with running(node):
         assert subprocess.run(command, check=False).returncode == 0
-    finally:
-        node.terminate()
 
 
 READ_ONLY = """

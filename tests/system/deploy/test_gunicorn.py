@@ -4,7 +4,7 @@ import re
 import sys
 from contextlib import closing
 
-from nodes import Node
+from nodes import Node, running
 from proxies import DEPLOY
 from senders import direct, post
 
@@ -18,18 +18,12 @@ def test_gunicorn_with_our_file_is_what_receiver_serve_is(make_database, tmp_pat
     seen = {}
     for name, options in (("serve", {}), ("gunicorn", {"command": COMMAND})):
         node = Node(make_database("sqlite"), tmp_path, **options)
-        node.start()
-        try:
-            node.wait()
-            with closing(direct(node.port)) as client:
-                stored = post(client, b"{}")
-                client.request("GET", "/x/healthz", headers={"SCRIPT_NAME": "/x"})
-                moved = client.getresponse().status
-        finally:
-            node.terminate()
+        with running(node), closing(direct(node.port)) as client:
+            stored = post(client, b"{}")
+            client.request("GET", "/x/healthz", headers={"SCRIPT_NAME": "/x"})
+            moved = client.getresponse().status
         worker = re.search("Using worker: ([A-Za-z.]+)", node.log.read_text())[1]
         seen[name] = (stored, moved, worker)
-        assert node.faults() == []
     assert seen["gunicorn"] == seen["serve"]
     assert seen["serve"][:2] == (200, 404)
 
@@ -38,12 +32,6 @@ def test_a_prefix_in_the_environment_takes_no_callback_away(make_database, tmp_p
     command = (*(sys.executable, "-m", "gunicorn"), *("--chdir", str(DEPLOY.parent), "wsgi:app"))
     settings = {"SCRIPT_NAME": "/x"}
     node = Node(make_database("sqlite"), tmp_path, settings, command=command)
-    node.start()
-    try:
-        node.wait()
-        with closing(direct(node.port)) as client:
-            assert post(client, b"{}") == 200
-    finally:
-        node.terminate()
+    with running(node), closing(direct(node.port)) as client:
+        assert post(client, b"{}") == 200
     assert "SCRIPT_NAME" in node.log.read_text()
-    assert node.faults() == []

@@ -20,6 +20,7 @@ from nodes import DEADLINE, KEY, Node, add_instance, eventually, make_token, sto
 from proxies import DEPLOY, INSIDE, OUTSIDE, Proxy, running_proxy
 from senders import Load, direct, post
 from sites import Site
+from wire import read_all
 
 from receiver.openconnectors.signatures import HEADER, sign
 from receiver.settings import Settings
@@ -158,14 +159,6 @@ def test_nothing_but_callbacks_can_be_reached_from_outside(site):
         assert post(client, b"{}") == 200
     eventually(lambda: asked_nodes(site.proxy.log, peer), "the callback in the access log")
     assert len(asked_nodes(site.proxy.log, peer)) == 1
-
-
-def read_all(wire) -> bytes:
-    answer = b""
-    with suppress(OSError):
-        while piece := wire.recv(65_536):
-            answer += piece
-    return answer
 
 
 def told_of(log: Path, peer: str) -> list[dict]:
