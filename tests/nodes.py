@@ -174,6 +174,18 @@ class Node:
 
 
 @contextmanager
+def running_sandbox(folder: Path, *options: str, bind: str = "127.0.0.1:0") -> Iterator[str]:
+    """Run the vendor's stand-in; give its URL."""
+    command = (*SERVE[:-1], "sandbox", "--bind", bind, *options)
+    variables = own_environment(HOME=str(folder))
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=variables, cwd=folder) as process:
+        try:
+            yield process.stderr.readline().decode().split()[-1].partition("/elements")[0]
+        finally:
+            process.terminate()
+
+
+@contextmanager
 def running(*nodes: Node) -> Iterator[None]:
     """Run nodes, all ready; none stays behind, and none had a fault."""
     try:

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 from cryptography.fernet import Fernet
+from nodes import running_sandbox
 from processes import free_port, own_environment
 from serving import ROOT, eventually
 
@@ -84,16 +85,8 @@ class Duty:
         chosen = {"job-seconds": "0", "retry-seconds": "0.05", **sandbox}
         words = [word for name, value in chosen.items() for word in (f"--{name}", value)]
         key = ("--signature-key-file", "signature-key")
-        process = subprocess.Popen(
-            (*RECEIVER, "sandbox", "--bind", "127.0.0.1:0", *key, *words),
-            stderr=subprocess.PIPE,
-            env=self.environment,
-            cwd=self.folder,
-        )
-        self.stack.callback(process.stderr.close)
-        self.stack.callback(process.wait, 60)
-        self.stack.callback(process.terminate)
-        self.sandbox = process.stderr.readline().decode().split()[-1].partition("/elements")[0]
+        running = running_sandbox(self.folder, *key, *words)
+        self.sandbox = self.stack.enter_context(running)
         secrets = " ".join(f"--{name}-file {name}" for name in SECRETS)
         lines = (
             "db upgrade",

@@ -9,8 +9,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import commands
 import httpx
 import pytest
 from cryptography.fernet import Fernet
-from nodes import DEADLINE, add_instance, eventually
+from nodes import DEADLINE, add_instance, eventually, running_sandbox
 from processes import free_port, own_environment
 
 import receiver
@@ -67,20 +66,11 @@ class World:
         path.write_bytes(content)
         return path
 
-    def start_sandbox(self, *options: str) -> None:
-        key = self.file("signature-key", KEY)
-        words = ("sandbox", "--bind", "127.0.0.1:0", "--signature-key-file", str(key), *options)
-        process = subprocess.Popen(
-            (*COMMAND, *words),
-            stderr=subprocess.PIPE,
-            env=own_environment(HOME=str(self.folder)),
-            cwd=self.folder,
-        )
-        self.stack.callback(process.stderr.close)
-        self.stack.callback(process.wait, DEADLINE)
-        self.stack.callback(process.terminate)
-        line = process.stderr.readline().decode()
-        self.sandbox = line.split()[-1].removesuffix("/elements/api-v2")
+    def start_sandbox(self) -> None:
+        key = str(self.file("signature-key", KEY))
+        pace = ("--job-seconds", "0.1", "--retry-seconds", "0.2")
+        running = running_sandbox(self.folder, "--signature-key-file", key, *pace)
+        self.sandbox = self.stack.enter_context(running)
 
     def add_instances(self) -> None:
         for name in INSTANCES:
@@ -156,88 +146,16 @@ class World:
         return Counter(each["status"] for each in listed)
 
 
-@contextmanager
-def world(folder: Path, database_url: str, run: Any, *options: str) -> Iterator[World]:
-    with ExitStack() as stack:
-        made = World(folder, database_url, run, stack, secrets=[Fernet.generate_key().decode()])
-        made.start_sandbox(*(options or ("--job-seconds", "0.1", "--retry-seconds", "0.2")))
-        made.add_instances()
-        made.start()
-        yield made
-
-
 @pytest.fixture
 def alone(tmp_path: Path, make_database: Any, run: Any) -> Iterator[World]:
     """A world for one test, on SQLite."""
-    with world(tmp_path, make_database("sqlite"), run) as made:
+    with ExitStack() as stack:
+        keys = [Fernet.generate_key().decode()]
+        made = World(tmp_path, make_database("sqlite"), run, stack, secrets=keys)
+        made.start_sandbox()
+        made.add_instances()
+        made.start()
         yield made
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql18"])
-def test_the_seeds_curls_work_for_both_instances(tmp_path, make_database, run, kind):
-    with world(tmp_path, make_database(kind), run) as made:
-        for instance in INSTANCES:
-            for hub in ("/hubs/marketing", ""):
-                with made.client(instance) as client:
-                    assert client.get(f"{hub}/objects").json() == OBJECTS
-                    with SAMPLE.open("rb") as file:
-                        created = client.post(
-                            f"{hub}/bulk/contact",
-                            params={"path": "/sample.csv"},
-                            files={"file": ("sample.csv", file, "text/csv")},
-                        ).json()
-                    job_id = created["id"]
-                    assert created == {"id": job_id, "status": "CREATED", "instanceId": 425904}
-                    job = made.ended(job_id, instance)
-                    status = client.get(f"{hub}/bulk/{job_id}/status").json()
-                assert (status["id"], status["status"]) == (job_id, "COMPLETED")
-                assert (job["outcome"], job["learnt_by"]) == ("succeeded", "callback")
-                assert job["records"] == {
-                    "submitted": 10,
-                    "loaded": 10,
-                    "failed": 0,
-                    "reported": 10,
-                }
-
-
-@pytest.mark.slow
-def test_an_upload_in_chunks_arrives_whole_and_one_that_breaks_off_not_at_all(alone):
-    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n' + ROWS
-    head = (
-        "POST /elements/api-v2/bulk/contact?path=/sample.csv HTTP/1.1\r\nHost: x\r\n"
-        f"Authorization: Element gooddata, User {alone.token}\r\n"
-        "Content-Type: multipart/form-data; boundary=b\r\n"
-    ).encode()
-    chunked = head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n"
-    whole = part + b"\r\n--b--\r\n"
-    status, said = alone.served.raw(chunked % (len(whole), whole) + b"0\r\n\r\n")
-    assert (status, alone.ended(json.loads(said)["id"])["records"]["loaded"]) == (200, 2)
-
-    before = alone.asked()
-    announced = head + b"Content-Length: %d\r\n\r\n" % (len(part) + 99) + part
-    for broken in (announced, chunked % (len(part), part), chunked % (len(whole), whole)):
-        assert alone.served.raw(broken, half_close=True)[0] == 400
-    assert alone.asked() == before
-
-
-@pytest.mark.slow
-def test_200_jobs_whose_callbacks_never_came_are_right_by_polling_alone(alone):
-    alone.faults(drop_callbacks=True)
-    with ThreadPoolExecutor(8) as pool:
-        contents = [BAD_ROWS if number % 4 == 0 else ROWS for number in range(200)]
-        ids = list(pool.map(alone.upload, contents))
-    eventually(lambda: alone.deliveries()["dropped"] == 200, "the end of all jobs")
-    code, report = alone.told("reconcile", "--all")
-    assert (code, report["asked"], report["ended"], report["found"]) == (0, 200, 200, 0)
-    jobs = {job["id"]: job for job in alone.served.all_of("jobs")}
-    assert sorted(jobs) == sorted(ids)
-    found = Counter((job["outcome"], job["learnt_by"]) for job in jobs.values())
-    assert found == {("succeeded", "poll"): 150, ("partial", "poll"): 50}
-    counts = alone.asked()
-    assert {counts[f"GET /bulk/{job_id}/status"] for job_id in ids} == {1}
-    assert alone.served.get("/summary")["lost_callbacks"] == 200
-    assert alone.told("reconcile", "--all")[1]["asked"] == 0
 
 
 @pytest.mark.slow

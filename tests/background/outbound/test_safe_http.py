@@ -6,18 +6,14 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 
 import httpcore
 import httpx
 import pytest
 import servers
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
+from proxies import write_certificate
 
 from receiver.errors import BadParameter
 from receiver.lib import safe_http
@@ -105,25 +101,9 @@ class Network(httpcore.SyncBackend):
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     """A certificate of hooks.example.com, that signed itself: (its file, what trusts it)."""
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hooks.example.com")])
-    names = [x509.DNSName("hooks.example.com")]
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path = tmp_path_factory.mktemp("tls") / "hooks.pem"
-    path.write_bytes(secret + made.public_bytes(pem))
-    return path, ssl.create_default_context(cadata=made.public_bytes(pem).decode())
+    folder = tmp_path_factory.mktemp("tls")
+    write_certificate(folder)
+    return folder / "tls.pem", ssl.create_default_context(cafile=str(folder / "tls.crt"))
 
 
 def behind_tls(path, seen: list) -> Callable:

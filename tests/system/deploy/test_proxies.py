@@ -5,9 +5,6 @@ import json
 import os
 import random
 import re
-import socket
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from manifests import OPTIONS
-from nodes import DEADLINE, KEY, Node, add_instance, eventually, make_token, stored
+from nodes import KEY, Node, add_instance, eventually, make_token, running_sandbox, stored
 from proxies import DEPLOY, INSIDE, OUTSIDE, Proxy, running_proxy
 from senders import Load, direct, post
 from sites import Site
@@ -230,25 +227,8 @@ def vendor(site: Site, tmp_path: Path) -> Iterator[str]:
     """The vendor's stand-in; gives the name of an instance with secrets for it."""
     name = f"{site.proxy.name}-{os.urandom(4).hex()}"
     add_instance(site.database_url, site.encryption_key, name)
-    words = ("sandbox", "--bind", site.vendor, "--job-seconds", "3600")
-    with (tmp_path / "vendor.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "receiver", *words], stdout=log, stderr=log, cwd=tmp_path
-        )
-    host, _, port = site.vendor.partition(":")
-
-    def listens() -> bool:
-        with suppress(OSError):
-            socket.create_connection((host, int(port))).close()
-            return True
-        return False
-
-    try:
-        eventually(listens, "the vendor")
+    with running_sandbox(tmp_path, "--job-seconds", "3600", bind=site.vendor):
         yield name
-    finally:
-        process.terminate()
-        process.wait(DEADLINE)
 
 
 def test_an_upload_larger_than_any_callback_is_streamed_through(site, vendor):
