@@ -4,9 +4,13 @@ Neither Werkzeug nor the server can be left to it: a chunked body above MAX_CONT
 silently cut, and one that breaks off arrives shorter, without an error.
 """
 
+import shutil
+import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
-from typing import IO
+from typing import IO, cast
 
 from flask import request
 from werkzeug.datastructures import Headers
@@ -14,12 +18,19 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
-from receiver.errors import BodyTooLarge, BodyTruncated
+from receiver.errors import BodyTooLarge, BodyTruncated, Overloaded
 from receiver.lib.records import UnclearDialect, count_records
 
 PIECE = 64 * 2**10  # bytes
 MAX_PARTS = 100  # of a form
 MAX_FIELD = 64 * 2**10  # bytes of a form field that is read
+MAX_HELD = 64 * 2**10  # bytes of a body in memory; the rest is on disk
+SPARE_DISK = 256 * 2**20  # bytes that spooled bodies leave free
+MAX_UPLOADS = 8  # at once in one process; each holds a thread until all of it is passed on
+UPLOAD_RETRY_AFTER = 2  # seconds
+DISK_RETRY_AFTER = 60  # seconds
+
+_uploads = threading.BoundedSemaphore(MAX_UPLOADS)
 
 
 def body_pieces(limit: int) -> Iterator[bytes]:
@@ -37,6 +48,43 @@ def body_pieces(limit: int) -> Iterator[bytes]:
         yield piece
     if announced is not None and size != announced:
         raise BodyTruncated(f"{size} of {announced} bytes arrived")
+
+
+@contextmanager
+def upload_slot() -> Iterator[None]:
+    """Take one of MAX_UPLOADS slots. Raises Overloaded if none is free."""
+    if not _uploads.acquire(blocking=False):
+        raise Overloaded("as many uploads as are taken at once", UPLOAD_RETRY_AFTER)
+    try:
+        yield
+    finally:
+        _uploads.release()
+
+
+@contextmanager
+def spooled(limit: int) -> Iterator[IO[bytes]]:
+    """Return the body of this request, whole.
+
+    Raises BodyTooLarge above `limit` bytes, BodyTruncated if not all of it arrives, Overloaded
+    where the disk has no room for it.
+    """
+    with tempfile.SpooledTemporaryFile(MAX_HELD) as spool:
+        for piece in body_pieces(limit):
+            _spool(piece, spool, request.content_length or 0)
+        spool.seek(0)
+        yield cast("IO[bytes]", spool)
+
+
+def _spool(piece: bytes, spool: tempfile.SpooledTemporaryFile[bytes], announced: int) -> None:
+    try:
+        size = spool.tell() + len(piece)
+        to_come = max(announced - size, 0)
+        on_disk = size + to_come > MAX_HELD
+        if on_disk and shutil.disk_usage(tempfile.gettempdir()).free - to_come < SPARE_DISK:
+            raise Overloaded("there is no room on the disk for this body", DISK_RETRY_AFTER)
+        spool.write(piece)
+    except OSError:
+        raise Overloaded("the disk does not take this body", DISK_RETRY_AFTER) from None
 
 
 def pieces(body: IO[bytes]) -> Iterator[bytes]:

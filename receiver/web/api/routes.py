@@ -90,15 +90,22 @@ def route(
     content = content if hints["return"] is Response else hints["return"]
 
     def answer(services_: Services, request: Request) -> Response:
-        bearer = require(authenticate(services_, request.peer, bearer_token(request)))
-        checked = ApiRequest(request, bearer, parameters(request.query, query))
-        require_scope(bearer, needed)
-        answered = view(services_, checked)
+        answered = view(services_, check(services_, request, query, needed))
         return answered if isinstance(answered, Response) else content_response(request, answered)
 
     summary = (view.__doc__ or "").partition("\n")[0]
     facts = method, path, view.__name__, summary, query, refusals, answer
     return Route(*facts, content, body, media_type)
+
+
+def check(
+    services_: Services, request: Request, query: type[Q], scope: Scope = "read"
+) -> ApiRequest[Q]:
+    """Check a request's token and parameters. Raises QueryError, TooManyRequests."""
+    bearer = require(authenticate(services_, request.peer, bearer_token(request)))
+    checked = ApiRequest(request, bearer, parameters(request.query, query))
+    require_scope(bearer, scope)
+    return checked
 
 
 def find_route(routes: Sequence[Route], method: str, path: str) -> tuple[Route, str] | None:

@@ -32,7 +32,6 @@ from receiver.web.dashboard.pages import (
     flash,
     page,
     page_at,
-    page_links,
     read_query,
     redirect_to,
 )
@@ -50,7 +49,7 @@ def events(services: Services, caller: Caller) -> Response:
         rows=rows,
         query=query,
         kinds=get_args(Kind),
-        links=page_links(following),
+        following=following,
     )
 
 
@@ -92,7 +91,7 @@ def rejections(services: Services, caller: Caller) -> Response:
         reasons=REASONS,
         instance=next(iter(query.instance), None),
         reason=next(iter(query.reason), None),
-        links=page_links(following),
+        following=following,
     )
 
 

@@ -26,7 +26,7 @@ from receiver.web import Services
 from receiver.web.api import schemas
 from receiver.web.api.jobs import close_job, jobs_called, the_one
 from receiver.web.auth import record_alone
-from receiver.web.bodies import file_pieces
+from receiver.web.bodies import file_pieces, spooled, upload_slot
 from receiver.web.dashboard.formatting import cell, job_url
 from receiver.web.dashboard.jobs import CSV_PAGE, csv_text
 from receiver.web.dashboard.pages import (
@@ -40,7 +40,6 @@ from receiver.web.dashboard.pages import (
     page_at,
 )
 from receiver.web.http import optional, parameters
-from receiver.web.relay.exchange import spooled, upload_slot
 
 MAX_ENTRIES = 100  # of the timeline: a page weighs less than 100 KB
 ERRORS_A_PAGE = 50

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
-from typing import Concatenate, NamedTuple, ParamSpec, TypeAlias, TypeVar
+from typing import Concatenate, ParamSpec, TypeAlias, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from flask import Blueprint, Flask, Response, g, render_template, request, url_for
@@ -253,11 +253,13 @@ def read_query(model: type[Q], **more: str) -> Q:
     return parameters(urlencode([*_filled(), *more.items()]), model)
 
 
+@blueprint.app_template_global()
 def filters() -> list[tuple[str, str]]:
     """Return the parameters of this list but which page of it is asked for."""
     return [pair for pair in _filled() if pair[0] not in ("cursor", "newer")]
 
 
+@blueprint.app_template_global()
 def list_url(path: str | None = None, drop: tuple[str, str] | None = None, **more: str) -> str:
     """Return the URL of this list, or of a path, with its filters.
 
@@ -266,23 +268,6 @@ def list_url(path: str | None = None, drop: tuple[str, str] | None = None, **mor
     pairs = [*(pair for pair in filters() if pair != drop), *more.items()]
     path = path or request.path
     return f"{path}?{urlencode(pairs)}" if pairs else path
-
-
-class Links(NamedTuple):
-    """The URLs of a list's other pages. is_filtered -- whether anything but a page is asked for."""
-
-    newest: str | None
-    older: str | None
-    is_filtered: bool
-
-
-def page_links(following: str | None) -> Links:
-    """Return the links of this list. following -- the cursor of the next page, if there is one."""
-    return Links(
-        list_url() if "cursor" in request.args else None,
-        list_url(cursor=following) if following else None,
-        bool(filters()),
-    )
 
 
 @blueprint.record_once

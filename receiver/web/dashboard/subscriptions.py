@@ -18,7 +18,6 @@ from receiver.web.dashboard.pages import (
     action_page,
     page,
     page_at,
-    page_links,
     read_query,
 )
 
@@ -41,8 +40,7 @@ def subscription(services: Services, caller: Caller, name: str) -> Response:
     query = read_query(DeliveriesQuery, subscription=name)
     one = _the_subscription(services, caller, name)
     rows, following = api.read_deliveries(services, query, caller.bearer)
-    links = page_links(following)
-    return page("subscription.html", one=one, rows=rows, failed=query.failed, links=links)
+    return page("subscription.html", one=one, rows=rows, failed=query.failed, following=following)
 
 
 @action_page("/subscriptions/<string:name>/test")

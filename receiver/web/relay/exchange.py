@@ -4,13 +4,9 @@ Bodies are spooled to disk, so that a worker's memory does not depend on what is
 """
 
 import re
-import shutil
-import tempfile
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import IO, Any, cast
 from wsgiref.types import WSGIEnvironment
@@ -24,7 +20,6 @@ from werkzeug.datastructures import Headers
 from receiver.errors import (
     AnswerCut,
     NotFound,
-    Overloaded,
     VendorError,
     VendorUnclear,
     VendorUnreachable,
@@ -34,17 +29,12 @@ from receiver.instances.tokens import Bearer
 from receiver.openconnectors import shapes
 from receiver.openconnectors.client import Call, VendorClient, redact_secrets
 from receiver.openconnectors.shapes import Route
-from receiver.web.bodies import body_pieces, pieces
+from receiver.web.bodies import MAX_HELD, pieces
 
 log = structlog.get_logger()
 
 MAX_READ = 4 * 2**20  # bytes of an answer that is learnt from; longer ones are only passed on
-MAX_HELD = 64 * 2**10  # bytes of a body in memory; the rest is on disk
-SPARE_DISK = 256 * 2**20  # bytes that spooled bodies leave free
-MAX_UPLOADS = 8  # at once in one process; each holds a thread until all of it is passed on
-UPLOAD_RETRY_AFTER = 2  # seconds
 SECONDS = 30  # without a byte of an answer
-DISK_RETRY_AFTER = 60  # seconds
 OUR_PAGES = "r"  # begins the tokens of our own pages; others are the vendor's
 
 _HOP_BY_HOP = frozenset(  # RFC 9110, 7.6.1; and what is for the next proxy alone
@@ -56,7 +46,6 @@ _NOT_PASSED_BACK = _HOP_BY_HOP | {"set-cookie", "date"}  # our server writes the
 # What a stranger answers stands under our own address: a browser shows it without a script, a
 # form, or our origin.
 _CONTAINED = ("Content-Security-Policy", "sandbox; default-src 'none'")
-_uploads = threading.BoundedSemaphore(MAX_UPLOADS)
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _ABSOLUTE = re.compile("https?://[^/?#]*", re.IGNORECASE)
 
@@ -161,43 +150,6 @@ def headers() -> list[tuple[bytes, bytes]]:
 def has_body() -> bool:
     """Whether this request came with a body, though it be empty."""
     return "Content-Length" in request.headers or "Transfer-Encoding" in request.headers
-
-
-@contextmanager
-def upload_slot() -> Iterator[None]:
-    """Take one of MAX_UPLOADS slots. Raises Overloaded if none is free."""
-    if not _uploads.acquire(blocking=False):
-        raise Overloaded("as many uploads as are taken at once", UPLOAD_RETRY_AFTER)
-    try:
-        yield
-    finally:
-        _uploads.release()
-
-
-@contextmanager
-def spooled(limit: int) -> Iterator[IO[bytes]]:
-    """Return the body of this request, whole.
-
-    Raises BodyTooLarge above `limit` bytes, BodyTruncated if not all of it arrives, Overloaded
-    where the disk has no room for it.
-    """
-    with tempfile.SpooledTemporaryFile(MAX_HELD) as spool:
-        for piece in body_pieces(limit):
-            _spool(piece, spool, request.content_length or 0)
-        spool.seek(0)
-        yield cast("IO[bytes]", spool)
-
-
-def _spool(piece: bytes, spool: tempfile.SpooledTemporaryFile[bytes], announced: int) -> None:
-    try:
-        size = spool.tell() + len(piece)
-        to_come = max(announced - size, 0)
-        on_disk = size + to_come > MAX_HELD
-        if on_disk and shutil.disk_usage(tempfile.gettempdir()).free - to_come < SPARE_DISK:
-            raise Overloaded("there is no room on the disk for this body", DISK_RETRY_AFTER)
-        spool.write(piece)
-    except OSError:
-        raise Overloaded("the disk does not take this body", DISK_RETRY_AFTER) from None
 
 
 def send(vendor: VendorClient, question: Question, seconds: float | None = None) -> Reply:

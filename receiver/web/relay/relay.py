@@ -36,11 +36,11 @@ from receiver.openconnectors.notifications import Notification, json_text, parse
 from receiver.openconnectors.shapes import Route
 from receiver.reconcile import claims
 from receiver.web import Services, services
-from receiver.web.api import RESULT, schemas
+from receiver.web.api import RESULT
 from receiver.web.api.jobs import the_job
-from receiver.web.api.routes import ApiRequest, add_view, current_request
-from receiver.web.auth import authenticate, bearer_token, record_alone, require, require_scope
-from receiver.web.http import parameters
+from receiver.web.api.routes import add_view, check, current_request
+from receiver.web.auth import authenticate, record_alone, require_scope
+from receiver.web.bodies import spooled, upload_slot
 from receiver.web.relay import exchange
 from receiver.web.relay.exchange import Question, Reply, json_page, json_response, respond
 from receiver.web.relay.submissions import note_fetched, observe, read_status, submit
@@ -71,10 +71,10 @@ def _answer(services: Services) -> Response:
     require_scope(question.bearer, "read" if kind in _FOR_READERS else "operate")
     with ExitStack() as stack:
         if kind in _CREATING:
-            stack.enter_context(exchange.upload_slot())
+            stack.enter_context(upload_slot())
         if exchange.has_body():
             limit = services.settings.max_upload_bytes
-            question = replace(question, body=stack.enter_context(exchange.spooled(limit)))
+            question = replace(question, body=stack.enter_context(spooled(limit)))
         answer = _pass_on if request.method == "HEAD" else _ANSWERS.get(kind, _pass_on)
         return answer(services, question)
 
@@ -259,10 +259,8 @@ def show_result(id_: str) -> Response:
 
     Not with the API's other routes: the answer has any length.
     """
-    api_request = current_request(id_)
-    bearer = require(authenticate(services(), api_request.peer, bearer_token(api_request)))
-    query = parameters(api_request.query, schemas.InstanceQuery)
-    record = the_job(services(), ApiRequest(api_request, bearer, query))
+    checked = check(services(), current_request(id_), RESULT.query)
+    record = the_job(services(), checked)
     object_name, ended = record.job.text("object"), record.job.ended
     if not ended or not object_name:
         missing = "does not tell its object" if ended else "has not ended"
@@ -275,7 +273,7 @@ def show_result(id_: str) -> Response:
     for accepted in client.ACCEPTED if accept == "*/*" else (accept,):
         question = Question(
             record.instance,
-            bearer,
+            checked.bearer,
             secrets,
             Route("result", id_, object_name),
             "GET",
