@@ -1,5 +1,6 @@
 """Sending what creates a job: recorded before it is sent, and after it what it became."""
 
+import codecs
 from contextlib import suppress
 from typing import Any
 
@@ -182,15 +183,16 @@ def _with_notification_url(question: Question, url: str) -> tuple[Question, dict
     content = question.body.read(MAX_JSON + 1)
     if len(content) > MAX_JSON:
         raise BodyTooLarge(f"a download's order has more than {MAX_JSON} bytes")
+    text = content.removeprefix(codecs.BOM_UTF8)  # Windows' editors and PowerShell write it
     try:
-        order = parse_json(content)
-        members = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        order = parse_json(text)
+        members = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except (ValueError, RecursionError):
         return question, {}
     members["notificationUrl"] = msgspec.Raw(msgspec.json.encode(url))
     question.body.seek(0)
     question.body.truncate()
-    question.body.write(msgspec.json.encode(members))
+    question.body.write(content.removesuffix(text) + msgspec.json.encode(members))
     return question, order
 
 

@@ -114,6 +114,15 @@ def test_a_downloads_order_has_our_url_and_every_other_value_as_it_was(through):
         assert part in arrived
 
 
+def test_a_byte_order_mark_before_a_downloads_order_does_not_keep_our_url_out(through):
+    order = b'\xef\xbb\xbf{"objectName": "contact", "notificationUrl": "https://example.com/x"}'
+    headers = [b"Content-Type: application/json", b"Content-Length: %d" % len(order)]
+    through.ask(b"POST", b"/bulk/download", headers, order)
+    arrived = through.sent().body
+    assert arrived.startswith(b"\xef\xbb\xbf{")
+    assert json.loads(arrived.decode("utf-8-sig"))["notificationUrl"] == OURS.decode()
+
+
 def test_an_answer_comes_back_as_it_was_given(through):
     packed = gzip.compress(b'{"id": 7}')
     given = [b"Content-Encoding: gzip", b"Content-Type: application/vnd.odd", b"requestId: r-1"]
