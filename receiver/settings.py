@@ -53,6 +53,12 @@ def duration_ms(text: str) -> int:
     return int(match[1]) * _UNIT_MS[match[2]]
 
 
+def duration_text(ms: int) -> str:
+    """Write whole seconds as `duration_ms` reads them, in the largest unit that fits."""
+    unit = next(unit for unit, length in reversed(_UNIT_MS.items()) if ms % length == 0)
+    return f"{ms // _UNIT_MS[unit]}{unit}"
+
+
 def _retention(text: str) -> int:
     try:
         return FOREVER if text == "forever" else duration_ms(text)

@@ -5,16 +5,15 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import formatdate
 
-import msgspec
 from msgspec import Struct
 
 from receiver.alarms.handling import Alarm, public_alarm
 from receiver.database.models.alarms import Alarm as AlarmRow
 from receiver.errors import BadParameter
-from receiver.lib.clock import iso
 from receiver.outbound.queue import Message
 from receiver.outbound.sender import Outgoing, Signer, standard_webhook
 from receiver.settings import Settings
+from receiver.subscriptions.formats import body_of
 
 MAX_ALARMS = 25  # of each sort in one message; how many more there are is said
 
@@ -40,8 +39,7 @@ def has_channel(settings: Settings) -> bool:
 def messages(settings: Settings, content: Content, at: int, id_: str) -> Iterator[Message]:
     """Make a message for each recipient. id_ -- begins each one's webhook_id."""
     if settings.alarm_url:
-        posted = {"type": "alarms.changed", "timestamp": iso(at), "data": content}
-        body = msgspec.json.encode(posted)
+        body = body_of("alarms.changed", at, content)
         yield Message("alarm", settings.alarm_url, body, id_)
     for number, address in enumerate(settings.alarm_mail_to):
         mail_id = f"{id_}_{number}"

@@ -12,9 +12,9 @@ from receiver.database.models.alarms import Schedule
 from receiver.errors import AlreadyThere, BadParameter, NotFound
 from receiver.instances.registry import instance_names
 from receiver.jobs.public import Time, from_record
-from receiver.lib.clock import DAY_MS, HOUR_MS, MINUTE_MS, iso
+from receiver.lib.clock import iso
 from receiver.schedules import times
-from receiver.settings import INSTANCE_NAME, Settings, duration_ms
+from receiver.settings import INSTANCE_NAME, Settings, duration_ms, duration_text
 
 State: TypeAlias = Literal[
     "on_time", "waiting", "late_to_start", "running_late", "missed", "broken"
@@ -23,7 +23,6 @@ State: TypeAlias = Literal[
 MAX_SCHEDULES = 100
 STATES: tuple[State, ...] = get_args(State)
 _OBJECT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,200}")
-_UNITS = {"d": DAY_MS, "h": HOUR_MS, "m": MINUTE_MS, "s": 1_000}
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,9 +55,9 @@ def make_schedule(terms: Terms, now: int) -> Schedule:
     for name, grace in (("start", start_grace), ("run", run_grace)):
         if grace >= shortest:
             raise BadParameter(
-                f"the {name} grace is {_written(grace)} and must be shorter than"
-                f" {_written(shortest)}, after which a job is due again: shorten it, or let cron be"
-                " due less often"
+                f"the {name} grace is {duration_text(grace)} and must be shorter than"
+                f" {duration_text(shortest)}, after which a job is due again: shorten it, or let"
+                " cron be due less often"
             )
     if run_grace < start_grace:
         raise BadParameter("the run grace must not be shorter than the start grace")
@@ -72,12 +71,6 @@ def _grace(name: str, text: str) -> int:
         return duration_ms(text)
     except ValueError as error:
         raise BadParameter(f"the {name} {text!r} {error}, and above zero") from None
-
-
-def _written(ms: int) -> str:
-    """Write a duration as it is read: `30m`, `2h`."""
-    unit = next(unit for unit, length in _UNITS.items() if ms % length == 0)
-    return f"{ms // _UNITS[unit]}{unit}"
 
 
 def add_schedule(session: Session, schedule: Schedule, settings: Settings) -> None:
@@ -150,8 +143,8 @@ def public_schedule(schedule: Schedule, now: int) -> ShownSchedule:
     return from_record(
         schedule,
         ShownSchedule,
-        start_grace=_written(schedule.start_grace),
-        run_grace=_written(schedule.run_grace),
+        start_grace=duration_text(schedule.start_grace),
+        run_grace=duration_text(schedule.run_grace),
         next_due_at=iso(due),
         next_due_local=due and times.local_time(due, schedule.tz).isoformat(),
         last_due_at=None if due is None else iso(last_due(schedule, now)),
