@@ -244,8 +244,6 @@ class Database:
         """Put an SQLite file into WAL mode, once and for good; nothing else may use it then."""
         if self.is_sqlite:
             with self._sqlite_cursor() as cursor:
-                # Half as many pages go into the log for a batch; only an empty file takes it.
-                cursor.execute("PRAGMA page_size=8192")
                 cursor.execute("PRAGMA journal_mode=WAL").close()
 
     def truncate_wal(self) -> bool:
