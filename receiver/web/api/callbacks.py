@@ -81,10 +81,16 @@ def show_body(services: Services, request: ApiRequest[schemas.NoQuery]) -> Respo
     return Response(200, headers, body)
 
 
-def _event(services: Services, request: ApiRequest[schemas.NoQuery]) -> EventRecord:
-    event = events.get_event(services.database, request.http.id, request.bearer.instances)
+def the_event(services: Services, bearer: Bearer, id_: str) -> EventRecord:
+    """Return an event that the token reaches. Raises NotFound."""
+    event = events.get_event(services.database, id_, bearer.instances)
     if event is None:
-        raise NotFound(f"no event {request.http.id} is known")
+        raise NotFound(f"there is no event {id_}, or the token does not reach its instance")
+    return event
+
+
+def _event(services: Services, request: ApiRequest[schemas.NoQuery]) -> EventRecord:
+    event = the_event(services, request.bearer, request.http.id)
     if not event.key:
         last, times = iso(event.last_received_at), event.deliveries
         raise EventGone(f"of {event.id} only the hash is kept; {times} deliveries, {last}")

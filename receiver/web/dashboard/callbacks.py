@@ -6,7 +6,7 @@ from typing import get_args
 from flask import Response, request, url_for
 
 from receiver.callbacks.diagnosis import reason_words, why_unreadable
-from receiver.callbacks.events import EventRecord, get_body, get_event
+from receiver.callbacks.events import EventRecord, get_body
 from receiver.callbacks.rejections import REASONS, explain, find_rejection, reverify
 from receiver.database.models import Rejection
 from receiver.errors import BodyGone, NotFound
@@ -19,6 +19,7 @@ from receiver.web.api.callbacks import (
     read_rejections,
     record_entry,
     reverify_instances,
+    the_event,
 )
 from receiver.web.auth import require_instance
 from receiver.web.dashboard.formatting import readable
@@ -44,13 +45,7 @@ def events(services: Services, caller: Caller) -> Response:
     """List verified callbacks, newest first."""
     query = read_query(schemas.EventsQuery)
     rows, following = read_events(services, query, caller.bearer)
-    return page(
-        "events.html",
-        rows=rows,
-        query=query,
-        kinds=get_args(Kind),
-        following=following,
-    )
+    return page("events.html", rows=rows, query=query, kinds=get_args(Kind), following=following)
 
 
 @page_at("/events/<string:id>")
@@ -73,9 +68,7 @@ def event_body(services: Services, caller: Caller, id: str) -> Response:
 
 
 def _event(services: Services, caller: Caller, id_: str) -> tuple[EventRecord, bytes | None]:
-    record = get_event(services.database, id_, caller.bearer.instances)
-    if record is None:
-        raise NotFound(f"There is no event {id_}.")
+    record = the_event(services, caller.bearer, id_)
     return record, get_body(services.database, record.id)
 
 

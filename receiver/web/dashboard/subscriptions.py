@@ -8,7 +8,6 @@ from receiver.subscriptions import log
 from receiver.subscriptions.registry import Subscription
 from receiver.web import Services
 from receiver.web.api import subscriptions as api
-from receiver.web.api.subscription_schemas import DeliveriesQuery
 from receiver.web.auth import record_action
 from receiver.web.dashboard.formatting import counted
 from receiver.web.dashboard.pages import (
@@ -37,7 +36,7 @@ def subscriptions(services: Services, caller: Caller) -> Response:
 @page_at("/subscriptions/<string:name>", scope="operate")
 def subscription(services: Services, caller: Caller, name: str) -> Response:
     """Show a subscription and what was sent to it, newest first."""
-    query = read_query(DeliveriesQuery, subscription=name)
+    query = read_query(api.DeliveriesQuery, subscription=name)
     one = _the_subscription(services, caller, name)
     rows, following = api.read_deliveries(services, query, caller.bearer)
     return page("subscription.html", one=one, rows=rows, failed=query.failed, following=following)
