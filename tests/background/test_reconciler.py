@@ -134,14 +134,6 @@ def test_a_lost_callback_that_comes_late_is_lost_no_longer(relay):
     assert (job["outcome"], job["learnt_by"], job["events"]) == ("succeeded", "poll", 1)
 
 
-def test_a_poll_before_a_callback_does_not_make_the_callback_a_duplicate(relay):
-    (job_id,) = dropped(relay, 1)
-    relay.reconciler().one_pass(everything=True)
-    sent = relay.sandbox.stage.deliveries.listing({})[0]["body"].encode()
-    assert relay.call_back(sent, "gooddata").json["duplicate"] is False
-    assert relay.job(job_id)["conflict"] is False
-
-
 def unlisted(relay: Between, count: int) -> None:
     """Jobs under way at a vendor who does not list them."""
     for number in range(count):

@@ -59,14 +59,9 @@ def count(receiver, table: type) -> int:
 
 def reject(receiver, body: bytes) -> None:
     """Send a delivery that is rejected, which is recorded after it was answered."""
-    before = rejected(receiver)
+    before = count(receiver, Rejection)
     receiver.call_back(body, key=SignatureKey("x", b"another"))
-    eventually(lambda: rejected(receiver) > before, "the rejection")
-
-
-def rejected(receiver) -> int:
-    with receiver.services.database.read() as session:
-        return session.scalar(select(func.count()).select_from(Rejection))
+    eventually(lambda: count(receiver, Rejection) > before, "the rejection")
 
 
 def bodies(receiver) -> int:

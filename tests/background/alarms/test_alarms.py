@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 from email import message_from_bytes, policy
 from pathlib import Path
 
@@ -28,7 +27,6 @@ from receiver.errors import StoreUnavailable
 from receiver.jobs.projection import NewObservation
 from receiver.lib.clock import MINUTE_MS
 from receiver.openconnectors.notifications import Notification
-from receiver.outbound.queue import PAUSES_SECONDS
 from receiver.reconcile.claims import note_fetched
 from receiver.settings import Settings
 
@@ -334,16 +332,6 @@ def test_a_notice_is_bounded_though_all_instances_fail_at_once(ward, webhook, of
     assert "975 more" in mail.get_content()
 
 
-def test_two_watchers_at_once_tell_once(ward, webhook):
-    others = [ward.another() for _ in range(3)]
-    failure(ward)
-    for _ in range(10):
-        ward.later(1)
-        for watcher in (*others, ward.watcher):
-            watcher.check(force=True)
-    assert told(webhook) == [("raised", "failed", "default", 1)]
-
-
 def test_who_watches_is_followed_within_a_minute_once_gone(ward):
     other = ward.another()
     ward.look()
@@ -446,16 +434,6 @@ def test_a_webhook_is_signed_as_standard_webhooks_has_it(ward, webhook):
     assert SECRET.decode() not in str(headers)
 
 
-def test_what_was_not_taken_is_sent_again_with_the_same_id(ward, webhook):
-    webhook.statuses = [500, 302, 204]
-    failure(ward)
-    assert len(webhook.posted) == 1
-    ward.looks(10)
-    assert len(webhook.posted) == 3
-    assert len({headers["webhook-id"] for headers, _ in webhook.posted}) == 1
-    assert len({body for _, body in webhook.posted}) == 1
-
-
 def test_one_who_cannot_be_told_does_not_keep_it_from_the_other(ward, webhook, office):
     office.answer = "451 try later"
     failure(ward)
@@ -466,18 +444,6 @@ def test_one_who_cannot_be_told_does_not_keep_it_from_the_other(ward, webhook, o
     assert office.mails[0]["To"] == "ops@example.com"
     assert "default: jobs failed or lost records" in office.mails[0]["Subject"]
     assert "- 1" in office.mails[0].get_content()
-
-
-def test_tries_are_ever_further_apart_and_end(ward, webhook):
-    webhook.statuses = [503]
-    failure(ward)
-    ward.looks(30)
-    assert 4 <= len(webhook.posted) <= 6
-    for _ in range(2 * len(PAUSES_SECONDS)):
-        ward.later(25 * HOUR)
-        ward.look()
-    tried = Counter(headers["webhook-id"] for headers, _ in webhook.posted)
-    assert max(tried.values()) == len(PAUSES_SECONDS) + 1
 
 
 def test_a_private_address_is_not_told_unless_it_is_allowed(
