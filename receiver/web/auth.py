@@ -30,13 +30,6 @@ def authenticate(services: Services, peer: str, token: str) -> Bearer | None:
     return bearer
 
 
-def require(bearer: Bearer | None) -> Bearer:
-    """Return the bearer. Raises Unauthenticated if there is none."""
-    if bearer is None:
-        raise Unauthenticated("the token is unknown, expired or revoked")
-    return bearer
-
-
 def require_instance(bearer: Bearer, instances: Sequence[str]) -> None:
     """Raise Forbidden if one of these instances is beyond the token's reach."""
     for instance in instances:

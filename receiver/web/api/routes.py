@@ -14,11 +14,12 @@ from flask import Flask
 from msgspec import Struct
 
 from receiver import __version__
+from receiver.errors import Unauthenticated
 from receiver.instances.tokens import Bearer, Scope
 from receiver.jobs.public import Job
 from receiver.web import Services, services
 from receiver.web.api.schemas import BYTES
-from receiver.web.auth import authenticate, bearer_token, require, require_scope
+from receiver.web.auth import authenticate, bearer_token, require_scope
 from receiver.web.http import Request, Response, content_response, parameters
 from receiver.web.problems import MEDIA_TYPE, Problem, flask_response
 
@@ -102,7 +103,9 @@ def check(
     services_: Services, request: Request, query: type[Q], scope: Scope = "read"
 ) -> ApiRequest[Q]:
     """Check a request's token and parameters. Raises QueryError, TooManyRequests."""
-    bearer = require(authenticate(services_, request.peer, bearer_token(request)))
+    bearer = authenticate(services_, request.peer, bearer_token(request))
+    if bearer is None:
+        raise Unauthenticated("the token is unknown, expired or revoked")
     checked = ApiRequest(request, bearer, parameters(request.query, query))
     require_scope(bearer, scope)
     return checked

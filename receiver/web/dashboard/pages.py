@@ -110,20 +110,24 @@ def is_tls() -> bool:
 PageView: TypeAlias = Callable[Concatenate[Services, Caller, P], Response]
 
 
-def require_session(
-    view: PageView[P], scope: Scope = "read", stranger: Callable[[], Response] | None = None
-) -> Callable[P, Response]:
-    """Pass a view the services and who is signed in; send strangers to the sign-in page.
+def _to_sign_in() -> Response:
+    wanted = request.full_path.rstrip("?") if request.method == "GET" else None
+    return redirect_to(url_for("dashboard.home", next=wanted))
 
-    scope -- what their token needs: without it, Forbidden is raised. stranger -- answers those who
-    are not signed in, instead.
+
+def require_session(
+    view: PageView[P], scope: Scope = "read", stranger: Callable[[], Response] = _to_sign_in
+) -> Callable[P, Response]:
+    """Pass a view the services and who is signed in. stranger -- answers whoever is not.
+
+    scope -- what their token needs: without it, Forbidden is raised.
     """
 
     @wraps(view)
     def admitted(*args: P.args, **kwargs: P.kwargs) -> Response:
         caller = find_caller()
         if caller is None:
-            return _to_sign_in() if stranger is None else stranger()
+            return stranger()
         services().limits.check_token(caller.bearer.name)
         g.caller = caller  # for the top of the page, of errors' pages too
         require_scope(caller.bearer, scope)
@@ -132,16 +136,11 @@ def require_session(
     return admitted
 
 
-def _to_sign_in() -> Response:
-    wanted = request.full_path.rstrip("?") if request.method == "GET" else None
-    return redirect_to(url_for("dashboard.home", next=wanted))
-
-
 def page_at(
     rule: str,
     *methods: str,
     scope: Scope = "read",
-    stranger: Callable[[], Response] | None = None,
+    stranger: Callable[[], Response] = _to_sign_in,
 ) -> Callable[[PageView[P]], PageView[P]]:
     """Have a view answer at a path who `require_session` admits; if no method is named, GET."""
 
