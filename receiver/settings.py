@@ -81,9 +81,9 @@ def _database_url(text: str) -> str:
     raise ValueError("must be sqlite:///PATH or postgresql://USER@HOST/NAME")
 
 
-def _words(text: str, pattern: re.Pattern[str], what: str) -> tuple[str, ...]:
+def _words(text: str, is_word: Callable[[str], object], what: str) -> tuple[str, ...]:
     words = tuple(text.split())
-    if not words or not all(map(pattern.fullmatch, words)):
+    if not words or not all(map(is_word, words)):
         raise ValueError(f"must be {what} separated by spaces")
     return words
 
@@ -91,15 +91,15 @@ def _words(text: str, pattern: re.Pattern[str], what: str) -> tuple[str, ...]:
 def _fernet_keys(text: str) -> tuple[str, ...]:
     # Not left to Fernet: it decodes leniently, and would take `K1,K2` for K1 alone.
     made = "each as `head -c 32 /dev/urandom | base64 | tr +/ -_` prints it,"
-    return _words(text, _FERNET_KEY, f"Fernet keys, newest first, {made}")
+    return _words(text, _FERNET_KEY.fullmatch, f"Fernet keys, newest first, {made}")
 
 
 def _hosts(text: str) -> frozenset[str]:
-    return frozenset(_words(text.lower(), _HOST, "host names or addresses"))
+    return frozenset(_words(text.lower(), _HOST.fullmatch, "host names or addresses"))
 
 
 def _mail_addresses(text: str) -> tuple[str, ...]:
-    return _words(text.replace(",", " "), _ADDRESS, "e-mail addresses")
+    return _words(text.replace(",", " "), _ADDRESS.fullmatch, "e-mail addresses")
 
 
 def _mail_address(text: str) -> str:

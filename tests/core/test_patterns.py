@@ -1,6 +1,7 @@
 """Every regular expression of the receiver reads a megabyte in one go, whatever is in it."""
 
 import ast
+import itertools
 import json
 import re
 import subprocess
@@ -81,10 +82,10 @@ def patterns() -> Iterator[dict]:
         path: [*ast.walk(ast.parse(path.read_text("utf-8")))] for path in sorted(ROOT.rglob("*.py"))
     }
     used: dict[str, set[str]] = {}
-    for nodes in modules.values():
-        for name, method, _ in calls(nodes):
-            if method in METHODS:
-                used.setdefault(name, set()).add(method)
+    for node in itertools.chain(*modules.values()):  # whether it is called there or handed on
+        if isinstance(node, ast.Attribute) and node.attr in METHODS:
+            name = getattr(node.value, "id", getattr(node.value, "attr", ""))
+            used.setdefault(name, set()).add(node.attr)
     for path, nodes in modules.items():
         names = {
             id(node.value): node.targets[0].id
