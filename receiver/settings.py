@@ -30,7 +30,7 @@ DEFAULT_OPEN_CONNECTORS_URL = "https://api.openconnectors.us2.ext.hana.ondemand.
 _KEY = "EVENT_NOTIFICATION_SIGNATURE_KEY"
 _PREVIOUS_KEY = f"{_KEY}_PREVIOUS"
 # Read by the command line, which asks a running receiver.
-_COMMAND_LINE = {"RECEIVER_URL", "RECEIVER_TOKEN"}
+_COMMAND_LINE = {"RECEIVER_URL", "RECEIVER_TOKEN_FILE"}
 _PREFIXES = ("RECEIVER_", "OPEN_CONNECTORS_", "EVENT_NOTIFICATION_")
 _KUBERNETES = re.compile(r"RECEIVER_(SERVICE_(HOST|PORT)|PORT(\Z|_[0-9]))")
 _PORT = re.compile(":([0-9]+)(/|$)")
@@ -297,8 +297,8 @@ def misspelled(environment: Mapping[str, str]) -> dict[str, str | None]:
 
     Kubernetes sets RECEIVER_PORT, RECEIVER_SERVICE_HOST and their like for a service of that name.
     """
-    names = _VARIABLES.keys() | _COMMAND_LINE | {_KEY, _PREVIOUS_KEY}
-    names |= {f"{name}_FILE" for name in names}
+    names = _VARIABLES.keys() | {_KEY, _PREVIOUS_KEY}
+    names |= {f"{name}_FILE" for name in names} | _COMMAND_LINE
     found = {
         name: next(iter(get_close_matches(name, names, 1, 0.8)), None)
         for name in sorted(environment.keys() - names)

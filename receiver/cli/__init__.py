@@ -4,10 +4,9 @@ import io
 import os
 import signal
 import sys
-from typing import NoReturn
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Run the command line and exit with its code."""
     # Ctrl-C ends the process without a word until a command runs, and once it has: an exception
     # would print a traceback there, or get lost in an import.

@@ -358,6 +358,7 @@ def test_the_server_warns_of_misspelled_settings_and_not_of_kubernetes_variables
         "RECEIVER_FLAVOUR": "sweet",
         "OPEN_CONECTORS_URL": "https://vendor.example.com",
         "RECEIVER_DATABASE_URL_FILE": "/run/url",
+        "RECEIVER_TOKEN": "is read from a file alone",
         "RECEIVER_TOKEN_FILE": "token",
         "RECEIVER_PORT": "tcp://10.0.0.1:8000",
         "RECEIVER_PORT_8000_TCP_ADDR": "10.0.0.1",
@@ -371,4 +372,5 @@ def test_the_server_warns_of_misspelled_settings_and_not_of_kubernetes_variables
         ("OPEN_CONECTORS_URL", "OPEN_CONNECTORS_URL"),
         ("RECEIVER_FLAVOUR", None),
         ("RECEIVER_OVERDU_AFTER", "RECEIVER_OVERDUE_AFTER"),
+        ("RECEIVER_TOKEN", "RECEIVER_TOKEN_FILE"),
     ]
