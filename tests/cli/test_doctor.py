@@ -373,5 +373,5 @@ def test_the_command_prints_a_line_for_each_check_and_leaves_with_0_or_1(tmp_pat
     assert len(checks) == 1 + len(CHECKS) + len(OFFLINE)
     sick = run(RECEIVER_PUBLIC_URL="http://127.0.0.1:1")
     assert sick.returncode == 1
-    assert "fail  public url  http://127.0.0.1:1 does not answer" in sick.stdout
+    assert "fail  public url  no answer from http://127.0.0.1:1: " in sick.stdout
     assert KEY.secret.decode() not in well.stdout + sick.stdout + sick.stderr
