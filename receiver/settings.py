@@ -4,7 +4,6 @@ A name is also read as `NAME_FILE`, the path of a file with the value. A setting
 half set raises a SettingsError of one line.
 """
 
-import errno
 import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from typing import TypeVar, cast
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from receiver.errors import CredentialError, SettingsError
+from receiver.lib.files import read_file
 from receiver.openconnectors.shapes import is_loopback
 from receiver.openconnectors.signatures import SignatureKey, without_line_end
 
@@ -366,23 +366,6 @@ def _default_keys(environment: Mapping[str, str]) -> tuple[SignatureKey, ...]:
     if keys and keys[0].id != "environment":
         raise SettingsError(f"{_PREVIOUS_KEY} is set, but {_KEY} is not")
     return tuple(keys)
-
-
-def read_file(path: str | Path, limit: int) -> bytes:
-    """Return what a file of up to `limit` bytes holds.
-
-    Raises OSError, which names it even if it breaks off or, as a device may, never ends.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            content = file.read(limit + 1)
-    except OSError as error:
-        error.filename = str(path)
-        raise
-    if len(content) > limit:
-        reason = f"it holds more than {limit // 1024} KiB; is it the right file?"
-        raise OSError(errno.EFBIG, reason, str(path))
-    return content
 
 
 def secret_from_file(path: str | Path) -> bytes:

@@ -33,9 +33,10 @@ from receiver.instances import registry
 from receiver.instances import tokens as api_tokens
 from receiver.instances.encryption import SecretBox, reencrypt
 from receiver.lib.clock import iso, now_ms
+from receiver.lib.files import read_file
 from receiver.openconnectors.notifications import MAX_TIME_MS
 from receiver.openconnectors.signatures import SHORT_KEY_BYTES, SignatureKey
-from receiver.settings import DEFAULT_INSTANCE, INSTANCE_NAME, Settings, read_file
+from receiver.settings import DEFAULT_INSTANCE, INSTANCE_NAME, Settings
 
 # Not `cli:`, which tells the command line's users from tokens in the audit log.
 _TOKEN_NAME = re.compile(r"(?!cli:)[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,100}")
