@@ -16,7 +16,7 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
-from processes import HOST, PYTHON, end, free_port, start
+from processes import HOST, PYTHON, ROOT, end, free_port, own_environment, start
 from standardwebhooks import Webhook, WebhookVerificationError
 
 HANGS = 30.0  # seconds; longer than an attempt
@@ -67,7 +67,8 @@ class Target:
     def start(self) -> None:
         """Start it, with what it had noted before."""
         argv = [PYTHON, __file__, str(self.port), str(self.folder)]
-        self._process = start(argv, self.folder / "log")
+        env = own_environment(PYTHONPATH=str(ROOT / "tests"))
+        self._process = start(argv, self.folder / "log", env=env)
 
     def kill(self) -> None:
         """Kill it outright."""
