@@ -168,6 +168,24 @@ def test_a_body_of_which_nothing_comes_for_long_is_none(monkeypatch):
         outcome_of(messages.raise_on_disconnect(never)())
 
 
+def test_a_body_that_drips_is_none(monkeypatch):
+    monkeypatch.setattr(messages, "BODY_SECONDS", 0.01)
+
+    async def drip() -> dict[str, object]:
+        await asyncio.sleep(0)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def read() -> None:
+        receive = messages.raise_on_disconnect(drip)
+        async with asyncio.timeout(60):
+            while True:
+                await receive()
+
+    monkeypatch.setattr(messages, "MIN_UPLOAD_RATE", 1e9)
+    with pytest.raises(BodyTruncated):
+        outcome_of(read())
+
+
 def test_a_connection_that_comes_as_the_server_stops_is_asked_to_end_too():
     loop, asked = FairLoop(), asyncio.Event()
 

@@ -259,6 +259,7 @@ def test_paths_and_methods_the_vendor_does_not_have_are_told_in_its_shape(relay)
     assert relay.vendors("DELETE", "/bulk/1/cancel").status_code in (404, 405)
     for method, headers in (("CONNECT", {}), ("GET", {"Upgrade": "websocket"})):
         expect_vendors_error(relay.vendors(method, "/objects", headers=headers), 405)
+    assert relay.vendors("GET", "/objects", headers={"Upgrade": "h2c"}).status_code == 200
 
 
 def test_trace_is_passed_on_without_the_credentials_that_its_answer_would_show(relay):

@@ -43,6 +43,13 @@ _METHOD = re.compile(rb"[A-Za-z]+ ")
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 
+def _without_upgrade(name: bytes, value: bytes) -> bytes:
+    if name != b"connection":
+        return value
+    options = (option.strip() for option in value.split(b","))
+    return b", ".join(option for option in options if option.lower() != b"upgrade")
+
+
 class Refused(Exception):
     """The request is invalid. status -- of the answer."""
 
@@ -116,11 +123,13 @@ class BoundedConnection(HttpToolsProtocol):
         return HTTPStatus.BAD_REQUEST
 
     def _ignore_upgrade(self, rest: bytes) -> None:
-        """Parse a request anew without its wish for another protocol; the parser skips its body.
+        """Parse a request anew as one that changes no protocol: the parser skips its body.
 
-        Java's client wishes for h2c with whatever it sends in the clear.
+        Java's client wishes for h2c with whatever it sends in the clear. The field stays, for whom
+        it is passed on by.
         """
-        lines = [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        fields = ((name, _without_upgrade(name, value)) for name, value in self.headers)
+        lines = [b"%b: %b\r\n" % field for field in fields]
         head = b"%b %b HTTP/1.1\r\n%b\r\n" % (self.parser.get_method(), self.url, b"".join(lines))
         self.parser = HttpRequestParser(self)
         self.data_received(head + rest)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
@@ -16,6 +17,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 
 BODY_SECONDS = 20  # for a body to arrive, or for the next piece of an upload
+MIN_UPLOAD_RATE = 1024  # bytes a second, on average: who sends less would hold a thread for hours
 _OF_A_BODY = frozenset((b"content-length", b"transfer-encoding"))
 MAX_DRAINED_BYTES = 8 * 2**20  # of a body that is too large; what is not read resets the answer
 
@@ -72,16 +74,20 @@ async def _drain(receive: Receive) -> None:
 
 
 def raise_on_disconnect(receive: Receive) -> Receive:
-    """Have a body raise that breaks off or stalls: to WSGI it would look like a whole one."""
+    """Have a body raise that breaks off, stalls or drips: WSGI would take it for a whole one."""
+    began, size = time.monotonic(), 0
 
     async def received() -> Message:
+        nonlocal size
+        left = BODY_SECONDS + size / MIN_UPLOAD_RATE - (time.monotonic() - began)
         try:
-            async with asyncio.timeout(BODY_SECONDS):
+            async with asyncio.timeout(min(BODY_SECONDS, left)):
                 message = await receive()
         except TimeoutError:
-            raise BodyTruncated(f"nothing came for {BODY_SECONDS} s") from None
+            raise BodyTruncated(f"nothing came for {BODY_SECONDS} s, or too little") from None
         if message["type"] == "http.disconnect":
             raise BodyTruncated("the body broke off")
+        size += len(message.get("body", b""))
         return message
 
     return received

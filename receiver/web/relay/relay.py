@@ -52,6 +52,7 @@ RETRY_AFTER = 2  # seconds, where all places are taken
 PASSED_ON = ("GET", "HEAD", "OPTIONS", "TRACE", "POST", "PUT", "PATCH", "DELETE")
 _FOR_READERS = frozenset({"objects", "status", "errors", "jobs"})
 _CREATING = frozenset({"upload", "query", "download"})
+H2C = "h2c"  # HTTP/2 in the clear, which Java's client asks for each time
 _WHERE = {"job_status": "statuses", "object_name": "objects", "job_direction": "directions"}
 
 
@@ -64,7 +65,8 @@ def register(app: Flask) -> None:
 
 
 def _answer(services: Services) -> Response:
-    if request.method == "CONNECT" or "Upgrade" in request.headers:
+    # A wish for HTTP/2 may be ignored (RFC 9110, 7.8); who wants another protocol needs it.
+    if request.method == "CONNECT" or request.headers.get("Upgrade", H2C).lower() != H2C:
         raise MethodNotAllowed(PASSED_ON, "CONNECT and upgrades are not passed on")
     question = _question(services)
     kind = question.route.kind

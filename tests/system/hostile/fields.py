@@ -37,6 +37,7 @@ WEB_SOCKET = (
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n",
 )
 UPGRADED = line(b"/callbacks/default").replace(CLOSE, b"".join(WEB_SOCKET))
+RELAYED = line(b"/elements/api-v2/objects").replace(CLOSE, b"".join(WEB_SOCKET))
 
 
 def sent(name: str, answers: str, *lines: bytes) -> Case:
@@ -101,6 +102,7 @@ CASES = [
     sent("another expectation", "200", b"Expect: the-unexpected\r\n"),
     sent("an upgrade to h2c", "200", *H2C),
     Case("an upgrade to a web socket", "405", UPGRADED),
+    Case("an upgrade to a web socket at the vendor", "405 | 4xx", RELAYED),
     Case("an upgrade to h2c, and a request after it", "200 405", post(*H2C, LENGTH)),
     Case("an upgrade to h2c in chunks", "200 405", post(*H2C, CHUNKED, body=IN_CHUNKS)),
     sent("a body said to be gzip", "200", b"Content-Encoding: gzip\r\n"),
