@@ -239,6 +239,7 @@ class Stage:
             "RECEIVER_ENCRYPTION_KEYS": FERNET,
             "EVENT_NOTIFICATION_SIGNATURE_KEY": self.keys["default"].secret.decode(),
             "OPEN_CONNECTORS_URL": self.vendor.url,
+            "RECEIVER_PUBLIC_URL": "https://hooks.example.com",
             "OPEN_CONNECTORS_RATE": "200",
             "RECEIVER_FORWARD_ALLOW": f"{HOST} localhost",
         }
