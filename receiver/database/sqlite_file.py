@@ -22,7 +22,9 @@ from receiver.errors import StoreUnavailable
 log = structlog.get_logger()
 
 LOCK_SECONDS = 5.0
-_LOCK_PAUSE_SECONDS = 0.005
+# Between looks whether a lock is free. The first are short: who writes callbacks waits for whoever
+# holds the gate, and a transaction is over within a millisecond or two.
+_MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.0002, 0.005
 _LOCK_FLAGS = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
 _LOG_PARTS = "-wal", "-shm"  # none may be another than the connections have open, as the file
 _LOCKS = (".lock", ".gate.lock", ".open.lock")
@@ -216,13 +218,15 @@ def take_lock(descriptor: int, deadline: float | None, kind: int = fcntl.LOCK_EX
     if deadline is None:
         fcntl.flock(descriptor, kind)
         return
+    pause = _MIN_PAUSE_SECONDS
     while True:
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise StoreUnavailable("another process holds the database") from None
-            time.sleep(_LOCK_PAUSE_SECONDS)
+            time.sleep(pause)
+            pause = min(1.5 * pause, _MAX_PAUSE_SECONDS)
         else:
             return
 
