@@ -186,6 +186,23 @@ def test_a_body_that_drips_is_none(monkeypatch):
         outcome_of(read())
 
 
+def test_the_time_until_a_body_is_read_is_not_its_senders(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(messages.time, "monotonic", lambda: clock[0])
+
+    async def send() -> dict[str, object]:
+        await asyncio.sleep(0)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def read() -> None:
+        receive = messages.raise_on_disconnect(send)
+        for _ in range(3):
+            clock[0] += 10 * messages.BODY_SECONDS
+            assert (await receive())["body"] == b"x"
+
+    outcome_of(read())
+
+
 def test_a_connection_that_comes_as_the_server_stops_is_asked_to_end_too():
     loop, asked = FairLoop(), asyncio.Event()
 

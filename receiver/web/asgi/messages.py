@@ -75,11 +75,12 @@ async def _drain(receive: Receive) -> None:
 
 def raise_on_disconnect(receive: Receive) -> Receive:
     """Have a body raise that breaks off, stalls or drips: WSGI would take it for a whole one."""
-    began, size = time.monotonic(), 0
+    waited, size = 0.0, 0  # for the client alone: not until a thread is free, nor for the disk
 
     async def received() -> Message:
-        nonlocal size
-        left = BODY_SECONDS + size / MIN_UPLOAD_RATE - (time.monotonic() - began)
+        nonlocal waited, size
+        left = BODY_SECONDS + size / MIN_UPLOAD_RATE - waited
+        began = time.monotonic()
         try:
             async with asyncio.timeout(min(BODY_SECONDS, left)):
                 message = await receive()
@@ -87,6 +88,7 @@ def raise_on_disconnect(receive: Receive) -> Receive:
             raise BodyTruncated(f"nothing came for {BODY_SECONDS} s, or too little") from None
         if message["type"] == "http.disconnect":
             raise BodyTruncated("the body broke off")
+        waited += time.monotonic() - began
         size += len(message.get("body", b""))
         return message
 
